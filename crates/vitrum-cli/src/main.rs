@@ -1,0 +1,2 @@
+//! vitrum
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pretrained weights: files, dialects, cards, reports.

@@ -1,0 +1,3 @@
+//! One paper, one file.
+
+pub mod vit;

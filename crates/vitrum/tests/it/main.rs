@@ -1,0 +1,9 @@
+//! Integration tests of the library, one binary.
+
+mod catalogue;
+mod checkpoint;
+mod data;
+mod hostile_checkpoint;
+mod hostile_images;
+mod hub;
+mod parity;
