@@ -1,3 +1,122 @@
-//! One paper, one file.
+//! One paper, one file; and the narrow waist the rest of the system sees.
 
+pub mod catalogue;
+pub mod shapes;
 pub mod vit;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::layers::observe::{Observer, Silent};
+use crate::layers::tokens::split;
+pub use vit::{Vit, VitConfig};
+
+/// What a configuration or a model's name can be wrong about.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A field, alone or beside another, makes no model.
+    #[error("{field}: {reason}")]
+    Field {
+        /// The field's name, as timm spells it.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No model has this name.
+    #[error("unknown model '{name}'\nhint: did you mean {}?", .nearest.join(", "))]
+    UnknownName {
+        /// What was asked for.
+        name: String,
+        /// Names like it, nearest first.
+        nearest: Vec<String>,
+    },
+}
+
+/// Tokens after the encoder and its norm (timm's `forward_features`).
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// `[B, T, D]`: prefix, then patches row by row.
+    pub tokens: Tensor<3>,
+    /// Class, register and other tokens in front.
+    pub num_prefix_tokens: usize,
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+}
+
+impl Features {
+    /// The prefix `[B, prefix, D]`, if there is one, and the patches `[B, N, D]`.
+    pub fn split(self) -> (Option<Tensor<3>>, Tensor<3>) {
+        split(self.tokens, self.num_prefix_tokens)
+    }
+}
+
+/// What the rest of the system knows of a model.
+pub trait Backbone {
+    /// Normalised images `[B, C, H, W]` to tokens.
+    fn features(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Features;
+
+    /// Tokens to one vector per image, `[B, D]`, before any classifier.
+    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
+
+    /// Tokens to logits `[B, K]`; to the embedding where there is no head.
+    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
+
+    /// Normalised images `[B, C, H, W]` to logits `[B, K]`.
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        self.head(self.features(images, &mut Silent), &mut Silent)
+    }
+}
+
+/// The configuration of a model of any family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "family", rename_all = "snake_case")]
+pub enum ModelConfig {
+    /// The plain Vision Transformer.
+    Vit(VitConfig),
+}
+
+/// A model of any family.
+#[derive(Module, Debug)]
+pub enum Model {
+    /// The plain Vision Transformer.
+    Vit(Vit),
+}
+
+impl ModelConfig {
+    /// A fresh model with values drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Field`] if the configuration makes no model.
+    pub fn init(&self, device: &Device, seed: u64) -> Result<Model, ConfigError> {
+        match self {
+            Self::Vit(config) => Ok(Model::Vit(config.init(device, seed)?)),
+        }
+    }
+
+    /// A model whose parameters take no memory until they are loaded or read.
+    ///
+    /// # Errors
+    /// [`ConfigError::Field`] if the configuration makes no model.
+    pub fn skeleton(&self, device: &Device) -> Result<Model, ConfigError> {
+        match self {
+            Self::Vit(config) => Ok(Model::Vit(config.skeleton(device)?)),
+        }
+    }
+}
+
+impl Model {
+    /// The model behind the waist.
+    pub fn backbone(&self) -> &dyn Backbone {
+        match self {
+            Self::Vit(vit) => vit,
+        }
+    }
+
+    /// How this model is built.
+    pub fn config(&self) -> ModelConfig {
+        match self {
+            Self::Vit(vit) => ModelConfig::Vit(vit.config().clone()),
+        }
+    }
+}

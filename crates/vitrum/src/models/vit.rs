@@ -1,6 +1,37 @@
-//! Vision Transformer — Dosovitskiy et al. 2020, arXiv:2010.11929.
+//! Vision Transformer — Dosovitskiy et al. 2020, "An image is worth 16x16 words", arXiv:2010.11929.
+//!
+//! ```text
+//! image [B, C, H, W] → patches [B, N, D] → [class; patches] + positions [B, T, D]
+//!                    → L × block → norm → one vector [B, D] → logits [B, K]
+//! ```
+//!
+//! The configuration covers, beyond the paper's model: its class token or averages (appendix D.3),
+//! its position variants (D.4), its head with a hidden layer (3.1); registers (arXiv:2309.16588);
+//! attention pooling (arXiv:2106.04560); LayerScale and stochastic depth (DeiT-III); the norm before
+//! the blocks of CLIP; norms on queries and keys (arXiv:2302.05442).
 
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
+
+use super::{Backbone, ConfigError, Features};
+pub use crate::layers::init::WeightInit;
+pub use crate::layers::mlp::Activation;
+pub use crate::layers::pool::GlobalPool;
+pub use crate::layers::position::{PosEmbed, PosResize};
+
+use crate::layers::attention::AttentionConfig;
+use crate::layers::block::{Block, BlockConfig};
+use crate::layers::drop::{dropout, patch_dropout};
+use crate::layers::init::{InitConfig, initialize};
+use crate::layers::norm::LayerNorm;
+use crate::layers::observe::Observer;
+use crate::layers::patch_embed::PatchEmbed;
+use crate::layers::pool::{AttentionPool, pool};
+use crate::layers::position::{Position, PositionConfig};
+use crate::layers::tokens::prepend;
+use crate::layers::{linear, parameter};
 
 /// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`), the paper's letters stand in the docs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,106 +103,6 @@ pub struct VitConfig {
     pub weight_init: WeightInit,
 }
 
-/// Position encodings (paper, appendix D.4, and later work).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PosEmbed {
-    /// A bag of patches.
-    None,
-    /// A learned table `[1, N + prefix, D]`, key `pos_embed`.
-    #[default]
-    Learn,
-    /// Learned tables for columns and rows, `D/2` each, keys `pos_embed_x [1, W, D/2]`,
-    /// `pos_embed_y [1, H, D/2]` and, with prefix tokens, `pos_embed_prefix [1, prefix, D]`.
-    #[serde(rename = "learn_2d")]
-    Learn2d,
-    /// Fixed 1-D sinusoids (T2T-ViT); row 0 is the class token.
-    #[serde(rename = "sincos_1d")]
-    SinCos1d,
-    /// Fixed 2-D sin-cos as in MAE: column first, `omega = 10000^(-i/(D/4))`.
-    #[serde(rename = "sincos_2d_mae")]
-    SinCos2dMae,
-    /// Fixed 2-D sin-cos as in big_vision: `omega = 10000^(-i/(D/4 - 1))`, order sin x, cos x, sin y, cos y.
-    #[serde(rename = "sincos_2d_bv")]
-    SinCos2dBigVision,
-    /// A learned bias per head and offset on the attention scores, one table per block
-    /// (Swin, BEiT; timm `RelPosBias`, key `blocks.N.attn.rel_pos.relative_position_bias_table`).
-    RelBias,
-    /// The same with one table for all blocks (key `shared_rel_pos.relative_position_bias_table`).
-    RelBiasShared,
-    /// Conditional: a depthwise 3x3 convolution on the token grid after the first block
-    /// (PEG, arXiv:2102.10882; key `pos_block.0.proj.0`).
-    Cpe,
-}
-
-/// Many tokens to one vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GlobalPool {
-    /// The class token.
-    #[default]
-    Token,
-    /// The mean over patch tokens.
-    Avg,
-    /// The maximum over patch tokens.
-    Max,
-    /// Half the sum of mean and maximum.
-    Avgmax,
-    /// Attention with one learned query (MAP; keys `attn_pool.*`).
-    Map,
-}
-
-/// Non-linearity of the MLP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `x Φ(x)`, with the error function: PyTorch, timm, Hugging Face.
-    #[default]
-    Gelu,
-    /// GELU's tanh approximation: the default of flax, so of Google's own models.
-    GeluTanh,
-    /// `x σ(1.702 x)` (OpenAI CLIP).
-    QuickGelu,
-    /// `max(x, 0)`.
-    Relu,
-    /// `x σ(x)`.
-    Silu,
-}
-
-/// How a position table is brought to another grid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PosResize {
-    /// Bicubic with antialiasing: timm.
-    #[default]
-    BicubicAntialias,
-    /// Bicubic without antialiasing: DeiT, MAE, torchvision, Hugging Face.
-    Bicubic,
-    /// Bicubic with the scale factor `(new + 0.1) / old`: DINO, DINOv2.
-    BicubicDino,
-    /// Bilinear, half-pixel centres: timm's npz loader, SETR.
-    Bilinear,
-    /// Bilinear with aligned corners (`scipy.ndimage.zoom`, order 1): Google's vision_transformer.
-    BilinearAligned,
-    /// Nearest neighbour.
-    Nearest,
-}
-
-/// Which initialisation a fresh model gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightInit {
-    /// timm: truncated normal 0.02, biases zero.
-    #[default]
-    Timm,
-    /// The paper's JAX code: Xavier uniform, MLP biases N(0, 1e-6), head zero.
-    Jax,
-    /// As `jax` with the head's bias at `-ln K` (timm `jax_nlhb`).
-    JaxNlhb,
-    /// MoCo v3: fused qkv as three Xavier matrices.
-    Moco,
-}
-
 impl Default for VitConfig {
     /// ViT-B/16 at 224 pixels, 1000 classes.
     fn default() -> Self {
@@ -230,9 +161,313 @@ impl VitConfig {
 
     /// Whether the norm sits after pooling (`fc_norm`) instead of before (`norm`).
     pub fn use_fc_norm(&self) -> bool {
-        self.fc_norm.unwrap_or(matches!(
-            self.global_pool,
-            GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax
+        self.fc_norm
+            .unwrap_or(matches!(self.global_pool, GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax))
+    }
+
+    /// Rows of the position table that belong to class and register tokens.
+    pub fn prefix_rows(&self) -> usize {
+        if self.no_embed_class { 0 } else { self.num_prefix_tokens() }
+    }
+
+    /// Whether the plain LayerNorm `norm` stands after the blocks.
+    pub fn has_norm(&self) -> bool {
+        self.final_norm && !self.use_fc_norm()
+    }
+
+    /// Checks what no tensor could be built from.
+    ///
+    /// # Errors
+    /// The first field, or pair of fields, that makes no model.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |field: &'static str, reason: String| Err(ConfigError::Field { field, reason });
+        let at_least_one = [
+            ("img_size", self.img_size[0].min(self.img_size[1])),
+            ("patch_size", self.patch_size[0].min(self.patch_size[1])),
+            ("in_chans", self.in_chans),
+            ("embed_dim", self.embed_dim),
+            ("num_heads", self.num_heads),
+            ("mlp_ratio", self.mlp_hidden_dim()),
+            ("representation_size", self.representation_size.unwrap_or(1)),
+        ];
+        for (field, value) in at_least_one {
+            if value == 0 {
+                return refuse(field, "must be at least 1".into());
+            }
+            if value > MAX_SIZE {
+                return refuse(field, format!("{value} is beyond {MAX_SIZE}"));
+            }
+        }
+        if self.depth > MAX_DEPTH {
+            return refuse("depth", format!("{} is beyond {MAX_DEPTH}", self.depth));
+        }
+        if self.num_classes > MAX_CLASSES {
+            return refuse("num_classes", format!("{} is beyond {MAX_CLASSES}", self.num_classes));
+        }
+        if self.reg_tokens > MAX_SIZE {
+            return refuse("reg_tokens", format!("{} is beyond {MAX_SIZE}", self.reg_tokens));
+        }
+        if !self.mlp_ratio.is_finite() {
+            return refuse("mlp_ratio", "must be a finite number".into());
+        }
+        if !self.embed_dim.is_multiple_of(self.num_heads) {
+            let (d, a) = (self.embed_dim, self.num_heads);
+            return refuse("num_heads", format!("embed_dim {d} is not divisible by {a} heads"));
+        }
+        if self.grid().contains(&0) {
+            let ([h, w], [p, q]) = (self.img_size, self.patch_size);
+            return refuse("patch_size", format!("an image of {h}x{w} holds no patch of {p}x{q}"));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return refuse("norm_eps", format!("{} is not a small positive number", self.norm_eps));
+        }
+        if self.global_pool == GlobalPool::Token && !self.class_token {
+            return refuse("global_pool", "token pooling needs class_token".into());
+        }
+        if matches!(self.pos_embed, PosEmbed::SinCos2dMae | PosEmbed::SinCos2dBigVision)
+            && (!self.embed_dim.is_multiple_of(4) || self.embed_dim < 8)
+        {
+            return refuse(
+                "pos_embed",
+                format!("2-D sin-cos needs embed_dim divisible by 4, got {}", self.embed_dim),
+            );
+        }
+        let relative = matches!(self.pos_embed, PosEmbed::RelBias | PosEmbed::RelBiasShared);
+        if relative && self.num_prefix_tokens() > 1 {
+            return refuse("pos_embed", "a relative bias knows one prefix token at most".into());
+        }
+        let rates = [
+            ("drop_rate", self.drop_rate),
+            ("pos_drop_rate", self.pos_drop_rate),
+            ("patch_drop_rate", self.patch_drop_rate),
+            ("proj_drop_rate", self.proj_drop_rate),
+            ("attn_drop_rate", self.attn_drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ];
+        for (field, rate) in rates {
+            if !(0.0..1.0).contains(&rate) {
+                return refuse(field, format!("{rate} is not in [0, 1)"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A fresh model with values drawn from `seed`.
+    ///
+    /// # Errors
+    /// Those of [`validate`](VitConfig::validate).
+    pub fn init(&self, device: &Device, seed: u64) -> Result<Vit, ConfigError> {
+        let model = self.skeleton(device)?;
+        Ok(initialize(
+            model,
+            InitConfig {
+                scheme: self.weight_init,
+                layer_scale: self.init_values.unwrap_or(1.0),
+                keep: if self.pos_embed.is_fixed() { &["pos_embed"] } else { &[] },
+                seed,
+            },
         ))
+    }
+
+    /// A model whose parameters take no memory until they are loaded or read.
+    ///
+    /// # Errors
+    /// Those of [`validate`](VitConfig::validate).
+    pub fn skeleton(&self, device: &Device) -> Result<Vit, ConfigError> {
+        self.validate()?;
+        Ok(Vit::new(self, device))
+    }
+
+    fn block(&self, index: usize) -> BlockConfig {
+        let last = self.depth.saturating_sub(1).max(1) as f64;
+        BlockConfig {
+            attention: AttentionConfig {
+                dim: self.embed_dim,
+                num_heads: self.num_heads,
+                qkv_bias: self.qkv_bias,
+                qk_norm: self.qk_norm,
+                proj_bias: self.proj_bias,
+                attn_drop: self.attn_drop_rate,
+                proj_drop: self.proj_drop_rate,
+                norm_eps: self.norm_eps,
+            },
+            mlp_hidden: self.mlp_hidden_dim(),
+            act: self.act_layer,
+            layer_scale: self.init_values.is_some(),
+            drop_path: self.drop_path_rate * index as f64 / last,
+        }
+    }
+
+    fn position(&self) -> PositionConfig {
+        PositionConfig {
+            kind: self.pos_embed,
+            grid: self.grid(),
+            prefix_rows: self.prefix_rows(),
+            prefix_tokens: self.num_prefix_tokens(),
+            dim: self.embed_dim,
+            num_heads: self.num_heads,
+            resize: self.pos_resize,
+        }
+    }
+}
+
+/// Largest side, width or count that a configuration may name.
+const MAX_SIZE: usize = 1 << 16;
+/// Most blocks.
+const MAX_DEPTH: usize = 4096;
+/// Most classes.
+const MAX_CLASSES: usize = 1 << 20;
+
+/// Linear and tanh between pooling and head (paper, section 3.1).
+#[derive(Module, Debug)]
+pub struct PreLogits {
+    /// `D -> R`.
+    pub fc: Linear,
+}
+
+/// A Vision Transformer. Field names are the checkpoint's names.
+#[derive(Module, Debug)]
+pub struct Vit {
+    /// Patches to tokens.
+    pub patch_embed: PatchEmbed,
+    /// `[1, 1, D]`.
+    pub cls_token: Option<Param<Tensor<3>>>,
+    /// `[1, R, D]`.
+    pub reg_token: Option<Param<Tensor<3>>>,
+    /// Where a token is; its fields are keys at the top level.
+    pub position: Position,
+    /// Norm before the blocks.
+    pub norm_pre: Option<LayerNorm>,
+    /// The encoder.
+    pub blocks: Vec<Block>,
+    /// Norm after the blocks.
+    pub norm: Option<LayerNorm>,
+    /// Attention pooling.
+    pub attn_pool: Option<AttentionPool>,
+    /// Norm after pooling.
+    pub fc_norm: Option<LayerNorm>,
+    /// Hidden layer of the head.
+    pub pre_logits: Option<PreLogits>,
+    /// `D -> K`.
+    pub head: Option<Linear>,
+    #[module(skip)]
+    config: VitConfig,
+}
+
+impl Vit {
+    fn new(config: &VitConfig, device: &Device) -> Self {
+        let VitConfig { embed_dim: d, norm_eps, pre_norm, .. } = *config;
+        let norm = |wanted: bool| wanted.then(|| LayerNorm::new(d, norm_eps, device));
+        let position = config.position();
+        let block = |i| Block::new(&config.block(i), Position::block_bias(&position, device), device);
+        let attn_pool = || {
+            AttentionPool::new(
+                d,
+                config.num_heads,
+                config.mlp_hidden_dim(),
+                config.act_layer,
+                norm_eps,
+                device,
+            )
+        };
+        let representation = config.representation_size;
+        Self {
+            patch_embed: PatchEmbed::new(config.in_chans, config.patch_size, d, !pre_norm, device),
+            cls_token: config.class_token.then(|| parameter([1, 1, d], device)),
+            reg_token: (config.reg_tokens > 0).then(|| parameter([1, config.reg_tokens, d], device)),
+            position: Position::new(position, device),
+            norm_pre: norm(pre_norm),
+            blocks: (0..config.depth).map(block).collect(),
+            norm: norm(config.has_norm()),
+            attn_pool: (config.global_pool == GlobalPool::Map).then(attn_pool),
+            fc_norm: norm(config.final_norm && config.use_fc_norm()),
+            pre_logits: representation.map(|r| PreLogits { fc: linear(d, r, true, device) }),
+            head: (config.num_classes > 0)
+                .then(|| linear(representation.unwrap_or(d), config.num_classes, true, device)),
+            config: config.clone(),
+        }
+    }
+
+    /// How this model is built.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Image to tokens with positions: `[B, C, H, W] -> ([B, T, D], grid)`.
+    pub fn embed(&self, images: Tensor<4>, watch: &mut dyn Observer) -> (Tensor<3>, [usize; 2]) {
+        let (x, grid) = self.patch_embed.forward(images); // [B, N, D]
+        watch.tokens(format_args!("patch_embed"), &x);
+        let prefix = [self.cls_token.as_ref(), self.reg_token.as_ref()];
+        let x = if self.config.no_embed_class {
+            prepend(self.position.add(x, grid), &prefix)
+        } else {
+            self.position.add(prepend(x, &prefix), grid)
+        };
+        let x = dropout(x, self.config.pos_drop_rate);
+        watch.tokens(format_args!("pos_drop"), &x);
+        let x = patch_dropout(x, self.config.num_prefix_tokens(), self.config.patch_drop_rate);
+        let Some(norm_pre) = &self.norm_pre else { return (x, grid) };
+        let x = norm_pre.forward(x);
+        watch.tokens(format_args!("norm_pre"), &x);
+        (x, grid)
+    }
+
+    /// The encoder: `[B, T, D] -> [B, T, D]`.
+    pub fn encode(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
+        let bias = self.position.bias(grid);
+        self.blocks.iter().enumerate().fold(x, |x, (i, block)| {
+            let x = block.forward(x, bias.as_ref(), grid, i, watch);
+            let Some(moved) = self.position.between(&x, i, grid) else { return x };
+            watch.tokens(format_args!("pos_block.{i}"), &moved);
+            moved
+        })
+    }
+
+    /// Many tokens to one vector, normed: `[B, T, D] -> [B, D]` (timm `forward_head(pre_logits=True)`).
+    pub fn pool(&self, tokens: Tensor<3>, watch: &mut dyn Observer) -> Tensor<2> {
+        let VitConfig { global_pool, pool_include_prefix, .. } = self.config;
+        let prefix = self.config.num_prefix_tokens();
+        let x = match &self.attn_pool {
+            Some(attn_pool) => {
+                let skip = if pool_include_prefix { 0 } else { prefix };
+                let t = tokens.dims()[1];
+                let x = attn_pool.forward(tokens.narrow(1, skip, t - skip));
+                watch.vectors(format_args!("attn_pool"), &x);
+                x
+            }
+            None => pool(tokens, global_pool, prefix, pool_include_prefix),
+        };
+        let Some(fc_norm) = &self.fc_norm else { return x };
+        let x = fc_norm.forward(x);
+        watch.vectors(format_args!("fc_norm"), &x);
+        x
+    }
+}
+
+impl Backbone for Vit {
+    fn features(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Features {
+        let (x, grid) = self.embed(images, watch); // [B, T, D]
+        let mut x = self.encode(x, grid, watch);
+        if let Some(norm) = &self.norm {
+            x = norm.forward(x);
+            watch.tokens(format_args!("norm"), &x);
+        }
+        Features { tokens: x, num_prefix_tokens: self.config.num_prefix_tokens(), grid }
+    }
+
+    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+        self.pool(features.tokens, watch)
+    }
+
+    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+        let mut x = self.pool(features.tokens, watch); // [B, D]
+        if let Some(pre_logits) = &self.pre_logits {
+            x = activation::tanh(pre_logits.fc.forward(x)); // [B, R]
+            watch.vectors(format_args!("pre_logits"), &x);
+        }
+        let Some(head) = &self.head else { return x };
+        let logits = head.forward(dropout(x, self.config.drop_rate)); // [B, K]
+        watch.vectors(format_args!("head"), &logits);
+        logits
     }
 }

@@ -1,0 +1,96 @@
+//! Every named model against timm: exact parameter counts and multiply-accumulates.
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde_json::Value;
+use vitrum::models::{ConfigError, ModelConfig, catalogue};
+
+fn golden() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/golden/catalogue.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn names_are_timms() {
+    let golden = golden();
+    let ours: Vec<&str> = catalogue::names().collect();
+    let mut theirs: Vec<&str> = golden["models"].as_object().unwrap().keys().map(String::as_str).collect();
+    theirs.sort_unstable();
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+fn parameters_and_gmacs_are_timms() {
+    for (name, model) in golden()["models"].as_object().unwrap() {
+        let walk = ModelConfig::named(name).unwrap().walk().unwrap();
+        assert_eq!(walk.params, model["params"].as_u64().unwrap(), "parameters of {name}");
+        if let Some(gmacs) = model["gmacs"].as_f64() {
+            let ours = walk.macs as f64 / 1e9;
+            assert!((ours - gmacs).abs() <= 0.000_51, "GMACs of {name}: {ours} and not {gmacs}");
+        }
+    }
+}
+
+/// The walk counts what the model really holds.
+#[test]
+fn walk_counts_the_modules_parameters() {
+    let device = Device::flex();
+    let small = ["test_vit", "test_vit2", "test_vit3", "vit_tiny_patch16_224", "vit_xsmall_patch16_clip_224"];
+    for name in small {
+        let config = ModelConfig::named(name).unwrap();
+        let held = config.init(&device, 0).unwrap().num_params() as u64;
+        assert_eq!(config.walk().unwrap().params, held, "{name}");
+    }
+}
+
+/// features.md's walk: 224×224×3 in patches of 16.
+#[test]
+fn walk_of_vit_base() {
+    let walk = ModelConfig::named("vit_base_patch16_224").unwrap().walk().unwrap();
+    let shapes: Vec<(&str, &[usize])> =
+        walk.steps.iter().map(|step| (step.name.as_str(), step.shape.as_slice())).collect();
+    let expected: Vec<(&str, &[usize])> = vec![
+        ("image", &[3, 224, 224]),
+        ("patches", &[196, 768]),
+        ("patch_embed", &[196, 768]),
+        ("cls_token", &[197, 768]),
+        ("pos_embed", &[197, 768]),
+        ("blocks.N.norm1", &[197, 768]),
+        ("blocks.N.attn.qkv", &[3, 12, 197, 64]),
+        ("blocks.N.attn.scores", &[12, 197, 197]),
+        ("blocks.N.attn.context", &[197, 768]),
+        ("blocks.N.attn.proj", &[197, 768]),
+        ("blocks.N.norm2", &[197, 768]),
+        ("blocks.N.mlp.fc1", &[197, 3072]),
+        ("blocks.N.mlp.fc2", &[197, 768]),
+        ("norm", &[197, 768]),
+        ("pool", &[768]),
+        ("head", &[1000]),
+    ];
+    assert_eq!(shapes, expected);
+    assert_eq!(walk.params, 86_567_656);
+}
+
+/// 256×256 in patches of 32, width 1024: 64×3072 → 64×1024 → 65×1024.
+#[test]
+fn walk_of_patches_of_32() {
+    let ModelConfig::Vit(mut config) = ModelConfig::named("vit_large_patch32_224").unwrap();
+    config.img_size = [256, 256];
+    let walk = ModelConfig::Vit(config).walk().unwrap();
+    let shapes: Vec<&[usize]> = walk.steps[1..4].iter().map(|step| step.shape.as_slice()).collect();
+    assert_eq!(shapes, [&[64, 3072], &[64, 1024], &[65, 1024]]);
+}
+
+#[test]
+fn unknown_names_answer_with_the_nearest() {
+    let error = ModelConfig::named("vit_bas_patch16_224").unwrap_err();
+    let ConfigError::UnknownName { nearest, .. } = &error else { panic!("{error}") };
+    assert_eq!(nearest[0], "vit_base_patch16_224");
+    assert!(error.to_string().contains("hint: did you mean vit_base_patch16_224"));
+}
+
+#[test]
+fn a_tag_may_follow_the_name() {
+    let tagged = ModelConfig::named("vit_tiny_patch16_224.augreg_in21k_ft_in1k").unwrap();
+    assert_eq!(tagged, ModelConfig::named("vit_tiny_patch16_224").unwrap());
+}

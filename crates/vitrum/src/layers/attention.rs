@@ -1,0 +1,122 @@
+//! Multi-head self-attention (Vaswani et al. 2017; ViT paper, appendix A).
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor};
+
+use super::drop::{dropout, training};
+use super::linear;
+use super::norm::LayerNorm;
+use super::observe::Observer;
+use super::position::RelPosBias;
+
+/// How an [`Attention`] is built.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionConfig {
+    /// `D`.
+    pub dim: usize,
+    /// `A`.
+    pub num_heads: usize,
+    /// Bias on the fused query, key, value projection.
+    pub qkv_bias: bool,
+    /// LayerNorm on queries and keys, per head.
+    pub qk_norm: bool,
+    /// Bias on the output projection.
+    pub proj_bias: bool,
+    /// Dropout on the attention weights.
+    pub attn_drop: f64,
+    /// Dropout after the output projection.
+    pub proj_drop: f64,
+    /// Epsilon of the query and key norms.
+    pub norm_eps: f64,
+}
+
+/// `softmax(q kᵀ / sqrt(E) + bias) v`, then a projection.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// `D -> 3D`: queries of all heads, then keys, then values.
+    pub qkv: Linear,
+    /// Norm of queries, over `E`.
+    pub q_norm: Option<LayerNorm>,
+    /// Norm of keys, over `E`.
+    pub k_norm: Option<LayerNorm>,
+    /// A relative position bias of this block's own.
+    pub rel_pos: Option<RelPosBias>,
+    /// `D -> D`.
+    pub proj: Linear,
+    num_heads: usize,
+    attn_drop: f64,
+    proj_drop: f64,
+}
+
+impl Attention {
+    /// An attention layer; `rel_pos` is its own table of position biases, if it has one.
+    pub fn new(config: &AttentionConfig, rel_pos: Option<RelPosBias>, device: &Device) -> Self {
+        let AttentionConfig { dim, num_heads, norm_eps, .. } = *config;
+        let head_norm = || config.qk_norm.then(|| LayerNorm::new(dim / num_heads, norm_eps, device));
+        Self {
+            qkv: linear(dim, 3 * dim, config.qkv_bias, device),
+            q_norm: head_norm(),
+            k_norm: head_norm(),
+            rel_pos,
+            proj: linear(dim, dim, config.proj_bias, device),
+            num_heads,
+            attn_drop: config.attn_drop,
+            proj_drop: config.proj_drop,
+        }
+    }
+
+    /// `[B, T, D] -> [B, T, D]`. `shared_bias` is a bias on the scores that all blocks share,
+    /// `[1, A, T, T]`; `grid` is the grid of patches; `index` is the block's number, for the observer.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        shared_bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let qkv = self.normalize(self.qkv.forward(x)); // [B, T, 3D]
+        let bias = match &self.rel_pos {
+            Some(rel_pos) => Some(rel_pos.bias(grid)), // [1, A, T, T]
+            None => shared_bias.cloned(),
+        };
+        let context = self.attend(qkv, bias, index, watch); // [B, T, D]
+        dropout(self.proj.forward(context), self.proj_drop)
+    }
+
+    /// Fused, unless somebody wants to see the weights or to drop some of them.
+    fn attend(
+        &self,
+        qkv: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let [b, t, d3] = qkv.dims();
+        let (d, a) = (d3 / 3, self.num_heads);
+        let scale = ((d / a) as f64).powf(-0.5);
+        let drops = self.attn_drop > 0.0 && training(&qkv);
+        if !drops && !watch.wants_attention() {
+            return vitrum_kernels::attention(qkv, a, scale, bias);
+        }
+        let weights = vitrum_kernels::attention_weights(qkv.clone(), a, scale, bias); // [B, A, T, T]
+        watch.attention(format_args!("blocks.{index}.attn.weights"), &weights);
+        let v = qkv.narrow(2, 2 * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2); // [B, A, T, E]
+        let context = dropout(weights, self.attn_drop).matmul(v); // [B, A, T, E]
+        context.swap_dims(1, 2).reshape([b, t, d])
+    }
+
+    /// Norms queries and keys head by head; `[B, T, 3D]` stays.
+    fn normalize(&self, qkv: Tensor<3>) -> Tensor<3> {
+        let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return qkv };
+        let [b, t, d3] = qkv.dims();
+        let heads = |part: usize| {
+            let x = qkv.clone().narrow(2, part * d3 / 3, d3 / 3);
+            x.reshape([b, t, self.num_heads, d3 / 3 / self.num_heads]) // [B, T, A, E]
+        };
+        let q = q_norm.forward(heads(0)).reshape([b, t, d3 / 3]);
+        let k = k_norm.forward(heads(1)).reshape([b, t, d3 / 3]);
+        Tensor::cat(vec![q, k, qkv.clone().narrow(2, 2 * d3 / 3, d3 / 3)], 2)
+    }
+}

@@ -1,0 +1,115 @@
+//! One layer of the encoder.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use super::attention::{Attention, AttentionConfig};
+use super::drop::drop_path;
+use super::mlp::{Activation, Mlp};
+use super::norm::LayerNorm;
+use super::observe::Observer;
+use super::parameter;
+use super::position::RelPosBias;
+
+/// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
+#[derive(Module, Debug)]
+pub struct LayerScale {
+    /// `[D]`.
+    pub gamma: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    /// `[B, T, D] -> [B, T, D]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        x * self.gamma.val().unsqueeze()
+    }
+}
+
+/// How a [`Block`] is built.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockConfig {
+    /// The attention of the block.
+    pub attention: AttentionConfig,
+    /// `F`.
+    pub mlp_hidden: usize,
+    /// Non-linearity of the MLP.
+    pub act: Activation,
+    /// Gains on both branches.
+    pub layer_scale: bool,
+    /// Probability of dropping a branch.
+    pub drop_path: f64,
+}
+
+/// A pre-norm encoder layer (paper, equations 2 and 3):
+/// `z' = z + MSA(LN(z))`, `z = z' + MLP(LN(z'))`.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before attention.
+    pub norm1: LayerNorm,
+    /// Multi-head self-attention.
+    pub attn: Attention,
+    /// Gain on attention.
+    pub ls1: Option<LayerScale>,
+    /// Norm before the MLP.
+    pub norm2: LayerNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// Gain on the MLP.
+    pub ls2: Option<LayerScale>,
+    drop_path: f64,
+}
+
+impl Block {
+    /// A block; `rel_pos` is its own table of position biases, if it has one.
+    pub fn new(config: &BlockConfig, rel_pos: Option<RelPosBias>, device: &Device) -> Self {
+        let AttentionConfig { dim, norm_eps, proj_bias, proj_drop, .. } = config.attention;
+        let scale = || config.layer_scale.then(|| LayerScale { gamma: parameter([dim], device) });
+        Self {
+            norm1: LayerNorm::new(dim, norm_eps, device),
+            attn: Attention::new(&config.attention, rel_pos, device),
+            ls1: scale(),
+            norm2: LayerNorm::new(dim, norm_eps, device),
+            mlp: Mlp::new(dim, config.mlp_hidden, config.act, proj_bias, proj_drop, device),
+            ls2: scale(),
+            drop_path: config.drop_path,
+        }
+    }
+
+    /// `[B, T, D] -> [B, T, D]`; the other arguments are those of [`Attention::forward`].
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        shared_bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let y = self.norm1.forward(x.clone());
+        watch.tokens(format_args!("blocks.{index}.norm1"), &y);
+        let y = self.attn.forward(y, shared_bias, grid, index, watch);
+        watch.tokens(format_args!("blocks.{index}.attn"), &y);
+        let x = x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
+
+        let y = self.norm2.forward(x.clone());
+        watch.tokens(format_args!("blocks.{index}.norm2"), &y);
+        let y = self.mlp.forward(y);
+        watch.tokens(format_args!("blocks.{index}.mlp"), &y);
+        let x = x + drop_path(scaled(&self.ls2, y, "ls2", index, watch), self.drop_path);
+
+        watch.tokens(format_args!("blocks.{index}"), &x);
+        x
+    }
+}
+
+fn scaled(
+    scale: &Option<LayerScale>,
+    x: Tensor<3>,
+    name: &str,
+    index: usize,
+    watch: &mut dyn Observer,
+) -> Tensor<3> {
+    let Some(scale) = scale else { return x };
+    let x = scale.forward(x);
+    watch.tokens(format_args!("blocks.{index}.{name}"), &x);
+    x
+}

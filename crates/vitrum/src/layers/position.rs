@@ -1,0 +1,329 @@
+//! Where a token is (ViT paper, appendix D.4, and later encodings).
+//!
+//! A [`Position`] acts at up to three places: [`add`](Position::add) on the tokens,
+//! [`bias`](Position::bias) on the attention scores, [`between`](Position::between) two blocks. Each
+//! encoding uses the place it needs. Its parameters sit at the top of the checkpoint, as in timm.
+
+use burn::module::{Module, Param};
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+pub use super::resample::PosResize;
+use super::resample::axis_weights;
+use super::tokens::split;
+use super::{lazy, parameter};
+
+/// Position encodings by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PosEmbed {
+    /// A bag of patches.
+    None,
+    /// A learned table `[1, N + prefix, D]`, key `pos_embed`.
+    #[default]
+    Learn,
+    /// Learned tables for columns and rows, `D/2` each, keys `pos_embed_x [1, W, D/2]`,
+    /// `pos_embed_y [1, H, D/2]` and, with prefix tokens, `pos_embed_prefix [1, prefix, D]`.
+    #[serde(rename = "learn_2d")]
+    Learn2d,
+    /// Fixed 1-D sinusoids (T2T-ViT); row 0 is the class token.
+    #[serde(rename = "sincos_1d")]
+    SinCos1d,
+    /// Fixed 2-D sin-cos as in MAE: column first, `omega = 10000^(-i/(D/4))`.
+    #[serde(rename = "sincos_2d_mae")]
+    SinCos2dMae,
+    /// Fixed 2-D sin-cos as in big_vision: `omega = 10000^(-i/(D/4 - 1))`, order sin x, cos x, sin y, cos y.
+    #[serde(rename = "sincos_2d_bv")]
+    SinCos2dBigVision,
+    /// A learned bias per head and offset on the attention scores, one table per block
+    /// (Swin, BEiT; timm `RelPosBias`, key `blocks.N.attn.rel_pos.relative_position_bias_table`).
+    RelBias,
+    /// The same with one table for all blocks (key `shared_rel_pos.relative_position_bias_table`).
+    RelBiasShared,
+    /// Conditional: a depthwise 3x3 convolution on the token grid after the first block
+    /// (PEG, arXiv:2102.10882; key `pos_block.0.proj.0`).
+    Cpe,
+}
+
+impl PosEmbed {
+    /// Whether the table is given by a formula and never trained.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Self::SinCos1d | Self::SinCos2dMae | Self::SinCos2dBigVision)
+    }
+}
+
+/// What a [`Position`] needs to know of its model.
+#[derive(Clone, Copy, Debug)]
+pub struct PositionConfig {
+    /// Which encoding.
+    pub kind: PosEmbed,
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+    /// Class and register tokens that have a row in the table.
+    pub prefix_rows: usize,
+    /// Class and register tokens in the sequence.
+    pub prefix_tokens: usize,
+    /// `D`.
+    pub dim: usize,
+    /// `A`.
+    pub num_heads: usize,
+    /// How a table is brought to another grid.
+    pub resize: PosResize,
+}
+
+/// A position encoding. Its fields are keys of the checkpoint, without a name of its own in the path.
+#[derive(Module, Debug)]
+pub struct Position {
+    /// `[1, prefix + N, D]`.
+    pub pos_embed: Option<Param<Tensor<3>>>,
+    /// Columns, `[1, W, D/2]`.
+    pub pos_embed_x: Option<Param<Tensor<3>>>,
+    /// Rows, `[1, H, D/2]`.
+    pub pos_embed_y: Option<Param<Tensor<3>>>,
+    /// Prefix tokens of the 2-D tables, `[1, prefix, D]`.
+    pub pos_embed_prefix: Option<Param<Tensor<3>>>,
+    /// One relative bias for all blocks.
+    pub shared_rel_pos: Option<RelPosBias>,
+    /// Convolutions on the token grid, the one at index `i` after block `i`.
+    pub pos_block: Vec<PosConv>,
+    #[module(skip)]
+    config: PositionConfig,
+}
+
+impl Position {
+    /// The encoding `config.kind` with its tables.
+    pub fn new(config: PositionConfig, device: &Device) -> Self {
+        let PositionConfig { kind, grid: [h, w], prefix_rows, dim, .. } = config;
+        let learned_2d = kind == PosEmbed::Learn2d;
+        let rows = prefix_rows + h * w;
+        let pos_embed = match kind {
+            PosEmbed::Learn => Some(parameter([1, rows, dim], device)),
+            fixed if fixed.is_fixed() => Some(lazy([1, rows, dim], device, false, move |device| {
+                table_tensor(
+                    fixed_table(&config, config.grid),
+                    dim,
+                    device,
+                    device.settings().float_dtype.into(),
+                )
+            })),
+            _ => None,
+        };
+        Self {
+            pos_embed,
+            pos_embed_x: learned_2d.then(|| parameter([1, w, dim / 2], device)),
+            pos_embed_y: learned_2d.then(|| parameter([1, h, dim - dim / 2], device)),
+            pos_embed_prefix: (learned_2d && prefix_rows > 0)
+                .then(|| parameter([1, prefix_rows, dim], device)),
+            shared_rel_pos: (kind == PosEmbed::RelBiasShared).then(|| RelPosBias::of(&config, device)),
+            pos_block: (kind == PosEmbed::Cpe).then(|| PosConv::new(dim, device)).into_iter().collect(),
+            config,
+        }
+    }
+
+    /// The positions of a `grid`, `[1, prefix_rows + N, D]`; `None` where nothing is added to the tokens.
+    pub fn table(&self, grid: [usize; 2], dtype: DType, device: &Device) -> Option<Tensor<3>> {
+        let PositionConfig { kind, dim, prefix_rows, .. } = self.config;
+        if let (Some(x), Some(y)) = (&self.pos_embed_x, &self.pos_embed_y) {
+            return Some(self.table_2d(x.val(), y.val(), grid));
+        }
+        let table = self.pos_embed.as_ref()?.val();
+        if grid == self.config.grid {
+            return Some(table);
+        }
+        if kind.is_fixed() {
+            return Some(table_tensor(fixed_table(&self.config, grid), dim, device, dtype));
+        }
+        let (prefix, patches) = split(table, prefix_rows);
+        let patches = self.resized(patches, grid);
+        Some(Tensor::cat(prefix.into_iter().chain([patches]).collect(), 1))
+    }
+
+    /// Adds positions to patches with their prefix, `[B, prefix_rows + N, D]`.
+    pub fn add(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        match self.table(grid, x.dtype(), &x.device()) {
+            Some(table) => x + table,
+            None => x,
+        }
+    }
+
+    /// A bias on the scores that all blocks share, `[1, A, T, T]`.
+    pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
+        self.shared_rel_pos.as_ref().map(|rel_pos| rel_pos.bias(grid))
+    }
+
+    /// What happens to the tokens `[B, T, D]` after block `index`; `None` if nothing does.
+    pub fn between(&self, x: &Tensor<3>, index: usize, grid: [usize; 2]) -> Option<Tensor<3>> {
+        self.pos_block.get(index).map(|conv| conv.forward(x.clone(), self.config.prefix_tokens, grid))
+    }
+
+    /// The table of each block's own relative bias, where the encoding has one.
+    pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPosBias> {
+        (config.kind == PosEmbed::RelBias).then(|| RelPosBias::of(config, device))
+    }
+
+    /// `[1, N, D]` on the model's grid to `[1, N', D]` on another, as a product with a fixed matrix.
+    fn resized(&self, patches: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        let PositionConfig { grid: [h, w], resize, .. } = self.config;
+        let [_, _, d] = patches.dims();
+        let rows = axis(h, grid[0], resize, &patches); // [1, H', H]
+        let columns = axis(w, grid[1], resize, &patches); // [1, W', W]
+        let x = patches.reshape([h, w, d]); // [H, W, D]
+        let x = columns.expand([h, grid[1], w]).matmul(x); // [H, W', D]
+        let x = rows.matmul(x.reshape([1, h, grid[1] * d])); // [1, H', W'·D]
+        x.reshape([1, grid[0] * grid[1], d])
+    }
+
+    /// Columns in the first half of the features, rows in the second.
+    fn table_2d(&self, x: Tensor<3>, y: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        let PositionConfig { grid: [old_h, old_w], resize, .. } = self.config;
+        let [h, w] = grid;
+        let x = if w == old_w { x } else { axis(old_w, w, resize, &x).matmul(x) }; // [1, W, D/2]
+        let y = if h == old_h { y } else { axis(old_h, h, resize, &y).matmul(y) }; // [1, H, D/2]
+        let (dx, dy) = (x.dims()[2], y.dims()[2]);
+        let x = x.reshape([1, 1, w, dx]).expand([1, h, w, dx]);
+        let y = y.reshape([1, h, 1, dy]).expand([1, h, w, dy]);
+        let patches = Tensor::cat(vec![x, y], 3).reshape([1, h * w, dx + dy]);
+        let prefix = self.pos_embed_prefix.as_ref().map(|prefix| prefix.val());
+        Tensor::cat(prefix.into_iter().chain([patches]).collect(), 1)
+    }
+}
+
+/// [`axis_weights`] as a tensor `[1, new, old]` beside `like`.
+fn axis(old: usize, new: usize, method: PosResize, like: &Tensor<3>) -> Tensor<3> {
+    let data = TensorData::new(axis_weights(old, new, method), [1, new, old]);
+    Tensor::from_data(data, (&like.device(), like.dtype()))
+}
+
+fn table_tensor(table: Vec<f64>, dim: usize, device: &Device, dtype: DType) -> Tensor<3> {
+    let rows = table.len() / dim;
+    Tensor::from_data(TensorData::new(table, [1, rows, dim]), (device, dtype))
+}
+
+/// The fixed table `[prefix_rows + H·W, D]` of a sin-cos encoding.
+pub fn fixed_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
+    let PositionConfig { kind, prefix_rows, dim, .. } = *config;
+    let [h, w] = grid;
+    let mut table = Vec::with_capacity((prefix_rows + h * w) * dim);
+    if kind == PosEmbed::SinCos1d {
+        for position in 0..prefix_rows + h * w {
+            table.extend((0..dim).map(|j| {
+                let angle = position as f64 / 10000f64.powf(2.0 * (j / 2) as f64 / dim as f64);
+                if j % 2 == 0 { angle.sin() } else { angle.cos() }
+            }));
+        }
+        return table;
+    }
+    table.resize(prefix_rows * dim, 0.0);
+    let quarter = dim / 4;
+    let last = if kind == PosEmbed::SinCos2dMae { quarter as f64 } else { quarter as f64 - 1.0 };
+    let omega: Vec<f64> = (0..quarter).map(|i| 10000f64.powf(-(i as f64) / last)).collect();
+    for y in 0..h {
+        for x in 0..w {
+            for coordinate in [x, y] {
+                table.extend(omega.iter().map(|o| (coordinate as f64 * o).sin()));
+                table.extend(omega.iter().map(|o| (coordinate as f64 * o).cos()));
+            }
+        }
+    }
+    table
+}
+
+/// A learned bias per head for every offset between two patches (Swin, BEiT; timm `RelPosBias`).
+/// With prefix tokens three more rows follow: prefix to patch, patch to prefix, prefix to prefix.
+#[derive(Module, Debug)]
+pub struct RelPosBias {
+    /// `[(2H - 1)(2W - 1) (+ 3), A]`.
+    pub relative_position_bias_table: Param<Tensor<2>>,
+    grid: [usize; 2],
+    prefix_tokens: usize,
+}
+
+impl RelPosBias {
+    fn of(config: &PositionConfig, device: &Device) -> Self {
+        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, .. } = *config;
+        let rows = (2 * h - 1) * (2 * w - 1) + if prefix_tokens > 0 { 3 } else { 0 };
+        Self {
+            relative_position_bias_table: parameter([rows, num_heads], device),
+            grid: [h, w],
+            prefix_tokens,
+        }
+    }
+
+    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries. For another grid than the
+    /// model's the table is interpolated (bicubic, as timm's `resize_rel_pos_bias_table_simple`).
+    pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
+        let table = self.resized(self.relative_position_bias_table.val(), grid);
+        let a = table.dims()[1];
+        let t = self.prefix_tokens + grid[0] * grid[1];
+        let index = relative_index(grid, self.prefix_tokens);
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [t * t]), &table.device());
+        table.select(0, index).reshape([1, t, t, a]).permute([0, 3, 1, 2])
+    }
+
+    fn resized(&self, table: Tensor<2>, grid: [usize; 2]) -> Tensor<2> {
+        if grid == self.grid {
+            return table;
+        }
+        let [rows, a] = table.dims();
+        let [old_h, old_w] = self.grid.map(|side| 2 * side - 1);
+        let [h, w] = grid.map(|side| 2 * side - 1);
+        let offsets = table.clone().narrow(0, 0, old_h * old_w).reshape([old_h, old_w, a]);
+        let columns = axis(old_w, w, PosResize::Bicubic, &offsets).expand([old_h, w, old_w]);
+        let offsets = columns.matmul(offsets); // [old_h, w, A]
+        let heights = axis(old_h, h, PosResize::Bicubic, &offsets);
+        let offsets = heights.matmul(offsets.reshape([1, old_h, w * a])).reshape([h * w, a]);
+        let extra = rows - old_h * old_w;
+        if extra == 0 {
+            return offsets;
+        }
+        Tensor::cat(vec![offsets, table.narrow(0, old_h * old_w, extra)], 0)
+    }
+}
+
+/// Row of the bias table for every pair of tokens, `T·T` entries, query by query.
+fn relative_index([h, w]: [usize; 2], prefix: usize) -> Vec<i64> {
+    let t = prefix + h * w;
+    let offsets = (2 * h - 1) * (2 * w - 1);
+    let row = |query: usize, key: usize| match (query < prefix, key < prefix) {
+        (true, true) => offsets + 2,
+        (true, false) => offsets,
+        (false, true) => offsets + 1,
+        (false, false) => {
+            let (q, k) = (query - prefix, key - prefix);
+            let (dy, dx) = (q / w + h - 1 - k / w, q % w + w - 1 - k % w);
+            dy * (2 * w - 1) + dx
+        }
+    };
+    (0..t * t).map(|pair| row(pair / t, pair % t) as i64).collect()
+}
+
+/// Conditional positions, Chu et al. 2021 (arXiv:2102.10882, "PEG"; timm `PosConv`): a depthwise 3x3
+/// convolution over the grid, added to the tokens. Prefix tokens pass by.
+#[derive(Module, Debug)]
+pub struct PosConv {
+    /// One depthwise convolution, `[D, 1, 3, 3]`.
+    pub proj: Vec<Conv2d>,
+}
+
+impl PosConv {
+    fn new(dim: usize, device: &Device) -> Self {
+        let conv = Conv2dConfig::new([dim, dim], [3, 3])
+            .with_groups(dim)
+            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+            .with_initializer(burn::nn::Initializer::Zeros)
+            .init(device);
+        Self { proj: vec![conv] }
+    }
+
+    /// `[B, T, D] -> [B, T, D]`.
+    pub fn forward(&self, x: Tensor<3>, prefix: usize, [h, w]: [usize; 2]) -> Tensor<3> {
+        let [b, _, d] = x.dims();
+        let (first, patches) = split(x, prefix);
+        let image = patches.swap_dims(1, 2).reshape([b, d, h, w]);
+        let image = self.proj.iter().fold(image.clone(), |x, conv| conv.forward(x)) + image;
+        let patches = image.reshape([b, d, h * w]).swap_dims(1, 2);
+        Tensor::cat(first.into_iter().chain([patches]).collect(), 1)
+    }
+}

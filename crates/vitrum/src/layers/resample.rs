@@ -1,0 +1,136 @@
+//! Bringing a table of positions to another grid.
+//!
+//! Every method is linear and separable, so it is two small matrices, one per axis. They are made
+//! here in f64, the same way for a checkpoint on its way in and for a model that meets an image of
+//! another size. Sources: PyTorch's `upsample` kernels, `scipy.ndimage.zoom`.
+
+use serde::{Deserialize, Serialize};
+
+/// How a position table is brought to another grid. The methods differ by 9 % to 40 % of the largest
+/// value, so a card names its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PosResize {
+    /// Bicubic with antialiasing: timm.
+    #[default]
+    BicubicAntialias,
+    /// Bicubic without antialiasing: DeiT, MAE, torchvision, Hugging Face.
+    Bicubic,
+    /// Bicubic with the scale factor `(new + 0.1) / old`: DINO, DINOv2.
+    BicubicDino,
+    /// Bilinear, half-pixel centres: timm's npz loader, SETR.
+    Bilinear,
+    /// Bilinear with aligned corners (`scipy.ndimage.zoom`, order 1): Google's vision_transformer.
+    BilinearAligned,
+    /// Nearest neighbour.
+    Nearest,
+}
+
+/// The matrix `[new, old]` (row-major) that resamples one axis of `old` samples to `new`.
+pub fn axis_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
+    let mut weights = vec![0.0; new * old];
+    for (i, row) in weights.chunks_exact_mut(old).enumerate() {
+        for (j, weight) in taps(i, old, new, method) {
+            row[j] += weight;
+        }
+    }
+    weights
+}
+
+/// Resamples a table `[old_h * old_w, dim]` to `[new_h * new_w, dim]`, both row by row.
+///
+/// # Panics
+/// If the table's length is not `old_h * old_w * dim`.
+pub fn resample_grid(
+    table: &[f64],
+    dim: usize,
+    old: [usize; 2],
+    new: [usize; 2],
+    method: PosResize,
+) -> Vec<f64> {
+    assert_eq!(table.len(), old[0] * old[1] * dim, "table of {old:?} rows of {dim}");
+    let columns = axis_weights(old[1], new[1], method);
+    let rows = axis_weights(old[0], new[0], method);
+    let mut wide = vec![0.0; old[0] * new[1] * dim]; // [old_h, new_w, D]
+    for y in 0..old[0] {
+        for x in 0..new[1] {
+            let out = &mut wide[(y * new[1] + x) * dim..][..dim];
+            add_weighted(out, &columns[x * old[1]..][..old[1]], |j| &table[(y * old[1] + j) * dim..][..dim]);
+        }
+    }
+    let mut result = vec![0.0; new[0] * new[1] * dim]; // [new_h, new_w, D]
+    for y in 0..new[0] {
+        for x in 0..new[1] {
+            let out = &mut result[(y * new[1] + x) * dim..][..dim];
+            add_weighted(out, &rows[y * old[0]..][..old[0]], |j| &wide[(j * new[1] + x) * dim..][..dim]);
+        }
+    }
+    result
+}
+
+fn add_weighted<'a>(out: &mut [f64], weights: &[f64], input: impl Fn(usize) -> &'a [f64]) {
+    for (j, &weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
+        for (o, v) in out.iter_mut().zip(input(j)) {
+            *o += weight * v;
+        }
+    }
+}
+
+/// Which old samples make up new sample `i`, and with what weight.
+fn taps(i: usize, old: usize, new: usize, method: PosResize) -> Vec<(usize, f64)> {
+    let ratio = old as f64 / new as f64;
+    let centre = i as f64 + 0.5;
+    match method {
+        PosResize::BicubicAntialias => antialiased(centre * ratio, ratio, old),
+        PosResize::Bicubic => cubic(centre * ratio - 0.5, old),
+        PosResize::BicubicDino => cubic(centre * (old as f64 / (new as f64 + 0.1)) - 0.5, old),
+        PosResize::Bilinear => linear((centre * ratio - 0.5).max(0.0), old),
+        PosResize::BilinearAligned if new > 1 => {
+            linear(i as f64 * (old as f64 - 1.0) / (new as f64 - 1.0), old)
+        }
+        PosResize::BilinearAligned => linear(0.0, old),
+        PosResize::Nearest => vec![((i * old / new).min(old - 1), 1.0)],
+    }
+}
+
+fn linear(at: f64, old: usize) -> Vec<(usize, f64)> {
+    let first = (at.floor() as usize).min(old - 1);
+    let share = at - first as f64;
+    vec![(first, 1.0 - share), ((first + 1).min(old - 1), share)]
+}
+
+/// Keys' cubic with a = -0.75 and repeated borders, as PyTorch interpolates without antialiasing.
+fn cubic(at: f64, old: usize) -> Vec<(usize, f64)> {
+    let first = at.floor();
+    (-1..=2)
+        .map(|offset| {
+            let j = first + f64::from(offset);
+            (j.clamp(0.0, old as f64 - 1.0) as usize, keys(at - j, -0.75))
+        })
+        .collect()
+}
+
+/// Keys' cubic with a = -0.5, widened when shrinking and normalised, as PIL and PyTorch antialias.
+fn antialiased(centre: f64, ratio: f64, old: usize) -> Vec<(usize, f64)> {
+    let widen = ratio.max(1.0);
+    let support = 2.0 * widen;
+    let from = (centre - support + 0.5).max(0.0) as usize;
+    let to = ((centre + support + 0.5) as usize).min(old);
+    let mut taps: Vec<(usize, f64)> =
+        (from..to).map(|j| (j, keys((j as f64 - centre + 0.5) / widen, -0.5))).collect();
+    let total: f64 = taps.iter().map(|(_, weight)| weight).sum();
+    taps.iter_mut().for_each(|(_, weight)| *weight /= total);
+    taps
+}
+
+/// Keys' cubic convolution kernel (1981).
+fn keys(x: f64, a: f64) -> f64 {
+    let x = x.abs();
+    if x < 1.0 {
+        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    } else {
+        0.0
+    }
+}

@@ -1,0 +1,229 @@
+//! The walk from image to logits: the shape, the parameters and the multiplications of every layer,
+//! from the configuration alone.
+
+use serde::Serialize;
+
+use super::vit::{GlobalPool, PosEmbed, VitConfig};
+use super::{ConfigError, ModelConfig};
+
+/// One step of the walk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// timm's module name, or what is computed.
+    pub name: String,
+    /// What happens, in the letters of the paper.
+    pub what: String,
+    /// Shape of the result for one image.
+    pub shape: Vec<usize>,
+    /// Parameters of the step.
+    pub params: u64,
+    /// Multiply-accumulates of products and convolutions for one image; norms, activations and
+    /// additions are not counted (the convention of timm's tables).
+    pub macs: u64,
+    /// How many times the step stands in the model: blocks are written once.
+    pub repeat: usize,
+}
+
+/// A walk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Walk {
+    /// In the order of the network.
+    pub steps: Vec<Step>,
+    /// Parameters of the whole model.
+    pub params: u64,
+    /// Multiply-accumulates of the whole model for one image.
+    pub macs: u64,
+}
+
+impl ModelConfig {
+    /// The walk from image to logits.
+    ///
+    /// # Errors
+    /// [`ConfigError::Field`] if the configuration makes no model.
+    pub fn walk(&self) -> Result<Walk, ConfigError> {
+        match self {
+            Self::Vit(config) => vit(config),
+        }
+    }
+}
+
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(&mut self, name: &str, what: String, shape: &[usize], params: usize, macs: u64) {
+        let shape = shape.to_vec();
+        self.0.push(Step { name: name.into(), what, shape, params: params as u64, macs, repeat: 1 });
+    }
+}
+
+fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
+    config.validate()?;
+    let VitConfig { img_size: [h, w], patch_size: [p, q], in_chans: c, embed_dim: d, .. } = *config;
+    let [gh, gw] = config.grid();
+    let (n, prefix) = (gh * gw, config.num_prefix_tokens());
+    let t = n + prefix;
+
+    let mut steps = Steps(Vec::new());
+    steps.add("image", "C × H × W".into(), &[c, h, w], 0, 0);
+    let patch = c * p * q;
+    steps.add("patches", format!("{gh} × {gw} patches of {c}·{p}·{q}"), &[n, patch], 0, 0);
+    let bias = if config.pre_norm { 0 } else { d };
+    steps.add(
+        "patch_embed",
+        format!("linear {patch} → {d}"),
+        &[n, d],
+        patch * d + bias,
+        product(n, patch, d),
+    );
+    if config.class_token {
+        steps.add("cls_token", "class token in front".into(), &[n + 1, d], d, 0);
+    }
+    if config.reg_tokens > 0 {
+        let registers = config.reg_tokens;
+        steps.add("reg_token", format!("{registers} registers after it"), &[t, d], registers * d, 0);
+    }
+    position(config, &mut steps);
+    if config.pre_norm {
+        steps.add("norm_pre", "LayerNorm".into(), &[t, d], 2 * d, 0);
+    }
+    let before = steps.0.len();
+    block(config, t, &mut steps);
+    steps.0[before..].iter_mut().for_each(|step| step.repeat = config.depth);
+    if config.pos_embed == PosEmbed::Cpe && config.depth > 0 {
+        let params = 9 * d + d;
+        steps.add(
+            "pos_block.0",
+            "3 × 3 depthwise on the grid, after block 0".into(),
+            &[t, d],
+            params,
+            product(n, 9, d),
+        );
+    }
+    if config.has_norm() {
+        steps.add("norm", "LayerNorm".into(), &[t, d], 2 * d, 0);
+    }
+    head(config, t, &mut steps);
+
+    let total = |of: fn(&Step) -> u64| steps.0.iter().map(|step| of(step) * step.repeat as u64).sum();
+    let (params, macs) = (total(|step| step.params), total(|step| step.macs));
+    Ok(Walk { steps: steps.0.into_iter().filter(|step| step.repeat > 0).collect(), params, macs })
+}
+
+fn position(config: &VitConfig, steps: &mut Steps) {
+    let (d, [gh, gw]) = (config.embed_dim, config.grid());
+    let t = gh * gw + config.num_prefix_tokens();
+    let rows = gh * gw + config.prefix_rows();
+    match config.pos_embed {
+        PosEmbed::Learn => steps.add("pos_embed", "learned positions".into(), &[t, d], rows * d, 0),
+        PosEmbed::Learn2d => {
+            let params = gw * (d / 2) + gh * (d - d / 2) + config.prefix_rows() * d;
+            steps.add("pos_embed", "learned columns and rows".into(), &[t, d], params, 0);
+        }
+        fixed if fixed.is_fixed() => {
+            steps.add("pos_embed", "fixed sinusoids".into(), &[t, d], rows * d, 0);
+        }
+        PosEmbed::RelBiasShared => {
+            let params = config.num_heads * relative_rows(config);
+            steps.add(
+                "shared_rel_pos",
+                "one bias per head and offset".into(),
+                &[config.num_heads, t, t],
+                params,
+                0,
+            );
+        }
+        _ => {}
+    }
+}
+
+fn relative_rows(config: &VitConfig) -> usize {
+    let [gh, gw] = config.grid();
+    (2 * gh - 1) * (2 * gw - 1) + if config.num_prefix_tokens() > 0 { 3 } else { 0 }
+}
+
+fn block(config: &VitConfig, t: usize, steps: &mut Steps) {
+    let (d, a, f) = (config.embed_dim, config.num_heads, config.mlp_hidden_dim());
+    let e = d / a;
+    let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };
+    let proj_bias = usize::from(config.proj_bias);
+    steps.add("blocks.N.norm1", "LayerNorm".into(), &[t, d], 2 * d, 0);
+    steps.add(
+        "blocks.N.attn.qkv",
+        format!("q, k, v: {a} heads of {e} each"),
+        &[3, a, t, e],
+        3 * d * d + qkv_bias,
+        product(t, d, 3 * d),
+    );
+    if config.qk_norm {
+        steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
+    }
+    let bias = if config.pos_embed == PosEmbed::RelBias { a * relative_rows(config) } else { 0 };
+    let what = if bias > 0 { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
+    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], bias, product(t, d, t));
+    steps.add("blocks.N.attn.context", "scores · v, heads side by side".into(), &[t, d], 0, product(t, t, d));
+    steps.add(
+        "blocks.N.attn.proj",
+        format!("linear {d} → {d}"),
+        &[t, d],
+        d * d + proj_bias * d,
+        product(t, d, d),
+    );
+    let scale = |steps: &mut Steps, name: &str| {
+        if config.init_values.is_some() {
+            steps.add(name, "gain per channel".into(), &[t, d], d, 0);
+        }
+    };
+    scale(steps, "blocks.N.ls1");
+    steps.add("blocks.N.norm2", "LayerNorm".into(), &[t, d], 2 * d, 0);
+    steps.add(
+        "blocks.N.mlp.fc1",
+        format!("linear {d} → {f}"),
+        &[t, f],
+        d * f + proj_bias * f,
+        product(t, d, f),
+    );
+    steps.add(
+        "blocks.N.mlp.fc2",
+        format!("linear {f} → {d}"),
+        &[t, d],
+        f * d + proj_bias * d,
+        product(t, f, d),
+    );
+    scale(steps, "blocks.N.ls2");
+}
+
+fn head(config: &VitConfig, t: usize, steps: &mut Steps) {
+    let (d, f, k) = (config.embed_dim, config.mlp_hidden_dim(), config.num_classes);
+    match config.global_pool {
+        GlobalPool::Token => steps.add("pool", "the class token".into(), &[d], 0, 0),
+        GlobalPool::Avg => steps.add("pool", "mean over tokens".into(), &[d], 0, 0),
+        GlobalPool::Max => steps.add("pool", "maximum over tokens".into(), &[d], 0, 0),
+        GlobalPool::Avgmax => steps.add("pool", "half of mean and maximum".into(), &[d], 0, 0),
+        GlobalPool::Map => {
+            let pooled = if config.pool_include_prefix { t } else { t - config.num_prefix_tokens() };
+            let params = d + (d * d + d) + (2 * d * d + 2 * d) + (d * d + d) + 2 * d + (2 * d * f + f + d);
+            let macs = product(1, d, d)
+                + product(pooled, d, 2 * d)
+                + 2 * product(1, d, pooled)
+                + product(1, d, d)
+                + 2 * product(1, d, f);
+            steps.add("attn_pool", "attention with one learned query".into(), &[d], params, macs);
+        }
+    }
+    if config.final_norm && config.use_fc_norm() {
+        steps.add("fc_norm", "LayerNorm".into(), &[d], 2 * d, 0);
+    }
+    let width = config.representation_size.unwrap_or(d);
+    if config.representation_size.is_some() {
+        let what = format!("tanh(linear {d} → {width})");
+        steps.add("pre_logits", what, &[width], d * width + width, product(1, d, width));
+    }
+    if k > 0 {
+        steps.add("head", format!("linear {width} → {k}"), &[k], width * k + k, product(1, width, k));
+    }
+}
+
+/// Multiply-accumulates of `[rows, inner] · [inner, columns]`.
+fn product(rows: usize, inner: usize, columns: usize) -> u64 {
+    rows as u64 * inner as u64 * columns as u64
+}
