@@ -43,7 +43,7 @@ fn walk_counts_the_modules_parameters() {
     }
 }
 
-/// features.md's walk: 224×224×3 in patches of 16.
+/// The paper's own example: 224×224×3 in patches of 16.
 #[test]
 fn walk_of_vit_base() {
     let walk = ModelConfig::named("vit_base_patch16_224").unwrap().walk().unwrap();
