@@ -48,6 +48,8 @@ pub struct InitConfig<'a> {
     pub keep: &'a [&'a str],
     /// Another seed, other values.
     pub seed: u64,
+    /// Type of the values, f32 or f64.
+    pub dtype: DType,
 }
 
 /// Gives every parameter of `model` its first value.
@@ -81,8 +83,7 @@ impl ModuleMapper for Init<'_> {
         self.fan_in = (R == 4).then(|| shape[1..].iter().product());
         let values = sample(draw, shape.iter().product(), self.config.seed, &name);
         let device = param.lazy_device();
-        let dtype: DType = device.settings().float_dtype.into();
-        let value = Tensor::from_data(TensorData::new(values, shape), (&device, dtype));
+        let value = Tensor::from_data(TensorData::new(values, shape), (&device, self.config.dtype));
         let id = param.id;
         param.transform_for_load(value, id)
     }

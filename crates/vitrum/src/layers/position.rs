@@ -201,8 +201,12 @@ fn table_tensor(table: Vec<f64>, dim: usize, device: &Device, dtype: DType) -> T
     Tensor::from_data(TensorData::new(table, [1, rows, dim]), (device, dtype))
 }
 
-/// The fixed table `[prefix_rows + H·W, D]` of a sin-cos encoding.
+/// The fixed table `[prefix_rows + H·W, D]` of a sin-cos encoding, rounded to f32 as every source keeps it.
 pub fn fixed_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
+    exact_table(config, grid).into_iter().map(|value| f64::from(value as f32)).collect()
+}
+
+fn exact_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
     let PositionConfig { kind, prefix_rows, dim, .. } = *config;
     let [h, w] = grid;
     let mut table = Vec::with_capacity((prefix_rows + h * w) * dim);

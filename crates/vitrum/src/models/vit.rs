@@ -265,6 +265,7 @@ impl VitConfig {
                 layer_scale: self.init_values.unwrap_or(1.0),
                 keep: if self.pos_embed.is_fixed() { &["pos_embed"] } else { &[] },
                 seed,
+                dtype: device.settings().float_dtype.into(),
             },
         ))
     }
@@ -298,7 +299,8 @@ impl VitConfig {
         }
     }
 
-    fn position(&self) -> PositionConfig {
+    /// What the position encoding needs to know.
+    pub fn position(&self) -> PositionConfig {
         PositionConfig {
             kind: self.pos_embed,
             grid: self.grid(),

@@ -3,6 +3,7 @@
 mod catalogue;
 mod checkpoint;
 mod data;
+mod formula;
 mod hostile_checkpoint;
 mod hostile_images;
 mod hub;

@@ -1,0 +1,606 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Vision Transformers: predict, evaluate, embed, inspect and convert.
+#[derive(Debug, Parser)]
+#[command(name = "vitrum", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 run-time error, 2 usage, 3 a requested gate failed.\n\
+Results go to stdout, everything else to stderr.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say less: no progress, no reports.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more (-v, -vv).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Name the classes of images.
+    Predict(PredictArgs),
+    /// Accuracy, loss and speed on labelled images.
+    #[command(visible_alias = "validate", visible_alias = "eval")]
+    Val(ValArgs),
+    /// Run a model on tensors: the raw numbers, for comparing.
+    Forward(ForwardArgs),
+    /// Compare with another implementation's intermediates; name the first layer that departs.
+    Verify(VerifyArgs),
+    /// Images to feature vectors.
+    Embed(EmbedArgs),
+    /// Known models: list, parameters, shapes.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Files of weights: inspect, convert, compare, verify.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Draw pictures of the built-in demo set.
+    Demo(DemoArgs),
+    /// Check this machine: device, threads, processor, forward and backward against a reference.
+    Checks(ChecksArgs),
+    /// Version of vitrum and of what it is built on.
+    Version {
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Completions for a shell, to stdout.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// Text for people, JSON or CSV for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+/// Element type of the computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+    /// 64-bit floats.
+    F64,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The fastest device this binary was built for and finds; today the CPU.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU through Vulkan (builds with the feature `vulkan`).
+    Vulkan,
+    /// A GPU through WebGPU (builds with the feature `webgpu`).
+    Webgpu,
+}
+
+/// The device and its threads; they mean the same in every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// Where to compute.
+    #[arg(long, env = "VITRUM_DEVICE", value_enum, default_value_t = DeviceName::Auto)]
+    pub device: DeviceName,
+    /// Threads of the processor; 0 takes all.
+    #[arg(long, env = "VITRUM_THREADS", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+/// Which model; the flags mean the same in every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A folder with config.json and weights, a file of weights, a name (see `vitrum models list`), or hf:ORG/NAME.
+    #[arg(short, long, env = "VITRUM_MODEL", value_name = "DIR|FILE|NAME|hf:ID")]
+    pub model: String,
+    /// Weights: .safetensors, .npz, .pth, .bin, or a folder; instead of those that come with the model.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Number of classes; another than the checkpoint's gives the model a new head, and says so.
+    #[arg(long, value_name = "K")]
+    pub num_classes: Option<usize>,
+    /// Image size in pixels, N or HxW; positions are resized.
+    #[arg(long, value_name = "N|HxW", value_parser = parse_size, alias = "imgsz")]
+    pub img_size: Option<Size>,
+    /// How positions are resized: bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned, nearest
+    /// [default: the card's, else bicubic_antialias].
+    #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
+    pub pos_resize: Option<vitrum::models::vit::PosResize>,
+    /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
+    pub model_kwargs: Vec<(String, String)>,
+    /// Keys the checkpoint may lack; * stands for any text. They get fresh values.
+    #[arg(long, value_name = "KEY")]
+    pub allow_missing: Vec<String>,
+    /// Keys of the checkpoint that may be ignored; * stands for any text.
+    #[arg(long, value_name = "KEY")]
+    pub allow_unexpected: Vec<String>,
+    /// Seed of fresh values, where a model has no weights or a new head.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Never touch the network; use what is in the cache.
+    #[arg(long, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub offline: bool,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Preprocessing, where it should not be the card's.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Preprocessing (default: the model's card)")]
+pub struct PreprocessArgs {
+    /// Share of the resized short side that the crop keeps.
+    #[arg(long, value_name = "F")]
+    pub crop_pct: Option<f64>,
+    /// center, squash or border.
+    #[arg(long, value_name = "MODE")]
+    pub crop_mode: Option<String>,
+    /// bicubic, bilinear, lanczos, box, hamming or nearest.
+    #[arg(long, value_name = "FILTER")]
+    pub interpolation: Option<String>,
+    /// Subtracted from each channel in [0, 1].
+    #[arg(long, value_name = "M", num_args = 1..)]
+    pub mean: Vec<f32>,
+    /// Divides each channel.
+    #[arg(long, value_name = "S", num_args = 1..)]
+    pub std: Vec<f32>,
+    /// Leave pictures as they are stored instead of turning them as their EXIF tag says (timm does not turn them).
+    #[arg(long)]
+    pub no_exif: bool,
+}
+
+/// Bounds on what an image file may ask for.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Largest number of pixels of an image.
+    #[arg(long, value_name = "N", default_value_t = 89_478_485)]
+    pub max_image_pixels: u64,
+    /// Longest side of an image.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    pub max_image_side: u32,
+}
+
+/// `vitrum predict`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+vitrum predict cat.jpg dog.png -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k\n  \
+vitrum predict photos/ -m model/ --topk 1 --format csv > answers.csv\n  \
+vitrum predict x.jpg -m vit_base_patch16_224 --checkpoint B_16.npz --format json")]
+pub struct PredictArgs {
+    /// Images, or folders of images.
+    #[arg(required = true, value_name = "IMG")]
+    pub images: Vec<PathBuf>,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How many classes to name.
+    #[arg(long, default_value_t = 5)]
+    pub topk: usize,
+    /// Images per forward pass.
+    #[arg(short, long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Names of the classes, one a line, over the card's.
+    #[arg(long, value_name = "FILE")]
+    pub class_map: Option<PathBuf>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Preprocessing.
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// `vitrum val`.
+#[derive(Debug, Args)]
+#[command(after_help = "DATA: a folder of class folders, labels.csv or .tsv with columns file and class_index (or class),\n\
+cifar-10-batches-bin or cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, or demo.\n\n\
+Examples:\n  \
+vitrum val imagenet/val -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k\n  \
+vitrum val labels.csv --image-dir images -m model/ --format json\n  \
+vitrum val flowers/test -m model/ --min-top1 95 --results-file out.csv")]
+pub struct ValArgs {
+    /// Labelled images.
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Images per forward pass.
+    #[arg(short, long, default_value_t = 32)]
+    pub batch_size: usize,
+    /// Threads that decode images; 0 takes one per processor.
+    #[arg(short = 'j', long, default_value_t = 0, hide_default_value = true)]
+    pub workers: usize,
+    /// Folder that the files of a CSV are in [default: the CSV's own].
+    #[arg(long, value_name = "DIR")]
+    pub image_dir: Option<PathBuf>,
+    /// Class names in the order of their index, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub class_map: Option<PathBuf>,
+    /// Part of the data: train, validation, test.
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// Only the first N images.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Unreadable images that are skipped, a number or a share below 1; one more ends the run.
+    #[arg(long, value_name = "N|F", default_value = "0.001", value_parser = parse_max_bad)]
+    pub max_bad: f64,
+    /// Per-image results: file,label,pred,prob.
+    #[arg(long, value_name = "FILE.csv")]
+    pub results_file: Option<PathBuf>,
+    /// Exit with 3 when top-1 is below this percentage.
+    #[arg(long, value_name = "PERCENT")]
+    pub min_top1: Option<f64>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Preprocessing.
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// `vitrum forward`.
+#[derive(Debug, Args)]
+#[command(after_help = "Reads the tensor `input` [B, C, H, W], normalised already; writes `logits` [B, K] and\n\
+`features` [B, T, D] (timm's forward_features).\n\n\
+Examples:\n  \
+vitrum forward -m vit_base_patch16_224 --checkpoint w.safetensors --input in.safetensors --output out.safetensors\n  \
+vitrum forward -m model/ --input in.safetensors --output out.safetensors --dtype f64 --trace")]
+pub struct ForwardArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A safetensors file with `input`.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where to write.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Element type of the computation and of the output.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Also write every named intermediate (`blocks.0.attn` …).
+    #[arg(long)]
+    pub trace: bool,
+    /// With --trace, also write attention weights (`blocks.0.attn.weights` [B, A, T, T]).
+    #[arg(long, requires = "trace")]
+    pub attention: bool,
+    /// Images per forward pass; 0 takes all at once.
+    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
+    pub batch_size: usize,
+}
+
+/// `vitrum verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "The reference holds `input` and what another implementation made of it: `logits`, `features` and any\n\
+intermediates under timm's module names (`blocks.0.attn`, `blocks.0`, `norm` …).\n\n\
+Examples:\n  \
+vitrum verify --against reference.safetensors -m model/\n  \
+vitrum verify --against reference.safetensors -m model/ --dtype f64 --tolerance 1e-9")]
+pub struct VerifyArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A safetensors file with `input` and expected values.
+    #[arg(long, value_name = "FILE")]
+    pub against: PathBuf,
+    /// Element type of the computation.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Largest difference over largest value that passes [default: 5e-6 for f32, 1e-9 for f64].
+    #[arg(long, value_name = "F")]
+    pub tolerance: Option<f64>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// How features are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmbedFormat {
+    /// One tensor `features` [N, D], and the files' names in the metadata.
+    Safetensors,
+    /// A NumPy array [N, D].
+    Npy,
+    /// A line of JSON per image.
+    #[value(name = "jsonl", alias = "json")]
+    JsonLines,
+}
+
+/// Which features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmbedKind {
+    /// One vector per image: what the head would see.
+    Pooled,
+    /// All tokens, [N, T, D].
+    Tokens,
+}
+
+/// `vitrum embed`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+vitrum embed photos/ -m model/ --output features.npy\n  \
+vitrum embed a.jpg b.jpg -m model/ --normalize > vectors.jsonl")]
+pub struct EmbedArgs {
+    /// Images, or folders of images.
+    #[arg(required = true, value_name = "IMG")]
+    pub images: Vec<PathBuf>,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Where to write [default: JSON lines to stdout].
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Format [default: by the output's extension, else jsonl].
+    #[arg(long, value_enum)]
+    pub format: Option<EmbedFormat>,
+    /// Which features.
+    #[arg(long, value_enum, default_value_t = EmbedKind::Pooled)]
+    pub kind: EmbedKind,
+    /// Divide each vector by its length.
+    #[arg(long)]
+    pub normalize: bool,
+    /// Images per forward pass.
+    #[arg(short, long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Preprocessing.
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// `vitrum models`.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Names, sizes, parameters, multiply-accumulates.
+    #[command(after_help = "Examples:\n  vitrum models list\n  vitrum models list 'vit_*_patch14_*' --format csv")]
+    List {
+        /// Only names like this; * stands for any text.
+        filter: Option<String>,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// One model: configuration, preprocessing, published weights.
+    Info {
+        /// A name.
+        name: String,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// The walk from image to logits: shape, parameters and multiplications of every layer.
+    Shapes(ShapesArgs),
+}
+
+/// How the walk is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ShapesFormat {
+    /// A table for people.
+    Text,
+    /// One JSON document.
+    Json,
+    /// A table in Markdown.
+    Markdown,
+}
+
+/// `vitrum models shapes`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+vitrum models shapes vit_base_patch16_224\n  \
+vitrum models shapes vit_base_patch16_224 --img-size 384 --format markdown\n  \
+vitrum models shapes --img-size 256 --patch-size 32 --embed-dim 1024 --depth 6 --num-heads 16")]
+pub struct ShapesArgs {
+    /// A name.
+    #[arg(default_value = "vit_base_patch16_224")]
+    pub name: String,
+    /// Image size in pixels, N or HxW.
+    #[arg(long, value_parser = parse_size, value_name = "N|HxW", alias = "imgsz")]
+    pub img_size: Option<Size>,
+    /// Patch size in pixels, N or HxW.
+    #[arg(long, value_parser = parse_size, value_name = "N|HxW")]
+    pub patch_size: Option<Size>,
+    /// Channels of the image.
+    #[arg(long, value_name = "C")]
+    pub in_chans: Option<usize>,
+    /// Width of a token.
+    #[arg(long, value_name = "D")]
+    pub embed_dim: Option<usize>,
+    /// Number of blocks.
+    #[arg(long, value_name = "L")]
+    pub depth: Option<usize>,
+    /// Heads of attention.
+    #[arg(long, value_name = "A")]
+    pub num_heads: Option<usize>,
+    /// Width of the MLP over width of a token.
+    #[arg(long, value_name = "F")]
+    pub mlp_ratio: Option<f64>,
+    /// Number of classes.
+    #[arg(long, value_name = "K")]
+    pub num_classes: Option<usize>,
+    /// Other fields by timm's names: --model-kwargs class_token=false global_pool=avg.
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
+    pub model_kwargs: Vec<(String, String)>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = ShapesFormat::Text)]
+    pub format: ShapesFormat,
+}
+
+/// Layout of a converted checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// timm's hub folder: config.json and model.safetensors.
+    Timm,
+    /// Hugging Face's folder: config.json, preprocessor_config.json and model.safetensors.
+    #[value(name = "hf", alias = "huggingface")]
+    HuggingFace,
+}
+
+/// Element type of written weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightDtype {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 16-bit brain floats.
+    Bf16,
+}
+
+/// `vitrum checkpoint`.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Tensors, types, statistics, dialect.
+    #[command(after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json")]
+    Inspect {
+        /// A file of weights, or a folder.
+        path: PathBuf,
+        /// Also minimum, maximum, mean and deviation of every tensor.
+        #[arg(long)]
+        stats: bool,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// From any dialect to a folder that timm or transformers loads.
+    #[command(after_help = "Examples:\n  \
+vitrum checkpoint convert B_16.npz out/ -m vit_base_patch16_224 --to timm\n  \
+vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
+    Convert {
+        /// A file of weights, or a folder with its card.
+        input: PathBuf,
+        /// The folder to write.
+        output: PathBuf,
+        /// The model, where the input has no card: a name or a folder.
+        #[arg(short, long)]
+        model: Option<String>,
+        /// Layout to write.
+        #[arg(long, value_enum, default_value_t = Layout::Timm)]
+        to: Layout,
+        /// Element type to write.
+        #[arg(long, value_enum, default_value_t = WeightDtype::F32)]
+        dtype: WeightDtype,
+        /// Write into a folder that holds something already.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Differences between two files of weights; exit 3 when there are any.
+    Diff {
+        /// One file or folder.
+        a: PathBuf,
+        /// Another.
+        b: PathBuf,
+        /// Largest difference over largest value that counts as equal.
+        #[arg(long, default_value_t = 0.0)]
+        tolerance: f64,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Whether a file is whole: structure, finite values, its checksum.
+    Verify {
+        /// A file of weights, or a folder.
+        path: PathBuf,
+        /// The SHA-256 that the file should have.
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+/// `vitrum demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "Ten classes of drawn shapes, a function of seed and index alone.\n\nExample:\n  vitrum demo pictures/ --count 40 --size 96")]
+pub struct DemoArgs {
+    /// The folder to write: one folder per class, PNG files.
+    pub output: PathBuf,
+    /// How many pictures.
+    #[arg(long, default_value_t = 100)]
+    pub count: usize,
+    /// Side in pixels.
+    #[arg(long, default_value_t = 96)]
+    pub size: u32,
+    /// Another seed, other pictures.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Also one picture of them all, in rows.
+    #[arg(long, value_name = "FILE.png")]
+    pub sheet: Option<PathBuf>,
+}
+
+/// `vitrum checks`.
+#[derive(Debug, Args)]
+pub struct ChecksArgs {
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Height and width in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub [usize; 2]);
+
+/// `224` or `192x256` (height first).
+fn parse_size(text: &str) -> Result<Size, String> {
+    let number = |text: &str| match text.parse::<usize>() {
+        Ok(0) | Err(_) => Err(format!("'{text}' is not a number of pixels (want N or HxW, such as 224 or 192x256)")),
+        Ok(n) => Ok(n),
+    };
+    match text.split_once(['x', 'X', '×']) {
+        Some((h, w)) => Ok(Size([number(h)?, number(w)?])),
+        None => number(text).map(|n| Size([n, n])),
+    }
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_string(), value.trim().to_string()))
+        .ok_or_else(|| format!("'{text}' is not KEY=VALUE"))
+}
+
+fn parse_pos_resize(text: &str) -> Result<vitrum::models::vit::PosResize, String> {
+    serde_json::from_value(serde_json::Value::String(text.into())).map_err(|_| {
+        "want bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned or nearest".to_string()
+    })
+}
+
+fn parse_max_bad(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value >= 0.0 && value.is_finite() => Ok(value),
+        _ => Err(format!("'{text}' is neither a number of images nor a share below 1")),
+    }
+}

@@ -1,0 +1,395 @@
+//! Tensors from a file into a model: what fits is loaded, what does not is named.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use serde::Serialize;
+
+use super::tensors::{HostTensor, TensorMap};
+use crate::layers::init::{InitConfig, initialize};
+use crate::layers::names::KeyPath;
+use crate::layers::position::{PosEmbed, PosResize, fixed_table};
+use crate::layers::resample::resample_grid;
+use crate::models::vit::VitConfig;
+use crate::models::{Model, ModelConfig};
+
+/// Which differences between file and model are accepted, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Excuses {
+    /// Keys the file may lack; the model keeps fresh values for them. `*` stands for any text.
+    pub missing: Vec<String>,
+    /// Keys of the file that the model may ignore. `*` stands for any text.
+    pub unexpected: Vec<String>,
+    /// The head is to be a new one, for another number of classes.
+    pub new_head: bool,
+    /// Rows and columns of patches the file's position table was made for; a square where unknown.
+    pub source_grid: Option<[usize; 2]>,
+    /// Seed of fresh values.
+    pub seed: u64,
+}
+
+/// A tensor whose shape in the file is not the model's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShapeChange {
+    /// The key.
+    pub key: String,
+    /// Shape in the file.
+    pub found: Vec<usize>,
+    /// Shape in the model.
+    pub expected: Vec<usize>,
+}
+
+/// What happened to every tensor of the file and every parameter of the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Parameters that took their values from the file.
+    pub loaded: Vec<String>,
+    /// Position tables brought to the model's grid.
+    pub resized: Vec<ShapeChange>,
+    /// Parameters of a replaced head, fresh in the model.
+    pub replaced: Vec<ShapeChange>,
+    /// Parameters the file has no tensor for.
+    pub missing: Vec<String>,
+    /// Tensors the model has no parameter for.
+    pub unexpected: Vec<String>,
+    /// Tensors of another shape than the model's.
+    pub mismatched: Vec<ShapeChange>,
+    /// Keys among `missing` and `unexpected` that were excused by name.
+    pub excused: Vec<String>,
+}
+
+impl Report {
+    /// Whether some difference was not excused.
+    pub fn is_refused(&self) -> bool {
+        let excused = |key: &String| self.excused.contains(key);
+        !self.mismatched.is_empty()
+            || !self.missing.iter().all(excused)
+            || !self.unexpected.iter().all(excused)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "loaded {}, ", self.loaded.len())?;
+        write!(f, "missing {}, unexpected {}, ", self.missing.len(), self.unexpected.len())?;
+        write!(f, "resized {}", self.resized.len())?;
+        for change in &self.resized {
+            write!(f, "\n  resized     {}", Changed(change))?;
+        }
+        for change in &self.replaced {
+            write!(f, "\n  new head    {}", Changed(change))?;
+        }
+        for change in &self.mismatched {
+            write!(f, "\n  mismatched  {}", Changed(change))?;
+        }
+        let excuse = |key: &String| if self.excused.contains(key) { " (excused)" } else { "" };
+        for key in &self.missing {
+            write!(f, "\n  missing     {key}{}", excuse(key))?;
+        }
+        for key in &self.unexpected {
+            write!(f, "\n  unexpected  {key}{}", excuse(key))?;
+        }
+        Ok(())
+    }
+}
+
+struct Changed<'a>(&'a ShapeChange);
+
+impl fmt::Display for Changed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ShapeChange { key, found, expected } = self.0;
+        write!(f, "{key} {found:?} -> {expected:?}")
+    }
+}
+
+/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64).
+///
+/// Returns the model and the report; a report that [`is_refused`](Report::is_refused) comes with a model
+/// nobody should use, so look at it first.
+pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excuses) -> (Model, Report) {
+    let ModelConfig::Vit(config) = model.config();
+    let mut report = Report::default();
+    resize_positions(&config, &mut tensors, excuses.source_grid, &mut report);
+    if config.pos_embed.is_fixed() && !tensors.contains_key("pos_embed") {
+        tensors.insert("pos_embed".into(), fixed_positions(&config));
+    }
+    let new_head = if excuses.new_head { set_head_aside(&mut tensors) } else { BTreeMap::new() };
+
+    let mut filler = Filler { tensors, dtype, path: KeyPath::default(), missing: Vec::new(), report };
+    let model = model.map(&mut filler);
+    let Filler { tensors, missing, mut report, .. } = filler;
+    report.unexpected = tensors.keys().cloned().collect();
+    for change in missing {
+        match new_head.get(&change.key) {
+            Some(found) => report.replaced.push(ShapeChange { found: found.clone(), ..change }),
+            None if excuses.new_head && change.key.starts_with("head.") => report.replaced.push(change),
+            None => report.missing.push(change.key),
+        }
+    }
+    let excused = |keys: &[String], patterns: &[String]| -> Vec<String> {
+        keys.iter().filter(|key| patterns.iter().any(|p| matches(p, key))).cloned().collect()
+    };
+    report.excused = excused(&report.missing, &excuses.missing);
+    report.excused.extend(excused(&report.unexpected, &excuses.unexpected));
+    if report.missing.is_empty() && report.replaced.is_empty() {
+        return (model, report);
+    }
+    let keep: Vec<&str> = report.loaded.iter().map(String::as_str).collect();
+    let fresh = InitConfig {
+        scheme: config.weight_init,
+        layer_scale: config.init_values.unwrap_or(1.0),
+        keep: &keep,
+        seed: excuses.seed,
+        dtype,
+    };
+    (initialize(model, fresh), report)
+}
+
+/// The tensors of a model under timm's keys and layouts, as f32 or f64, whichever the model holds.
+pub fn collect(model: &Model) -> TensorMap {
+    let mut collector = Collector { tensors: TensorMap::default(), path: KeyPath::default() };
+    model.visit(&mut collector);
+    collector.tensors
+}
+
+/// Keys and shapes (timm's layouts) of a model's parameters, without reading any value.
+pub fn expected_tensors(model: &Model) -> BTreeMap<String, Vec<usize>> {
+    struct Shapes(BTreeMap<String, Vec<usize>>, KeyPath);
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.1.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.1.exit();
+        }
+        fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+            let mut shape: Vec<usize> = param.lazy_shape().dims::<R>().to_vec();
+            if self.1.is_linear_weight() {
+                shape.reverse();
+            }
+            self.0.insert(self.1.key(), shape);
+        }
+    }
+    let mut shapes = Shapes(BTreeMap::new(), KeyPath::default());
+    model.visit(&mut shapes);
+    shapes.0
+}
+
+/// Text with `*` for anything.
+fn matches(pattern: &str, key: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = key.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let mut last = None;
+    for part in parts {
+        last = Some(part);
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    match last {
+        None | Some("") => last.is_some() || rest.is_empty(),
+        Some(end) => rest.is_empty() || key.ends_with(end),
+    }
+}
+
+/// Takes `head.*` out of the file, keeping the shapes for the report.
+fn set_head_aside(tensors: &mut TensorMap) -> BTreeMap<String, Vec<usize>> {
+    let keys: Vec<String> = tensors.keys().filter(|key| key.starts_with("head.")).cloned().collect();
+    keys.into_iter()
+        .filter_map(|key| {
+            let tensor = tensors.remove(&key)?;
+            Some((key, tensor.shape.clone()))
+        })
+        .collect()
+}
+
+struct Filler {
+    tensors: TensorMap,
+    dtype: DType,
+    path: KeyPath,
+    missing: Vec<ShapeChange>,
+    report: Report,
+}
+
+impl ModuleMapper for Filler {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let key = self.path.key();
+        let transposed = self.path.is_linear_weight();
+        let mut expected = param.lazy_shape().dims::<R>().to_vec();
+        if transposed {
+            expected.reverse(); // a file's layout
+        }
+        let Some(tensor) = self.tensors.remove(&key) else {
+            self.missing.push(ShapeChange { key, found: Vec::new(), expected });
+            return param;
+        };
+        if tensor.shape != expected {
+            self.report.mismatched.push(ShapeChange { key, found: tensor.shape, expected });
+            return param;
+        }
+        let data = if transposed { transposed_data(&tensor, self.dtype) } else { data(&tensor, self.dtype) };
+        let value = Tensor::from_data(data, (&param.lazy_device(), self.dtype));
+        self.report.loaded.push(key);
+        let id = param.id;
+        param.transform_for_load(value, id)
+    }
+}
+
+fn data(tensor: &HostTensor, dtype: DType) -> TensorData {
+    if dtype == DType::F64 {
+        TensorData::new(tensor.to_f64(), tensor.shape.clone())
+    } else {
+        TensorData::new(tensor.to_f32(), tensor.shape.clone())
+    }
+}
+
+/// A linear weight `[d_out, d_in]` as `[d_in, d_out]`.
+fn transposed_data(tensor: &HostTensor, dtype: DType) -> TensorData {
+    let [rows, columns] = [tensor.shape[0], tensor.shape[1]];
+    if dtype == DType::F64 {
+        TensorData::new(transpose(&tensor.to_f64(), rows, columns), [columns, rows])
+    } else {
+        TensorData::new(transpose(&tensor.to_f32(), rows, columns), [columns, rows])
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`, in tiles that stay in cache.
+fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    const TILE: usize = 32;
+    let mut result = vec![T::default(); values.len()];
+    for top in (0..rows).step_by(TILE) {
+        for left in (0..columns).step_by(TILE) {
+            for row in top..(top + TILE).min(rows) {
+                for column in left..(left + TILE).min(columns) {
+                    result[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    result
+}
+
+struct Collector {
+    tensors: TensorMap,
+    path: KeyPath,
+}
+
+impl ModuleVisitor for Collector {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+        let tensor = param.val();
+        let mut shape: Vec<usize> = tensor.dims().to_vec();
+        let data = tensor.into_data();
+        let wide = data.dtype() == DType::F64;
+        let values: Vec<f64> = data.iter::<f64>().collect();
+        let values = if self.path.is_linear_weight() {
+            let [rows, columns] = [shape[0], shape[1]];
+            shape.reverse();
+            transpose(&values, rows, columns)
+        } else {
+            values
+        };
+        let host = if wide {
+            HostTensor::from_f64(shape, &values)
+        } else {
+            HostTensor::from_f32(shape, &values.iter().map(|v| *v as f32).collect::<Vec<_>>())
+        };
+        self.tensors.insert(self.path.key(), host);
+    }
+}
+
+/// The table of a sin-cos encoding, which files often leave out.
+fn fixed_positions(config: &VitConfig) -> HostTensor {
+    let table = fixed_table(&config.position(), config.grid());
+    HostTensor::from_f64(vec![1, table.len() / config.embed_dim, config.embed_dim], &table)
+}
+
+/// Brings learned position tables to the model's grid, where their length says that they are of another.
+fn resize_positions(
+    config: &VitConfig,
+    tensors: &mut TensorMap,
+    source_grid: Option<[usize; 2]>,
+    report: &mut Report,
+) {
+    let prefix = config.prefix_rows();
+    let grid = config.grid();
+    let mut put = |tensors: &mut TensorMap, key: &str, table: HostTensor| {
+        let Some(old) = tensors.insert(key.into(), table) else { return };
+        let expected = tensors.get(key).map(|t| t.shape.clone()).unwrap_or_default();
+        report.resized.push(ShapeChange { key: key.into(), found: old.shape, expected });
+    };
+    if config.pos_embed == PosEmbed::Learn
+        && let Some(table) = tensors.get("pos_embed")
+        && let [1, rows, dim] = table.shape[..]
+        && rows > prefix
+        && let Some(old) = grid_of(rows - prefix, source_grid)
+        && old != grid
+    {
+        let values = table.to_f64();
+        let (first, patches) = values.split_at(prefix * dim);
+        let mut resized = first.to_vec();
+        resized.extend(resample_grid(patches, dim, old, grid, config.pos_resize));
+        let rows = resized.len() / dim;
+        put(tensors, "pos_embed", HostTensor::from_f64(vec![1, rows, dim], &resized));
+    }
+    if config.pos_embed == PosEmbed::Learn2d {
+        for (key, side) in [("pos_embed_x", grid[1]), ("pos_embed_y", grid[0])] {
+            if let Some(table) = tensors.get(key)
+                && let [1, rows, dim] = table.shape[..]
+                && rows != side
+                && rows > 0
+            {
+                let resized = resample_grid(&table.to_f64(), dim, [rows, 1], [side, 1], config.pos_resize);
+                put(tensors, key, HostTensor::from_f64(vec![1, side, dim], &resized));
+            }
+        }
+    }
+    let extra = if config.num_prefix_tokens() > 0 { 3 } else { 0 };
+    let biases: Vec<String> =
+        tensors.keys().filter(|key| key.ends_with("relative_position_bias_table")).cloned().collect();
+    for key in biases {
+        if let Some(table) = tensors.get(&key)
+            && let [rows, heads] = table.shape[..]
+            && rows > extra
+            && let Some(old) = grid_of(rows - extra, source_grid.map(|grid| grid.map(|side| 2 * side - 1)))
+            && old != grid.map(|side| 2 * side - 1)
+        {
+            let values = table.to_f64();
+            let (offsets, rest) = values.split_at((rows - extra) * heads);
+            let new = grid.map(|side| 2 * side - 1);
+            let mut resized = resample_grid(offsets, heads, old, new, PosResize::Bicubic);
+            resized.extend(rest);
+            let rows = resized.len() / heads;
+            put(tensors, &key, HostTensor::from_f64(vec![rows, heads], &resized));
+        }
+    }
+}
+
+/// The grid a table of `n` rows was made for: the one named, if it has `n` cells, else a square.
+fn grid_of(n: usize, named: Option<[usize; 2]>) -> Option<[usize; 2]> {
+    if let Some([h, w]) = named
+        && h * w == n
+    {
+        return Some([h, w]);
+    }
+    let side = n.isqrt();
+    (side * side == n).then_some([side, side])
+}
