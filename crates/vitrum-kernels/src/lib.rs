@@ -1,27 +1,104 @@
-//! Fused operations.
-use burn::tensor::{Tensor, activation::softmax};
-/// x
-pub fn attention_weights(qkv: Tensor<3>, a: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<4> {
-    let [b, t, d3] = qkv.dims();
-    let d = d3 / 3;
-    let h = |p: usize| qkv.clone().narrow(2, p * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2);
-    let mut s = (h(0) * scale).matmul(h(1).swap_dims(2, 3));
-    if let Some(x) = bias {
-        s = s + x;
+//! Fused operations for vision transformers on the CPU, with their own backward passes.
+//!
+//! The functions here take and return plain tensors and are safe. Each has a reference in ordinary tensor operations
+//! that defines it, a portable version that runs on any backend, and a fast one for Burn's CPU backend (flex) in
+//! `f32` and `f64`; all give the same numbers up to rounding.
+
+mod extension;
+mod portable;
+mod reference;
+
+pub use extension::{Maybe, VitrumOps};
+pub use reference::{attention_reference, attention_weights, layer_norm_reference};
+
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Device, Tensor};
+
+/// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
+///
+/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each of `num_heads` heads of `D / num_heads` columns
+/// (timm's layout). `bias` is added to the scores, `[1 or B, num_heads or 1, T, T]`: relative positions, or a mask
+/// whose entries are 0 and `-inf`; it receives a gradient. A row whose scores are all `-inf` gives zeros.
+/// Returns `[B, T, D]`. Equals [`attention_reference`].
+///
+/// # Panics
+/// If `num_heads` is 0 or does not divide D, or the last axis is no multiple of three, or `bias` has another shape
+/// or type.
+pub fn attention(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<3> {
+    check_attention(&qkv, num_heads, bias.as_ref());
+    if !has_extension(&qkv.device()) {
+        return attention_reference(qkv, num_heads, scale, bias);
     }
-    softmax(s, 3)
+    let bias = bias.map_or(Maybe::Absent, |bias| Maybe::Present(bias.into_dispatch()));
+    let (context, _, _) = Dispatch::vitrum_attention(qkv.into_dispatch(), bias, num_heads, scale);
+    Tensor::from_dispatch(context)
 }
-/// x
-pub fn attention(qkv: Tensor<3>, a: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<3> {
+
+/// Normalises each row of the last axis to mean 0 and deviation 1, then scales and shifts it (arXiv:1607.06450).
+///
+/// `x` is `[..., D]`, `weight` and `bias` are `[D]`; the variance is the biased one, `eps` is added to it.
+/// Returns a tensor like `x`. Equals [`layer_norm_reference`].
+///
+/// # Panics
+/// If `weight` or `bias` is not `[D]` or of another type than `x`.
+pub fn layer_norm<const R: usize>(
+    x: Tensor<R>,
+    weight: Tensor<1>,
+    bias: impl Into<Option<Tensor<1>>>,
+    eps: f64,
+) -> Tensor<R> {
+    let bias = bias.into();
+    check_layer_norm(&x, &weight, bias.as_ref());
+    if !has_extension(&x.device()) {
+        return layer_norm_reference(x, weight, bias, eps);
+    }
+    let bias = bias.map_or(Maybe::Absent, |bias| Maybe::Present(bias.into_dispatch()));
+    let (y, _, _) = Dispatch::vitrum_layer_norm(x.into_dispatch(), weight.into_dispatch(), bias, eps);
+    Tensor::from_dispatch(y)
+}
+
+/// Whether tensors of this device and type take a fast path.
+pub fn has_fast_path(device: &Device, dtype: DType) -> bool {
+    let flex = matches!(device.as_dispatch().clone().inner(), DispatchDevice::Flex(_));
+    flex && matches!(dtype, DType::F32 | DType::F64)
+}
+
+/// Whether [`VitrumOps`] is spread over this device's backend.
+fn has_extension(device: &Device) -> bool {
+    match device.as_dispatch().clone().inner() {
+        DispatchDevice::Flex(_) => true,
+        #[cfg(any(feature = "vulkan", feature = "webgpu"))]
+        DispatchDevice::Cube(_) => true,
+        #[allow(unreachable_patterns)] // Burn may have been built with further backends.
+        _ => false,
+    }
+}
+
+/// Panics with what is wrong if these are no arguments for attention.
+fn check_attention(qkv: &Tensor<3>, num_heads: usize, bias: Option<&Tensor<4>>) {
     let [b, t, d3] = qkv.dims();
-    let d = d3 / 3;
-    let v = qkv.clone().narrow(2, 2 * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2);
-    attention_weights(qkv, a, scale, bias).matmul(v).swap_dims(1, 2).reshape([b, t, d])
+    assert!(
+        num_heads > 0 && d3.is_multiple_of(3 * num_heads),
+        "attention: qkv of shape [{b}, {t}, {d3}] does not hold q, k and v of {num_heads} heads"
+    );
+    let Some(bias) = bias else { return };
+    let [bias_b, bias_a, rows, columns] = bias.dims();
+    let fits =
+        (bias_b == 1 || bias_b == b) && (bias_a == 1 || bias_a == num_heads) && rows == t && columns == t;
+    assert!(
+        fits,
+        "attention: the bias must be [1 or {b}, 1 or {num_heads}, {t}, {t}], found {:?}",
+        [bias_b, bias_a, rows, columns]
+    );
+    assert_eq!(bias.dtype(), qkv.dtype(), "attention: bias and qkv differ in type");
 }
-/// x
-pub fn layer_norm<const D: usize>(x: Tensor<D>, w: Tensor<1>, b: Tensor<1>, eps: f64) -> Tensor<D> {
-    let m = x.clone().mean_dim(D - 1);
-    let c = x - m;
-    let v = (c.clone() * c.clone()).mean_dim(D - 1);
-    c / (v + eps).sqrt() * w.unsqueeze() + b.unsqueeze()
+
+/// Panics with what is wrong if these are no arguments for layer normalisation.
+fn check_layer_norm<const R: usize>(x: &Tensor<R>, weight: &Tensor<1>, bias: Option<&Tensor<1>>) {
+    let d = x.dims()[R - 1];
+    for (name, tensor) in [("weight", Some(weight)), ("bias", bias)] {
+        let Some(tensor) = tensor else { continue };
+        assert_eq!(tensor.dims(), [d], "layer_norm: the {name} must have the {d} entries of x's last axis");
+        assert_eq!(tensor.dtype(), x.dtype(), "layer_norm: {name} and x differ in type");
+    }
 }

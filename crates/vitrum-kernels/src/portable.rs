@@ -1,0 +1,175 @@
+//! The operations in any backend's own primitive operations: what runs where there is no fast path.
+//!
+//! The mathematics is that of [`reference`](crate::reference) with the gradients written out, so that no backend
+//! keeps the weights of attention from the forward to the backward pass.
+
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::{Shape, Slice};
+
+use crate::reference::float_limits;
+
+/// Context `[B, T, D]`, and of each row of scores the maximum and the reciprocal of Σ exp(score - max),
+/// `[B, A, T]` each.
+pub(crate) fn attention<B: Backend>(
+    qkv: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    num_heads: usize,
+    scale: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let packed = Packed::of::<B>(&qkv, num_heads);
+    let [q, k, v] = packed.heads::<B>(qkv);
+    let (weights, max, norm) = weights::<B>(q, k, bias, scale);
+    let context = packed.merge::<B>(B::float_matmul(weights, v));
+    let rows = || Shape::new([packed.b, packed.a, packed.t]);
+    (context, B::float_reshape(max, rows()), B::float_reshape(norm, rows()))
+}
+
+/// Gradients of qkv, and of the bias if asked for, given that of the context.
+pub(crate) fn attention_backward<B: Backend>(
+    qkv: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    grad: FloatTensor<B>,
+    num_heads: usize,
+    scale: f64,
+    want_bias: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let packed = Packed::of::<B>(&qkv, num_heads);
+    let bias_shape = bias.as_ref().map(|bias| bias.shape());
+    let [q, k, v] = packed.heads::<B>(qkv);
+    let (weights, _, _) = weights::<B>(q.clone(), k.clone(), bias, scale);
+    let grad = packed.split::<B>(grad); // [B, A, T, E]
+
+    let d_v = B::float_matmul(B::float_swap_dims(weights.clone(), 2, 3), grad.clone());
+    let d_weights = B::float_matmul(grad, B::float_swap_dims(v, 2, 3));
+    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, T, T]
+    let mean = B::float_sum_dim(pulled.clone(), 3);
+    let d_scores = B::float_sub(pulled, B::float_mul(weights, mean));
+    let d_q = B::float_mul_scalar(B::float_matmul(d_scores.clone(), k), scale.into());
+    let d_k =
+        B::float_mul_scalar(B::float_matmul(B::float_swap_dims(d_scores.clone(), 2, 3), q), scale.into());
+
+    let d_qkv = B::float_cat([d_q, d_k, d_v].map(|part| packed.merge::<B>(part)).to_vec(), 2);
+    let d_bias = bias_shape.filter(|_| want_bias).map(|shape| sum_to::<B>(d_scores, &shape));
+    (d_qkv, d_bias)
+}
+
+/// The normalised rows, and of each row mean and reciprocal deviation, `[rows]`.
+pub(crate) fn layer_norm<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    eps: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let shape = x.shape();
+    let x = B::float_reshape(x, rows_of(&shape));
+    let mean = B::float_mean_dim(x.clone(), 1); // [rows, 1]
+    let centred = B::float_sub(x, mean.clone());
+    let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
+    let rstd = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, eps.into())));
+    let mut y = B::float_mul(B::float_mul(centred, rstd.clone()), as_row::<B>(weight));
+    if let Some(bias) = bias {
+        y = B::float_add(y, as_row::<B>(bias));
+    }
+    let stats = || Shape::new([rows_of(&shape)[0]]);
+    (B::float_reshape(y, shape.clone()), B::float_reshape(mean, stats()), B::float_reshape(rstd, stats()))
+}
+
+/// Gradients of x, weight and bias, given that of y.
+pub(crate) fn layer_norm_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    mean: FloatTensor<B>,
+    rstd: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let shape = x.shape();
+    let rows = rows_of(&shape);
+    let [n, d] = [rows[0], rows[1]];
+    let column = |stat| B::float_reshape(stat, Shape::new([n, 1]));
+    let rstd = column(rstd);
+    let centred = B::float_sub(B::float_reshape(x, rows.clone()), column(mean));
+    let normal = B::float_mul(centred, rstd.clone()); // [rows, D]
+    let grad = B::float_reshape(grad, rows);
+
+    let d_bias = B::float_reshape(B::float_sum_dim(grad.clone(), 0), Shape::new([d]));
+    let d_weight = B::float_sum_dim(B::float_mul(grad.clone(), normal.clone()), 0);
+    let d_weight = B::float_reshape(d_weight, Shape::new([d]));
+
+    let grad = B::float_mul(grad, as_row::<B>(weight));
+    let mean_grad = B::float_mean_dim(grad.clone(), 1);
+    let mean_pull = B::float_mean_dim(B::float_mul(grad.clone(), normal.clone()), 1);
+    let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_pull));
+    (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
+}
+
+/// Sizes of a packed projection.
+struct Packed {
+    b: usize,
+    t: usize,
+    a: usize,
+    e: usize,
+}
+
+impl Packed {
+    fn of<B: Backend>(qkv: &FloatTensor<B>, a: usize) -> Self {
+        let shape = qkv.shape();
+        Self { b: shape[0], t: shape[1], a, e: shape[2] / 3 / a }
+    }
+
+    /// q, k and v, each `[B, A, T, E]`.
+    fn heads<B: Backend>(&self, qkv: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+        let d = (self.a * self.e) as isize;
+        [0, d, 2 * d].map(|start| {
+            let columns = [Slice::full(), Slice::full(), Slice::new(start, Some(start + d), 1)];
+            self.split::<B>(B::float_slice(qkv.clone(), &columns))
+        })
+    }
+
+    /// `[B, T, D]` to `[B, A, T, E]`.
+    fn split<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_swap_dims(B::float_reshape(x, Shape::new([self.b, self.t, self.a, self.e])), 1, 2)
+    }
+
+    /// `[B, A, T, E]` to `[B, T, D]`.
+    fn merge<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([self.b, self.t, self.a * self.e]))
+    }
+}
+
+/// Softmax of `scale · q kᵀ + bias`, with each row's maximum and the reciprocal of its sum, `[B, A, T, 1]`.
+fn weights<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    scale: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (lowest, smallest) = float_limits(q.dtype());
+    let q = B::float_mul_scalar(q, scale.into());
+    let mut scores = B::float_matmul(q, B::float_swap_dims(k, 2, 3));
+    if let Some(bias) = bias {
+        scores = B::float_add(scores, bias);
+    }
+    let max = B::float_clamp_min(B::float_max_dim(scores.clone(), 3), lowest.into());
+    let weights = B::float_exp(B::float_sub(scores, max.clone()));
+    let sum = B::float_clamp_min(B::float_sum_dim(weights.clone(), 3), smallest.into());
+    let norm = B::float_recip(sum);
+    (B::float_mul(weights, norm.clone()), max, norm)
+}
+
+/// Sums `grad` over the axes along which `shape` was broadcast.
+fn sum_to<B: Backend>(grad: FloatTensor<B>, shape: &Shape) -> FloatTensor<B> {
+    let from = grad.shape();
+    (0..from.num_dims()).filter(|&axis| shape[axis] != from[axis]).fold(grad, B::float_sum_dim)
+}
+
+/// `[..., D]` as `[rows, D]`.
+fn rows_of(shape: &Shape) -> Shape {
+    let axes = shape.num_dims();
+    Shape::new([(0..axes - 1).map(|axis| shape[axis]).product(), shape[axes - 1]])
+}
+
+/// `[D]` as `[1, D]`.
+fn as_row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let d = x.shape()[0];
+    B::float_reshape(x, Shape::new([1, d]))
+}
