@@ -1,0 +1,417 @@
+//! Encoded bytes to [`RgbImage`], with limits for untrusted input.
+//!
+//! The format is told by content, never by the file's extension. Sides and pixels are checked on the header,
+//! before any pixel is decoded. Every picture becomes 8-bit RGB as Pillow's `convert("RGB")` makes it, which is
+//! what timm feeds a network:
+//!
+//! | source | result |
+//! |---|---|
+//! | grey, grey with alpha | the grey value three times |
+//! | 16-bit grey | values above 255 become 255 (Pillow clips, it does not scale) |
+//! | other 16-bit channels | the high byte |
+//! | 1 bit | 0 or 255 |
+//! | palette, also with transparency | the palette's colour |
+//! | alpha | dropped, not composited |
+//! | CMYK and YCCK | `K - C * K / 255` with `K` counting paper; the inks of a JPEG are inverted first |
+//! | animations | the first frame |
+//!
+//! Orientation: timm opens files with Pillow and ignores the EXIF orientation of JPEG, PNG and WebP, so a
+//! measured accuracy only equals timm's with [`DecodeOptions::exif_orientation`] off. A person who hands in a photo
+//! from a phone expects it upright, so it is on by default. TIFF's orientation tag is always applied, by Pillow too.
+
+mod gif;
+mod jpeg;
+mod tiff;
+
+use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use ::image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
+use ::image::metadata::Orientation;
+use ::image::{ColorType, ImageDecoder, ImageError, ImageFormat};
+
+use super::image::RgbImage;
+
+/// How large an image may be. The defaults suit untrusted input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most pixels (width times height). Default 89,478,485, where Pillow begins to warn of a decompression bomb.
+    pub max_pixels: u64,
+    /// Longest side in pixels. Default 16,384.
+    pub max_side: u32,
+    /// Largest encoded image in bytes. Default 256 MiB.
+    pub max_bytes: u64,
+    /// Most memory for the decoded samples in their own format, in bytes. Default 512 MiB.
+    pub max_alloc: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_pixels: 89_478_485, max_side: 16_384, max_bytes: 256 << 20, max_alloc: 512 << 20 }
+    }
+}
+
+impl Limits {
+    /// Checks the sides a header declares.
+    ///
+    /// # Errors
+    /// [`DecodeProblem::Empty`] or [`DecodeProblem::TooLarge`].
+    pub fn check_size(&self, width: u32, height: u32) -> Result<(), DecodeProblem> {
+        if width == 0 || height == 0 {
+            return Err(DecodeProblem::Empty { width, height });
+        }
+        let too_large = |what: &'static str, limit: u64| DecodeProblem::TooLarge { width, height, what, limit };
+        if width.max(height) > self.max_side {
+            return Err(too_large("pixels per side", self.max_side.into()));
+        }
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            return Err(too_large("pixels", self.max_pixels));
+        }
+        Ok(())
+    }
+
+    fn check_samples(&self, width: u32, height: u32, bytes: u64) -> Result<(), DecodeProblem> {
+        self.check_size(width, height)?;
+        if bytes > self.max_alloc {
+            let limit = self.max_alloc;
+            return Err(DecodeProblem::TooLarge { width, height, what: "bytes of decoded samples", limit });
+        }
+        Ok(())
+    }
+
+    fn of_image_crate(&self) -> ::image::Limits {
+        let mut limits = ::image::Limits::no_limits();
+        limits.max_alloc = Some(self.max_alloc);
+        limits
+    }
+}
+
+/// What to accept and what to do about orientation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// How large an image may be.
+    pub limits: Limits,
+    /// Turn the picture upright when EXIF metadata say how (default true). timm does not.
+    pub exif_orientation: bool,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self { limits: Limits::default(), exif_orientation: true }
+    }
+}
+
+impl DecodeOptions {
+    /// What timm's evaluation does: EXIF orientation is ignored.
+    pub fn timm() -> Self {
+        Self { exif_orientation: false, ..Self::default() }
+    }
+}
+
+/// An image that could not be decoded.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{problem}", file.as_ref().map(|name| format!("{name}: ")).unwrap_or_default())]
+pub struct DecodeError {
+    /// The file or archive member, when the bytes came with a name.
+    pub file: Option<String>,
+    /// What is wrong with it.
+    #[source]
+    pub problem: DecodeProblem,
+}
+
+impl DecodeError {
+    /// The same error, naming `file`.
+    pub fn named(self, file: impl Into<String>) -> Self {
+        Self { file: Some(file.into()), ..self }
+    }
+}
+
+impl From<DecodeProblem> for DecodeError {
+    fn from(problem: DecodeProblem) -> Self {
+        Self { file: None, problem }
+    }
+}
+
+/// What is wrong with an image.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeProblem {
+    /// The file could not be read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// The content is none of the known formats.
+    #[error("not a known image format: it begins with {begins:?}\n  hint: JPEG, PNG, WebP, GIF, BMP and TIFF can be read")]
+    UnknownFormat {
+        /// The first bytes, printable ones as characters.
+        begins: String,
+    },
+    /// A valid file that uses something unsupported.
+    #[error("{format}: unsupported: {reason}")]
+    Unsupported {
+        /// The format the content has.
+        format: &'static str,
+        /// What is unsupported.
+        reason: String,
+    },
+    /// The content is damaged.
+    #[error("{format}: damaged: {reason}")]
+    Damaged {
+        /// The format the content has.
+        format: &'static str,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// The header declares no pixels.
+    #[error("an image of {width} x {height} pixels has no pixels")]
+    Empty {
+        /// Declared width.
+        width: u32,
+        /// Declared height.
+        height: u32,
+    },
+    /// The header declares more than the limits allow.
+    #[error(
+        "{width} x {height} pixels is more than the limit of {limit} {what}\n  hint: \
+         such a size is often an attack; raise the limit only for files you trust"
+    )]
+    TooLarge {
+        /// Declared width.
+        width: u32,
+        /// Declared height.
+        height: u32,
+        /// What the limit counts.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The encoded bytes are more than the limits allow.
+    #[error("more than the limit of {limit} encoded bytes")]
+    TooManyBytes {
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Decodes an image held in memory.
+///
+/// A decoder that panics on damaged input is caught and reported as [`DecodeProblem::Damaged`]; the panic hook,
+/// which by default writes to standard error, still runs.
+///
+/// # Errors
+/// [`DecodeError`] without a file name; add one with [`DecodeError::named`].
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+    if bytes.len() as u64 > options.limits.max_bytes {
+        return Err(DecodeProblem::TooManyBytes { limit: options.limits.max_bytes }.into());
+    }
+    let format = format_of(bytes)?;
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, options)));
+    let panicked = |_| Err(damaged(format_name(format), "the decoder panicked"));
+    decoded.unwrap_or_else(panicked).map_err(DecodeError::from)
+}
+
+/// Reads and decodes an image file.
+///
+/// # Errors
+/// [`DecodeError`], naming the file.
+pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+    let path = path.as_ref();
+    let named = |error: DecodeError| error.named(path.display().to_string());
+    let bytes = read_limited(path, options.limits.max_bytes).map_err(|problem| named(problem.into()))?;
+    decode(&bytes, options).map_err(named)
+}
+
+/// All bytes of a file, of which there may be `limit` at most.
+fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, DecodeProblem> {
+    let file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    if size > limit {
+        return Err(DecodeProblem::TooManyBytes { limit });
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    // A pipe or a growing file has no trustworthy size.
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(DecodeProblem::TooManyBytes { limit });
+    }
+    Ok(bytes)
+}
+
+fn format_of(bytes: &[u8]) -> Result<ImageFormat, DecodeProblem> {
+    match ::image::guess_format(bytes) {
+        Ok(
+            format @ (ImageFormat::Jpeg
+            | ImageFormat::Png
+            | ImageFormat::WebP
+            | ImageFormat::Gif
+            | ImageFormat::Bmp
+            | ImageFormat::Tiff),
+        ) => Ok(format),
+        _ => {
+            let begins = bytes[..bytes.len().min(12)].escape_ascii().to_string();
+            Err(DecodeProblem::UnknownFormat { begins })
+        }
+    }
+}
+
+fn format_name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Gif => "GIF",
+        ImageFormat::Bmp => "BMP",
+        _ => "TIFF",
+    }
+}
+
+fn decode_as(format: ImageFormat, bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeProblem> {
+    let limits = &options.limits;
+    let problem = |error| of_image_crate(format_name(format), error);
+    match format {
+        ImageFormat::Jpeg => jpeg::decode(bytes, options),
+        ImageFormat::Gif => gif::decode(bytes, limits),
+        ImageFormat::Png => {
+            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits.of_image_crate()).map_err(problem)?;
+            // Bit depth 16, colour type 0 in the header: with a transparent value the decoder adds alpha.
+            decode_with(decoder, format, bytes.get(24..26) == Some(&[16, 0]), options)
+        }
+        ImageFormat::WebP => {
+            decode_with(WebPDecoder::new(Cursor::new(bytes)).map_err(problem)?, format, false, options)
+        }
+        ImageFormat::Bmp => {
+            let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(problem)?;
+            let image = decode_with(decoder, format, false, options)?;
+            Ok(if bmp_is_16_bit(bytes) { bmp_levels(image, bytes) } else { image })
+        }
+        _ => tiff::decode(bytes, limits),
+    }
+}
+
+/// The common way: header, limits, orientation, samples, RGB.
+fn decode_with(
+    mut decoder: impl ImageDecoder,
+    format: ImageFormat,
+    grey16: bool,
+    options: &DecodeOptions,
+) -> Result<RgbImage, DecodeProblem> {
+    let name = format_name(format);
+    let (width, height) = decoder.dimensions();
+    options.limits.check_samples(width, height, decoder.total_bytes())?;
+    decoder.set_limits(options.limits.of_image_crate()).map_err(|error| of_image_crate(name, error))?;
+    let orientation = if options.exif_orientation {
+        // Damaged metadata do not make the picture unreadable.
+        decoder.orientation().unwrap_or(Orientation::NoTransforms)
+    } else {
+        Orientation::NoTransforms
+    };
+    let color = decoder.color_type();
+    let mut samples = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut samples).map_err(|error| of_image_crate(name, error))?;
+    let rgb = rgb_of_samples(color, grey16, samples)
+        .ok_or_else(|| unsupported(name, format!("samples of type {color:?}")))?;
+    Ok(orient(rgb_image(name, width, height, rgb)?, orientation))
+}
+
+fn bmp_is_16_bit(bytes: &[u8]) -> bool {
+    bytes.get(28..30) == Some(&[16, 0])
+}
+
+/// The levels of a 16-bit BMP, 5 or 6 bits per channel, rounded down as Pillow does instead of to the nearest.
+fn bmp_levels(mut image: RgbImage, bytes: &[u8]) -> RgbImage {
+    let masks = bytes.get(30) == Some(&3);
+    let green_bits = if masks && bytes.get(58..62) == Some(&[0xe0, 0x07, 0, 0]) { 6 } else { 5 };
+    for pixel in image.data_mut().chunks_exact_mut(3) {
+        for (level, bits) in pixel.iter_mut().zip([5, green_bits, 5]) {
+            let stored = u32::from(*level >> (8 - bits));
+            *level = (stored * 255 / ((1 << bits) - 1)) as u8;
+        }
+    }
+    image
+}
+
+/// Samples as the `image` crate hands them out (16-bit ones in native byte order) to RGB.
+fn rgb_of_samples(color: ColorType, grey16: bool, samples: Vec<u8>) -> Option<Vec<u8>> {
+    let repeat = |channels: usize| samples.chunks_exact(channels).flat_map(|s| [s[0]; 3]).collect();
+    let first_three = |channels: usize| samples.chunks_exact(channels).flat_map(|s| [s[0], s[1], s[2]]).collect();
+    let sample = |s: &[u8], at: usize| u16::from_ne_bytes([s[2 * at], s[2 * at + 1]]);
+    let high = |s: &[u8], at: usize| (sample(s, at) >> 8) as u8;
+    Some(match color {
+        ColorType::L8 => repeat(1),
+        ColorType::La8 => repeat(2),
+        ColorType::Rgb8 => samples,
+        ColorType::Rgba8 => first_three(4),
+        ColorType::L16 => samples.chunks_exact(2).flat_map(|s| [sample(s, 0).min(255) as u8; 3]).collect(),
+        ColorType::La16 if grey16 => {
+            samples.chunks_exact(4).flat_map(|s| [sample(s, 0).min(255) as u8; 3]).collect()
+        }
+        ColorType::La16 => samples.chunks_exact(4).flat_map(|s| [high(s, 0); 3]).collect(),
+        ColorType::Rgb16 => samples.chunks_exact(2).map(|s| high(s, 0)).collect(),
+        ColorType::Rgba16 => {
+            samples.chunks_exact(8).flat_map(|s| [high(s, 0), high(s, 1), high(s, 2)]).collect()
+        }
+        _ => return None,
+    })
+}
+
+/// Turns the stored picture upright.
+fn orient(image: RgbImage, orientation: Orientation) -> RgbImage {
+    let (w, h) = (image.width(), image.height());
+    // Where pixel (x, y) of the upright picture is stored.
+    let stored: fn(u32, u32, u32, u32) -> (u32, u32) = match orientation {
+        Orientation::NoTransforms => return image,
+        Orientation::FlipHorizontal => |x, y, w, _| (w - 1 - x, y),
+        Orientation::Rotate180 => |x, y, w, h| (w - 1 - x, h - 1 - y),
+        Orientation::FlipVertical => |x, y, _, h| (x, h - 1 - y),
+        Orientation::Rotate90FlipH => |x, y, _, _| (y, x),
+        Orientation::Rotate90 => |x, y, _, h| (y, h - 1 - x),
+        Orientation::Rotate270FlipH => |x, y, w, h| (w - 1 - y, h - 1 - x),
+        Orientation::Rotate270 => |x, y, w, _| (w - 1 - y, x),
+    };
+    let swaps = matches!(
+        orientation,
+        Orientation::Rotate90FlipH
+            | Orientation::Rotate90
+            | Orientation::Rotate270FlipH
+            | Orientation::Rotate270
+    );
+    let (width, height) = if swaps { (h, w) } else { (w, h) };
+    let mut data = Vec::with_capacity(image.data().len());
+    for y in 0..height {
+        for x in 0..width {
+            let (sx, sy) = stored(x, y, w, h);
+            data.extend_from_slice(&image.row(sy)[sx as usize * 3..][..3]);
+        }
+    }
+    // A permutation of the pixels of an image.
+    RgbImage::new(width, height, data).expect("as many pixels as before")
+}
+
+/// Pillow's `cmyk2rgb`: `k - c * k / 255` with rounding, `c` and `k` counting ink.
+fn rgb_of_cmyk(cmyk: &[u8]) -> [u8; 3] {
+    let paper = 255 - i32::from(cmyk[3]);
+    let channel = |ink: u8| {
+        let product = i32::from(ink) * paper + 128;
+        (paper - (((product >> 8) + product) >> 8)).clamp(0, 255) as u8
+    };
+    [channel(cmyk[0]), channel(cmyk[1]), channel(cmyk[2])]
+}
+
+/// A decoder that hands out a wrong number of samples must not end in a panic.
+fn rgb_image(format: &'static str, width: u32, height: u32, data: Vec<u8>) -> Result<RgbImage, DecodeProblem> {
+    RgbImage::new(width, height, data).map_err(|error| damaged(format, error))
+}
+
+fn damaged(format: &'static str, reason: impl std::fmt::Display) -> DecodeProblem {
+    DecodeProblem::Damaged { format, reason: reason.to_string() }
+}
+
+fn unsupported(format: &'static str, reason: impl std::fmt::Display) -> DecodeProblem {
+    DecodeProblem::Unsupported { format, reason: reason.to_string() }
+}
+
+fn of_image_crate(format: &'static str, error: ImageError) -> DecodeProblem {
+    match error {
+        ImageError::Unsupported(error) => unsupported(format, error),
+        error => damaged(format, error),
+    }
+}

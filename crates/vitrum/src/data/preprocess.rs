@@ -1,0 +1,404 @@
+//! What happens to an image before a model sees it: a value, saved with the weights.
+//!
+//! The same steps, roundings and field names as timm 1.0's `transforms_imagenet_eval` (`timm/data/
+//! transforms_factory.py`) and the `pretrained_cfg` that comes with its checkpoints. Two hashes agree for every
+//! case tested: the 8-bit picture after cropping, and the normalised 32-bit floats.
+
+use serde::{Deserialize, Serialize};
+
+use super::image::RgbImage;
+use super::resize::{Interpolation, Region, ResizeError, resize_region};
+
+/// How a picture of any shape becomes one of the model's shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CropMode {
+    /// Shorter side to `size / crop_pct`, then the centre; what lies outside is lost.
+    #[default]
+    Center,
+    /// Both sides to `size / crop_pct` whatever the shape, then the centre.
+    Squash,
+    /// Longer side to `size / crop_pct`, the rest filled with the mean colour; nothing is lost at 1.0.
+    Border,
+}
+
+impl CropMode {
+    /// timm's name of the mode.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Center => "center",
+            Self::Squash => "squash",
+            Self::Border => "border",
+        }
+    }
+}
+
+/// Mean and standard deviation of ImageNet's channels, in the order R, G, B.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Standard deviations that belong to [`IMAGENET_MEAN`].
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Size, crop, filter and normalisation, as timm's `pretrained_cfg` spells them.
+///
+/// Fields that are absent when read take timm's defaults. Other fields of a `pretrained_cfg` are ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Preprocess {
+    /// Channels (3, or 1 for grey), height, width.
+    pub input_size: [usize; 3],
+    /// Filter of the resize.
+    pub interpolation: Interpolation,
+    /// The share of the resized picture that the crop keeps, per side.
+    pub crop_pct: f64,
+    /// How the shape is matched.
+    pub crop_mode: CropMode,
+    /// Per channel, on the scale 0 to 1.
+    pub mean: Vec<f32>,
+    /// Per channel, on the scale 0 to 1.
+    pub std: Vec<f32>,
+}
+
+impl Default for Preprocess {
+    fn default() -> Self {
+        Self {
+            input_size: [3, 224, 224],
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 0.875,
+            crop_mode: CropMode::Center,
+            mean: IMAGENET_MEAN.to_vec(),
+            std: IMAGENET_STD.to_vec(),
+        }
+    }
+}
+
+/// Preprocessing that cannot be done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PreprocessError {
+    /// A field has a value that means nothing.
+    #[error("preprocessing: `{field}` is {found}, expected {expected}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The picture's shape and the crop do not go together.
+    #[error("preprocessing: {0}")]
+    Resize(#[from] ResizeError),
+    /// Normalising a picture that has another size than the model's input.
+    #[error("preprocessing: the image is {width} x {height} pixels, the model's input {input_width} x {input_height}")]
+    Size {
+        /// Width found.
+        width: u32,
+        /// Height found.
+        height: u32,
+        /// Width expected.
+        input_width: usize,
+        /// Height expected.
+        input_height: usize,
+    },
+    /// A model's `preprocessor_config.json` that has no equal here.
+    #[error("preprocessor_config.json: {0}")]
+    HuggingFace(String),
+}
+
+/// Sides larger than this are taken for a mistake.
+const MAX_INPUT_SIDE: usize = 16_384;
+
+impl Preprocess {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`PreprocessError::Field`], naming the first wrong one.
+    pub fn check(&self) -> Result<(), PreprocessError> {
+        let wrong = |field, found: String, expected| Err(PreprocessError::Field { field, found, expected });
+        let [channels, height, width] = self.input_size;
+        let sides = 1..=MAX_INPUT_SIDE;
+        if !matches!(channels, 1 | 3) || !sides.contains(&height) || !sides.contains(&width) {
+            let expected = "[1 or 3 channels, height, width] with sides from 1 to 16384";
+            return wrong("input_size", format!("{:?}", self.input_size), expected);
+        }
+        if !(self.crop_pct.is_finite() && self.crop_pct > 0.0 && self.crop_pct <= 10.0) {
+            return wrong("crop_pct", self.crop_pct.to_string(), "a number above 0, at most 10");
+        }
+        let [scaled_height, scaled_width] = self.scale_size();
+        if scaled_height == 0 || scaled_width == 0 || scaled_height.max(scaled_width) > 1 << 20 {
+            return wrong("crop_pct", self.crop_pct.to_string(), "a share that leaves a sensible size to resize to");
+        }
+        if self.mean.len() != channels || !self.mean.iter().all(|m| m.is_finite()) {
+            return wrong("mean", format!("{:?}", self.mean), "one finite number per channel");
+        }
+        if self.std.len() != channels || !self.std.iter().all(|s| s.is_finite() && *s > 0.0) {
+            return wrong("std", format!("{:?}", self.std), "one number above 0 per channel");
+        }
+        Ok(())
+    }
+
+    /// Resizes and crops: any picture to `input_size`, still 8-bit. A grey model gets the grey picture in all
+    /// three channels.
+    ///
+    /// # Errors
+    /// [`PreprocessError`] when a field is wrong, or a side of a very long picture would shrink to nothing.
+    pub fn transform(&self, image: &RgbImage) -> Result<RgbImage, PreprocessError> {
+        self.check()?;
+        let grey;
+        let image = if self.input_size[0] == 1 {
+            grey = image.clone().to_grey();
+            &grey
+        } else {
+            image
+        };
+        let [height, width] = self.resized_size(image.height(), image.width());
+        let rows = Window::center(height, self.input_size[1]);
+        let columns = Window::center(width, self.input_size[2]);
+        let region = Region {
+            left: columns.start as u32,
+            top: rows.start as u32,
+            width: columns.length as u32,
+            height: rows.length as u32,
+        };
+        let side = |side: u64| u32::try_from(side).unwrap_or(u32::MAX);
+        let kept = resize_region(image, side(width), side(height), region, self.interpolation)?;
+        Ok(self.pad(kept, &rows, &columns))
+    }
+
+    /// 8-bit pixels of the input's size to numbers: `(x / 255 - mean) / std` in 32-bit floats, channel by channel
+    /// (`[C, H, W]`), as torchvision's `ToTensor` and `Normalize`.
+    ///
+    /// timm's own validation script normalises on the device as `(x - 255 mean) / (255 std)`, which differs in
+    /// the last bit.
+    ///
+    /// # Errors
+    /// [`PreprocessError`] when a field is wrong or the picture has another size.
+    pub fn normalize(&self, image: &RgbImage) -> Result<Vec<f32>, PreprocessError> {
+        self.check()?;
+        let [channels, input_height, input_width] = self.input_size;
+        let (width, height) = (image.width(), image.height());
+        if (width as usize, height as usize) != (input_width, input_height) {
+            return Err(PreprocessError::Size { width, height, input_width, input_height });
+        }
+        let mut out = Vec::with_capacity(channels * input_height * input_width);
+        for channel in 0..channels {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let value: [f32; 256] = std::array::from_fn(|x| (x as f32 / 255.0 - mean) / std);
+            out.extend(image.data().iter().skip(channel).step_by(3).map(|&x| value[usize::from(x)]));
+        }
+        Ok(out)
+    }
+
+    /// [`transform`](Self::transform), then [`normalize`](Self::normalize).
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn apply(&self, image: &RgbImage) -> Result<Vec<f32>, PreprocessError> {
+        self.normalize(&self.transform(image)?)
+    }
+
+    /// The input's sides divided by `crop_pct`, rounded down: `[height, width]`.
+    fn scale_size(&self) -> [u64; 2] {
+        [self.input_size[1], self.input_size[2]].map(|side| (side as f64 / self.crop_pct).floor() as u64)
+    }
+
+    /// The whole picture's size before cropping, `[height, width]`.
+    fn resized_size(&self, height: u32, width: u32) -> [u64; 2] {
+        let scale @ [scaled_height, scaled_width] = self.scale_size();
+        match self.crop_mode {
+            CropMode::Squash => scale,
+            CropMode::Border => keep_ratio([height, width], scale, f64::max),
+            CropMode::Center if scaled_height == scaled_width => {
+                // torchvision truncates the longer side.
+                let (short, long) = (u64::from(height.min(width)), u64::from(height.max(width)));
+                let longer = ((scaled_height * long) as f64 / short as f64) as u64;
+                if width <= height { [longer, scaled_height] } else { [scaled_height, longer] }
+            }
+            CropMode::Center => keep_ratio([height, width], scale, f64::min),
+        }
+    }
+
+    /// Puts the kept part on a canvas of the input's size.
+    fn pad(&self, kept: RgbImage, rows: &Window, columns: &Window) -> RgbImage {
+        let [_, height, width] = self.input_size;
+        if (rows.length, columns.length) == (height, width) {
+            return kept;
+        }
+        let mut data = self.fill().repeat(height * width);
+        let lines = data.chunks_exact_mut(width * 3).skip(rows.before);
+        for (line, row) in lines.zip(kept.data().chunks_exact(columns.length * 3)) {
+            line[columns.before * 3..][..row.len()].copy_from_slice(row);
+        }
+        // `check` has refused sides of zero.
+        RgbImage::new(width as u32, height as u32, data).expect("canvas of the input's size")
+    }
+
+    /// The colour around a picture smaller than the crop: the mean in border mode, otherwise black.
+    fn fill(&self) -> [u8; 3] {
+        if self.crop_mode != CropMode::Border {
+            return [0; 3];
+        }
+        // timm computes in 64 bits from the decimal number; the shortest decimal of the 32-bit value is that number.
+        let level = |mean: f32| {
+            let decimal: f64 = mean.to_string().parse().unwrap_or(f64::from(mean));
+            (255.0 * decimal).round_ties_even().clamp(0.0, 255.0) as u8
+        };
+        std::array::from_fn(|channel| level(self.mean[channel.min(self.mean.len() - 1)]))
+    }
+}
+
+/// timm's `ResizeKeepRatio`: one ratio for both sides, each rounded to even. `pick` chooses the ratio: the larger
+/// fits the picture into `target`, the smaller covers it.
+fn keep_ratio(size: [u32; 2], target: [u64; 2], pick: fn(f64, f64) -> f64) -> [u64; 2] {
+    let size = size.map(f64::from);
+    let ratio = pick(size[0] / target[0] as f64, size[1] / target[1] as f64);
+    size.map(|side| (side / ratio).round_ties_even() as u64)
+}
+
+/// One direction of torchvision's centre crop, which pads first and then crops.
+struct Window {
+    /// First kept pixel of the resized picture.
+    start: u64,
+    /// Pixels kept.
+    length: usize,
+    /// Fill pixels in front.
+    before: usize,
+}
+
+impl Window {
+    fn center(size: u64, crop: usize) -> Self {
+        let wanted = crop as u64;
+        if size < wanted {
+            Self { start: 0, length: size as usize, before: ((wanted - size) / 2) as usize }
+        } else {
+            let start = ((size - wanted) as f64 / 2.0).round_ties_even() as u64;
+            Self { start, length: crop, before: 0 }
+        }
+    }
+}
+
+/// The part of Hugging Face's `preprocessor_config.json` that concerns classification.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct HuggingFace {
+    do_resize: bool,
+    size: serde_json::Value,
+    crop_size: serde_json::Value,
+    do_center_crop: bool,
+    crop_pct: Option<f64>,
+    resample: Option<u8>,
+    do_normalize: bool,
+    do_rescale: bool,
+    rescale_factor: f64,
+    image_mean: Vec<f32>,
+    image_std: Vec<f32>,
+}
+
+impl Default for HuggingFace {
+    fn default() -> Self {
+        Self {
+            do_resize: true,
+            size: serde_json::Value::Null,
+            crop_size: serde_json::Value::Null,
+            do_center_crop: false,
+            crop_pct: None,
+            resample: None,
+            do_normalize: true,
+            do_rescale: true,
+            rescale_factor: 1.0 / 255.0,
+            image_mean: vec![0.5; 3],
+            image_std: vec![0.5; 3],
+        }
+    }
+}
+
+impl Preprocess {
+    /// Reads Hugging Face's `preprocessor_config.json`.
+    ///
+    /// A plain resize to `size` (`ViTImageProcessor`) is `squash` without a crop; `shortest_edge` with a centre crop
+    /// (CLIP, ConvNeXT) is `center`; `height` and `width` with a centre crop (DeiT) is `squash` with one. Hugging
+    /// Face rounds an odd margin down, timm to even, so a crop may lie one pixel aside.
+    ///
+    /// # Errors
+    /// [`PreprocessError::HuggingFace`] when the file is not understood or has no equal here.
+    pub fn from_huggingface(json: &str) -> Result<Self, PreprocessError> {
+        let wrong = |what: String| PreprocessError::HuggingFace(what);
+        let config: HuggingFace = serde_json::from_str(json).map_err(|error| wrong(error.to_string()))?;
+        if !config.do_resize || !config.do_rescale || (config.rescale_factor * 255.0 - 1.0).abs() > 1e-6 {
+            return Err(wrong("expected do_resize, and do_rescale with the factor 1/255".into()));
+        }
+        let size = HfSize::read(&config.size).ok_or_else(|| wrong(format!("size {} is not understood", config.size)))?;
+        let crop = HfSize::read(&config.crop_size);
+        let (crop_mode, input, crop_pct) = match (size, config.do_center_crop, crop) {
+            (HfSize::Sides(sides), false, _) => (CropMode::Squash, sides, 1.0),
+            (HfSize::Sides([h, w]), true, Some(crop)) => {
+                let [crop_h, crop_w] = crop.sides();
+                if crop_h * w != crop_w * h {
+                    return Err(wrong(format!("size {h} x {w} and crop {crop_h} x {crop_w} differ in shape")));
+                }
+                (CropMode::Squash, [crop_h, crop_w], crop_h as f64 / h as f64)
+            }
+            (HfSize::ShortestEdge(edge), true, Some(crop)) => {
+                let [crop_h, crop_w] = crop.sides();
+                if crop_h != crop_w {
+                    return Err(wrong(format!("a crop of {crop_h} x {crop_w} after shortest_edge is not square")));
+                }
+                (CropMode::Center, [crop_h, crop_w], crop_h as f64 / edge as f64)
+            }
+            // ConvNextImageProcessor: below 384 resize to size / crop_pct and crop, from 384 on squash.
+            (HfSize::ShortestEdge(edge), false, _) if edge < 384 && config.crop_pct.is_some() => {
+                (CropMode::Center, [edge, edge], config.crop_pct.unwrap_or(0.875))
+            }
+            (HfSize::ShortestEdge(edge), false, _) if config.crop_pct.is_some() => {
+                (CropMode::Squash, [edge, edge], 1.0)
+            }
+            _ => return Err(wrong("size and crop_size do not lead to one fixed input size".into())),
+        };
+        let interpolation = match config.resample {
+            Some(0) => Interpolation::Nearest,
+            Some(1) => Interpolation::Lanczos,
+            None | Some(2) => Interpolation::Bilinear,
+            Some(3) => Interpolation::Bicubic,
+            Some(4) => Interpolation::Box,
+            Some(5) => Interpolation::Hamming,
+            Some(other) => return Err(wrong(format!("resample {other} is not one of Pillow's 0 to 5"))),
+        };
+        let (mean, std) = if config.do_normalize {
+            (config.image_mean, config.image_std)
+        } else {
+            (vec![0.0; 3], vec![1.0; 3])
+        };
+        let input_size = [mean.len(), input[0], input[1]];
+        let preprocess = Self { input_size, interpolation, crop_pct, crop_mode, mean, std };
+        preprocess.check()?;
+        Ok(preprocess)
+    }
+}
+
+/// `224`, `{"height": 224, "width": 224}` or `{"shortest_edge": 224}`.
+enum HfSize {
+    Sides([usize; 2]),
+    ShortestEdge(usize),
+}
+
+impl HfSize {
+    fn read(value: &serde_json::Value) -> Option<Self> {
+        let number = |value: &serde_json::Value| {
+            let side = usize::try_from(value.as_u64()?).ok()?;
+            (1..=MAX_INPUT_SIDE).contains(&side).then_some(side)
+        };
+        if let Some(side) = number(value) {
+            return Some(Self::Sides([side, side]));
+        }
+        match value.get("shortest_edge") {
+            Some(edge) => number(edge).map(Self::ShortestEdge),
+            None => Some(Self::Sides([number(value.get("height")?)?, number(value.get("width")?)?])),
+        }
+    }
+
+    fn sides(&self) -> [usize; 2] {
+        match *self {
+            Self::Sides(sides) => sides,
+            Self::ShortestEdge(edge) => [edge, edge],
+        }
+    }
+}

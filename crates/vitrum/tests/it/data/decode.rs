@@ -1,0 +1,147 @@
+//! Decoding equals Pillow's: exactly for lossless formats, closely for JPEG and lossy WebP.
+
+use std::path::{Path, PathBuf};
+
+use vitrum::data::decode::{self, DecodeProblem};
+use vitrum::data::{DecodeOptions, Limits, RgbImage};
+
+use super::{digest, golden, golden_lines, number};
+
+fn is_lossy(name: &str) -> bool {
+    name.ends_with(".jpg") || name.starts_with("lossy") && name.ends_with(".webp")
+}
+
+/// Largest and mean difference of two pictures.
+fn difference(a: &RgbImage, b: &RgbImage) -> (u8, f64) {
+    assert_eq!((a.width(), a.height()), (b.width(), b.height()));
+    let levels = a.data().iter().zip(b.data()).map(|(a, b)| a.abs_diff(*b));
+    let sum: u64 = levels.clone().map(u64::from).sum();
+    (levels.max().unwrap_or(0), sum as f64 / a.data().len() as f64)
+}
+
+#[test]
+fn lossless_formats_equal_pillow() {
+    let mut wrong = Vec::new();
+    for line in golden_lines("decode.txt") {
+        let f: Vec<&str> = line.split(' ').collect();
+        if is_lossy(f[0]) {
+            continue;
+        }
+        for (options, at) in [(DecodeOptions::timm(), 5), (DecodeOptions::default(), 6)] {
+            match decode::open(golden("decode").join(f[0]), &options) {
+                Ok(image) => {
+                    let sides = if at == 5 { &f[1..3] } else { &f[3..5] };
+                    if (image.width(), image.height()) != (number(sides[0]), number(sides[1])) {
+                        wrong.push(format!("{}: {image:?}", f[0]));
+                    } else if digest(image.data()) != f[at] {
+                        wrong.push(format!("{}: other pixels (exif {})", f[0], options.exif_orientation));
+                    }
+                }
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What zune-jpeg and image-webp may be off, largest and mean level; libjpeg-turbo nothing.
+fn allowance(name: &str) -> (u8, f64) {
+    match name {
+        _ if cfg!(feature = "turbojpeg") && name.ends_with(".jpg") => (0, 0.0),
+        "noise.jpg" => (16, 0.6),
+        _ => (4, 0.6),
+    }
+}
+
+#[test]
+fn lossy_formats_are_close_to_pillow() {
+    let mut wrong = Vec::new();
+    for line in golden_lines("decode.txt") {
+        let name = line.split(' ').next().unwrap();
+        if !is_lossy(name) {
+            continue;
+        }
+        let expected = decode::open(golden("decode").join(format!("{name}.png")), &DecodeOptions::timm()).unwrap();
+        match decode::open(golden("decode").join(name), &DecodeOptions::timm()) {
+            Ok(image) => {
+                let (max, mean) = difference(&image, &expected);
+                println!("{name}: largest difference {max}, mean {mean:.4}");
+                let (max_allowed, mean_allowed) = allowance(name);
+                if max > max_allowed || mean > mean_allowed {
+                    wrong.push(format!("{name}: largest difference {max}, mean {mean:.4}"));
+                }
+            }
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn exif_orientation_is_an_option() {
+    for n in 1..=8 {
+        let path = golden(&format!("decode/orientation{n}.jpg"));
+        let stored = decode::open(&path, &DecodeOptions::timm()).unwrap();
+        let upright = decode::open(&path, &DecodeOptions::default()).unwrap();
+        assert_eq!((stored.width(), stored.height()), (37, 23));
+        let (w, h) = (36, 22);
+        // Where the stored top left corner goes.
+        let corner = match n {
+            1 => (0, 0),
+            2 => (w, 0),
+            3 => (w, h),
+            4 => (0, h),
+            5 => (0, 0),
+            6 => (h, 0),
+            7 => (h, w),
+            _ => (0, w),
+        };
+        assert_eq!(upright.pixel(corner.0, corner.1), stored.pixel(0, 0), "orientation {n}");
+        assert_eq!((upright.width(), upright.height()), if n >= 5 { (23, 37) } else { (37, 23) });
+    }
+}
+
+#[test]
+fn the_content_decides_not_the_extension() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("really_a_png.jpg");
+    std::fs::copy(golden("decode/rgb.png"), &path).unwrap();
+    let image = decode::open(&path, &DecodeOptions::default()).unwrap();
+    assert_eq!(image, decode::open(golden("decode/rgb.png"), &DecodeOptions::default()).unwrap());
+    let text = folder.path().join("text.png");
+    std::fs::write(&text, "not an image").unwrap();
+    let error = decode::open(&text, &DecodeOptions::default()).unwrap_err();
+    assert!(matches!(error.problem, DecodeProblem::UnknownFormat { .. }));
+    assert!(error.to_string().contains("text.png") && error.to_string().contains("not an image"), "{error}");
+}
+
+#[test]
+fn limits_are_checked_on_the_header() {
+    let small = |limits: Limits| DecodeOptions { limits, ..DecodeOptions::default() };
+    for line in golden_lines("decode.txt") {
+        let name = line.split(' ').next().unwrap();
+        if name == "one_pixel.jpg" {
+            continue;
+        }
+        let path = golden("decode").join(name);
+        let limit = |options: Limits| decode::open(&path, &small(options)).unwrap_err().problem;
+        let problem = limit(Limits { max_side: 35, ..Limits::default() });
+        assert!(matches!(problem, DecodeProblem::TooLarge { limit: 35, .. }), "{name}: {problem}");
+        let problem = limit(Limits { max_pixels: 500, ..Limits::default() });
+        assert!(matches!(problem, DecodeProblem::TooLarge { limit: 500, .. }), "{name}: {problem}");
+        let problem = limit(Limits { max_bytes: 50, ..Limits::default() });
+        assert!(matches!(problem, DecodeProblem::TooManyBytes { limit: 50 }), "{name}: {problem}");
+    }
+}
+
+/// `../shared/data` beside the project, or the folder that `VITRUM_TEST_DATA` names.
+pub fn real_data(name: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let folder = std::env::var_os("VITRUM_TEST_DATA").map_or(beside, PathBuf::from);
+    let path = folder.join(name);
+    if !path.exists() {
+        println!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
