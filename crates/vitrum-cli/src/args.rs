@@ -215,12 +215,14 @@ pub struct PredictArgs {
 
 /// `vitrum val`.
 #[derive(Debug, Args)]
-#[command(after_help = "DATA: a folder of class folders, labels.csv or .tsv with columns file and class_index (or class),\n\
+#[command(
+    after_help = "DATA: a folder of class folders, labels.csv or .tsv with columns file and class_index (or class),\n\
 cifar-10-batches-bin or cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, or demo.\n\n\
 Examples:\n  \
 vitrum val imagenet/val -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k\n  \
 vitrum val labels.csv --image-dir images -m model/ --format json\n  \
-vitrum val flowers/test -m model/ --min-top1 95 --results-file out.csv")]
+vitrum val flowers/test -m model/ --min-top1 95 --results-file out.csv"
+)]
 pub struct ValArgs {
     /// Labelled images.
     #[arg(value_name = "DATA")]
@@ -268,11 +270,13 @@ pub struct ValArgs {
 
 /// `vitrum forward`.
 #[derive(Debug, Args)]
-#[command(after_help = "Reads the tensor `input` [B, C, H, W], normalised already; writes `logits` [B, K] and\n\
+#[command(
+    after_help = "Reads the tensor `input` [B, C, H, W], normalised already; writes `logits` [B, K] and\n\
 `features` [B, T, D] (timm's forward_features).\n\n\
 Examples:\n  \
 vitrum forward -m vit_base_patch16_224 --checkpoint w.safetensors --input in.safetensors --output out.safetensors\n  \
-vitrum forward -m model/ --input in.safetensors --output out.safetensors --dtype f64 --trace")]
+vitrum forward -m model/ --input in.safetensors --output out.safetensors --dtype f64 --trace"
+)]
 pub struct ForwardArgs {
     /// Which model.
     #[command(flatten)]
@@ -299,11 +303,13 @@ pub struct ForwardArgs {
 
 /// `vitrum verify`.
 #[derive(Debug, Args)]
-#[command(after_help = "The reference holds `input` and what another implementation made of it: `logits`, `features` and any\n\
+#[command(
+    after_help = "The reference holds `input` and what another implementation made of it: `logits`, `features` and any\n\
 intermediates under timm's module names (`blocks.0.attn`, `blocks.0`, `norm` …).\n\n\
 Examples:\n  \
 vitrum verify --against reference.safetensors -m model/\n  \
-vitrum verify --against reference.safetensors -m model/ --dtype f64 --tolerance 1e-9")]
+vitrum verify --against reference.safetensors -m model/ --dtype f64 --tolerance 1e-9"
+)]
 pub struct VerifyArgs {
     /// Which model.
     #[command(flatten)]
@@ -382,7 +388,9 @@ pub struct EmbedArgs {
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
     /// Names, sizes, parameters, multiply-accumulates.
-    #[command(after_help = "Examples:\n  vitrum models list\n  vitrum models list 'vit_*_patch14_*' --format csv")]
+    #[command(
+        after_help = "Examples:\n  vitrum models list\n  vitrum models list 'vit_*_patch14_*' --format csv"
+    )]
     List {
         /// Only names like this; * stands for any text.
         filter: Option<String>,
@@ -480,7 +488,9 @@ pub enum WeightDtype {
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
     /// Tensors, types, statistics, dialect.
-    #[command(after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json")]
+    #[command(
+        after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json"
+    )]
     Inspect {
         /// A file of weights, or a folder.
         path: PathBuf,
@@ -541,7 +551,9 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
 
 /// `vitrum demo`.
 #[derive(Debug, Args)]
-#[command(after_help = "Ten classes of drawn shapes, a function of seed and index alone.\n\nExample:\n  vitrum demo pictures/ --count 40 --size 96")]
+#[command(
+    after_help = "Ten classes of drawn shapes, a function of seed and index alone.\n\nExample:\n  vitrum demo pictures/ --count 40 --size 96"
+)]
 pub struct DemoArgs {
     /// The folder to write: one folder per class, PNG files.
     pub output: PathBuf,
@@ -577,7 +589,9 @@ pub struct Size(pub [usize; 2]);
 /// `224` or `192x256` (height first).
 fn parse_size(text: &str) -> Result<Size, String> {
     let number = |text: &str| match text.parse::<usize>() {
-        Ok(0) | Err(_) => Err(format!("'{text}' is not a number of pixels (want N or HxW, such as 224 or 192x256)")),
+        Ok(0) | Err(_) => {
+            Err(format!("'{text}' is not a number of pixels (want N or HxW, such as 224 or 192x256)"))
+        }
         Ok(n) => Ok(n),
     };
     match text.split_once(['x', 'X', '×']) {

@@ -1,7 +1,43 @@
 //! One error for callers who do not care which edge it came from.
 
+use crate::checkpoint::error::LoadError;
+use crate::data::batch::BatchError;
+use crate::data::dataset::DatasetError;
+use crate::data::decode::DecodeError;
+use crate::data::loader::LoaderError;
+use crate::data::preprocess::PreprocessError;
+use crate::models::ConfigError;
+
 /// Any error of this library. Each edge (decoding, checkpoints, datasets, model names) has its own
 /// typed error; this one only wraps them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {}
+pub enum Error {
+    /// A model's name or configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A checkpoint or its card.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// An image file.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Preprocessing that cannot be done.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// A batch that cannot be made.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// A dataset.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// Loading of a dataset.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// Nothing says how pictures are prepared for this model.
+    #[error("{model}: no card says how images are prepared\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json")]
+    NoPreprocess {
+        /// The model as it was asked for.
+        model: String,
+    },
+}

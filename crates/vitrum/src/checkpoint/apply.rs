@@ -112,15 +112,15 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
     let ModelConfig::Vit(config) = model.config();
     let mut report = Report::default();
     resize_positions(&config, &mut tensors, excuses.source_grid, &mut report);
-    if config.pos_embed.is_fixed() && !tensors.contains_key("pos_embed") {
-        tensors.insert("pos_embed".into(), fixed_positions(&config));
+    if config.pos_embed.is_fixed() && !tensors.contains("pos_embed") {
+        tensors.tensors.insert("pos_embed".into(), fixed_positions(&config));
     }
     let new_head = if excuses.new_head { set_head_aside(&mut tensors) } else { BTreeMap::new() };
 
     let mut filler = Filler { tensors, dtype, path: KeyPath::default(), missing: Vec::new(), report };
     let model = model.map(&mut filler);
     let Filler { tensors, missing, mut report, .. } = filler;
-    report.unexpected = tensors.keys().cloned().collect();
+    report.unexpected = tensors.names().map(str::to_string).collect();
     for change in missing {
         match new_head.get(&change.key) {
             Some(found) => report.replaced.push(ShapeChange { found: found.clone(), ..change }),
@@ -197,11 +197,12 @@ fn matches(pattern: &str, key: &str) -> bool {
 
 /// Takes `head.*` out of the file, keeping the shapes for the report.
 fn set_head_aside(tensors: &mut TensorMap) -> BTreeMap<String, Vec<usize>> {
-    let keys: Vec<String> = tensors.keys().filter(|key| key.starts_with("head.")).cloned().collect();
+    let keys: Vec<String> =
+        tensors.names().filter(|key| key.starts_with("head.")).map(str::to_string).collect();
     keys.into_iter()
         .filter_map(|key| {
-            let tensor = tensors.remove(&key)?;
-            Some((key, tensor.shape.clone()))
+            let tensor = tensors.tensors.remove(&key)?;
+            Some((key, tensor.shape().to_vec()))
         })
         .collect()
 }
@@ -230,12 +231,12 @@ impl ModuleMapper for Filler {
         if transposed {
             expected.reverse(); // a file's layout
         }
-        let Some(tensor) = self.tensors.remove(&key) else {
+        let Some(tensor) = self.tensors.tensors.remove(&key) else {
             self.missing.push(ShapeChange { key, found: Vec::new(), expected });
             return param;
         };
-        if tensor.shape != expected {
-            self.report.mismatched.push(ShapeChange { key, found: tensor.shape, expected });
+        if tensor.shape() != expected {
+            self.report.mismatched.push(ShapeChange { key, found: tensor.shape().to_vec(), expected });
             return param;
         }
         let data = if transposed { transposed_data(&tensor, self.dtype) } else { data(&tensor, self.dtype) };
@@ -248,15 +249,15 @@ impl ModuleMapper for Filler {
 
 fn data(tensor: &HostTensor, dtype: DType) -> TensorData {
     if dtype == DType::F64 {
-        TensorData::new(tensor.to_f64(), tensor.shape.clone())
+        TensorData::new(tensor.to_f64(), tensor.shape().to_vec())
     } else {
-        TensorData::new(tensor.to_f32(), tensor.shape.clone())
+        TensorData::new(tensor.to_f32(), tensor.shape().to_vec())
     }
 }
 
 /// A linear weight `[d_out, d_in]` as `[d_in, d_out]`.
 fn transposed_data(tensor: &HostTensor, dtype: DType) -> TensorData {
-    let [rows, columns] = [tensor.shape[0], tensor.shape[1]];
+    let [rows, columns] = [tensor.shape()[0], tensor.shape()[1]];
     if dtype == DType::F64 {
         TensorData::new(transpose(&tensor.to_f64(), rows, columns), [columns, rows])
     } else {
@@ -312,14 +313,14 @@ impl ModuleVisitor for Collector {
         } else {
             HostTensor::from_f32(shape, &values.iter().map(|v| *v as f32).collect::<Vec<_>>())
         };
-        self.tensors.insert(self.path.key(), host);
+        self.tensors.tensors.insert(self.path.key(), host.expect("a tensor's values fill its shape"));
     }
 }
 
 /// The table of a sin-cos encoding, which files often leave out.
 fn fixed_positions(config: &VitConfig) -> HostTensor {
     let table = fixed_table(&config.position(), config.grid());
-    HostTensor::from_f64(vec![1, table.len() / config.embed_dim, config.embed_dim], &table)
+    host(&[1, table.len() / config.embed_dim, config.embed_dim], &table)
 }
 
 /// Brings learned position tables to the model's grid, where their length says that they are of another.
@@ -332,13 +333,13 @@ fn resize_positions(
     let prefix = config.prefix_rows();
     let grid = config.grid();
     let mut put = |tensors: &mut TensorMap, key: &str, table: HostTensor| {
-        let Some(old) = tensors.insert(key.into(), table) else { return };
-        let expected = tensors.get(key).map(|t| t.shape.clone()).unwrap_or_default();
-        report.resized.push(ShapeChange { key: key.into(), found: old.shape, expected });
+        let Some(old) = tensors.tensors.insert(key.into(), table) else { return };
+        let expected = tensors.get(key).map(|t| t.shape().to_vec()).unwrap_or_default();
+        report.resized.push(ShapeChange { key: key.into(), found: old.shape().to_vec(), expected });
     };
     if config.pos_embed == PosEmbed::Learn
         && let Some(table) = tensors.get("pos_embed")
-        && let [1, rows, dim] = table.shape[..]
+        && let [1, rows, dim] = *table.shape()
         && rows > prefix
         && let Some(old) = grid_of(rows - prefix, source_grid)
         && old != grid
@@ -348,26 +349,29 @@ fn resize_positions(
         let mut resized = first.to_vec();
         resized.extend(resample_grid(patches, dim, old, grid, config.pos_resize));
         let rows = resized.len() / dim;
-        put(tensors, "pos_embed", HostTensor::from_f64(vec![1, rows, dim], &resized));
+        put(tensors, "pos_embed", host(&[1, rows, dim], &resized));
     }
     if config.pos_embed == PosEmbed::Learn2d {
         for (key, side) in [("pos_embed_x", grid[1]), ("pos_embed_y", grid[0])] {
             if let Some(table) = tensors.get(key)
-                && let [1, rows, dim] = table.shape[..]
+                && let [1, rows, dim] = *table.shape()
                 && rows != side
                 && rows > 0
             {
                 let resized = resample_grid(&table.to_f64(), dim, [rows, 1], [side, 1], config.pos_resize);
-                put(tensors, key, HostTensor::from_f64(vec![1, side, dim], &resized));
+                put(tensors, key, host(&[1, side, dim], &resized));
             }
         }
     }
     let extra = if config.num_prefix_tokens() > 0 { 3 } else { 0 };
-    let biases: Vec<String> =
-        tensors.keys().filter(|key| key.ends_with("relative_position_bias_table")).cloned().collect();
+    let biases: Vec<String> = tensors
+        .names()
+        .filter(|key| key.ends_with("relative_position_bias_table"))
+        .map(str::to_string)
+        .collect();
     for key in biases {
         if let Some(table) = tensors.get(&key)
-            && let [rows, heads] = table.shape[..]
+            && let [rows, heads] = *table.shape()
             && rows > extra
             && let Some(old) = grid_of(rows - extra, source_grid.map(|grid| grid.map(|side| 2 * side - 1)))
             && old != grid.map(|side| 2 * side - 1)
@@ -378,9 +382,13 @@ fn resize_positions(
             let mut resized = resample_grid(offsets, heads, old, new, PosResize::Bicubic);
             resized.extend(rest);
             let rows = resized.len() / heads;
-            put(tensors, &key, HostTensor::from_f64(vec![rows, heads], &resized));
+            put(tensors, &key, host(&[rows, heads], &resized));
         }
     }
+}
+
+fn host(shape: &[usize], values: &[f64]) -> HostTensor {
+    HostTensor::from_f64(shape.to_vec(), values).expect("the values were made to fill the shape")
 }
 
 /// The grid a table of `n` rows was made for: the one named, if it has `n` cells, else a square.

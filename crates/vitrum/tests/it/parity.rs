@@ -11,7 +11,7 @@ use serde::Deserialize;
 use vitrum::checkpoint::apply::{Excuses, apply};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
 use vitrum::layers::observe::Silent;
-use vitrum::models::{Backbone, Model, ModelConfig, VitConfig};
+use vitrum::models::{Model, ModelConfig, VitConfig};
 
 use crate::formula;
 
@@ -61,11 +61,11 @@ fn golden(name: &str) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
 }
 
 fn model(case: &Case, dtype: DType) -> Model {
-    let tensors: TensorMap = case
-        .tensors
-        .iter()
-        .map(|(key, shape)| (key.clone(), HostTensor::from_f32(shape.clone(), &formula::weight(key, shape))))
-        .collect();
+    let mut tensors = TensorMap::new("formula");
+    for (key, shape) in &case.tensors {
+        let tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, shape)).unwrap();
+        tensors.tensors.insert(key.clone(), tensor);
+    }
     let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(&Device::flex()).unwrap();
     let source_grid = case.source_img_size.map(|[h, w]| {
         let [p, q] = case.config.patch_size;
@@ -80,7 +80,9 @@ fn model(case: &Case, dtype: DType) -> Model {
 fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    ours.iter().zip(theirs).fold(0.0_f64, |m, (a, b)| if a.is_nan() { f64::NAN } else { m.max((a - b).abs()) })
+    ours.iter()
+        .zip(theirs)
+        .fold(0.0_f64, |m, (a, b)| if a.is_nan() { f64::NAN } else { m.max((a - b).abs()) })
         / largest
 }
 
@@ -88,7 +90,9 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
     let mut failures = Vec::new();
     let mut worst = (0.0, String::new());
     for (name, case) in cases() {
-        if case.dialect != "timm" { continue; }
+        if case.dialect != "timm" {
+            continue;
+        }
         let values = formula::images(case.input, case.input_scale);
         let device = Device::flex();
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
@@ -100,7 +104,9 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let mut compare = |what: &str, ours: Vec<f64>| {
             let Some((_, theirs)) = golden.get(what) else { return };
             let error = relative(&ours, theirs);
-            if error > worst.0 { worst = (error, name.clone()); }
+            if error > worst.0 {
+                worst = (error, name.clone());
+            }
             if !(error <= bar(&name)) {
                 failures.push(format!("{name}: {what} {error:.2e}"));
             }

@@ -1,0 +1,66 @@
+//! From `--device` and `--threads` to a device that is ready.
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+
+use crate::args::{DeviceArgs, DeviceName};
+
+/// Sets the threads of the process and opens the device.
+pub fn prepare(args: &DeviceArgs) -> Result<Device> {
+    if args.threads > 4096 {
+        bail!("--threads {} is more than any machine has\nhint: 0 takes all", args.threads);
+    }
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if args.threads == 0 { all } else { args.threads };
+    // One pool for decoding and for the tensors; a second call in one process keeps the first.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    match args.device {
+        DeviceName::Auto | DeviceName::Cpu => Ok(Device::flex()),
+        DeviceName::Vulkan => vulkan(),
+        DeviceName::Webgpu => webgpu(),
+    }
+    .context("--device")
+}
+
+#[cfg(feature = "vulkan")]
+fn vulkan() -> Result<Device> {
+    Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice))
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn vulkan() -> Result<Device> {
+    bail!("this binary was built without Vulkan\nhint: cargo build --release --features vulkan")
+}
+
+#[cfg(feature = "webgpu")]
+fn webgpu() -> Result<Device> {
+    Ok(Device::webgpu(burn::tensor::DeviceKind::DefaultDevice))
+}
+
+#[cfg(not(feature = "webgpu"))]
+fn webgpu() -> Result<Device> {
+    bail!("this binary was built without WebGPU\nhint: cargo build --release --features webgpu")
+}
+
+/// Vector instructions that the processor offers.
+pub fn instructions() -> String {
+    let mut found: Vec<&str> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let offers = [
+            ("sse4.2", std::is_x86_feature_detected!("sse4.2")),
+            ("avx2", std::is_x86_feature_detected!("avx2")),
+            ("fma", std::is_x86_feature_detected!("fma")),
+            ("f16c", std::is_x86_feature_detected!("f16c")),
+            ("avx512f", std::is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+            ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
+        ];
+        found.extend(offers.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        found.push("neon");
+    }
+    if found.is_empty() { "none known".into() } else { found.join(" ") }
+}

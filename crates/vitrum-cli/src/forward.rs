@@ -1,0 +1,225 @@
+//! `vitrum forward` and `vitrum verify`: the raw numbers.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Tensor;
+use serde::Serialize;
+use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
+use vitrum::layers::observe::{Recorder, Seen, Silent};
+use vitrum::models::{Model, ModelConfig};
+
+use crate::args::{Dtype, Format, ForwardArgs, VerifyArgs};
+use crate::model::{self, Talk};
+use crate::output::{self, Rows};
+use crate::tensors::{self, Output};
+
+/// Runs `vitrum forward`.
+pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
+    if same_file(&args.input, &args.output) {
+        bail!("--output {} is the input\nhint: name another file", args.output.display());
+    }
+    let (loaded, device) = model::open(&args.model, args.dtype, false, talk)?;
+    let ModelConfig::Vit(config) = loaded.model.config();
+    let file = tensors::read(&args.input)?;
+    let images = tensors::input(&file, config.in_chans, args.dtype.into(), &device)?;
+    fits(&images, config.patch_size)?;
+    let total = images.dims()[0];
+    let step = if args.batch_size == 0 { total } else { args.batch_size.min(total) };
+    let mut parts: Vec<(String, Vec<Seen>)> = Vec::new();
+    for first in (0..total).step_by(step) {
+        let images = images.clone().narrow(0, first, step.min(total - first));
+        let seen = trace(&loaded.model, images, args.trace, args.attention);
+        if parts.is_empty() {
+            parts = seen.into_iter().map(|(name, seen)| (name, vec![seen])).collect();
+        } else {
+            parts.iter_mut().zip(seen).for_each(|((_, all), (_, seen))| all.push(seen));
+        }
+    }
+    let outputs: Vec<(String, Output)> = parts.into_iter().map(|(name, all)| (name, joined(all))).collect();
+    let metadata = HashMap::from([
+        ("model".to_string(), loaded.name.clone()),
+        ("vitrum".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+    ]);
+    tensors::write(&args.output, &outputs, metadata)?;
+    talk.say(format_args!("wrote {} tensors to {}", outputs.len(), args.output.display()));
+    Ok(())
+}
+
+fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn fits(images: &Tensor<4>, [p, q]: [usize; 2]) -> Result<()> {
+    let [_, _, h, w] = images.dims();
+    if h < p || w < q {
+        bail!("an image of {h}x{w} holds no patch of {p}x{q}");
+    }
+    Ok(())
+}
+
+/// `logits`, `features` and, when asked for, every named intermediate, in the order of the network.
+fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> Vec<(String, Seen)> {
+    let backbone = model.backbone();
+    if !all {
+        let features = backbone.features(images, &mut Silent);
+        let tokens = features.tokens.clone();
+        let logits = backbone.head(features, &mut Silent);
+        return vec![("features".into(), Seen::Tokens(tokens)), ("logits".into(), Seen::Vectors(logits))];
+    }
+    let mut recorder = Recorder { with_attention, seen: Vec::new() };
+    let features = backbone.features(images, &mut recorder);
+    recorder.seen.push(("features".into(), Seen::Tokens(features.tokens.clone())));
+    let logits = backbone.head(features, &mut recorder);
+    recorder.seen.push(("logits".into(), Seen::Vectors(logits)));
+    recorder.seen
+}
+
+/// Batches one after the other.
+fn joined(parts: Vec<Seen>) -> Output {
+    let (mut tokens, mut vectors, mut attention) = (Vec::new(), Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Seen::Tokens(x) => tokens.push(x),
+            Seen::Vectors(x) => vectors.push(x),
+            Seen::Attention(x) => attention.push(x),
+        }
+    }
+    if !tokens.is_empty() {
+        Tensor::cat(tokens, 0).into()
+    } else if !vectors.is_empty() {
+        Tensor::cat(vectors, 0).into()
+    } else {
+        Tensor::cat(attention, 0).into()
+    }
+}
+
+#[derive(Serialize)]
+struct Compared {
+    name: String,
+    /// Largest difference over largest value of the reference.
+    error: f64,
+    /// Where the largest difference is.
+    index: Vec<usize>,
+    ours: f64,
+    theirs: f64,
+    ok: bool,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    model: String,
+    tolerance: f64,
+    /// The first that departs, in the order of the network.
+    first_departure: Option<String>,
+    /// Names in the reference that the model does not produce.
+    not_compared: Vec<String>,
+    compared: Vec<Compared>,
+}
+
+/// Runs `vitrum verify`; true when everything agrees.
+pub fn verify(args: &VerifyArgs, talk: Talk) -> Result<bool> {
+    let (loaded, device) = model::open(&args.model, args.dtype, true, talk)?;
+    let ModelConfig::Vit(config) = loaded.model.config();
+    let reference = tensors::read(&args.against)?;
+    let images = tensors::input(&reference, config.in_chans, args.dtype.into(), &device)?;
+    fits(&images, config.patch_size)?;
+    let tolerance = args.tolerance.unwrap_or(if args.dtype == Dtype::F64 { 1e-9 } else { 5e-6 });
+    let with_attention = reference.names().any(|name| name.ends_with("attn.weights"));
+    let compared = compare(&loaded.model, images, &reference, with_attention, tolerance)?;
+    if compared.is_empty() {
+        bail!(
+            "{}: nothing to compare with\nhint: give it `logits`, `features` or timm's module names (`blocks.0.attn`)",
+            args.against.display()
+        );
+    }
+    let known = |name: &&str| *name != "input" && !compared.iter().any(|c| c.name == **name);
+    let verdict = Verdict {
+        model: loaded.name.clone(),
+        tolerance,
+        first_departure: compared.iter().find(|c| !c.ok).map(|c| c.name.clone()),
+        not_compared: reference.names().filter(known).map(str::to_string).collect(),
+        compared,
+    };
+    report(&verdict, args.format)?;
+    Ok(verdict.first_departure.is_none())
+}
+
+fn compare(
+    model: &Model,
+    images: Tensor<4>,
+    reference: &TensorMap,
+    with_attention: bool,
+    tolerance: f64,
+) -> Result<Vec<Compared>> {
+    let mut compared = Vec::new();
+    for (name, seen) in trace(model, images, true, with_attention) {
+        let Some(theirs) = reference.get(&name) else { continue };
+        let (shape, ours) = match seen {
+            Seen::Tokens(x) => values(x),
+            Seen::Vectors(x) => values(x),
+            Seen::Attention(x) => values(x),
+        };
+        compared.push(difference(name, &shape, &ours, theirs, tolerance).context("comparing")?);
+    }
+    Ok(compared)
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> (Vec<usize>, Vec<f64>) {
+    let shape = x.dims().to_vec();
+    (shape, x.into_data().iter::<f64>().collect())
+}
+
+fn difference(name: String, shape: &[usize], ours: &[f64], theirs: &HostTensor, tolerance: f64) -> Result<Compared> {
+    if theirs.shape() != shape {
+        bail!("`{name}` has shape {shape:?} here and {:?} in the reference", theirs.shape());
+    }
+    let theirs = theirs.to_f64();
+    let largest = theirs.iter().fold(f64::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let distance = |i: usize| match (ours[i] - theirs[i]).abs() {
+        d if d.is_nan() => f64::INFINITY,
+        d => d,
+    };
+    let worst = (0..ours.len()).max_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap_or(0);
+    let error = if ours.is_empty() { 0.0 } else { distance(worst) / largest };
+    let mut rest = worst;
+    let mut index: Vec<usize> = Vec::new();
+    for side in shape.iter().rev() {
+        index.push(rest % side.max(&1));
+        rest /= side.max(&1);
+    }
+    index.reverse();
+    let at = |values: &[f64]| values.get(worst).copied().unwrap_or_default();
+    Ok(Compared { name, error, index, ours: at(ours), theirs: at(&theirs), ok: error <= tolerance })
+}
+
+fn report(verdict: &Verdict, format: Format) -> Result<()> {
+    if format == Format::Json {
+        return output::json(verdict);
+    }
+    let mut rows = Rows::new(&["layer", "error", "where", "ours", "theirs", ""]);
+    for Compared { name, error, index, ours, theirs, ok } in &verdict.compared {
+        let mark = match (&verdict.first_departure, ok) {
+            (Some(first), false) if first == name => "first departure",
+            (_, false) => "departs",
+            _ => "ok",
+        };
+        rows.push([
+            name.clone(),
+            format!("{error:.1e}"),
+            format!("{index:?}"),
+            format!("{ours:.6e}"),
+            format!("{theirs:.6e}"),
+            mark.into(),
+        ]);
+    }
+    if format == Format::Csv {
+        return rows.csv();
+    }
+    rows.text()?;
+    match &verdict.first_departure {
+        Some(first) => output::line(format_args!("\nfirst departure: {first} (more than {:.0e})", verdict.tolerance)),
+        None => output::line(format_args!("\nall {} agree within {:.0e}", verdict.compared.len(), verdict.tolerance)),
+    }
+}
+

@@ -1,0 +1,134 @@
+//! From the model flags to a model that is ready, with a report on stderr.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::tensor::{DType, Device};
+use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
+use vitrum::data::{DecodeOptions, Limits, Preprocess};
+use vitrum::tasks::Classifier;
+
+use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
+use crate::device;
+use crate::models::with_kwargs;
+
+/// How much goes to stderr.
+#[derive(Clone, Copy)]
+pub struct Talk {
+    /// Nothing but errors.
+    pub quiet: bool,
+    /// `-v`, `-vv`.
+    pub verbose: u8,
+}
+
+impl Talk {
+    /// A remark on stderr.
+    pub fn say(self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F64 => Self::F64,
+        }
+    }
+}
+
+/// Loads what the flags ask for and says what happened.
+pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> Result<(Loaded, Device)> {
+    let device = device::prepare(&args.device)?;
+    let edit = |config| with_kwargs(config, &args.model_kwargs).map_err(|error| format!("{error:#}"));
+    let options = LoadOptions {
+        checkpoint: args.checkpoint.clone(),
+        num_classes: args.num_classes,
+        img_size: args.img_size.map(|size| size.0),
+        pos_resize: args.pos_resize,
+        edit: Some(&edit),
+        dtype: dtype.into(),
+        allow_missing: args.allow_missing.clone(),
+        allow_unexpected: args.allow_unexpected.clone(),
+        needs_weights,
+        seed: args.seed,
+        offline: args.offline,
+        ..LoadOptions::new(args.model.clone())
+    };
+    let loaded = load(&options, &device)?;
+    for note in &loaded.notes {
+        talk.say(note);
+    }
+    if let Some(report) = &loaded.report {
+        talk.say(format_args!("{}: {report}", loaded.name));
+    }
+    Ok((loaded, device))
+}
+
+/// A classifier: a model whose card, or whose flags, say how pictures are prepared.
+pub fn classifier(
+    args: &ModelArgs,
+    preprocess: &PreprocessArgs,
+    class_map: Option<&Path>,
+    talk: Talk,
+) -> Result<Classifier> {
+    let (mut loaded, device) = open(args, Dtype::F32, true, talk)?;
+    adjust(&mut loaded, preprocess)?;
+    if let Some(path) = class_map {
+        loaded.labels = Some(class_names(path)?);
+    }
+    Ok(Classifier::new(loaded, device)?)
+}
+
+/// Flags over the card.
+fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
+    let complete = !args.mean.is_empty() && !args.std.is_empty() && args.interpolation.is_some() && args.crop_pct.is_some();
+    if loaded.preprocess.is_none() && complete {
+        let vitrum::models::ModelConfig::Vit(config) = loaded.model.config();
+        let [h, w] = config.img_size;
+        loaded.preprocess = Some(Preprocess { input_size: [config.in_chans, h, w], ..Preprocess::default() });
+    }
+    let Some(preprocess) = &mut loaded.preprocess else { return Ok(()) };
+    if let Some(share) = args.crop_pct {
+        preprocess.crop_pct = share;
+    }
+    if let Some(mode) = &args.crop_mode {
+        preprocess.crop_mode = parse("--crop-mode", mode, "center, squash or border")?;
+    }
+    if let Some(filter) = &args.interpolation {
+        preprocess.interpolation =
+            parse("--interpolation", filter, "bicubic, bilinear, lanczos, box, hamming or nearest")?;
+    }
+    if !args.mean.is_empty() {
+        preprocess.mean.clone_from(&args.mean);
+    }
+    if !args.std.is_empty() {
+        preprocess.std.clone_from(&args.std);
+    }
+    preprocess.check().context("preprocessing")
+}
+
+fn parse<T: serde::de::DeserializeOwned>(flag: &str, text: &str, want: &str) -> Result<T> {
+    serde_json::from_value(serde_json::Value::String(text.to_lowercase()))
+        .map_err(|_| anyhow::anyhow!("{flag} '{text}': want {want}"))
+}
+
+/// One class name a line.
+pub fn class_names(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect())
+}
+
+/// Bounds and orientation from the flags.
+pub fn decode_options(limits: &LimitArgs, turn: bool) -> DecodeOptions {
+    DecodeOptions {
+        limits: Limits {
+            max_pixels: limits.max_image_pixels,
+            max_side: limits.max_image_side,
+            ..Limits::default()
+        },
+        exif_orientation: turn,
+    }
+}

@@ -1,0 +1,153 @@
+//! `vitrum predict`: images to classes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use vitrum::data::{RgbImage, decode};
+use vitrum::tasks::Prediction;
+
+use crate::args::{Format, PredictArgs};
+use crate::model::{self, Talk};
+use crate::output;
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    file: &'a str,
+    predictions: Vec<Prediction>,
+}
+
+/// Runs the command; an unreadable image is named at once and makes the command fail at its end.
+pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
+    if args.topk == 0 || args.batch_size == 0 {
+        bail!("--topk and --batch-size must be at least 1");
+    }
+    let files = image_files(&args.images)?;
+    let classifier = model::classifier(&args.model, &args.preprocess, args.class_map.as_deref(), talk)?;
+    let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
+    let mut writer = Writer::new(args.format)?;
+    let mut failed = 0;
+    for chunk in files.chunks(args.batch_size) {
+        let mut names = Vec::new();
+        let mut images: Vec<RgbImage> = Vec::new();
+        for file in chunk {
+            match decode::open(file, &options) {
+                Ok(image) => {
+                    names.push(file.display().to_string());
+                    images.push(image);
+                }
+                Err(error) => {
+                    failed += 1;
+                    eprintln!("error: {error}");
+                }
+            }
+        }
+        if images.is_empty() {
+            continue;
+        }
+        for (file, predictions) in names.iter().zip(classifier.predict(&images, args.topk)?) {
+            writer.write(&Answer { file, predictions })?;
+        }
+    }
+    writer.end()?;
+    if failed > 0 {
+        bail!("{failed} of {} images could not be read", files.len());
+    }
+    Ok(())
+}
+
+/// Files as they were named; folders give their images, sorted.
+pub fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in named {
+        if path.is_dir() {
+            let before = files.len();
+            collect(path, &mut files)?;
+            if files.len() == before {
+                bail!("{}: no images in this folder\nhint: {} are looked for", path.display(), EXTENSIONS.join(", "));
+            }
+        } else if path.exists() {
+            files.push(path.clone());
+        } else {
+            bail!("{}: no such file or folder", path.display());
+        }
+    }
+    Ok(files)
+}
+
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let read = || format!("reading {}", folder.display());
+    let mut entries: Vec<_> = std::fs::read_dir(folder).with_context(read)?.collect::<io::Result<_>>().with_context(read)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let kind = entry.file_type().with_context(read)?;
+        if kind.is_dir() {
+            collect(&path, files)?;
+            continue;
+        }
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        if extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Answers one after the other, in the format asked for.
+enum Writer {
+    Text,
+    Json(Vec<serde_json::Value>),
+    Csv(csv::Writer<io::Stdout>),
+}
+
+impl Writer {
+    fn new(format: Format) -> Result<Self> {
+        Ok(match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json(Vec::new()),
+            Format::Csv => {
+                let mut writer = csv::Writer::from_writer(io::stdout());
+                writer.write_record(["file", "rank", "index", "label", "prob"])?;
+                Self::Csv(writer)
+            }
+        })
+    }
+
+    fn write(&mut self, answer: &Answer<'_>) -> Result<()> {
+        match self {
+            Self::Text => {
+                output::line(answer.file)?;
+                for Prediction { index, label, prob } in &answer.predictions {
+                    let label = label.clone().unwrap_or_else(|| format!("class {index}"));
+                    output::line(format_args!("  {:5.1} %  {label}", 100.0 * prob))?;
+                }
+            }
+            Self::Json(all) => all.push(serde_json::to_value(answer)?),
+            Self::Csv(writer) => {
+                for (rank, Prediction { index, label, prob }) in answer.predictions.iter().enumerate() {
+                    let label = label.as_deref().unwrap_or("");
+                    writer.write_record([
+                        answer.file,
+                        &(rank + 1).to_string(),
+                        &index.to_string(),
+                        label,
+                        &format!("{prob:.6}"),
+                    ])?;
+                }
+                writer.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<()> {
+        match self {
+            Self::Json(all) => output::json(&all),
+            Self::Text | Self::Csv(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Safetensors files of inputs and outputs.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::tensor::{Dtype, View};
+use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
+
+/// The tensors of a safetensors file.
+pub fn read(path: &Path) -> Result<TensorMap> {
+    if path.is_dir() {
+        bail!("{}: a folder; want a safetensors file", path.display());
+    }
+    Ok(vitrum::checkpoint::read(path)?)
+}
+
+/// The tensor `input` `[B, C, H, W]` for a model of `channels`.
+pub fn input(tensors: &TensorMap, channels: usize, dtype: DType, device: &Device) -> Result<Tensor<4>> {
+    let path = tensors.path.display();
+    let Some(input) = tensors.get("input") else {
+        let names: Vec<&str> = tensors.names().take(5).collect();
+        bail!("{path}: no tensor `input`\nhint: found {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+    };
+    let &[b, c, h, w] = input.shape() else {
+        bail!("{path}: tensor `input` has shape {:?}, expected [B, C, H, W]", input.shape());
+    };
+    if b == 0 || h == 0 || w == 0 {
+        bail!("{path}: tensor `input` of shape {:?} is empty", input.shape());
+    }
+    if c != channels {
+        bail!("{path}: tensor `input` has {c} channels, the model wants {channels}");
+    }
+    if !input.dtype().is_float() {
+        bail!("{path}: tensor `input` is {}, expected floats, normalised already", input.dtype());
+    }
+    let data = if dtype == DType::F64 {
+        TensorData::new(input.to_f64(), [b, c, h, w])
+    } else {
+        TensorData::new(input.to_f32(), [b, c, h, w])
+    };
+    Ok(Tensor::from_data(data, (device, dtype)))
+}
+
+/// A tensor on its way to a file.
+pub struct Output {
+    shape: Vec<usize>,
+    dtype: Dtype,
+    bytes: Vec<u8>,
+}
+
+impl<const D: usize> From<Tensor<D>> for Output {
+    fn from(tensor: Tensor<D>) -> Self {
+        let shape = tensor.dims().to_vec();
+        let data = tensor.into_data();
+        if data.dtype() == DType::F64 {
+            let bytes = data.iter::<f64>().flat_map(f64::to_le_bytes).collect();
+            Self { shape, dtype: Dtype::F64, bytes }
+        } else {
+            let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+            Self { shape, dtype: Dtype::F32, bytes }
+        }
+    }
+}
+
+impl From<&HostTensor> for Output {
+    fn from(tensor: &HostTensor) -> Self {
+        let bytes = tensor.to_f32().into_iter().flat_map(f32::to_le_bytes).collect();
+        Self { shape: tensor.shape().to_vec(), dtype: Dtype::F32, bytes }
+    }
+}
+
+impl View for &Output {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes a safetensors file: beside the target first, then renamed, so that no half file is left.
+pub fn write(path: &Path, tensors: &[(String, Output)], metadata: HashMap<String, String>) -> Result<()> {
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let bytes = safetensors::serialize(views, Some(metadata)).with_context(|| format!("writing {}", path.display()))?;
+    write_whole(path, &bytes)
+}
+
+/// Writes a file beside its target first, then renames it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let context = || format!("writing {}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
+    std::io::Write::write_all(&mut file, bytes).with_context(context)?;
+    file.as_file().sync_all().with_context(context)?;
+    file.persist(path).with_context(context)?;
+    Ok(())
+}

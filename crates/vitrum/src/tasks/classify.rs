@@ -1,0 +1,120 @@
+//! Images to classes.
+
+use std::path::Path;
+
+use burn::tensor::{DType, Device, Tensor};
+use serde::Serialize;
+
+use crate::Error;
+use crate::checkpoint::load::{LoadOptions, Loaded, load};
+use crate::data::{Preprocess, RgbImage, batch};
+use crate::models::Model;
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// Index of the class.
+    pub index: usize,
+    /// Its name, where the model's card has names.
+    pub label: Option<String>,
+    /// Softmax probability.
+    pub prob: f64,
+}
+
+/// A model with what it takes to ask it about pictures.
+#[derive(Debug)]
+pub struct Classifier {
+    model: Model,
+    preprocess: Preprocess,
+    labels: Option<Vec<String>>,
+    device: Device,
+}
+
+impl Classifier {
+    /// A classifier from a folder, a name with weights, or `hf:ORG/NAME`, on the CPU.
+    ///
+    /// # Errors
+    /// What is wrong with the files, or that the card has no preprocessing.
+    pub fn load(source: impl AsRef<Path>) -> Result<Self, Error> {
+        let device = Device::flex();
+        let loaded = load(&LoadOptions::new(source.as_ref().to_string_lossy()), &device)?;
+        Self::new(loaded, device)
+    }
+
+    /// A classifier from a loaded model.
+    ///
+    /// # Errors
+    /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
+    pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
+        let preprocess = loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
+        Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
+    }
+
+    /// How pictures are prepared.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The device of the model.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The name of a class.
+    pub fn label(&self, index: usize) -> Option<&str> {
+        self.labels.as_ref()?.get(index).map(String::as_str)
+    }
+
+    /// The `k` likeliest classes of each picture, likeliest first.
+    ///
+    /// # Errors
+    /// A picture that cannot be preprocessed.
+    pub fn predict(&self, images: &[RgbImage], k: usize) -> Result<Vec<Vec<Prediction>>, Error> {
+        let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
+        Ok(self.answers(self.model.backbone().forward(batch), k))
+    }
+
+    /// The `k` likeliest classes from logits `[B, K]`.
+    pub fn answers(&self, logits: Tensor<2>, k: usize) -> Vec<Vec<Prediction>> {
+        let answer = |probabilities: Vec<f64>| {
+            top_k(&probabilities, k)
+                .into_iter()
+                .map(|index| Prediction {
+                    index,
+                    label: self.label(index).map(str::to_string),
+                    prob: probabilities[index],
+                })
+                .collect()
+        };
+        rows(logits).iter().map(|row| answer(softmax(row))).collect()
+    }
+}
+
+/// The rows of `[B, K]` on the host.
+pub fn rows(x: Tensor<2>) -> Vec<Vec<f64>> {
+    let [_, k] = x.dims();
+    let values: Vec<f64> = x.into_data().iter::<f64>().collect();
+    values.chunks_exact(k.max(1)).map(<[f64]>::to_vec).collect()
+}
+
+/// Softmax of one row of logits, in f64.
+pub fn softmax(logits: &[f64]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+    let total: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|value| value / total).collect()
+}
+
+/// Indices of the `k` largest values, largest first; of equal values the first wins, NaN comes last.
+pub fn top_k(values: &[f64], k: usize) -> Vec<usize> {
+    let key = |index: &usize| if values[*index].is_nan() { f64::NEG_INFINITY } else { values[*index] };
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
+    order.truncate(k);
+    order
+}
