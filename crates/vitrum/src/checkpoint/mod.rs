@@ -1,1 +1,25 @@
 //! Pretrained weights: files, dialects, cards, reports.
+//!
+//! [`read`](read::read) turns a file or folder into named [`HostTensor`]s; [`dialect`] and [`keys`] give
+//! them timm's names, [`convert`] their shapes; [`card`] says what model they belong to and how its images
+//! are prepared; [`write`] stores them again. Nothing here knows Burn: tensors stay in the host's memory.
+
+pub mod apply;
+pub mod card;
+// pub mod convert;
+// pub mod dialect;
+// pub mod diff;
+pub mod error;
+pub mod load;
+// pub mod inspect;
+// pub mod keys;
+pub mod read;
+// pub mod resample;
+pub mod tensors;
+// pub mod write;
+
+pub use card::ModelCard;
+// pub use dialect::Dialect;
+pub use error::LoadError;
+pub use read::read;
+pub use tensors::{Dtype, HostTensor, TensorMap};

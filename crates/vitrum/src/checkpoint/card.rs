@@ -1,0 +1,387 @@
+//! What travels with weights: the model they belong to, how images are prepared, labels, licence.
+//!
+//! timm keeps all of it in `config.json`; Hugging Face in `config.json` and `preprocessor_config.json`;
+//! torchvision's and Google's files keep none of it, so that only what the tensors show is known.
+
+mod huggingface;
+mod infer;
+mod timm;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use infer::{Inferred, infer_config};
+
+use super::LoadError;
+use super::read::{Limits, read_bounded};
+use crate::models::vit::{Activation, GlobalPool, VitConfig};
+
+/// How images are prepared for a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardPreprocess {
+    /// Channels, height, width of the model's input.
+    pub input_size: [usize; 3],
+    /// Filter of the resize: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
+    pub interpolation: String,
+    /// Share of the resized image that the crop keeps: images are resized to `floor(input / crop_pct)`.
+    pub crop_pct: f64,
+    /// `center`: the shorter side is resized, then the middle is cut out. `squash`: both sides are resized.
+    /// `border`: the longer side is resized, then the rest is filled.
+    pub crop_mode: String,
+    /// Subtracted from each channel, of values in `[0, 1]`.
+    pub mean: Vec<f32>,
+    /// Divides each channel afterwards.
+    pub std: Vec<f32>,
+}
+
+impl CardPreprocess {
+    /// An error text for sizes or numbers no image can be prepared with.
+    pub fn check(&self) -> Result<(), String> {
+        let [channels, height, width] = self.input_size;
+        if channels == 0 || channels > 1024 || [height, width].iter().any(|&n| n == 0 || n > MAX_SIDE) {
+            return Err(format!("input_size {:?} is not the size of an image", self.input_size));
+        }
+        if !(self.crop_pct > 0.0 && self.crop_pct <= 4.0) {
+            return Err(format!("crop_pct {} is not a share of an image", self.crop_pct));
+        }
+        for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if values.len() != channels && values.len() != 1 {
+                return Err(format!("{key} has {} values for {channels} channels", values.len()));
+            }
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(format!("{key} {values:?} is not finite"));
+            }
+        }
+        match self.std.iter().find(|&&v| v <= 0.0) {
+            Some(v) => Err(format!("std {v} is not positive")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a card comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardSource {
+    /// timm's `config.json`.
+    Timm,
+    /// Hugging Face transformers' `config.json`.
+    HuggingFace,
+    /// No file: what the tensors' names and shapes show.
+    Tensors,
+}
+
+/// What is known about a checkpoint besides its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// Name of the architecture as the file gives it, such as `vit_tiny_patch16_224` or `ViTForImageClassification`.
+    pub architecture: Option<String>,
+    /// Which training, after timm's dot: `augreg_in21k_ft_in1k`.
+    pub tag: Option<String>,
+    /// The model.
+    pub config: VitConfig,
+    /// A distillation token after the class token (`dist_token`, DeiT).
+    pub dist_token: bool,
+    /// A second head on the distillation token (`head_dist`); the answer is the mean of both heads.
+    pub dist_head: bool,
+    /// How images are prepared; `None` when no file says so. It is never guessed.
+    pub preprocess: Option<CardPreprocess>,
+    /// Name of each class.
+    pub labels: Option<Vec<String>>,
+    /// A longer description for each label name.
+    pub label_descriptions: Option<BTreeMap<String, String>>,
+    /// Licence of the weights.
+    pub license: Option<String>,
+    /// Where the card comes from.
+    pub source: CardSource,
+    /// The file the card was read from.
+    pub path: PathBuf,
+    /// What a user should know: values that were assumed, keys that could not be honoured.
+    pub notes: Vec<String>,
+    /// SHA-256 of the file of weights, hexadecimal, when it was computed.
+    pub sha256: Option<String>,
+}
+
+/// Turns the name of an architecture into its configuration.
+pub type Resolve<'a> = dyn Fn(&str) -> Result<VitConfig, String> + 'a;
+
+impl ModelCard {
+    /// A card for `config` with nothing else known.
+    pub fn new(config: VitConfig, source: CardSource, path: impl Into<PathBuf>) -> Self {
+        Self {
+            architecture: None,
+            tag: None,
+            config,
+            dist_token: false,
+            dist_head: false,
+            preprocess: None,
+            labels: None,
+            label_descriptions: None,
+            license: None,
+            source,
+            path: path.into(),
+            notes: Vec::new(),
+            sha256: None,
+        }
+    }
+
+    /// The card in a folder, or beside a file of weights; `None` where there is no `config.json`.
+    ///
+    /// `resolve` turns an architecture's name, which is all that timm writes, into its configuration.
+    ///
+    /// # Errors
+    /// A file that is not JSON, an unknown model, and values that describe no model.
+    pub fn find(path: &Path, resolve: &Resolve<'_>) -> Result<Option<Self>, LoadError> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let config = folder.join("config.json");
+        if !config.is_file() {
+            return Ok(None);
+        }
+        Self::read(&config, resolve).map(Some)
+    }
+
+    /// The card in a `config.json` of timm or Hugging Face (with the `preprocessor_config.json` beside it).
+    pub fn read(path: &Path, resolve: &Resolve<'_>) -> Result<Self, LoadError> {
+        let json = read_object(path)?;
+        let fail = |reason: String| LoadError::config(path, reason);
+        let mut card = if json.contains_key("architecture") {
+            timm::card(&json, resolve).map_err(fail)?
+        } else if json.contains_key("model_type") {
+            let mut card = huggingface::card(&json).map_err(fail)?;
+            huggingface::add_preprocess(&mut card, path)?;
+            card
+        } else {
+            return Err(fail(
+                "neither `architecture` (timm) nor `model_type` (Hugging Face) says which model this is"
+                    .into(),
+            ));
+        };
+        card.path = path.to_path_buf();
+        check_config(&card.config).map_err(fail)?;
+        if let Some(preprocess) = &card.preprocess {
+            preprocess.check().map_err(fail)?;
+        }
+        if let Some(labels) = &card.labels
+            && labels.len() != card.config.num_classes
+        {
+            let note =
+                format!("{} labels for {} classes were left out", labels.len(), card.config.num_classes);
+            card.notes.push(note);
+            card.labels = None;
+        }
+        Ok(card)
+    }
+
+    /// Refuses a card that describes far more parameters than the file of weights holds, before any model is
+    /// made from it.
+    pub fn check_size(&self, elements_in_file: usize) -> Result<(), LoadError> {
+        // Room for another head and a larger position table.
+        let limit = (elements_in_file as u64).saturating_mul(2).saturating_add(64 << 20);
+        let wanted = parameter_count(&self.config).unwrap_or(u64::MAX);
+        match wanted > limit {
+            true => {
+                Err(LoadError::too_large(&self.path, "the number of parameters described", wanted, limit))
+            }
+            false => Ok(()),
+        }
+    }
+}
+
+/// A JSON object from a file.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, LoadError> {
+    let text = read_bounded(path, "the configuration", Limits::default().json_bytes)?;
+    serde_json::from_slice(&text).map_err(|e| LoadError::format(path, "JSON object", e))
+}
+
+/// Longest side of an image, in pixels.
+const MAX_SIDE: usize = 16_384;
+
+/// An error text for a configuration no model can be built from.
+pub fn check_config(config: &VitConfig) -> Result<(), String> {
+    let between = |key: &str, value: usize, least: usize, most: usize| match (least..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(format!("{key} is {value}, expected {least} to {most}")),
+    };
+    for axis in 0..2 {
+        between("img_size", config.img_size[axis], 1, MAX_SIDE)?;
+        between("patch_size", config.patch_size[axis], 1, MAX_SIDE)?;
+        if config.img_size[axis] % config.patch_size[axis] != 0 {
+            let [image, patch] = [config.img_size[axis], config.patch_size[axis]];
+            return Err(format!(
+                "an image side of {image} pixels is not a multiple of the patch side {patch}"
+            ));
+        }
+    }
+    between("in_chans", config.in_chans, 1, 1024)?;
+    between("num_classes", config.num_classes, 0, 10_000_000)?;
+    between("embed_dim", config.embed_dim, 1, 65_536)?;
+    between("depth", config.depth, 1, 1_000)?;
+    between("num_heads", config.num_heads, 1, config.embed_dim)?;
+    if config.embed_dim % config.num_heads != 0 {
+        return Err(format!(
+            "embed_dim {} is not a multiple of num_heads {}",
+            config.embed_dim, config.num_heads
+        ));
+    }
+    between("reg_tokens", config.reg_tokens, 0, 4096)?;
+    if let Some(r) = config.representation_size {
+        between("representation_size", r, 1, 65_536)?;
+    }
+    if !(config.mlp_ratio > 0.0 && config.mlp_ratio <= 64.0) || config.mlp_hidden_dim() == 0 {
+        return Err(format!("mlp_ratio is {}, expected a positive number up to 64", config.mlp_ratio));
+    }
+    if !(config.norm_eps > 0.0 && config.norm_eps < 1.0) {
+        return Err(format!("norm_eps is {}, expected a small positive number", config.norm_eps));
+    }
+    if config.init_values.is_some_and(|v| !v.is_finite()) {
+        return Err("init_values is not finite".into());
+    }
+    for (key, rate) in [
+        ("drop_rate", config.drop_rate),
+        ("pos_drop_rate", config.pos_drop_rate),
+        ("patch_drop_rate", config.patch_drop_rate),
+        ("proj_drop_rate", config.proj_drop_rate),
+        ("attn_drop_rate", config.attn_drop_rate),
+        ("drop_path_rate", config.drop_path_rate),
+    ] {
+        if !(0.0..1.0).contains(&rate) {
+            return Err(format!("{key} is {rate}, expected 0 up to but not 1"));
+        }
+    }
+    if config.global_pool == GlobalPool::Token && !config.class_token {
+        return Err("global_pool `token` needs a class token".into());
+    }
+    match parameter_count(config) {
+        Some(_) => Ok(()),
+        None => Err("the number of parameters overflows".into()),
+    }
+}
+
+/// About how many parameters a model has: all large tensors, without biases and norms. `None` on overflow.
+pub fn parameter_count(config: &VitConfig) -> Option<u64> {
+    let n = |v: usize| v as u64;
+    let d = n(config.embed_dim);
+    let hidden = n(config.mlp_hidden_dim());
+    let [rows, columns] = config.grid();
+    let tokens = n(rows).checked_mul(n(columns))?.checked_add(n(config.num_prefix_tokens()))?;
+    let patch =
+        n(config.patch_size[0]).checked_mul(n(config.patch_size[1]))?.checked_mul(n(config.in_chans))?;
+    let block = d.checked_mul(d)?.checked_mul(4)?.checked_add(d.checked_mul(hidden)?.checked_mul(2)?)?;
+    let head_in = n(config.representation_size.unwrap_or(config.embed_dim));
+    let pool = if config.global_pool == GlobalPool::Map { block } else { 0 };
+    patch
+        .checked_mul(d)?
+        .checked_add(tokens.checked_mul(d)?)?
+        .checked_add(block.checked_mul(n(config.depth))?)?
+        .checked_add(pool)?
+        .checked_add(head_in.checked_mul(n(config.num_classes))?)
+}
+
+/// `F / D` such that `floor(D * ratio)` is `F` again.
+pub(crate) fn mlp_ratio(hidden: usize, width: usize) -> f64 {
+    let ratio = hidden as f64 / width.max(1) as f64;
+    match (width as f64 * ratio) as usize == hidden {
+        true => ratio,
+        false => (hidden as f64 + 0.5) / width.max(1) as f64,
+    }
+}
+
+/// Values of a JSON object, with the key in every error.
+pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
+
+impl Fields<'_> {
+    /// The value of a key that is present and not null.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).filter(|v| !v.is_null())
+    }
+
+    pub(crate) fn size(&self, key: &str) -> Result<Option<usize>, String> {
+        self.get(key).map(|v| as_size(v).ok_or_else(|| expected(key, "a whole number", v))).transpose()
+    }
+
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, String> {
+        let finite = |v: &Value| v.as_f64().filter(|n| n.is_finite());
+        self.get(key).map(|v| finite(v).ok_or_else(|| expected(key, "a number", v))).transpose()
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
+        self.get(key).map(|v| v.as_bool().ok_or_else(|| expected(key, "true or false", v))).transpose()
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, String> {
+        self.get(key).map(|v| v.as_str().ok_or_else(|| expected(key, "a text", v))).transpose()
+    }
+
+    /// One number for both sides, or height and width.
+    pub(crate) fn pair(&self, key: &str) -> Result<Option<[usize; 2]>, String> {
+        let pair = |v: &Value| match v {
+            Value::Array(sides) => match sides.as_slice() {
+                [side] => as_size(side).map(|n| [n, n]),
+                [height, width] => Some([as_size(height)?, as_size(width)?]),
+                _ => None,
+            },
+            v => as_size(v).map(|n| [n, n]),
+        };
+        self.get(key).map(|v| pair(v).ok_or_else(|| expected(key, "one or two whole numbers", v))).transpose()
+    }
+
+    /// Numbers in a list, or one number.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
+        let numbers = |v: &Value| match v {
+            Value::Array(items) => items.iter().map(|v| v.as_f64().map(|n| n as f32)).collect(),
+            v => v.as_f64().map(|n| vec![n as f32]),
+        };
+        self.get(key).map(|v| numbers(v).ok_or_else(|| expected(key, "a list of numbers", v))).transpose()
+    }
+}
+
+fn as_size(value: &Value) -> Option<usize> {
+    usize::try_from(value.as_u64()?).ok()
+}
+
+/// `key` should hold something else.
+pub(crate) fn expected(key: &str, what: &str, found: &Value) -> String {
+    let found: String = found.to_string().chars().take(80).collect();
+    format!("`{key}` should be {what}, found {found}")
+}
+
+/// Class names from a list, or from a map of class number to name. Numbers without a name get themselves.
+pub(crate) fn labels(key: &str, value: &Value) -> Result<Vec<String>, String> {
+    const MOST: usize = 10_000_000;
+    let text = |v: &Value| v.as_str().map(str::to_string).ok_or_else(|| expected(key, "names", v));
+    match value {
+        Value::Array(names) => names.iter().map(text).collect(),
+        Value::Object(names) => {
+            let mut by_class = BTreeMap::new();
+            for (class, name) in names {
+                let class: usize =
+                    class.parse().map_err(|_| format!("`{key}`: `{class}` is not a class number"))?;
+                by_class.insert(class, text(name)?);
+            }
+            let classes = by_class.last_key_value().map_or(0, |(&last, _)| last.saturating_add(1));
+            // A few gaps are real; a class number far beyond the names is not.
+            if classes > MOST || classes > by_class.len().saturating_mul(100).saturating_add(1000) {
+                return Err(format!("`{key}` names class {} among {} classes", classes - 1, by_class.len()));
+            }
+            Ok((0..classes)
+                .map(|class| by_class.remove(&class).unwrap_or_else(|| class.to_string()))
+                .collect())
+        }
+        other => Err(expected(key, "a list or a map of names", other)),
+    }
+}
+
+/// timm's and Hugging Face's names of non-linearities.
+pub(crate) fn activation(key: &str, name: &str) -> Result<Activation, String> {
+    Ok(match name {
+        "gelu" | "GELU" => Activation::Gelu,
+        "gelu_tanh" | "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
+        "quick_gelu" | "quickgelu" => Activation::QuickGelu,
+        "relu" | "ReLU" => Activation::Relu,
+        "silu" | "swish" => Activation::Silu,
+        other => return Err(format!("`{key}`: unknown activation `{other}`")),
+    })
+}

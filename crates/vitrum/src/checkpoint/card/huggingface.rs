@@ -1,0 +1,249 @@
+//! Hugging Face's `config.json` and `preprocessor_config.json` (transformers 4.x and 5.x).
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{
+    CardPreprocess, CardSource, Fields, ModelCard, activation, expected, labels, mlp_ratio, read_object,
+};
+use crate::checkpoint::LoadError;
+use crate::models::vit::{Activation, PosResize, VitConfig};
+
+/// The card a transformers `config.json` describes; preprocessing lies in another file.
+pub(super) fn card(json: &Map<String, Value>) -> Result<ModelCard, String> {
+    let fields = Fields(json);
+    let model_type = fields.text("model_type")?.unwrap_or_default();
+    let class = class_name(&fields)?;
+    let mut config = common(&fields)?;
+    let mut card = ModelCard::new(config.clone(), CardSource::HuggingFace, "");
+    match model_type {
+        "vit" | "vit_mae" | "deit" => {}
+        "dinov2" | "dinov2_with_registers" => dinov2(&mut config, &fields, class)?,
+        other => {
+            return Err(format!(
+                "`model_type` `{other}` is not a plain Vision Transformer this program knows"
+            ));
+        }
+    }
+    // DeiT's token is always there in transformers, the second head only in one class.
+    card.dist_token = model_type == "deit";
+    card.dist_head = class == Some("DeiTForImageClassificationWithTeacher");
+    if classifies(class) {
+        config.num_classes = num_labels(&fields)?;
+        if let Some(value) = fields.get("id2label") {
+            card.labels = Some(labels("id2label", value)?).filter(|names| !are_placeholders(names));
+        }
+    } else {
+        config.num_classes = 0;
+    }
+    config.representation_size = pooler(&fields, class)?;
+    card.config = config;
+    card.architecture = class.map(str::to_string);
+    card.license = fields.text("license")?.map(str::to_string);
+    Ok(card)
+}
+
+/// The Python class the weights were saved from; absent in hand-written files.
+fn class_name<'a>(fields: &'a Fields) -> Result<Option<&'a str>, String> {
+    match fields.get("architectures") {
+        Some(Value::Array(names)) => Ok(names.first().and_then(Value::as_str)),
+        Some(other) => Err(expected("architectures", "a list of names", other)),
+        None => Ok(None),
+    }
+}
+
+fn classifies(class: Option<&str>) -> bool {
+    class.is_none_or(|name| name.contains("ForImageClassification"))
+}
+
+/// Fields that ViT, DeiT, ViT-MAE and DINOv2 share, with transformers' defaults.
+fn common(fields: &Fields) -> Result<VitConfig, String> {
+    let width = fields.size("hidden_size")?.unwrap_or(768);
+    let hidden = fields.size("intermediate_size")?.unwrap_or(3072);
+    Ok(VitConfig {
+        img_size: fields.pair("image_size")?.unwrap_or([224, 224]),
+        patch_size: fields.pair("patch_size")?.unwrap_or([16, 16]),
+        in_chans: fields.size("num_channels")?.unwrap_or(3),
+        embed_dim: width,
+        depth: fields.size("num_hidden_layers")?.unwrap_or(12),
+        num_heads: fields.size("num_attention_heads")?.unwrap_or(12),
+        mlp_ratio: mlp_ratio(hidden, width),
+        qkv_bias: fields.flag("qkv_bias")?.unwrap_or(true),
+        act_layer: match fields.text("hidden_act")? {
+            Some(name) => activation("hidden_act", name)?,
+            None => Activation::Gelu,
+        },
+        norm_eps: fields.number("layer_norm_eps")?.unwrap_or(1e-12),
+        proj_drop_rate: fields.number("hidden_dropout_prob")?.unwrap_or(0.0),
+        attn_drop_rate: fields.number("attention_probs_dropout_prob")?.unwrap_or(0.0),
+        pos_resize: PosResize::Bicubic,
+        ..VitConfig::default()
+    })
+}
+
+/// DINOv2 states the MLP as a ratio, has LayerScale, and in one variant registers.
+fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Result<(), String> {
+    if fields.flag("use_swiglu_ffn")? == Some(true) {
+        return Err("`use_swiglu_ffn` is not supported by the plain Vision Transformer".into());
+    }
+    if class.is_some() && classifies(class) {
+        return Err(format!(
+            "{} classifies from two tokens at once, which is not supported",
+            class.unwrap_or_default()
+        ));
+    }
+    config.mlp_ratio = fields.number("mlp_ratio")?.unwrap_or(4.0);
+    config.init_values = Some(fields.number("layerscale_value")?.unwrap_or(1.0));
+    config.norm_eps = fields.number("layer_norm_eps")?.unwrap_or(1e-6);
+    config.pos_resize = PosResize::BicubicDino;
+    if fields.text("model_type")? == Some("dinov2_with_registers") {
+        config.reg_tokens = fields.size("num_register_tokens")?.unwrap_or(4);
+        // Registers get no position; the class token's is added to it when the names are converted.
+        config.no_embed_class = true;
+    }
+    Ok(())
+}
+
+/// Classes: as many as labels are named, else `num_labels`, else transformers' default.
+fn num_labels(fields: &Fields) -> Result<usize, String> {
+    match fields.get("id2label") {
+        Some(Value::Object(names)) => Ok(names.len()),
+        Some(other) => Err(expected("id2label", "a map of class number to name", other)),
+        None => Ok(fields.size("num_labels")?.unwrap_or(2)),
+    }
+}
+
+/// Names transformers invents: `LABEL_0`, `LABEL_1`, …
+fn are_placeholders(names: &[String]) -> bool {
+    names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"))
+}
+
+/// `ViTModel` has a dense layer and a non-linearity on the class token: the paper's pre-logits.
+fn pooler(fields: &Fields, class: Option<&str>) -> Result<Option<usize>, String> {
+    if !matches!(class, Some("ViTModel" | "DeiTModel")) {
+        return Ok(None);
+    }
+    if let Some(act) = fields.text("pooler_act")?
+        && act != "tanh"
+    {
+        return Err(format!("`pooler_act` `{act}` is not supported, only `tanh`"));
+    }
+    Ok(Some(match fields.size("pooler_output_size")? {
+        Some(size) => size,
+        None => fields.size("hidden_size")?.unwrap_or(768),
+    }))
+}
+
+/// Reads `preprocessor_config.json` beside `config` into the card, if it is there.
+pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), LoadError> {
+    let path = config.with_file_name("preprocessor_config.json");
+    if !path.is_file() {
+        card.notes.push("preprocessing is not known: no preprocessor_config.json".into());
+        return Ok(());
+    }
+    let json = read_object(&path)?;
+    let fail = |reason: String| LoadError::config(&path, reason);
+    match preprocess(&Fields(&json), card.config.in_chans).map_err(fail)? {
+        Ok(found) => {
+            found.check().map_err(fail)?;
+            card.preprocess = Some(found);
+        }
+        Err(why) => card.notes.push(format!("preprocessing is not known: {why}")),
+    }
+    Ok(())
+}
+
+/// The preparation of images, or why it cannot be told from this file.
+fn preprocess(fields: &Fields, channels: usize) -> Result<Result<CardPreprocess, String>, String> {
+    for key in ["do_resize", "do_rescale"] {
+        if fields.flag(key)? == Some(false) {
+            return Ok(Err(format!("`{key}` is false")));
+        }
+    }
+    let rescale = fields.number("rescale_factor")?.unwrap_or(1.0 / 255.0);
+    if (rescale * 255.0 - 1.0).abs() > 1e-6 {
+        return Ok(Err(format!("`rescale_factor` is {rescale}, only 1/255 is known")));
+    }
+    let Some(size) = size(fields, "size")? else { return Ok(Err("`size` is missing".into())) };
+    let (mean, std) = match fields.flag("do_normalize")? {
+        Some(false) => (vec![0.0; channels], vec![1.0; channels]),
+        _ => match (fields.numbers("image_mean")?, fields.numbers("image_std")?) {
+            (Some(mean), Some(std)) => (mean, std),
+            _ => return Ok(Err("`image_mean` or `image_std` is missing".into())),
+        },
+    };
+    let Some(resample) = fields.get("resample") else { return Ok(Err("`resample` is missing".into())) };
+    let crop = match fields.flag("do_center_crop")? {
+        Some(true) => crop_size(fields)?,
+        _ => None,
+    };
+    let (input, crop_pct, crop_mode) = match (size, crop) {
+        (Size::Both(size), None) => (size, 1.0, "squash"),
+        (Size::Both(size), Some(crop)) => (crop, ratio(crop, size), "squash"),
+        (Size::Shorter(side), None) => ([side, side], 1.0, "center"),
+        (Size::Shorter(side), Some(crop)) => (crop, ratio(crop, [side, side]), "center"),
+    };
+    Ok(Ok(CardPreprocess {
+        input_size: [channels, input[0], input[1]],
+        interpolation: filter(resample)?.to_string(),
+        crop_pct,
+        crop_mode: crop_mode.to_string(),
+        mean,
+        std,
+    }))
+}
+
+/// `crop / size` such that `floor(crop / crop_pct)` is `size` again.
+fn ratio(crop: [usize; 2], size: [usize; 2]) -> f64 {
+    let share = crop[0] as f64 / size[0].max(1) as f64;
+    match (crop[0] as f64 / share).floor() as usize == size[0] {
+        true => share,
+        false => crop[0] as f64 / (size[0] as f64 + 0.5),
+    }
+}
+
+/// To what an image is resized.
+enum Size {
+    /// Height and width, whatever the image's shape.
+    Both([usize; 2]),
+    /// The shorter side; the longer follows.
+    Shorter(usize),
+}
+
+/// `size`: a number, `{height, width}` or `{shortest_edge}`.
+fn size(fields: &Fields, key: &str) -> Result<Option<Size>, String> {
+    let Some(value) = fields.get(key) else { return Ok(None) };
+    if let Value::Object(sides) = value {
+        let sides = Fields(sides);
+        return match (sides.size("height")?, sides.size("width")?, sides.size("shortest_edge")?) {
+            (Some(height), Some(width), _) => Ok(Some(Size::Both([height, width]))),
+            (_, _, Some(side)) => Ok(Some(Size::Shorter(side))),
+            _ => Err(expected(key, "height and width, or shortest_edge", value)),
+        };
+    }
+    // Before there were dictionaries, ViT's and DeiT's feature extractors resized both sides.
+    Ok(fields.pair(key)?.map(Size::Both))
+}
+
+fn crop_size(fields: &Fields) -> Result<Option<[usize; 2]>, String> {
+    Ok(match size(fields, "crop_size")? {
+        Some(Size::Both(size)) => Some(size),
+        Some(Size::Shorter(side)) => Some([side, side]),
+        None => None,
+    })
+}
+
+/// Pillow's numbers, or names, of filters.
+fn filter(value: &Value) -> Result<&str, String> {
+    const NAMES: [&str; 6] = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
+    match value {
+        Value::String(name) => Ok(name),
+        Value::Number(code) => code
+            .as_u64()
+            .and_then(|code| NAMES.get(code as usize))
+            .copied()
+            .ok_or_else(|| expected("resample", "a filter's number, 0 to 5", value)),
+        other => Err(expected("resample", "a filter", other)),
+    }
+}

@@ -1,0 +1,234 @@
+//! What tensors alone say about a model.
+
+use crate::checkpoint::card::{check_config, mlp_ratio};
+use crate::checkpoint::{LoadError, TensorMap};
+use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
+
+/// A configuration told from the shapes of tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inferred {
+    /// The model.
+    pub config: VitConfig,
+    /// A distillation token (`dist_token`) is there.
+    pub dist_token: bool,
+    /// A second head (`head_dist`) is there.
+    pub dist_head: bool,
+    /// What had to be assumed, in words.
+    pub notes: Vec<String>,
+}
+
+/// The configuration that tensors under timm's names belong to.
+///
+/// Shapes give sizes, depth, classes, and which optional parts exist. They do not give what has no parameters:
+/// the number of heads (assumed 64 wide without a hint), the non-linearity, epsilon, dropout and the way
+/// positions are resized; these come from `hint`, else from [`VitConfig::default`].
+///
+/// # Errors
+/// Tensors that are no Vision Transformer, or one whose sizes contradict each other.
+pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferred, LoadError> {
+    let shapes = Shapes { map };
+    let mut config = hint.cloned().unwrap_or_default();
+    let mut notes = Vec::new();
+    let [width, channels, rows, columns] = shapes.get("patch_embed.proj.weight")?;
+    config.embed_dim = width;
+    config.in_chans = channels;
+    config.patch_size = [rows, columns];
+    config.depth = shapes.depth()?;
+    let [hidden, _] = shapes.get("blocks.0.mlp.fc1.weight")?;
+    config.mlp_ratio = mlp_ratio(hidden, width);
+    config.qkv_bias = map.contains("blocks.0.attn.qkv.bias");
+    config.proj_bias = map.contains("blocks.0.attn.proj.bias");
+    config.qk_norm = map.contains("blocks.0.attn.q_norm.weight");
+    config.pre_norm = map.contains("norm_pre.weight");
+    config.init_values = match map.contains("blocks.0.ls1.gamma") {
+        true => config.init_values.or(Some(1e-5)),
+        false => None,
+    };
+    config.class_token = map.contains("cls_token");
+    config.reg_tokens = match map.contains("reg_token") {
+        true => shapes.get::<3>("reg_token")?[1],
+        false => 0,
+    };
+    config.num_classes = match map.contains("head.weight") {
+        true => shapes.get::<2>("head.weight")?[0],
+        false => 0,
+    };
+    config.representation_size = match map.contains("pre_logits.fc.weight") {
+        true => Some(shapes.get::<2>("pre_logits.fc.weight")?[0]),
+        false => None,
+    };
+    config.num_heads = heads(&shapes, &config, hint, &mut notes)?;
+    pooling(&mut config, map, hint);
+    let dist_token = map.contains("dist_token");
+    positions(&mut config, &shapes, usize::from(dist_token), hint.is_some(), &mut notes)?;
+    check_config(&config).map_err(|reason| LoadError::config(&map.path, reason))?;
+    Ok(Inferred { config, dist_token, dist_head: map.contains("head_dist.weight"), notes })
+}
+
+/// Shapes of tensors by name.
+struct Shapes<'a> {
+    map: &'a TensorMap,
+}
+
+impl Shapes<'_> {
+    /// The shape of a tensor that must be there, with `N` axes.
+    fn get<const N: usize>(&self, name: &str) -> Result<[usize; N], LoadError> {
+        let path = &self.map.path;
+        let tensor = self.map.get(name).ok_or_else(|| LoadError::tensor(path, name, "is missing"))?;
+        let shape = tensor.shape();
+        <[usize; N]>::try_from(shape)
+            .ok()
+            .filter(|shape| !shape.contains(&0))
+            .ok_or_else(|| LoadError::tensor(path, name, format!("expected {N} axes, found shape {shape:?}")))
+    }
+
+    /// One more than the last block's number; all from 0 must be there.
+    fn depth(&self) -> Result<usize, LoadError> {
+        let depth = (0..).take_while(|i| self.map.contains(&format!("blocks.{i}.attn.qkv.weight"))).count();
+        let beyond = format!("blocks.{depth}.attn.qkv.weight");
+        let last = self
+            .map
+            .names()
+            .filter_map(|n| n.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok())
+            .max();
+        match last {
+            Some(last) if last.saturating_add(1) == depth => Ok(depth),
+            _ => Err(LoadError::tensor(&self.map.path, &beyond, "is missing")),
+        }
+    }
+}
+
+/// Number of heads: from per-head tensors if there are any, else the hint, else 64 wide.
+fn heads(
+    shapes: &Shapes,
+    config: &VitConfig,
+    hint: Option<&VitConfig>,
+    notes: &mut Vec<String>,
+) -> Result<usize, LoadError> {
+    let width = config.embed_dim;
+    if config.qk_norm {
+        let [head] = shapes.get("blocks.0.attn.q_norm.weight")?;
+        return Ok(width / head);
+    }
+    for table in
+        ["blocks.0.attn.rel_pos.relative_position_bias_table", "shared_rel_pos.relative_position_bias_table"]
+    {
+        if shapes.map.contains(table) {
+            return Ok(shapes.get::<2>(table)?[1]);
+        }
+    }
+    if let Some(hint) = hint
+        && hint.embed_dim == width
+    {
+        return Ok(hint.num_heads);
+    }
+    if width % 64 != 0 {
+        let reason =
+            format!("the number of heads is not in the tensors, and a width of {width} is no multiple of 64");
+        return Err(LoadError::config(&shapes.map.path, reason));
+    }
+    notes.push(format!("the number of heads is not in the tensors; {} heads of 64 are assumed", width / 64));
+    Ok(width / 64)
+}
+
+/// Where the last norm sits, and what follows it.
+fn pooling(config: &mut VitConfig, map: &TensorMap, hint: Option<&VitConfig>) {
+    let fc_norm = map.contains("fc_norm.weight");
+    let norm = map.contains("norm.weight");
+    config.final_norm = norm || fc_norm;
+    if map.contains("attn_pool.latent") {
+        config.global_pool = GlobalPool::Map;
+    } else if hint.is_none() || (!config.class_token && config.global_pool == GlobalPool::Token) {
+        config.global_pool = if fc_norm || !config.class_token { GlobalPool::Avg } else { GlobalPool::Token };
+    }
+    let by_pool = matches!(config.global_pool, GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax);
+    config.fc_norm = match norm || fc_norm {
+        true if fc_norm != by_pool => Some(fc_norm),
+        _ => None,
+    };
+}
+
+/// The kind of position encoding, and the image size it implies.
+fn positions(
+    config: &mut VitConfig,
+    shapes: &Shapes,
+    dist: usize,
+    hinted: bool,
+    notes: &mut Vec<String>,
+) -> Result<(), LoadError> {
+    let map = shapes.map;
+    let patch = config.patch_size;
+    if map.contains("pos_embed_x") {
+        config.pos_embed = PosEmbed::Learn2d;
+        let [_, columns, _] = shapes.get("pos_embed_x")?;
+        let [_, rows, _] = shapes.get("pos_embed_y")?;
+        config.img_size = image(map, [rows, columns], patch)?;
+    } else if map.contains("pos_embed") {
+        config.pos_embed = PosEmbed::Learn;
+        let [_, rows, _] = shapes.get("pos_embed")?;
+        let prefix = config.num_prefix_tokens() + dist;
+        let grid = if hinted { Some(config.grid()).filter(|[h, w]| h * w > 0) } else { None };
+        let (prefix_rows, grid) = split_rows(rows, prefix, grid).ok_or_else(|| {
+            LoadError::tensor(
+                &map.path,
+                "pos_embed",
+                format!("{rows} rows are no square grid with 0 or {prefix} rows in front"),
+            )
+        })?;
+        config.no_embed_class = prefix > 0 && prefix_rows == 0;
+        config.img_size = image(map, grid, patch)?;
+    } else {
+        position_without_table(config, map);
+        let multiple = |side: usize, patch: usize| (side / patch.max(1)).max(1).saturating_mul(patch);
+        config.img_size = [multiple(config.img_size[0], patch[0]), multiple(config.img_size[1], patch[1])];
+        notes.push(format!("the image size is not in the tensors; {:?} is assumed", config.img_size));
+    }
+    Ok(())
+}
+
+fn image(map: &TensorMap, grid: [usize; 2], patch: [usize; 2]) -> Result<[usize; 2], LoadError> {
+    let side = |axis: usize| grid[axis].checked_mul(patch[axis]);
+    side(0)
+        .zip(side(1))
+        .map(|(height, width)| [height, width])
+        .ok_or_else(|| LoadError::tensor(&map.path, "pos_embed", "the image size overflows"))
+}
+
+/// Encodings that need no `pos_embed`, or have other parameters.
+fn position_without_table(config: &mut VitConfig, map: &TensorMap) {
+    if map.contains("blocks.0.attn.rel_pos.relative_position_bias_table") {
+        config.pos_embed = PosEmbed::RelBias;
+    } else if map.contains("shared_rel_pos.relative_position_bias_table") {
+        config.pos_embed = PosEmbed::RelBiasShared;
+    } else if map.contains("pos_block.0.proj.0.weight") {
+        config.pos_embed = PosEmbed::Cpe;
+    } else if matches!(
+        config.pos_embed,
+        PosEmbed::Learn | PosEmbed::Learn2d | PosEmbed::RelBias | PosEmbed::RelBiasShared | PosEmbed::Cpe
+    ) {
+        config.pos_embed = PosEmbed::None;
+    }
+}
+
+/// Rows in front and the grid of a position table with `rows` rows, for a model with `prefix` tokens in front.
+///
+/// The known grid decides if it fits; else the grid is square.
+pub(crate) fn split_rows(
+    rows: usize,
+    prefix: usize,
+    grid: Option<[usize; 2]>,
+) -> Option<(usize, [usize; 2])> {
+    if let Some(grid) = grid {
+        let patches = grid[0].checked_mul(grid[1])?;
+        for in_front in [prefix, 0] {
+            if patches.checked_add(in_front) == Some(rows) {
+                return Some((in_front, grid));
+            }
+        }
+    }
+    [prefix, 0].into_iter().find_map(|in_front| {
+        let patches = rows.checked_sub(in_front).filter(|&n| n > 0)?;
+        let side = patches.isqrt();
+        (side * side == patches).then_some((in_front, [side, side]))
+    })
+}

@@ -1,0 +1,204 @@
+//! NumPy's `.npz` and `.npy`: how Google publishes its own Vision Transformers.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use npyz::npz::{NpzArchive, array_name_from_file_name};
+use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+
+use super::{Limits, guarded, open};
+use crate::checkpoint::tensors::{MAX_RANK, TensorError, count};
+use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
+
+const NPZ: &str = "npz archive";
+const NPY: &str = "npy array";
+
+/// Longest text in front of an array that is parsed.
+const MAX_HEADER: usize = 16 << 10;
+
+/// What a zip archive is.
+pub enum ZipKind {
+    /// Arrays with names ending in `.npy`.
+    Npz,
+    /// Written by `torch.save`.
+    Pytorch,
+}
+
+/// Looks at the names in a zip archive.
+pub fn zip_kind(path: &Path) -> Result<ZipKind, LoadError> {
+    guarded(path, "zip archive", || {
+        let mut archive = open_archive(path, "zip archive")?;
+        let names: Vec<&str> = archive.zip_archive().file_names().collect();
+        if names.iter().any(|name| name.ends_with("data.pkl")) {
+            Ok(ZipKind::Pytorch)
+        } else if names.iter().any(|name| name.ends_with(".npy")) {
+            Ok(ZipKind::Npz)
+        } else {
+            Err(LoadError::unknown(path, "a zip archive with neither `.npy` arrays nor PyTorch's `data.pkl`"))
+        }
+    })
+}
+
+/// Checks that a zip archive does not promise to unpack to far more than it holds.
+pub(super) fn check_archive(path: &Path, limits: &Limits) -> Result<(), LoadError> {
+    guarded(path, "zip archive", || {
+        let mut archive = open_archive(path, "zip archive")?;
+        check_sizes(path, &mut archive, limits)
+    })
+}
+
+fn open_archive(path: &Path, format: &'static str) -> Result<NpzArchive<BufReader<File>>, LoadError> {
+    let (file, _) = open(path)?;
+    NpzArchive::new(BufReader::new(file)).map_err(|e| LoadError::format(path, format, e))
+}
+
+fn check_sizes(
+    path: &Path,
+    archive: &mut NpzArchive<BufReader<File>>,
+    limits: &Limits,
+) -> Result<(), LoadError> {
+    let limit = limits.unpacked(open(path)?.1);
+    let zip = archive.zip_archive();
+    // Besides one entry per tensor, PyTorch writes a handful of small ones.
+    let most = limits.tensors.saturating_add(100);
+    if zip.len() > most {
+        return Err(LoadError::too_large(path, "the number of entries", zip.len() as u64, most as u64));
+    }
+    let mut total = 0u64;
+    for i in 0..zip.len() {
+        let entry = zip.by_index_raw(i).map_err(|e| LoadError::format(path, "zip archive", e))?;
+        total = total.saturating_add(entry.size());
+    }
+    if total > limit {
+        return Err(LoadError::too_large(path, "the unpacked size in bytes", total, limit));
+    }
+    Ok(())
+}
+
+/// The arrays of an `.npz` file, by their names without `.npy`.
+pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
+    guarded(path, NPZ, || {
+        let mut archive = open_archive(path, NPZ)?;
+        check_sizes(path, &mut archive, limits)?;
+        let zip = archive.zip_archive();
+        let mut map = TensorMap::new(path);
+        for i in 0..zip.len() {
+            let entry = zip.by_index(i).map_err(|e| LoadError::format(path, NPZ, e))?;
+            let Some(name) = array_name_from_file_name(entry.name()).map(str::to_string) else { continue };
+            let size = entry.size();
+            let mut bytes = Vec::new();
+            entry
+                .take(size.saturating_add(1))
+                .read_to_end(&mut bytes)
+                .map_err(|e| LoadError::format(path, NPZ, format!("`{name}`: {e}")))?;
+            if bytes.len() as u64 != size {
+                let reason = format!("`{name}` announces {size} bytes and holds {}", bytes.len());
+                return Err(LoadError::format(path, NPZ, reason));
+            }
+            let tensor = array(path, &name, &bytes)?;
+            if map.tensors.insert(name.clone(), tensor).is_some() {
+                return Err(LoadError::tensor(path, &name, "occurs twice in the archive"));
+            }
+        }
+        Ok(map)
+    })
+}
+
+/// The array of an `.npy` file, named as the file.
+pub fn read_npy(path: &Path, _limits: &Limits) -> Result<TensorMap, LoadError> {
+    let (mut file, length) = open(path)?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.read_to_end(&mut bytes).map_err(|e| LoadError::io(path, e))?;
+    let mut map = TensorMap::new(path);
+    let tensor = guarded(path, NPY, || array(path, &name, &bytes))?;
+    map.tensors.insert(name, tensor);
+    Ok(map)
+}
+
+/// One array: header, then elements.
+fn array(path: &Path, name: &str, bytes: &[u8]) -> Result<HostTensor, LoadError> {
+    let broken = |reason: String| LoadError::format(path, NPY, format!("`{name}`: {reason}"));
+    check_header(bytes).map_err(|reason| broken(reason.into()))?;
+    let mut rest = bytes;
+    let header = NpyHeader::from_reader(&mut rest).map_err(|e| broken(e.to_string()))?;
+    let mut shape = header
+        .shape()
+        .iter()
+        .map(|&n| usize::try_from(n))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| broken("an axis is too long".into()))?;
+    let (dtype, big_endian) = dtype(&header.dtype()).map_err(|what| LoadError::tensor(path, name, what))?;
+    let fail = |e: TensorError| LoadError::tensor(path, name, e);
+    count(&shape).map_err(fail)?;
+    let mut data = rest.to_vec();
+    if big_endian {
+        data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+    }
+    if header.order() == Order::C {
+        return HostTensor::new(dtype, shape, data).map_err(fail);
+    }
+    // Fortran order is row order of the axes reversed.
+    shape.reverse();
+    let axes: Vec<usize> = (0..shape.len()).rev().collect();
+    HostTensor::new(dtype, shape, data).and_then(|t| t.permute(&axes)).map_err(fail)
+}
+
+/// Refuses what would make the header's parser allocate or recurse without bound.
+fn check_header(bytes: &[u8]) -> Result<(), &'static str> {
+    const DEEPEST: usize = 4; // {'shape': (…)} has 2, a structured type 3
+    if !bytes.starts_with(b"\x93NUMPY") {
+        return Err("not an array in NumPy's format");
+    }
+    let (at, length) = match bytes.get(6) {
+        Some(1) => (10, bytes.get(8..10).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))),
+        Some(2 | 3) => (12, bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)),
+        _ => return Err("unknown version of NumPy's format"),
+    };
+    let length = length.ok_or("ends inside its header")?;
+    if length > MAX_HEADER {
+        return Err("its header is longer than 16 KiB");
+    }
+    let text = bytes.get(at..at + length).ok_or("ends inside its header")?;
+    let mut depth = 0usize;
+    for byte in text {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err("its header is nested too deeply");
+        }
+    }
+    // `(1, 2, 3)` has one comma per axis at most; the rest are those of the dictionary.
+    match text.iter().filter(|&&b| b == b',').count() > 4 * MAX_RANK {
+        true => Err("its header has too many items"),
+        false => Ok(()),
+    }
+}
+
+/// Our name for NumPy's type, and whether bytes stand in big-endian order.
+fn dtype(dtype: &DType) -> Result<(Dtype, bool), String> {
+    let refused = || format!("type {} is not read", dtype.descr());
+    let DType::Plain(kind) = dtype else { return Err(refused()) };
+    let ours = match (kind.type_char(), kind.size_field()) {
+        (TypeChar::Float, 8) => Dtype::F64,
+        (TypeChar::Float, 4) => Dtype::F32,
+        (TypeChar::Float, 2) => Dtype::F16,
+        // JAX's bfloat16, which NumPy knows only as two raw bytes.
+        (TypeChar::RawData, 2) => Dtype::BF16,
+        (TypeChar::Int, 8) => Dtype::I64,
+        (TypeChar::Int, 4) => Dtype::I32,
+        (TypeChar::Int, 2) => Dtype::I16,
+        (TypeChar::Int, 1) => Dtype::I8,
+        (TypeChar::Uint, 8) => Dtype::U64,
+        (TypeChar::Uint, 4) => Dtype::U32,
+        (TypeChar::Uint, 2) => Dtype::U16,
+        (TypeChar::Uint, 1) => Dtype::U8,
+        (TypeChar::Bool, 1) => Dtype::Bool,
+        _ => return Err(refused()),
+    };
+    Ok((ours, kind.endianness() == Endianness::Big))
+}
