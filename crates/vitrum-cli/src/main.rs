@@ -3,9 +3,16 @@
 
 mod args;
 mod checks;
+mod demo;
 mod device;
+mod embed;
+mod forward;
+mod model;
 mod models;
 mod output;
+mod predict;
+mod tensors;
+mod val;
 
 use std::process::ExitCode;
 
@@ -13,6 +20,10 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, Format};
+use model::Talk;
+
+/// A requested gate was not met.
+const GATE_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,7 +38,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    let talk = Talk { quiet: cli.quiet, verbose: cli.verbose };
+    let gate = |passed: bool| if passed { ExitCode::SUCCESS } else { ExitCode::from(GATE_FAILED) };
     match cli.command {
+        Command::Predict(args) => predict::run(&args, talk)?,
+        Command::Val(args) => return val::run(&args, talk).map(gate),
+        Command::Forward(args) => forward::run(&args, talk)?,
+        Command::Verify(args) => return forward::verify(&args, talk).map(gate),
+        Command::Embed(args) => embed::run(&args, talk)?,
+        Command::Demo(args) => demo::run(&args, talk)?,
         Command::Models(command) => models::run(command)?,
         Command::Checks(args) => checks::run(&args)?,
         Command::Version { format } => version(format)?,

@@ -107,3 +107,17 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     file.persist(path).with_context(context)?;
     Ok(())
 }
+
+impl Output {
+    /// The bytes of a NumPy file.
+    pub fn npy(&self) -> Result<Vec<u8>> {
+        use npyz::WriterBuilder;
+        let mut bytes = Vec::new();
+        let shape: Vec<u64> = self.shape.iter().map(|side| *side as u64).collect();
+        let values = self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut bytes).begin_nd()?;
+        writer.extend(values)?;
+        writer.finish()?;
+        Ok(bytes)
+    }
+}

@@ -10,6 +10,7 @@ pub mod card;
 // pub mod dialect;
 // pub mod diff;
 pub mod error;
+pub mod imagenet;
 pub mod load;
 // pub mod inspect;
 // pub mod keys;

@@ -122,6 +122,18 @@ impl Position {
         }
     }
 
+    /// The same encoding with its fixed table in another float type.
+    #[must_use]
+    pub fn cast_table(mut self, dtype: DType) -> Self {
+        let config = self.config;
+        self.pos_embed = self.pos_embed.map(|param| {
+            let (id, device) = (param.id, param.lazy_device());
+            let table = table_tensor(fixed_table(&config, config.grid), config.dim, &device, dtype);
+            param.transform_for_load(table, id)
+        });
+        self
+    }
+
     /// The positions of a `grid`, `[1, prefix_rows + N, D]`; `None` where nothing is added to the tokens.
     pub fn table(&self, grid: [usize; 2], dtype: DType, device: &Device) -> Option<Tensor<3>> {
         let PositionConfig { kind, dim, prefix_rows, .. } = self.config;

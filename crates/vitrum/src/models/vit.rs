@@ -12,7 +12,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use super::{Backbone, ConfigError, Features};
@@ -252,22 +252,27 @@ impl VitConfig {
         Ok(())
     }
 
-    /// A fresh model with values drawn from `seed`.
+    /// A fresh model with values drawn from `seed`, in the device's own float type.
     ///
     /// # Errors
     /// Those of [`validate`](VitConfig::validate).
     pub fn init(&self, device: &Device, seed: u64) -> Result<Vit, ConfigError> {
-        let model = self.skeleton(device)?;
-        Ok(initialize(
-            model,
-            InitConfig {
-                scheme: self.weight_init,
-                layer_scale: self.init_values.unwrap_or(1.0),
-                keep: if self.pos_embed.is_fixed() { &["pos_embed"] } else { &[] },
-                seed,
-                dtype: device.settings().float_dtype.into(),
-            },
-        ))
+        self.init_as(device, seed, device.settings().float_dtype.into())
+    }
+
+    /// A fresh model with values drawn from `seed`, in `dtype` (f32 or f64).
+    ///
+    /// # Errors
+    /// Those of [`validate`](VitConfig::validate).
+    pub fn init_as(&self, device: &Device, seed: u64, dtype: DType) -> Result<Vit, ConfigError> {
+        let keep: &[&str] = if self.pos_embed.is_fixed() { &["pos_embed"] } else { &[] };
+        let layer_scale = self.init_values.unwrap_or(1.0);
+        let config = InitConfig { scheme: self.weight_init, layer_scale, keep, seed, dtype };
+        let mut model = initialize(self.skeleton(device)?, config);
+        if self.pos_embed.is_fixed() && dtype != device.settings().float_dtype.into() {
+            model.position = model.position.cast_table(dtype);
+        }
+        Ok(model)
     }
 
     /// A model whose parameters take no memory until they are loaded or read.

@@ -1,0 +1,54 @@
+//! `vitrum demo`: pictures of the built-in drawn set.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use vitrum::data::RgbImage;
+use vitrum::data::demo::{CLASSES, DemoSet};
+
+use crate::args::DemoArgs;
+use crate::model::Talk;
+
+/// Runs the command: one folder per class, as `vitrum val` and training read them.
+pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
+    if !(8..=4096).contains(&args.size) || args.count == 0 || args.count > 1_000_000 {
+        bail!("--size must be 8 to 4096 and --count 1 to 1000000");
+    }
+    let occupied = args.output.is_dir() && std::fs::read_dir(&args.output)?.next().is_some();
+    if occupied || args.output.is_file() {
+        bail!("{} exists already\nhint: name an empty folder", args.output.display());
+    }
+    let set = DemoSet::new(args.size, args.count, args.seed);
+    for index in 0..args.count {
+        let folder = args.output.join(CLASSES[set.label(index)]);
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        save(&set.image(index), &folder.join(format!("{index:06}.png")))?;
+    }
+    if let Some(path) = &args.sheet {
+        save(&sheet(&set, args)?, path)?;
+    }
+    talk.say(format_args!("drew {} pictures of {} classes in {}", args.count, CLASSES.len(), args.output.display()));
+    Ok(())
+}
+
+/// Ten pictures a row, at most two hundred.
+fn sheet(set: &DemoSet, args: &DemoArgs) -> Result<RgbImage> {
+    let (side, count) = (args.size, args.count.min(200));
+    let rows = count.div_ceil(10) as u32;
+    let mut sheet = RgbImage::filled(10 * side, rows * side, [255; 3])?;
+    let stride = 30 * side as usize;
+    for index in 0..count {
+        let image = set.image(index);
+        let (top, left) = (index / 10 * side as usize, index % 10 * side as usize * 3);
+        for y in 0..side {
+            let at = (top + y as usize) * stride + left;
+            sheet.data_mut()[at..at + 3 * side as usize].copy_from_slice(image.row(y));
+        }
+    }
+    Ok(sheet)
+}
+
+fn save(image: &RgbImage, path: &Path) -> Result<()> {
+    image::save_buffer(path, image.data(), image.width(), image.height(), image::ExtendedColorType::Rgb8)
+        .with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,104 @@
+//! `vitrum embed`: images to feature vectors.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::{DType, Tensor};
+use serde_json::json;
+use vitrum::data::{batch, decode};
+use vitrum::tasks::classify::rows;
+use vitrum::tasks::embed::{normalized, pooled, tokens};
+
+use crate::args::{EmbedArgs, EmbedFormat, EmbedKind};
+use crate::model::{self, Talk};
+use crate::output;
+use crate::predict::image_files;
+use crate::tensors::{self, Output};
+
+/// Runs the command; any image that cannot be read ends it, so that rows and files always match.
+pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
+    let format = format_of(args)?;
+    if args.batch_size == 0 {
+        bail!("--batch-size must be at least 1");
+    }
+    let files = image_files(&args.images)?;
+    let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?;
+    let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
+    let (mut vectors, mut all_tokens) = (Vec::new(), Vec::new());
+    for chunk in files.chunks(args.batch_size) {
+        let images = chunk.iter().map(|file| decode::open(file, &options)).collect::<Result<Vec<_>, _>>()?;
+        let images = batch::of_images(&images, classifier.preprocess(), DType::F32, classifier.device())?;
+        match args.kind {
+            EmbedKind::Tokens => all_tokens.push(tokens(classifier.model(), images)),
+            EmbedKind::Pooled => {
+                let x = pooled(classifier.model(), images);
+                let x = if args.normalize { normalized(x) } else { x };
+                if format == EmbedFormat::JsonLines && args.output.is_none() {
+                    print_lines(chunk, x)?; // as they come
+                } else {
+                    vectors.push(x);
+                }
+            }
+        }
+    }
+    let Some(output) = &args.output else { return Ok(()) };
+    let features: Output = match args.kind {
+        EmbedKind::Tokens => Tensor::cat(all_tokens, 0).into(),
+        EmbedKind::Pooled if format == EmbedFormat::JsonLines => {
+            return write_lines(output, &files, Tensor::cat(vectors, 0));
+        }
+        EmbedKind::Pooled => Tensor::cat(vectors, 0).into(),
+    };
+    match format {
+        EmbedFormat::Npy => tensors::write_whole(output, &features.npy()?)?,
+        _ => {
+            let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            let metadata = HashMap::from([("files".to_string(), serde_json::to_string(&names)?)]);
+            tensors::write(output, &[("features".to_string(), features)], metadata)?;
+        }
+    }
+    talk.say(format_args!("wrote {} images to {}", files.len(), output.display()));
+    Ok(())
+}
+
+fn format_of(args: &EmbedArgs) -> Result<EmbedFormat> {
+    let extension = args.output.as_ref().and_then(|path| path.extension()).map(|e| e.to_string_lossy().to_lowercase());
+    let by_name = match extension.as_deref() {
+        Some("npy") => EmbedFormat::Npy,
+        Some("safetensors") => EmbedFormat::Safetensors,
+        _ => EmbedFormat::JsonLines,
+    };
+    let format = args.format.unwrap_or(by_name);
+    if format != EmbedFormat::JsonLines && args.output.is_none() {
+        bail!("--format of binary files needs --output FILE");
+    }
+    if format == EmbedFormat::JsonLines && args.kind == EmbedKind::Tokens {
+        bail!("--kind tokens is written as safetensors or npy\nhint: --output tokens.npy");
+    }
+    if args.normalize && args.kind == EmbedKind::Tokens {
+        bail!("--normalize is for one vector per image (--kind pooled)");
+    }
+    Ok(format)
+}
+
+fn lines(files: &[PathBuf], x: Tensor<2>) -> Vec<String> {
+    let line = |(file, row): (&PathBuf, Vec<f64>)| {
+        let row: Vec<f32> = row.into_iter().map(|v| v as f32).collect();
+        json!({ "file": file.display().to_string(), "features": row }).to_string()
+    };
+    files.iter().zip(rows(x)).map(line).collect()
+}
+
+fn print_lines(files: &[PathBuf], x: Tensor<2>) -> Result<()> {
+    lines(files, x).iter().try_for_each(output::line)
+}
+
+fn write_lines(path: &Path, files: &[PathBuf], x: Tensor<2>) -> Result<()> {
+    let mut text = Vec::new();
+    for line in lines(files, x) {
+        writeln!(text, "{line}").context("formatting")?;
+    }
+    tensors::write_whole(path, &text)
+}

@@ -1,0 +1,202 @@
+//! `vitrum val`: accuracy, loss and speed on labelled images.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::DType;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use vitrum::data::dataset::{ClassMap, DatasetOptions, Source, Split, open_dataset};
+use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
+use vitrum::data::{Preprocess, batch};
+use vitrum::models::ModelConfig;
+use vitrum::tasks::Classifier;
+use vitrum::tasks::classify::rows;
+use vitrum::tasks::evaluate::{Accuracy, Evaluation};
+
+use crate::args::{Format, ValArgs};
+use crate::model::{self, Talk};
+use crate::output;
+
+#[derive(Serialize)]
+struct Results {
+    model: String,
+    data: String,
+    img_size: [usize; 2],
+    crop_pct: f64,
+    interpolation: String,
+    #[serde(flatten)]
+    accuracy: Accuracy,
+    /// Images that could not be read, and were left out.
+    bad: usize,
+    images_per_second: f64,
+    seconds: f64,
+}
+
+/// Runs the command; false when `--min-top1` is not met.
+pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
+    if args.batch_size == 0 {
+        bail!("--batch-size must be at least 1");
+    }
+    let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?;
+    let source = open(args, &classifier, talk)?;
+    let preprocess = classifier.preprocess().clone();
+    let workers = if args.workers == 0 { rayon::current_num_threads() } else { args.workers };
+    let max_bad = if args.max_bad < 1.0 { MaxBad::Fraction(args.max_bad) } else { MaxBad::Count(args.max_bad as usize) };
+    let options = LoaderOptions {
+        batch_size: args.batch_size,
+        workers,
+        max_bad,
+        // As timm evaluates: pictures are not turned.
+        decode: model::decode_options(&args.limits, false),
+        ..LoaderOptions::default()
+    };
+    let mut loader = Loader::new(source, preprocess.clone(), options)?;
+    let results = evaluate(args, &classifier, &mut loader, &preprocess, talk)?;
+    for bad in loader.bad() {
+        eprintln!("skipped {}: {}", bad.name, bad.reason);
+    }
+    report(&results, args.format)?;
+    match args.min_top1 {
+        Some(least) if results.accuracy.top1 < least => {
+            eprintln!("error: top1 {:.3} is below --min-top1 {least}", results.accuracy.top1);
+            Ok(false)
+        }
+        _ => Ok(true),
+    }
+}
+
+/// The dataset; classes are matched by name where the model's labels have them all.
+fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<Box<dyn Source>> {
+    let split = match &args.split {
+        None => None,
+        Some(name) => Some(Split::of_name(name).with_context(|| format!("--split '{name}': want train, validation or test"))?),
+    };
+    let class_map = args.class_map.as_ref().map(ClassMap::open).transpose()?;
+    let options = DatasetOptions { class_map, image_dir: args.image_dir.clone(), split, ..DatasetOptions::default() };
+    let source = open_dataset(&args.data, &options)?;
+    if options.class_map.is_some() || source.classes().is_empty() {
+        return Ok(source);
+    }
+    let ModelConfig::Vit(config) = classifier.model().config();
+    let labels: Vec<String> = (0..config.num_classes).map_while(|i| classifier.label(i).map(str::to_string)).collect();
+    let ours = source.classes();
+    if ours != labels.as_slice() && !labels.is_empty() && ours.iter().all(|class| labels.contains(class)) {
+        talk.say(format_args!("{}: classes matched with the model's labels by name", args.data.display()));
+        let class_map = Some(ClassMap::from_names(labels));
+        return Ok(open_dataset(&args.data, &DatasetOptions { class_map, ..options })?);
+    }
+    if ours.len() > config.num_classes {
+        bail!(
+            "{}: {} classes, but the model knows {}\nhint: --class-map FILE names the model's classes in their order",
+            args.data.display(),
+            ours.len(),
+            config.num_classes
+        );
+    }
+    Ok(source)
+}
+
+fn evaluate(
+    args: &ValArgs,
+    classifier: &Classifier,
+    loader: &mut Loader,
+    preprocess: &Preprocess,
+    talk: Talk,
+) -> Result<Results> {
+    let ModelConfig::Vit(config) = classifier.model().config();
+    let mut file = match &args.results_file {
+        None => None,
+        Some(path) => {
+            let mut writer = csv::Writer::from_path(path).with_context(|| format!("writing {}", path.display()))?;
+            writer.write_record(["file", "label", "pred", "prob"])?;
+            Some(writer)
+        }
+    };
+    let total = loader.count().map(|n| args.limit.map_or(n, |limit| n.min(limit)));
+    let bar = progress(total, talk);
+    let mut evaluation = Evaluation::default();
+    let start = Instant::now();
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    while left > 0 {
+        let Some(batch) = loader.next().transpose()? else { break };
+        let images = batch::to_tensor(batch.values, batch.shape, DType::F32, classifier.device())?;
+        let logits = rows(classifier.model().backbone().forward(images));
+        for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits).take(left) {
+            let label = label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;
+            if label >= config.num_classes {
+                bail!("{name}: class {label}, but the model knows {} (0 to {})", config.num_classes, config.num_classes - 1);
+            }
+            let answer = evaluation.add(logits, label);
+            if let Some(writer) = &mut file {
+                writer.write_record([name, &label.to_string(), &answer.pred.to_string(), &format!("{:.6}", answer.prob)])?;
+            }
+        }
+        left -= batch.names.len().min(left);
+        bar.inc(batch.names.len() as u64);
+        if let Some(accuracy) = evaluation.accuracy() {
+            bar.set_message(format!("Acc@1 {:.3} Acc@5 {:.3}", accuracy.top1, accuracy.top5));
+        }
+    }
+    bar.finish_and_clear();
+    if let (Some(writer), Some(path)) = (&mut file, &args.results_file) {
+        writer.flush().with_context(|| format!("writing {}", path.display()))?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let accuracy = evaluation
+        .accuracy()
+        .with_context(|| format!("{}: no images", args.data.display()))?;
+    Ok(Results {
+        model: args.model.model.clone(),
+        data: args.data.display().to_string(),
+        img_size: [preprocess.input_size[1], preprocess.input_size[2]],
+        crop_pct: preprocess.crop_pct,
+        interpolation: preprocess.interpolation.name().into(),
+        images_per_second: accuracy.images as f64 / seconds,
+        accuracy,
+        bad: loader.bad().len(),
+        seconds,
+    })
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(total: Option<usize>, talk: Talk) -> ProgressBar {
+    let bar = match total {
+        Some(total) => ProgressBar::new(total as u64),
+        None => ProgressBar::no_length(),
+    };
+    if talk.quiet {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let style = "{wide_bar} {pos}/{len} images, {per_sec}, {eta} left  {msg}";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn report(results: &Results, format: Format) -> Result<()> {
+    let Results { accuracy, .. } = results;
+    match format {
+        Format::Json => output::json(results),
+        Format::Csv => {
+            output::line("model,img_size,top1,top1_err,top5,top5_err,loss,images,crop_pct,interpolation")?;
+            let Accuracy { images, top1, top1_err, top5, top5_err, loss } = accuracy;
+            let [h, w] = results.img_size;
+            let size = if h == w { h.to_string() } else { format!("{h}x{w}") };
+            output::line(format_args!(
+                "{},{size},{top1:.3},{top1_err:.3},{top5:.3},{top5_err:.3},{loss:.6},{images},{},{}",
+                results.model, results.crop_pct, results.interpolation
+            ))
+        }
+        Format::Text => {
+            let Accuracy { images, top1, top1_err, top5, top5_err, loss } = accuracy;
+            output::line(format_args!(
+                " * Acc@1 {top1:.3} ({top1_err:.3}) Acc@5 {top5:.3} ({top5_err:.3}) Loss {loss:.4}"
+            ))?;
+            let bad = if results.bad > 0 { format!(", {} could not be read", results.bad) } else { String::new() };
+            output::line(format_args!(
+                "   {images} images in {:.1} s, {:.1} images/s{bad}",
+                results.seconds, results.images_per_second
+            ))
+        }
+    }
+}

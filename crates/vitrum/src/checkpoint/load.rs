@@ -1,0 +1,405 @@
+//! From what a user names to a model that answers: find the files, read the card, give the tensors
+//! timm's names, fill the model, report.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device};
+
+use super::apply::{Excuses, Report, apply};
+use super::card::{CardSource, ModelCard, infer_config};
+use super::dialect::{Dialect, to_timm};
+use super::error::LoadError;
+use super::imagenet;
+use super::read::read;
+use super::tensors::TensorMap;
+use crate::data::Preprocess;
+use crate::models::vit::{Activation, PosResize, VitConfig};
+use crate::models::{ConfigError, Model, ModelConfig, catalogue};
+
+/// Changes a configuration before a model is made of it; the error is a sentence for the user.
+pub type Edit<'a> = dyn Fn(VitConfig) -> Result<VitConfig, String> + 'a;
+
+/// What to load, and what may differ from it.
+pub struct LoadOptions<'a> {
+    /// A folder with `config.json` and weights, a file of weights, a name of the catalogue, or `hf:ORG/NAME`.
+    pub model: String,
+    /// Weights instead of those that come with the model.
+    pub checkpoint: Option<PathBuf>,
+    /// Number of classes; another than the file's means a new head.
+    pub num_classes: Option<usize>,
+    /// Height and width; positions are resized.
+    pub img_size: Option<[usize; 2]>,
+    /// How positions are resized, over the card's method.
+    pub pos_resize: Option<PosResize>,
+    /// A last word on the configuration.
+    pub edit: Option<&'a Edit<'a>>,
+    /// Type of the model's values: f32 or f64.
+    pub dtype: DType,
+    /// Keys the file may lack; `*` stands for any text.
+    pub allow_missing: Vec<String>,
+    /// Keys of the file that may be ignored; `*` stands for any text.
+    pub allow_unexpected: Vec<String>,
+    /// Whether a model without weights is an error; else it gets fresh values.
+    pub needs_weights: bool,
+    /// Seed of fresh values.
+    pub seed: u64,
+    /// Never touch the network.
+    pub offline: bool,
+}
+
+impl<'a> LoadOptions<'a> {
+    /// `model` as it is, in f32, with its weights.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            checkpoint: None,
+            num_classes: None,
+            img_size: None,
+            pos_resize: None,
+            edit: None,
+            dtype: DType::F32,
+            allow_missing: Vec::new(),
+            allow_unexpected: Vec::new(),
+            needs_weights: true,
+            seed: 42,
+            offline: false,
+        }
+    }
+}
+
+/// A model and all that came with it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// What to call it.
+    pub name: String,
+    /// How images are prepared; `None` when nothing says so.
+    pub preprocess: Option<Preprocess>,
+    /// Name of each class.
+    pub labels: Option<Vec<String>>,
+    /// The card, where there is one.
+    pub card: Option<ModelCard>,
+    /// What happened to every tensor; `None` for a fresh model.
+    pub report: Option<Report>,
+    /// What a user should know.
+    pub notes: Vec<String>,
+}
+
+/// What stands between a name and a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A name or a configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] super::hub::HubError),
+    /// This build knows no hub.
+    #[error("{model}: this build cannot fetch models\nhint: build with the feature `hub`, or name a folder")]
+    NoHub {
+        /// What was asked for.
+        model: String,
+    },
+    /// It looks like a path, and nothing is there.
+    #[error("{model}: no such file or folder\nhint: a model is a folder, a file of weights, a name of `vitrum models list`, or hf:ORG/NAME")]
+    NotFound {
+        /// What was asked for.
+        model: String,
+    },
+    /// A name without weights, where weights are needed.
+    #[error("{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{model}.TAG (tags: `vitrum models info {model}`)")]
+    NoWeights {
+        /// What was asked for.
+        model: String,
+    },
+    /// A flag that does not go with the model.
+    #[error("{0}")]
+    Edit(String),
+    /// File and model differ in ways nobody excused.
+    #[error("{path}: these weights are not this model's\n{report}\n{hint}", path = .path.display(), hint = hint(.report))]
+    Refused {
+        /// The weights.
+        path: PathBuf,
+        /// What differs.
+        report: Box<Report>,
+    },
+    /// A model of a kind that is not built yet.
+    #[error("{path}: {what}", path = .path.display())]
+    Unsupported {
+        /// The card or weights.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+fn hint(report: &Report) -> String {
+    let heads = |keys: &[String]| keys.iter().any(|key| key.starts_with("head."));
+    if heads(&report.missing) || report.mismatched.iter().any(|change| change.key.starts_with("head.")) {
+        return "hint: --num-classes K gives the model a new head, --num-classes 0 none".into();
+    }
+    if !report.mismatched.is_empty() {
+        return "hint: is it another model? `vitrum checkpoint inspect` shows what the file holds".into();
+    }
+    "hint: --allow-missing KEY and --allow-unexpected KEY excuse differences by name".into()
+}
+
+/// Loads a model on `device`.
+///
+/// # Errors
+/// [`ModelError`], naming the file.
+pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelError> {
+    let mut found = find(options)?;
+    let tensors = match &found.weights {
+        Some(path) => Some(to_timm(read(path)?)?),
+        None if options.needs_weights => return Err(ModelError::NoWeights { model: options.model.clone() }),
+        None => None,
+    };
+    let mut config = configuration(&mut found, tensors.as_ref(), options)?;
+    let source_grid = config.grid();
+    let head_in_file =
+        tensors.as_ref().and_then(|(map, _)| Some(map.get("head.weight")?.shape().first().copied().unwrap_or(0)));
+    let new_head = match (options.num_classes, head_in_file) {
+        (Some(asked), Some(held)) => asked != held && asked != 0,
+        (Some(asked), None) => asked != 0,
+        (None, _) => false,
+    };
+    config.num_classes = options.num_classes.unwrap_or(config.num_classes);
+    config.img_size = options.img_size.unwrap_or(config.img_size);
+    config.pos_resize = options.pos_resize.unwrap_or(config.pos_resize);
+    if let Some(edit) = options.edit {
+        config = edit(config).map_err(ModelError::Edit)?;
+    }
+    let preprocess = found.preprocess.take().map(|preprocess| Preprocess {
+        input_size: [config.in_chans, config.img_size[0], config.img_size[1]],
+        ..preprocess
+    });
+    let labels = labels(&mut found, config.num_classes, new_head || options.num_classes == Some(0));
+    let seed = options.seed;
+    let Some((mut tensors, _)) = tensors else {
+        let note = format!("{}: no weights, fresh values from seed {seed}", found.name);
+        found.notes.push(note);
+        let model = Model::Vit(config.init_as(device, seed, options.dtype)?);
+        let Found { name, card, notes, .. } = found;
+        return Ok(Loaded { model, name, preprocess, labels, card, report: None, notes });
+    };
+    if let Some(card) = &found.card {
+        card.check_size(tensors.num_elements())?;
+    }
+    if options.num_classes == Some(0) {
+        tensors.tensors.retain(|key, _| !key.starts_with("head."));
+    }
+    let path = tensors.path.clone();
+    let skeleton = ModelConfig::Vit(config).skeleton(device)?;
+    let excuses = Excuses {
+        missing: options.allow_missing.clone(),
+        unexpected: options.allow_unexpected.clone(),
+        new_head,
+        source_grid: Some(source_grid),
+        seed,
+    };
+    let (model, report) = apply(skeleton, tensors, options.dtype, &excuses);
+    if report.is_refused() {
+        return Err(ModelError::Refused { path, report: Box::new(report) });
+    }
+    let Found { name, card, notes, .. } = found;
+    Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
+}
+
+/// The card's labels; where there are none, a thousand classes are taken for ImageNet's, as timm takes them.
+fn labels(found: &mut Found, num_classes: usize, head_is_new: bool) -> Option<Vec<String>> {
+    if head_is_new {
+        return None;
+    }
+    match found.labels.take() {
+        Some(labels) => Some(labels).filter(|labels| labels.len() == num_classes),
+        None if num_classes == 1000 => {
+            found.notes.push(format!("{}: no labels; 1000 classes are taken for ImageNet-1k's", found.name));
+            Some(imagenet::names())
+        }
+        None => None,
+    }
+}
+
+/// What the name led to.
+struct Found {
+    name: String,
+    card: Option<ModelCard>,
+    /// The configuration of a catalogue name.
+    named: Option<VitConfig>,
+    weights: Option<PathBuf>,
+    preprocess: Option<Preprocess>,
+    labels: Option<Vec<String>>,
+    notes: Vec<String>,
+}
+
+fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
+    let spec = options.model.as_str();
+    if spec.starts_with("hf:") || spec.starts_with("hf-hub:") {
+        return of_path(&fetch(options)?, spec, options);
+    }
+    let path = Path::new(spec);
+    if path.exists() {
+        return of_path(path, spec, options);
+    }
+    match catalogue::entry(spec) {
+        Ok(entry) => of_name(spec, entry, options),
+        Err(_) if looks_like_path(spec) => Err(ModelError::NotFound { model: spec.into() }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn looks_like_path(spec: &str) -> bool {
+    let extensions = [".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".json"];
+    spec.contains(['/', '\\']) || spec.starts_with('.') || extensions.iter().any(|end| spec.ends_with(end))
+}
+
+#[cfg(feature = "hub")]
+fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
+    let mut hub = super::hub::HubOptions::from_env();
+    hub.offline |= options.offline;
+    Ok(super::hub::fetch(&options.model, &hub)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
+    Err(ModelError::NoHub { model: options.model.clone() })
+}
+
+/// A folder, a `config.json`, or a file of weights with or without a card beside it.
+fn of_path(path: &Path, spec: &str, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
+    let card = card_of(path)?;
+    let is_card = path.extension().is_some_and(|extension| extension == "json") && !is_index(path);
+    let own = if is_card { path.parent().unwrap_or(Path::new(".")).to_path_buf() } else { path.to_path_buf() };
+    let name = spec.trim_end_matches('/').to_string();
+    let mut found = Found {
+        name,
+        card: None,
+        named: None,
+        weights: Some(options.checkpoint.clone().unwrap_or(own)),
+        preprocess: None,
+        labels: None,
+        notes: Vec::new(),
+    };
+    if let Some(card) = card {
+        adopt(card, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn is_index(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".index.json"))
+}
+
+fn card_of(path: &Path) -> Result<Option<ModelCard>, ModelError> {
+    let resolve = |name: &str| match catalogue::entry(name) {
+        Ok(entry) => Ok(entry.config.clone()),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(ModelCard::find(path, &resolve)?)
+}
+
+fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
+    if card.dist_token || card.dist_head {
+        return Err(ModelError::Unsupported {
+            path: card.path,
+            what: "a distilled DeiT with a second head: this family is not built yet",
+        });
+    }
+    found.notes.extend(card.notes.iter().map(|note| format!("{}: {note}", card.path.display())));
+    if let Some(preprocess) = &card.preprocess {
+        let value = serde_json::to_value(preprocess).and_then(serde_json::from_value::<Preprocess>);
+        let refuse = |reason: String| LoadError::config(&card.path, reason);
+        let preprocess = value.map_err(|error| refuse(error.to_string()))?;
+        preprocess.check().map_err(|error| refuse(error.to_string()))?;
+        found.preprocess = Some(preprocess);
+    }
+    found.labels.clone_from(&card.labels);
+    found.card = Some(card);
+    Ok(())
+}
+
+/// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
+fn of_name(
+    spec: &str,
+    entry: &catalogue::Entry,
+    options: &LoadOptions<'_>,
+) -> Result<Found, ModelError> {
+    let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
+    let [h, w] = entry.config.img_size;
+    let value = serde_json::json!({
+        "input_size": [entry.config.in_chans, h, w], "mean": mean, "std": std,
+        "interpolation": interpolation, "crop_pct": crop_pct, "crop_mode": crop_mode,
+    });
+    let preprocess = serde_json::from_value(value).map_err(|error| ModelError::Edit(format!("{spec}: {error}")))?;
+    Ok(Found {
+        name: spec.into(),
+        card: None,
+        named: Some(entry.config.clone()),
+        weights: options.checkpoint.clone(),
+        preprocess: Some(preprocess),
+        labels: None,
+        notes: Vec::new(),
+    })
+}
+
+/// The configuration before the user's changes: the card's, the catalogue's, or what the tensors show.
+fn configuration(
+    found: &mut Found,
+    tensors: Option<&(TensorMap, Dialect)>,
+    options: &LoadOptions<'_>,
+) -> Result<VitConfig, ModelError> {
+    if let Some(card) = &found.card {
+        let mut config = card.config.clone();
+        if card.source != CardSource::Timm {
+            config.pos_resize = PosResize::Bicubic;
+        }
+        return Ok(config);
+    }
+    let Some((tensors, dialect)) = tensors else {
+        return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.model.clone() });
+    };
+    let mut config = match found.named.clone() {
+        Some(mut config) => {
+            // A file that has another number of classes than the catalogue's 1000 is right about itself.
+            config.num_classes = tensors.get("head.weight").map_or(0, |head| head.shape().first().copied().unwrap_or(0));
+            config
+        }
+        None => {
+            let inferred = infer_config(tensors, None)?;
+            if inferred.dist_token || inferred.dist_head {
+                return Err(ModelError::Unsupported {
+                    path: tensors.path.clone(),
+                    what: "a distilled DeiT with a second head: this family is not built yet",
+                });
+            }
+            found.notes.extend(inferred.notes);
+            inferred.config
+        }
+    };
+    let mut note = |text: &str| found.notes.push(format!("{}: {text}", tensors.path.display()));
+    match dialect {
+        Dialect::Google => {
+            config.act_layer = Activation::GeluTanh;
+            config.pos_resize = PosResize::BilinearAligned;
+            note("Google's GELU is the tanh form (--model-kwargs act_layer=gelu for the other)");
+        }
+        Dialect::HuggingFace => {
+            config.norm_eps = 1e-12;
+            config.pos_resize = PosResize::Bicubic;
+            note("no config.json beside it: Hugging Face's LayerNorm epsilon 1e-12 (--model-kwargs norm_eps=1e-6 for another)");
+        }
+        Dialect::Torchvision => config.pos_resize = PosResize::Bicubic,
+        _ => {}
+    }
+    if tensors.contains("pre_logits.fc.weight") && config.representation_size.is_none() {
+        config.representation_size = tensors.get("pre_logits.fc.weight").and_then(|fc| fc.shape().first().copied());
+    }
+    Ok(config)
+}
