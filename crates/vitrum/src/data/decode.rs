@@ -61,7 +61,8 @@ impl Limits {
         if width == 0 || height == 0 {
             return Err(DecodeProblem::Empty { width, height });
         }
-        let too_large = |what: &'static str, limit: u64| DecodeProblem::TooLarge { width, height, what, limit };
+        let too_large =
+            |what: &'static str, limit: u64| DecodeProblem::TooLarge { width, height, what, limit };
         if width.max(height) > self.max_side {
             return Err(too_large("pixels per side", self.max_side.into()));
         }
@@ -140,7 +141,9 @@ pub enum DecodeProblem {
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
     /// The content is none of the known formats.
-    #[error("not a known image format: it begins with {begins:?}\n  hint: JPEG, PNG, WebP, GIF, BMP and TIFF can be read")]
+    #[error(
+        "not a known image format: it begins with {begins:?}\n  hint: JPEG, PNG, WebP, GIF, BMP and TIFF can be read"
+    )]
     UnknownFormat {
         /// The first bytes, printable ones as characters.
         begins: String,
@@ -271,7 +274,8 @@ fn decode_as(format: ImageFormat, bytes: &[u8], options: &DecodeOptions) -> Resu
         ImageFormat::Jpeg => jpeg::decode(bytes, options),
         ImageFormat::Gif => gif::decode(bytes, limits),
         ImageFormat::Png => {
-            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits.of_image_crate()).map_err(problem)?;
+            let decoder =
+                PngDecoder::with_limits(Cursor::new(bytes), limits.of_image_crate()).map_err(problem)?;
             // Bit depth 16, colour type 0 in the header: with a transparent value the decoder adds alpha.
             decode_with(decoder, format, bytes.get(24..26) == Some(&[16, 0]), options)
         }
@@ -332,7 +336,8 @@ fn bmp_levels(mut image: RgbImage, bytes: &[u8]) -> RgbImage {
 /// Samples as the `image` crate hands them out (16-bit ones in native byte order) to RGB.
 fn rgb_of_samples(color: ColorType, grey16: bool, samples: Vec<u8>) -> Option<Vec<u8>> {
     let repeat = |channels: usize| samples.chunks_exact(channels).flat_map(|s| [s[0]; 3]).collect();
-    let first_three = |channels: usize| samples.chunks_exact(channels).flat_map(|s| [s[0], s[1], s[2]]).collect();
+    let first_three =
+        |channels: usize| samples.chunks_exact(channels).flat_map(|s| [s[0], s[1], s[2]]).collect();
     let sample = |s: &[u8], at: usize| u16::from_ne_bytes([s[2 * at], s[2 * at + 1]]);
     let high = |s: &[u8], at: usize| (sample(s, at) >> 8) as u8;
     Some(match color {
@@ -397,7 +402,12 @@ fn rgb_of_cmyk(cmyk: &[u8]) -> [u8; 3] {
 }
 
 /// A decoder that hands out a wrong number of samples must not end in a panic.
-fn rgb_image(format: &'static str, width: u32, height: u32, data: Vec<u8>) -> Result<RgbImage, DecodeProblem> {
+fn rgb_image(
+    format: &'static str,
+    width: u32,
+    height: u32,
+    data: Vec<u8>,
+) -> Result<RgbImage, DecodeProblem> {
     RgbImage::new(width, height, data).map_err(|error| damaged(format, error))
 }
 

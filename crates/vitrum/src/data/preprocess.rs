@@ -88,7 +88,9 @@ pub enum PreprocessError {
     #[error("preprocessing: {0}")]
     Resize(#[from] ResizeError),
     /// Normalising a picture that has another size than the model's input.
-    #[error("preprocessing: the image is {width} x {height} pixels, the model's input {input_width} x {input_height}")]
+    #[error(
+        "preprocessing: the image is {width} x {height} pixels, the model's input {input_width} x {input_height}"
+    )]
     Size {
         /// Width found.
         width: u32,
@@ -125,7 +127,11 @@ impl Preprocess {
         }
         let [scaled_height, scaled_width] = self.scale_size();
         if scaled_height == 0 || scaled_width == 0 || scaled_height.max(scaled_width) > 1 << 20 {
-            return wrong("crop_pct", self.crop_pct.to_string(), "a share that leaves a sensible size to resize to");
+            return wrong(
+                "crop_pct",
+                self.crop_pct.to_string(),
+                "a share that leaves a sensible size to resize to",
+            );
         }
         if self.mean.len() != channels || !self.mean.iter().all(|m| m.is_finite()) {
             return wrong("mean", format!("{:?}", self.mean), "one finite number per channel");
@@ -326,21 +332,26 @@ impl Preprocess {
         if !config.do_resize || !config.do_rescale || (config.rescale_factor * 255.0 - 1.0).abs() > 1e-6 {
             return Err(wrong("expected do_resize, and do_rescale with the factor 1/255".into()));
         }
-        let size = HfSize::read(&config.size).ok_or_else(|| wrong(format!("size {} is not understood", config.size)))?;
+        let size = HfSize::read(&config.size)
+            .ok_or_else(|| wrong(format!("size {} is not understood", config.size)))?;
         let crop = HfSize::read(&config.crop_size);
         let (crop_mode, input, crop_pct) = match (size, config.do_center_crop, crop) {
             (HfSize::Sides(sides), false, _) => (CropMode::Squash, sides, 1.0),
             (HfSize::Sides([h, w]), true, Some(crop)) => {
                 let [crop_h, crop_w] = crop.sides();
                 if crop_h * w != crop_w * h {
-                    return Err(wrong(format!("size {h} x {w} and crop {crop_h} x {crop_w} differ in shape")));
+                    return Err(wrong(format!(
+                        "size {h} x {w} and crop {crop_h} x {crop_w} differ in shape"
+                    )));
                 }
                 (CropMode::Squash, [crop_h, crop_w], crop_h as f64 / h as f64)
             }
             (HfSize::ShortestEdge(edge), true, Some(crop)) => {
                 let [crop_h, crop_w] = crop.sides();
                 if crop_h != crop_w {
-                    return Err(wrong(format!("a crop of {crop_h} x {crop_w} after shortest_edge is not square")));
+                    return Err(wrong(format!(
+                        "a crop of {crop_h} x {crop_w} after shortest_edge is not square"
+                    )));
                 }
                 (CropMode::Center, [crop_h, crop_w], crop_h as f64 / edge as f64)
             }

@@ -173,7 +173,12 @@ pub enum ResizeError {
 ///
 /// # Errors
 /// [`ResizeError::Empty`] when a side is zero.
-pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Interpolation) -> Result<RgbImage, ResizeError> {
+pub fn resize(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: Interpolation,
+) -> Result<RgbImage, ResizeError> {
     let all = Region { left: 0, top: 0, width, height };
     resize_region(image, width, height, all, filter)
 }
@@ -219,7 +224,13 @@ pub fn resize_box(
     Ok(RgbImage::new(region.width, region.height, data).expect("region sized"))
 }
 
-fn check(image: &RgbImage, source: SourceBox, width: u32, height: u32, region: Region) -> Result<(), ResizeError> {
+fn check(
+    image: &RgbImage,
+    source: SourceBox,
+    width: u32,
+    height: u32,
+    region: Region,
+) -> Result<(), ResizeError> {
     if width == 0 || height == 0 {
         let (from_width, from_height) = (image.width(), image.height());
         return Err(ResizeError::Empty { from_width, from_height, width, height });
@@ -231,7 +242,8 @@ fn check(image: &RgbImage, source: SourceBox, width: u32, height: u32, region: R
         return Err(ResizeError::Region { region, width, height });
     }
     let inside = |a: f32, b: f32, end: u32| a >= 0.0 && b > a && b <= end as f32;
-    if !inside(source.left, source.right, image.width()) || !inside(source.top, source.bottom, image.height()) {
+    if !inside(source.left, source.right, image.width()) || !inside(source.top, source.bottom, image.height())
+    {
         let (width, height) = (image.width(), image.height());
         return Err(ResizeError::SourceBox { source_box: source, width, height });
     }

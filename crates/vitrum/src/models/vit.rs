@@ -230,9 +230,7 @@ impl VitConfig {
 
     /// Whether the norm sits after pooling (`fc_norm`) instead of before (`norm`).
     pub fn use_fc_norm(&self) -> bool {
-        self.fc_norm.unwrap_or(matches!(
-            self.global_pool,
-            GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax
-        ))
+        self.fc_norm
+            .unwrap_or(matches!(self.global_pool, GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax))
     }
 }

@@ -12,20 +12,28 @@ const NAME: &str = "GIF";
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeProblem> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
-    options.set_memory_limit(MemoryLimit::Bytes(limits.max_alloc.max(1).try_into().unwrap_or(std::num::NonZeroU64::MIN)));
+    options.set_memory_limit(MemoryLimit::Bytes(
+        limits.max_alloc.max(1).try_into().unwrap_or(std::num::NonZeroU64::MIN),
+    ));
     let mut decoder = options.read_info(bytes).map_err(|error| damaged(NAME, error))?;
     let (width, height) = (decoder.width(), decoder.height());
     limits.check_samples(width.into(), height.into(), u64::from(width) * u64::from(height))?;
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let frame = decoder.next_frame_info().map_err(|error| damaged(NAME, error))?;
     let frame = frame.ok_or_else(|| damaged(NAME, "no frame"))?.clone();
-    limits.check_samples(frame.width.into(), frame.height.into(), u64::from(frame.width) * u64::from(frame.height))?;
+    limits.check_samples(
+        frame.width.into(),
+        frame.height.into(),
+        u64::from(frame.width) * u64::from(frame.height),
+    )?;
     let mut indices = vec![0; decoder.buffer_size()];
     decoder.read_into_buffer(&mut indices).map_err(|error| damaged(NAME, error))?;
 
     let palette = frame.palette.or(global);
     let color = |index: u8| match &palette {
-        Some(palette) => palette.chunks_exact(3).nth(index.into()).map_or([0; 3], |rgb| [rgb[0], rgb[1], rgb[2]]),
+        Some(palette) => {
+            palette.chunks_exact(3).nth(index.into()).map_or([0; 3], |rgb| [rgb[0], rgb[1], rgb[2]])
+        }
         None => [index; 3],
     };
     let colors: Vec<[u8; 3]> = (0..=255).map(color).collect();

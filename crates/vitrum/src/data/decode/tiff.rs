@@ -8,7 +8,10 @@ use ::tiff::ColorType;
 use ::tiff::decoder::{Decoder, DecodingResult};
 use ::tiff::tags::Tag;
 
-use super::{DecodeProblem, Limits, damaged, of_image_crate, orient, rgb_image, rgb_of_cmyk, rgb_of_samples, unsupported};
+use super::{
+    DecodeProblem, Limits, damaged, of_image_crate, orient, rgb_image, rgb_of_cmyk, rgb_of_samples,
+    unsupported,
+};
 use crate::data::image::RgbImage;
 
 const NAME: &str = "TIFF";
@@ -38,7 +41,11 @@ fn grey_of_palette(bytes: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut grey = bytes.to_vec();
-    grey[entry + 8..entry + 10].copy_from_slice(&if little { 1_u16.to_le_bytes() } else { 1_u16.to_be_bytes() });
+    grey[entry + 8..entry + 10].copy_from_slice(&if little {
+        1_u16.to_le_bytes()
+    } else {
+        1_u16.to_be_bytes()
+    });
     Some(grey)
 }
 
@@ -78,7 +85,8 @@ fn common(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, DecodeProblem> {
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(problem)?;
-    rgb_of_samples(color, false, samples).ok_or_else(|| unsupported(NAME, format!("samples of type {color:?}")))
+    rgb_of_samples(color, false, samples)
+        .ok_or_else(|| unsupported(NAME, format!("samples of type {color:?}")))
 }
 
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
@@ -104,16 +112,32 @@ fn packed(decoder: &mut Reader, bits: u8, width: u32, height: u32) -> Result<Vec
         let shift = 8 - bits * (x % per_byte + 1);
         (row[x / per_byte] >> shift) & (0xff >> (8 - bits))
     };
-    Ok(rows.chunks_exact(stride).take(height).flat_map(|row| (0..width).map(move |x| value(row, x))).collect())
+    Ok(rows
+        .chunks_exact(stride)
+        .take(height)
+        .flat_map(|row| (0..width).map(move |x| value(row, x)))
+        .collect())
 }
 
-fn grey(decoder: &mut Reader, bits: u8, width: u32, height: u32, limits: &Limits) -> Result<Vec<u8>, DecodeProblem> {
+fn grey(
+    decoder: &mut Reader,
+    bits: u8,
+    width: u32,
+    height: u32,
+    limits: &Limits,
+) -> Result<Vec<u8>, DecodeProblem> {
     limits.check_samples(width, height, u64::from(width) * u64::from(height))?;
     let scale = 255 / (0xff >> (8 - bits));
     Ok(packed(decoder, bits, width, height)?.into_iter().flat_map(|v| [v * scale; 3]).collect())
 }
 
-fn palette(decoder: &mut Reader, bits: u8, width: u32, height: u32, limits: &Limits) -> Result<Vec<u8>, DecodeProblem> {
+fn palette(
+    decoder: &mut Reader,
+    bits: u8,
+    width: u32,
+    height: u32,
+    limits: &Limits,
+) -> Result<Vec<u8>, DecodeProblem> {
     if !matches!(bits, 1 | 2 | 4 | 8) {
         return Err(unsupported(NAME, format!("a palette of {bits}-bit indices")));
     }

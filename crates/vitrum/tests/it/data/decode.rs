@@ -61,7 +61,8 @@ fn lossy_formats_are_close_to_pillow() {
         if !is_lossy(name) {
             continue;
         }
-        let expected = decode::open(golden("decode").join(format!("{name}.png")), &DecodeOptions::timm()).unwrap();
+        let expected =
+            decode::open(golden("decode").join(format!("{name}.png")), &DecodeOptions::timm()).unwrap();
         match decode::open(golden("decode").join(name), &DecodeOptions::timm()) {
             Ok(image) => {
                 let (max, mean) = difference(&image, &expected);

@@ -39,7 +39,13 @@ fn equals_timm_on_900_random_cases() {
         }
     }
     assert!(lines.len() >= 900);
-    assert!(wrong.is_empty(), "{} of {} differ from timm, first: {:?}", wrong.len(), lines.len(), wrong.first());
+    assert!(
+        wrong.is_empty(),
+        "{} of {} differ from timm, first: {:?}",
+        wrong.len(),
+        lines.len(),
+        wrong.first()
+    );
 }
 
 #[test]
@@ -72,7 +78,8 @@ fn reads_hugging_face_processors() {
     let convnext = r#"{"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}"#;
     let convnext = Preprocess::from_huggingface(convnext).unwrap();
     assert_eq!((convnext.crop_mode, convnext.crop_pct), (CropMode::Center, 0.875));
-    for bad in [r#"{"size": {"longest_edge": 7}}"#, "[]", r#"{"size": 0}"#, r#"{"size": 224, "resample": 9}"#] {
+    for bad in [r#"{"size": {"longest_edge": 7}}"#, "[]", r#"{"size": 0}"#, r#"{"size": 224, "resample": 9}"#]
+    {
         assert!(matches!(Preprocess::from_huggingface(bad), Err(PreprocessError::HuggingFace(_))), "{bad}");
     }
 }

@@ -27,7 +27,13 @@ fn equals_pillow_on_1500_random_cases() {
         }
     }
     assert!(lines.len() >= 1000);
-    assert!(wrong.is_empty(), "{} of {} differ from Pillow, first: {:?}", wrong.len(), lines.len(), wrong.first());
+    assert!(
+        wrong.is_empty(),
+        "{} of {} differ from Pillow, first: {:?}",
+        wrong.len(),
+        lines.len(),
+        wrong.first()
+    );
 }
 
 #[test]
@@ -40,7 +46,11 @@ fn a_region_equals_the_crop_of_the_whole() {
         let part = resize_region(&image, 41, 37, region, filter).unwrap();
         for y in 0..region.height {
             for x in 0..region.width {
-                assert_eq!(part.pixel(x, y), whole.pixel(x + region.left, y + region.top), "{filter:?} {x} {y}");
+                assert_eq!(
+                    part.pixel(x, y),
+                    whole.pixel(x + region.left, y + region.top),
+                    "{filter:?} {x} {y}"
+                );
             }
         }
     }
