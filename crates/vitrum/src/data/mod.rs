@@ -1,10 +1,21 @@
 //! Image files to pixels, and pixels to the tensor a model expects.
+//!
+//! Reading order: [`image`] is the one image type, [`decode`] makes it from files, [`resize`] and [`preprocess`]
+//! bring it to a model's input, [`batch`] makes the tensor; [`dataset`], [`demo`] and [`loader`] do so for many.
+
+pub mod batch;
+pub mod dataset;
 pub mod decode;
+pub mod demo;
 pub mod image;
+pub mod loader;
 pub mod preprocess;
 pub mod resize;
 
 pub use self::image::RgbImage;
+pub use dataset::{DatasetOptions, Source, open_dataset};
 pub use decode::{DecodeError, DecodeOptions, Limits};
+pub use demo::DemoSet;
+pub use loader::{Loader, LoaderOptions, MaxBad};
 pub use preprocess::{CropMode, Preprocess};
 pub use resize::Interpolation;

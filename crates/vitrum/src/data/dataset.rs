@@ -1,0 +1,320 @@
+//! Labelled pictures from a folder, a table, an archive or a binary file, one after the other.
+//!
+//! [`open_dataset`] tells by content what it was given:
+//!
+//! | given | pictures | classes |
+//! |---|---|---|
+//! | folder with class folders | every image file below, in natural order, as timm | the folder an image lies in |
+//! | folder of images, or one image | the images | none |
+//! | `.csv`, `.tsv`, `.txt` | a column of paths | a column of labels |
+//! | `.tar`, `.tar.gz` of class folders | in archive order, as a stream, never unpacked | the folder an image lies in |
+//! | CIFAR-10/100 binary: folder, `.bin`, `.tar.gz` | 32 x 32 pixels | `batches.meta.txt`, `fine_label_names.txt` |
+//! | MNIST idx pair, also `.gz` | grey pixels | digits |
+//! | `demo` | drawn by [`DemoSet`](super::demo::DemoSet) | ten shapes |
+
+mod cifar;
+mod class_map;
+mod folder;
+mod idx;
+mod table;
+mod tar;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub use class_map::ClassMap;
+pub use folder::natural_order;
+
+use super::demo::DemoSet;
+use super::image::RgbImage;
+
+/// One picture and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// What to call it: a path, an archive member, or file and number.
+    pub name: String,
+    /// Index of its class, when known.
+    pub label: Option<usize>,
+    /// The picture, not yet decoded where it comes encoded.
+    pub image: ImageSource,
+}
+
+/// Where a picture's pixels come from.
+#[derive(Debug, Clone)]
+pub enum ImageSource {
+    /// An image file.
+    Path(PathBuf),
+    /// An encoded image in memory.
+    Encoded(Vec<u8>),
+    /// Pixels.
+    Pixels(RgbImage),
+}
+
+/// A dataset that is read once, in a fixed order.
+pub trait Source: Send {
+    /// The class names, in the order of the labels; empty when there are no labels or only numbers.
+    fn classes(&self) -> &[String];
+
+    /// How many samples there are in all, when that is known before reading.
+    fn count(&self) -> Option<usize>;
+
+    /// What was left out so far, and why.
+    fn skipped(&self) -> &Skipped;
+
+    /// The next sample, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the rest cannot be read.
+    fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError>;
+}
+
+/// Entries left out of a dataset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub count: usize,
+    /// Name and reason of the first hundred.
+    pub first: Vec<String>,
+}
+
+impl Skipped {
+    fn add(&mut self, name: impl std::fmt::Display, reason: impl std::fmt::Display) {
+        self.count += 1;
+        if self.first.len() < 100 {
+            self.first.push(format!("{name}: {reason}"));
+        }
+    }
+}
+
+/// Which part of a dataset is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// `train`, `training`.
+    Train,
+    /// `val`, `valid`, `validation`, `eval`, `evaluation`.
+    Val,
+    /// `test`, `testing`.
+    Test,
+}
+
+impl Split {
+    /// The split a folder of that name holds.
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some(Self::Train),
+            "val" | "valid" | "validation" | "eval" | "evaluation" => Some(Self::Val),
+            "test" | "testing" => Some(Self::Test),
+            _ => None,
+        }
+    }
+
+    /// The usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Which folder of `a/b/c/picture.jpg` names the class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClassFolder {
+    /// The innermost, `c`, as timm.
+    #[default]
+    Innermost,
+    /// The outermost below the root or split, `a`, as torchvision's `ImageFolder`.
+    Outermost,
+}
+
+/// How to read a dataset.
+#[derive(Debug, Clone, Default)]
+pub struct DatasetOptions {
+    /// Class names and their numbers, for instance those the model was trained with. Without one, the class folders
+    /// in natural order are numbered from 0. Pictures of other classes are skipped.
+    pub class_map: Option<ClassMap>,
+    /// Where the paths of a table begin; by default the table's own folder.
+    pub image_dir: Option<PathBuf>,
+    /// The part wanted, where there are several.
+    pub split: Option<Split>,
+    /// Which folder names the class.
+    pub class_folder: ClassFolder,
+}
+
+/// A dataset that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct DatasetError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: DatasetProblem,
+}
+
+/// What is wrong with a dataset.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetProblem {
+    /// It cannot be opened or read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// It is of no known kind.
+    #[error(
+        "not a dataset: {0}\n  hint: give a folder of class folders, a .csv or .tsv, a .tar, \
+         CIFAR's or MNIST's binary files, or `demo`"
+    )]
+    Unknown(String),
+    /// There is nothing in it.
+    #[error("no images found{0}")]
+    NoImages(String),
+    /// Several splits, or not the one asked for.
+    #[error("{found}\n  hint: the splits present are {}; choose one", available.join(", "))]
+    Split {
+        /// What was asked for.
+        found: String,
+        /// What there is.
+        available: Vec<String>,
+    },
+    /// The content contradicts its format.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// Larger than any sensible dataset of its kind.
+    #[error("{what}: {found} is more than the limit of {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// Its size.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A row of a table.
+    #[error("line {line}: {reason}")]
+    Row {
+        /// Line number, from 1.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A class map.
+    #[error("class map: {0}")]
+    ClassMap(String),
+}
+
+impl DatasetProblem {
+    fn at(self, path: impl Into<PathBuf>) -> DatasetError {
+        DatasetError { path: path.into(), problem: self }
+    }
+}
+
+/// Largest encoded picture accepted from an archive, in bytes.
+const MAX_MEMBER: u64 = 256 << 20;
+/// Most samples listed in memory: files of a folder, rows of a table.
+const MAX_SAMPLES: u64 = 50_000_000;
+/// Most classes.
+const MAX_CLASSES: usize = 1_000_000;
+
+/// Opens a dataset of any kind; see the [module](self) for which.
+///
+/// # Errors
+/// [`DatasetError`], naming the file, when it is of no known kind, damaged, or ambiguous.
+pub fn open_dataset(
+    path: impl AsRef<Path>,
+    options: &DatasetOptions,
+) -> Result<Box<dyn Source>, DatasetError> {
+    let path = path.as_ref();
+    if path == Path::new("demo") && !path.exists() {
+        return Ok(Box::new(DemoSet::new(224, 1000, 0)));
+    }
+    let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
+    if kind.is_dir() { open_folder(path, options) } else { open_file(path, options) }
+}
+
+fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
+    if let Some(images) = idx::images_in(path, options.split)? {
+        return Ok(Box::new(idx::IdxSource::open(&images)?));
+    }
+    if let Some(source) = cifar::open_folder(path, options)? {
+        return Ok(Box::new(source));
+    }
+    Ok(Box::new(folder::open(path, options)?))
+}
+
+fn open_file(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if matches!(extension.as_str(), "csv" | "tsv" | "txt") {
+        return Ok(Box::new(table::open(path, options)?));
+    }
+    let head = head(path).map_err(|error| DatasetProblem::from(error).at(path))?;
+    if idx::is_images(&head) {
+        return Ok(Box::new(idx::IdxSource::open(path)?));
+    }
+    if tar::is_tar(&head) {
+        return tar::open(path, options);
+    }
+    if cifar::is_batch(path) {
+        return Ok(Box::new(cifar::open_batch(path, options)?));
+    }
+    if folder::is_image(path) || ::image::guess_format(&head).is_ok() {
+        let name = path.display().to_string();
+        let sample = Listed { name, label: None, path: path.to_path_buf() };
+        return Ok(Box::new(ListSource::new(vec![sample], Vec::new(), Skipped::default())));
+    }
+    let begins = head[..head.len().min(16)].escape_ascii().to_string();
+    Err(DatasetProblem::Unknown(format!("a file that begins with \"{begins}\"")).at(path))
+}
+
+/// The first 512 bytes, after decompression where the file is compressed.
+fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    open_maybe_gz(path)?.take(512).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn open_maybe_gz(path: &Path) -> std::io::Result<Box<dyn Read + Send>> {
+    let mut file = std::io::BufReader::new(File::open(path)?);
+    let is_gz = std::io::BufRead::fill_buf(&mut file)?.starts_with(&[0x1f, 0x8b]);
+    Ok(if is_gz { Box::new(flate2::bufread::MultiGzDecoder::new(file)) } else { Box::new(file) })
+}
+
+/// One file of a list.
+struct Listed {
+    name: String,
+    label: Option<usize>,
+    path: PathBuf,
+}
+
+/// Files listed beforehand.
+struct ListSource {
+    samples: std::vec::IntoIter<Listed>,
+    count: usize,
+    classes: Vec<String>,
+    skipped: Skipped,
+}
+
+impl ListSource {
+    fn new(samples: Vec<Listed>, classes: Vec<String>, skipped: Skipped) -> Self {
+        Self { count: samples.len(), samples: samples.into_iter(), classes, skipped }
+    }
+}
+
+impl Source for ListSource {
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn count(&self) -> Option<usize> {
+        Some(self.count)
+    }
+
+    fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
+    fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {
+        let sample = |Listed { name, label, path }| Sample { name, label, image: ImageSource::Path(path) };
+        Ok(self.samples.next().map(sample))
+    }
+}

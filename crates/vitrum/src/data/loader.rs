@@ -1,0 +1,360 @@
+//! Decoding and preprocessing ahead of the model, in order, in bounded memory.
+//!
+//! One thread reads the source and deals samples to the workers in turn; the batches are gathered by asking the
+//! workers in the same turn. The order is therefore the source's, whatever the number of workers, and every queue is
+//! bounded, so that a slow model holds up the reading.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source};
+use super::decode::{self, DecodeOptions};
+use super::preprocess::{Preprocess, PreprocessError};
+
+/// How many pictures may be unreadable before the rest is given up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MaxBad {
+    /// That many.
+    Count(usize),
+    /// That share of the pictures read, judged at the end and, where the number of pictures is known, as soon as
+    /// it is exceeded.
+    Fraction(f64),
+}
+
+/// How to load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoaderOptions {
+    /// Pictures per batch, at least 1; the last batch may be smaller.
+    pub batch_size: usize,
+    /// Threads that decode, at least 1.
+    pub workers: usize,
+    /// Pictures waiting in front of and behind each worker, at least 1.
+    pub queue: usize,
+    /// How many pictures may be unreadable. Default none.
+    pub max_bad: MaxBad,
+    /// Limits and orientation. The default ignores EXIF orientation, as timm's evaluation does.
+    pub decode: DecodeOptions,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { batch_size: 32, workers, queue: 8, max_bad: MaxBad::Count(0), decode: DecodeOptions::timm() }
+    }
+}
+
+/// Preprocessed pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// What each picture is called.
+    pub names: Vec<String>,
+    /// Their classes, where known.
+    pub labels: Vec<Option<usize>>,
+    /// Normalised pixels, `[B, C, H, W]`.
+    pub values: Vec<f32>,
+    /// `[B, C, H, W]`.
+    pub shape: [usize; 4],
+}
+
+/// A picture that was left out because it cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadSample {
+    /// What it is called.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Loading that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LoaderError {
+    /// The source broke off.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// More unreadable pictures than allowed.
+    #[error(
+        "{} of {seen} images cannot be used, more than allowed{}\n  hint: repair or remove them, or allow more",
+        bad.len(), list(bad)
+    )]
+    TooManyBad {
+        /// The pictures.
+        bad: Vec<BadSample>,
+        /// Pictures looked at, these included.
+        seen: usize,
+    },
+    /// An option that means nothing.
+    #[error("loader: `{field}` must be {expected}")]
+    Option {
+        /// The option's name.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The preprocessing is wrong for every picture.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// A thread could not be started, or ended unexpectedly.
+    #[error("loader thread: {0}")]
+    Thread(String),
+}
+
+fn list(bad: &[BadSample]) -> String {
+    let mut text: String = bad.iter().take(10).map(|b| format!("\n  {}: {}", b.name, b.reason)).collect();
+    if bad.len() > 10 {
+        text.push_str(&format!("\n  and {} more", bad.len() - 10));
+    }
+    text
+}
+
+/// What a worker makes of one sample.
+enum Loaded {
+    Good { name: String, label: Option<usize>, values: Vec<f32> },
+    Bad(BadSample),
+    Broken(DatasetError),
+}
+
+/// What the reader deals out.
+enum Dealt {
+    Sample(Sample),
+    Broken(DatasetError),
+}
+
+/// Iterator over batches; see the [module](self).
+pub struct Loader {
+    results: Vec<Receiver<Loaded>>,
+    /// The worker whose turn it is.
+    turn: usize,
+    threads: Vec<JoinHandle<()>>,
+    reader: Option<JoinHandle<Skipped>>,
+    options: LoaderOptions,
+    input_size: [usize; 3],
+    classes: Vec<String>,
+    count: Option<usize>,
+    seen: usize,
+    bad: Vec<BadSample>,
+    ended: bool,
+    skipped: Skipped,
+}
+
+impl Loader {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`LoaderError`] when an option or the preprocessing is wrong, or a thread cannot be started.
+    pub fn new(
+        source: Box<dyn Source>,
+        preprocess: Preprocess,
+        options: LoaderOptions,
+    ) -> Result<Self, LoaderError> {
+        check(&options)?;
+        preprocess.check()?;
+        let (input_size, classes, count) = (preprocess.input_size, source.classes().to_vec(), source.count());
+        let mut loader = Self {
+            results: Vec::new(),
+            turn: 0,
+            threads: Vec::new(),
+            reader: None,
+            input_size,
+            classes,
+            count,
+            seen: 0,
+            bad: Vec::new(),
+            ended: false,
+            skipped: Skipped::default(),
+            options,
+        };
+        loader.start(source, &preprocess).map_err(|error| LoaderError::Thread(error.to_string()))?;
+        Ok(loader)
+    }
+
+    fn start(&mut self, source: Box<dyn Source>, preprocess: &Preprocess) -> std::io::Result<()> {
+        let mut dealers = Vec::new();
+        for worker in 0..self.options.workers {
+            let (dealer, dealt) = sync_channel(self.options.queue);
+            let (sender, results) = sync_channel(self.options.queue);
+            let (preprocess, decode) = (preprocess.clone(), self.options.decode.clone());
+            let builder = std::thread::Builder::new().name(format!("load-{worker}"));
+            self.threads.push(builder.spawn(move || work(&dealt, &sender, &preprocess, &decode))?);
+            dealers.push(dealer);
+            self.results.push(results);
+        }
+        let builder = std::thread::Builder::new().name("load-read".into());
+        self.reader = Some(builder.spawn(move || deal(source, &dealers))?);
+        Ok(())
+    }
+
+    /// The class names of the source.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// How many samples the source has, when it knows.
+    pub fn count(&self) -> Option<usize> {
+        self.count
+    }
+
+    /// Pictures looked at so far, unreadable ones included.
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// The unreadable pictures so far.
+    pub fn bad(&self) -> &[BadSample] {
+        &self.bad
+    }
+
+    /// Entries the source left out; complete once the last batch was handed out.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {
+        let [channels, height, width] = self.input_size;
+        let mut batch = Batch {
+            names: Vec::new(),
+            labels: Vec::new(),
+            values: Vec::new(),
+            shape: [0, channels, height, width],
+        };
+        while batch.names.len() < self.options.batch_size {
+            // Samples are dealt in turn, so the first worker without a result has seen the end.
+            let Ok(loaded) = self.results[self.turn].recv() else {
+                self.finish()?;
+                break;
+            };
+            self.turn = (self.turn + 1) % self.results.len();
+            match loaded {
+                Loaded::Good { name, label, values } => {
+                    self.seen += 1;
+                    batch.names.push(name);
+                    batch.labels.push(label);
+                    batch.values.extend(values);
+                }
+                Loaded::Bad(bad) => {
+                    self.seen += 1;
+                    self.bad.push(bad);
+                    self.check_bad(false)?;
+                }
+                Loaded::Broken(error) => return Err(error.into()),
+            }
+        }
+        batch.shape[0] = batch.names.len();
+        Ok((!batch.names.is_empty()).then_some(batch))
+    }
+
+    fn check_bad(&mut self, at_end: bool) -> Result<(), LoaderError> {
+        let allowed = match (self.options.max_bad, self.count) {
+            (MaxBad::Count(count), _) => count,
+            (MaxBad::Fraction(share), _) if at_end => (share * self.seen as f64) as usize,
+            (MaxBad::Fraction(share), Some(count)) => (share * count as f64) as usize,
+            (MaxBad::Fraction(_), None) => return Ok(()),
+        };
+        if self.bad.len() <= allowed {
+            return Ok(());
+        }
+        Err(LoaderError::TooManyBad { bad: self.bad.clone(), seen: self.seen })
+    }
+
+    /// Joins the reader, which tells whether all samples really came.
+    fn finish(&mut self) -> Result<(), LoaderError> {
+        self.ended = true;
+        let Some(reader) = self.reader.take() else { return Ok(()) };
+        self.skipped = reader.join().map_err(|_| LoaderError::Thread("the reader panicked".into()))?;
+        self.check_bad(true)
+    }
+}
+
+fn check(options: &LoaderOptions) -> Result<(), LoaderError> {
+    let wrong = |field, expected| Err(LoaderError::Option { field, expected });
+    match options {
+        LoaderOptions { batch_size: 0, .. } => wrong("batch_size", "at least 1"),
+        LoaderOptions { workers, .. } if !(1..=1024).contains(workers) => wrong("workers", "from 1 to 1024"),
+        LoaderOptions { queue, .. } if !(1..=65_536).contains(queue) => wrong("queue", "from 1 to 65536"),
+        LoaderOptions { max_bad: MaxBad::Fraction(share), .. } if !(0.0..=1.0).contains(share) => {
+            wrong("max_bad", "a share from 0 to 1")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The reading thread: sample i to worker i modulo their number.
+fn deal(mut source: Box<dyn Source>, dealers: &[SyncSender<Dealt>]) -> Skipped {
+    for dealer in dealers.iter().cycle() {
+        let dealt = match source.next_sample() {
+            Ok(Some(sample)) => Dealt::Sample(sample),
+            Ok(None) => break,
+            Err(error) => {
+                // Nobody listens any more where sending fails.
+                let _ = dealer.send(Dealt::Broken(error));
+                break;
+            }
+        };
+        if dealer.send(dealt).is_err() {
+            break;
+        }
+    }
+    source.skipped().clone()
+}
+
+/// A working thread, until either end hangs up.
+fn work(
+    dealt: &Receiver<Dealt>,
+    results: &SyncSender<Loaded>,
+    preprocess: &Preprocess,
+    decode: &DecodeOptions,
+) {
+    for dealt in dealt {
+        let loaded = match dealt {
+            Dealt::Sample(sample) => load(sample, preprocess, decode),
+            Dealt::Broken(error) => Loaded::Broken(error),
+        };
+        if results.send(loaded).is_err() {
+            return;
+        }
+    }
+}
+
+fn load(sample: Sample, preprocess: &Preprocess, decode: &DecodeOptions) -> Loaded {
+    let Sample { name, label, image } = sample;
+    let values = catch_unwind(AssertUnwindSafe(|| values(image, preprocess, decode)));
+    match values.unwrap_or_else(|_| Err("its preprocessing panicked".into())) {
+        Ok(values) => Loaded::Good { name, label, values },
+        Err(reason) => Loaded::Bad(BadSample { name, reason }),
+    }
+}
+
+fn values(image: ImageSource, preprocess: &Preprocess, options: &DecodeOptions) -> Result<Vec<f32>, String> {
+    let image = match image {
+        ImageSource::Path(path) => decode::open(path, options).map_err(|error| error.to_string())?,
+        ImageSource::Encoded(bytes) => decode::decode(&bytes, options).map_err(|error| error.to_string())?,
+        ImageSource::Pixels(image) => image,
+    };
+    preprocess.apply(&image).map_err(|error| error.to_string())
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, LoaderError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.next_batch();
+        self.ended |= batch.is_err();
+        batch.transpose()
+    }
+}
+
+impl Drop for Loader {
+    /// Hangs up and waits for the threads to notice.
+    fn drop(&mut self) {
+        self.results.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
