@@ -27,7 +27,12 @@ pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
     if let Some(path) = &args.sheet {
         save(&sheet(&set, args)?, path)?;
     }
-    talk.say(format_args!("drew {} pictures of {} classes in {}", args.count, CLASSES.len(), args.output.display()));
+    talk.say(format_args!(
+        "drew {} pictures of {} classes in {}",
+        args.count,
+        CLASSES.len(),
+        args.output.display()
+    ));
     Ok(())
 }
 

@@ -64,7 +64,8 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
 }
 
 fn format_of(args: &EmbedArgs) -> Result<EmbedFormat> {
-    let extension = args.output.as_ref().and_then(|path| path.extension()).map(|e| e.to_string_lossy().to_lowercase());
+    let extension =
+        args.output.as_ref().and_then(|path| path.extension()).map(|e| e.to_string_lossy().to_lowercase());
     let by_name = match extension.as_deref() {
         Some("npy") => EmbedFormat::Npy,
         Some("safetensors") => EmbedFormat::Safetensors,

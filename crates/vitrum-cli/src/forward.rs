@@ -170,7 +170,13 @@ fn values<const D: usize>(x: Tensor<D>) -> (Vec<usize>, Vec<f64>) {
     (shape, x.into_data().iter::<f64>().collect())
 }
 
-fn difference(name: String, shape: &[usize], ours: &[f64], theirs: &HostTensor, tolerance: f64) -> Result<Compared> {
+fn difference(
+    name: String,
+    shape: &[usize],
+    ours: &[f64],
+    theirs: &HostTensor,
+    tolerance: f64,
+) -> Result<Compared> {
     if theirs.shape() != shape {
         bail!("`{name}` has shape {shape:?} here and {:?} in the reference", theirs.shape());
     }
@@ -218,8 +224,13 @@ fn report(verdict: &Verdict, format: Format) -> Result<()> {
     }
     rows.text()?;
     match &verdict.first_departure {
-        Some(first) => output::line(format_args!("\nfirst departure: {first} (more than {:.0e})", verdict.tolerance)),
-        None => output::line(format_args!("\nall {} agree within {:.0e}", verdict.compared.len(), verdict.tolerance)),
+        Some(first) => {
+            output::line(format_args!("\nfirst departure: {first} (more than {:.0e})", verdict.tolerance))
+        }
+        None => output::line(format_args!(
+            "\nall {} agree within {:.0e}",
+            verdict.compared.len(),
+            verdict.tolerance
+        )),
     }
 }
-

@@ -84,7 +84,10 @@ pub fn classifier(
 
 /// Flags over the card.
 fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
-    let complete = !args.mean.is_empty() && !args.std.is_empty() && args.interpolation.is_some() && args.crop_pct.is_some();
+    let complete = !args.mean.is_empty()
+        && !args.std.is_empty()
+        && args.interpolation.is_some()
+        && args.crop_pct.is_some();
     if loaded.preprocess.is_none() && complete {
         let vitrum::models::ModelConfig::Vit(config) = loaded.model.config();
         let [h, w] = config.img_size;

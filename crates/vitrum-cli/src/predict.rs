@@ -65,7 +65,11 @@ pub fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
             let before = files.len();
             collect(path, &mut files)?;
             if files.len() == before {
-                bail!("{}: no images in this folder\nhint: {} are looked for", path.display(), EXTENSIONS.join(", "));
+                bail!(
+                    "{}: no images in this folder\nhint: {} are looked for",
+                    path.display(),
+                    EXTENSIONS.join(", ")
+                );
             }
         } else if path.exists() {
             files.push(path.clone());
@@ -80,7 +84,8 @@ const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif"
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let read = || format!("reading {}", folder.display());
-    let mut entries: Vec<_> = std::fs::read_dir(folder).with_context(read)?.collect::<io::Result<_>>().with_context(read)?;
+    let mut entries: Vec<_> =
+        std::fs::read_dir(folder).with_context(read)?.collect::<io::Result<_>>().with_context(read)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();

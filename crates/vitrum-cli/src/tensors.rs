@@ -22,7 +22,10 @@ pub fn input(tensors: &TensorMap, channels: usize, dtype: DType, device: &Device
     let path = tensors.path.display();
     let Some(input) = tensors.get("input") else {
         let names: Vec<&str> = tensors.names().take(5).collect();
-        bail!("{path}: no tensor `input`\nhint: found {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+        bail!(
+            "{path}: no tensor `input`\nhint: found {}",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        );
     };
     let &[b, c, h, w] = input.shape() else {
         bail!("{path}: tensor `input` has shape {:?}, expected [B, C, H, W]", input.shape());
@@ -93,7 +96,8 @@ impl View for &Output {
 /// Writes a safetensors file: beside the target first, then renamed, so that no half file is left.
 pub fn write(path: &Path, tensors: &[(String, Output)], metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    let bytes = safetensors::serialize(views, Some(metadata)).with_context(|| format!("writing {}", path.display()))?;
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .with_context(|| format!("writing {}", path.display()))?;
     write_whole(path, &bytes)
 }
 
@@ -115,7 +119,8 @@ impl Output {
         let mut bytes = Vec::new();
         let shape: Vec<u64> = self.shape.iter().map(|side| *side as u64).collect();
         let values = self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut bytes).begin_nd()?;
+        let mut writer =
+            npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut bytes).begin_nd()?;
         writer.extend(values)?;
         writer.finish()?;
         Ok(bytes)

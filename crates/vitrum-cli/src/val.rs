@@ -42,7 +42,11 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     let source = open(args, &classifier, talk)?;
     let preprocess = classifier.preprocess().clone();
     let workers = if args.workers == 0 { rayon::current_num_threads() } else { args.workers };
-    let max_bad = if args.max_bad < 1.0 { MaxBad::Fraction(args.max_bad) } else { MaxBad::Count(args.max_bad as usize) };
+    let max_bad = if args.max_bad < 1.0 {
+        MaxBad::Fraction(args.max_bad)
+    } else {
+        MaxBad::Count(args.max_bad as usize)
+    };
     let options = LoaderOptions {
         batch_size: args.batch_size,
         workers,
@@ -70,16 +74,21 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
 fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<Box<dyn Source>> {
     let split = match &args.split {
         None => None,
-        Some(name) => Some(Split::of_name(name).with_context(|| format!("--split '{name}': want train, validation or test"))?),
+        Some(name) => Some(
+            Split::of_name(name)
+                .with_context(|| format!("--split '{name}': want train, validation or test"))?,
+        ),
     };
     let class_map = args.class_map.as_ref().map(ClassMap::open).transpose()?;
-    let options = DatasetOptions { class_map, image_dir: args.image_dir.clone(), split, ..DatasetOptions::default() };
+    let options =
+        DatasetOptions { class_map, image_dir: args.image_dir.clone(), split, ..DatasetOptions::default() };
     let source = open_dataset(&args.data, &options)?;
     if options.class_map.is_some() || source.classes().is_empty() {
         return Ok(source);
     }
     let ModelConfig::Vit(config) = classifier.model().config();
-    let labels: Vec<String> = (0..config.num_classes).map_while(|i| classifier.label(i).map(str::to_string)).collect();
+    let labels: Vec<String> =
+        (0..config.num_classes).map_while(|i| classifier.label(i).map(str::to_string)).collect();
     let ours = source.classes();
     if ours != labels.as_slice() && !labels.is_empty() && ours.iter().all(|class| labels.contains(class)) {
         talk.say(format_args!("{}: classes matched with the model's labels by name", args.data.display()));
@@ -108,12 +117,13 @@ fn evaluate(
     let mut file = match &args.results_file {
         None => None,
         Some(path) => {
-            let mut writer = csv::Writer::from_path(path).with_context(|| format!("writing {}", path.display()))?;
+            let mut writer =
+                csv::Writer::from_path(path).with_context(|| format!("writing {}", path.display()))?;
             writer.write_record(["file", "label", "pred", "prob"])?;
             Some(writer)
         }
     };
-    let total = loader.count().map(|n| args.limit.map_or(n, |limit| n.min(limit)));
+    let total = Loader::count(loader).map(|n| args.limit.map_or(n, |limit| n.min(limit)));
     let bar = progress(total, talk);
     let mut evaluation = Evaluation::default();
     let start = Instant::now();
@@ -123,13 +133,23 @@ fn evaluate(
         let images = batch::to_tensor(batch.values, batch.shape, DType::F32, classifier.device())?;
         let logits = rows(classifier.model().backbone().forward(images));
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits).take(left) {
-            let label = label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;
+            let label =
+                label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;
             if label >= config.num_classes {
-                bail!("{name}: class {label}, but the model knows {} (0 to {})", config.num_classes, config.num_classes - 1);
+                bail!(
+                    "{name}: class {label}, but the model knows {} (0 to {})",
+                    config.num_classes,
+                    config.num_classes - 1
+                );
             }
             let answer = evaluation.add(logits, label);
             if let Some(writer) = &mut file {
-                writer.write_record([name, &label.to_string(), &answer.pred.to_string(), &format!("{:.6}", answer.prob)])?;
+                writer.write_record([
+                    name,
+                    &label.to_string(),
+                    &answer.pred.to_string(),
+                    &format!("{:.6}", answer.prob),
+                ])?;
             }
         }
         left -= batch.names.len().min(left);
@@ -143,9 +163,7 @@ fn evaluate(
         writer.flush().with_context(|| format!("writing {}", path.display()))?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let accuracy = evaluation
-        .accuracy()
-        .with_context(|| format!("{}: no images", args.data.display()))?;
+    let accuracy = evaluation.accuracy().with_context(|| format!("{}: no images", args.data.display()))?;
     Ok(Results {
         model: args.model.model.clone(),
         data: args.data.display().to_string(),
@@ -192,7 +210,8 @@ fn report(results: &Results, format: Format) -> Result<()> {
             output::line(format_args!(
                 " * Acc@1 {top1:.3} ({top1_err:.3}) Acc@5 {top5:.3} ({top5_err:.3}) Loss {loss:.4}"
             ))?;
-            let bad = if results.bad > 0 { format!(", {} could not be read", results.bad) } else { String::new() };
+            let bad =
+                if results.bad > 0 { format!(", {} could not be read", results.bad) } else { String::new() };
             output::line(format_args!(
                 "   {images} images in {:.1} s, {:.1} images/s{bad}",
                 results.seconds, results.images_per_second

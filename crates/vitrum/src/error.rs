@@ -1,6 +1,7 @@
 //! One error for callers who do not care which edge it came from.
 
 use crate::checkpoint::error::LoadError;
+use crate::checkpoint::load::ModelError;
 use crate::data::batch::BatchError;
 use crate::data::dataset::DatasetError;
 use crate::data::decode::DecodeError;
@@ -19,6 +20,9 @@ pub enum Error {
     /// A checkpoint or its card.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A model that cannot be had.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// An image file.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -35,7 +39,9 @@ pub enum Error {
     #[error(transparent)]
     Loader(#[from] LoaderError),
     /// Nothing says how pictures are prepared for this model.
-    #[error("{model}: no card says how images are prepared\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json")]
+    #[error(
+        "{model}: no card says how images are prepared\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json"
+    )]
     NoPreprocess {
         /// The model as it was asked for.
         model: String,

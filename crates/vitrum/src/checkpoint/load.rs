@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 
 use super::apply::{Excuses, Report, apply};
-use super::card::{CardSource, ModelCard, infer_config};
-use super::dialect::{Dialect, to_timm};
+use super::card::{CardSource, ModelCard};
+use super::dialect::{Converted, Dialect, to_timm};
 use super::error::LoadError;
 use super::imagenet;
 use super::read::read;
-use super::tensors::TensorMap;
 use crate::data::Preprocess;
-use crate::models::vit::{Activation, PosResize, VitConfig};
+use crate::models::vit::{PosResize, VitConfig};
 use crate::models::{ConfigError, Model, ModelConfig, catalogue};
 
 /// Changes a configuration before a model is made of it; the error is a sentence for the user.
@@ -107,13 +106,17 @@ pub enum ModelError {
         model: String,
     },
     /// It looks like a path, and nothing is there.
-    #[error("{model}: no such file or folder\nhint: a model is a folder, a file of weights, a name of `vitrum models list`, or hf:ORG/NAME")]
+    #[error(
+        "{model}: no such file or folder\nhint: a model is a folder, a file of weights, a name of `vitrum models list`, or hf:ORG/NAME"
+    )]
     NotFound {
         /// What was asked for.
         model: String,
     },
     /// A name without weights, where weights are needed.
-    #[error("{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{model}.TAG (tags: `vitrum models info {model}`)")]
+    #[error(
+        "{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{model}.TAG (tags: `vitrum models info {model}`)"
+    )]
     NoWeights {
         /// What was asked for.
         model: String,
@@ -163,8 +166,9 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     };
     let mut config = configuration(&mut found, tensors.as_ref(), options)?;
     let source_grid = config.grid();
-    let head_in_file =
-        tensors.as_ref().and_then(|(map, _)| Some(map.get("head.weight")?.shape().first().copied().unwrap_or(0)));
+    let head_in_file = tensors
+        .as_ref()
+        .and_then(|converted| Some(converted.map.get("head.weight")?.shape().first().copied().unwrap_or(0)));
     let new_head = match (options.num_classes, head_in_file) {
         (Some(asked), Some(held)) => asked != held && asked != 0,
         (Some(asked), None) => asked != 0,
@@ -182,7 +186,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     });
     let labels = labels(&mut found, config.num_classes, new_head || options.num_classes == Some(0));
     let seed = options.seed;
-    let Some((mut tensors, _)) = tensors else {
+    let Some(Converted { map: mut tensors, .. }) = tensors else {
         let note = format!("{}: no weights, fresh values from seed {seed}", found.name);
         found.notes.push(note);
         let model = Model::Vit(config.init_as(device, seed, options.dtype)?);
@@ -276,7 +280,8 @@ fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
 fn of_path(path: &Path, spec: &str, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
     let card = card_of(path)?;
     let is_card = path.extension().is_some_and(|extension| extension == "json") && !is_index(path);
-    let own = if is_card { path.parent().unwrap_or(Path::new(".")).to_path_buf() } else { path.to_path_buf() };
+    let own =
+        if is_card { path.parent().unwrap_or(Path::new(".")).to_path_buf() } else { path.to_path_buf() };
     let name = spec.trim_end_matches('/').to_string();
     let mut found = Found {
         name,
@@ -326,18 +331,15 @@ fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
 }
 
 /// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
-fn of_name(
-    spec: &str,
-    entry: &catalogue::Entry,
-    options: &LoadOptions<'_>,
-) -> Result<Found, ModelError> {
+fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
     let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
     let [h, w] = entry.config.img_size;
     let value = serde_json::json!({
         "input_size": [entry.config.in_chans, h, w], "mean": mean, "std": std,
         "interpolation": interpolation, "crop_pct": crop_pct, "crop_mode": crop_mode,
     });
-    let preprocess = serde_json::from_value(value).map_err(|error| ModelError::Edit(format!("{spec}: {error}")))?;
+    let preprocess =
+        serde_json::from_value(value).map_err(|error| ModelError::Edit(format!("{spec}: {error}")))?;
     Ok(Found {
         name: spec.into(),
         card: None,
@@ -352,7 +354,7 @@ fn of_name(
 /// The configuration before the user's changes: the card's, the catalogue's, or what the tensors show.
 fn configuration(
     found: &mut Found,
-    tensors: Option<&(TensorMap, Dialect)>,
+    tensors: Option<&Converted>,
     options: &LoadOptions<'_>,
 ) -> Result<VitConfig, ModelError> {
     if let Some(card) = &found.card {
@@ -362,44 +364,36 @@ fn configuration(
         }
         return Ok(config);
     }
-    let Some((tensors, dialect)) = tensors else {
+    let Some(converted) = tensors else {
         return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.model.clone() });
     };
-    let mut config = match found.named.clone() {
-        Some(mut config) => {
-            // A file that has another number of classes than the catalogue's 1000 is right about itself.
-            config.num_classes = tensors.get("head.weight").map_or(0, |head| head.shape().first().copied().unwrap_or(0));
-            config
-        }
-        None => {
-            let inferred = infer_config(tensors, None)?;
-            if inferred.dist_token || inferred.dist_head {
-                return Err(ModelError::Unsupported {
-                    path: tensors.path.clone(),
-                    what: "a distilled DeiT with a second head: this family is not built yet",
-                });
-            }
-            found.notes.extend(inferred.notes);
-            inferred.config
-        }
+    let Some(mut config) = found.named.clone() else {
+        let card = converted.card()?;
+        let config = card.config.clone();
+        adopt(card, found)?;
+        found.card = None; // it describes the tensors, so it cannot be checked against them
+        return Ok(config);
     };
-    let mut note = |text: &str| found.notes.push(format!("{}: {text}", tensors.path.display()));
-    match dialect {
-        Dialect::Google => {
-            config.act_layer = Activation::GeluTanh;
-            config.pos_resize = PosResize::BilinearAligned;
-            note("Google's GELU is the tanh form (--model-kwargs act_layer=gelu for the other)");
-        }
-        Dialect::HuggingFace => {
-            config.norm_eps = 1e-12;
-            config.pos_resize = PosResize::Bicubic;
-            note("no config.json beside it: Hugging Face's LayerNorm epsilon 1e-12 (--model-kwargs norm_eps=1e-6 for another)");
-        }
-        Dialect::Torchvision => config.pos_resize = PosResize::Bicubic,
-        _ => {}
-    }
-    if tensors.contains("pre_logits.fc.weight") && config.representation_size.is_none() {
-        config.representation_size = tensors.get("pre_logits.fc.weight").and_then(|fc| fc.shape().first().copied());
+    // A file that has another number of classes than the catalogue's 1000 is right about itself.
+    let rows = |key: &str| converted.map.get(key).and_then(|tensor| tensor.shape().first().copied());
+    config.num_classes = rows("head.weight").unwrap_or(0);
+    config.representation_size = rows("pre_logits.fc.weight");
+    if converted.dialect != Dialect::Timm {
+        let shown = converted.card()?.config;
+        let VitConfig { act_layer, norm_eps, pos_resize, .. } = shown;
+        found.notes.push(format!(
+            "{}: {} names, so act_layer={}, norm_eps={norm_eps:e}, pos_resize={} (--model-kwargs sets others)",
+            converted.map.path.display(),
+            converted.dialect.name(),
+            spelled(act_layer),
+            spelled(pos_resize),
+        ));
+        config = VitConfig { act_layer, norm_eps, pos_resize, ..config };
     }
     Ok(config)
+}
+
+/// The name that a configuration file uses.
+fn spelled(value: impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
 }

@@ -6,16 +6,18 @@
 
 pub mod apply;
 pub mod card;
-// pub mod convert;
-// pub mod dialect;
+pub mod convert;
+pub mod dialect;
 // pub mod diff;
 pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod imagenet;
 pub mod load;
 // pub mod inspect;
-// pub mod keys;
+pub mod keys;
 pub mod read;
-// pub mod resample;
+pub mod resample;
 pub mod tensors;
 // pub mod write;
 

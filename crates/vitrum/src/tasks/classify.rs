@@ -46,7 +46,8 @@ impl Classifier {
     /// # Errors
     /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
-        let preprocess = loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
+        let preprocess =
+            loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
         Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
     }
 
