@@ -5,19 +5,19 @@
 //! are prepared; [`write`] stores them again. Nothing here knows Burn: tensors stay in the host's memory.
 
 pub mod card;
-// pub mod convert;
-// pub mod dialect;
-// pub mod diff;
+pub mod convert;
+pub mod dialect;
+pub mod diff;
 pub mod error;
-// pub mod inspect;
-// pub mod keys;
+pub mod inspect;
+pub mod keys;
 pub mod read;
-// pub mod resample;
+pub mod resample;
 pub mod tensors;
-// pub mod write;
+pub mod write;
 
 pub use card::ModelCard;
-// pub use dialect::Dialect;
+pub use dialect::Dialect;
 pub use error::LoadError;
 pub use read::read;
 pub use tensors::{Dtype, HostTensor, TensorMap};
