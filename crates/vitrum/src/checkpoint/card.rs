@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub(crate) use infer::infer;
 pub use infer::{Inferred, infer_config};
 
 use super::LoadError;

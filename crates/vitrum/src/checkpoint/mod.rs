@@ -8,21 +8,21 @@ pub mod apply;
 pub mod card;
 pub mod convert;
 pub mod dialect;
-// pub mod diff;
+pub mod diff;
 pub mod error;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod imagenet;
-pub mod load;
-// pub mod inspect;
+pub mod inspect;
 pub mod keys;
+pub mod load;
 pub mod read;
 pub mod resample;
 pub mod tensors;
-// pub mod write;
+pub mod write;
 
 pub use card::ModelCard;
-// pub use dialect::Dialect;
+pub use dialect::Dialect;
 pub use error::LoadError;
 pub use read::read;
 pub use tensors::{Dtype, HostTensor, TensorMap};

@@ -26,6 +26,15 @@ pub struct Inferred {
 /// # Errors
 /// Tensors that are no Vision Transformer, or one whose sizes contradict each other.
 pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferred, LoadError> {
+    infer(map, hint, None)
+}
+
+/// As [`infer_config`], with the number of heads where the file shows it.
+pub(crate) fn infer(
+    map: &TensorMap,
+    hint: Option<&VitConfig>,
+    num_heads: Option<usize>,
+) -> Result<Inferred, LoadError> {
     let shapes = Shapes { map };
     let mut config = hint.cloned().unwrap_or_default();
     let mut notes = Vec::new();
@@ -57,7 +66,10 @@ pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferre
         true => Some(shapes.get::<2>("pre_logits.fc.weight")?[0]),
         false => None,
     };
-    config.num_heads = heads(&shapes, &config, hint, &mut notes)?;
+    config.num_heads = match num_heads {
+        Some(heads) => heads,
+        None => heads(&shapes, &config, hint, &mut notes)?,
+    };
     pooling(&mut config, map, hint);
     let dist_token = map.contains("dist_token");
     positions(&mut config, &shapes, usize::from(dist_token), hint.is_some(), &mut notes)?;

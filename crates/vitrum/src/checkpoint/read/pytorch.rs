@@ -92,9 +92,6 @@ const CONTAINERS: [&str; 9] = [
 type Dropped = Vec<(String, String)>;
 
 /// The weights inside a training checkpoint, and what was left out.
-///
-/// A container counts only when it holds weights of more than one kind, so that a state dict whose own names
-/// begin with `model.` loses the prefix and nothing else.
 fn unwrap<T>(mut tensors: BTreeMap<String, T>) -> (BTreeMap<String, T>, Dropped) {
     let mut dropped = Dropped::new();
     // Two levels: `{"model": {"state_dict": …}}` is seen in the wild.

@@ -1,0 +1,220 @@
+//! The few edits tensors need between libraries.
+
+use super::HostTensor;
+use super::dialect::Tensors;
+use super::keys::{Edit, official};
+use super::tensors::{Dtype, TensorError};
+
+/// A tensor's name with what is wrong.
+type Named = (String, TensorError);
+
+/// One tensor from a library's layout to timm's.
+pub fn edit(tensor: &HostTensor, edit: Edit) -> Result<HostTensor, TensorError> {
+    let shape = tensor.shape();
+    match edit {
+        Edit::Keep => Ok(tensor.clone()),
+        Edit::Rank3 if shape.len() > 3 => Err(TensorError::shape("of at most three axes", shape)),
+        Edit::Rank3 => {
+            let ones = vec![1; 3 - shape.len()];
+            tensor.reshape(&[ones.as_slice(), shape].concat())
+        }
+        Edit::Transpose => linear(tensor),
+        Edit::Kernel => kernel(tensor),
+        Edit::ToHeads => match *shape {
+            [width, heads, dh] => tensor.reshape(&[width, heads * dh])?.transpose(),
+            _ => Err(TensorError::shape("[D, heads, dh]", shape)),
+        },
+        Edit::FromHeads => match *shape {
+            [heads, dh, width] => tensor.reshape(&[heads * dh, width])?.transpose(),
+            _ => Err(TensorError::shape("[heads, dh, D]", shape)),
+        },
+        Edit::Flatten => tensor.reshape(&[tensor.num_elements()]),
+    }
+}
+
+/// A matrix transposed; a 1 by 1 convolution, which some heads are, counts as a matrix.
+fn linear(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
+    match *tensor.shape() {
+        [1, 1, rows, columns] => tensor.reshape(&[rows, columns])?.transpose(),
+        _ => tensor.transpose(),
+    }
+}
+
+/// `[height, width, in, out]` to `[out, in, height, width]`; from a matrix, square patches of three channels.
+fn kernel(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
+    match *tensor.shape() {
+        [_, _, _, _] => tensor.permute(&[3, 2, 0, 1]),
+        [pixels, out] => {
+            let side =
+                square_patch(pixels, 3).ok_or_else(|| TensorError::shape("[P·P·3, D]", tensor.shape()))?;
+            tensor.reshape(&[side, side, 3, out])?.permute(&[3, 2, 0, 1])
+        }
+        _ => Err(TensorError::shape("[P, P, C, D]", tensor.shape())),
+    }
+}
+
+/// `P` with `P·P·channels` equal to `pixels`.
+fn square_patch(pixels: usize, channels: usize) -> Option<usize> {
+    let side = (pixels / channels).isqrt();
+    (pixels > 0 && side * side * channels == pixels).then_some(side)
+}
+
+/// Cuts tensors that hold all blocks, `{stacked}rest` of shape `[L, …]`, into `{numbered}0/rest`, ….
+pub fn unstack(tensors: Tensors, stacked: &str, numbered: &str) -> Result<Tensors, Named> {
+    /// More blocks than any model has, so that a thin tensor does not become a million names.
+    const MOST: usize = 1_000;
+    let mut out = Tensors::new();
+    for (name, tensor) in tensors {
+        let Some(rest) = name.strip_prefix(stacked) else {
+            out.insert(name, tensor);
+            continue;
+        };
+        let blocks = match tensor.shape() {
+            [blocks, _, ..] if *blocks <= MOST => *blocks,
+            shape => return Err((name, TensorError::shape("[L, …] with at most 1000 blocks", shape))),
+        };
+        for i in 0..blocks {
+            let block = tensor.slice(0, i..i + 1).and_then(|t| t.reshape(&tensor.shape()[1..]));
+            out.insert(format!("{numbered}{i}/{rest}"), block.map_err(|e| (name.clone(), e))?);
+        }
+    }
+    Ok(out)
+}
+
+/// Puts `q`, `k`, `v` of attention into `qkv`, and `k`, `v` of pooling by attention into `kv`.
+pub fn join(tensors: &mut Tensors) -> Result<(), Named> {
+    let keys: Vec<String> =
+        tensors.keys().filter(|n| n.ends_with(".k.weight") || n.ends_with(".k.bias")).cloned().collect();
+    for key in keys {
+        let Some((module, part)) = key.rsplit_once(".k.") else { continue };
+        let (parts, joined): (&[&str], &str) = match module {
+            "attn_pool" => (&["k", "v"], "kv"),
+            _ if module.ends_with("attn") => (&["q", "k", "v"], "qkv"),
+            _ => continue,
+        };
+        let names: Vec<String> = parts.iter().map(|p| format!("{module}.{p}.{part}")).collect();
+        let found: Vec<&HostTensor> = names.iter().filter_map(|n| tensors.get(n)).collect();
+        if found.len() != names.len() {
+            return Err((key.clone(), TensorError::shape(format!("of {}", names.join(", ")), &[])));
+        }
+        let tensor = HostTensor::concat(&found, 0).map_err(|e| (key.clone(), e))?;
+        names.iter().for_each(|name| {
+            tensors.remove(name);
+        });
+        tensors.insert(format!("{module}.{joined}.{part}"), tensor);
+    }
+    // A query or value without a key keeps its name, so that it is reported as unexpected.
+    Ok(())
+}
+
+/// Takes `blocks.N.attn.qkv` apart into `q`, `k`, `v`.
+pub fn split(tensors: &Tensors) -> Result<Tensors, Named> {
+    let mut out = Tensors::new();
+    for (name, tensor) in tensors {
+        let Some((module, part)) = name.split_once(".attn.qkv.") else {
+            out.insert(name.clone(), tensor.clone());
+            continue;
+        };
+        let rows = tensor.shape().first().copied().unwrap_or(0);
+        if rows % 3 != 0 || rows == 0 {
+            return Err((name.clone(), TensorError::shape("[3·D, …]", tensor.shape())));
+        }
+        for (i, letter) in ["q", "k", "v"].into_iter().enumerate() {
+            let third =
+                tensor.slice(0, i * (rows / 3)..(i + 1) * (rows / 3)).map_err(|e| (name.clone(), e))?;
+            out.insert(format!("{module}.attn.{letter}.{part}"), third);
+        }
+    }
+    Ok(out)
+}
+
+/// A patch projection saved as a matrix `[D, C·P·P]` becomes a convolution, of three channels.
+pub fn unflatten_patches(tensors: &mut Tensors) -> Result<(), Named> {
+    const NAME: &str = "patch_embed.proj.weight";
+    let Some(tensor) = tensors.get(NAME) else { return Ok(()) };
+    let &[width, pixels] = tensor.shape() else { return Ok(()) };
+    let fail = |e| (NAME.to_string(), e);
+    let side =
+        square_patch(pixels, 3).ok_or_else(|| fail(TensorError::shape("[D, 3·P·P]", tensor.shape())))?;
+    let tensor = tensor.reshape(&[width, 3, side, side]).map_err(fail)?;
+    tensors.insert(NAME.to_string(), tensor);
+    Ok(())
+}
+
+/// DINOv2's registers have no position: they become `reg_token`, and the class token takes its position with
+/// it, so that the table has rows for patches alone (as timm converts them).
+pub fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
+    let Some(registers) = tensors.remove(official::REGISTERS) else { return Ok(()) };
+    tensors.insert("reg_token".to_string(), registers);
+    let (Some(cls), Some(table)) = (tensors.get("cls_token"), tensors.get("pos_embed")) else {
+        return Ok(());
+    };
+    let fail = |e| ("pos_embed".to_string(), e);
+    let (rows, width) = match *table.shape() {
+        [1, rows, width] if rows > 0 => (rows, width),
+        _ => return Err(fail(TensorError::shape("[1, 1 + N, D]", table.shape()))),
+    };
+    let first = table.slice(1, 0..1).map_err(fail)?;
+    if cls.num_elements() != width || first.num_elements() != width {
+        return Err(fail(TensorError::shape(format!("[1, 1 + N, {}]", cls.num_elements()), table.shape())));
+    }
+    let sum: Vec<f32> = cls.to_f32().iter().zip(first.to_f32()).map(|(a, b)| a + b).collect();
+    let folded =
+        HostTensor::from_f32(cls.shape().to_vec(), &sum).and_then(|t| t.cast(float_of(cls))).map_err(fail)?;
+    let patches = table.slice(1, 1..rows).map_err(fail)?;
+    tensors.insert("cls_token".to_string(), folded);
+    tensors.insert("pos_embed".to_string(), patches);
+    Ok(())
+}
+
+fn float_of(tensor: &HostTensor) -> Dtype {
+    if tensor.dtype().is_float() { tensor.dtype() } else { Dtype::F32 }
+}
+
+/// Renames the norm before pooling to the one after it: how an encoder pretrained with a class token (MAE)
+/// goes into a model that pools by average.
+pub fn norm_to_fc_norm(tensors: &mut Tensors) {
+    for part in ["weight", "bias"] {
+        if let Some(tensor) = tensors.remove(&format!("norm.{part}")) {
+            tensors.entry(format!("fc_norm.{part}")).or_insert(tensor);
+        }
+    }
+}
+
+/// Takes the head out, for a model with other classes; returns the names taken.
+pub fn drop_head(tensors: &mut Tensors) -> Vec<String> {
+    let names = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"];
+    names.into_iter().filter(|&name| tensors.remove(name).is_some()).map(str::to_string).collect()
+}
+
+/// A patch projection for another number of channels, as timm does it: to one channel the sum, else repeated
+/// and scaled so that a grey image gives the same tokens.
+pub fn adapt_channels(weight: &HostTensor, channels: usize) -> Result<HostTensor, TensorError> {
+    let &[out, old, rows, columns] = weight.shape() else {
+        return Err(TensorError::shape("[D, C, P, P]", weight.shape()));
+    };
+    if old == channels {
+        return Ok(weight.clone());
+    }
+    if channels == 0 || channels > 1024 || (channels != 1 && old != 3) {
+        return Err(TensorError::shape(
+            format!("[D, 3, P, P] to make {channels} channels of"),
+            weight.shape(),
+        ));
+    }
+    let pixels = rows * columns;
+    let values = weight.to_f32();
+    let scale = if channels == 1 { 1.0 } else { old as f32 / channels as f32 };
+    let mut new = Vec::with_capacity(out * channels * pixels);
+    for filter in values.chunks_exact((old * pixels).max(1)) {
+        for channel in 0..channels {
+            for pixel in 0..pixels {
+                new.push(match channels {
+                    1 => (0..old).map(|c| filter[c * pixels + pixel]).sum(),
+                    _ => filter[channel % old * pixels + pixel] * scale,
+                });
+            }
+        }
+    }
+    HostTensor::from_f32(vec![out, channels, rows, columns], &new)?.cast(float_of(weight))
+}

@@ -1,0 +1,261 @@
+//! What is in a checkpoint: tensors with statistics and checksums, dialect, the model they belong to.
+
+use std::cmp::Ordering;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::card::{ModelCard, Resolve};
+use super::dialect::{Dialect, to_timm};
+use super::read::{open, weights_in};
+use super::{Dtype, HostTensor, LoadError, TensorMap};
+
+/// A tensor, described.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorInfo {
+    /// Name in the file.
+    pub name: String,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Statistics of the values.
+    pub stats: Stats,
+    /// SHA-256 of the elements as little-endian bytes, row by row, hexadecimal.
+    pub sha256: String,
+}
+
+/// Statistics of a tensor's finite values; 0 where there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Stats {
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation, of the population.
+    pub std: f64,
+    /// How many are no number.
+    pub nan: usize,
+    /// How many are infinite.
+    pub inf: usize,
+}
+
+impl Stats {
+    /// The statistics of a tensor.
+    pub fn of(tensor: &HostTensor) -> Self {
+        let values = tensor.to_f64();
+        let mut stats = Self { min: f64::INFINITY, max: f64::NEG_INFINITY, ..Self::default() };
+        // Welford's running mean and sum of squares.
+        let (mut count, mut squares) = (0.0, 0.0);
+        for v in values {
+            if v.is_nan() {
+                stats.nan += 1;
+            } else if v.is_infinite() {
+                stats.inf += 1;
+            } else {
+                count += 1.0;
+                let delta = v - stats.mean;
+                stats.mean += delta / count;
+                squares += delta * (v - stats.mean);
+                stats.min = stats.min.min(v);
+                stats.max = stats.max.max(v);
+            }
+        }
+        if count == 0.0 {
+            return Self { min: 0.0, max: 0.0, ..stats };
+        }
+        Self { std: (squares / count).sqrt(), ..stats }
+    }
+}
+
+/// A checkpoint, described.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The file of weights.
+    pub path: PathBuf,
+    /// Tensors, numbers in names in the order of their value.
+    pub tensors: Vec<TensorInfo>,
+    /// Elements of all tensors together.
+    pub num_elements: usize,
+    /// Bytes of all tensors together.
+    pub num_bytes: usize,
+    /// What the file says about itself.
+    pub metadata: Vec<(String, String)>,
+    /// Tensors the reader left out, with the reason.
+    pub dropped: Vec<(String, String)>,
+    /// The naming, where it is known.
+    pub dialect: Option<Dialect>,
+    /// The model: from the configuration beside the weights, else from the tensors.
+    pub card: Option<ModelCard>,
+    /// Why there is no card.
+    pub card_error: Option<String>,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+}
+
+/// Describes a file or folder.
+///
+/// # Errors
+/// Files that cannot be read. A configuration that cannot be understood is part of the description.
+pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadError> {
+    let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+    let map = super::read(&file)?;
+    let sha256 = file_sha256(&file)?;
+    let mut tensors: Vec<TensorInfo> =
+        map.tensors.iter().map(|(name, tensor)| describe(name, tensor)).collect();
+    tensors.sort_by(|a, b| natural_order(&a.name, &b.name));
+    let dialect = Dialect::detect(&map).ok().map(|(dialect, _)| dialect);
+    let (num_elements, num_bytes) = (map.num_elements(), map.num_bytes());
+    let metadata = map.metadata.clone().into_iter().collect();
+    let dropped = map.dropped.clone();
+    let (card, card_error) = match card(path, map, resolve) {
+        Ok(card) => (Some(ModelCard { sha256: Some(sha256.clone()), ..card }), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    Ok(Inspection {
+        path: file,
+        tensors,
+        num_elements,
+        num_bytes,
+        metadata,
+        dropped,
+        dialect,
+        card,
+        card_error,
+        sha256,
+    })
+}
+
+fn card(path: &Path, map: TensorMap, resolve: &Resolve<'_>) -> Result<ModelCard, LoadError> {
+    match ModelCard::find(path, resolve)? {
+        Some(card) => Ok(card),
+        None => to_timm(map)?.card(),
+    }
+}
+
+fn describe(name: &str, tensor: &HostTensor) -> TensorInfo {
+    TensorInfo {
+        name: name.to_string(),
+        shape: tensor.shape().to_vec(),
+        dtype: tensor.dtype(),
+        stats: Stats::of(tensor),
+        sha256: hex(&Sha256::digest(tensor.bytes())),
+    }
+}
+
+/// SHA-256 of a file, hexadecimal.
+pub fn file_sha256(path: &Path) -> Result<String, LoadError> {
+    let (mut file, _) = open(path)?;
+    let mut sum = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(|e| LoadError::io(path, e))? {
+            0 => return Ok(hex(&sum.finalize())),
+            n => sum.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verification {
+    /// The file of weights.
+    pub path: PathBuf,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+    /// Whether the sum was compared with a stated one.
+    pub compared: bool,
+    /// Tensors read.
+    pub num_tensors: usize,
+    /// Tensors with values that are not finite: name, NaN, infinite.
+    pub not_finite: Vec<(String, usize, usize)>,
+}
+
+/// Reads a file or folder to the end and checks that it is whole and all its values are finite.
+///
+/// `expected` is a SHA-256 to compare with. Without it, a file in the Hugging Face cache is compared with the
+/// sum its blob is named by.
+///
+/// # Errors
+/// Files that cannot be read, and [`LoadError::Checksum`].
+pub fn verify(path: &Path, expected: Option<&str>) -> Result<Verification, LoadError> {
+    let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+    let sha256 = file_sha256(&file)?;
+    let expected = expected.map(str::to_ascii_lowercase).or_else(|| blob_name(&file));
+    if let Some(expected) = &expected
+        && *expected != sha256
+    {
+        return Err(LoadError::Checksum { path: file, expected: expected.clone(), found: sha256 });
+    }
+    let map = super::read(&file)?;
+    let broken = |(name, tensor): (&String, &HostTensor)| {
+        let stats = Stats::of(tensor);
+        (stats.nan + stats.inf > 0).then(|| (name.clone(), stats.nan, stats.inf))
+    };
+    let not_finite = map.tensors.iter().filter_map(broken).collect();
+    Ok(Verification { path: file, sha256, compared: expected.is_some(), num_tensors: map.len(), not_finite })
+}
+
+/// The hub's cache keeps large files as `blobs/<sha256>` and links to them.
+fn blob_name(path: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(path).ok()?;
+    let name = real.file_name()?.to_str()?;
+    let in_blobs = real.parent()?.file_name()? == "blobs";
+    (in_blobs && name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()))
+        .then(|| name.to_ascii_lowercase())
+}
+
+/// Text order, except that runs of digits compare by value: `blocks.2` before `blocks.10`.
+pub fn natural_order(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (text_a, digits_a, rest_a) = cut(a);
+        let (text_b, digits_b, rest_b) = cut(b);
+        // Without leading zeros, more digits are the larger number.
+        let number = |digits: &str| {
+            let digits = digits.trim_start_matches('0').to_string();
+            (digits.len(), digits)
+        };
+        let order = text_a.cmp(text_b).then_with(|| number(digits_a).cmp(&number(digits_b)));
+        if order != Ordering::Equal || (rest_a.is_empty() && rest_b.is_empty()) {
+            return order.then_with(|| digits_a.cmp(digits_b));
+        }
+        (a, b) = (rest_a, rest_b);
+    }
+}
+
+/// Text without digits, the digits after it, and the rest.
+fn cut(text: &str) -> (&str, &str, &str) {
+    let start = text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len());
+    let (front, rest) = text.split_at(start);
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (digits, rest) = rest.split_at(end);
+    (front, digits, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_compare_by_value() {
+        let mut names = ["blocks.10.a", "blocks.2.a", "a", "blocks.2", "blocks.02.a", "blocks.2.b"];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(names, ["a", "blocks.2", "blocks.02.a", "blocks.2.a", "blocks.2.b", "blocks.10.a"]);
+    }
+
+    #[test]
+    fn statistics_leave_out_what_is_not_finite() {
+        let tensor = HostTensor::from_f32(vec![5], &[1.0, 3.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+        let stats = Stats::of(&tensor.expect("five values"));
+        assert_eq!(stats, Stats { min: 1.0, max: 3.0, mean: 2.0, std: 1.0, nan: 1, inf: 2 });
+    }
+}

@@ -1,0 +1,57 @@
+//! Hugging Face transformers: ViT, DeiT, ViT-MAE, DINOv2. Files have the names of 4.x, also when written by
+//! 5.x; in memory 5.x has others, and both are read.
+
+use super::{Edit, Row};
+
+/// Present in every file of this dialect; in front of it stands the base model's name, or nothing.
+pub const TELLTALE: &str = "embeddings.patch_embeddings.projection.weight";
+
+/// Without the base model's name (`vit.`, `deit.`, `dinov2.`). The first row for a timm name is the one written.
+pub const ROWS: [Row; 29] = [
+    ("embeddings.cls_token", "cls_token", Edit::Keep),
+    ("embeddings.distillation_token", "dist_token", Edit::Keep),
+    ("embeddings.register_tokens", "register_tokens", Edit::Keep),
+    ("embeddings.position_embeddings", "pos_embed", Edit::Keep),
+    ("embeddings.patch_embeddings.projection", "patch_embed.proj", Edit::Keep),
+    ("encoder.layer.{N}.layernorm_before", "blocks.{N}.norm1", Edit::Keep),
+    ("encoder.layer.{N}.attention.attention.query", "blocks.{N}.attn.q", Edit::Keep),
+    ("encoder.layer.{N}.attention.attention.key", "blocks.{N}.attn.k", Edit::Keep),
+    ("encoder.layer.{N}.attention.attention.value", "blocks.{N}.attn.v", Edit::Keep),
+    ("encoder.layer.{N}.attention.output.dense", "blocks.{N}.attn.proj", Edit::Keep),
+    ("encoder.layer.{N}.layernorm_after", "blocks.{N}.norm2", Edit::Keep),
+    ("encoder.layer.{N}.intermediate.dense", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("encoder.layer.{N}.output.dense", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("layernorm", "norm", Edit::Keep),
+    ("pooler.dense", "pre_logits.fc", Edit::Keep),
+    // 5.x in memory.
+    ("layers.{N}.layernorm_before", "blocks.{N}.norm1", Edit::Keep),
+    ("layers.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
+    ("layers.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
+    ("layers.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
+    ("layers.{N}.attention.o_proj", "blocks.{N}.attn.proj", Edit::Keep),
+    ("layers.{N}.layernorm_after", "blocks.{N}.norm2", Edit::Keep),
+    ("layers.{N}.mlp.fc1", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("layers.{N}.mlp.fc2", "blocks.{N}.mlp.fc2", Edit::Keep),
+    // DINOv2.
+    ("encoder.layer.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
+    ("encoder.layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
+    ("encoder.layer.{N}.mlp.fc1", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("encoder.layer.{N}.mlp.fc2", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("encoder.layer.{N}.layer_scale1.lambda1", "blocks.{N}.ls1.gamma", Edit::Keep),
+    ("encoder.layer.{N}.layer_scale2.lambda1", "blocks.{N}.ls2.gamma", Edit::Keep),
+];
+
+/// Beside the base model, never under its name.
+pub const HEADS: [Row; 3] = [
+    ("classifier", "head", Edit::Keep),
+    ("cls_classifier", "head", Edit::Keep),
+    ("distillation_classifier", "head_dist", Edit::Keep),
+];
+
+/// Why a tensor that is no part of the classifier may be left out; `None` if it may not.
+pub fn left_out(name: &str) -> Option<&'static str> {
+    if name == "embeddings.mask_token" {
+        return Some("used only while pretraining");
+    }
+    name.starts_with("decoder.").then_some("the decoder of masked image modelling")
+}

@@ -1,0 +1,21 @@
+//! Extra tensors in files published with papers (DeiT, MAE, DINO, DINOv2), which use timm's names otherwise.
+
+/// Why a tensor that is no part of the classifier may be left out; `None` if it may not.
+pub fn left_out(name: &str) -> Option<&'static str> {
+    const PARTS: [(&str, &str); 7] = [
+        ("mask_token", "used only while pretraining"),
+        ("decoder_embed.", "MAE's decoder"),
+        ("decoder_pos_embed", "MAE's decoder"),
+        ("decoder_blocks.", "MAE's decoder"),
+        ("decoder_norm.", "MAE's decoder"),
+        ("decoder_pred.", "MAE's decoder"),
+        ("head.last_layer.", "DINO's projection head"),
+    ];
+    if let Some((_, reason)) = PARTS.iter().find(|(part, _)| name.starts_with(part)) {
+        return Some(reason);
+    }
+    name.starts_with("head.mlp.").then_some("DINO's projection head")
+}
+
+/// DINOv2's register tokens; timm calls them `reg_token` and folds the class token's position away.
+pub const REGISTERS: &str = "register_tokens";
