@@ -1,0 +1,8 @@
+//! A file called table.csv with any content: samples or an error.
+#![no_main]
+
+mod dataset;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| dataset::read("table.csv", bytes));
