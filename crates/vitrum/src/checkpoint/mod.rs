@@ -1,1 +1,4 @@
 //! Pretrained weights: files, dialects, cards, reports.
+
+#[cfg(feature = "hub")]
+pub mod hub;
