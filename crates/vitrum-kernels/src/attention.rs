@@ -1,0 +1,695 @@
+//! Attention over a packed projection without the `[B, A, T, T]` weights.
+//!
+//! Forward, for each block of [`QUERIES`] queries of one head: scores are computed for [`KEYS`] keys at a time, with the
+//! softmax's running maximum and sum (arXiv:2205.14135), and multiplied with the values while they are in cache.
+//! Backward, for each head: the weights of a tile are computed again from the row maxima and sums.
+//!
+//! Scores are held transposed, `[key, query]`: maxima, exponentials and sums of sixteen queries then run in vector
+//! registers with nothing to add up across lanes, keys are read where the projection left them, and the second product
+//! finds its output rows as the context wants them. Only queries (and in the backward pass the incoming gradient) are
+//! transposed, once per block.
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Shape;
+
+use crate::product::Product;
+use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::threads::{Shared, for_each_block};
+
+/// Queries per block: four AVX-512 registers of `f32`, so that keys are read once per block; of 197 tokens (ViT at 224
+/// pixels) the last block has five.
+const QUERIES: usize = 64;
+/// Keys per tile: scores take 32 KB in `f32`, values of 64 columns another 32, which stay in the second-level cache
+/// and mostly in the first.
+const KEYS: usize = 128;
+/// Rows of scratch are padded to this many numbers, the longest vector.
+const PAD: usize = 16;
+/// In how many parts the gradient of a bias shared by many heads or images is summed: so many can run in parallel, and
+/// so many copies of it are held.
+const BIAS_PARTS: usize = 4;
+
+/// Shapes and numbers of one call.
+struct Call<'a, T> {
+    qkv: &'a [T],
+    bias: Option<Bias<'a, T>>,
+    b: usize,
+    t: usize,
+    a: usize,
+    /// Columns of a head, and that padded.
+    e: usize,
+    e_pad: usize,
+    scale: T,
+}
+
+/// Added to the scores; `[b, a, T, T]` with `b` and `a` possibly 1.
+struct Bias<'a, T> {
+    values: &'a [T],
+    b: usize,
+    a: usize,
+}
+
+impl<'a, T: Real> Call<'a, T> {
+    fn new(qkv: &'a FlexTensor, bias: Option<&'a FlexTensor>, a: usize, scale: f64) -> Self {
+        let shape = qkv.shape();
+        let [b, t, e] = [shape[0], shape[1], shape[2] / 3 / a];
+        let bias = bias.map(|bias| {
+            let shape = bias.shape();
+            Bias { values: T::slice(bias), b: shape[0], a: shape[1] }
+        });
+        let scale = T::from_f64(scale);
+        Self { qkv: T::slice(qkv), bias, b, t, a, e, e_pad: e.next_multiple_of(PAD), scale }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.b == 0 || self.t == 0 || self.e == 0
+    }
+
+    /// Steps between tokens of the projection and of the context.
+    fn steps(&self) -> (usize, usize) {
+        (3 * self.a * self.e, self.a * self.e)
+    }
+
+    /// Where head `h` of image `b` begins in the projection (`part` 0 for q, 1 for k, 2 for v).
+    fn start(&self, b: usize, h: usize, part: usize) -> usize {
+        let (step, d) = self.steps();
+        b * self.t * step + part * d + h * self.e
+    }
+
+    /// The bias `[T, T]` of a head.
+    fn bias(&self, b: usize, h: usize) -> Option<&'a [T]> {
+        let bias = self.bias.as_ref()?;
+        let index = if bias.b == 1 { 0 } else { b } * bias.a + if bias.a == 1 { 0 } else { h };
+        Some(&bias.values[index * self.t * self.t..][..self.t * self.t])
+    }
+
+    fn multiplications(&self) -> usize {
+        self.b.saturating_mul(self.a).saturating_mul(self.t).saturating_mul(self.t).saturating_mul(2 * self.e)
+    }
+}
+
+/// Context `[B, T, D]`, row maxima and reciprocal row sums `[B, A, T]`. Tensors must lie in one piece.
+pub(crate) fn forward<T: Real>(
+    qkv: &FlexTensor,
+    bias: Option<&FlexTensor>,
+    num_heads: usize,
+    scale: f64,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let call = Call::<T>::new(qkv, bias, num_heads, scale);
+    let [b, t, a] = [call.b, call.t, call.a];
+    let d = call.a * call.e;
+    let mut context = vec![T::ZERO; b * t * d];
+    let mut max = vec![T::ZERO; b * a * t];
+    let mut norm = vec![T::ZERO; b * a * t];
+    if !call.is_empty() {
+        let shared = (Shared::new(&mut context), Shared::new(&mut max), Shared::new(&mut norm));
+        let blocks = t.div_ceil(QUERIES);
+        let work = |scratch: &mut ForwardScratch<T>, index: usize| {
+            let (head, block) = (index / blocks, index % blocks);
+            let (b, h, first) = (head / a, head % a, block * QUERIES);
+            let rows = QUERIES.min(t - first);
+            let (context, max, norm) = &shared;
+            simd::run(ForwardBlock { call: &call, b, h, first, rows, scratch, context, max, norm });
+        };
+        for_each_block(b * a * blocks, call.multiplications(), || ForwardScratch::new(call.e_pad), work);
+    }
+    let rows = || Shape::new([b, a, t]);
+    (T::tensor(context, Shape::new([b, t, d])), T::tensor(max, rows()), T::tensor(norm, rows()))
+}
+
+struct ForwardScratch<T> {
+    /// `[E, QUERIES]`
+    queries: Vec<T>,
+    /// `[KEYS, QUERIES]`
+    scores: Vec<T>,
+    /// `[KEYS, E]`
+    values: Vec<T>,
+    /// `[QUERIES, E]`
+    output: Vec<T>,
+    max: Vec<T>,
+    sum: Vec<T>,
+    /// What older sums and outputs are multiplied with when the maximum has grown.
+    shrink: Vec<T>,
+}
+
+impl<T: Real> ForwardScratch<T> {
+    fn new(e_pad: usize) -> Self {
+        let zeros = |n| vec![T::ZERO; n];
+        Self {
+            queries: zeros(e_pad * QUERIES),
+            scores: zeros(KEYS * QUERIES),
+            values: zeros(KEYS * e_pad),
+            output: zeros(QUERIES * e_pad),
+            max: zeros(QUERIES),
+            sum: zeros(QUERIES),
+            shrink: zeros(QUERIES),
+        }
+    }
+}
+
+/// `rows` queries of head `h` of image `b`, from `first` on.
+struct ForwardBlock<'a, T> {
+    call: &'a Call<'a, T>,
+    b: usize,
+    h: usize,
+    first: usize,
+    rows: usize,
+    scratch: &'a mut ForwardScratch<T>,
+    context: &'a Shared<T>,
+    max: &'a Shared<T>,
+    norm: &'a Shared<T>,
+}
+
+impl<T: Real> Job for ForwardBlock<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { call, b, h, first, rows, scratch, .. } = self;
+        let lanes = T::In::<S>::LANES;
+        let (e, e_pad, t) = (call.e, call.e_pad, call.t);
+        let (step, d) = call.steps();
+        let width = rows.next_multiple_of(lanes);
+        let query = &call.qkv[call.start(b, h, 0) + first * step..];
+        // SAFETY: `query` has `rows` rows of `e` numbers at `step`; scratch has `e` rows of QUERIES.
+        unsafe { transpose::<S, T>(query, step, rows, e, call.scale, &mut scratch.queries) };
+        scratch.max.fill(T::LOWEST);
+        scratch.sum.fill(T::ZERO);
+        for key in (0..t).step_by(KEYS) {
+            let keys = KEYS.min(t - key);
+            // SAFETY: tiles lie within the projection's rows and the scratch buffers' sizes.
+            unsafe {
+                score_tile::<S, T>(
+                    call,
+                    (b, h, key, keys),
+                    (first, rows),
+                    &scratch.queries,
+                    &mut scratch.scores,
+                );
+                softmax_tile::<S, T>(scratch, keys, width);
+                if key > 0 {
+                    shrink_rows::<S, T>(&mut scratch.output, &scratch.shrink, rows, e_pad);
+                }
+                pack_rows(
+                    &call.qkv[call.start(b, h, 2) + key * step..],
+                    step,
+                    keys,
+                    e,
+                    e_pad,
+                    &mut scratch.values,
+                );
+                S::vectorize(Product {
+                    m: rows,
+                    n: e.next_multiple_of(lanes),
+                    k: keys,
+                    a: scratch.scores.as_ptr(),
+                    a_steps: [1, QUERIES],
+                    b: scratch.values.as_ptr(),
+                    b_step: e_pad,
+                    c: scratch.output.as_mut_ptr(),
+                    c_step: e_pad,
+                    add: key > 0,
+                });
+            }
+        }
+        let head_rows = (b * call.a + h) * t + first;
+        // SAFETY: these rows and columns belong to this block alone.
+        let (max, norm) = unsafe { (self.max.part(head_rows, rows), self.norm.part(head_rows, rows)) };
+        max.copy_from_slice(&scratch.max[..rows]);
+        for (i, norm) in norm.iter_mut().enumerate() {
+            let sum = scratch.sum[i];
+            *norm = if sum == T::ZERO { T::ZERO } else { sum.recip() };
+            // SAFETY: as above.
+            let out = unsafe { self.context.part((b * t + first + i) * d + h * e, e) };
+            for (out, &x) in out.iter_mut().zip(&scratch.output[i * e_pad..]) {
+                *out = x * *norm;
+            }
+        }
+    }
+}
+
+/// Scores `[keys, rows]` of a tile: `k · (scale · q) + bias`.
+///
+/// # Safety
+/// The processor must have the instructions of `S`.
+#[inline(always)]
+unsafe fn score_tile<S: Simd, T: Real>(
+    call: &Call<T>,
+    (b, h, key, keys): (usize, usize, usize, usize),
+    (first, rows): (usize, usize),
+    queries: &[T],
+    scores: &mut [T],
+) {
+    let step = call.steps().0;
+    let k = &call.qkv[call.start(b, h, 1) + key * step..];
+    debug_assert!(k.len() >= (keys - 1) * step + call.e);
+    // SAFETY: `keys` rows of `e` numbers are there; scores have room for KEYS rows of QUERIES.
+    unsafe {
+        S::vectorize(Product {
+            m: keys,
+            n: rows.next_multiple_of(T::In::<S>::LANES),
+            k: call.e,
+            a: k.as_ptr(),
+            a_steps: [step, 1],
+            b: queries.as_ptr(),
+            b_step: QUERIES,
+            c: scores.as_mut_ptr(),
+            c_step: QUERIES,
+            add: false,
+        });
+    }
+    if let Some(bias) = call.bias(b, h) {
+        for i in 0..rows {
+            let row = &bias[(first + i) * call.t + key..][..keys];
+            for (score, &bias) in scores[i..].iter_mut().step_by(QUERIES).zip(row) {
+                *score = *score + bias;
+            }
+        }
+    }
+}
+
+/// Turns scores into exp(score - maximum so far), and brings maximum, sum and shrinkage up to date.
+///
+/// # Safety
+/// The processor must have the instructions of `S`.
+#[inline(always)]
+unsafe fn softmax_tile<S: Simd, T: Real>(scratch: &mut ForwardScratch<T>, keys: usize, width: usize) {
+    let lanes = T::In::<S>::LANES;
+    for lane in (0..width).step_by(lanes) {
+        // SAFETY: `lane + lanes` is at most QUERIES, `keys` at most KEYS.
+        unsafe {
+            let scores = scratch.scores.as_mut_ptr().add(lane);
+            let old = T::In::<S>::load(scratch.max.as_ptr().add(lane));
+            let mut maxima = [old; 4];
+            for key in 0..keys {
+                let at = key % 4;
+                maxima[at] = maxima[at].max(T::In::<S>::load(scores.add(key * QUERIES)));
+            }
+            let max = maxima[0].max(maxima[1]).max(maxima[2].max(maxima[3]));
+            let shrink = old.sub(max).exp();
+            let mut sums = [T::In::<S>::splat(T::ZERO); 2];
+            for key in 0..keys {
+                let weight = T::In::<S>::load(scores.add(key * QUERIES)).sub(max).exp();
+                weight.store(scores.add(key * QUERIES));
+                sums[key % 2] = sums[key % 2].add(weight);
+            }
+            let sum = T::In::<S>::load(scratch.sum.as_ptr().add(lane));
+            sum.mul_add(shrink, sums[0].add(sums[1])).store(scratch.sum.as_mut_ptr().add(lane));
+            max.store(scratch.max.as_mut_ptr().add(lane));
+            shrink.store(scratch.shrink.as_mut_ptr().add(lane));
+        }
+    }
+}
+
+/// Multiplies each row of `output` `[rows, e_pad]` with its own number.
+///
+/// # Safety
+/// The processor must have the instructions of `S`; `e_pad` must be a multiple of the lanes.
+#[inline(always)]
+unsafe fn shrink_rows<S: Simd, T: Real>(output: &mut [T], shrink: &[T], rows: usize, e_pad: usize) {
+    for (row, &shrink) in output.chunks_exact_mut(e_pad).zip(&shrink[..rows]) {
+        // SAFETY: steps of the vector's length within a row.
+        unsafe {
+            let factor = T::In::<S>::splat(shrink);
+            for column in (0..e_pad).step_by(T::In::<S>::LANES) {
+                let at = row.as_mut_ptr().add(column);
+                T::In::<S>::load(at).mul(factor).store(at);
+            }
+        }
+    }
+}
+
+/// `to[column, row] = factor · from[row, column]`, rows of `to` QUERIES long and filled with zeros to a vector's end.
+///
+/// # Safety
+/// The processor must have the instructions of `S`.
+#[inline(always)]
+unsafe fn transpose<S: Simd, T: Real>(
+    from: &[T],
+    step: usize,
+    rows: usize,
+    columns: usize,
+    factor: T,
+    to: &mut [T],
+) {
+    let width = rows.next_multiple_of(T::In::<S>::LANES);
+    for row in 0..rows {
+        for (column, &x) in from[row * step..][..columns].iter().enumerate() {
+            to[column * QUERIES + row] = x * factor;
+        }
+    }
+    for column in 0..columns {
+        to[column * QUERIES + rows..column * QUERIES + width].fill(T::ZERO);
+    }
+}
+
+/// Copies rows of `e` numbers at `step` into rows of `e_pad`, padded with zeros.
+#[inline(always)]
+fn pack_rows<T: Real>(from: &[T], step: usize, rows: usize, e: usize, e_pad: usize, to: &mut [T]) {
+    for (row, to) in to.chunks_exact_mut(e_pad).take(rows).enumerate() {
+        to[..e].copy_from_slice(&from[row * step..][..e]);
+        to[e..].fill(T::ZERO);
+    }
+}
+
+/// Gradients of the projection, and of the bias if asked for. Tensors must lie in one piece.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn backward<T: Real>(
+    qkv: &FlexTensor,
+    bias: Option<&FlexTensor>,
+    context: &FlexTensor,
+    max: &FlexTensor,
+    norm: &FlexTensor,
+    grad: &FlexTensor,
+    num_heads: usize,
+    scale: f64,
+    want_bias: bool,
+) -> (FlexTensor, Option<FlexTensor>) {
+    let call = Call::<T>::new(qkv, bias, num_heads, scale);
+    let mut d_qkv = vec![T::ZERO; call.qkv.len()];
+    let plan = Plan::new(&call, want_bias);
+    let mut d_bias = vec![T::ZERO; plan.parts * plan.bias_size];
+    if !call.is_empty() {
+        let saved = Saved {
+            context: T::slice(context),
+            max: T::slice(max),
+            norm: T::slice(norm),
+            grad: T::slice(grad),
+        };
+        let shared = (Shared::new(&mut d_qkv), Shared::new(&mut d_bias));
+        let work = |scratch: &mut BackwardScratch<T>, task: usize| {
+            let d_bias = (plan.bias_size > 0).then(|| {
+                let (slot, part) = (task / plan.parts, task % plan.parts);
+                let tile = call.t * call.t;
+                // SAFETY: each task has a slot's part to itself.
+                unsafe { shared.1.part(part * plan.bias_size + slot * tile, tile) }
+            });
+            let mut d_bias = d_bias;
+            for (b, h) in plan.heads(task) {
+                let d_qkv = &shared.0;
+                let d_bias = d_bias.as_deref_mut();
+                simd::run(BackwardHead { call: &call, saved: &saved, b, h, scratch, d_qkv, d_bias });
+            }
+        };
+        let scratch = || BackwardScratch::new(call.t, call.e_pad);
+        for_each_block(plan.slots * plan.parts, call.multiplications().saturating_mul(3), scratch, work);
+        sum_parts(&mut d_bias, plan.bias_size);
+    }
+    let d_bias = bias.filter(|_| want_bias).map(|bias| {
+        d_bias.truncate(plan.bias_size);
+        T::tensor(d_bias, bias.shape())
+    });
+    (T::tensor(d_qkv, qkv.shape()), d_bias)
+}
+
+/// Adds all later parts of `size` numbers to the first, in order.
+fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
+    if size == 0 {
+        return;
+    }
+    let (first, rest) = parts.split_at_mut(size);
+    for part in rest.chunks_exact(size) {
+        for (sum, &x) in first.iter_mut().zip(part) {
+            *sum = *sum + x;
+        }
+    }
+}
+
+/// Which heads a task of the backward pass does one after the other: those that share a slot of the bias, in parts.
+struct Plan {
+    b: usize,
+    a: usize,
+    /// Axes of the slots; without a gradient of the bias each head has its own.
+    slots_a: usize,
+    slots: usize,
+    /// Heads that share a slot, and in how many parts they are done.
+    sharing: usize,
+    parts: usize,
+    /// Numbers in the gradient of the bias, 0 if nobody wants it.
+    bias_size: usize,
+}
+
+impl Plan {
+    fn new<T: Real>(call: &Call<T>, want_bias: bool) -> Self {
+        let (b, a) = (call.b, call.a);
+        let wanted = call.bias.as_ref().filter(|_| want_bias);
+        let (slots_b, slots_a) = wanted.map_or((b, a), |bias| (bias.b, bias.a));
+        let slots = slots_b * slots_a;
+        let sharing = if slots == 0 { 0 } else { b * a / slots };
+        let bias_size = if wanted.is_some() { slots * call.t * call.t } else { 0 };
+        Self { b, a, slots_a, slots, sharing, parts: sharing.clamp(1, BIAS_PARTS), bias_size }
+    }
+
+    /// Images and heads of a task.
+    fn heads(&self, task: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (slot, part) = (task / self.parts, task % self.parts);
+        let (slot_b, slot_a) = (slot / self.slots_a, slot % self.slots_a);
+        let heads_per_slot = self.a / self.slots_a;
+        let shares_images = self.slots / self.slots_a == 1 && self.b > 1;
+        let range = part * self.sharing / self.parts..(part + 1) * self.sharing / self.parts;
+        range.map(move |member| {
+            let (image, head) = (member / heads_per_slot, member % heads_per_slot);
+            let b = if shares_images { image } else { slot_b };
+            (b, if heads_per_slot == 1 { slot_a } else { head })
+        })
+    }
+}
+
+/// What the forward pass left, and the gradient of the context.
+struct Saved<'a, T> {
+    context: &'a [T],
+    max: &'a [T],
+    norm: &'a [T],
+    grad: &'a [T],
+}
+
+struct BackwardScratch<T> {
+    /// `scale · q` of a block, `[E, QUERIES]` and `[QUERIES, E]`; likewise the gradient of the context.
+    queries: Vec<T>,
+    query_rows: Vec<T>,
+    grads: Vec<T>,
+    grad_rows: Vec<T>,
+    /// Keys of the head, `[T, E]`.
+    keys: Vec<T>,
+    /// Weights of a tile and the gradient of its scores, `[KEYS, QUERIES]`.
+    weights: Vec<T>,
+    d_scores: Vec<T>,
+    /// `[QUERIES, E]`, `[T, E]`, `[T, E]`.
+    d_query: Vec<T>,
+    d_key: Vec<T>,
+    d_value: Vec<T>,
+    max: Vec<T>,
+    norm: Vec<T>,
+    /// Σ over columns of context · its gradient, by query.
+    delta: Vec<T>,
+}
+
+impl<T: Real> BackwardScratch<T> {
+    fn new(t: usize, e_pad: usize) -> Self {
+        let zeros = |n| vec![T::ZERO; n];
+        Self {
+            queries: zeros(e_pad * QUERIES),
+            query_rows: zeros(e_pad * QUERIES),
+            grads: zeros(e_pad * QUERIES),
+            grad_rows: zeros(e_pad * QUERIES),
+            keys: zeros(t * e_pad),
+            weights: zeros(KEYS * QUERIES),
+            d_scores: zeros(KEYS * QUERIES),
+            d_query: zeros(e_pad * QUERIES),
+            d_key: zeros(t * e_pad),
+            d_value: zeros(t * e_pad),
+            max: zeros(QUERIES),
+            norm: zeros(QUERIES),
+            delta: zeros(QUERIES),
+        }
+    }
+}
+
+/// All of head `h` of image `b`.
+struct BackwardHead<'a, T> {
+    call: &'a Call<'a, T>,
+    saved: &'a Saved<'a, T>,
+    b: usize,
+    h: usize,
+    scratch: &'a mut BackwardScratch<T>,
+    d_qkv: &'a Shared<T>,
+    /// Gradient of the bias, `[T, T]`, added to.
+    d_bias: Option<&'a mut [T]>,
+}
+
+impl<T: Real> Job for BackwardHead<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        let (call, b, h) = (self.call, self.b, self.h);
+        let (e, e_pad, t) = (call.e, call.e_pad, call.t);
+        let step = call.steps().0;
+        pack_rows(&call.qkv[call.start(b, h, 1)..], step, t, e, e_pad, &mut self.scratch.keys);
+        self.scratch.d_key.fill(T::ZERO);
+        self.scratch.d_value.fill(T::ZERO);
+        for first in (0..t).step_by(QUERIES) {
+            let rows = QUERIES.min(t - first);
+            // SAFETY: the instructions are there; blocks and tiles lie within T rows.
+            unsafe {
+                self.load_block::<S>(first, rows);
+                for key in (0..t).step_by(KEYS) {
+                    self.tile::<S>(first, rows, key, KEYS.min(t - key));
+                }
+            }
+            let d_query = &self.scratch.d_query;
+            self.write(0, first, rows, d_query, call.scale);
+        }
+        self.write(1, 0, t, &self.scratch.d_key, T::ONE);
+        self.write(2, 0, t, &self.scratch.d_value, T::ONE);
+    }
+}
+
+impl<T: Real> BackwardHead<'_, T> {
+    /// Brings a block's queries, gradients and row statistics into scratch.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `S`.
+    #[inline(always)]
+    unsafe fn load_block<S: Simd>(&mut self, first: usize, rows: usize) {
+        let (call, scratch) = (self.call, &mut *self.scratch);
+        let (e, e_pad) = (call.e, call.e_pad);
+        let (step, d) = call.steps();
+        let query = &call.qkv[call.start(self.b, self.h, 0) + first * step..];
+        let start = (self.b * call.t + first) * d + self.h * e;
+        let (grad, context) = (&self.saved.grad[start..], &self.saved.context[start..]);
+        // SAFETY: the caller's.
+        unsafe {
+            transpose::<S, T>(query, step, rows, e, call.scale, &mut scratch.queries);
+            transpose::<S, T>(grad, d, rows, e, T::ONE, &mut scratch.grads);
+        }
+        pack_rows(query, step, rows, e, e_pad, &mut scratch.query_rows);
+        scratch.query_rows[..rows * e_pad].iter_mut().for_each(|x| *x = *x * call.scale);
+        pack_rows(grad, d, rows, e, e_pad, &mut scratch.grad_rows);
+        for buffer in [&mut scratch.max, &mut scratch.norm, &mut scratch.delta] {
+            buffer.fill(T::ZERO);
+        }
+        let statistics = (self.b * call.a + self.h) * call.t + first;
+        scratch.max[..rows].copy_from_slice(&self.saved.max[statistics..][..rows]);
+        scratch.norm[..rows].copy_from_slice(&self.saved.norm[statistics..][..rows]);
+        for (i, delta) in scratch.delta[..rows].iter_mut().enumerate() {
+            let pairs = grad[i * d..][..e].iter().zip(&context[i * d..][..e]);
+            *delta = pairs.fold(T::ZERO, |sum, (&g, &c)| sum + g * c);
+        }
+    }
+
+    /// Adds what a tile of scores contributes to every gradient.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `S`; `key + keys` and `first + rows` are at most T.
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(&mut self, first: usize, rows: usize, key: usize, keys: usize) {
+        let (call, b, h) = (self.call, self.b, self.h);
+        let (e, e_pad, step) = (call.e, call.e_pad, call.steps().0);
+        let lanes = T::In::<S>::LANES;
+        let (width, columns) = (rows.next_multiple_of(lanes), e.next_multiple_of(lanes));
+        let scratch = &mut *self.scratch;
+        let value = &call.qkv[call.start(b, h, 2) + key * step..];
+        // SAFETY: the tile lies within the head and its scratch.
+        unsafe {
+            score_tile::<S, T>(
+                call,
+                (b, h, key, keys),
+                (first, rows),
+                &scratch.queries,
+                &mut scratch.weights,
+            );
+            let weights = scratch.weights.as_mut_ptr();
+            let d_scores = scratch.d_scores.as_mut_ptr();
+            S::vectorize(Product {
+                m: keys,
+                n: width,
+                k: e,
+                a: value.as_ptr(),
+                a_steps: [step, 1],
+                b: scratch.grads.as_ptr(),
+                b_step: QUERIES,
+                c: d_scores,
+                c_step: QUERIES,
+                add: false,
+            });
+            for lane in (0..width).step_by(lanes) {
+                let max = T::In::<S>::load(scratch.max.as_ptr().add(lane));
+                let norm = T::In::<S>::load(scratch.norm.as_ptr().add(lane));
+                let delta = T::In::<S>::load(scratch.delta.as_ptr().add(lane));
+                for at in (0..keys).map(|key| key * QUERIES + lane) {
+                    let weight = T::In::<S>::load(weights.add(at)).sub(max).exp().mul(norm);
+                    let d_weight = T::In::<S>::load(d_scores.add(at));
+                    weight.store(weights.add(at));
+                    weight.mul(d_weight.sub(delta)).store(d_scores.add(at));
+                }
+            }
+            let product = |m, k, a: *const T, a_steps, b: *const T, c: *mut T, add| {
+                S::vectorize(Product {
+                    m,
+                    n: columns,
+                    k,
+                    a,
+                    a_steps,
+                    b,
+                    b_step: e_pad,
+                    c,
+                    c_step: e_pad,
+                    add,
+                });
+            };
+            let by_key = [QUERIES, 1];
+            let offset = key * e_pad;
+            product(
+                keys,
+                rows,
+                weights,
+                by_key,
+                scratch.grad_rows.as_ptr(),
+                scratch.d_value.as_mut_ptr().add(offset),
+                true,
+            );
+            product(
+                keys,
+                rows,
+                d_scores,
+                by_key,
+                scratch.query_rows.as_ptr(),
+                scratch.d_key.as_mut_ptr().add(offset),
+                true,
+            );
+            product(
+                rows,
+                keys,
+                d_scores,
+                [1, QUERIES],
+                scratch.keys.as_ptr().add(offset),
+                scratch.d_query.as_mut_ptr(),
+                key > 0,
+            );
+        }
+        if let Some(d_bias) = self.d_bias.as_deref_mut() {
+            for i in 0..rows {
+                let row = &mut d_bias[(first + i) * call.t + key..][..keys];
+                for (sum, &x) in row.iter_mut().zip(self.scratch.d_scores[i..].iter().step_by(QUERIES)) {
+                    *sum = *sum + x;
+                }
+            }
+        }
+    }
+
+    /// Writes `factor ·` rows of a gradient to the projection's gradient.
+    #[inline(always)]
+    fn write(&self, part: usize, first: usize, rows: usize, gradient: &[T], factor: T) {
+        let call = self.call;
+        let step = call.steps().0;
+        for (row, values) in gradient.chunks_exact(call.e_pad).take(rows).enumerate() {
+            let start = call.start(self.b, self.h, part) + (first + row) * step;
+            // SAFETY: this head's columns of this part belong to its task alone.
+            let to = unsafe { self.d_qkv.part(start, call.e) };
+            for (to, &x) in to.iter_mut().zip(values) {
+                *to = x * factor;
+            }
+        }
+    }
+}

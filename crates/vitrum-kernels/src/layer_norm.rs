@@ -1,0 +1,332 @@
+//! Layer normalisation over the last axis.
+//!
+//! Forward keeps two numbers per row; backward reads x and the incoming gradient once from memory.
+//!
+//! Rows are measured from their first number: x - x₀ is exact where the row hardly varies, so that the deviation of an
+//! almost constant row is not lost in the rounding of a large mean; where it varies much, the rounding is small beside
+//! the deviation. What is kept as "mean" is the mean of x - x₀.
+
+use std::ops::Range;
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Shape;
+
+use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::threads::{Shared, for_each_block};
+
+/// Rows per block: of 768 numbers in `f32` 192 KB, enough for a thread to be worth waking.
+const ROWS: usize = 64;
+/// At most so many blocks in the backward pass, each of which holds a sum of its own for weight and bias.
+const BLOCKS: usize = 256;
+/// What a number of a row costs, in multiplications (see `threads`): it is memory that is slow.
+const COST: usize = 16;
+
+/// y like x; mean (see above) and reciprocal deviation, `[rows]`. Tensors must lie in one piece.
+pub(crate) fn forward<T: Real>(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: Option<&FlexTensor>,
+    eps: f64,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let shape = x.shape();
+    let (weight, bias) = (T::slice(weight), bias.map(T::slice));
+    let (values, d) = (T::slice(x), weight.len());
+    let rows = rows_of(&shape);
+    let mut y = vec![T::ZERO; values.len()];
+    let (mut mean, mut rstd) = (vec![T::ZERO; rows], vec![T::ZERO; rows]);
+    if d > 0 {
+        let shared = (Shared::new(&mut y), Shared::new(&mut mean), Shared::new(&mut rstd));
+        for_each_block(
+            rows.div_ceil(ROWS),
+            values.len().saturating_mul(COST),
+            || (),
+            |(), block| {
+                let first = block * ROWS;
+                let rows = ROWS.min(rows - first);
+                // SAFETY: each block has its rows to itself.
+                let (y, mean, rstd) = unsafe {
+                    (
+                        shared.0.part(first * d, rows * d),
+                        shared.1.part(first, rows),
+                        shared.2.part(first, rows),
+                    )
+                };
+                let x = &values[first * d..][..rows * d];
+                simd::run(ForwardRows { x, weight, bias, eps: T::from_f64(eps), y, mean, rstd });
+            },
+        );
+    }
+    (T::tensor(y, shape), T::tensor(mean, Shape::new([rows])), T::tensor(rstd, Shape::new([rows])))
+}
+
+/// Gradients of x, weight and bias. Tensors must lie in one piece.
+pub(crate) fn backward<T: Real>(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    mean: &FlexTensor,
+    rstd: &FlexTensor,
+    grad: &FlexTensor,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let shape = x.shape();
+    let [values, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(T::slice);
+    let (rows, d) = (rows_of(&shape), weight.len());
+    let block_rows = ROWS.max(rows.div_ceil(BLOCKS));
+    let blocks = rows.div_ceil(block_rows);
+    let mut d_x = vec![T::ZERO; values.len()];
+    let mut sums = vec![T::ZERO; blocks * 2 * d];
+    if d > 0 {
+        let shared = (Shared::new(&mut d_x), Shared::new(&mut sums));
+        for_each_block(
+            blocks,
+            values.len().saturating_mul(2 * COST),
+            || (),
+            |(), block| {
+                let first = block * block_rows;
+                let rows = block_rows.min(rows - first);
+                let range = first * d..(first + rows) * d;
+                // SAFETY: each block has its rows, and its sums, to itself.
+                let (d_x, sums) =
+                    unsafe { (shared.0.part(first * d, rows * d), shared.1.part(block * 2 * d, 2 * d)) };
+                let (d_weight, d_bias) = sums.split_at_mut(d);
+                simd::run(BackwardRows {
+                    x: &values[range.clone()],
+                    grad: &grad[range],
+                    weight,
+                    mean: &mean[first..][..rows],
+                    rstd: &rstd[first..][..rows],
+                    d_x,
+                    d_weight,
+                    d_bias,
+                });
+            },
+        );
+    }
+    let (d_weight, d_bias) = sum_blocks(&sums, d);
+    (T::tensor(d_x, shape), T::tensor(d_weight, Shape::new([d])), T::tensor(d_bias, Shape::new([d])))
+}
+
+/// Adds the blocks' gradients of weight and bias, in the order of the blocks.
+fn sum_blocks<T: Real>(sums: &[T], d: usize) -> (Vec<T>, Vec<T>) {
+    let mut total = vec![T::ZERO; 2 * d];
+    for block in sums.chunks_exact((2 * d).max(1)) {
+        total.iter_mut().zip(block).for_each(|(sum, &x)| *sum = *sum + x);
+    }
+    let d_bias = total.split_off(d);
+    (total, d_bias)
+}
+
+/// Rows of the last axis.
+fn rows_of(shape: &Shape) -> usize {
+    (0..shape.num_dims() - 1).map(|axis| shape[axis]).product()
+}
+
+struct ForwardRows<'a, T> {
+    x: &'a [T],
+    weight: &'a [T],
+    bias: Option<&'a [T]>,
+    eps: T,
+    y: &'a mut [T],
+    mean: &'a mut [T],
+    rstd: &'a mut [T],
+}
+
+impl<T: Real> Job for ForwardRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let d = self.weight.len();
+        let bulk = d - d % T::In::<S>::LANES;
+        let share = T::from_f64(1.0 / d as f64);
+        let rows = self.x.chunks_exact(d).zip(self.y.chunks_exact_mut(d));
+        for ((x, y), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
+            // SAFETY: the caller has the instructions; the bulk and the rest make up the row.
+            unsafe {
+                let sum = sum_shifted::<T::In<S>>(x, 0..bulk) + sum_shifted::<T::One>(x, bulk..d);
+                *mean = sum * share;
+                let squares =
+                    sum_squares::<T::In<S>>(x, *mean, 0..bulk) + sum_squares::<T::One>(x, *mean, bulk..d);
+                *rstd = (squares * share + self.eps).sqrt().recip();
+                normalise::<T::In<S>>(x, *mean, *rstd, self.weight, self.bias, y, 0..bulk);
+                normalise::<T::One>(x, *mean, *rstd, self.weight, self.bias, y, bulk..d);
+            }
+        }
+    }
+}
+
+/// Σ x - x₀ over a range.
+///
+/// # Safety
+/// Here and below: the processor must have the instructions of `V`; the range must lie in the row and be a multiple
+/// of the lanes.
+#[inline(always)]
+unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Scalar {
+    // SAFETY: the caller's.
+    unsafe {
+        let first = V::splat(x[0]);
+        let mut sums = [V::splat(V::Scalar::ZERO); 4];
+        for (turn, at) in range.step_by(V::LANES).enumerate() {
+            let sum = &mut sums[turn % 4];
+            *sum = sum.add(V::load(x.as_ptr().add(at)).sub(first));
+        }
+        sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+    }
+}
+
+/// Σ (x - x₀ - mean)² over a range.
+///
+/// # Safety
+/// As `sum_shifted`.
+#[inline(always)]
+unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<usize>) -> V::Scalar {
+    // SAFETY: the caller's.
+    unsafe {
+        let (first, mean) = (V::splat(x[0]), V::splat(mean));
+        let mut sums = [V::splat(V::Scalar::ZERO); 4];
+        for (turn, at) in range.step_by(V::LANES).enumerate() {
+            let centred = V::load(x.as_ptr().add(at)).sub(first).sub(mean);
+            let sum = &mut sums[turn % 4];
+            *sum = centred.mul_add(centred, *sum);
+        }
+        sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+    }
+}
+
+/// Writes a range of y.
+///
+/// # Safety
+/// As `sum_shifted`.
+#[inline(always)]
+unsafe fn normalise<V: Vector>(
+    x: &[V::Scalar],
+    mean: V::Scalar,
+    rstd: V::Scalar,
+    weight: &[V::Scalar],
+    bias: Option<&[V::Scalar]>,
+    y: &mut [V::Scalar],
+    range: Range<usize>,
+) {
+    // SAFETY: the caller's; weight, bias and y are as long as the row.
+    unsafe {
+        let (first, mean, rstd) = (V::splat(x[0]), V::splat(mean), V::splat(rstd));
+        for at in range.step_by(V::LANES) {
+            let normal = V::load(x.as_ptr().add(at)).sub(first).sub(mean).mul(rstd);
+            let weight = V::load(weight.as_ptr().add(at));
+            let value = match bias {
+                Some(bias) => normal.mul_add(weight, V::load(bias.as_ptr().add(at))),
+                None => normal.mul(weight),
+            };
+            value.store(y.as_mut_ptr().add(at));
+        }
+    }
+}
+
+struct BackwardRows<'a, T> {
+    x: &'a [T],
+    grad: &'a [T],
+    weight: &'a [T],
+    mean: &'a [T],
+    rstd: &'a [T],
+    d_x: &'a mut [T],
+    d_weight: &'a mut [T],
+    d_bias: &'a mut [T],
+}
+
+impl<T: Real> Job for BackwardRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let d = self.weight.len();
+        let bulk = d - d % T::In::<S>::LANES;
+        let share = T::from_f64(1.0 / d as f64);
+        let rows = self.x.chunks_exact(d).zip(self.grad.chunks_exact(d)).zip(self.d_x.chunks_exact_mut(d));
+        for (((x, grad), d_x), (&mean, &rstd)) in rows.zip(self.mean.iter().zip(self.rstd)) {
+            let row = BackwardRow { x, grad, weight: self.weight, mean, rstd };
+            let (d_weight, d_bias) = (&mut *self.d_weight, &mut *self.d_bias);
+            // SAFETY: the caller has the instructions; the bulk and the rest make up the row.
+            unsafe {
+                let (sum, pull) = row.gather::<T::In<S>>(d_weight, d_bias, 0..bulk);
+                let (rest, rest_pull) = row.gather::<T::One>(d_weight, d_bias, bulk..d);
+                let (mean, mean_pull) = ((sum + rest) * share, (pull + rest_pull) * share);
+                row.spread::<T::In<S>>(mean, mean_pull, d_x, 0..bulk);
+                row.spread::<T::One>(mean, mean_pull, d_x, bulk..d);
+            }
+        }
+    }
+}
+
+struct BackwardRow<'a, T> {
+    x: &'a [T],
+    grad: &'a [T],
+    weight: &'a [T],
+    mean: T,
+    rstd: T,
+}
+
+impl<T: Real> BackwardRow<'_, T> {
+    /// The normalised numbers and the gradient as it comes at `at`.
+    ///
+    /// # Safety
+    /// As `sum_shifted`.
+    #[inline(always)]
+    unsafe fn load<V: Vector<Scalar = T>>(&self, at: usize) -> (V, V) {
+        // SAFETY: the caller's.
+        unsafe {
+            let centred = V::load(self.x.as_ptr().add(at)).sub(V::splat(self.x[0])).sub(V::splat(self.mean));
+            (centred.mul(V::splat(self.rstd)), V::load(self.grad.as_ptr().add(at)))
+        }
+    }
+
+    /// Adds to the gradients of weight and bias, and returns Σ g and Σ g · x̂ for g = weight · gradient.
+    ///
+    /// # Safety
+    /// As `sum_shifted`.
+    #[inline(always)]
+    unsafe fn gather<V: Vector<Scalar = T>>(
+        &self,
+        d_weight: &mut [T],
+        d_bias: &mut [T],
+        range: Range<usize>,
+    ) -> (T, T) {
+        // SAFETY: the caller's; all slices are as long as the row.
+        unsafe {
+            let mut sums = [V::splat(T::ZERO); 2];
+            let mut pulls = [V::splat(T::ZERO); 2];
+            for (turn, at) in range.step_by(V::LANES).enumerate() {
+                let (normal, grad) = self.load::<V>(at);
+                let (to_weight, to_bias) = (d_weight.as_mut_ptr().add(at), d_bias.as_mut_ptr().add(at));
+                grad.mul_add(normal, V::load(to_weight)).store(to_weight);
+                grad.add(V::load(to_bias)).store(to_bias);
+                let grad = grad.mul(V::load(self.weight.as_ptr().add(at)));
+                sums[turn % 2] = sums[turn % 2].add(grad);
+                pulls[turn % 2] = grad.mul_add(normal, pulls[turn % 2]);
+            }
+            (sums[0].add(sums[1]).sum(), pulls[0].add(pulls[1]).sum())
+        }
+    }
+
+    /// Writes the gradient of x.
+    ///
+    /// # Safety
+    /// As `sum_shifted`.
+    #[inline(always)]
+    unsafe fn spread<V: Vector<Scalar = T>>(
+        &self,
+        mean: T,
+        mean_pull: T,
+        d_x: &mut [T],
+        range: Range<usize>,
+    ) {
+        // SAFETY: the caller's; `d_x` is as long as the row.
+        unsafe {
+            let (mean, mean_pull, rstd) = (V::splat(mean), V::splat(mean_pull), V::splat(self.rstd));
+            for at in range.step_by(V::LANES) {
+                let (normal, grad) = self.load::<V>(at);
+                let grad = grad.mul(V::load(self.weight.as_ptr().add(at)));
+                grad.sub(mean).sub(normal.mul(mean_pull)).mul(rstd).store(d_x.as_mut_ptr().add(at));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The one matrix product of the fast paths: small, in cache, by one thread.
+
+use crate::simd::{Job, Real, Simd, Vector};
+
+/// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with rows in one piece.
+///
+/// `n` is counted in vectors: rows of `b` and `c` reach to a multiple of the vector's length, and whatever stands
+/// in `b`'s padding arrives in `c`'s.
+pub(crate) struct Product<T> {
+    pub m: usize,
+    /// Columns, a multiple of the number of lanes.
+    pub n: usize,
+    pub k: usize,
+    pub a: *const T,
+    /// Steps between rows and columns of `a`.
+    pub a_steps: [usize; 2],
+    pub b: *const T,
+    pub b_step: usize,
+    pub c: *mut T,
+    pub c_step: usize,
+    /// Whether to add to what is in `c`.
+    pub add: bool,
+}
+
+impl<T: Real> Job for Product<T> {
+    type Output = ();
+
+    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16; the rest hold a row of b and one of a's
+    // numbers. Each number of b is then used 6 (4) times per load.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's, passed on.
+        unsafe {
+            if S::MANY_REGISTERS {
+                self.columns::<T::In<S>, 6, 4>()
+            } else {
+                self.columns::<T::In<S>, 4, 3>()
+            }
+        }
+    }
+}
+
+impl<T: Real> Product<T> {
+    /// Walks over stripes of at most `NR` vectors.
+    #[inline(always)]
+    unsafe fn columns<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(&self) {
+        let mut column = 0;
+        while column < self.n {
+            let left = (self.n - column) / V::LANES;
+            // SAFETY: columns below `n`; the pointers reach as far as the struct says.
+            unsafe {
+                match left.min(NR) {
+                    1 => self.rows::<V, MR, 1>(column),
+                    2 => self.rows::<V, MR, 2>(column),
+                    3 => self.rows::<V, MR, 3>(column),
+                    _ => self.rows::<V, MR, 4>(column),
+                }
+            }
+            column += left.min(NR) * V::LANES;
+        }
+    }
+
+    /// Walks down a stripe in tiles of at most `MR` rows.
+    #[inline(always)]
+    unsafe fn rows<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(&self, column: usize) {
+        let mut row = 0;
+        // SAFETY: rows below `m`.
+        unsafe {
+            while self.m - row >= MR {
+                self.tile::<V, MR, NR>(row, column);
+                row += MR;
+            }
+            match self.m - row {
+                1 => self.tile::<V, 1, NR>(row, column),
+                2 => self.tile::<V, 2, NR>(row, column),
+                3 => self.tile::<V, 3, NR>(row, column),
+                4 => self.tile::<V, 4, NR>(row, column),
+                5 => self.tile::<V, 5, NR>(row, column),
+                _ => {}
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(
+        &self,
+        row: usize,
+        column: usize,
+    ) {
+        let [a_row, a_column] = self.a_steps;
+        // SAFETY: the tile lies within `m` rows and `n` columns, which the pointers cover.
+        unsafe {
+            let c = self.c.add(row * self.c_step + column);
+            let mut sums = [[V::splat(T::ZERO); NR]; MR];
+            if self.add {
+                for i in 0..MR {
+                    for j in 0..NR {
+                        sums[i][j] = V::load(c.add(i * self.c_step + j * V::LANES));
+                    }
+                }
+            }
+            let mut a = self.a.add(row * a_row);
+            let mut b = self.b.add(column);
+            for _ in 0..self.k {
+                let mut b_row = [V::splat(T::ZERO); NR];
+                for j in 0..NR {
+                    b_row[j] = V::load(b.add(j * V::LANES));
+                }
+                for i in 0..MR {
+                    let factor = V::splat(*a.add(i * a_row));
+                    for j in 0..NR {
+                        sums[i][j] = factor.mul_add(b_row[j], sums[i][j]);
+                    }
+                }
+                a = a.wrapping_add(a_column);
+                b = b.wrapping_add(self.b_step);
+            }
+            for i in 0..MR {
+                for j in 0..NR {
+                    sums[i][j].store(c.add(i * self.c_step + j * V::LANES));
+                }
+            }
+        }
+    }
+}

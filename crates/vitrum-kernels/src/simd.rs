@@ -1,0 +1,543 @@
+//! Vector registers behind one trait, and the choice among them at run time.
+//!
+//! A computation is a [`Job`], written once over [`Simd`]; [`run`] hands it to a function compiled with the widest
+//! instructions this processor has. Inside a job, everything that should become vector instructions must be
+//! `#[inline(always)]`: only then is it compiled with those instructions.
+//!
+//! Levels: AVX-512F, AVX2 with FMA, and plain Rust in blocks of four, which the compiler vectorises as far as the
+//! target's baseline allows (SSE2 on x86-64, NEON on aarch64). The environment variable `VITRUM_SIMD`
+//! (`avx512f`, `avx2+fma` or `scalar`) lowers the choice, to reproduce another machine's last digits or to test.
+
+use std::ops::{Add, Mul, Sub};
+use std::sync::OnceLock;
+
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Shape, TensorData};
+
+/// A number type the fast paths compute in.
+pub(crate) trait Real:
+    Copy + Send + Sync + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + 'static
+{
+    /// The vector of this type at a SIMD level.
+    type In<S: Simd>: Vector<Scalar = Self>;
+    /// A vector of one, for the ends of rows.
+    type One: Vector<Scalar = Self>;
+    /// Coefficients of eʳ on |r| ≤ ½ ln 2, highest power first.
+    const EXP: &'static [Self];
+    /// 1.5 · 2^(digits of the mantissa): adding it rounds to an integer, which then sits in the lowest bits.
+    const ROUND: Self;
+    /// log₂ e.
+    const LOG2_E: Self;
+    /// -ln 2 as a sum of a number of few digits and the rest.
+    const NEG_LN_2: [Self; 2];
+    /// Logarithm of the smallest normal number; exp of less is taken as 0.
+    const EXP_LOWEST: Self;
+    const ZERO: Self;
+    const ONE: Self;
+    /// The lowest finite number.
+    const LOWEST: Self;
+
+    fn from_f64(x: f64) -> Self;
+    fn recip(self) -> Self;
+    fn sqrt(self) -> Self;
+    /// The numbers of a tensor of this type that lies in one piece.
+    fn slice(tensor: &FlexTensor) -> &[Self];
+    /// A tensor of these numbers.
+    fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor;
+}
+
+macro_rules! real {
+    ($real:ident, $field:ident, $digits:literal, $ln_2:expr, $exp:expr) => {
+        impl Real for $real {
+            type In<S: Simd> = S::$field;
+            type One = PlainVector<$real, 1>;
+            const EXP: &'static [Self] = &$exp;
+            const ROUND: Self = 1.5 * (1u64 << $digits) as Self;
+            const LOG2_E: Self = std::$real::consts::LOG2_E;
+            const NEG_LN_2: [Self; 2] = $ln_2;
+            const EXP_LOWEST: Self = ($real::MIN_EXP - 1) as Self * std::$real::consts::LN_2;
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const LOWEST: Self = $real::MIN;
+
+            fn from_f64(x: f64) -> Self {
+                x as Self
+            }
+
+            fn recip(self) -> Self {
+                1.0 / self
+            }
+
+            fn sqrt(self) -> Self {
+                $real::sqrt(self)
+            }
+
+            fn slice(tensor: &FlexTensor) -> &[Self] {
+                tensor.as_slice().unwrap_or_else(|| panic!("not one piece of {}", stringify!($real)))
+            }
+
+            fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor {
+                FlexTensor::from_data(TensorData::new(values, shape))
+            }
+        }
+    };
+}
+
+// ln 2 = 0x3f317200 (16 digits) + rest; the coefficients are a minimax fit with the first two held at 1 (error
+// 4.4e-9 of eʳ), made with a linear program.
+real!(
+    f32,
+    F32,
+    23,
+    [-0.693_145_75, -1.428_606_8e-6],
+    [1.381_446_7e-3, 8.368_78e-3, 4.166_839_4e-2, 1.666_652e-1, 4.999_999_3e-1, 1.0, 1.0]
+);
+// ln 2 in 32 digits + rest; the Taylor series up to r¹³ (error 4e-18).
+real!(
+    f64,
+    F64,
+    52,
+    [-0.693_147_180_369_123_8, -1.908_214_929_270_587_7e-10],
+    [
+        1.0 / 6_227_020_800.0,
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ]
+);
+
+/// A register of `LANES` numbers.
+///
+/// Values come from `splat` and `load` alone, which ask for the level's instructions; so whoever holds one may use
+/// them, and the arithmetic is safe.
+pub(crate) trait Vector: Copy {
+    type Scalar: Real;
+    const LANES: usize;
+
+    /// # Safety
+    /// The processor must have this level's instructions.
+    unsafe fn splat(x: Self::Scalar) -> Self;
+    /// # Safety
+    /// As `splat`; `from` must point to `LANES` readable numbers.
+    unsafe fn load(from: *const Self::Scalar) -> Self;
+    /// # Safety
+    /// `to` must point to room for `LANES` numbers.
+    unsafe fn store(self, to: *mut Self::Scalar);
+
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// `self · factor + term`, rounded once where the processor can.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
+    /// The larger; `other` if either is NaN.
+    fn max(self, other: Self) -> Self;
+    /// Multiplies by 2ⁿ, n being the low bits of `rounded`.
+    fn scale_by(self, rounded: Self) -> Self;
+    /// `self`, but 0 in the lanes where `x` is below `limit`.
+    fn zero_below(self, x: Self, limit: Self) -> Self;
+
+    /// eˣ for x ≤ 0 or NaN, within an ulp and a half; 0 where that is below the normal numbers.
+    #[inline(always)]
+    fn exp(self) -> Self {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let round = Self::splat(Self::Scalar::ROUND);
+            let rounded = self.mul_add(Self::splat(Self::Scalar::LOG2_E), round);
+            let n = rounded.sub(round);
+            let r = n.mul_add(Self::splat(Self::Scalar::NEG_LN_2[0]), self);
+            let r = n.mul_add(Self::splat(Self::Scalar::NEG_LN_2[1]), r);
+            let mut power = Self::splat(Self::Scalar::EXP[0]);
+            for &coefficient in &Self::Scalar::EXP[1..] {
+                power = power.mul_add(r, Self::splat(coefficient));
+            }
+            power.scale_by(rounded).zero_below(self, Self::splat(Self::Scalar::EXP_LOWEST))
+        }
+    }
+
+    /// Sum of the lanes, in pairs.
+    #[inline(always)]
+    fn sum(self) -> Self::Scalar {
+        let mut lanes = [Self::Scalar::ZERO; 16];
+        // SAFETY: no level has more than 16 lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut width = Self::LANES;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] = lanes[i] + lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
+}
+
+/// A SIMD level.
+pub(crate) trait Simd: 'static {
+    type F32: Vector<Scalar = f32>;
+    type F64: Vector<Scalar = f64>;
+    /// Whether there are 32 vector registers rather than 16.
+    const MANY_REGISTERS: bool;
+
+    /// Runs a job compiled for this level.
+    ///
+    /// # Safety
+    /// The processor must have this level's instructions.
+    unsafe fn vectorize<J: Job>(job: J) -> J::Output;
+}
+
+/// Something to compute at any SIMD level.
+pub(crate) trait Job {
+    type Output;
+
+    /// Must be `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `S`.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs a job at the best level.
+pub(crate) fn run<J: Job>(job: J) -> J::Output {
+    match level() {
+        // SAFETY: `level` has seen the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::Avx512::vectorize(job) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::Avx2::vectorize(job) },
+        // SAFETY: needs no special instructions.
+        Level::Plain => unsafe { Plain::vectorize(job) },
+    }
+}
+
+/// The instructions the fast paths use on this machine: `avx512f`, `avx2+fma` or `scalar` (plain Rust, vectorised by
+/// the compiler only). The environment variable `VITRUM_SIMD`, read once, can lower it.
+pub fn simd_level() -> &'static str {
+    level().name()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Plain,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512f",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2+fma",
+            Level::Plain => "scalar",
+        }
+    }
+
+    /// What the processor has, best first.
+    fn available() -> Vec<Level> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                levels.push(Level::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                levels.push(Level::Avx2);
+            }
+        }
+        levels.push(Level::Plain);
+        levels
+    }
+}
+
+/// The level in use; the last one available if `VITRUM_SIMD` names none that is.
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let available = Level::available();
+        let wanted = std::env::var("VITRUM_SIMD").ok();
+        let chosen = match &wanted {
+            Some(name) => available.iter().find(|level| level.name() == name).or(available.first()),
+            None => available.first(),
+        };
+        chosen.copied().unwrap_or(Level::Plain)
+    })
+}
+
+/// The level of plain Rust.
+pub(crate) struct Plain;
+
+impl Simd for Plain {
+    type F32 = PlainVector<f32, 4>;
+    type F64 = PlainVector<f64, 4>;
+    const MANY_REGISTERS: bool = cfg!(target_arch = "aarch64");
+
+    #[inline(always)]
+    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+        // SAFETY: no special instructions are used.
+        unsafe { job.run::<Self>() }
+    }
+}
+
+/// Numbers side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct PlainVector<T, const N: usize>([T; N]);
+
+macro_rules! plain_vector {
+    ($real:ident, $bits:ident, $digits:literal) => {
+        impl<const N: usize> PlainVector<$real, N> {
+            #[inline(always)]
+            fn zip(self, other: Self, f: impl Fn($real, $real) -> $real) -> Self {
+                Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+            }
+        }
+
+        impl<const N: usize> Vector for PlainVector<$real, N> {
+            type Scalar = $real;
+            const LANES: usize = N;
+
+            #[inline(always)]
+            unsafe fn splat(x: $real) -> Self {
+                Self([x; N])
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const $real) -> Self {
+                // SAFETY: the caller's; arrays of numbers may be read unaligned.
+                Self(unsafe { from.cast::<[$real; N]>().read_unaligned() })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut $real) {
+                // SAFETY: the caller's.
+                unsafe { to.cast::<[$real; N]>().write_unaligned(self.0) }
+            }
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                self.zip(other, |a, b| a + b)
+            }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                self.zip(other, |a, b| a - b)
+            }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                self.zip(other, |a, b| a * b)
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, term: Self) -> Self {
+                // Without the instruction, `mul_add` would be a slow library call.
+                if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+                    Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], term.0[i])))
+                } else {
+                    self.mul(factor).add(term)
+                }
+            }
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                self.zip(other, |a, b| if a > b { a } else { b })
+            }
+            #[inline(always)]
+            fn scale_by(self, rounded: Self) -> Self {
+                self.zip(rounded, |x, n| $real::from_bits(x.to_bits().wrapping_add(n.to_bits() << $digits)))
+            }
+            #[inline(always)]
+            fn zero_below(self, x: Self, limit: Self) -> Self {
+                Self(std::array::from_fn(|i| if x.0[i] < limit.0[i] { 0.0 } else { self.0[i] }))
+            }
+        }
+    };
+}
+
+plain_vector!(f32, u32, 23);
+plain_vector!(f64, u64, 52);
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Job, Simd, Vector};
+    use std::arch::x86_64::*;
+
+    pub(crate) struct Avx512;
+    pub(crate) struct Avx2;
+
+    impl Simd for Avx512 {
+        type F32 = F32x16;
+        type F64 = F64x8;
+        const MANY_REGISTERS: bool = true;
+
+        #[target_feature(enable = "avx512f")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+    }
+
+    impl Simd for Avx2 {
+        type F32 = F32x8;
+        type F64 = F64x4;
+        const MANY_REGISTERS: bool = false;
+
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+    }
+
+    macro_rules! x86_vector {
+        (
+            $name:ident, $real:ident, $register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident,
+            $add:ident, $sub:ident, $mul:ident, $fmadd:ident, $max:ident,
+            |$x:ident, $n:ident| $scale_by:expr, |$value:ident, $at:ident, $limit:ident| $zero_below:expr
+        ) => {
+            #[derive(Clone, Copy)]
+            pub(crate) struct $name($register);
+
+            impl Vector for $name {
+                type Scalar = $real;
+                const LANES: usize = $lanes;
+
+                #[inline(always)]
+                unsafe fn splat(x: $real) -> Self {
+                    // SAFETY: the caller has the instructions.
+                    Self(unsafe { $splat(x) })
+                }
+                #[inline(always)]
+                unsafe fn load(from: *const $real) -> Self {
+                    // SAFETY: the caller has the instructions and the numbers.
+                    Self(unsafe { $load(from) })
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut $real) {
+                    // SAFETY: the caller has the room; a value exists, so the instructions do.
+                    unsafe { $store(to, self.0) }
+                }
+                #[inline(always)]
+                fn add(self, other: Self) -> Self {
+                    // SAFETY: a value exists, so the instructions do (likewise below).
+                    Self(unsafe { $add(self.0, other.0) })
+                }
+                #[inline(always)]
+                fn sub(self, other: Self) -> Self {
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $sub(self.0, other.0) })
+                }
+                #[inline(always)]
+                fn mul(self, other: Self) -> Self {
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $mul(self.0, other.0) })
+                }
+                #[inline(always)]
+                fn mul_add(self, factor: Self, term: Self) -> Self {
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $fmadd(self.0, factor.0, term.0) })
+                }
+                #[inline(always)]
+                fn max(self, other: Self) -> Self {
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $max(self.0, other.0) })
+                }
+                #[inline(always)]
+                fn scale_by(self, rounded: Self) -> Self {
+                    let ($x, $n) = (self.0, rounded.0);
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $scale_by })
+                }
+                #[inline(always)]
+                fn zero_below(self, x: Self, limit: Self) -> Self {
+                    let ($value, $at, $limit) = (self.0, x.0, limit.0);
+                    // SAFETY: as for `add`. "Not less than" keeps NaN.
+                    Self(unsafe { $zero_below })
+                }
+            }
+        };
+    }
+
+    x86_vector!(
+        F32x16,
+        f32,
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_fmadd_ps,
+        _mm512_max_ps,
+        |x, n| _mm512_castsi512_ps(_mm512_add_epi32(
+            _mm512_castps_si512(x),
+            _mm512_slli_epi32::<23>(_mm512_castps_si512(n))
+        )),
+        |value, at, limit| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(at, limit), value)
+    );
+    x86_vector!(
+        F64x8,
+        f64,
+        __m512d,
+        8,
+        _mm512_set1_pd,
+        _mm512_loadu_pd,
+        _mm512_storeu_pd,
+        _mm512_add_pd,
+        _mm512_sub_pd,
+        _mm512_mul_pd,
+        _mm512_fmadd_pd,
+        _mm512_max_pd,
+        |x, n| _mm512_castsi512_pd(_mm512_add_epi64(
+            _mm512_castpd_si512(x),
+            _mm512_slli_epi64::<52>(_mm512_castpd_si512(n))
+        )),
+        |value, at, limit| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_NLT_UQ>(at, limit), value)
+    );
+    x86_vector!(
+        F32x8,
+        f32,
+        __m256,
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
+        _mm256_fmadd_ps,
+        _mm256_max_ps,
+        |x, n| _mm256_castsi256_ps(_mm256_add_epi32(
+            _mm256_castps_si256(x),
+            _mm256_slli_epi32::<23>(_mm256_castps_si256(n))
+        )),
+        |value, at, limit| _mm256_and_ps(value, _mm256_cmp_ps::<_CMP_NLT_UQ>(at, limit))
+    );
+    x86_vector!(
+        F64x4,
+        f64,
+        __m256d,
+        4,
+        _mm256_set1_pd,
+        _mm256_loadu_pd,
+        _mm256_storeu_pd,
+        _mm256_add_pd,
+        _mm256_sub_pd,
+        _mm256_mul_pd,
+        _mm256_fmadd_pd,
+        _mm256_max_pd,
+        |x, n| _mm256_castsi256_pd(_mm256_add_epi64(
+            _mm256_castpd_si256(x),
+            _mm256_slli_epi64::<52>(_mm256_castpd_si256(n))
+        )),
+        |value, at, limit| _mm256_and_pd(value, _mm256_cmp_pd::<_CMP_NLT_UQ>(at, limit))
+    );
+}
