@@ -11,11 +11,13 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
+use burn::backend::flex::FlexTensor;
 use burn::backend::{
     Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, backend_extension, tensor::FloatTensor,
 };
+use burn::tensor::DType;
 
-use crate::portable;
+use crate::{attention, layer_norm, portable};
 
 /// A tensor that may be missing. (The macro that spreads the trait over backends knows no `Option` arguments.)
 #[derive(ExtensionType)]
@@ -103,7 +105,78 @@ pub trait VitrumOps: Backend {
     }
 }
 
-impl VitrumOps for Flex {}
+impl VitrumOps for Flex {
+    fn vitrum_attention(
+        qkv: FloatTensor<Self>,
+        bias: Maybe<Self>,
+        num_heads: usize,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let bias = bias.into_option().map(in_one_piece);
+        match qkv.dtype() {
+            DType::F32 => attention::forward::<f32>(&in_one_piece(qkv), bias.as_ref(), num_heads, scale),
+            DType::F64 => attention::forward::<f64>(&in_one_piece(qkv), bias.as_ref(), num_heads, scale),
+            _ => portable::attention::<Self>(qkv, bias, num_heads, scale),
+        }
+    }
+
+    fn vitrum_attention_backward(
+        qkv: FloatTensor<Self>,
+        bias: Maybe<Self>,
+        context: FloatTensor<Self>,
+        max: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        num_heads: usize,
+        scale: f64,
+        want_bias: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let bias = bias.into_option().map(in_one_piece);
+        let backward = match qkv.dtype() {
+            DType::F32 => attention::backward::<f32>,
+            DType::F64 => attention::backward::<f64>,
+            _ => return portable::attention_backward::<Self>(qkv, bias, grad, num_heads, scale, want_bias),
+        };
+        let [qkv, context, max, norm, grad] = [qkv, context, max, norm, grad].map(in_one_piece);
+        backward(&qkv, bias.as_ref(), &context, &max, &norm, &grad, num_heads, scale, want_bias)
+    }
+
+    fn vitrum_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Maybe<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let bias = bias.into_option().map(in_one_piece);
+        let forward = match x.dtype() {
+            DType::F32 => layer_norm::forward::<f32>,
+            DType::F64 => layer_norm::forward::<f64>,
+            _ => return portable::layer_norm::<Self>(x, weight, bias, eps),
+        };
+        forward(&in_one_piece(x), &in_one_piece(weight), bias.as_ref(), eps)
+    }
+
+    fn vitrum_layer_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let backward = match x.dtype() {
+            DType::F32 => layer_norm::backward::<f32>,
+            DType::F64 => layer_norm::backward::<f64>,
+            _ => return portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad),
+        };
+        let [x, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(in_one_piece);
+        backward(&x, &weight, &mean, &rstd, &grad)
+    }
+}
+
+/// The tensor with its numbers in order and side by side; copies only if they are not.
+fn in_one_piece(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
 
 #[cfg(any(feature = "vulkan", feature = "webgpu"))]
 impl VitrumOps for burn::backend::Cube {}

@@ -4,12 +4,18 @@
 //! that defines it, a portable version that runs on any backend, and a fast one for Burn's CPU backend (flex) in
 //! `f32` and `f64`; all give the same numbers up to rounding.
 
+mod attention;
 mod extension;
+mod layer_norm;
 mod portable;
+mod product;
 mod reference;
+mod simd;
+mod threads;
 
 pub use extension::{Maybe, VitrumOps};
 pub use reference::{attention_reference, attention_weights, layer_norm_reference};
+pub use simd::simd_level;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};

@@ -1,1 +1,5 @@
 //! Integration tests of the kernels, one binary.
+
+mod attention;
+mod layer_norm;
+mod support;

@@ -1,0 +1,170 @@
+//! Layer normalisation: the fast path against its definition, its gradients, its edges.
+
+use burn::tensor::{DType, Device, Tensor};
+use vitrum_kernels::{layer_norm, layer_norm_reference};
+
+use crate::support::*;
+
+const EPS: f64 = 1e-6;
+
+type Gradients = (Tensor<2>, Tensor<2>, Tensor<1>, Option<Tensor<1>>);
+
+/// y and gradients of x, weight and bias for the loss Σ y · w.
+fn with_gradients(
+    op: impl Fn(Tensor<2>, Tensor<1>, Option<Tensor<1>>) -> Tensor<2>,
+    x: &Tensor<2>,
+    with_bias: bool,
+    w: &Tensor<2>,
+) -> Gradients {
+    let device = Device::flex().autodiff();
+    let (d, dtype) = (x.dims()[1], x.dtype());
+    let lift = |x: &Tensor<2>| Tensor::<2>::from_data(x.clone().into_data(), (&device, dtype));
+    let x = lift(x).require_grad();
+    let weight = random([d], 2.0, 5, &device, dtype).require_grad();
+    let bias = with_bias.then(|| random([d], 2.0, 6, &device, dtype).require_grad());
+    let y = op(x.clone(), weight.clone(), bias.clone());
+    let grads = (y.clone() * lift(w)).sum().backward();
+    let found = "a gradient";
+    let d_bias = bias.map(|bias| bias.grad(&grads).expect(found));
+    (y.inner(), x.grad(&grads).expect(found), weight.grad(&grads).expect(found), d_bias)
+}
+
+fn compare(rows: usize, d: usize, with_bias: bool, dtype: DType) {
+    let device = Device::flex();
+    let x = random([rows, d], 3.0, (rows * d) as u64, &device, dtype) + 1.0;
+    let w = random([rows, d], 1.0, 2, &device, dtype);
+    let fast = with_gradients(|x, w, b| layer_norm(x, w, b, EPS), &x, with_bias, &w);
+    let slow = with_gradients(|x, w, b| layer_norm_reference(x, w, b, EPS), &x, with_bias, &w);
+    let name = format!("[{rows}, {d}] bias {with_bias} {dtype:?}");
+    // Rows of two have deviations near zero, which magnify rounding (ten times here and there).
+    let limit = if dtype == DType::F64 { 1e-13 } else { 2e-6 } * if d < 4 { 50.0 } else { 1.0 };
+    let distances = [
+        distance(&fast.0, &slow.0),
+        distance(&fast.1, &slow.1),
+        distance(&fast.2, &slow.2),
+        fast.3.zip(slow.3).map_or(0.0, |(fast, slow)| distance(&fast, &slow)),
+    ];
+    assert!(distances.iter().all(|&d| d <= limit), "{name}: {distances:?}");
+}
+
+#[test]
+fn fast_equals_reference_at_odd_sizes() {
+    for dtype in [DType::F32, DType::F64] {
+        for rows in [1, 2, 65, 197] {
+            for d in [1, 2, 7, 16, 33, 192, 384, 771] {
+                for with_bias in [true, false] {
+                    compare(rows, d, with_bias, dtype);
+                }
+            }
+        }
+        compare(20_000, 5, true, dtype); // more than the blocks of the backward pass at their smallest
+    }
+}
+
+#[test]
+fn gradients_are_those_of_central_differences() {
+    let device = Device::flex();
+    let x = random([3, 9], 2.0, 1, &device, DType::F64);
+    let w = random([3, 9], 1.0, 2, &device, DType::F64);
+    let weight = random([9], 2.0, 5, &device, DType::F64);
+    let bias = random([9], 2.0, 6, &device, DType::F64);
+    let (_, d_x, d_weight, d_bias) = with_gradients(|x, w, b| layer_norm(x, w, b, 0.1), &x, true, &w);
+    let loss = |x: &Tensor<2>, weight: &Tensor<1>, bias: &Tensor<1>| {
+        dot(layer_norm(x.clone(), weight.clone(), bias.clone(), 0.1), &w)
+    };
+    let expected = central_differences(&x, 1e-5, |x| loss(&x, &weight, &bias));
+    assert!(distance(&d_x, &expected) < 1e-8);
+    let expected = central_differences(&weight, 1e-5, |weight| loss(&x, &weight, &bias));
+    assert!(distance(&d_weight, &expected) < 1e-8);
+    let expected = central_differences(&bias, 1e-5, |bias| loss(&x, &weight, &bias));
+    assert!(distance(&d_bias.expect("a bias"), &expected) < 1e-8);
+}
+
+#[test]
+fn almost_constant_rows_keep_their_deviation() {
+    let device = Device::flex();
+    // Deviations from 0 to one ulp of the mean and beyond: eps decides.
+    for (mean, size) in [(1000.0, 1e-3), (1000.0, 2e-4), (-5.0, 1e-6), (3.0, 0.0)] {
+        let noise = random([4, 384], size.max(f64::MIN_POSITIVE), 1, &device, DType::F64) + mean;
+        let x = noise.cast(DType::F32);
+        let w = random([4, 384], 1.0, 2, &device, DType::F32);
+        let fast = with_gradients(|x, w, b| layer_norm(x, w, b, EPS), &x, true, &w);
+        let wide = |x: &Tensor<2>| x.clone().cast(DType::F64);
+        let exact = with_gradients(|x, w, b| layer_norm_reference(x, w, b, EPS), &wide(&x), true, &wide(&w));
+        // weight and bias are drawn in each type from the same numbers, so they differ by rounding only.
+        let distances =
+            [distance(&fast.0, &exact.0), distance(&fast.1, &exact.1), distance(&fast.2, &exact.2)];
+        let largest = if size == 0.0 { 0.0 } else { distances[2] };
+        assert!(distances[0] < 2e-6 && distances[1] < 2e-6 && largest < 2e-6, "{mean} {size}: {distances:?}");
+    }
+}
+
+#[test]
+fn a_first_number_far_from_the_others_does_no_harm() {
+    let device = Device::flex();
+    let x = random([2, 768], 1.0, 1, &device, DType::F32);
+    let x = x.slice_assign([0..2, 0..1], Tensor::full([2, 1], 3e4, &device));
+    let ones = Tensor::<1>::ones([768], &device);
+    let exact = layer_norm_reference(x.clone().cast(DType::F64), ones.clone().cast(DType::F64), None, EPS);
+    assert!(distance(&layer_norm(x, ones, None, EPS), &exact) < 1e-6);
+}
+
+#[test]
+fn views_and_other_ranks() {
+    let device = Device::flex();
+    let x = random([4, 33, 5], 1.0, 1, &device, DType::F32).permute([2, 0, 1]); // [5, 4, 33]
+    let weight = random([66], 1.0, 2, &device, DType::F32).slice([burn::tensor::Slice::new(0, None, 2)]);
+    let bias = random([40], 1.0, 3, &device, DType::F32).narrow(0, 7, 33);
+    let fast = layer_norm(x.clone(), weight.clone(), bias.clone(), EPS);
+    let slow = layer_norm_reference(x.clone(), weight.clone(), Some(bias.clone()), EPS);
+    assert!(distance(&fast, &slow) < 2e-6);
+    let row = layer_norm(x.slice([1..2, 2..3]).reshape([33]), weight, bias, EPS);
+    assert!(distance(&row.reshape([1, 1, 33]), &fast.slice([1..2, 2..3])) < 2e-6);
+}
+
+#[test]
+fn nothing_in_nothing_out() {
+    let device = Device::flex().autodiff();
+    for shape in [[0, 8], [3, 0]] {
+        let x = Tensor::<2>::zeros(shape, &device).require_grad();
+        let weight = Tensor::<1>::ones([shape[1]], &device).require_grad();
+        let y = layer_norm(x.clone(), weight.clone(), weight.clone(), EPS);
+        assert_eq!(y.dims(), shape);
+        let grads = y.sum().backward();
+        assert_eq!(x.grad(&grads).expect("a gradient").dims(), shape);
+        assert_eq!(weight.grad(&grads).expect("a gradient").dims(), [shape[1]]);
+    }
+}
+
+#[test]
+fn half_precision_takes_the_portable_way() {
+    let device = Device::flex();
+    let x = random([6, 40], 1.0, 1, &device, DType::F32);
+    let ones = Tensor::<1>::ones([40], &device);
+    let half = layer_norm(x.clone().cast(DType::F16), ones.clone().cast(DType::F16), None, EPS);
+    assert!(distance(&half.cast(DType::F32), &layer_norm(x, ones, None, EPS)) < 1e-2);
+}
+
+#[test]
+fn one_thread_and_many_give_the_same_bits() {
+    let device = Device::flex();
+    let x = random([1576, 192], 1.0, 1, &device, DType::F32);
+    let w = random([1576, 192], 1.0, 2, &device, DType::F32);
+    let run = |threads| {
+        let (x, w) = (x.clone(), w.clone());
+        with_threads(threads, move || {
+            let (y, d_x, d_weight, d_bias) = with_gradients(|x, w, b| layer_norm(x, w, b, EPS), &x, true, &w);
+            (values(&y), values(&d_x), values(&d_weight), d_bias.map(|d| values(&d)))
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
+
+#[test]
+#[should_panic(expected = "the weight must have the 8 entries")]
+fn the_weight_must_fit() {
+    let device = Device::flex();
+    layer_norm(Tensor::<2>::zeros([2, 8], &device), Tensor::ones([7], &device), None, EPS);
+}
