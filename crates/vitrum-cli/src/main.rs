@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod checkpoint;
 mod checks;
 mod demo;
 mod device;
@@ -48,12 +49,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Embed(args) => embed::run(&args, talk)?,
         Command::Demo(args) => demo::run(&args, talk)?,
         Command::Models(command) => models::run(command)?,
+        Command::Checkpoint(command) => return checkpoint::run(command, talk).map(gate),
         Command::Checks(args) => checks::run(&args)?,
         Command::Version { format } => version(format)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "vitrum", &mut std::io::stdout());
         }
-        _ => anyhow::bail!("not yet"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,9 +23,9 @@ impl Rows {
         self.rows.push(row.into());
     }
 
-    /// The rows as they are.
-    pub fn rows(&self) -> &[Vec<String>] {
-        &self.rows
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Aligned text without lines.

@@ -11,6 +11,7 @@ use super::dialect::{Converted, Dialect, to_timm};
 use super::error::LoadError;
 use super::imagenet;
 use super::read::read;
+use super::tensors::TensorMap;
 use crate::data::Preprocess;
 use crate::models::vit::{PosResize, VitConfig};
 use crate::models::{ConfigError, Model, ModelConfig, catalogue};
@@ -214,6 +215,41 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     }
     let Found { name, card, notes, .. } = found;
     Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
+}
+
+/// A checkpoint under timm's names, with its card.
+#[derive(Debug)]
+pub struct Opened {
+    /// The tensors, under timm's names and in timm's layouts.
+    pub tensors: TensorMap,
+    /// The naming the file had.
+    pub dialect: Dialect,
+    /// What is known of it, from its own card, the catalogue, or its shapes.
+    pub card: ModelCard,
+    /// What a user should know.
+    pub notes: Vec<String>,
+}
+
+/// Reads a checkpoint without making a model of it.
+///
+/// # Errors
+/// [`ModelError`], naming the file.
+pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
+    let mut found = find(options)?;
+    let Some(path) = &found.weights else {
+        return Err(ModelError::NoWeights { model: options.model.clone() });
+    };
+    let converted = to_timm(read(path)?)?;
+    let config = configuration(&mut found, Some(&converted), options)?;
+    let Converted { map: tensors, dialect, .. } = converted;
+    let mut card =
+        found.card.unwrap_or_else(|| ModelCard::new(config, CardSource::Tensors, tensors.path.clone()));
+    card.preprocess = found.preprocess;
+    if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
+        let name = if found.named.is_some() { found.name.as_str() } else { catalogue::closest(&card.config) };
+        card.architecture = Some(name.to_string());
+    }
+    Ok(Opened { tensors, dialect, card, notes: found.notes })
 }
 
 /// The card's labels; where there are none, a thousand classes are taken for ImageNet's, as timm takes them.

@@ -67,6 +67,19 @@ impl ModelConfig {
     }
 }
 
+/// The name whose configuration differs in the fewest fields, for writers that must name an architecture.
+pub fn closest(config: &VitConfig) -> &'static str {
+    let fields = |config: &VitConfig| serde_json::to_value(config).unwrap_or_default();
+    let wanted = fields(config);
+    let differences = |entry: &Entry| {
+        let theirs = fields(&entry.config);
+        wanted.as_object().into_iter().flatten().filter(|(key, value)| theirs.get(key) != Some(value)).count()
+    };
+    // Of equally close names the shortest is the plainest.
+    let best = TABLE.iter().min_by_key(|(name, entry)| (differences(entry), name.len()));
+    best.map_or("vit_base_patch16_224", |(name, _)| name.as_str())
+}
+
 /// The three names most like `name`.
 fn nearest(name: &str) -> Vec<String> {
     let mut scored: Vec<(f64, &str)> =

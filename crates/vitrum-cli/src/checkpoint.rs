@@ -1,0 +1,217 @@
+//! `vitrum checkpoint`: files of weights.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use vitrum::checkpoint::Dtype;
+use vitrum::checkpoint::diff::diff;
+use vitrum::checkpoint::inspect::{Inspection, inspect, verify};
+use vitrum::checkpoint::load::{LoadOptions, open};
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
+use vitrum::models::catalogue;
+
+use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
+use crate::model::Talk;
+use crate::output::{self, Rows};
+
+/// Runs the command; false when files differ (`diff`) or hold values that are not finite (`verify`).
+pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
+    match command {
+        CheckpointCommand::Inspect { path, stats, format } => show(&path, stats, format).map(|()| true),
+        CheckpointCommand::Convert { input, output, model, to, dtype, overwrite } => {
+            let options = WriteOptions { dtype: Some(dtype.into()), overwrite };
+            convert(&input, &output, model, to, &options, talk).map(|()| true)
+        }
+        CheckpointCommand::Diff { a, b, tolerance, format } => compare(&a, &b, tolerance, format),
+        CheckpointCommand::Verify { path, sha256, format } => check(&path, sha256.as_deref(), format),
+    }
+}
+
+impl From<WeightDtype> for Dtype {
+    fn from(dtype: WeightDtype) -> Self {
+        match dtype {
+            WeightDtype::F32 => Self::F32,
+            WeightDtype::F16 => Self::F16,
+            WeightDtype::Bf16 => Self::BF16,
+        }
+    }
+}
+
+fn show(path: &Path, stats: bool, format: Format) -> Result<()> {
+    let resolve = |name: &str| catalogue::entry(name).map(|e| e.config.clone()).map_err(|e| e.to_string());
+    let found = inspect(path, &resolve)?;
+    if format == Format::Json {
+        return output::json(&found);
+    }
+    let mut rows = if stats {
+        Rows::new(&["tensor", "shape", "type", "min", "max", "mean", "std", "NaN", "inf", "sha256"])
+    } else {
+        Rows::new(&["tensor", "shape", "type"])
+    };
+    for tensor in &found.tensors {
+        let (name, shape, dtype) =
+            (tensor.name.clone(), output::shape(&tensor.shape), tensor.dtype.to_string());
+        if !stats {
+            rows.push([name, shape, dtype]);
+            continue;
+        }
+        let number = |value: f64| format!("{value:.4e}");
+        let s = &tensor.stats;
+        rows.push([
+            name,
+            shape,
+            dtype,
+            number(s.min),
+            number(s.max),
+            number(s.mean),
+            number(s.std),
+            s.nan.to_string(),
+            s.inf.to_string(),
+            tensor.sha256.clone(),
+        ]);
+    }
+    if format == Format::Csv {
+        return rows.csv();
+    }
+    rows.text()?;
+    summary(&found)
+}
+
+fn summary(found: &Inspection) -> Result<()> {
+    let elements = output::grouped(found.num_elements as u64);
+    let megabytes = found.num_bytes as f64 / 1e6;
+    output::line(format_args!(
+        "\n{}: {} tensors, {elements} values, {megabytes:.1} MB",
+        found.path.display(),
+        found.tensors.len()
+    ))?;
+    match found.dialect {
+        Some(dialect) => output::line(format_args!("dialect: {}", dialect.name()))?,
+        None => output::line("dialect: none that is known")?,
+    }
+    if let Some(card) = &found.card {
+        let c = &card.config;
+        let ([h, w], [p, q]) = (c.img_size, c.patch_size);
+        output::line(format_args!(
+            "model: {} ({h}x{w}, patch {p}x{q}, width {}, depth {}, heads {}, classes {})",
+            card.architecture.as_deref().unwrap_or("by its shapes"),
+            c.embed_dim,
+            c.depth,
+            c.num_heads,
+            c.num_classes
+        ))?;
+    }
+    if let Some(error) = &found.card_error {
+        output::line(format_args!("model: {error}"))?;
+    }
+    for (key, value) in &found.metadata {
+        output::line(format_args!("metadata: {key} = {value}"))?;
+    }
+    found
+        .dropped
+        .iter()
+        .try_for_each(|(name, reason)| output::line(format_args!("left out: {name} ({reason})")))
+}
+
+fn convert(
+    input: &Path,
+    target: &Path,
+    model: Option<String>,
+    to: Layout,
+    options: &WriteOptions,
+    talk: Talk,
+) -> Result<()> {
+    let load = match model {
+        Some(model) => LoadOptions { checkpoint: Some(input.to_path_buf()), ..LoadOptions::new(model) },
+        None if input.exists() => LoadOptions::new(input.to_string_lossy()),
+        None => bail!("{}: no such file or folder", input.display()),
+    };
+    let opened = open(&load)?;
+    opened.notes.iter().for_each(|note| talk.say(note));
+    let card = &opened.card;
+    match to {
+        Layout::Timm => {
+            let name = card.architecture.as_deref().unwrap_or("vit_base_patch16_224");
+            let base = catalogue::entry(name)?.config.clone();
+            write_timm(target, &opened.tensors, card, &base, options)?;
+        }
+        Layout::HuggingFace => write_huggingface(target, &opened.tensors, card, options)?,
+    }
+    if card.preprocess.is_none() {
+        talk.say(
+            "note: nothing says how images are prepared for these weights, so the folder does not either",
+        );
+    }
+    talk.say(format_args!(
+        "{}: {} tensors from {} names",
+        target.display(),
+        opened.tensors.len(),
+        opened.dialect.name()
+    ));
+    Ok(())
+}
+
+fn compare(a: &Path, b: &Path, tolerance: f64, format: Format) -> Result<bool> {
+    let found = diff(a, b)?;
+    let agrees = found.agrees(tolerance);
+    if format == Format::Json {
+        output::json(&json!({ "agrees": agrees, "tolerance": tolerance, "diff": found }))?;
+        return Ok(agrees);
+    }
+    let mut rows = Rows::new(&["tensor", "difference", "largest", "relative"]);
+    let dash = || "-".to_string();
+    found
+        .only_a
+        .iter()
+        .for_each(|name| rows.push([name.clone(), "only in the first".into(), dash(), dash()]));
+    found
+        .only_b
+        .iter()
+        .for_each(|name| rows.push([name.clone(), "only in the second".into(), dash(), dash()]));
+    for (name, left, right) in &found.shapes {
+        let shapes = format!("{} and {}", output::shape(left), output::shape(right));
+        rows.push([name.clone(), shapes, dash(), dash()]);
+    }
+    for value in found.changed() {
+        let kind = if value.dtype_a == value.dtype_b {
+            "values".into()
+        } else {
+            format!("{} and {}", value.dtype_a, value.dtype_b)
+        };
+        rows.push([
+            value.name.clone(),
+            kind,
+            format!("{:.3e}", value.max_abs),
+            format!("{:.3e}", value.max_rel),
+        ]);
+    }
+    if format == Format::Csv {
+        rows.csv()?;
+        return Ok(agrees);
+    }
+    if !rows.is_empty() {
+        rows.text()?;
+    }
+    let converted = if found.converted { " (compared under timm's names)" } else { "" };
+    let verdict = if agrees { "agree" } else { "differ" };
+    output::line(format_args!("{} and {} {verdict}{converted}", a.display(), b.display()))?;
+    Ok(agrees)
+}
+
+fn check(path: &Path, sha256: Option<&str>, format: Format) -> Result<bool> {
+    let found = verify(path, sha256)?;
+    let whole = found.not_finite.is_empty();
+    if format == Format::Json {
+        output::json(&found)?;
+        return Ok(whole);
+    }
+    let compared = if found.compared { "as stated" } else { "nothing to compare with" };
+    output::line(format_args!("{}: {} tensors read", found.path.display(), found.num_tensors))?;
+    output::line(format_args!("sha256 {} ({compared})", found.sha256))?;
+    for (name, nan, infinite) in &found.not_finite {
+        output::line(format_args!("{name}: {nan} NaN, {infinite} infinite values"))?;
+    }
+    output::line(if whole { "all values are finite" } else { "some values are not finite" })?;
+    Ok(whole)
+}
