@@ -225,7 +225,7 @@ fn records(kind: Kind, size: u64) -> Result<u64, DatasetProblem> {
         });
     }
     let record = kind.record() as u64;
-    if size == 0 || size % record != 0 {
+    if size == 0 || !size.is_multiple_of(record) {
         return Err(DatasetProblem::Damaged(format!(
             "{size} bytes are not a whole number of {record}-byte records"
         )));

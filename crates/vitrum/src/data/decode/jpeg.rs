@@ -47,7 +47,7 @@ fn header(bytes: &[u8], options: &DecodeOptions) -> Result<Header, DecodeProblem
 
 /// A file that lacks its end marker is read strictly, so that a truncated one is an error, as in Pillow; otherwise
 /// small faults are forgiven, as libjpeg does.
-fn decoder<'a>(bytes: &'a [u8], out: ColorSpace, strict: bool) -> JpegDecoder<ZCursor<&'a [u8]>> {
+fn decoder(bytes: &[u8], out: ColorSpace, strict: bool) -> JpegDecoder<ZCursor<&[u8]>> {
     let options = DecoderOptions::default()
         .set_strict_mode(strict)
         .set_max_width(usize::MAX)

@@ -17,11 +17,11 @@ fn tensors_hold_the_values_in_order() {
     let values: Vec<f32> = images.iter().flat_map(|image| preprocess().apply(image).unwrap()).collect();
     let tensor = of_images(&images, &preprocess(), DType::F32, &device).unwrap();
     assert_eq!(tensor.dims(), [2, 3, 8, 12]);
-    assert_eq!(tensor.into_data().to_vec::<f32>().unwrap(), values);
+    assert_eq!(tensor.into_data().try_to_vec::<f32>().unwrap(), values);
     let doubles = of_images(&images, &preprocess(), DType::F64, &device).unwrap().into_data();
-    assert_eq!(doubles.dtype, DType::F64);
+    assert_eq!(doubles.dtype(), DType::F64);
     let expected: Vec<f64> = values.into_iter().map(f64::from).collect();
-    assert_eq!(doubles.to_vec::<f64>().unwrap(), expected);
+    assert_eq!(doubles.try_to_vec::<f64>().unwrap(), expected);
 }
 
 #[test]
