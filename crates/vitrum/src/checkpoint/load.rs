@@ -244,7 +244,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let Converted { map: tensors, dialect, .. } = converted;
     let mut card =
         found.card.unwrap_or_else(|| ModelCard::new(config, CardSource::Tensors, tensors.path.clone()));
-    card.preprocess = found.preprocess;
+    card.preprocess = serde_json::to_value(found.preprocess).and_then(serde_json::from_value).unwrap_or(None);
     if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
         let name = if found.named.is_some() { found.name.as_str() } else { catalogue::closest(&card.config) };
         card.architecture = Some(name.to_string());
