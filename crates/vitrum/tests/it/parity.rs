@@ -4,12 +4,16 @@
 //! names and layouts is tested by the same comparison as the arithmetic.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use npyz::WriterBuilder;
 use serde::Deserialize;
 use vitrum::checkpoint::apply::{Excuses, apply};
+use vitrum::checkpoint::dialect::to_timm;
+use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
+use vitrum::checkpoint::write::to_safetensors;
 use vitrum::layers::observe::Silent;
 use vitrum::models::{Model, ModelConfig, VitConfig};
 
@@ -24,6 +28,9 @@ struct Case {
     input_scale: f64,
     tensors: Vec<(String, Vec<usize>)>,
     source_img_size: Option<[usize; 2]>,
+    hf_config: Option<serde_json::Value>,
+    #[serde(default)]
+    other_tower: Vec<(String, Vec<usize>)>,
 }
 
 fn one() -> f64 {
@@ -60,19 +67,55 @@ fn golden(name: &str) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
         .collect()
 }
 
-fn model(case: &Case, dtype: DType) -> Model {
-    let mut tensors = TensorMap::new("formula");
-    for (key, shape) in &case.tensors {
-        let tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, shape)).unwrap();
-        tensors.tensors.insert(key.clone(), tensor);
+/// The source's file as its library writes it, with the formula's weights.
+fn write_file(case: &Case, folder: &Path) -> PathBuf {
+    let tensor = |(key, shape): &(String, Vec<usize>)| (key.clone(), shape.clone(), formula::weight(key, shape));
+    if case.dialect == "google" {
+        let path = folder.join("weights.npz");
+        let mut npz = npyz::npz::NpzWriter::create(&path).unwrap();
+        for (key, shape, values) in case.tensors.iter().chain(&case.other_tower).map(tensor) {
+            let shape: Vec<u64> = shape.iter().map(|side| *side as u64).collect();
+            let writer = npz.array(&key, Default::default()).unwrap();
+            let mut array = writer.default_dtype().shape(&shape).begin_nd().unwrap();
+            array.extend(values).unwrap();
+            array.finish().unwrap();
+        }
+        return path;
     }
-    let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(&Device::flex()).unwrap();
+    let mut tensors = TensorMap::new("formula");
+    for (key, shape, values) in case.tensors.iter().map(tensor) {
+        tensors.tensors.insert(key, HostTensor::from_f32(shape, &values).unwrap());
+    }
+    let path = folder.join("model.safetensors");
+    std::fs::write(&path, to_safetensors(&tensors, None).unwrap()).unwrap();
+    path
+}
+
+/// The model through its file: written, read, its dialect recognised, converted, applied.
+fn model(name: &str, case: &Case, dtype: DType) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_file(case, folder.path());
+    let device = Device::flex();
+    if let Some(config) = &case.hf_config {
+        // A whole Hugging Face folder, the way a user loads it.
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let source = folder.path().to_string_lossy();
+        let size = case.config.img_size;
+        let options = LoadOptions { dtype, img_size: Some(size), ..LoadOptions::new(source) };
+        let loaded = load(&options, &device).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(loaded.model.config(), ModelConfig::Vit(case.config.clone()), "{name}: the card's configuration");
+        return loaded.model;
+    }
+    let converted = to_timm(vitrum::checkpoint::read(&path).unwrap()).unwrap();
+    assert_eq!(converted.dialect.name(), case.dialect, "{name}");
+    let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(&device).unwrap();
     let source_grid = case.source_img_size.map(|[h, w]| {
         let [p, q] = case.config.patch_size;
         [h / p, w / q]
     });
-    let (model, report) = apply(skeleton, tensors, dtype, &Excuses { source_grid, ..Excuses::default() });
-    assert!(!report.is_refused(), "{report}");
+    let excuses = Excuses { source_grid, ..Excuses::default() };
+    let (model, report) = apply(skeleton, converted.map, dtype, &excuses);
+    assert!(!report.is_refused(), "{name}: {report}");
     model
 }
 
@@ -96,7 +139,7 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let values = formula::images(case.input, case.input_scale);
         let device = Device::flex();
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
-        let model = model(&case, dtype);
+        let model = model(&name, &case, dtype);
         let features = model.backbone().features(images, &mut Silent);
         let tokens = features.tokens.clone();
         let logits = model.backbone().head(features, &mut Silent);
