@@ -808,3 +808,24 @@ fn types_cast_with_rounding_to_nearest() {
     assert_eq!(i.to_f32(), [-1.0, 3.0]);
     assert!(i.cast(Dtype::F32).is_err() && t.cast(Dtype::I8).is_err());
 }
+
+/// Folders for `fixtures/check_written.py`, which loads them with timm and transformers.
+#[test]
+fn written_folders_are_left_for_python_to_load() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("written");
+    let options = |dtype| WriteOptions { dtype: Some(dtype), overwrite: true };
+    let map = map_of(&timm_shapes());
+    let base = VitConfig { embed_dim: 192, num_heads: 3, ..VitConfig::default() };
+    let timm = card(tiny("").unwrap());
+    write_timm(&folder.join("timm"), &map, &timm, &base, &options(Dtype::F32)).unwrap();
+    let hf = card(VitConfig { norm_eps: 1e-12, ..tiny("").unwrap() });
+    write_huggingface(&folder.join("hf_center"), &map, &hf, &options(Dtype::F32)).unwrap();
+    for name in ["hf_vit", "hf_deit", "hf_vit_model"] {
+        let card = ModelCard::find(&golden(name), &tiny).unwrap().unwrap();
+        let converted = convert_golden(name);
+        for (suffix, dtype) in [("", Dtype::F32), ("_bf16", Dtype::BF16)] {
+            let target = folder.join(format!("{name}{suffix}"));
+            write_huggingface(&target, &converted.map, &card, &options(dtype)).unwrap();
+        }
+    }
+}

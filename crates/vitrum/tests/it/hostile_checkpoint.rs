@@ -1,7 +1,8 @@
 //! Broken and malicious checkpoints: more than a thousand files, each of which must give tensors or an error
 //! naming the file, without a panic and without memory beyond the file's own size class.
 //!
-//! Cases come from a fixed seed. A failing case prints its name and its bytes' place.
+//! Cases come from fixed seeds. A failing case prints its name and seed. `VITRUM_HOSTILE_TIMES=50` makes fifty
+//! times as many.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -120,7 +121,13 @@ fn mutations(bytes: &[u8], seed: u64, count: usize) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// How many times the usual number of cases to try.
+fn times() -> usize {
+    std::env::var("VITRUM_HOSTILE_TIMES").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
 fn mutate(file: &str, seed: u64, count: usize) -> Range {
+    let count = count * times();
     let mut range = Range::new();
     let path = golden(file);
     let bytes = std::fs::read(&path).unwrap();
@@ -162,7 +169,7 @@ fn broken_cards() {
         let path = golden(file);
         let name = path.file_name().unwrap().to_str().unwrap();
         std::fs::copy(golden("hf_vit/config.json"), range.folder.path().join("config.json")).unwrap();
-        for (case, mutant) in mutations(&std::fs::read(&path).unwrap(), seed, 150) {
+        for (case, mutant) in mutations(&std::fs::read(&path).unwrap(), seed, 150 * times()) {
             std::fs::write(range.folder.path().join(name), &mutant).unwrap();
             let config = range.folder.path().join("config.json");
             let result = catch_unwind(AssertUnwindSafe(|| ModelCard::read(&config, &tiny)));
@@ -175,7 +182,7 @@ fn broken_cards() {
             count += 1;
         }
     }
-    assert!(count == 450 && range.refused > 100, "{}", range.refused);
+    assert!(count == 450 * times() && range.refused > 100, "{}", range.refused);
 }
 
 /// A safetensors file from the text of its header and its data.
@@ -258,7 +265,7 @@ fn shards_stay_in_their_folder() {
         assert!(range.try_file(map, "model.safetensors.index.json", index.as_bytes()) == Outcome::Refused);
     }
     let bytes = std::fs::read(golden("hf_sharded/model.safetensors.index.json")).unwrap();
-    for (case, mutant) in mutations(&bytes, 12, 100) {
+    for (case, mutant) in mutations(&bytes, 12, 100 * times()) {
         range.try_file(&format!("index: {case}"), "model.safetensors.index.json", &mutant);
     }
 }
@@ -394,7 +401,7 @@ fn tensors_of_every_shape_under_every_name() {
         ["timm", "hf_vit", "hf_deit", "torchvision.pth", "google.npz", "google_in21k.npz", "big_vision.npz"]
     {
         let real = read(golden(file)).unwrap();
-        for case in 0..60 {
+        for case in 0..60 * times() {
             let mut map = TensorMap::new(PathBuf::from("random shapes"));
             for (name, tensor) in &real.tensors {
                 let tensor = match rng.random_range(0..4) {
