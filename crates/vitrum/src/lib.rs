@@ -12,3 +12,8 @@ pub mod models;
 pub mod tasks;
 
 pub use error::Error;
+
+/// The README's example, compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
