@@ -209,7 +209,7 @@ pub fn check_config(config: &VitConfig) -> Result<(), String> {
     for axis in 0..2 {
         between("img_size", config.img_size[axis], 1, MAX_SIDE)?;
         between("patch_size", config.patch_size[axis], 1, MAX_SIDE)?;
-        if config.img_size[axis] % config.patch_size[axis] != 0 {
+        if !config.img_size[axis].is_multiple_of(config.patch_size[axis]) {
             let [image, patch] = [config.img_size[axis], config.patch_size[axis]];
             return Err(format!(
                 "an image side of {image} pixels is not a multiple of the patch side {patch}"
@@ -221,7 +221,7 @@ pub fn check_config(config: &VitConfig) -> Result<(), String> {
     between("embed_dim", config.embed_dim, 1, 65_536)?;
     between("depth", config.depth, 1, 1_000)?;
     between("num_heads", config.num_heads, 1, config.embed_dim)?;
-    if config.embed_dim % config.num_heads != 0 {
+    if !config.embed_dim.is_multiple_of(config.num_heads) {
         return Err(format!(
             "embed_dim {} is not a multiple of num_heads {}",
             config.embed_dim, config.num_heads

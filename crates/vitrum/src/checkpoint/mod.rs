@@ -2,7 +2,7 @@
 //!
 //! [`read`](read::read) turns a file or folder into named [`HostTensor`]s; [`dialect`] and [`keys`] give
 //! them timm's names, [`convert`] their shapes; [`card`] says what model they belong to and how its images
-//! are prepared; [`write`] stores them again. Nothing here knows Burn: tensors stay in the host's memory.
+//! are prepared; [`write`](mod@write) stores them again. Nothing here knows Burn: tensors stay in the host's memory.
 
 pub mod apply;
 pub mod card;

@@ -77,48 +77,46 @@ fn tiny(_: &str) -> Result<VitConfig, String> {
 
 /// Truncations at many places and random changes of one to a few bytes, most of them near the front where
 /// headers are.
-fn mutations(bytes: &[u8], seed: u64, count: usize) -> Vec<(String, Vec<u8>)> {
+fn mutations(bytes: &[u8], seed: u64, count: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count)
-        .map(|i| {
-            let mut mutant = bytes.to_vec();
-            let near = if rng.random_bool(0.7) { bytes.len().min(2_000) } else { bytes.len() };
-            let kind = match i % 5 {
-                0 => {
-                    mutant.truncate(rng.random_range(0..bytes.len()));
-                    "truncated"
+    (0..count).map(move |i| {
+        let mut mutant = bytes.to_vec();
+        let near = if rng.random_bool(0.7) { bytes.len().min(2_000) } else { bytes.len() };
+        let kind = match i % 5 {
+            0 => {
+                mutant.truncate(rng.random_range(0..bytes.len()));
+                "truncated"
+            }
+            1 => {
+                let at = rng.random_range(0..near);
+                mutant[at] ^= 1 << rng.random_range(0..8);
+                "one bit"
+            }
+            2 => {
+                for _ in 0..rng.random_range(2..9) {
+                    mutant[rng.random_range(0..near)] = rng.random();
                 }
-                1 => {
-                    let at = rng.random_range(0..near);
-                    mutant[at] ^= 1 << rng.random_range(0..8);
-                    "one bit"
-                }
-                2 => {
-                    for _ in 0..rng.random_range(2..9) {
-                        mutant[rng.random_range(0..near)] = rng.random();
-                    }
-                    "some bytes"
-                }
-                3 => {
-                    // Sizes and offsets: eight bytes all ones, all zeros, or huge.
-                    let at = rng.random_range(0..near.saturating_sub(8).max(1));
-                    let value = *[u64::MAX, 0, 1 << 40, i64::MAX as u64].get(rng.random_range(0..4)).unwrap();
-                    let end = (at + 8).min(mutant.len());
-                    mutant[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
-                    "a number"
-                }
-                _ => {
-                    let from = rng.random_range(0..near);
-                    let length = rng.random_range(0..64).min(bytes.len() - from);
-                    let to = rng.random_range(0..bytes.len());
-                    let piece = bytes[from..from + length].to_vec();
-                    mutant.splice(to..to, piece);
-                    "a piece twice"
-                }
-            };
-            (format!("{kind}, case {i} of seed {seed}"), mutant)
-        })
-        .collect()
+                "some bytes"
+            }
+            3 => {
+                // Sizes and offsets: eight bytes all ones, all zeros, or huge.
+                let at = rng.random_range(0..near.saturating_sub(8).max(1));
+                let value = *[u64::MAX, 0, 1 << 40, i64::MAX as u64].get(rng.random_range(0..4)).unwrap();
+                let end = (at + 8).min(mutant.len());
+                mutant[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
+                "a number"
+            }
+            _ => {
+                let from = rng.random_range(0..near);
+                let length = rng.random_range(0..64).min(bytes.len() - from);
+                let to = rng.random_range(0..bytes.len());
+                let piece = bytes[from..from + length].to_vec();
+                mutant.splice(to..to, piece);
+                "a piece twice"
+            }
+        };
+        (format!("{kind}, case {i} of seed {seed}"), mutant)
+    })
 }
 
 /// How many times the usual number of cases to try.
@@ -343,6 +341,13 @@ fn archives_that_unpack_to_too_much() {
         }
     }
     assert!(range.try_file("understated size", "bomb2.npz", &bytes) == Outcome::Refused);
+}
+
+#[test]
+fn a_view_that_repeats_its_storage_is_refused() {
+    // One number in the file, shown as 2^28 of them.
+    let error = read(golden("expanded.pth")).unwrap_err();
+    assert!(matches!(&error, LoadError::TooLarge { what, .. } if what.contains("all tensors")), "{error}");
 }
 
 /// The uncompressed size in the first central directory entry.
