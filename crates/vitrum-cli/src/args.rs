@@ -44,6 +44,9 @@ pub enum Command {
     Checkpoint(CheckpointCommand),
     /// Draw pictures of the built-in demo set.
     Demo(DemoArgs),
+    /// How fast a model runs on this machine.
+    #[command(visible_alias = "benchmark")]
+    Bench(BenchArgs),
     /// Check this machine: device, threads, processor, forward and backward against a reference.
     Checks(ChecksArgs),
     /// Version of vitrum and of what it is built on.
@@ -569,6 +572,29 @@ pub struct DemoArgs {
     /// Also one picture of them all, in rows.
     #[arg(long, value_name = "FILE.png")]
     pub sheet: Option<PathBuf>,
+}
+
+/// `vitrum bench`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A name without weights is measured with fresh ones: the time is the same.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 --batch-sizes 1,8 --threads 2"
+)]
+pub struct BenchArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Images per forward pass.
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1,8")]
+    pub batch_sizes: Vec<usize>,
+    /// Measured passes; the median counts.
+    #[arg(long, default_value_t = 10)]
+    pub runs: usize,
+    /// Passes before, not measured.
+    #[arg(long, default_value_t = 2)]
+    pub warmup: usize,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 /// `vitrum checks`.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod checkpoint;
 mod checks;
 mod demo;
@@ -47,6 +48,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Forward(args) => forward::run(&args, talk)?,
         Command::Verify(args) => return forward::verify(&args, talk).map(gate),
         Command::Embed(args) => embed::run(&args, talk)?,
+        Command::Bench(args) => bench::run(&args, talk)?,
         Command::Demo(args) => demo::run(&args, talk)?,
         Command::Models(command) => models::run(command)?,
         Command::Checkpoint(command) => return checkpoint::run(command, talk).map(gate),
