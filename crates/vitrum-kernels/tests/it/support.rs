@@ -24,14 +24,19 @@ pub fn random<const R: usize>(
 
 /// A tensor's numbers as `f64`.
 pub fn values<const R: usize>(x: &Tensor<R>) -> Vec<f64> {
-    x.clone().cast(DType::F64).into_data().to_vec().expect("a float tensor")
+    x.clone().cast(DType::F64).into_data().try_to_vec().expect("a float tensor")
 }
 
 /// Largest difference, relative to the largest magnitude of `expected`.
 pub fn distance<const R: usize>(found: &Tensor<R>, expected: &Tensor<R>) -> f64 {
+    distance_among(found, expected, f64::MIN_POSITIVE)
+}
+
+/// Largest difference, relative to the largest magnitude of `expected` or of the `terms` that cancel in it.
+pub fn distance_among<const R: usize>(found: &Tensor<R>, expected: &Tensor<R>, terms: f64) -> f64 {
     assert_eq!(found.dims(), expected.dims());
     let (found, expected) = (values(found), values(expected));
-    let largest = expected.iter().fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
+    let largest = expected.iter().fold(terms, |m, x| m.max(x.abs()));
     found.iter().zip(&expected).fold(0.0, |worst, (f, e)| {
         let gap = (f - e).abs() / largest;
         if gap.is_nan() { f64::INFINITY } else { f64::max(worst, gap) }
