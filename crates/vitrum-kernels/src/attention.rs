@@ -436,7 +436,7 @@ impl Plan {
         let wanted = call.bias.as_ref().filter(|_| want_bias);
         let (slots_b, slots_a) = wanted.map_or((b, a), |bias| (bias.b, bias.a));
         let slots = slots_b * slots_a;
-        let sharing = if slots == 0 { 0 } else { b * a / slots };
+        let sharing = (b * a).checked_div(slots).unwrap_or(0); // no images, no slots
         let bias_size = if wanted.is_some() { slots * call.t * call.t } else { 0 };
         Self { b, a, slots_a, slots, sharing, parts: sharing.clamp(1, BIAS_PARTS), bias_size }
     }

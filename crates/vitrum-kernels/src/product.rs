@@ -82,6 +82,7 @@ impl<T: Real> Product<T> {
     }
 
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
     unsafe fn tile<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(
         &self,
         row: usize,
