@@ -287,14 +287,15 @@ unsafe fn softmax_tile<S: Simd, T: Real>(scratch: &mut ForwardScratch<T>, keys: 
             }
             let max = maxima[0].max(maxima[1]).max(maxima[2].max(maxima[3]));
             let shrink = old.sub(max).exp();
-            let mut sums = [T::In::<S>::splat(T::ZERO); 2];
+            let mut sums = [T::In::<S>::splat(T::ZERO); 4];
             for key in 0..keys {
                 let weight = T::In::<S>::load(scores.add(key * QUERIES)).sub(max).exp();
                 weight.store(scores.add(key * QUERIES));
-                sums[key % 2] = sums[key % 2].add(weight);
+                sums[key % 4] = sums[key % 4].add(weight);
             }
             let sum = T::In::<S>::load(scratch.sum.as_ptr().add(lane));
-            sum.mul_add(shrink, sums[0].add(sums[1])).store(scratch.sum.as_mut_ptr().add(lane));
+            let new = sums[0].add(sums[1]).add(sums[2].add(sums[3]));
+            sum.mul_add(shrink, new).store(scratch.sum.as_mut_ptr().add(lane));
             max.store(scratch.max.as_mut_ptr().add(lane));
             shrink.store(scratch.shrink.as_mut_ptr().add(lane));
         }
@@ -435,7 +436,7 @@ impl Plan {
         let wanted = call.bias.as_ref().filter(|_| want_bias);
         let (slots_b, slots_a) = wanted.map_or((b, a), |bias| (bias.b, bias.a));
         let slots = slots_b * slots_a;
-        let sharing = if slots == 0 { 0 } else { b * a / slots };
+        let sharing = (b * a).checked_div(slots).unwrap_or(0); // no images, no slots
         let bias_size = if wanted.is_some() { slots * call.t * call.t } else { 0 };
         Self { b, a, slots_a, slots, sharing, parts: sharing.clamp(1, BIAS_PARTS), bias_size }
     }

@@ -6,7 +6,7 @@
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Shape, Slice};
 
-use crate::reference::float_limits;
+use crate::reference::lowest;
 
 /// Context `[B, T, D]`, and of each row of scores the maximum and the reciprocal of Σ exp(score - max),
 /// `[B, A, T]` each.
@@ -143,7 +143,7 @@ fn weights<B: Backend>(
     bias: Option<FloatTensor<B>>,
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let (lowest, smallest) = float_limits(q.dtype());
+    let lowest = lowest(q.dtype());
     let q = B::float_mul_scalar(q, scale.into());
     let mut scores = B::float_matmul(q, B::float_swap_dims(k, 2, 3));
     if let Some(bias) = bias {
@@ -151,7 +151,8 @@ fn weights<B: Backend>(
     }
     let max = B::float_clamp_min(B::float_max_dim(scores.clone(), 3), lowest.into());
     let weights = B::float_exp(B::float_sub(scores, max.clone()));
-    let sum = B::float_clamp_min(B::float_sum_dim(weights.clone(), 3), smallest.into());
+    // At least 1 but in rows of -inf, whose weights stay 0.
+    let sum = B::float_clamp_min(B::float_sum_dim(weights.clone(), 3), 0.5.into());
     let norm = B::float_recip(sum);
     (B::float_mul(weights, norm.clone()), max, norm)
 }

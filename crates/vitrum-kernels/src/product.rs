@@ -82,6 +82,7 @@ impl<T: Real> Product<T> {
     }
 
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
     unsafe fn tile<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(
         &self,
         row: usize,
@@ -92,13 +93,6 @@ impl<T: Real> Product<T> {
         unsafe {
             let c = self.c.add(row * self.c_step + column);
             let mut sums = [[V::splat(T::ZERO); NR]; MR];
-            if self.add {
-                for i in 0..MR {
-                    for j in 0..NR {
-                        sums[i][j] = V::load(c.add(i * self.c_step + j * V::LANES));
-                    }
-                }
-            }
             let mut a = self.a.add(row * a_row);
             let mut b = self.b.add(column);
             for _ in 0..self.k {
@@ -117,7 +111,10 @@ impl<T: Real> Product<T> {
             }
             for i in 0..MR {
                 for j in 0..NR {
-                    sums[i][j].store(c.add(i * self.c_step + j * V::LANES));
+                    let at = c.add(i * self.c_step + j * V::LANES);
+                    // Added at the end: short sums of their own round less than one long one.
+                    let sum = if self.add { V::load(at).add(sums[i][j]) } else { sums[i][j] };
+                    sum.store(at);
                 }
             }
         }

@@ -72,17 +72,14 @@ fn head_part(qkv: &Tensor<3>, num_heads: usize, part: usize) -> Tensor<4> {
 
 /// Softmax over the last axis in which a row of `-inf` gives zeros instead of NaN.
 fn softmax_rows(scores: Tensor<4>) -> Tensor<4> {
-    let (lowest, smallest) = float_limits(scores.dtype());
-    let max = scores.clone().detach().max_dim(3).clamp_min(lowest);
+    let max = scores.clone().detach().max_dim(3).clamp_min(lowest(scores.dtype()));
     let weights = (scores - max).exp();
-    let sum = weights.clone().sum_dim(3).clamp_min(smallest);
+    // The maximum itself contributes 1, so this touches the sums of such rows only.
+    let sum = weights.clone().sum_dim(3).clamp_min(0.5);
     weights / sum
 }
 
-/// The lowest finite and the smallest positive normal number of a float type.
-pub(crate) fn float_limits(dtype: DType) -> (f64, f64) {
-    match dtype.finfo() {
-        Some(info) => (info.min, info.min_positive),
-        None => (f64::from(f32::MIN), f64::from(f32::MIN_POSITIVE)),
-    }
+/// The lowest finite number of a float type.
+pub(crate) fn lowest(dtype: DType) -> f64 {
+    dtype.finfo().map_or(f64::from(f32::MIN), |info| info.min)
 }

@@ -263,7 +263,7 @@ impl Level {
     }
 }
 
-/// The level in use; the last one available if `VITRUM_SIMD` names none that is.
+/// The level in use: the best, or the one `VITRUM_SIMD` names if it is available.
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| {

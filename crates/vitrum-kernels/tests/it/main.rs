@@ -2,4 +2,6 @@
 
 mod attention;
 mod layer_norm;
+mod levels;
+mod memory;
 mod support;

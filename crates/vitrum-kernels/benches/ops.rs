@@ -1,0 +1,91 @@
+//! Each operation, reference and fast, at the sizes ViT-Ti/S/B use; forward, and forward with backward.
+//!
+//! `cargo bench -p vitrum-kernels --bench ops -- attention/fast` runs a part; `RAYON_NUM_THREADS` sets the threads.
+
+use burn::tensor::{DType, Device, Distribution, Tensor};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use vitrum_kernels::{attention, attention_reference, layer_norm, layer_norm_reference};
+
+/// Images, tokens, width, heads.
+const SIZES: [[usize; 4]; 7] = [
+    [1, 197, 192, 3],
+    [8, 197, 192, 3],
+    [1, 197, 384, 6],
+    [1, 197, 768, 12],
+    [8, 197, 768, 12],
+    [1, 577, 768, 12],
+    [64, 65, 192, 3],
+];
+
+type AttentionFn = fn(Tensor<3>, usize, f64, Option<Tensor<4>>) -> Tensor<3>;
+type LayerNormFn = fn(Tensor<3>, Tensor<1>, Option<Tensor<1>>, f64) -> Tensor<3>;
+
+fn random<const R: usize>(shape: [usize; R], device: &Device) -> Tensor<R> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), (device, DType::F32))
+}
+
+fn forward(c: &mut Criterion) {
+    let device = Device::flex();
+    let mut group = c.benchmark_group("attention");
+    for size @ [b, t, d, a] in SIZES {
+        group.throughput(Throughput::Elements((4 * b * t * t * d) as u64)); // multiplications and additions
+        let qkv = random([b, t, 3 * d], &device);
+        let scale = ((d / a) as f64).powf(-0.5);
+        for (name, op) in [("fast", attention as AttentionFn), ("reference", attention_reference)] {
+            group.bench_function(BenchmarkId::new(name, format!("{size:?}")), |bench| {
+                bench.iter(|| op(qkv.clone(), a, scale, None));
+            });
+        }
+    }
+    group.finish();
+    let mut group = c.benchmark_group("layer_norm");
+    for size @ [b, t, d, _] in SIZES {
+        group.throughput(Throughput::Elements((b * t * d) as u64));
+        let (x, weight) = (random([b, t, d], &device), random([d], &device));
+        let versions: [(&str, LayerNormFn); 2] = [("fast", layer_norm), ("reference", layer_norm_reference)];
+        for (name, op) in versions {
+            group.bench_function(BenchmarkId::new(name, format!("{size:?}")), |bench| {
+                bench.iter(|| op(x.clone(), weight.clone(), Some(weight.clone()), 1e-6));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn forward_and_backward(c: &mut Criterion) {
+    let device = Device::flex().autodiff();
+    let mut group = c.benchmark_group("attention_train");
+    for size @ [b, t, d, a] in SIZES {
+        group.throughput(Throughput::Elements((12 * b * t * t * d) as u64)); // as if backward took two forwards
+        let qkv = random([b, t, 3 * d], &device).require_grad();
+        let scale = ((d / a) as f64).powf(-0.5);
+        for (name, op) in [("fast", attention as AttentionFn), ("reference", attention_reference)] {
+            group.bench_function(BenchmarkId::new(name, format!("{size:?}")), |bench| {
+                bench.iter(|| op(qkv.clone(), a, scale, None).sum().backward());
+            });
+        }
+    }
+    group.finish();
+    let mut group = c.benchmark_group("layer_norm_train");
+    for size @ [b, t, d, _] in SIZES {
+        group.throughput(Throughput::Elements((b * t * d) as u64));
+        let (x, weight) = (random([b, t, d], &device).require_grad(), random([d], &device).require_grad());
+        let versions: [(&str, LayerNormFn); 2] = [("fast", layer_norm), ("reference", layer_norm_reference)];
+        for (name, op) in versions {
+            group.bench_function(BenchmarkId::new(name, format!("{size:?}")), |bench| {
+                bench.iter(|| op(x.clone(), weight.clone(), Some(weight.clone()), 1e-6).sum().backward());
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(std::time::Duration::from_millis(300))
+        .measurement_time(std::time::Duration::from_secs(1));
+    targets = forward, forward_and_backward
+}
+criterion_main!(benches);
