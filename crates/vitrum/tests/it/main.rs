@@ -7,4 +7,5 @@ mod formula;
 mod hostile_checkpoint;
 mod hostile_images;
 mod hub;
+mod init;
 mod parity;

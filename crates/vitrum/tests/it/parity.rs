@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use npyz::WriterBuilder;
 use serde::Deserialize;
@@ -14,7 +15,8 @@ use vitrum::checkpoint::dialect::to_timm;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
 use vitrum::checkpoint::write::to_safetensors;
-use vitrum::layers::observe::Silent;
+use vitrum::layers::names::KeyPath;
+use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::models::{Model, ModelConfig, VitConfig};
 
 use crate::formula;
@@ -69,7 +71,8 @@ fn golden(name: &str) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
 
 /// The source's file as its library writes it, with the formula's weights.
 fn write_file(case: &Case, folder: &Path) -> PathBuf {
-    let tensor = |(key, shape): &(String, Vec<usize>)| (key.clone(), shape.clone(), formula::weight(key, shape));
+    let tensor =
+        |(key, shape): &(String, Vec<usize>)| (key.clone(), shape.clone(), formula::weight(key, shape));
     if case.dialect == "google" {
         let path = folder.join("weights.npz");
         let mut npz = npyz::npz::NpzWriter::create(&path).unwrap();
@@ -92,23 +95,26 @@ fn write_file(case: &Case, folder: &Path) -> PathBuf {
 }
 
 /// The model through its file: written, read, its dialect recognised, converted, applied.
-fn model(name: &str, case: &Case, dtype: DType) -> Model {
+fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
     let folder = tempfile::tempdir().unwrap();
     let path = write_file(case, folder.path());
-    let device = Device::flex();
     if let Some(config) = &case.hf_config {
         // A whole Hugging Face folder, the way a user loads it.
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let source = folder.path().to_string_lossy();
         let size = case.config.img_size;
         let options = LoadOptions { dtype, img_size: Some(size), ..LoadOptions::new(source) };
-        let loaded = load(&options, &device).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(loaded.model.config(), ModelConfig::Vit(case.config.clone()), "{name}: the card's configuration");
+        let loaded = load(&options, device).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            loaded.model.config(),
+            ModelConfig::Vit(case.config.clone()),
+            "{name}: the card's configuration"
+        );
         return loaded.model;
     }
     let converted = to_timm(vitrum::checkpoint::read(&path).unwrap()).unwrap();
     assert_eq!(converted.dialect.name(), case.dialect, "{name}");
-    let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(&device).unwrap();
+    let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(device).unwrap();
     let source_grid = case.source_img_size.map(|[h, w]| {
         let [p, q] = case.config.patch_size;
         [h / p, w / q]
@@ -139,7 +145,7 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let values = formula::images(case.input, case.input_scale);
         let device = Device::flex();
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
-        let model = model(&name, &case, dtype);
+        let model = model(&name, &case, dtype, &device);
         let features = model.backbone().features(images, &mut Silent);
         let tokens = features.tokens.clone();
         let logits = model.backbone().head(features, &mut Silent);
@@ -169,4 +175,120 @@ fn f32_within_5e_6() {
 #[test]
 fn f64_within_1e_9() {
     check(DType::F64, |_| 1e-9);
+}
+
+/// What goes on inside, for the first image: the names are timm's module names.
+fn check_inside(dtype: DType, bar: f64) {
+    let mut compared = 0;
+    for (name, case) in cases() {
+        let golden = golden(&name);
+        if !golden.keys().any(|key| key.starts_with("blocks.")) {
+            continue;
+        }
+        let device = Device::flex();
+        let values = formula::images(case.input, case.input_scale);
+        let images =
+            Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype)).narrow(0, 0, 1);
+        let model = model(&name, &case, dtype, &device);
+        let mut recorder = Recorder { with_attention: true, ..Recorder::default() };
+        let features = model.backbone().features(images, &mut recorder);
+        model.backbone().head(features, &mut recorder);
+        for (what, seen) in recorder.seen {
+            let data = match seen {
+                Seen::Tokens(x) => x.into_data(),
+                Seen::Vectors(x) => x.into_data(),
+                Seen::Attention(x) => x.into_data(),
+            };
+            // timm's table has no name of its own for what enters the first block.
+            let what = if what == "pos_drop" { "embed" } else { what.as_str() };
+            if let Some((shape, theirs)) = golden.get(what)
+                && shape.iter().product::<usize>() == data.num_elements()
+            {
+                let error = relative(&data.iter::<f64>().collect::<Vec<_>>(), theirs);
+                let later = what == "embed" && case.config.pre_norm; // `embed` comes after norm_pre there
+                assert!(error <= bar || later, "{name}: {what} {error:.2e}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared >= 12, "only {compared} intermediates were compared");
+}
+
+#[test]
+fn intermediates_f32() {
+    check_inside(DType::F32, 5e-6);
+}
+
+#[test]
+fn intermediates_f64() {
+    check_inside(DType::F64, 1e-9);
+}
+
+/// The gradient of every parameter, in the file's order of axes.
+struct Gradients<'a> {
+    all: &'a burn::tensor::Gradients,
+    path: KeyPath,
+    found: BTreeMap<String, Vec<f64>>,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+        let gradient = param.val().grad(self.all).map(|g| g.into_data().iter::<f64>().collect());
+        self.found.insert(self.path.key(), gradient.unwrap_or_default());
+    }
+}
+
+/// Gradients of `sum(logits · probe)` against timm's, for every parameter.
+fn check_gradients(dtype: DType, bar: f64) {
+    let mut compared = 0;
+    for (name, case) in cases() {
+        let golden = golden(&name);
+        let Some((_, sums)) = golden.get("grad_sums") else { continue };
+        let device = Device::flex().autodiff();
+        let values = formula::images(case.input, case.input_scale);
+        let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
+        let model = model(&name, &case, dtype, &device);
+        let logits = model.backbone().forward(images);
+        let shape = logits.dims();
+        let probe = TensorData::new(formula::weight("grad_probe", &shape), shape);
+        let loss = (logits * Tensor::from_data(probe, (&device, dtype))).sum();
+        let all = loss.backward();
+        let mut gradients = Gradients { all: &all, path: KeyPath::default(), found: BTreeMap::new() };
+        model.visit(&mut gradients);
+        for ((key, _), sums) in case.tensors.iter().zip(sums.chunks_exact(2)) {
+            let ours = gradients.found.get(key).unwrap_or_else(|| panic!("{name}: no gradient for {key}"));
+            let (sum, magnitude) = ours.iter().fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
+            let (off_sum, off_magnitude) = ((sum - sums[0]).abs(), (magnitude - sums[1]).abs());
+            let allowed = bar * sums[1];
+            assert!(
+                off_sum <= allowed && off_magnitude <= allowed,
+                "{name}: gradient of {key} {off_sum:e} {off_magnitude:e} of {}",
+                sums[1]
+            );
+            if let Some((_, theirs)) = golden.get(&format!("grad.{key}")) {
+                let error = relative(ours, theirs);
+                assert!(error <= bar, "{name}: gradient of {key} {error:.2e}");
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared >= 170, "only {compared} gradients were compared");
+}
+
+#[test]
+fn gradients_f32() {
+    check_gradients(DType::F32, 2e-5);
+}
+
+#[test]
+fn gradients_f64() {
+    check_gradients(DType::F64, 1e-9);
 }

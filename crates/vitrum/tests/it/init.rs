@@ -1,0 +1,108 @@
+//! First values: distributions by scheme, and that they depend on seed and name alone.
+
+use burn::module::Module;
+use burn::tensor::Device;
+use vitrum::checkpoint::apply::collect;
+use vitrum::models::vit::{GlobalPool, WeightInit};
+use vitrum::models::{Model, ModelConfig, VitConfig};
+
+fn config(weight_init: WeightInit) -> VitConfig {
+    VitConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        num_classes: 10,
+        embed_dim: 96,
+        depth: 2,
+        num_heads: 3,
+        init_values: Some(1e-5),
+        weight_init,
+        ..VitConfig::default()
+    }
+}
+
+fn values(config: VitConfig, seed: u64, key: &str) -> Vec<f64> {
+    let model = ModelConfig::Vit(config).init(&Device::flex(), seed).unwrap();
+    collect(&model).get(key).unwrap_or_else(|| panic!("no {key}")).to_f64()
+}
+
+/// Mean, deviation and largest magnitude.
+fn moments(values: &[f64]) -> (f64, f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+    (mean, variance.sqrt(), values.iter().fold(0.0, |m: f64, v| m.max(v.abs())))
+}
+
+fn close(found: f64, expected: f64, share: f64, what: &str) {
+    assert!((found - expected).abs() <= share * expected, "{what}: {found}, expected {expected}");
+}
+
+#[test]
+fn timm_draws_a_narrow_normal() {
+    let draw = |key| moments(&values(config(WeightInit::Timm), 1, key));
+    for key in ["blocks.0.attn.qkv.weight", "blocks.1.mlp.fc1.weight", "head.weight", "pos_embed"] {
+        close(draw(key).1, 0.02, 0.08, key);
+    }
+    assert_eq!(draw("blocks.0.attn.qkv.bias").2, 0.0);
+    assert_eq!(draw("blocks.0.norm1.weight"), (1.0, 0.0, 1.0));
+    assert_eq!(draw("blocks.0.norm1.bias").2, 0.0);
+    close(draw("blocks.0.ls1.gamma").0, 1e-5, 1e-6, "LayerScale");
+    close(draw("cls_token").1, 1e-6, 0.3, "class token");
+    // PyTorch's default for the patch convolution: uniform within 1/sqrt(fan-in), bias too.
+    let bound = (3.0 * 8.0 * 8.0_f64).powf(-0.5);
+    for key in ["patch_embed.proj.weight", "patch_embed.proj.bias"] {
+        let (_, deviation, largest) = draw(key);
+        assert!(largest <= bound, "{key}");
+        close(deviation, bound / 3f64.sqrt(), 0.15, key);
+    }
+}
+
+#[test]
+fn jax_draws_xavier_and_a_head_of_zeros() {
+    let draw = |key| moments(&values(config(WeightInit::Jax), 1, key));
+    assert_eq!(draw("head.weight").2, 0.0);
+    assert_eq!(draw("head.bias").2, 0.0);
+    let bound = (6.0 / (96.0 + 3.0 * 96.0_f64)).sqrt();
+    assert!(draw("blocks.0.attn.qkv.weight").2 <= bound);
+    close(draw("blocks.0.attn.qkv.weight").1, bound / 3f64.sqrt(), 0.05, "qkv");
+    close(draw("blocks.0.mlp.fc1.bias").1, 1e-6, 0.2, "MLP bias");
+    assert_eq!(draw("blocks.0.attn.proj.bias").2, 0.0);
+    let deviation = (3.0 * 8.0 * 8.0_f64).powf(-0.5);
+    close(draw("patch_embed.proj.weight").1, deviation, 0.05, "LeCun normal");
+    assert_eq!(draw("patch_embed.proj.bias").2, 0.0);
+    let (mean, ..) = moments(&values(config(WeightInit::JaxNlhb), 1, "head.bias"));
+    close(mean, -(10f64.ln()), -1e-6, "head bias"); // a negative share of a negative number
+}
+
+#[test]
+fn moco_takes_q_k_v_as_three_matrices() {
+    let (_, deviation, largest) = moments(&values(config(WeightInit::Moco), 1, "blocks.0.attn.qkv.weight"));
+    let bound = (6.0 / (96.0 + 96.0_f64)).sqrt();
+    assert!(largest <= bound);
+    close(deviation, bound / 3f64.sqrt(), 0.05, "qkv");
+}
+
+#[test]
+fn latent_query_is_cut_at_two_deviations() {
+    let config = VitConfig { global_pool: GlobalPool::Map, class_token: false, ..config(WeightInit::Timm) };
+    let (_, _, largest) = moments(&values(config, 1, "attn_pool.latent"));
+    assert!(largest <= 2.0 * 96f64.powf(-0.5));
+}
+
+#[test]
+fn values_depend_on_seed_and_name_alone() {
+    let key = "blocks.1.mlp.fc2.weight";
+    let shallow = values(config(WeightInit::Timm), 7, key);
+    let deep = values(VitConfig { depth: 5, ..config(WeightInit::Timm) }, 7, key);
+    assert_eq!(shallow, deep);
+    assert_ne!(shallow, values(config(WeightInit::Timm), 8, key));
+    assert_ne!(shallow, values(config(WeightInit::Timm), 7, "blocks.0.mlp.fc2.weight"));
+}
+
+#[test]
+fn a_skeleton_holds_no_values() {
+    let ModelConfig::Vit(config) = ModelConfig::named("vit_gigantic_patch14_224").unwrap();
+    let model = Model::Vit(config.skeleton(&Device::flex()).unwrap()); // 7 GB, had it any
+    assert_eq!(vitrum::checkpoint::apply::expected_tensors(&model).len(), 588);
+    let _ = model.no_grad();
+}
