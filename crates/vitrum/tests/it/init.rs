@@ -103,6 +103,6 @@ fn values_depend_on_seed_and_name_alone() {
 fn a_skeleton_holds_no_values() {
     let ModelConfig::Vit(config) = ModelConfig::named("vit_gigantic_patch14_224").unwrap();
     let model = Model::Vit(config.skeleton(&Device::flex()).unwrap()); // 7 GB, had it any
-    assert_eq!(vitrum::checkpoint::apply::expected_tensors(&model).len(), 588);
+    assert_eq!(vitrum::checkpoint::apply::expected_tensors(&model).len(), 584); // 12 a block, and 8
     let _ = model.no_grad();
 }
