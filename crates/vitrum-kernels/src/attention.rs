@@ -8,6 +8,23 @@
 //! registers with nothing to add up across lanes, keys are read where the projection left them, and the second product
 //! finds its output rows as the context wants them. Only queries (and in the backward pass the incoming gradient) are
 //! transposed, once per block.
+//!
+//! Best of several rounds in µs, `f32`, two threads of a Cascade Lake machine that others were using (so these are
+//! lower bounds of each, not a fair mean); forward, then forward and backward:
+//!
+//! | B, T, D, heads | this | reference | torch 2.15 | this | reference | torch |
+//! |---|---|---|---|---|---|---|
+//! | 1, 197, 192, 3 | 247 | 2204 | 317 | 1127 | 4849 | 2784 |
+//! | 8, 197, 192, 3 | 4104 | 21732 | 3952 | 16377 | 115646 | 25925 |
+//! | 1, 197, 384, 6 | 829 | 3607 | 552 | 3300 | 13384 | 3204 |
+//! | 1, 197, 768, 12 | 1378 | 7368 | 1420 | 7568 | 43687 | 9797 |
+//! | 8, 197, 768, 12 | 24009 | 143869 | 24744 | 77582 | 441577 | 153457 |
+//! | 1, 577, 768, 12 | 23638 | 131520 | 25958 | 83375 | 310713 | 117315 |
+//! | 64, 65, 192, 3 | 6358 | 38375 | 3440 | 33481 | 171089 | 56712 |
+//!
+//! Of one thread's forward time at 197 tokens, products take 57 %, softmax and transposition 36 %. Tried on the way:
+//! a store per transposed number and rows copied by `memcpy` (11 % slower in all); sums of 577 terms in one chain
+//! (error 1.2e-6 instead of 6.6e-7 of the largest number). The sizes below are reasoned, not searched.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;

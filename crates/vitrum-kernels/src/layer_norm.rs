@@ -5,6 +5,19 @@
 //! Rows are measured from their first number: x - x₀ is exact where the row hardly varies, so that the deviation of an
 //! almost constant row is not lost in the rounding of a large mean; where it varies much, the rounding is small beside
 //! the deviation. What is kept as "mean" is the mean of x - x₀.
+//!
+//! Best of several rounds in µs, `f32`, two threads of a Cascade Lake machine that others were using; forward, then
+//! forward and backward:
+//!
+//! | rows, D | this | reference | torch 2.15 | this | reference | torch |
+//! |---|---|---|---|---|---|---|
+//! | 1576, 192 | 199 | 967 | 132 | 1063 | 4358 | 652 |
+//! | 197, 384 | 40 | 240 | 31 | 275 | 869 | 268 |
+//! | 197, 768 | 79 | 522 | 48 | 536 | 1981 | 541 |
+//! | 577, 768 | 270 | 2164 | 134 | 1509 | 8891 | 750 |
+//! | 1576, 768 | 1196 | 7750 | 567 | 5058 | 41224 | 2779 |
+//!
+//! What is left against torch was not taken apart; outputs here are zeroed before they are written.
 
 use std::ops::Range;
 

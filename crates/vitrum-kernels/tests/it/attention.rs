@@ -246,6 +246,17 @@ fn half_precision_takes_the_portable_way() {
     assert_eq!(half.dtype(), DType::F16);
     assert!(!has_fast_path(&device, DType::F16));
     assert!(distance(&half.cast(DType::F32), &attention(qkv, 2, 0.3, None)) < 1e-2);
+    for bias in [[1, 2], [2, 1]] {
+        let (qkv, bias) = inputs([2, 20, 2, 8], Some(bias), &device, DType::F32);
+        let w = random([2, 20, 16], 1.0, 3, &device, DType::F32);
+        let op = |qkv, bias| attention(qkv, 2, 0.3, bias);
+        let full = with_gradients(op, qkv.clone(), bias.clone(), &w);
+        let bias = bias.map(|bias| bias.cast(DType::F16));
+        let half = with_gradients(op, qkv.cast(DType::F16), bias, &w.cast(DType::F16));
+        assert!(distance(&half.1.cast(DType::F32), &full.1) < 1e-2);
+        let (half, full) = (half.2.expect("a gradient"), full.2.expect("a gradient"));
+        assert!(distance(&half.cast(DType::F32), &full) < 1e-2);
+    }
 }
 
 #[test]

@@ -148,7 +148,15 @@ fn half_precision_takes_the_portable_way() {
     let x = random([6, 40], 1.0, 1, &device, DType::F32);
     let ones = Tensor::<1>::ones([40], &device);
     let half = layer_norm(x.clone().cast(DType::F16), ones.clone().cast(DType::F16), None, EPS);
-    assert!(distance(&half.cast(DType::F32), &layer_norm(x, ones, None, EPS)) < 1e-2);
+    assert!(distance(&half.cast(DType::F32), &layer_norm(x.clone(), ones, None, EPS)) < 1e-2);
+    let w = random([6, 40], 1.0, 2, &device, DType::F32);
+    let op = |x, w, b| layer_norm(x, w, b, 1e-3);
+    let full = with_gradients(op, &x, true, &w);
+    let half = with_gradients(op, &x.cast(DType::F16), true, &w.cast(DType::F16));
+    assert!(distance(&half.1.cast(DType::F32), &full.1) < 1e-2);
+    assert!(distance(&half.2.cast(DType::F32), &full.2) < 1e-2);
+    let (half, full) = (half.3.expect("a gradient"), full.3.expect("a gradient"));
+    assert!(distance(&half.cast(DType::F32), &full) < 1e-2);
 }
 
 #[test]
