@@ -8,3 +8,4 @@ mod hostile_checkpoint;
 mod hostile_images;
 mod hub;
 mod parity;
+mod positions;
