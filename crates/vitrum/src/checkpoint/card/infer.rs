@@ -134,7 +134,7 @@ fn heads(
     {
         return Ok(hint.num_heads);
     }
-    if width % 64 != 0 {
+    if !width.is_multiple_of(64) {
         let reason =
             format!("the number of heads is not in the tensors, and a width of {width} is no multiple of 64");
         return Err(LoadError::config(&shapes.map.path, reason));
