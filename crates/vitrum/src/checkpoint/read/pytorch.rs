@@ -13,8 +13,8 @@ const FORMAT: &str = "PyTorch checkpoint";
 
 /// The tensors of a PyTorch checkpoint.
 ///
-/// Weights beside optimiser state and the like are taken from where training scripts put them; see
-/// [`unwrap`].
+/// Weights beside optimiser state and the like are taken from where training scripts put them (averaged
+/// weights first, as timm does); what is left out stands in [`TensorMap::dropped`].
 pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
     let (_, length) = open(path)?;
     if is_zip(path)? {
