@@ -17,7 +17,7 @@ pub struct Cli {
     /// Say less: no progress, no reports.
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say more (-v, -vv).
+    /// Say more: -v device and configuration, -vv every loaded tensor too.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Tensor};
 use serde_json::json;
+use vitrum::checkpoint::write::write_atomically;
 use vitrum::data::{batch, decode};
 use vitrum::tasks::classify::rows;
 use vitrum::tasks::embed::{normalized, pooled, tokens};
@@ -52,7 +53,7 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
         EmbedKind::Pooled => Tensor::cat(vectors, 0).into(),
     };
     match format {
-        EmbedFormat::Npy => tensors::write_whole(output, &features.npy()?)?,
+        EmbedFormat::Npy => write_atomically(output, &features.npy()?).context("writing")?,
         _ => {
             let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
             let metadata = HashMap::from([("files".to_string(), serde_json::to_string(&names)?)]);
@@ -101,5 +102,5 @@ fn write_lines(path: &Path, files: &[PathBuf], x: Tensor<2>) -> Result<()> {
     for line in lines(files, x) {
         writeln!(text, "{line}").context("formatting")?;
     }
-    tensors::write_whole(path, &text)
+    write_atomically(path, &text).context("writing")
 }

@@ -6,18 +6,19 @@ use anyhow::{Context, Result};
 use burn::tensor::{DType, Device};
 use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
+use vitrum::models::{ModelConfig, VitConfig};
 use vitrum::tasks::Classifier;
 
 use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
 use crate::device;
-use crate::models::with_kwargs;
+use crate::models::{plain_value, with_kwargs};
 
 /// How much goes to stderr.
 #[derive(Clone, Copy)]
 pub struct Talk {
     /// Nothing but errors.
     pub quiet: bool,
-    /// `-v`, `-vv`.
+    /// `-v`: device and configuration; `-vv`: every key that was loaded, too.
     pub verbose: u8,
 }
 
@@ -26,6 +27,13 @@ impl Talk {
     pub fn say(self, text: impl std::fmt::Display) {
         if !self.quiet {
             eprintln!("{text}");
+        }
+    }
+
+    /// A remark for those who asked for `level` times `-v`.
+    fn detail(self, level: u8, text: impl std::fmt::Display) {
+        if self.verbose >= level {
+            self.say(text);
         }
     }
 }
@@ -63,8 +71,24 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
     }
     if let Some(report) = &loaded.report {
         talk.say(format_args!("{}: {report}", loaded.name));
+        report.loaded.iter().for_each(|key| talk.detail(2, format_args!("  loaded      {key}")));
     }
+    let threads = rayon::current_num_threads();
+    talk.detail(1, format_args!("device: {device:?}, {threads} threads, {}", device::instructions()));
+    talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())?));
     Ok((loaded, device))
+}
+
+/// The fields in which a configuration is not ViT-B/16.
+fn differences(config: &ModelConfig) -> Result<String> {
+    let ModelConfig::Vit(config) = config;
+    let (config, plain) = (serde_json::to_value(config)?, serde_json::to_value(VitConfig::default())?);
+    let fields = config.as_object().into_iter().flatten();
+    let differing: Vec<String> = fields
+        .filter(|(key, value)| plain.get(key) != Some(value))
+        .map(|(key, value)| format!("{key}={}", plain_value(value)))
+        .collect();
+    Ok(if differing.is_empty() { "ViT-B/16".into() } else { format!("ViT-B/16, {}", differing.join(" ")) })
 }
 
 /// A classifier: a model whose card, or whose flags, say how pictures are prepared.
@@ -89,7 +113,7 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
         && args.interpolation.is_some()
         && args.crop_pct.is_some();
     if loaded.preprocess.is_none() && complete {
-        let vitrum::models::ModelConfig::Vit(config) = loaded.model.config();
+        let ModelConfig::Vit(config) = loaded.model.config();
         let [h, w] = config.img_size;
         loaded.preprocess = Some(Preprocess { input_size: [config.in_chans, h, w], ..Preprocess::default() });
     }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
+use vitrum::layers::names::wildcard;
 use vitrum::models::shapes::{Step, Walk};
 use vitrum::models::{ModelConfig, VitConfig, catalogue};
 
@@ -29,7 +30,7 @@ struct Listed {
 
 fn list(filter: Option<&str>, format: Format) -> Result<()> {
     let mut listed = Vec::new();
-    for name in catalogue::names().filter(|name| filter.is_none_or(|filter| wildcard(filter, name))) {
+    for name in catalogue::names().filter(|name| filter.is_none_or(|filter| passes(filter, name))) {
         let entry = catalogue::entry(name)?;
         let walk = ModelConfig::named(name)?.walk()?;
         listed.push(Listed {
@@ -63,24 +64,9 @@ fn list(filter: Option<&str>, format: Format) -> Result<()> {
     if format == Format::Csv { rows.csv() } else { rows.text() }
 }
 
-/// `*` stands for any text; a filter without one matches anywhere.
-fn wildcard(filter: &str, name: &str) -> bool {
-    if !filter.contains('*') {
-        return name.contains(filter);
-    }
-    let parts: Vec<&str> = filter.split('*').collect();
-    let (first, last) = (parts[0], parts[parts.len() - 1]);
-    if name.len() < first.len() + last.len() || !name.starts_with(first) || !name.ends_with(last) {
-        return false;
-    }
-    let mut rest = &name[first.len()..name.len() - last.len()];
-    parts[1..parts.len() - 1].iter().all(|part| match rest.find(part) {
-        Some(at) => {
-            rest = &rest[at + part.len()..];
-            true
-        }
-        None => false,
-    })
+/// A filter without `*` matches anywhere.
+fn passes(filter: &str, name: &str) -> bool {
+    if filter.contains('*') { wildcard(filter, name) } else { name.contains(filter) }
 }
 
 fn info(name: &str, format: Format) -> Result<()> {
@@ -124,7 +110,8 @@ fn info(name: &str, format: Format) -> Result<()> {
     if format == Format::Csv { rows.csv() } else { rows.text() }
 }
 
-fn plain_value(value: &Value) -> String {
+/// A JSON value without the quotes of a text.
+pub fn plain_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

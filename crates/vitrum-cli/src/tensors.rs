@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, View};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
+use vitrum::checkpoint::write::write_atomically;
 
 /// The tensors of a safetensors file.
 pub fn read(path: &Path) -> Result<TensorMap> {
@@ -93,23 +94,12 @@ impl View for &Output {
     }
 }
 
-/// Writes a safetensors file: beside the target first, then renamed, so that no half file is left.
+/// Writes a safetensors file, whole or not at all.
 pub fn write(path: &Path, tensors: &[(String, Output)], metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     let bytes = safetensors::serialize(views, Some(metadata))
         .with_context(|| format!("writing {}", path.display()))?;
-    write_whole(path, &bytes)
-}
-
-/// Writes a file beside its target first, then renames it.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let context = || format!("writing {}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
-    std::io::Write::write_all(&mut file, bytes).with_context(context)?;
-    file.as_file().sync_all().with_context(context)?;
-    file.persist(path).with_context(context)?;
-    Ok(())
+    write_atomically(path, &bytes).context("writing")
 }
 
 impl Output {

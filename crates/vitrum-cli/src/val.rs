@@ -123,7 +123,7 @@ fn evaluate(
             Some(writer)
         }
     };
-    let total = Loader::count(loader).map(|n| args.limit.map_or(n, |limit| n.min(limit)));
+    let total = loader.num_samples().map(|n| args.limit.map_or(n, |limit| n.min(limit)));
     let bar = progress(total, talk);
     let mut evaluation = Evaluation::default();
     let start = Instant::now();

@@ -7,9 +7,10 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use serde::Serialize;
 
+use super::resample::resize_pos_embed;
 use super::tensors::{HostTensor, TensorMap};
 use crate::layers::init::{InitConfig, initialize};
-use crate::layers::names::KeyPath;
+use crate::layers::names::{KeyPath, wildcard};
 use crate::layers::position::{PosEmbed, PosResize, fixed_table};
 use crate::layers::resample::resample_grid;
 use crate::models::vit::VitConfig;
@@ -129,7 +130,7 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
         }
     }
     let excused = |keys: &[String], patterns: &[String]| -> Vec<String> {
-        keys.iter().filter(|key| patterns.iter().any(|p| matches(p, key))).cloned().collect()
+        keys.iter().filter(|key| patterns.iter().any(|pattern| wildcard(pattern, key))).cloned().collect()
     };
     report.excused = excused(&report.missing, &excuses.missing);
     report.excused.extend(excused(&report.unexpected, &excuses.unexpected));
@@ -175,24 +176,6 @@ pub fn expected_tensors(model: &Model) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = Shapes(BTreeMap::new(), KeyPath::default());
     model.visit(&mut shapes);
     shapes.0
-}
-
-/// Text with `*` for anything.
-fn matches(pattern: &str, key: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = key.strip_prefix(parts.next().unwrap_or_default()) else { return false };
-    let mut last = None;
-    for part in parts {
-        last = Some(part);
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    match last {
-        None | Some("") => last.is_some() || rest.is_empty(),
-        Some(end) => rest.is_empty() || key.ends_with(end),
-    }
 }
 
 /// Takes `head.*` out of the file, keeping the shapes for the report.
@@ -337,29 +320,29 @@ fn resize_positions(
         let expected = tensors.get(key).map(|t| t.shape().to_vec()).unwrap_or_default();
         report.resized.push(ShapeChange { key: key.into(), found: old.shape().to_vec(), expected });
     };
+    // A table that cannot be resized stays as it is, and is reported as mismatched.
+    let resize = |table: &HostTensor, old, new, prefix| {
+        let exact = host(table.shape(), &table.to_f64());
+        resize_pos_embed(&exact, old, new, prefix, config.pos_resize).ok()
+    };
     if config.pos_embed == PosEmbed::Learn
         && let Some(table) = tensors.get("pos_embed")
-        && let [1, rows, dim] = *table.shape()
+        && let [1, rows, _] = *table.shape()
         && rows > prefix
         && let Some(old) = grid_of(rows - prefix, source_grid)
         && old != grid
+        && let Some(resized) = resize(table, old, grid, prefix)
     {
-        let values = table.to_f64();
-        let (first, patches) = values.split_at(prefix * dim);
-        let mut resized = first.to_vec();
-        resized.extend(resample_grid(patches, dim, old, grid, config.pos_resize));
-        let rows = resized.len() / dim;
-        put(tensors, "pos_embed", host(&[1, rows, dim], &resized));
+        put(tensors, "pos_embed", resized);
     }
     if config.pos_embed == PosEmbed::Learn2d {
         for (key, side) in [("pos_embed_x", grid[1]), ("pos_embed_y", grid[0])] {
             if let Some(table) = tensors.get(key)
-                && let [1, rows, dim] = *table.shape()
+                && let [1, rows, _] = *table.shape()
                 && rows != side
-                && rows > 0
+                && let Some(resized) = resize(table, [rows, 1], [side, 1], 0)
             {
-                let resized = resample_grid(&table.to_f64(), dim, [rows, 1], [side, 1], config.pos_resize);
-                put(tensors, key, host(&[1, side, dim], &resized));
+                put(tensors, key, resized);
             }
         }
     }

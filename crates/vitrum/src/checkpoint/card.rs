@@ -18,50 +18,9 @@ pub use infer::{Inferred, infer_config};
 
 use super::LoadError;
 use super::read::{Limits, read_bounded};
-use crate::models::vit::{Activation, GlobalPool, VitConfig};
-
-/// How images are prepared for a model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CardPreprocess {
-    /// Channels, height, width of the model's input.
-    pub input_size: [usize; 3],
-    /// Filter of the resize: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
-    pub interpolation: String,
-    /// Share of the resized image that the crop keeps: images are resized to `floor(input / crop_pct)`.
-    pub crop_pct: f64,
-    /// `center`: the shorter side is resized, then the middle is cut out. `squash`: both sides are resized.
-    /// `border`: the longer side is resized, then the rest is filled.
-    pub crop_mode: String,
-    /// Subtracted from each channel, of values in `[0, 1]`.
-    pub mean: Vec<f32>,
-    /// Divides each channel afterwards.
-    pub std: Vec<f32>,
-}
-
-impl CardPreprocess {
-    /// An error text for sizes or numbers no image can be prepared with.
-    pub fn check(&self) -> Result<(), String> {
-        let [channels, height, width] = self.input_size;
-        if channels == 0 || channels > 1024 || [height, width].iter().any(|&n| n == 0 || n > MAX_SIDE) {
-            return Err(format!("input_size {:?} is not the size of an image", self.input_size));
-        }
-        if !(self.crop_pct > 0.0 && self.crop_pct <= 4.0) {
-            return Err(format!("crop_pct {} is not a share of an image", self.crop_pct));
-        }
-        for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
-            if values.len() != channels && values.len() != 1 {
-                return Err(format!("{key} has {} values for {channels} channels", values.len()));
-            }
-            if values.iter().any(|v| !v.is_finite()) {
-                return Err(format!("{key} {values:?} is not finite"));
-            }
-        }
-        match self.std.iter().find(|&&v| v <= 0.0) {
-            Some(v) => Err(format!("std {v} is not positive")),
-            None => Ok(()),
-        }
-    }
-}
+use crate::data::Preprocess;
+use crate::models::ModelConfig;
+use crate::models::vit::{Activation, VitConfig};
 
 /// Where a card comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +48,7 @@ pub struct ModelCard {
     /// A second head on the distillation token (`head_dist`); the answer is the mean of both heads.
     pub dist_head: bool,
     /// How images are prepared; `None` when no file says so. It is never guessed.
-    pub preprocess: Option<CardPreprocess>,
+    pub preprocess: Option<Preprocess>,
     /// Name of each class.
     pub labels: Option<Vec<String>>,
     /// A longer description for each label name.
@@ -161,9 +120,9 @@ impl ModelCard {
             ));
         };
         card.path = path.to_path_buf();
-        check_config(&card.config).map_err(fail)?;
+        card.config.validate().map_err(|error| fail(error.to_string()))?;
         if let Some(preprocess) = &card.preprocess {
-            preprocess.check().map_err(fail)?;
+            preprocess.check().map_err(|error| fail(error.to_string()))?;
         }
         if let Some(labels) = &card.labels
             && labels.len() != card.config.num_classes
@@ -178,10 +137,14 @@ impl ModelCard {
 
     /// Refuses a card that describes far more parameters than the file of weights holds, before any model is
     /// made from it.
+    ///
+    /// # Errors
+    /// [`LoadError::TooLarge`], and [`LoadError::Config`] for a configuration that makes no model.
     pub fn check_size(&self, elements_in_file: usize) -> Result<(), LoadError> {
         // Room for another head and a larger position table.
         let limit = (elements_in_file as u64).saturating_mul(2).saturating_add(64 << 20);
-        let wanted = parameter_count(&self.config).unwrap_or(u64::MAX);
+        let walk = ModelConfig::Vit(self.config.clone()).walk();
+        let wanted = walk.map_err(|error| LoadError::config(&self.path, error))?.params;
         match wanted > limit {
             true => {
                 Err(LoadError::too_large(&self.path, "the number of parameters described", wanted, limit))
@@ -195,90 +158,6 @@ impl ModelCard {
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, LoadError> {
     let text = read_bounded(path, "the configuration", Limits::default().json_bytes)?;
     serde_json::from_slice(&text).map_err(|e| LoadError::format(path, "JSON object", e))
-}
-
-/// Longest side of an image, in pixels.
-const MAX_SIDE: usize = 16_384;
-
-/// An error text for a configuration no model can be built from.
-pub fn check_config(config: &VitConfig) -> Result<(), String> {
-    let between = |key: &str, value: usize, least: usize, most: usize| match (least..=most).contains(&value) {
-        true => Ok(()),
-        false => Err(format!("{key} is {value}, expected {least} to {most}")),
-    };
-    for axis in 0..2 {
-        between("img_size", config.img_size[axis], 1, MAX_SIDE)?;
-        between("patch_size", config.patch_size[axis], 1, MAX_SIDE)?;
-        if !config.img_size[axis].is_multiple_of(config.patch_size[axis]) {
-            let [image, patch] = [config.img_size[axis], config.patch_size[axis]];
-            return Err(format!(
-                "an image side of {image} pixels is not a multiple of the patch side {patch}"
-            ));
-        }
-    }
-    between("in_chans", config.in_chans, 1, 1024)?;
-    between("num_classes", config.num_classes, 0, 10_000_000)?;
-    between("embed_dim", config.embed_dim, 1, 65_536)?;
-    between("depth", config.depth, 1, 1_000)?;
-    between("num_heads", config.num_heads, 1, config.embed_dim)?;
-    if !config.embed_dim.is_multiple_of(config.num_heads) {
-        return Err(format!(
-            "embed_dim {} is not a multiple of num_heads {}",
-            config.embed_dim, config.num_heads
-        ));
-    }
-    between("reg_tokens", config.reg_tokens, 0, 4096)?;
-    if let Some(r) = config.representation_size {
-        between("representation_size", r, 1, 65_536)?;
-    }
-    if !(config.mlp_ratio > 0.0 && config.mlp_ratio <= 64.0) || config.mlp_hidden_dim() == 0 {
-        return Err(format!("mlp_ratio is {}, expected a positive number up to 64", config.mlp_ratio));
-    }
-    if !(config.norm_eps > 0.0 && config.norm_eps < 1.0) {
-        return Err(format!("norm_eps is {}, expected a small positive number", config.norm_eps));
-    }
-    if config.init_values.is_some_and(|v| !v.is_finite()) {
-        return Err("init_values is not finite".into());
-    }
-    for (key, rate) in [
-        ("drop_rate", config.drop_rate),
-        ("pos_drop_rate", config.pos_drop_rate),
-        ("patch_drop_rate", config.patch_drop_rate),
-        ("proj_drop_rate", config.proj_drop_rate),
-        ("attn_drop_rate", config.attn_drop_rate),
-        ("drop_path_rate", config.drop_path_rate),
-    ] {
-        if !(0.0..1.0).contains(&rate) {
-            return Err(format!("{key} is {rate}, expected 0 up to but not 1"));
-        }
-    }
-    if config.global_pool == GlobalPool::Token && !config.class_token {
-        return Err("global_pool `token` needs a class token".into());
-    }
-    match parameter_count(config) {
-        Some(_) => Ok(()),
-        None => Err("the number of parameters overflows".into()),
-    }
-}
-
-/// About how many parameters a model has: all large tensors, without biases and norms. `None` on overflow.
-pub fn parameter_count(config: &VitConfig) -> Option<u64> {
-    let n = |v: usize| v as u64;
-    let d = n(config.embed_dim);
-    let hidden = n(config.mlp_hidden_dim());
-    let [rows, columns] = config.grid();
-    let tokens = n(rows).checked_mul(n(columns))?.checked_add(n(config.num_prefix_tokens()))?;
-    let patch =
-        n(config.patch_size[0]).checked_mul(n(config.patch_size[1]))?.checked_mul(n(config.in_chans))?;
-    let block = d.checked_mul(d)?.checked_mul(4)?.checked_add(d.checked_mul(hidden)?.checked_mul(2)?)?;
-    let head_in = n(config.representation_size.unwrap_or(config.embed_dim));
-    let pool = if config.global_pool == GlobalPool::Map { block } else { 0 };
-    patch
-        .checked_mul(d)?
-        .checked_add(tokens.checked_mul(d)?)?
-        .checked_add(block.checked_mul(n(config.depth))?)?
-        .checked_add(pool)?
-        .checked_add(head_in.checked_mul(n(config.num_classes))?)
 }
 
 /// `F / D` such that `floor(D * ratio)` is `F` again.

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::dialect::{Dialect, to_timm};
-use super::inspect::natural_order;
 use super::{Dtype, HostTensor, LoadError, TensorMap};
+use crate::data::dataset::natural_order;
 
 /// How two checkpoints differ.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -1,6 +1,5 @@
 //! What is in a checkpoint: tensors with statistics and checksums, dialect, the model they belong to.
 
-use std::cmp::Ordering;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use super::card::{ModelCard, Resolve};
 use super::dialect::{Dialect, to_timm};
 use super::read::{open, weights_in};
 use super::{Dtype, HostTensor, LoadError, TensorMap};
+use crate::data::dataset::natural_order;
 
 /// A tensor, described.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -211,34 +211,6 @@ fn blob_name(path: &Path) -> Option<String> {
     let in_blobs = real.parent()?.file_name()? == "blobs";
     (in_blobs && name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()))
         .then(|| name.to_ascii_lowercase())
-}
-
-/// Text order, except that runs of digits compare by value: `blocks.2` before `blocks.10`.
-pub fn natural_order(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a, b);
-    loop {
-        let (text_a, digits_a, rest_a) = cut(a);
-        let (text_b, digits_b, rest_b) = cut(b);
-        // Without leading zeros, more digits are the larger number.
-        let number = |digits: &str| {
-            let digits = digits.trim_start_matches('0').to_string();
-            (digits.len(), digits)
-        };
-        let order = text_a.cmp(text_b).then_with(|| number(digits_a).cmp(&number(digits_b)));
-        if order != Ordering::Equal || (rest_a.is_empty() && rest_b.is_empty()) {
-            return order.then_with(|| digits_a.cmp(digits_b));
-        }
-        (a, b) = (rest_a, rest_b);
-    }
-}
-
-/// Text without digits, the digits after it, and the rest.
-fn cut(text: &str) -> (&str, &str, &str) {
-    let start = text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len());
-    let (front, rest) = text.split_at(start);
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let (digits, rest) = rest.split_at(end);
-    (front, digits, rest)
 }
 
 #[cfg(test)]

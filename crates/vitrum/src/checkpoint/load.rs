@@ -12,7 +12,7 @@ use super::error::LoadError;
 use super::imagenet;
 use super::read::read;
 use super::tensors::TensorMap;
-use crate::data::Preprocess;
+use crate::data::{CropMode, Interpolation, Preprocess};
 use crate::models::vit::{PosResize, VitConfig};
 use crate::models::{ConfigError, Model, ModelConfig, catalogue};
 
@@ -244,7 +244,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let Converted { map: tensors, dialect, .. } = converted;
     let mut card =
         found.card.unwrap_or_else(|| ModelCard::new(config, CardSource::Tensors, tensors.path.clone()));
-    card.preprocess = serde_json::to_value(found.preprocess).and_then(serde_json::from_value).unwrap_or(None);
+    card.preprocess = found.preprocess;
     if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
         let name = if found.named.is_some() { found.name.as_str() } else { catalogue::closest(&card.config) };
         card.architecture = Some(name.to_string());
@@ -354,13 +354,7 @@ fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
         });
     }
     found.notes.extend(card.notes.iter().map(|note| format!("{}: {note}", card.path.display())));
-    if let Some(preprocess) = &card.preprocess {
-        let value = serde_json::to_value(preprocess).and_then(serde_json::from_value::<Preprocess>);
-        let refuse = |reason: String| LoadError::config(&card.path, reason);
-        let preprocess = value.map_err(|error| refuse(error.to_string()))?;
-        preprocess.check().map_err(|error| refuse(error.to_string()))?;
-        found.preprocess = Some(preprocess);
-    }
+    found.preprocess.clone_from(&card.preprocess);
     found.labels.clone_from(&card.labels);
     found.card = Some(card);
     Ok(())
@@ -368,22 +362,31 @@ fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
 
 /// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
 fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
-    let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
-    let [h, w] = entry.config.img_size;
-    let value = serde_json::json!({
-        "input_size": [entry.config.in_chans, h, w], "mean": mean, "std": std,
-        "interpolation": interpolation, "crop_pct": crop_pct, "crop_mode": crop_mode,
-    });
-    let preprocess =
-        serde_json::from_value(value).map_err(|error| ModelError::Edit(format!("{spec}: {error}")))?;
     Ok(Found {
         name: spec.into(),
         card: None,
         named: Some(entry.config.clone()),
         weights: options.checkpoint.clone(),
-        preprocess: Some(preprocess),
+        preprocess: Some(
+            preprocess_of(entry).map_err(|reason| ModelError::Edit(format!("{spec}: {reason}")))?,
+        ),
         labels: None,
         notes: Vec::new(),
+    })
+}
+
+/// The catalogue's words for preprocessing, understood.
+fn preprocess_of(entry: &catalogue::Entry) -> Result<Preprocess, String> {
+    let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
+    let [height, width] = entry.config.img_size;
+    Ok(Preprocess {
+        input_size: [entry.config.in_chans, height, width],
+        interpolation: Interpolation::of_name(interpolation)
+            .ok_or_else(|| format!("unknown interpolation `{interpolation}`"))?,
+        crop_pct: *crop_pct,
+        crop_mode: CropMode::of_name(crop_mode).ok_or_else(|| format!("unknown crop_mode `{crop_mode}`"))?,
+        mean: mean.clone(),
+        std: std.clone(),
     })
 }
 
@@ -432,4 +435,20 @@ fn configuration(
 /// The name that a configuration file uses.
 fn spelled(value: impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_model_has_preprocessing() {
+        for name in catalogue::names() {
+            let entry = catalogue::entry(name).unwrap();
+            let preprocess = preprocess_of(entry).unwrap_or_else(|reason| panic!("{name}: {reason}"));
+            preprocess.check().unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(preprocess.interpolation.name(), entry.preprocess.interpolation, "{name}");
+            assert_eq!(preprocess.crop_mode.name(), entry.preprocess.crop_mode, "{name}");
+        }
+    }
 }

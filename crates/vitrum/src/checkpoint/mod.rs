@@ -2,7 +2,11 @@
 //!
 //! [`read`](read::read) turns a file or folder into named [`HostTensor`]s; [`dialect`] and [`keys`] give
 //! them timm's names, [`convert`] their shapes; [`card`] says what model they belong to and how its images
-//! are prepared; [`write`](mod@write) stores them again. Nothing here knows Burn: tensors stay in the host's memory.
+//! are prepared; [`write`](mod@write) stores them again; [`inspect`](mod@inspect) and [`diff`](mod@diff) describe them. All this keeps tensors in
+//! the host's memory and knows nothing of Burn.
+//!
+//! [`apply`](mod@apply) fills a model's parameters with them and reports every difference; [`load`](load::load) goes all
+//! the way from what a user names to a model that answers; `hub` (feature `hub`) fetches what is not here.
 
 pub mod apply;
 pub mod card;

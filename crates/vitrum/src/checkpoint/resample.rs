@@ -1,12 +1,11 @@
 //! Position tables for another grid, patch kernels for another patch size.
 //!
-//! Every method is linear and acts on rows and columns apart, so each is one matrix per axis, computed in
-//! `f64`. They agree with PyTorch's `interpolate` and SciPy's `zoom`; which of them a model was made for is
-//! part of its configuration ([`PosResize`]), since their results differ by a tenth and more.
+//! The matrices are those of [`crate::layers::resample`]; here they act on tensors of a file. Which method a
+//! model was made for is part of its configuration ([`PosResize`]).
 
 use super::HostTensor;
 use super::tensors::{Dtype, TensorError};
-use crate::models::vit::PosResize;
+use crate::layers::resample::{PosResize, axis_weights, resample_grid};
 
 /// Brings a position table `[1, prefix + H·W, D]` from an old grid `[H, W]` to a new one.
 ///
@@ -40,125 +39,10 @@ pub fn resize_pos_embed(
     super::tensors::count(&[new_grid[0], new_grid[1], width, 8])?;
     let values = table.to_f64();
     let (front, cells) = values.split_at(prefix * width);
-    let resized = resize_grid(cells, old_grid, new_grid, width, method);
+    let resized = resample_grid(cells, width, old_grid, new_grid, method);
     let new_rows = prefix + new_grid[0] * new_grid[1];
     let all = [front, &resized].concat();
     HostTensor::from_f64(vec![1, new_rows, width], &all)?.cast(float_or_f32(table.dtype()))
-}
-
-/// Cells `[H, W, D]` to `[H', W', D]`.
-fn resize_grid(cells: &[f64], old: [usize; 2], new: [usize; 2], width: usize, method: PosResize) -> Vec<f64> {
-    let columns = Weights::new(old[1], new[1], method);
-    let rows = Weights::new(old[0], new[0], method);
-    // Columns first, [H, W', D]; then rows.
-    let mut across = vec![0.0; old[0] * new[1] * width];
-    for y in 0..old[0] {
-        for x in 0..new[1] {
-            let target = &mut across[(y * new[1] + x) * width..][..width];
-            for &(from, weight) in columns.taps(x) {
-                add(target, &cells[(y * old[1] + from) * width..][..width], weight);
-            }
-        }
-    }
-    let mut out = vec![0.0; new[0] * new[1] * width];
-    for (y, target) in out.chunks_exact_mut((new[1] * width).max(1)).enumerate() {
-        for &(from, weight) in rows.taps(y) {
-            add(target, &across[from * new[1] * width..][..new[1] * width], weight);
-        }
-    }
-    out
-}
-
-fn add(target: &mut [f64], source: &[f64], weight: f64) {
-    for (t, s) in target.iter_mut().zip(source) {
-        *t += weight * s;
-    }
-}
-
-/// For each new position, the old positions it is made of.
-struct Weights(Vec<Vec<(usize, f64)>>);
-
-impl Weights {
-    /// The matrix of `method` from `old` positions to `new` ones.
-    fn new(old: usize, new: usize, method: PosResize) -> Self {
-        let taps = |i: usize| match method {
-            PosResize::BicubicAntialias => antialias(i, old, new),
-            PosResize::Bicubic => bicubic((i as f64 + 0.5) * (old as f64 / new as f64) - 0.5, old),
-            // interpolate(scale_factor = (new + 0.1) / old) divides by that factor.
-            PosResize::BicubicDino => {
-                let scale = (new as f64 + 0.1) / old as f64;
-                bicubic((i as f64 + 0.5) * (1.0 / scale) - 0.5, old)
-            }
-            PosResize::Bilinear => linear(((i as f64 + 0.5) * (old as f64 / new as f64) - 0.5).max(0.0), old),
-            PosResize::BilinearAligned if new == 1 => vec![(0, 1.0)],
-            PosResize::BilinearAligned => linear(i as f64 * ((old - 1) as f64 / (new - 1) as f64), old),
-            PosResize::Nearest => {
-                // PyTorch computes this index in single precision.
-                let scale = old as f32 / new as f32;
-                vec![((i as f32 * scale).floor() as usize, 1.0)]
-            }
-        };
-        let clamp = |(at, weight): (usize, f64)| (at.min(old - 1), weight);
-        Self((0..new).map(|i| taps(i).into_iter().map(clamp).collect()).collect())
-    }
-
-    fn taps(&self, i: usize) -> &[(usize, f64)] {
-        &self.0[i]
-    }
-
-    /// The same as a dense matrix `[new][old]`.
-    fn dense(&self, old: usize) -> Vec<Vec<f64>> {
-        let row = |taps: &Vec<(usize, f64)>| {
-            let mut row = vec![0.0; old];
-            taps.iter().for_each(|&(at, weight)| row[at] += weight);
-            row
-        };
-        self.0.iter().map(row).collect()
-    }
-}
-
-/// Two neighbours of a position that is not negative.
-fn linear(at: f64, old: usize) -> Vec<(usize, f64)> {
-    let left = (at.floor() as usize).min(old - 1);
-    let share = at - left as f64;
-    vec![(left, 1.0 - share), ((left + 1).min(old - 1), share)]
-}
-
-/// Four neighbours, cubic convolution with `a = -0.75`; beyond the edge the edge is repeated.
-fn bicubic(at: f64, old: usize) -> Vec<(usize, f64)> {
-    let left = at.floor();
-    let share = at - left;
-    (-1..=2)
-        .map(|k: i32| {
-            let from = (left + f64::from(k)).clamp(0.0, (old - 1) as f64) as usize;
-            (from, cubic(f64::from(k) - share, -0.75))
-        })
-        .collect()
-}
-
-/// As Pillow's reducing filter: the kernel widened by the scale, `a = -0.5`, cut at the edge, normalised.
-fn antialias(i: usize, old: usize, new: usize) -> Vec<(usize, f64)> {
-    let scale = old as f64 / new as f64;
-    let widen = scale.max(1.0);
-    let support = 2.0 * widen;
-    let center = scale * (i as f64 + 0.5);
-    let first = (center - support + 0.5).max(0.0) as usize;
-    let last = ((center + support + 0.5) as usize).min(old);
-    let weight = |j: usize| cubic((j as f64 - center + 0.5) / widen, -0.5);
-    let total: f64 = (first..last).map(weight).sum();
-    (first..last).map(|j| (j, weight(j) / total)).collect()
-}
-
-/// Keys' cubic convolution kernel.
-fn cubic(x: f64, a: f64) -> f64 {
-    let x = x.abs();
-    if x < 1.0 {
-        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * a
-    } else {
-        0.0
-    }
 }
 
 /// Brings a patch kernel `[D, C, P, P]` to another patch size such that a resized patch gives the token the
@@ -188,9 +72,11 @@ pub fn resize_patch_embed(
     super::tensors::count(&[out, channels, new[0], new[1], 8])?;
     let singular = || TensorError::shape(format!("that can be resampled to {new:?}"), kernel.shape());
     // The matrix of both axes is the product of one per axis, and so is its pseudo-inverse.
-    let down = pseudo_inverse(&Weights::new(rows, new[0], method).dense(rows)).ok_or_else(singular)?;
-    let across =
-        pseudo_inverse(&Weights::new(columns, new[1], method).dense(columns)).ok_or_else(singular)?;
+    let inverse = |old: usize, new: usize| {
+        let weights = axis_weights(old, new, method);
+        pseudo_inverse(&weights.chunks_exact(old).map(<[f64]>::to_vec).collect()).ok_or_else(singular)
+    };
+    let (down, across) = (inverse(rows, new[0])?, inverse(columns, new[1])?);
     let values = kernel.to_f64();
     let mut resized = Vec::with_capacity(out * channels * new[0] * new[1]);
     for patch in values.chunks_exact(rows * columns) {
@@ -243,14 +129,19 @@ fn solve(mut a: Matrix, mut b: Matrix) -> Option<Matrix> {
         let (a_pivot, b_pivot) = (a[column].clone(), b[column].clone());
         for row in (0..n).filter(|&row| row != column) {
             let factor = a[row][column] / a_pivot[column];
-            add(&mut a[row], &a_pivot, -factor);
-            add(&mut b[row], &b_pivot, -factor);
+            subtract(&mut a[row], &a_pivot, factor);
+            subtract(&mut b[row], &b_pivot, factor);
         }
     }
     for (row, values) in b.iter_mut().enumerate() {
         values.iter_mut().for_each(|v| *v /= a[row][row]);
     }
     Some(b)
+}
+
+/// `row -= factor * other`
+fn subtract(row: &mut [f64], other: &[f64], factor: f64) {
+    row.iter_mut().zip(other).for_each(|(a, b)| *a -= factor * b);
 }
 
 fn float_or_f32(dtype: Dtype) -> Dtype {

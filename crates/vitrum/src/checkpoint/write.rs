@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::dialect::to_huggingface;
 use super::{Dtype, HostTensor, LoadError, ModelCard, TensorMap};
+use crate::data::CropMode;
 use crate::models::vit::{Activation, GlobalPool, PosEmbed, VitConfig, WeightInit};
 
 /// How to write.
@@ -358,28 +359,24 @@ fn torch_dtype(dtype: Dtype) -> Result<&'static str, String> {
 /// `preprocessor_config.json`; `None` when preprocessing is not known.
 fn huggingface_preprocess(card: &ModelCard) -> Result<Option<Value>, String> {
     let Some(p) = &card.preprocess else { return Ok(None) };
-    const FILTERS: [&str; 6] = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
-    let resample = FILTERS
-        .iter()
-        .position(|name| *name == p.interpolation)
-        .ok_or_else(|| format!("interpolation `{}` has no number in Pillow", p.interpolation))?;
     let [_, height, width] = p.input_size;
     let resized = |side: usize| (side as f64 / p.crop_pct).floor() as usize;
     let exact = resized(height) == height && resized(width) == width;
-    let size = match p.crop_mode.as_str() {
-        "squash" => json!({"height": resized(height), "width": resized(width)}),
-        "center" if height == width => json!({"shortest_edge": resized(height)}),
+    let size = match p.crop_mode {
+        CropMode::Squash => json!({"height": resized(height), "width": resized(width)}),
+        CropMode::Center if height == width => json!({"shortest_edge": resized(height)}),
         other => {
+            let mode = other.name();
             return Err(format!(
-                "crop_mode `{other}` at {height} by {width} has no counterpart in transformers"
+                "crop_mode `{mode}` at {height} by {width} has no counterpart in transformers"
             ));
         }
     };
-    let crop = p.crop_mode == "center" || !exact;
+    let crop = p.crop_mode == CropMode::Center || !exact;
     // ViTImageProcessor knows neither crops nor `shortest_edge`; CLIP's knows both.
-    let processor = match (crop, p.crop_mode.as_str()) {
+    let processor = match (crop, p.crop_mode) {
         (false, _) => "ViTImageProcessor",
-        (true, "squash") => "DeiTImageProcessor",
+        (true, CropMode::Squash) => "DeiTImageProcessor",
         (true, _) => "CLIPImageProcessor",
     };
     let mut json = Map::new();
@@ -394,7 +391,7 @@ fn huggingface_preprocess(card: &ModelCard) -> Result<Option<Value>, String> {
     put("image_mean", floats(&p.mean));
     put("image_processor_type", json!(processor));
     put("image_std", floats(&p.std));
-    put("resample", json!(resample));
+    put("resample", json!(p.interpolation.pillow_code()));
     put("rescale_factor", json!(1.0 / 255.0));
     put("size", size);
     Ok(Some(Value::Object(json)))

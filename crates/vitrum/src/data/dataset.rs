@@ -10,7 +10,7 @@
 //! | `.tar`, `.tar.gz` of class folders | in archive order, as a stream, never unpacked | the folder an image lies in |
 //! | CIFAR-10/100 binary: folder, `.bin`, `.tar.gz` | 32 x 32 pixels | `batches.meta.txt`, `fine_label_names.txt` |
 //! | MNIST idx pair, also `.gz` | grey pixels | digits |
-//! | `demo` | drawn by [`DemoSet`](super::demo::DemoSet) | ten shapes |
+//! | `demo` | drawn by [`DemoSet`] | ten shapes |
 
 mod cifar;
 mod class_map;

@@ -130,7 +130,7 @@ pub struct Loader {
     options: LoaderOptions,
     input_size: [usize; 3],
     classes: Vec<String>,
-    count: Option<usize>,
+    num_samples: Option<usize>,
     seen: usize,
     bad: Vec<BadSample>,
     ended: bool,
@@ -149,7 +149,7 @@ impl Loader {
     ) -> Result<Self, LoaderError> {
         check(&options)?;
         preprocess.check()?;
-        let (input_size, classes, count) = (preprocess.input_size, source.classes().to_vec(), source.count());
+        let (input_size, classes) = (preprocess.input_size, source.classes().to_vec());
         let mut loader = Self {
             results: Vec::new(),
             turn: 0,
@@ -157,7 +157,7 @@ impl Loader {
             reader: None,
             input_size,
             classes,
-            count,
+            num_samples: source.count(),
             seen: 0,
             bad: Vec::new(),
             ended: false,
@@ -190,8 +190,8 @@ impl Loader {
     }
 
     /// How many samples the source has, when it knows.
-    pub fn count(&self) -> Option<usize> {
-        self.count
+    pub fn num_samples(&self) -> Option<usize> {
+        self.num_samples
     }
 
     /// Pictures looked at so far, unreadable ones included.
@@ -244,7 +244,7 @@ impl Loader {
     }
 
     fn check_bad(&mut self, at_end: bool) -> Result<(), LoaderError> {
-        let allowed = match (self.options.max_bad, self.count) {
+        let allowed = match (self.options.max_bad, self.num_samples) {
             (MaxBad::Count(count), _) => count,
             (MaxBad::Fraction(share), _) if at_end => (share * self.seen as f64) as usize,
             (MaxBad::Fraction(share), Some(count)) => (share * count as f64) as usize,

@@ -4,7 +4,9 @@
 //! transforms_factory.py`) and the `pretrained_cfg` that comes with its checkpoints. Two hashes agree for every
 //! case tested: the 8-bit picture after cropping, and the normalised 32-bit floats.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::image::RgbImage;
 use super::resize::{Interpolation, Region, ResizeError, resize_region};
@@ -23,6 +25,14 @@ pub enum CropMode {
 }
 
 impl CropMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Center, Self::Squash, Self::Border];
+
+    /// The mode of timm's name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
     /// timm's name of the mode.
     pub fn name(self) -> &'static str {
         match self {
@@ -101,9 +111,12 @@ pub enum PreprocessError {
         /// Height expected.
         input_height: usize,
     },
-    /// A model's `preprocessor_config.json` that has no equal here.
+    /// A `preprocessor_config.json` that is broken.
     #[error("preprocessor_config.json: {0}")]
     HuggingFace(String),
+    /// A `preprocessor_config.json` that does not say all, or asks for what has no equal here.
+    #[error("preprocessor_config.json: preprocessing is not known: {0}")]
+    NotKnown(String),
 }
 
 /// Sides larger than this are taken for a mistake.
@@ -282,128 +295,156 @@ impl Window {
     }
 }
 
-/// The part of Hugging Face's `preprocessor_config.json` that concerns classification.
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct HuggingFace {
-    do_resize: bool,
-    size: serde_json::Value,
-    crop_size: serde_json::Value,
-    do_center_crop: bool,
-    crop_pct: Option<f64>,
-    resample: Option<u8>,
-    do_normalize: bool,
-    do_rescale: bool,
-    rescale_factor: f64,
-    image_mean: Vec<f32>,
-    image_std: Vec<f32>,
-}
-
-impl Default for HuggingFace {
-    fn default() -> Self {
-        Self {
-            do_resize: true,
-            size: serde_json::Value::Null,
-            crop_size: serde_json::Value::Null,
-            do_center_crop: false,
-            crop_pct: None,
-            resample: None,
-            do_normalize: true,
-            do_rescale: true,
-            rescale_factor: 1.0 / 255.0,
-            image_mean: vec![0.5; 3],
-            image_std: vec![0.5; 3],
-        }
-    }
-}
-
 impl Preprocess {
-    /// Reads Hugging Face's `preprocessor_config.json`.
+    /// Reads Hugging Face's `preprocessor_config.json` of a model with `channels` channels.
     ///
     /// A plain resize to `size` (`ViTImageProcessor`) is `squash` without a crop; `shortest_edge` with a centre crop
-    /// (CLIP, ConvNeXT) is `center`; `height` and `width` with a centre crop (DeiT) is `squash` with one. Hugging
-    /// Face rounds an odd margin down, timm to even, so a crop may lie one pixel aside.
+    /// (CLIP) or `crop_pct` (ConvNeXT) is `center`; `height` and `width` with a centre crop (DeiT) is `squash` with
+    /// one. Hugging Face rounds an odd margin down, timm to even, so a crop may lie one pixel aside. Nothing is
+    /// guessed: processors differ in their defaults, so a file must state size, filter, mean and deviation.
     ///
     /// # Errors
-    /// [`PreprocessError::HuggingFace`] when the file is not understood or has no equal here.
-    pub fn from_huggingface(json: &str) -> Result<Self, PreprocessError> {
-        let wrong = |what: String| PreprocessError::HuggingFace(what);
-        let config: HuggingFace = serde_json::from_str(json).map_err(|error| wrong(error.to_string()))?;
-        if !config.do_resize || !config.do_rescale || (config.rescale_factor * 255.0 - 1.0).abs() > 1e-6 {
-            return Err(wrong("expected do_resize, and do_rescale with the factor 1/255".into()));
+    /// [`PreprocessError::HuggingFace`] when the file is broken, [`PreprocessError::NotKnown`] when it leaves
+    /// something open or has no equal here, and those of [`check`](Self::check).
+    pub fn from_huggingface(json: &str, channels: usize) -> Result<Self, PreprocessError> {
+        let fields: Map<String, Value> =
+            serde_json::from_str(json).map_err(|error| PreprocessError::HuggingFace(error.to_string()))?;
+        let fields = HuggingFace(fields);
+        if !matches!(channels, 1 | 3) {
+            return Err(PreprocessError::NotKnown(format!(
+                "images of {channels} channels are not made here"
+            )));
         }
-        let size = HfSize::read(&config.size)
-            .ok_or_else(|| wrong(format!("size {} is not understood", config.size)))?;
-        let crop = HfSize::read(&config.crop_size);
-        let (crop_mode, input, crop_pct) = match (size, config.do_center_crop, crop) {
-            (HfSize::Sides(sides), false, _) => (CropMode::Squash, sides, 1.0),
-            (HfSize::Sides([h, w]), true, Some(crop)) => {
-                let [crop_h, crop_w] = crop.sides();
-                if crop_h * w != crop_w * h {
-                    return Err(wrong(format!(
-                        "size {h} x {w} and crop {crop_h} x {crop_w} differ in shape"
-                    )));
-                }
-                (CropMode::Squash, [crop_h, crop_w], crop_h as f64 / h as f64)
+        for key in ["do_resize", "do_rescale"] {
+            if fields.get::<bool>(key)? == Some(false) {
+                return Err(PreprocessError::NotKnown(format!("`{key}` is false")));
             }
-            (HfSize::ShortestEdge(edge), true, Some(crop)) => {
-                let [crop_h, crop_w] = crop.sides();
-                if crop_h != crop_w {
-                    return Err(wrong(format!(
-                        "a crop of {crop_h} x {crop_w} after shortest_edge is not square"
-                    )));
-                }
-                (CropMode::Center, [crop_h, crop_w], crop_h as f64 / edge as f64)
-            }
-            // ConvNextImageProcessor: below 384 resize to size / crop_pct and crop, from 384 on squash.
-            (HfSize::ShortestEdge(edge), false, _) if edge < 384 && config.crop_pct.is_some() => {
-                (CropMode::Center, [edge, edge], config.crop_pct.unwrap_or(0.875))
-            }
-            (HfSize::ShortestEdge(edge), false, _) if config.crop_pct.is_some() => {
-                (CropMode::Squash, [edge, edge], 1.0)
-            }
-            _ => return Err(wrong("size and crop_size do not lead to one fixed input size".into())),
+        }
+        let rescale: f64 = fields.get("rescale_factor")?.unwrap_or(1.0 / 255.0);
+        if (rescale * 255.0 - 1.0).abs() > 1e-6 {
+            let why = format!("`rescale_factor` is {rescale}, only 1/255 is known");
+            return Err(PreprocessError::NotKnown(why));
+        }
+        let (crop_mode, [height, width], crop_pct) = fields.geometry()?;
+        let interpolation = fields.interpolation()?;
+        let (mean, std) = match fields.get("do_normalize")? {
+            Some(false) => (vec![0.0; channels], vec![1.0; channels]),
+            _ => (fields.per_channel("image_mean", channels)?, fields.per_channel("image_std", channels)?),
         };
-        let interpolation = match config.resample {
-            Some(0) => Interpolation::Nearest,
-            Some(1) => Interpolation::Lanczos,
-            None | Some(2) => Interpolation::Bilinear,
-            Some(3) => Interpolation::Bicubic,
-            Some(4) => Interpolation::Box,
-            Some(5) => Interpolation::Hamming,
-            Some(other) => return Err(wrong(format!("resample {other} is not one of Pillow's 0 to 5"))),
-        };
-        let (mean, std) = if config.do_normalize {
-            (config.image_mean, config.image_std)
-        } else {
-            (vec![0.0; 3], vec![1.0; 3])
-        };
-        let input_size = [mean.len(), input[0], input[1]];
+        let input_size = [channels, height, width];
         let preprocess = Self { input_size, interpolation, crop_pct, crop_mode, mean, std };
         preprocess.check()?;
         Ok(preprocess)
     }
 }
 
-/// `224`, `{"height": 224, "width": 224}` or `{"shortest_edge": 224}`.
+/// The fields of a `preprocessor_config.json`.
+struct HuggingFace(Map<String, Value>);
+
+impl HuggingFace {
+    /// A field that is there and not null.
+    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, PreprocessError> {
+        let Some(value) = self.0.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
+        let wrong = |error| PreprocessError::HuggingFace(format!("`{key}`: {error}"));
+        T::deserialize(value).map(Some).map_err(wrong)
+    }
+
+    fn required<T: DeserializeOwned>(&self, key: &str) -> Result<T, PreprocessError> {
+        self.get(key)?.ok_or_else(|| PreprocessError::NotKnown(format!("`{key}` is missing")))
+    }
+
+    /// How the shape is matched, height and width of the input, and the share that a crop keeps.
+    fn geometry(&self) -> Result<(CropMode, [usize; 2], f64), PreprocessError> {
+        let size = HfSize::read("size", &self.required("size")?)?;
+        let crop_pct: Option<f64> = self.get("crop_pct")?;
+        let crop = match self.get("do_center_crop")? {
+            Some(true) => Some(HfSize::read("crop_size", &self.required("crop_size")?)?.sides()),
+            _ => None,
+        };
+        let differ = |[h, w]: [usize; 2], [crop_h, crop_w]: [usize; 2]| {
+            let why = format!("a size of {h} x {w} and a crop of {crop_h} x {crop_w} differ in shape");
+            Err(PreprocessError::NotKnown(why))
+        };
+        Ok(match (size, crop, crop_pct) {
+            (HfSize::Sides(sides), None, _) => (CropMode::Squash, sides, 1.0),
+            (HfSize::Sides(sides @ [h, w]), Some(crop), _) if crop[0] * w != crop[1] * h => {
+                return differ(sides, crop);
+            }
+            (HfSize::Sides([h, _]), Some(crop), _) => (CropMode::Squash, crop, share(crop[0], h)),
+            (HfSize::ShortestEdge(edge), Some(crop), _) if crop[0] != crop[1] => {
+                return differ([edge, edge], crop);
+            }
+            (HfSize::ShortestEdge(edge), Some(crop), _) => (CropMode::Center, crop, share(crop[0], edge)),
+            // ConvNextImageProcessor: below 384 resize to size / crop_pct and crop, from 384 on squash.
+            (HfSize::ShortestEdge(edge), None, Some(pct)) if edge < 384 => {
+                (CropMode::Center, [edge, edge], pct)
+            }
+            (HfSize::ShortestEdge(edge), None, Some(_)) => (CropMode::Squash, [edge, edge], 1.0),
+            (HfSize::ShortestEdge(_), None, None) => {
+                let why = "`shortest_edge` without a crop leads to no fixed size";
+                return Err(PreprocessError::NotKnown(why.into()));
+            }
+        })
+    }
+
+    /// Pillow's number of a filter, or its name.
+    fn interpolation(&self) -> Result<Interpolation, PreprocessError> {
+        let value: Value = self.required("resample")?;
+        let found = match &value {
+            Value::String(name) => Interpolation::of_name(&name.to_lowercase()),
+            code => code.as_u64().and_then(Interpolation::of_pillow_code),
+        };
+        let wrong = || format!("`resample` is {value}, expected the number of a filter of Pillow, 0 to 5");
+        found.ok_or_else(|| PreprocessError::HuggingFace(wrong()))
+    }
+
+    /// A number for every channel, or one for all.
+    fn per_channel(&self, key: &str, channels: usize) -> Result<Vec<f32>, PreprocessError> {
+        match self.required(key)? {
+            Value::Array(values) if values.len() != 1 => self.required(key),
+            Value::Array(_) => Ok(self.required::<Vec<f32>>(key)?.repeat(channels)),
+            _ => Ok(vec![self.required(key)?; channels]),
+        }
+    }
+}
+
+/// `crop / size` such that `floor(crop / share)` is `size` again.
+fn share(crop: usize, size: usize) -> f64 {
+    let exact = crop as f64 / size as f64;
+    if (crop as f64 / exact).floor() as usize == size { exact } else { crop as f64 / (size as f64 + 0.5) }
+}
+
+/// `224`, `[224, 224]`, `{"height": 224, "width": 224}` or `{"shortest_edge": 224}`.
 enum HfSize {
     Sides([usize; 2]),
     ShortestEdge(usize),
 }
 
 impl HfSize {
-    fn read(value: &serde_json::Value) -> Option<Self> {
-        let number = |value: &serde_json::Value| {
+    fn read(key: &str, value: &Value) -> Result<Self, PreprocessError> {
+        let side = |value: &Value| {
             let side = usize::try_from(value.as_u64()?).ok()?;
             (1..=MAX_INPUT_SIDE).contains(&side).then_some(side)
         };
-        if let Some(side) = number(value) {
-            return Some(Self::Sides([side, side]));
-        }
-        match value.get("shortest_edge") {
-            Some(edge) => number(edge).map(Self::ShortestEdge),
-            None => Some(Self::Sides([number(value.get("height")?)?, number(value.get("width")?)?])),
-        }
+        let sides = |height, width| Some(Self::Sides([side(height)?, side(width)?]));
+        let found = match value {
+            Value::Array(values) if values.len() == 2 => sides(&values[0], &values[1]),
+            Value::Object(fields) => {
+                match (fields.get("height"), fields.get("width"), fields.get("shortest_edge")) {
+                    (Some(height), Some(width), _) => sides(height, width),
+                    (_, _, Some(edge)) => side(edge).map(Self::ShortestEdge),
+                    _ => None,
+                }
+            }
+            value => sides(value, value),
+        };
+        found.ok_or_else(|| {
+            let mut found = value.to_string();
+            found.truncate(found.floor_char_boundary(80));
+            PreprocessError::HuggingFace(format!(
+                "`{key}` is {found}, expected height and width, or shortest_edge"
+            ))
+        })
     }
 
     fn sides(&self) -> [usize; 2] {

@@ -52,6 +52,28 @@ impl Interpolation {
         }
     }
 
+    /// The filter of timm's name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|filter| filter.name() == name)
+    }
+
+    /// Pillow's number of the filter, which Hugging Face writes.
+    pub fn pillow_code(self) -> u8 {
+        match self {
+            Self::Nearest => 0,
+            Self::Lanczos => 1,
+            Self::Bilinear => 2,
+            Self::Bicubic => 3,
+            Self::Box => 4,
+            Self::Hamming => 5,
+        }
+    }
+
+    /// The filter of Pillow's number.
+    pub fn of_pillow_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|filter| u64::from(filter.pillow_code()) == code)
+    }
+
     fn support(self) -> f64 {
         match self {
             Self::Nearest => 0.0,

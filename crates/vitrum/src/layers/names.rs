@@ -1,4 +1,4 @@
-//! From a parameter's place in a module to its key in a checkpoint.
+//! From a parameter's place in a module to its key in a checkpoint; patterns of keys and names.
 
 /// The path of the parameter being visited. Two things are left out, so that paths are timm's keys:
 /// the variant of an enum (`Model::Vit`) and the field `position`, whose tables timm keeps at the top.
@@ -31,5 +31,65 @@ impl KeyPath {
     pub fn is_linear_weight(&self) -> bool {
         self.containers.last().is_some_and(|container| container == "Struct:Linear")
             && self.parts.last().is_some_and(|part| part.as_deref() == Some("weight"))
+    }
+}
+
+/// Whether `text` is `pattern`, in which each `*` stands for any text, also none.
+pub fn wildcard(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(last) = parts.next_back() else { return pattern == text };
+    let Some(mut rest) = text.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else {
+        return false;
+    };
+    parts.all(|part| match rest.split_once(part) {
+        Some((_, after)) => {
+            rest = after;
+            true
+        }
+        None => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wildcard;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        let matching = [
+            ("head.weight", "head.weight"),
+            ("", ""),
+            ("*", ""),
+            ("*", "anything"),
+            ("**", "anything"),
+            ("head.*", "head.weight"),
+            ("head.*", "head."),
+            ("*.bias", "blocks.0.attn.qkv.bias"),
+            ("blocks.*.bias", "blocks.0.attn.qkv.bias"),
+            ("blocks.*.attn.*.bias", "blocks.0.attn.qkv.bias"),
+            ("*attn*", "blocks.0.attn.qkv.bias"),
+            ("*ab", "abab"),
+            ("*ab*ab", "xabyab"),
+            ("*ü*", "grüße"),
+        ];
+        for (pattern, text) in matching {
+            assert!(wildcard(pattern, text), "{pattern} is {text}");
+        }
+        let other = [
+            ("head", "head.weight"),
+            ("weight", "head.weight"),
+            ("", "x"),
+            ("head.*", "head"),
+            ("*.bias", "blocks.0.bias_x"),
+            ("blocks.*.bias", "blocks.bias"),
+            ("*attn*qkv*attn*", "blocks.0.attn.qkv.bias"),
+            ("a*a", "a"),
+            ("ab*ba", "aba"),
+            ("*aab*ab", "aab"),
+        ];
+        for (pattern, text) in other {
+            assert!(!wildcard(pattern, text), "{pattern} is not {text}");
+        }
     }
 }

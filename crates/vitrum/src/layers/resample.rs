@@ -1,8 +1,9 @@
 //! Bringing a table of positions to another grid.
 //!
 //! Every method is linear and separable, so it is two small matrices, one per axis. They are made
-//! here in f64, the same way for a checkpoint on its way in and for a model that meets an image of
-//! another size. Sources: PyTorch's `upsample` kernels, `scipy.ndimage.zoom`.
+//! here in f64, the same way for a checkpoint on its way in, for a model that meets an image of
+//! another size, and for patch kernels of another size. Sources: PyTorch's `upsample` kernels,
+//! `scipy.ndimage.zoom`.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ pub enum PosResize {
     Nearest,
 }
 
-/// The matrix `[new, old]` (row-major) that resamples one axis of `old` samples to `new`.
+/// The matrix `[new, old]` (row-major) that resamples one axis of `old` samples, at least one, to `new`.
 pub fn axis_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
     let mut weights = vec![0.0; new * old];
     for (i, row) in weights.chunks_exact_mut(old).enumerate() {
@@ -83,16 +84,21 @@ fn taps(i: usize, old: usize, new: usize, method: PosResize) -> Vec<(usize, f64)
     match method {
         PosResize::BicubicAntialias => antialiased(centre * ratio, ratio, old),
         PosResize::Bicubic => cubic(centre * ratio - 0.5, old),
-        PosResize::BicubicDino => cubic(centre * (old as f64 / (new as f64 + 0.1)) - 0.5, old),
+        // interpolate(scale_factor = (new + 0.1) / old) divides by that factor.
+        PosResize::BicubicDino => cubic(centre * (1.0 / ((new as f64 + 0.1) / old as f64)) - 0.5, old),
         PosResize::Bilinear => linear((centre * ratio - 0.5).max(0.0), old),
         PosResize::BilinearAligned if new > 1 => {
-            linear(i as f64 * (old as f64 - 1.0) / (new as f64 - 1.0), old)
+            linear(i as f64 * ((old - 1) as f64 / (new - 1) as f64), old)
         }
         PosResize::BilinearAligned => linear(0.0, old),
-        PosResize::Nearest => vec![((i * old / new).min(old - 1), 1.0)],
+        // PyTorch computes this index in single precision.
+        PosResize::Nearest => {
+            vec![(((i as f32 * (old as f32 / new as f32)) as usize).min(old - 1), 1.0)]
+        }
     }
 }
 
+/// Two neighbours of a position that is not negative.
 fn linear(at: f64, old: usize) -> Vec<(usize, f64)> {
     let first = (at.floor() as usize).min(old - 1);
     let share = at - first as f64;

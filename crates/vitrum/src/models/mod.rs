@@ -16,11 +16,11 @@ pub use vit::{Vit, VitConfig};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// A field, alone or beside another, makes no model.
-    #[error("{field}: {reason}")]
+    #[error("{field} {reason}")]
     Field {
         /// The field's name, as timm spells it.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with it; a sentence that begins with the field.
         reason: String,
     },
     /// No model has this name.

@@ -1,5 +1,8 @@
 //! The walk from image to logits: the shape, the parameters and the multiplications of every layer,
 //! from the configuration alone.
+//!
+//! Counted in `u64`. The bounds of [`VitConfig::validate`] keep parameters far below its end (the largest
+//! tensor has 2^54 values, the largest block 2^47); multiply-accumulates stop at the end.
 
 use serde::Serialize;
 
@@ -50,18 +53,19 @@ impl ModelConfig {
 struct Steps(Vec<Step>);
 
 impl Steps {
-    fn add(&mut self, name: &str, what: String, shape: &[usize], params: usize, macs: u64) {
-        let shape = shape.to_vec();
-        self.0.push(Step { name: name.into(), what, shape, params: params as u64, macs, repeat: 1 });
+    fn add(&mut self, name: &str, what: String, shape: &[u64], params: u64, macs: u64) {
+        let shape = shape.iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
+        self.0.push(Step { name: name.into(), what, shape, params, macs, repeat: 1 });
     }
 }
 
 fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
     config.validate()?;
-    let VitConfig { img_size: [h, w], patch_size: [p, q], in_chans: c, embed_dim: d, .. } = *config;
-    let [gh, gw] = config.grid();
-    let (n, prefix) = (gh * gw, config.num_prefix_tokens());
-    let t = n + prefix;
+    let ([h, w], [p, q]) = (config.img_size.map(long), config.patch_size.map(long));
+    let (c, d) = (long(config.in_chans), long(config.embed_dim));
+    let [gh, gw] = config.grid().map(long);
+    let n = gh * gw;
+    let t = num_tokens(config);
 
     let mut steps = Steps(Vec::new());
     steps.add("image", "C × H × W".into(), &[c, h, w], 0, 0);
@@ -79,7 +83,7 @@ fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
         steps.add("cls_token", "class token in front".into(), &[n + 1, d], d, 0);
     }
     if config.reg_tokens > 0 {
-        let registers = config.reg_tokens;
+        let registers = long(config.reg_tokens);
         steps.add("reg_token", format!("{registers} registers after it"), &[t, d], registers * d, 0);
     }
     position(config, &mut steps);
@@ -89,7 +93,7 @@ fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
     let before = steps.0.len();
     block(config, t, &mut steps);
     steps.0[before..].iter_mut().for_each(|step| step.repeat = config.depth);
-    if config.pos_embed == PosEmbed::Cpe && config.depth > 0 {
+    if config.pos_embed == PosEmbed::Cpe {
         let params = 9 * d + d;
         steps.add(
             "pos_block.0",
@@ -104,48 +108,55 @@ fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
     }
     head(config, t, &mut steps);
 
-    let total = |of: fn(&Step) -> u64| steps.0.iter().map(|step| of(step) * step.repeat as u64).sum();
+    let total = |of: fn(&Step) -> u64| {
+        let all = steps.0.iter().map(|step| of(step).saturating_mul(long(step.repeat)));
+        all.fold(0, u64::saturating_add)
+    };
     let (params, macs) = (total(|step| step.params), total(|step| step.macs));
-    Ok(Walk { steps: steps.0.into_iter().filter(|step| step.repeat > 0).collect(), params, macs })
+    Ok(Walk { steps: steps.0, params, macs })
+}
+
+fn long(n: usize) -> u64 {
+    n as u64
+}
+
+/// `T`
+fn num_tokens(config: &VitConfig) -> u64 {
+    let [gh, gw] = config.grid().map(long);
+    gh * gw + long(config.num_prefix_tokens())
 }
 
 fn position(config: &VitConfig, steps: &mut Steps) {
-    let (d, [gh, gw]) = (config.embed_dim, config.grid());
-    let t = gh * gw + config.num_prefix_tokens();
-    let rows = gh * gw + config.prefix_rows();
+    let (d, a, [gh, gw]) = (long(config.embed_dim), long(config.num_heads), config.grid().map(long));
+    let (t, prefix_rows) = (num_tokens(config), long(config.prefix_rows()));
+    let rows = gh * gw + prefix_rows;
     match config.pos_embed {
         PosEmbed::Learn => steps.add("pos_embed", "learned positions".into(), &[t, d], rows * d, 0),
         PosEmbed::Learn2d => {
-            let params = gw * (d / 2) + gh * (d - d / 2) + config.prefix_rows() * d;
+            let params = gw * (d / 2) + gh * (d - d / 2) + prefix_rows * d;
             steps.add("pos_embed", "learned columns and rows".into(), &[t, d], params, 0);
         }
         fixed if fixed.is_fixed() => {
             steps.add("pos_embed", "fixed sinusoids".into(), &[t, d], rows * d, 0);
         }
         PosEmbed::RelBiasShared => {
-            let params = config.num_heads * relative_rows(config);
-            steps.add(
-                "shared_rel_pos",
-                "one bias per head and offset".into(),
-                &[config.num_heads, t, t],
-                params,
-                0,
-            );
+            let params = a * relative_rows(config);
+            steps.add("shared_rel_pos", "one bias per head and offset".into(), &[a, t, t], params, 0);
         }
         _ => {}
     }
 }
 
-fn relative_rows(config: &VitConfig) -> usize {
-    let [gh, gw] = config.grid();
+fn relative_rows(config: &VitConfig) -> u64 {
+    let [gh, gw] = config.grid().map(long);
     (2 * gh - 1) * (2 * gw - 1) + if config.num_prefix_tokens() > 0 { 3 } else { 0 }
 }
 
-fn block(config: &VitConfig, t: usize, steps: &mut Steps) {
-    let (d, a, f) = (config.embed_dim, config.num_heads, config.mlp_hidden_dim());
+fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
+    let [d, a, f] = [config.embed_dim, config.num_heads, config.mlp_hidden_dim()].map(long);
     let e = d / a;
     let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };
-    let proj_bias = usize::from(config.proj_bias);
+    let proj_bias = u64::from(config.proj_bias);
     steps.add("blocks.N.norm1", "LayerNorm".into(), &[t, d], 2 * d, 0);
     steps.add(
         "blocks.N.attn.qkv",
@@ -192,15 +203,15 @@ fn block(config: &VitConfig, t: usize, steps: &mut Steps) {
     scale(steps, "blocks.N.ls2");
 }
 
-fn head(config: &VitConfig, t: usize, steps: &mut Steps) {
-    let (d, f, k) = (config.embed_dim, config.mlp_hidden_dim(), config.num_classes);
+fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
+    let [d, f, k] = [config.embed_dim, config.mlp_hidden_dim(), config.num_classes].map(long);
     match config.global_pool {
         GlobalPool::Token => steps.add("pool", "the class token".into(), &[d], 0, 0),
         GlobalPool::Avg => steps.add("pool", "mean over tokens".into(), &[d], 0, 0),
         GlobalPool::Max => steps.add("pool", "maximum over tokens".into(), &[d], 0, 0),
         GlobalPool::Avgmax => steps.add("pool", "half of mean and maximum".into(), &[d], 0, 0),
         GlobalPool::Map => {
-            let pooled = if config.pool_include_prefix { t } else { t - config.num_prefix_tokens() };
+            let pooled = if config.pool_include_prefix { t } else { t - long(config.num_prefix_tokens()) };
             let params = d + (d * d + d) + (2 * d * d + 2 * d) + (d * d + d) + 2 * d + (2 * d * f + f + d);
             let macs = product(1, d, d)
                 + product(pooled, d, 2 * d)
@@ -213,7 +224,7 @@ fn head(config: &VitConfig, t: usize, steps: &mut Steps) {
     if config.final_norm && config.use_fc_norm() {
         steps.add("fc_norm", "LayerNorm".into(), &[d], 2 * d, 0);
     }
-    let width = config.representation_size.unwrap_or(d);
+    let width = config.representation_size.map_or(d, long);
     if config.representation_size.is_some() {
         let what = format!("tanh(linear {d} → {width})");
         steps.add("pre_logits", what, &[width], d * width + width, product(1, d, width));
@@ -224,6 +235,6 @@ fn head(config: &VitConfig, t: usize, steps: &mut Steps) {
 }
 
 /// Multiply-accumulates of `[rows, inner] · [inner, columns]`.
-fn product(rows: usize, inner: usize, columns: usize) -> u64 {
-    rows as u64 * inner as u64 * columns as u64
+fn product(rows: u64, inner: u64, columns: u64) -> u64 {
+    rows.saturating_mul(inner).saturating_mul(columns)
 }

@@ -175,79 +175,87 @@ impl VitConfig {
         self.final_norm && !self.use_fc_norm()
     }
 
-    /// Checks what no tensor could be built from.
+    /// Checks that a model can be built from this, and that its size is that of a model.
     ///
     /// # Errors
     /// The first field, or pair of fields, that makes no model.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let refuse = |field: &'static str, reason: String| Err(ConfigError::Field { field, reason });
-        let at_least_one = [
-            ("img_size", self.img_size[0].min(self.img_size[1])),
-            ("patch_size", self.patch_size[0].min(self.patch_size[1])),
-            ("in_chans", self.in_chans),
-            ("embed_dim", self.embed_dim),
-            ("num_heads", self.num_heads),
-            ("mlp_ratio", self.mlp_hidden_dim()),
-            ("representation_size", self.representation_size.unwrap_or(1)),
-        ];
-        for (field, value) in at_least_one {
-            if value == 0 {
-                return refuse(field, "must be at least 1".into());
+        self.check_sizes()?;
+        self.check_numbers()?;
+        self.check_parts()
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let ([h, w], [p, q]) = (self.img_size, self.patch_size);
+        let (d, a) = (self.embed_dim, self.num_heads);
+        for (field, value, least, most) in [
+            ("img_size", h, 1, MAX_SIDE),
+            ("img_size", w, 1, MAX_SIDE),
+            ("patch_size", p, 1, MAX_SIDE),
+            ("patch_size", q, 1, MAX_SIDE),
+            ("in_chans", self.in_chans, 1, MAX_CHANNELS),
+            ("num_classes", self.num_classes, 0, MAX_CLASSES),
+            ("embed_dim", d, 1, MAX_WIDTH),
+            ("depth", self.depth, 1, MAX_DEPTH),
+            ("num_heads", a, 1, MAX_WIDTH),
+            ("reg_tokens", self.reg_tokens, 0, MAX_REGISTERS),
+            ("representation_size", self.representation_size.unwrap_or(1), 1, MAX_WIDTH),
+        ] {
+            if !(least..=most).contains(&value) {
+                return refuse(field, format!("is {value}, expected {least} to {most}"));
             }
-            if value > MAX_SIZE {
-                return refuse(field, format!("{value} is beyond {MAX_SIZE}"));
-            }
         }
-        if self.depth > MAX_DEPTH {
-            return refuse("depth", format!("{} is beyond {MAX_DEPTH}", self.depth));
-        }
-        if self.num_classes > MAX_CLASSES {
-            return refuse("num_classes", format!("{} is beyond {MAX_CLASSES}", self.num_classes));
-        }
-        if self.reg_tokens > MAX_SIZE {
-            return refuse("reg_tokens", format!("{} is beyond {MAX_SIZE}", self.reg_tokens));
-        }
-        if !self.mlp_ratio.is_finite() {
-            return refuse("mlp_ratio", "must be a finite number".into());
-        }
-        if !self.embed_dim.is_multiple_of(self.num_heads) {
-            let (d, a) = (self.embed_dim, self.num_heads);
-            return refuse("num_heads", format!("embed_dim {d} is not divisible by {a} heads"));
+        if !d.is_multiple_of(a) {
+            return refuse("embed_dim", format!("{d} is not a multiple of num_heads {a}"));
         }
         if self.grid().contains(&0) {
-            let ([h, w], [p, q]) = (self.img_size, self.patch_size);
-            return refuse("patch_size", format!("an image of {h}x{w} holds no patch of {p}x{q}"));
+            return refuse("img_size", format!("{h}x{w} holds no patch of {p}x{q}"));
         }
-        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
-            return refuse("norm_eps", format!("{} is not a small positive number", self.norm_eps));
-        }
-        if self.global_pool == GlobalPool::Token && !self.class_token {
-            return refuse("global_pool", "token pooling needs class_token".into());
-        }
-        if matches!(self.pos_embed, PosEmbed::SinCos2dMae | PosEmbed::SinCos2dBigVision)
-            && (!self.embed_dim.is_multiple_of(4) || self.embed_dim < 8)
-        {
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let (ratio, hidden) = (self.mlp_ratio, self.mlp_hidden_dim());
+        if !(ratio > 0.0 && ratio <= 64.0 && (1..=MAX_WIDTH).contains(&hidden)) {
             return refuse(
-                "pos_embed",
-                format!("2-D sin-cos needs embed_dim divisible by 4, got {}", self.embed_dim),
+                "mlp_ratio",
+                format!("is {ratio}, expected a positive number up to 64 and an MLP 1 to {MAX_WIDTH} wide"),
             );
         }
-        let relative = matches!(self.pos_embed, PosEmbed::RelBias | PosEmbed::RelBiasShared);
-        if relative && self.num_prefix_tokens() > 1 {
-            return refuse("pos_embed", "a relative bias knows one prefix token at most".into());
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return refuse("norm_eps", format!("is {}, expected a small positive number", self.norm_eps));
         }
-        let rates = [
+        if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
+            return refuse("init_values", format!("is {value}, expected a finite number"));
+        }
+        for (field, rate) in [
             ("drop_rate", self.drop_rate),
             ("pos_drop_rate", self.pos_drop_rate),
             ("patch_drop_rate", self.patch_drop_rate),
             ("proj_drop_rate", self.proj_drop_rate),
             ("attn_drop_rate", self.attn_drop_rate),
             ("drop_path_rate", self.drop_path_rate),
-        ];
-        for (field, rate) in rates {
+        ] {
             if !(0.0..1.0).contains(&rate) {
-                return refuse(field, format!("{rate} is not in [0, 1)"));
+                return refuse(field, format!("is {rate}, expected 0 up to but not 1"));
             }
+        }
+        Ok(())
+    }
+
+    fn check_parts(&self) -> Result<(), ConfigError> {
+        if self.global_pool == GlobalPool::Token && !self.class_token {
+            return refuse("global_pool", "`token` needs a class token".into());
+        }
+        if matches!(self.pos_embed, PosEmbed::SinCos2dMae | PosEmbed::SinCos2dBigVision)
+            && (!self.embed_dim.is_multiple_of(4) || self.embed_dim < 8)
+        {
+            let d = self.embed_dim;
+            return refuse("pos_embed", format!("2-D sin-cos needs an embed_dim of 8, 12, 16, …, found {d}"));
+        }
+        let relative = matches!(self.pos_embed, PosEmbed::RelBias | PosEmbed::RelBiasShared);
+        if relative && self.num_prefix_tokens() > 1 {
+            return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());
         }
         Ok(())
     }
@@ -318,12 +326,22 @@ impl VitConfig {
     }
 }
 
-/// Largest side, width or count that a configuration may name.
-const MAX_SIZE: usize = 1 << 16;
+/// Longest side of an image or a patch, in pixels.
+const MAX_SIDE: usize = 1 << 14;
+/// Most channels of an image.
+const MAX_CHANNELS: usize = 1 << 10;
+/// Largest width of tokens, MLP and hidden layer of the head.
+const MAX_WIDTH: usize = 1 << 16;
 /// Most blocks.
-const MAX_DEPTH: usize = 4096;
+const MAX_DEPTH: usize = 1000;
+/// Most register tokens.
+const MAX_REGISTERS: usize = 1 << 12;
 /// Most classes.
 const MAX_CLASSES: usize = 1 << 20;
+
+fn refuse(field: &'static str, reason: String) -> Result<(), ConfigError> {
+    Err(ConfigError::Field { field, reason })
+}
 
 /// Linear and tanh between pooling and head (paper, section 3.1).
 #[derive(Module, Debug)]

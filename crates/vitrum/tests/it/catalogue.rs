@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Value;
+use vitrum::models::vit::{GlobalPool, PosEmbed, VitConfig};
 use vitrum::models::{ConfigError, ModelConfig, catalogue};
 
 fn golden() -> Value {
@@ -79,6 +80,80 @@ fn walk_of_patches_of_32() {
     let walk = ModelConfig::Vit(config).walk().unwrap();
     let shapes: Vec<&[usize]> = walk.steps[1..4].iter().map(|step| step.shape.as_slice()).collect();
     assert_eq!(shapes, [&[64, 3072], &[64, 1024], &[65, 1024]]);
+}
+
+/// The largest of everything that a file may state is counted; one more is refused by name.
+#[test]
+fn absurd_configurations_are_counted_or_refused() {
+    let largest = VitConfig {
+        img_size: [1 << 14; 2],
+        patch_size: [1; 2],
+        in_chans: 1 << 10,
+        embed_dim: 1 << 16,
+        depth: 1000,
+        num_heads: 1 << 16,
+        mlp_ratio: 1.0,
+        num_classes: 1 << 20,
+        representation_size: Some(1 << 16),
+        pos_embed: PosEmbed::RelBias,
+        global_pool: GlobalPool::Map,
+        ..VitConfig::default()
+    };
+    let walk = ModelConfig::Vit(largest.clone()).walk().unwrap();
+    // A thousand tables of (2·2^14 - 1)^2 + 3 offsets and 2^16 heads are most of it.
+    let tables = 1000 * (((1u64 << 15) - 1).pow(2) + 3) * (1 << 16);
+    assert!(walk.params > tables && walk.params < tables + (1 << 50), "{}", walk.params);
+    assert_eq!(walk.macs, u64::MAX, "more than can be counted");
+    let kernel =
+        VitConfig { patch_size: [1 << 14; 2], pos_embed: PosEmbed::Learn, depth: 1, ..largest.clone() };
+    assert!(ModelConfig::Vit(kernel).walk().unwrap().params > 1 << 54);
+
+    let max = usize::MAX;
+    let rate = |drop_rate| VitConfig { drop_rate, ..VitConfig::default() };
+    let ratio = |mlp_ratio| VitConfig { mlp_ratio, ..VitConfig::default() };
+    let eps = |norm_eps| VitConfig { norm_eps, ..VitConfig::default() };
+    let default = VitConfig::default;
+    for (config, field) in [
+        (VitConfig { img_size: [max, 16], ..default() }, "img_size"),
+        (VitConfig { img_size: [(1 << 14) + 1, 16], ..default() }, "img_size"),
+        (VitConfig { img_size: [224, 15], ..default() }, "img_size"),
+        (VitConfig { patch_size: [0, 16], ..default() }, "patch_size"),
+        (VitConfig { patch_size: [16, max], ..default() }, "patch_size"),
+        (VitConfig { in_chans: max, ..default() }, "in_chans"),
+        (VitConfig { num_classes: max, ..default() }, "num_classes"),
+        (VitConfig { embed_dim: max, ..default() }, "embed_dim"),
+        (VitConfig { embed_dim: 0, ..default() }, "embed_dim"),
+        (VitConfig { embed_dim: 770, ..default() }, "embed_dim"),
+        (VitConfig { num_heads: 0, ..default() }, "num_heads"),
+        (VitConfig { num_heads: max, ..default() }, "num_heads"),
+        (VitConfig { depth: 0, ..default() }, "depth"),
+        (VitConfig { depth: max, ..default() }, "depth"),
+        (VitConfig { reg_tokens: max, ..default() }, "reg_tokens"),
+        (VitConfig { representation_size: Some(0), ..default() }, "representation_size"),
+        (VitConfig { representation_size: Some(max), ..default() }, "representation_size"),
+        (VitConfig { init_values: Some(f64::NAN), ..default() }, "init_values"),
+        (VitConfig { class_token: false, ..default() }, "global_pool"),
+        (
+            VitConfig { pos_embed: PosEmbed::SinCos2dMae, embed_dim: 6, num_heads: 1, ..default() },
+            "pos_embed",
+        ),
+        (VitConfig { pos_embed: PosEmbed::RelBias, reg_tokens: 1, ..default() }, "pos_embed"),
+        (ratio(f64::NAN), "mlp_ratio"),
+        (ratio(f64::INFINITY), "mlp_ratio"),
+        (ratio(-1.0), "mlp_ratio"),
+        (ratio(1e-9), "mlp_ratio"),
+        (eps(0.0), "norm_eps"),
+        (eps(f64::NAN), "norm_eps"),
+        (rate(1.0), "drop_rate"),
+        (rate(-0.1), "drop_rate"),
+        (rate(f64::NAN), "drop_rate"),
+    ] {
+        let error = ModelConfig::Vit(config).walk().unwrap_err();
+        assert!(
+            matches!(error, ConfigError::Field { field: found, .. } if found == field),
+            "{field}: {error}"
+        );
+    }
 }
 
 #[test]

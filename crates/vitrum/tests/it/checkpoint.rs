@@ -122,7 +122,7 @@ fn timm_folder_gives_tensors_and_card() {
     assert_eq!(card.label_descriptions.unwrap()["newt"], "a newt");
     let preprocess = card.preprocess.unwrap();
     assert_eq!((preprocess.input_size, preprocess.crop_pct), ([3, 8, 8], 0.9));
-    assert_eq!((preprocess.interpolation.as_str(), preprocess.crop_mode.as_str()), ("bicubic", "center"));
+    assert_eq!((preprocess.interpolation.name(), preprocess.crop_mode.name()), ("bicubic", "center"));
     assert_eq!((preprocess.mean, preprocess.std), (vec![0.5; 3], vec![0.5; 3]));
 }
 
@@ -183,7 +183,7 @@ fn hugging_face_card() {
     assert_eq!(card.architecture.as_deref(), Some("ViTForImageClassification"));
     assert_eq!(card.labels.as_deref(), Some(&["cat", "dog", "newt"].map(String::from)[..]));
     let preprocess = card.preprocess.unwrap();
-    assert_eq!((preprocess.interpolation.as_str(), preprocess.crop_mode.as_str()), ("bilinear", "squash"));
+    assert_eq!((preprocess.interpolation.name(), preprocess.crop_mode.name()), ("bilinear", "squash"));
     assert_eq!((preprocess.input_size, preprocess.crop_pct), ([3, 8, 8], 1.0));
 }
 
@@ -211,7 +211,7 @@ fn hugging_face_deit_has_two_heads() {
     assert!(card.dist_token && card.dist_head);
     let preprocess = card.preprocess.unwrap();
     // Both sides to 9, the middle 8.
-    assert_eq!((preprocess.input_size, preprocess.crop_mode.as_str()), ([3, 8, 8], "squash"));
+    assert_eq!((preprocess.input_size, preprocess.crop_mode.name()), ([3, 8, 8], "squash"));
     assert_eq!((8.0 / preprocess.crop_pct).floor(), 9.0);
     assert!(card.labels.is_none(), "LABEL_0 is no label");
 }
@@ -458,7 +458,7 @@ fn old_flat_timm_config() {
     assert_eq!((card.tag.as_deref(), card.license.as_deref()), (Some("orig"), Some("mit")));
     assert_eq!(card.labels.unwrap(), ["a", "1", "c"]);
     let preprocess = card.preprocess.unwrap();
-    assert_eq!((preprocess.crop_mode.as_str(), preprocess.mean[0]), ("center", 0.485));
+    assert_eq!((preprocess.crop_mode.name(), preprocess.mean[0]), ("center", 0.485));
 }
 
 #[test]
@@ -479,9 +479,14 @@ fn impossible_configurations_are_refused_by_name() {
             r#"{{"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 8, "intermediate_size": 16, {fields}}}"#
         )
     };
+    let prepared = |fields: &str| {
+        let rest = r#""input_size": [3, 8, 8], "crop_pct": 1, "mean": 0.5, "std": 0.5"#;
+        format!(r#"{{"architecture": "x", "pretrained_cfg": {{{rest}, {fields}}}}}"#)
+    };
     for (json, expected) in [
         (timm(r#""mlp_layer": "swiglu""#), "unknown argument `mlp_layer`"),
-        (timm(r#""img_size": 225"#), "not a multiple of the patch side"),
+        (timm(r#""img_size": 3"#), "img_size 3x3 holds no patch of 4x4"),
+        (timm(r#""img_size": 0"#), "img_size is 0"),
         (timm(r#""num_heads": 3"#), "not a multiple of num_heads"),
         (timm(r#""num_heads": 0"#), "num_heads is 0"),
         (timm(r#""depth": 18446744073709551615"#), "depth"),
@@ -497,6 +502,14 @@ fn impossible_configurations_are_refused_by_name() {
         (hf(r#""num_attention_heads": 2, "layer_norm_eps": 0"#), "norm_eps is 0"),
         (hf(r#""num_attention_heads": 2, "hidden_act": "selu""#), "unknown activation `selu`"),
         (hf(r#""num_attention_heads": 2, "id2label": {"7000000000": "x"}"#), "id2label"),
+        (timm(r#""init_values": 1e999"#), "broken JSON object"),
+        (prepared(r#""interpolation": "random""#), "`interpolation` is `random`, expected one of nearest,"),
+        (prepared(r#""interpolation": 3"#), "`interpolation` should be a text"),
+        (
+            prepared(r#""interpolation": "bicubic", "crop_mode": "middle""#),
+            "`crop_mode` is `middle`, expected one",
+        ),
+        (prepared(r#""interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 0"#), "`crop_pct` is 0"),
         (r#"{"model_type": "bert"}"#.into(), "`bert` is not a plain Vision Transformer"),
         (r#"{"a": 1}"#.into(), "neither `architecture`"),
         ("[1, 2]".into(), "broken JSON object"),
@@ -505,6 +518,71 @@ fn impossible_configurations_are_refused_by_name() {
         let error = card_of(&json).unwrap_err().to_string();
         assert!(error.contains(expected), "{json}\n{error}");
         assert!(error.contains("config.json"), "{error}");
+    }
+}
+
+/// As a strided convolution: pixels beyond the last whole patch are left out (timm's
+/// `vit_so400m_patch14_siglip_384` is made so).
+#[test]
+fn an_image_need_not_be_whole_patches() {
+    let card = card_of(r#"{"architecture": "x", "model_args": {"img_size": 225}}"#).unwrap();
+    assert_eq!(card.config.grid(), [56, 56]);
+}
+
+#[test]
+fn one_mean_stands_for_all_channels() {
+    let with = |channels: usize| {
+        card_of(&format!(
+            r#"{{"architecture": "x", "input_size": [{channels}, 8, 8], "interpolation": "lanczos", "crop_pct": 0.9,
+                "mean": 0.5, "std": [0.25]}}"#
+        ))
+        .unwrap()
+    };
+    let preprocess = with(3).preprocess.unwrap();
+    assert_eq!((preprocess.mean, preprocess.std), (vec![0.5; 3], vec![0.25; 3]));
+    assert_eq!(preprocess.interpolation.name(), "lanczos");
+    // No decoder gives five channels.
+    let card = with(5);
+    assert!(card.preprocess.is_none());
+    assert_eq!(card.notes, ["preprocessing is not known: images of 5 channels are not made here"]);
+}
+
+/// A card of Hugging Face with this `preprocessor_config.json`.
+fn card_with_processor(json: &str) -> Result<ModelCard, LoadError> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(golden("hf_vit/config.json"), folder.path().join("config.json")).unwrap();
+    std::fs::write(folder.path().join("preprocessor_config.json"), json).unwrap();
+    ModelCard::read(&folder.path().join("config.json"), &tiny)
+}
+
+#[test]
+fn a_processor_that_leaves_something_open_is_a_note() {
+    let whole = r#"{"size": 8, "resample": 2, "image_mean": 0.5, "image_std": [0.5, 0.5, 0.5]}"#;
+    assert_eq!(card_with_processor(whole).unwrap().preprocess.unwrap().mean, [0.5; 3]);
+    for (json, note) in [
+        (whole.replace(r#""size": 8, "#, ""), "`size` is missing"),
+        (whole.replace(r#""resample": 2, "#, ""), "`resample` is missing"),
+        (whole.replace("image_mean", "mean"), "`image_mean` is missing"),
+        (whole.replace("image_std", "std"), "`image_std` is missing"),
+        (whole.replace("8,", r#"8, "do_resize": false,"#), "`do_resize` is false"),
+    ] {
+        let card = card_with_processor(&json).unwrap();
+        assert!(card.preprocess.is_none(), "{json}");
+        assert!(
+            card.notes.contains(&format!("preprocessing is not known: {note}")),
+            "{json}: {:?}",
+            card.notes
+        );
+    }
+    for (json, expected) in [
+        (whole.replace("8,", r#""large","#), "`size` is \"large\""),
+        (whole.replace("2,", "7,"), "`resample` is 7"),
+        (whole.replace("0.5,", r#""half","#), "`image_mean`: invalid type"),
+        (whole.replace("image_mean\": 0.5", "image_mean\": [0.5, 0.5]"), "`mean` is [0.5, 0.5]"),
+        ("[]".into(), "expected a map"),
+    ] {
+        let error = card_with_processor(&json).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("preprocessor_config.json"), "{json}: {error}");
     }
 }
 
@@ -676,7 +754,7 @@ fn hugging_face_folder_written_reads_back() {
     // 8 / 0.9 is 8 whole pixels: what is resized and cut is the same.
     let (again, before) = (again.preprocess.unwrap(), card.preprocess.clone().unwrap());
     assert_eq!((8.0 / again.crop_pct).floor(), (8.0 / before.crop_pct).floor());
-    assert_eq!(again, vitrum::checkpoint::card::CardPreprocess { crop_pct: again.crop_pct, ..before });
+    assert_eq!(again, vitrum::data::Preprocess { crop_pct: again.crop_pct, ..before });
     // What transformers' ViT cannot be is refused by name.
     card.config.global_pool = GlobalPool::Avg;
     let overwrite = WriteOptions { overwrite: true, ..WriteOptions::default() };

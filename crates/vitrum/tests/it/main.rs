@@ -9,3 +9,4 @@ mod hostile_images;
 mod hub;
 mod init;
 mod parity;
+mod positions;

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{
-    CardPreprocess, CardSource, Fields, ModelCard, activation, expected, labels, mlp_ratio, read_object,
-};
+use super::{CardSource, Fields, ModelCard, activation, expected, labels, mlp_ratio};
 use crate::checkpoint::LoadError;
+use crate::checkpoint::error::shorten;
+use crate::checkpoint::read::{Limits, read_bounded};
+use crate::data::Preprocess;
+use crate::data::preprocess::PreprocessError;
 use crate::models::vit::{Activation, PosResize, VitConfig};
 
 /// The card a transformers `config.json` describes; preprocessing lies in another file.
@@ -142,108 +144,15 @@ pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), 
         card.notes.push("preprocessing is not known: no preprocessor_config.json".into());
         return Ok(());
     }
-    let json = read_object(&path)?;
-    let fail = |reason: String| LoadError::config(&path, reason);
-    match preprocess(&Fields(&json), card.config.in_chans).map_err(fail)? {
-        Ok(found) => {
-            found.check().map_err(fail)?;
-            card.preprocess = Some(found);
+    let text = read_bounded(&path, "the configuration", Limits::default().json_bytes)?;
+    let text = str::from_utf8(&text).map_err(|error| LoadError::format(&path, "JSON object", error))?;
+    match Preprocess::from_huggingface(text, card.config.in_chans) {
+        Ok(found) => card.preprocess = Some(found),
+        Err(PreprocessError::NotKnown(why)) => {
+            card.notes.push(format!("preprocessing is not known: {}", shorten(&why)));
         }
-        Err(why) => card.notes.push(format!("preprocessing is not known: {why}")),
+        Err(PreprocessError::HuggingFace(reason)) => return Err(LoadError::config(&path, reason)),
+        Err(error) => return Err(LoadError::config(&path, error)),
     }
     Ok(())
-}
-
-/// The preparation of images, or why it cannot be told from this file.
-fn preprocess(fields: &Fields, channels: usize) -> Result<Result<CardPreprocess, String>, String> {
-    for key in ["do_resize", "do_rescale"] {
-        if fields.flag(key)? == Some(false) {
-            return Ok(Err(format!("`{key}` is false")));
-        }
-    }
-    let rescale = fields.number("rescale_factor")?.unwrap_or(1.0 / 255.0);
-    if (rescale * 255.0 - 1.0).abs() > 1e-6 {
-        return Ok(Err(format!("`rescale_factor` is {rescale}, only 1/255 is known")));
-    }
-    let Some(size) = size(fields, "size")? else { return Ok(Err("`size` is missing".into())) };
-    let (mean, std) = match fields.flag("do_normalize")? {
-        Some(false) => (vec![0.0; channels], vec![1.0; channels]),
-        _ => match (fields.numbers("image_mean")?, fields.numbers("image_std")?) {
-            (Some(mean), Some(std)) => (mean, std),
-            _ => return Ok(Err("`image_mean` or `image_std` is missing".into())),
-        },
-    };
-    let Some(resample) = fields.get("resample") else { return Ok(Err("`resample` is missing".into())) };
-    let crop = match fields.flag("do_center_crop")? {
-        Some(true) => crop_size(fields)?,
-        _ => None,
-    };
-    let (input, crop_pct, crop_mode) = match (size, crop) {
-        (Size::Both(size), None) => (size, 1.0, "squash"),
-        (Size::Both(size), Some(crop)) => (crop, ratio(crop, size), "squash"),
-        (Size::Shorter(side), None) => ([side, side], 1.0, "center"),
-        (Size::Shorter(side), Some(crop)) => (crop, ratio(crop, [side, side]), "center"),
-    };
-    Ok(Ok(CardPreprocess {
-        input_size: [channels, input[0], input[1]],
-        interpolation: filter(resample)?.to_string(),
-        crop_pct,
-        crop_mode: crop_mode.to_string(),
-        mean,
-        std,
-    }))
-}
-
-/// `crop / size` such that `floor(crop / crop_pct)` is `size` again.
-fn ratio(crop: [usize; 2], size: [usize; 2]) -> f64 {
-    let share = crop[0] as f64 / size[0].max(1) as f64;
-    match (crop[0] as f64 / share).floor() as usize == size[0] {
-        true => share,
-        false => crop[0] as f64 / (size[0] as f64 + 0.5),
-    }
-}
-
-/// To what an image is resized.
-enum Size {
-    /// Height and width, whatever the image's shape.
-    Both([usize; 2]),
-    /// The shorter side; the longer follows.
-    Shorter(usize),
-}
-
-/// `size`: a number, `{height, width}` or `{shortest_edge}`.
-fn size(fields: &Fields, key: &str) -> Result<Option<Size>, String> {
-    let Some(value) = fields.get(key) else { return Ok(None) };
-    if let Value::Object(sides) = value {
-        let sides = Fields(sides);
-        return match (sides.size("height")?, sides.size("width")?, sides.size("shortest_edge")?) {
-            (Some(height), Some(width), _) => Ok(Some(Size::Both([height, width]))),
-            (_, _, Some(side)) => Ok(Some(Size::Shorter(side))),
-            _ => Err(expected(key, "height and width, or shortest_edge", value)),
-        };
-    }
-    // Before there were dictionaries, ViT's and DeiT's feature extractors resized both sides.
-    Ok(fields.pair(key)?.map(Size::Both))
-}
-
-fn crop_size(fields: &Fields) -> Result<Option<[usize; 2]>, String> {
-    Ok(match size(fields, "crop_size")? {
-        Some(Size::Both(size)) => Some(size),
-        Some(Size::Shorter(side)) => Some([side, side]),
-        None => None,
-    })
-}
-
-/// Pillow's numbers, or names, of filters.
-fn filter(value: &Value) -> Result<&str, String> {
-    const NAMES: [&str; 6] = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
-    match value {
-        Value::String(name) => Ok(name),
-        Value::Number(code) => code
-            .as_u64()
-            .and_then(|code| NAMES.get(code as usize))
-            .copied()
-            .ok_or_else(|| expected("resample", "a filter's number, 0 to 5", value)),
-        other => Err(expected("resample", "a filter", other)),
-    }
 }

@@ -1,6 +1,6 @@
 //! What tensors alone say about a model.
 
-use crate::checkpoint::card::{check_config, mlp_ratio};
+use crate::checkpoint::card::mlp_ratio;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
 
@@ -73,7 +73,7 @@ pub(crate) fn infer(
     pooling(&mut config, map, hint);
     let dist_token = map.contains("dist_token");
     positions(&mut config, &shapes, usize::from(dist_token), hint.is_some(), &mut notes)?;
-    check_config(&config).map_err(|reason| LoadError::config(&map.path, reason))?;
+    config.validate().map_err(|error| LoadError::config(&map.path, error))?;
     Ok(Inferred { config, dist_token, dist_head: map.contains("head_dist.weight"), notes })
 }
 

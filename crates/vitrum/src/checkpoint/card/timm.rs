@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{CardPreprocess, CardSource, Fields, ModelCard, Resolve, activation, expected, labels};
+use super::{CardSource, Fields, ModelCard, Resolve, activation, expected, labels};
+use crate::data::{CropMode, Interpolation, Preprocess};
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig, WeightInit};
 
 /// The card a timm `config.json` describes.
@@ -171,7 +172,7 @@ fn note_pool(card: &mut ModelCard, top: &Fields) -> Result<(), String> {
 }
 
 /// The preparation of images, if all of it is stated.
-fn preprocess(pretrained: &Fields, notes: &mut Vec<String>) -> Result<Option<CardPreprocess>, String> {
+fn preprocess(pretrained: &Fields, notes: &mut Vec<String>) -> Result<Option<Preprocess>, String> {
     let missing: Vec<&str> = ["input_size", "interpolation", "crop_pct", "mean", "std"]
         .into_iter()
         .filter(|key| pretrained.get(key).is_none())
@@ -180,15 +181,40 @@ fn preprocess(pretrained: &Fields, notes: &mut Vec<String>) -> Result<Option<Car
         notes.push(format!("preprocessing is not known: {} missing", missing.join(", ")));
         return Ok(None);
     }
-    Ok(Some(CardPreprocess {
-        input_size: input_size(pretrained)?.unwrap_or_default(),
-        interpolation: pretrained.text("interpolation")?.unwrap_or_default().to_string(),
+    let input_size = input_size(pretrained)?.unwrap_or_default();
+    let channels = input_size[0];
+    if !matches!(channels, 1 | 3) {
+        notes.push(format!("preprocessing is not known: images of {channels} channels are not made here"));
+        return Ok(None);
+    }
+    let per_channel = |key: &str| -> Result<Vec<f32>, String> {
+        let values = pretrained.numbers(key)?.unwrap_or_default();
+        Ok(if values.len() == 1 { vec![values[0]; channels] } else { values })
+    };
+    let filters = Interpolation::ALL.map(Interpolation::name);
+    let modes = CropMode::ALL.map(CropMode::name);
+    Ok(Some(Preprocess {
+        input_size,
+        interpolation: named(pretrained, "interpolation", Interpolation::of_name, &filters)?
+            .unwrap_or_default(),
         crop_pct: pretrained.number("crop_pct")?.unwrap_or_default(),
         // Files older than the key mean the centre.
-        crop_mode: pretrained.text("crop_mode")?.unwrap_or("center").to_string(),
-        mean: pretrained.numbers("mean")?.unwrap_or_default(),
-        std: pretrained.numbers("std")?.unwrap_or_default(),
+        crop_mode: named(pretrained, "crop_mode", CropMode::of_name, &modes)?.unwrap_or(CropMode::Center),
+        mean: per_channel("mean")?,
+        std: per_channel("std")?,
     }))
+}
+
+/// The value of a key that holds one of a few names.
+fn named<T>(
+    fields: &Fields,
+    key: &str,
+    of_name: fn(&str) -> Option<T>,
+    names: &[&str],
+) -> Result<Option<T>, String> {
+    let Some(name) = fields.text(key)? else { return Ok(None) };
+    let unknown = || format!("`{key}` is `{name}`, expected one of {}", names.join(", "));
+    of_name(name).map(Some).ok_or_else(unknown)
 }
 
 fn descriptions(value: &Value) -> Result<BTreeMap<String, String>, String> {

@@ -192,6 +192,14 @@ pub(crate) fn read_bounded(path: &Path, what: &str, limit: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
+/// Refuses more things in a file than are accepted.
+fn at_most(path: &Path, what: &str, found: usize, limit: usize) -> Result<(), LoadError> {
+    if found > limit {
+        return Err(LoadError::too_large(path, what, found as u64, limit as u64));
+    }
+    Ok(())
+}
+
 /// Runs a dependency's parser; should it panic on a broken file, that becomes an error as well.
 fn guarded<T>(
     path: &Path,

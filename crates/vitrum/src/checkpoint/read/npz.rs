@@ -7,7 +7,7 @@ use std::path::Path;
 use npyz::npz::{NpzArchive, array_name_from_file_name};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 
-use super::{Limits, guarded, open};
+use super::{Limits, at_most, guarded, open};
 use crate::checkpoint::tensors::{MAX_RANK, TensorError, count};
 use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
 
@@ -62,9 +62,7 @@ fn check_sizes(
     let zip = archive.zip_archive();
     // Besides one entry per tensor, PyTorch writes a handful of small ones.
     let most = limits.tensors.saturating_add(100);
-    if zip.len() > most {
-        return Err(LoadError::too_large(path, "the number of entries", zip.len() as u64, most as u64));
-    }
+    at_most(path, "the number of entries", zip.len(), most)?;
     let mut total = 0u64;
     for i in 0..zip.len() {
         let entry = zip.by_index_raw(i).map_err(|e| LoadError::format(path, "zip archive", e))?;

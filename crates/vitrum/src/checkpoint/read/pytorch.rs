@@ -6,7 +6,7 @@ use std::path::Path;
 use pytorch_reader::{DType, PytorchReader, Tensor};
 
 use super::npz::check_archive;
-use super::{Limits, guarded, open};
+use super::{Limits, at_most, guarded, open};
 use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
 
 const FORMAT: &str = "PyTorch checkpoint";
@@ -24,14 +24,7 @@ pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
         let reader = PytorchReader::new(path).map_err(|e| LoadError::format(path, FORMAT, e))?;
         let tensors: BTreeMap<String, Tensor> = reader.into_tensors().into_iter().collect();
         let (tensors, dropped) = unwrap(tensors);
-        if tensors.len() > limits.tensors {
-            return Err(LoadError::too_large(
-                path,
-                "the number of tensors",
-                tensors.len() as u64,
-                limits.tensors as u64,
-            ));
-        }
+        at_most(path, "the number of tensors", tensors.len(), limits.tensors)?;
         check_total(path, &tensors, length, limits)?;
         let mut map = TensorMap::new(path);
         map.dropped = dropped;

@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype as FileDtype, Metadata};
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
-use super::{Limits, guarded, open, read_bounded};
+use super::{Limits, at_most, guarded, open, read_bounded};
 use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
 
 const FORMAT: &str = "safetensors";
@@ -72,14 +72,7 @@ fn read_header(
 }
 
 fn check_names(path: &Path, names: &[String], limits: &Limits) -> Result<(), LoadError> {
-    if names.len() > limits.tensors {
-        return Err(LoadError::too_large(
-            path,
-            "the number of tensors",
-            names.len() as u64,
-            limits.tensors as u64,
-        ));
-    }
+    at_most(path, "the number of tensors", names.len(), limits.tensors)?;
     let mut seen = BTreeSet::new();
     match names.iter().find(|name| !seen.insert(name.as_str())) {
         Some(twice) => Err(LoadError::tensor(path, twice, "occurs twice in the header")),
@@ -142,14 +135,7 @@ pub fn read_sharded(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError
     let text = read_bounded(path, "the index", limits.json_bytes)?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| LoadError::format(path, FORMAT, e))?;
     let shards: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-    if shards.len() > limits.shards {
-        return Err(LoadError::too_large(
-            path,
-            "the number of shards",
-            shards.len() as u64,
-            limits.shards as u64,
-        ));
-    }
+    at_most(path, "the number of shards", shards.len(), limits.shards)?;
     if let Some(bad) = shards.iter().find(|name| !is_plain_name(name)) {
         return Err(LoadError::format(path, FORMAT, format!("shard `{bad}` is not a plain file name")));
     }
@@ -169,14 +155,7 @@ pub fn read_sharded(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError
             map.tensors.insert(name, tensor);
         }
         map.metadata.extend(part.metadata);
-        if map.len() > limits.tensors {
-            return Err(LoadError::too_large(
-                path,
-                "the number of tensors",
-                map.len() as u64,
-                limits.tensors as u64,
-            ));
-        }
+        at_most(path, "the number of tensors", map.len(), limits.tensors)?;
     }
     match index.weight_map.keys().find(|name| !map.contains(name)) {
         Some(missing) => {

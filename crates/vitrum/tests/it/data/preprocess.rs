@@ -67,21 +67,49 @@ fn reads_a_pretrained_cfg_of_timm() {
 fn reads_hugging_face_processors() {
     let vit = r#"{"do_normalize": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5], "size": 224, "resample": 2}"#;
-    let vit = Preprocess::from_huggingface(vit).unwrap();
+    let vit = Preprocess::from_huggingface(vit, 3).unwrap();
     assert_eq!((vit.crop_mode, vit.crop_pct, vit.input_size), (CropMode::Squash, 1.0, [3, 224, 224]));
     assert_eq!(vit.interpolation, Interpolation::Bilinear);
     let deit = r#"{"crop_size": {"height": 224, "width": 224}, "do_center_crop": true, "resample": 3,
         "size": {"height": 256, "width": 256}, "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225]}"#;
-    let deit = Preprocess::from_huggingface(deit).unwrap();
+    let deit = Preprocess::from_huggingface(deit, 3).unwrap();
     assert_eq!((deit.crop_mode, deit.crop_pct, deit.input_size), (CropMode::Squash, 0.875, [3, 224, 224]));
-    let convnext = r#"{"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}"#;
-    let convnext = Preprocess::from_huggingface(convnext).unwrap();
-    assert_eq!((convnext.crop_mode, convnext.crop_pct), (CropMode::Center, 0.875));
+    let clip = r#"{"crop_size": 224, "do_center_crop": true, "resample": 3, "size": {"shortest_edge": 240},
+        "do_normalize": false}"#;
+    let clip = Preprocess::from_huggingface(clip, 1).unwrap();
+    assert_eq!((clip.crop_mode, clip.input_size, clip.mean, clip.std), {
+        (CropMode::Center, [1, 224, 224], vec![0.0], vec![1.0])
+    });
+    assert_eq!((224.0 / clip.crop_pct).floor(), 240.0);
+    let convnext = |edge: usize| {
+        let normal = r#""image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]"#;
+        let json =
+            format!(r#"{{"size": {{"shortest_edge": {edge}}}, "crop_pct": 0.875, "resample": 3, {normal}}}"#);
+        let read = Preprocess::from_huggingface(&json, 3).unwrap();
+        (read.crop_mode, read.crop_pct, read.input_size[1])
+    };
+    assert_eq!(convnext(224), (CropMode::Center, 0.875, 224));
+    assert_eq!(convnext(384), (CropMode::Squash, 1.0, 384));
     for bad in [r#"{"size": {"longest_edge": 7}}"#, "[]", r#"{"size": 0}"#, r#"{"size": 224, "resample": 9}"#]
     {
-        assert!(matches!(Preprocess::from_huggingface(bad), Err(PreprocessError::HuggingFace(_))), "{bad}");
+        let read = Preprocess::from_huggingface(bad, 3);
+        assert!(matches!(read, Err(PreprocessError::HuggingFace(_))), "{bad}");
     }
+    // ConvNeXT's processor has defaults for mean and deviation; other processors have others.
+    for open in [
+        r#"{"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}"#,
+        r#"{"size": {"shortest_edge": 224}, "resample": 3, "do_normalize": false}"#,
+        r#"{"size": 224, "do_center_crop": true, "resample": 3, "do_normalize": false}"#,
+        r#"{"size": 224, "rescale_factor": 1, "resample": 3, "do_normalize": false}"#,
+        r#"{"size": [224, 448], "do_center_crop": true, "crop_size": 224, "resample": 3}"#,
+    ] {
+        let read = Preprocess::from_huggingface(open, 3);
+        assert!(matches!(read, Err(PreprocessError::NotKnown(_))), "{open}: {read:?}");
+    }
+    let vast = r#"{"size": 224, "resample": 3, "do_normalize": false}"#;
+    let read = Preprocess::from_huggingface(vast, usize::MAX);
+    assert!(matches!(read, Err(PreprocessError::NotKnown(_))), "{read:?}");
 }
 
 #[test]
