@@ -258,7 +258,7 @@ pub struct ValArgs {
     #[arg(long, value_name = "FILE.csv")]
     pub results_file: Option<PathBuf>,
     /// Exit with 3 when top-1 is below this percentage.
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub min_top1: Option<f64>,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -277,7 +277,7 @@ pub struct ValArgs {
     after_help = "Reads the tensor `input` [B, C, H, W], normalised already; writes `logits` [B, K] and\n\
 `features` [B, T, D] (timm's forward_features).\n\n\
 Examples:\n  \
-vitrum forward -m vit_base_patch16_224 --checkpoint w.safetensors --input in.safetensors --output out.safetensors\n  \
+vitrum forward -m model/ --checkpoint w.npz --input in.safetensors --output out.safetensors\n  \
 vitrum forward -m model/ --input in.safetensors --output out.safetensors --dtype f64 --trace"
 )]
 pub struct ForwardArgs {
@@ -324,7 +324,7 @@ pub struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// Largest difference over largest value that passes [default: 5e-6 for f32, 1e-9 for f64].
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", value_parser = parse_tolerance)]
     pub tolerance: Option<f64>,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -533,7 +533,7 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         /// Another.
         b: PathBuf,
         /// Largest difference over largest value that counts as equal.
-        #[arg(long, default_value_t = 0.0)]
+        #[arg(long, default_value_t = 0.0, value_parser = parse_tolerance)]
         tolerance: f64,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -642,5 +642,19 @@ fn parse_max_bad(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value >= 0.0 && value.is_finite() => Ok(value),
         _ => Err(format!("'{text}' is neither a number of images nor a share below 1")),
+    }
+}
+
+fn parse_tolerance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value >= 0.0 && value.is_finite() => Ok(value),
+        _ => Err(format!("'{text}' is not a number from 0 on")),
+    }
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
+        _ => Err(format!("'{text}' is not a percentage, 0 to 100")),
     }
 }

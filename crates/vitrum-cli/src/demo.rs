@@ -8,6 +8,7 @@ use vitrum::data::demo::{CLASSES, DemoSet};
 
 use crate::args::DemoArgs;
 use crate::model::Talk;
+use crate::target;
 
 /// Runs the command: one folder per class, as `vitrum val` and training read them.
 pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
@@ -17,6 +18,9 @@ pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
     let occupied = args.output.is_dir() && std::fs::read_dir(&args.output)?.next().is_some();
     if occupied || args.output.is_file() {
         bail!("{} exists already\nhint: name an empty folder", args.output.display());
+    }
+    if let Some(path) = &args.sheet {
+        check_sheet(path, args)?;
     }
     let set = DemoSet::new(args.size, args.count, args.seed);
     for index in 0..args.count {
@@ -35,6 +39,19 @@ pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
     ));
     Ok(())
 }
+
+fn check_sheet(path: &Path, args: &DemoArgs) -> Result<()> {
+    let context = || format!("--sheet {}", path.display());
+    target::check(path).with_context(context)?;
+    image::ImageFormat::from_path(path).with_context(context)?;
+    if args.size > MAX_SHEET_SIDE / 10 {
+        bail!("--sheet holds pictures of up to {} pixels, not {}", MAX_SHEET_SIDE / 10, args.size);
+    }
+    Ok(())
+}
+
+/// Twenty rows of such pictures are under a gigabyte.
+const MAX_SHEET_SIDE: u32 = 8192;
 
 /// Ten pictures a row, at most two hundred.
 fn sheet(set: &DemoSet, args: &DemoArgs) -> Result<RgbImage> {

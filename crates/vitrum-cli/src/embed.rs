@@ -16,6 +16,7 @@ use crate::args::{EmbedArgs, EmbedFormat, EmbedKind};
 use crate::model::{self, Talk};
 use crate::output;
 use crate::predict::image_files;
+use crate::target;
 use crate::tensors::{self, Output};
 
 /// Runs the command; any image that cannot be read ends it, so that rows and files always match.
@@ -24,8 +25,12 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
+    if let Some(output) = &args.output {
+        target::check(output)?;
+    }
     let files = image_files(&args.images)?;
     let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?;
+    model::check_batch(&classifier, args.batch_size.min(files.len()))?;
     let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
     let (mut vectors, mut all_tokens) = (Vec::new(), Vec::new());
     for chunk in files.chunks(args.batch_size) {

@@ -10,8 +10,10 @@ use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::models::{Model, ModelConfig};
 
 use crate::args::{Dtype, Format, ForwardArgs, VerifyArgs};
+use crate::memory;
 use crate::model::{self, Talk};
 use crate::output::{self, Rows};
+use crate::target;
 use crate::tensors::{self, Output};
 
 /// Runs `vitrum forward`.
@@ -19,6 +21,7 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
     if same_file(&args.input, &args.output) {
         bail!("--output {} is the input\nhint: name another file", args.output.display());
     }
+    target::check(&args.output)?;
     let (loaded, device) = model::open(&args.model, args.dtype, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     let file = tensors::read(&args.input)?;
@@ -26,6 +29,8 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
     fits(&images, config.patch_size)?;
     let total = images.dims()[0];
     let step = if args.batch_size == 0 { total } else { args.batch_size.min(total) };
+    let [_, _, h, w] = images.dims();
+    memory::check_batch(&config, step, [h, w], args.dtype)?;
     let mut parts: Vec<(String, Vec<Seen>)> = Vec::new();
     for first in (0..total).step_by(step) {
         let images = images.clone().narrow(0, first, step.min(total - first));
@@ -124,6 +129,8 @@ pub fn verify(args: &VerifyArgs, talk: Talk) -> Result<bool> {
     let reference = tensors::read(&args.against)?;
     let images = tensors::input(&reference, config.in_chans, args.dtype.into(), &device)?;
     fits(&images, config.patch_size)?;
+    let [b, _, h, w] = images.dims();
+    memory::check_batch(&config, b, [h, w], args.dtype)?;
     let tolerance = args.tolerance.unwrap_or(if args.dtype == Dtype::F64 { 1e-9 } else { 5e-6 });
     let with_attention = reference.names().any(|name| name.ends_with("attn.weights"));
     let compared = compare(&loaded.model, images, &reference, with_attention, tolerance)?;

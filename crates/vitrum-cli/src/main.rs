@@ -9,10 +9,12 @@ mod demo;
 mod device;
 mod embed;
 mod forward;
+mod memory;
 mod model;
 mod models;
 mod output;
 mod predict;
+mod target;
 mod tensors;
 mod val;
 
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::complain(format_args!("error: {}", explained(&error)));
             ExitCode::FAILURE
         }
     }
@@ -55,7 +57,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Checks(args) => checks::run(&args)?,
         Command::Version { format } => version(format)?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "vitrum", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vitrum", &mut script);
+            output::bytes(&script)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -65,6 +69,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// The error and its causes; a cause that the text before it tells already is left out.
+fn explained(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
     })
 }
 

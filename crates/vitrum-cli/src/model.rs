@@ -11,6 +11,7 @@ use vitrum::tasks::Classifier;
 
 use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
 use crate::device;
+use crate::memory;
 use crate::models::{plain_value, with_kwargs};
 
 /// How much goes to stderr.
@@ -50,7 +51,11 @@ impl From<Dtype> for DType {
 /// Loads what the flags ask for and says what happened.
 pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> Result<(Loaded, Device)> {
     let device = device::prepare(&args.device)?;
-    let edit = |config| with_kwargs(config, &args.model_kwargs).map_err(|error| format!("{error:#}"));
+    let edit = |config| {
+        let config = with_kwargs(config, &args.model_kwargs).map_err(|error| format!("{error:#}"))?;
+        memory::check_model(&config, dtype).map_err(|error| format!("{}: {error:#}", args.model))?;
+        Ok(config)
+    };
     let options = LoadOptions {
         checkpoint: args.checkpoint.clone(),
         num_classes: args.num_classes,
@@ -134,7 +139,13 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     if !args.std.is_empty() {
         preprocess.std.clone_from(&args.std);
     }
-    preprocess.check().context("preprocessing")
+    Ok(preprocess.check()?)
+}
+
+/// Refuses batches of the model's own image size that do not fit into memory.
+pub fn check_batch(classifier: &Classifier, batch: usize) -> Result<()> {
+    let ModelConfig::Vit(config) = classifier.model().config();
+    memory::check_batch(&config, batch, config.img_size, Dtype::F32)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(flag: &str, text: &str, want: &str) -> Result<T> {

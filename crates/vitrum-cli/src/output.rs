@@ -79,9 +79,20 @@ fn is_number(cell: &str) -> bool {
 
 /// One JSON document, indented.
 pub fn json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    bytes(&text)
+}
+
+/// Bytes as they are.
+pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value).context("writing to stdout")?;
-    writeln!(out).context("writing to stdout")
+    out.write_all(bytes).and_then(|()| out.flush()).context("writing to stdout")
+}
+
+/// A line on stderr; where nobody can read it, it is lost.
+pub fn complain(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// A line of text.

@@ -25,6 +25,7 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     }
     let files = image_files(&args.images)?;
     let classifier = model::classifier(&args.model, &args.preprocess, args.class_map.as_deref(), talk)?;
+    model::check_batch(&classifier, args.batch_size.min(files.len()))?;
     let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
     let mut writer = Writer::new(args.format)?;
     let mut failed = 0;
@@ -39,7 +40,7 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
                 }
                 Err(error) => {
                     failed += 1;
-                    eprintln!("error: {error}");
+                    output::complain(format_args!("error: {error}"));
                 }
             }
         }
@@ -95,7 +96,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
             continue;
         }
         let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-        if extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
+        // A pipe would be waited for; a link that leads nowhere is named when it is read.
+        let readable = path.metadata().map_or(true, |found| found.is_file());
+        if readable && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
             files.push(path);
         }
     }

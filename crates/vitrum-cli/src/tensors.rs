@@ -40,8 +40,13 @@ pub fn input(tensors: &TensorMap, channels: usize, dtype: DType, device: &Device
     if !input.dtype().is_float() {
         bail!("{path}: tensor `input` is {}, expected floats, normalised already", input.dtype());
     }
+    let values = input.to_f64();
+    let strange = values.iter().filter(|value| !value.is_finite()).count();
+    if strange > 0 {
+        bail!("{path}: tensor `input` holds {strange} values that are NaN or infinite");
+    }
     let data = if dtype == DType::F64 {
-        TensorData::new(input.to_f64(), [b, c, h, w])
+        TensorData::new(values, [b, c, h, w])
     } else {
         TensorData::new(input.to_f32(), [b, c, h, w])
     };

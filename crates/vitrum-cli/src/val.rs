@@ -17,6 +17,7 @@ use vitrum::tasks::evaluate::{Accuracy, Evaluation};
 use crate::args::{Format, ValArgs};
 use crate::model::{self, Talk};
 use crate::output;
+use crate::target::{self, Table};
 
 #[derive(Serialize)]
 struct Results {
@@ -38,6 +39,9 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
+    if let Some(path) = &args.results_file {
+        target::check(path)?;
+    }
     let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?;
     let source = open(args, &classifier, talk)?;
     let preprocess = classifier.preprocess().clone();
@@ -58,12 +62,21 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     let mut loader = Loader::new(source, preprocess.clone(), options)?;
     let results = evaluate(args, &classifier, &mut loader, &preprocess, talk)?;
     for bad in loader.bad() {
-        eprintln!("skipped {}: {}", bad.name, bad.reason);
+        output::complain(format_args!("skipped {}: {}", bad.name, bad.reason));
+    }
+    let left_out = loader.skipped();
+    if let Some(first) = left_out.first.first() {
+        output::complain(format_args!(
+            "left out {} entries of {}, first {first}",
+            left_out.count,
+            args.data.display()
+        ));
     }
     report(&results, args.format)?;
     match args.min_top1 {
         Some(least) if results.accuracy.top1 < least => {
-            eprintln!("error: top1 {:.3} is below --min-top1 {least}", results.accuracy.top1);
+            let top1 = results.accuracy.top1;
+            output::complain(format_args!("error: top1 {top1:.3} is below --min-top1 {least}"));
             Ok(false)
         }
         _ => Ok(true),
@@ -114,15 +127,8 @@ fn evaluate(
     talk: Talk,
 ) -> Result<Results> {
     let ModelConfig::Vit(config) = classifier.model().config();
-    let mut file = match &args.results_file {
-        None => None,
-        Some(path) => {
-            let mut writer =
-                csv::Writer::from_path(path).with_context(|| format!("writing {}", path.display()))?;
-            writer.write_record(["file", "label", "pred", "prob"])?;
-            Some(writer)
-        }
-    };
+    let header = ["file", "label", "pred", "prob"];
+    let mut table = args.results_file.as_ref().map(|path| Table::create(path, &header)).transpose()?;
     let total = loader.num_samples().map(|n| args.limit.map_or(n, |limit| n.min(limit)));
     let bar = progress(total, talk);
     let mut evaluation = Evaluation::default();
@@ -143,13 +149,9 @@ fn evaluate(
                 );
             }
             let answer = evaluation.add(logits, label);
-            if let Some(writer) = &mut file {
-                writer.write_record([
-                    name,
-                    &label.to_string(),
-                    &answer.pred.to_string(),
-                    &format!("{:.6}", answer.prob),
-                ])?;
+            if let Some(table) = &mut table {
+                let (label, pred) = (label.to_string(), answer.pred.to_string());
+                table.row(&[name, &label, &pred, &format!("{:.6}", answer.prob)])?;
             }
         }
         left -= batch.names.len().min(left);
@@ -159,11 +161,11 @@ fn evaluate(
         }
     }
     bar.finish_and_clear();
-    if let (Some(writer), Some(path)) = (&mut file, &args.results_file) {
-        writer.flush().with_context(|| format!("writing {}", path.display()))?;
-    }
     let seconds = start.elapsed().as_secs_f64();
     let accuracy = evaluation.accuracy().with_context(|| format!("{}: no images", args.data.display()))?;
+    if let Some(table) = table {
+        table.finish()?;
+    }
     Ok(Results {
         model: args.model.model.clone(),
         data: args.data.display().to_string(),

@@ -1,1 +1,13 @@
-//! Integration tests of the binary.
+//! The `vitrum` binary, driven as a user drives it. One test binary.
+
+mod checkpoint;
+mod embed;
+mod errors;
+mod forward;
+mod help;
+mod models;
+mod output;
+mod predict;
+mod sandbox;
+mod small;
+mod val;

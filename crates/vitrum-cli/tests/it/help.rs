@@ -1,0 +1,88 @@
+//! What `--help` says.
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn the_first_page_names_commands_and_exit_codes() {
+    let help = Sandbox::empty().ok("--help").out;
+    let commands = ["predict", "val", "forward", "verify", "embed", "models", "checkpoint", "demo", "checks"];
+    for word in commands.into_iter().chain(["version", "completions"]) {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(word)), "no {word} in:\n{help}");
+    }
+    assert!(
+        help.contains("Exit codes: 0 done, 1 run-time error, 2 usage, 3 a requested gate failed."),
+        "{help}"
+    );
+    let nothing = Sandbox::empty().ends("", 2);
+    assert_eq!(nothing.out, "");
+    assert!(nothing.err.contains("Usage: vitrum"), "{}", nothing.err);
+}
+
+#[test]
+fn commands_that_run_a_model_share_its_flags() {
+    let sandbox = Sandbox::empty();
+    for command in ["predict", "val", "forward", "verify", "embed"] {
+        let help = sandbox.ok(&format!("{command} --help")).out;
+        for flag in [
+            "--model",
+            "--checkpoint",
+            "--num-classes",
+            "--img-size",
+            "--pos-resize",
+            "--model-kwargs",
+            "--device",
+            "--threads",
+            "--seed",
+            "--offline",
+            "--quiet",
+            "--allow-missing",
+            "--allow-unexpected",
+        ] {
+            assert!(
+                help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")),
+                "{command}: no {flag}"
+            );
+        }
+    }
+}
+
+#[test]
+fn examples_are_there_and_are_understood() {
+    let sandbox = Sandbox::empty();
+    let commands = [
+        "predict",
+        "val",
+        "forward",
+        "verify",
+        "embed",
+        "models list",
+        "models shapes",
+        "checkpoint inspect",
+        "checkpoint convert",
+        "demo",
+    ];
+    for command in commands {
+        let help = sandbox.ok(&format!("{command} --help")).out;
+        let (_, examples) = help.split_once("Example").unwrap_or_else(|| panic!("{command}: no examples"));
+        let lines: Vec<&str> =
+            examples.lines().map(str::trim).filter(|line| line.starts_with("vitrum ")).collect();
+        assert!(!lines.is_empty(), "{command}: no examples");
+        for line in lines {
+            let typed = line.trim_start_matches("vitrum ").split(" > ").next().expect("a command");
+            assert!(typed.starts_with(command), "{command}: an example of another command: {line}");
+            let ran = sandbox.run(&typed.replace('\'', ""));
+            // No files are there, but the flags are right.
+            assert_ne!(ran.code, 2, "{line}: {}", ran.err);
+        }
+    }
+}
+
+#[test]
+fn short_help_of_every_subcommand() {
+    let sandbox = Sandbox::empty();
+    let others = ["models info", "checkpoint diff", "checkpoint verify", "checks", "version", "completions"];
+    for command in others {
+        let help = sandbox.ok(&format!("{command} -h")).out;
+        assert!(help.contains("Usage: vitrum"), "{command}: {help}");
+    }
+}

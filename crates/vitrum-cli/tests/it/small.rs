@@ -1,0 +1,72 @@
+//! `demo`, `checks`, `version`, `completions`.
+
+use vitrum::data::demo::CLASSES;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn demo_draws_a_folder_per_class() {
+    let sandbox = Sandbox::empty();
+    sandbox.ok("demo pics --count 20 --size 40 --sheet sheet.png");
+    for (index, class) in CLASSES.iter().cycle().take(20).enumerate() {
+        let picture = image::open(sandbox.path(format!("pics/{class}/{index:06}.png"))).expect("a picture");
+        assert_eq!((picture.width(), picture.height()), (40, 40));
+    }
+    let sheet = image::open(sandbox.path("sheet.png")).expect("the sheet").to_rgb8();
+    assert_eq!(sheet.dimensions(), (400, 80));
+    let third = image::open(sandbox.path("pics/square/000002.png")).expect("a picture").to_rgb8();
+    assert!(
+        (0..40).all(|i| sheet.get_pixel(80 + i, i) == third.get_pixel(i, i)),
+        "the third of the first row"
+    );
+
+    sandbox.ok("demo again --count 20 --size 40");
+    sandbox.ok("demo other --count 20 --size 40 --seed 1");
+    let bytes =
+        |folder: &str| std::fs::read(sandbox.path(format!("{folder}/disc/000000.png"))).expect("a picture");
+    assert_eq!(bytes("pics"), bytes("again"));
+    assert_ne!(bytes("pics"), bytes("other"));
+
+    sandbox.fails("demo pics", 1, &["pics exists already", "hint:"]);
+    sandbox.fails("demo sheet.png", 1, &["sheet.png exists already"]);
+    sandbox.fails("demo new --count 0", 1, &["--count"]);
+    sandbox.fails("demo new --size 5", 1, &["--size"]);
+    sandbox.fails("demo new --size 4000000", 1, &["--size"]);
+    sandbox.fails("demo new --count 1 --sheet nowhere/sheet.png", 1, &["nowhere"]);
+    sandbox.fails("demo new --count 1 --sheet sheet.xyz", 1, &["sheet.xyz"]);
+    sandbox.fails("demo new --count 1 --size 4096 --sheet big.png", 1, &["--sheet"]);
+}
+
+#[test]
+fn checks_pass_on_this_machine() {
+    let sandbox = Sandbox::empty();
+    let outcomes = sandbox.ok("checks --format json").json();
+    let outcomes = outcomes.as_array().expect("outcomes");
+    assert!(outcomes.iter().all(|outcome| outcome["ok"] == true), "{outcomes:?}");
+    for check in ["attention F32 forward", "attention F64 backward", "layer_norm F32 backward"] {
+        assert!(outcomes.iter().any(|outcome| outcome["check"] == check), "{check}");
+    }
+    let threads = outcomes.iter().find(|outcome| outcome["check"] == "threads").expect("threads");
+    assert_eq!(threads["result"], "1");
+}
+
+#[test]
+fn version_in_every_format() {
+    let sandbox = Sandbox::empty();
+    assert_eq!(sandbox.ok("version --format json").json()["vitrum"], env!("CARGO_PKG_VERSION"));
+    assert!(sandbox.ok("version").out.contains(env!("CARGO_PKG_VERSION")));
+    assert_eq!(sandbox.ok("version --format csv").csv()[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(sandbox.ok("--version").out.starts_with("vitrum "));
+}
+
+#[test]
+fn completions_for_every_shell() {
+    let sandbox = Sandbox::empty();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = sandbox.ok(&format!("completions {shell}")).out;
+        for word in ["predict", "checkpoint", "img-size"] {
+            assert!(script.contains(word), "{shell}: no {word}");
+        }
+    }
+    sandbox.fails("completions tcsh", 2, &["tcsh"]);
+}
