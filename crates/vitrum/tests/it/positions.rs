@@ -1,4 +1,4 @@
-//! Position tables against PyTorch, SciPy and timm: brought to other grids, and given by formulas.
+//! Position tables against PyTorch and SciPy: brought to other grids, and given by formulas.
 //! Golden values come from `fixtures/export_positions.py`.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,6 @@ use crate::formula;
 struct Golden {
     resizes: Vec<Resize>,
     fixed: Vec<Fixed>,
-    relative_resizes: Vec<Relative>,
 }
 
 #[derive(Deserialize)]
@@ -34,16 +33,6 @@ struct Fixed {
     kind: PosEmbed,
     grid: [usize; 2],
     dim: usize,
-}
-
-#[derive(Deserialize)]
-struct Relative {
-    name: String,
-    key: String,
-    shape: [usize; 2],
-    old: [usize; 2],
-    new: [usize; 2],
-    extra: usize,
 }
 
 fn golden() -> (Golden, TensorMap) {
@@ -94,20 +83,5 @@ fn fixed_tables_follow_the_published_formulas() {
         let difference =
             relative_difference(&fixed_table(&config, grid), &values.get(&name).unwrap().to_f64());
         assert!(difference < 6e-8, "{name}: {difference:e}");
-    }
-}
-
-#[test]
-fn relative_tables_resize_as_timms() {
-    let (cases, values) = golden();
-    assert!(cases.relative_resizes.len() >= 3);
-    for Relative { name, key, shape, old, new, extra } in &cases.relative_resizes {
-        let all = table(key, shape);
-        let (offsets, rest) = all.split_at((shape[0] - extra) * shape[1]);
-        let [old, new] = [old, new].map(|grid| grid.map(|side| 2 * side - 1));
-        let mut ours = resample_grid(offsets, shape[1], old, new, PosResize::Bicubic);
-        ours.extend(rest);
-        let difference = relative_difference(&ours, &values.get(name).unwrap().to_f64());
-        assert!(difference < 1e-6, "{name}: {difference:e}");
     }
 }
