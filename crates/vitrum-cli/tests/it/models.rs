@@ -118,7 +118,7 @@ fn sizes_that_make_no_model() {
         ("--mlp-ratio=-1", "mlp_ratio"),
         ("--in-chans 0", "in_chans"),
         ("--num-classes 99999999999999", "num_classes"),
-        ("--img-size 1x9999999999999999999", "patch"),
+        ("--img-size 1x9999999999999999999", "img_size"),
         ("--model-kwargs reg_tokens=99999999999", "reg_tokens"),
         ("--model-kwargs depth=-1", "model-kwargs"),
         ("--model-kwargs img_size=0", "img_size"),
