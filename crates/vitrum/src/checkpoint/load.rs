@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 
-use super::apply::{Excuses, Report, apply};
+use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors};
 use super::card::{CardSource, ModelCard};
 use super::dialect::{Converted, Dialect, to_timm};
 use super::error::LoadError;
@@ -242,6 +242,10 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let converted = to_timm(read(path)?)?;
     let config = configuration(&mut found, Some(&converted), options)?;
     let Converted { map: tensors, dialect, .. } = converted;
+    if let Some(card) = &found.card {
+        card.check_size(tensors.num_elements())?;
+    }
+    check_shapes(&config, &tensors)?;
     let mut card =
         found.card.unwrap_or_else(|| ModelCard::new(config, CardSource::Tensors, tensors.path.clone()));
     card.preprocess = found.preprocess;
@@ -250,6 +254,26 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
         card.architecture = Some(name.to_string());
     }
     Ok(Opened { tensors, dialect, card, notes: found.notes })
+}
+
+/// Refuses tensors that are not those of the model described; what the model does not know may be there.
+fn check_shapes(config: &VitConfig, tensors: &TensorMap) -> Result<(), ModelError> {
+    let skeleton = ModelConfig::Vit(config.clone()).skeleton(&Device::flex())?;
+    let mut report = Report::default();
+    for (key, expected) in expected_tensors(&skeleton) {
+        match tensors.get(&key) {
+            Some(tensor) if tensor.shape() == expected => report.loaded.push(key),
+            Some(tensor) => {
+                report.mismatched.push(ShapeChange { key, found: tensor.shape().to_vec(), expected });
+            }
+            None if key == "pos_embed" && config.pos_embed.is_fixed() => {}
+            None => report.missing.push(key),
+        }
+    }
+    if report.is_refused() {
+        return Err(ModelError::Refused { path: tensors.path.clone(), report: Box::new(report) });
+    }
+    Ok(())
 }
 
 /// The card's labels; where there are none, a thousand classes are taken for ImageNet's, as timm takes them.
