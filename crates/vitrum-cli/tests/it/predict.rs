@@ -1,5 +1,7 @@
 //! `vitrum predict`.
 
+use std::collections::BTreeMap;
+
 use vitrum::data::demo::CLASSES;
 
 use crate::sandbox::{Sandbox, difference};
@@ -46,7 +48,15 @@ fn folders_are_read_in_order_and_every_format_says_the_same() {
 
     // One at a time gives the same answers as all at once.
     let single = sandbox.ok("predict photos z.bmp -m model --topk 2 --format csv --batch-size 1").csv();
-    assert_eq!(rows, single);
+    for (row, alone) in rows.iter().zip(&single) {
+        assert!(
+            ["file", "rank", "index", "label"].iter().all(|key| row[*key] == alone[*key]),
+            "{row:?} {alone:?}"
+        );
+        let prob = |row: &BTreeMap<String, String>| row["prob"].parse::<f64>().expect("a number");
+        assert!((prob(row) - prob(alone)).abs() < 3e-6, "{row:?} {alone:?}");
+    }
+    assert_eq!(rows.len(), single.len());
 
     let json = sandbox.ok("predict photos z.bmp -m model --topk 2 --format json").json();
     let text = sandbox.ok("predict photos z.bmp -m model --topk 2").out;
