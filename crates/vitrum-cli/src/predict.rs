@@ -109,7 +109,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 enum Writer {
     Text,
     Json(Vec<serde_json::Value>),
-    Csv(csv::Writer<io::Stdout>),
+    Csv(Box<csv::Writer<io::Stdout>>),
 }
 
 impl Writer {
@@ -120,7 +120,7 @@ impl Writer {
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(io::stdout());
                 writer.write_record(["file", "rank", "index", "label", "prob"])?;
-                Self::Csv(writer)
+                Self::Csv(Box::new(writer))
             }
         })
     }
