@@ -8,6 +8,7 @@ use serde::Serialize;
 use vitrum::models::ModelConfig;
 
 use crate::args::{BenchArgs, Dtype, Format};
+use crate::memory;
 use crate::model::{self, Talk};
 use crate::output::{self, Rows};
 
@@ -36,13 +37,16 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
     let (loaded, device) = model::open(&args.model, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     let macs = loaded.model.config().walk()?.macs;
+    for &batch_size in &args.batch_sizes {
+        memory::check_batch(&config, batch_size, config.img_size, Dtype::F32)?;
+    }
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {
         let [h, w] = config.img_size;
         let images: Tensor<4> =
             Tensor::random([batch_size, config.in_chans, h, w], Distribution::Normal(0.0, 1.0), &device);
-        let mut times = Vec::with_capacity(args.runs);
-        for run in 0..args.warmup + args.runs {
+        let mut times = Vec::new();
+        for run in 0..args.warmup.saturating_add(args.runs) {
             let start = Instant::now();
             let logits = loaded.model.backbone().forward(images.clone());
             let sum: f64 = logits.into_data().iter::<f64>().sum(); // waits for the device

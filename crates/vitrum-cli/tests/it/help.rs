@@ -21,7 +21,7 @@ fn the_first_page_names_commands_and_exit_codes() {
 #[test]
 fn commands_that_run_a_model_share_its_flags() {
     let sandbox = Sandbox::empty();
-    for command in ["predict", "val", "forward", "verify", "embed"] {
+    for command in ["predict", "val", "forward", "verify", "embed", "bench"] {
         let help = sandbox.ok(&format!("{command} --help")).out;
         for flag in [
             "--model",
@@ -59,6 +59,7 @@ fn examples_are_there_and_are_understood() {
         "models shapes",
         "checkpoint inspect",
         "checkpoint convert",
+        "bench",
         "demo",
     ];
     for command in commands {
@@ -70,7 +71,8 @@ fn examples_are_there_and_are_understood() {
         for line in lines {
             let typed = line.trim_start_matches("vitrum ").split(" > ").next().expect("a command");
             assert!(typed.starts_with(command), "{command}: an example of another command: {line}");
-            let ran = sandbox.run(&typed.replace('\'', ""));
+            let brief = if command == "bench" { " --runs 1 --warmup 0" } else { "" };
+            let ran = sandbox.run(&(typed.replace('\'', "") + brief));
             // No files are there, but the flags are right.
             assert_ne!(ran.code, 2, "{line}: {}", ran.err);
         }

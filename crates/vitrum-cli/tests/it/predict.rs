@@ -1,5 +1,7 @@
 //! `vitrum predict`.
 
+use std::collections::BTreeMap;
+
 use vitrum::data::demo::CLASSES;
 
 use crate::sandbox::{Sandbox, difference};
@@ -44,14 +46,17 @@ fn folders_are_read_in_order_and_every_format_says_the_same() {
     assert_eq!(files, expected);
     assert_eq!(rows.iter().map(|row| row["rank"].as_str()).collect::<Vec<_>>(), ["1", "2"].repeat(4));
 
-    // One at a time gives the same answers as all at once, but for the rounding of products of another shape.
+    // One at a time gives the same answers as all at once.
     let single = sandbox.ok("predict photos z.bmp -m model --topk 2 --format csv --batch-size 1").csv();
-    for (alone, together) in single.iter().zip(&rows) {
-        let prob =
-            |row: &std::collections::BTreeMap<String, String>| row["prob"].parse::<f64>().expect("a number");
-        assert!((prob(alone) - prob(together)).abs() < 1e-5);
-        assert_eq!((&alone["file"], &alone["label"]), (&together["file"], &together["label"]));
+    for (row, alone) in rows.iter().zip(&single) {
+        assert!(
+            ["file", "rank", "index", "label"].iter().all(|key| row[*key] == alone[*key]),
+            "{row:?} {alone:?}"
+        );
+        let prob = |row: &BTreeMap<String, String>| row["prob"].parse::<f64>().expect("a number");
+        assert!((prob(row) - prob(alone)).abs() < 3e-6, "{row:?} {alone:?}");
     }
+    assert_eq!(rows.len(), single.len());
 
     let json = sandbox.ok("predict photos z.bmp -m model --topk 2 --format json").json();
     let text = sandbox.ok("predict photos z.bmp -m model --topk 2").out;
@@ -97,9 +102,8 @@ fn weights_from_a_file_and_preprocessing_from_flags() {
     let loose = "predict a.png -m test_vit --checkpoint model/model.safetensors --img-size 32 \
                  --model-kwargs patch_size=8 embed_dim=16 depth=2 mlp_ratio=2.0 num_classes=10 --format json";
     let same = sandbox.ok(&format!("{loose} --crop-pct 1.0")).json();
-    for field in ["index", "prob"] {
-        assert_eq!(card[0]["predictions"][0][field], same[0]["predictions"][0][field]);
-    }
+    assert_eq!(card[0]["predictions"][0]["index"], same[0]["predictions"][0]["index"]);
+    assert_eq!(card[0]["predictions"][0]["prob"], same[0]["predictions"][0]["prob"]);
     let other = sandbox.ok("predict a.png -m model --format json --mean 0 0 0 --std 1 1 1").json();
     assert_ne!(card[0]["predictions"][0]["prob"], other[0]["predictions"][0]["prob"]);
 }

@@ -1,8 +1,35 @@
-//! `demo`, `checks`, `version`, `completions`.
+//! `bench`, `demo`, `checks`, `version`, `completions`.
 
 use vitrum::data::demo::CLASSES;
 
 use crate::sandbox::Sandbox;
+
+#[test]
+fn bench_measures() {
+    let sandbox = Sandbox::new();
+    let args = "bench -m model --batch-sizes 1,3 --runs 3 --warmup 1";
+    let measured = sandbox.ok(&format!("{args} --format json")).json();
+    let sizes: Vec<_> =
+        measured.as_array().expect("a list").iter().map(|m| m["batch_size"].as_u64()).collect();
+    assert_eq!(sizes, [Some(1), Some(3)]);
+    for m in measured.as_array().expect("a list") {
+        let number = |key: &str| m[key].as_f64().expect(key);
+        assert!(0.0 < number("min_ms") && number("min_ms") <= number("median_ms"), "{m}");
+        assert!(number("median_ms") <= number("max_ms"), "{m}");
+        let speed = 1e3 * number("batch_size") / number("median_ms");
+        assert!((number("images_per_second") / speed - 1.0).abs() < 1e-9, "{m}");
+        assert_eq!((m["runs"].as_u64(), m["threads"].as_u64()), (Some(3), Some(1)));
+    }
+    assert_eq!(sandbox.ok(&format!("{args} --format csv")).csv().len(), 2);
+    assert_eq!(sandbox.ok(args).out.lines().count(), 3);
+    for flags in ["--runs 0", "--batch-sizes 0", "--batch-sizes 1,0"] {
+        sandbox.fails(&format!("bench -m model {flags}"), 1, &["at least 1"]);
+    }
+    sandbox.fails("bench -m model --batch-sizes x", 2, &["--batch-sizes"]);
+    if cfg!(target_os = "linux") {
+        sandbox.fails("bench -m model --batch-sizes 1,99999999999999", 1, &["of memory", "hint:"]);
+    }
+}
 
 #[test]
 fn demo_draws_a_folder_per_class() {
