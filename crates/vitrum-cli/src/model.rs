@@ -27,7 +27,7 @@ impl Talk {
     /// A remark on stderr.
     pub fn say(self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            crate::output::complain(text);
         }
     }
 
