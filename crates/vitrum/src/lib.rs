@@ -10,6 +10,7 @@ pub mod error;
 pub mod layers;
 pub mod models;
 pub mod tasks;
+pub mod train;
 
 pub use error::Error;
 

@@ -3,6 +3,7 @@
 //! Reading order: [`image`] is the one image type, [`decode`] makes it from files, [`resize`] and [`preprocess`]
 //! bring it to a model's input, [`batch`] makes the tensor; [`dataset`], [`demo`] and [`loader`] do so for many.
 
+pub mod augment;
 pub mod batch;
 pub mod dataset;
 pub mod decode;
@@ -10,7 +11,10 @@ pub mod demo;
 pub mod image;
 pub mod loader;
 pub mod preprocess;
+pub mod random;
 pub mod resize;
+pub mod train_loader;
+pub mod train_set;
 
 pub use self::image::RgbImage;
 pub use dataset::{DatasetOptions, Source, open_dataset};

@@ -1,0 +1,1 @@
+//! Random changes to training images, with timm's names and meanings.

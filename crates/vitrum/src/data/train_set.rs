@@ -1,0 +1,1 @@
+//! Datasets for training: any order, any part, any number of times.

@@ -1,0 +1,1 @@
+//! A moving average of the weights.

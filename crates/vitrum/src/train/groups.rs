@@ -1,0 +1,1 @@
+//! Which parameters decay, and how fast each learns.

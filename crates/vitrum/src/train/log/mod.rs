@@ -1,0 +1,1 @@
+//! What a run tells of itself: its folder, tables, curves and pictures.
