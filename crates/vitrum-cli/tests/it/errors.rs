@@ -284,3 +284,11 @@ fn usage() {
     }
     sandbox.fails("predct a.png", 2, &["predict"]);
 }
+
+/// Found by fuzzing: a JPEG over which the decoder's own code panics.
+#[test]
+fn a_decoder_that_panics_is_an_error_and_no_more() {
+    let sandbox = Sandbox::new();
+    sandbox.write("bad.jpg", include_bytes!("../../../../fixtures/golden/hostile/decoder_panics.jpg"));
+    sandbox.fails("predict -m model bad.jpg", 1, &["bad.jpg: JPEG: damaged"]);
+}

@@ -198,7 +198,7 @@ pub enum DecodeProblem {
 /// Decodes an image held in memory.
 ///
 /// A decoder that panics on damaged input is caught and reported as [`DecodeProblem::Damaged`]; the panic hook,
-/// which by default writes to standard error, still runs.
+/// which by default writes to standard error, still runs, and may ask [`is_guarded`] whether to stay silent.
 ///
 /// # Errors
 /// [`DecodeError`] without a file name; add one with [`DecodeError::named`].
@@ -207,9 +207,20 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeE
         return Err(DecodeProblem::TooManyBytes { limit: options.limits.max_bytes }.into());
     }
     let format = format_of(bytes)?;
+    GUARDED.set(true);
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, options)));
+    GUARDED.set(false);
     let panicked = |_| Err(damaged(format_name(format), "the decoder panicked"));
     decoded.unwrap_or_else(panicked).map_err(DecodeError::from)
+}
+
+std::thread_local! {
+    static GUARDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether this thread is inside a decoder whose panics become errors: a panic hook has nothing to say of them.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
 }
 
 /// Reads and decodes an image file.

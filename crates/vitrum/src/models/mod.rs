@@ -68,6 +68,23 @@ pub trait Backbone {
     }
 }
 
+/// A model as a chain of links, for training that keeps the links' inputs alone and computes the rest again.
+///
+/// `last(link(n - 1, … link(0, first(images))))` is [`Backbone::forward`].
+pub trait Chain {
+    /// How many links lie between the first and the last.
+    fn links(&self) -> usize;
+
+    /// Images `[B, C, H, W]` to tokens `[B, T, D]`, and the grid of patches.
+    fn first(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]);
+
+    /// One link: `[B, T, D] -> [B, T, D]`.
+    fn link(&self, index: usize, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3>;
+
+    /// Tokens to logits `[B, K]`.
+    fn last(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<2>;
+}
+
 /// The configuration of a model of any family.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "family", rename_all = "snake_case")]
@@ -108,6 +125,13 @@ impl ModelConfig {
 impl Model {
     /// The model behind the waist.
     pub fn backbone(&self) -> &dyn Backbone {
+        match self {
+            Self::Vit(vit) => vit,
+        }
+    }
+
+    /// The model as a chain of blocks.
+    pub fn chain(&self) -> &dyn Chain {
         match self {
             Self::Vit(vit) => vit,
         }

@@ -15,7 +15,7 @@ use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use super::{Backbone, ConfigError, Features};
+use super::{Backbone, Chain, ConfigError, Features};
 pub use crate::layers::init::WeightInit;
 pub use crate::layers::mlp::Activation;
 pub use crate::layers::pool::GlobalPool;
@@ -26,7 +26,7 @@ use crate::layers::block::{Block, BlockConfig};
 use crate::layers::drop::{dropout, patch_dropout};
 use crate::layers::init::{InitConfig, initialize};
 use crate::layers::norm::LayerNorm;
-use crate::layers::observe::Observer;
+use crate::layers::observe::{Observer, Silent};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::{AttentionPool, pool};
 use crate::layers::position::{Position, PositionConfig};
@@ -440,12 +440,35 @@ impl Vit {
     /// The encoder: `[B, T, D] -> [B, T, D]`.
     pub fn encode(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
         let bias = self.position.bias(grid);
-        self.blocks.iter().enumerate().fold(x, |x, (i, block)| {
-            let x = block.forward(x, bias.as_ref(), grid, i, watch);
-            let Some(moved) = self.position.between(&x, i, grid) else { return x };
-            watch.tokens(format_args!("pos_block.{i}"), &moved);
-            moved
-        })
+        (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, bias.as_ref(), grid, watch))
+    }
+
+    /// Block `i` and what its position encoding does behind it: `[B, T, D] -> [B, T, D]`.
+    fn layer(
+        &self,
+        i: usize,
+        x: Tensor<3>,
+        bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let x = self.blocks[i].forward(x, bias, grid, i, watch);
+        let Some(moved) = self.position.between(&x, i, grid) else { return x };
+        watch.tokens(format_args!("pos_block.{i}"), &moved);
+        moved
+    }
+
+    /// Behind the encoder: `[B, T, D] -> [B, T, D]`.
+    fn normed(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Features {
+        let tokens = match &self.norm {
+            Some(norm) => {
+                let x = norm.forward(x);
+                watch.tokens(format_args!("norm"), &x);
+                x
+            }
+            None => x,
+        };
+        Features { tokens, num_prefix_tokens: self.config.num_prefix_tokens(), grid }
     }
 
     /// Many tokens to one vector, normed: `[B, T, D] -> [B, D]` (timm `forward_head(pre_logits=True)`).
@@ -472,12 +495,8 @@ impl Vit {
 impl Backbone for Vit {
     fn features(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Features {
         let (x, grid) = self.embed(images, watch); // [B, T, D]
-        let mut x = self.encode(x, grid, watch);
-        if let Some(norm) = &self.norm {
-            x = norm.forward(x);
-            watch.tokens(format_args!("norm"), &x);
-        }
-        Features { tokens: x, num_prefix_tokens: self.config.num_prefix_tokens(), grid }
+        let x = self.encode(x, grid, watch);
+        self.normed(x, grid, watch)
     }
 
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
@@ -494,5 +513,23 @@ impl Backbone for Vit {
         let logits = head.forward(dropout(x, self.config.drop_rate)); // [B, K]
         watch.vectors(format_args!("head"), &logits);
         logits
+    }
+}
+
+impl Chain for Vit {
+    fn links(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn first(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
+        self.embed(images, &mut Silent)
+    }
+
+    fn link(&self, index: usize, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        self.layer(index, x, self.position.bias(grid).as_ref(), grid, &mut Silent)
+    }
+
+    fn last(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<2> {
+        self.head(self.normed(x, grid, &mut Silent), &mut Silent)
     }
 }
