@@ -190,6 +190,7 @@ impl Sandbox {
         for text in texts {
             assert!(ran.err.contains(text), "vitrum {args}: no '{text}' in:\n{}", ran.err);
         }
+        assert!(!ran.err.contains("panicked"), "vitrum {args}: talk of a panic:\n{}", ran.err);
         assert_eq!(self.listing(), before, "vitrum {args}: a failed run leaves nothing");
     }
 }

@@ -6,7 +6,7 @@ use super::objective::Objective;
 use crate::models::Model;
 
 /// Takes the gradients of one backward pass over a part of the model.
-pub type Take<'a> = dyn FnMut(&mut Gradients) + 'a;
+pub type Take<'a> = dyn FnMut(Gradients) + 'a;
 
 /// A batch and what is asked of it, on a device that keeps a graph.
 pub struct Pass<'a> {
@@ -31,7 +31,7 @@ impl Pass<'_> {
         let logits = self.model.backbone().forward(self.images);
         let loss = self.objective.loss(logits, self.targets);
         let value = loss.clone().into_scalar::<f64>();
-        take(&mut loss.backward());
+        take(loss.backward());
         value
     }
 
@@ -69,7 +69,7 @@ impl Pass<'_> {
         }
         seeded(0);
         let (y, _) = chain.first(self.images);
-        take(&mut against(y, gradient).backward());
+        take(against(y, gradient).backward());
         value
     }
 
@@ -84,9 +84,9 @@ fn against(y: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
 }
 
 /// Hands out the parameters' gradients and returns that of the part's input.
-fn back(mut gradients: Gradients, x: &Tensor<3>, take: &mut Take<'_>) -> Tensor<3> {
+fn back(gradients: Gradients, x: &Tensor<3>, take: &mut Take<'_>) -> Tensor<3> {
     let gradient = x.grad(&gradients).unwrap_or_else(|| x.clone().inner().zeros_like());
-    take(&mut gradients);
+    take(gradients);
     gradient
 }
 

@@ -1,10 +1,17 @@
 //! Recipe → loop → checkpoint.
 //!
-//! Reading order: [`recipe`] says what a run depends on, [`optim`], [`schedule`], [`ema`] and [`objective`] are its
-//! mathematics, [`fit`] is the loop, [`resume`] keeps it on disk, [`log`] tells of it.
+//! Reading order: [`recipe`] says what a run depends on, [`fit`] is the loop, [`trainer`] one update of it;
+//! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are its mathematics, [`backward`] its way
+//! forth and back; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
+//! of it.
 
+pub mod backward;
+pub mod build;
 pub mod clip;
 pub mod ema;
+mod error;
+pub mod evaluate;
+pub mod evidence;
 pub mod fit;
 pub mod groups;
 pub mod log;
@@ -12,4 +19,10 @@ pub mod objective;
 pub mod optim;
 pub mod recipe;
 pub mod resume;
+mod run;
 pub mod schedule;
+pub mod trainer;
+
+pub use error::TrainError;
+pub use fit::{Job, NoRequests, Outcome, Requests, fit};
+pub use recipe::Recipe;

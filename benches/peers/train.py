@@ -1,0 +1,105 @@
+"""Training steps: vitrum beside PyTorch eager and torch.compile, alternating, in one process tree.
+
+    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install -r benches/peers/requirements.txt
+    cargo build --release
+    /tmp/peers/bin/python benches/peers/train.py --vitrum target/release/vitrum [--rounds 3] [--cases tiny32,small224]
+
+A step is forward, cross entropy, backward and AdamW on a batch that is ready in memory. Every round measures every
+library once (a median of several steps each) in a process of its own; the table gives the median over rounds of the
+ratio to PyTorch eager of the same round, and each process's peak memory.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+CASES = {
+    "tiny32": {"name": "vit_tiny_patch16_224", "img": 32, "patch": 4, "batch": 64, "classes": 10},
+    "small224": {"name": "vit_small_patch16_224", "img": 224, "patch": 16, "batch": 8, "classes": 1000},
+    "base224": {"name": "vit_base_patch16_224", "img": 224, "patch": 16, "batch": 4, "classes": 1000},
+}
+
+
+def torch_worker(library: str, case: dict, threads: int, seconds: float) -> dict:
+    import resource
+
+    import timm
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = timm.create_model(case["name"], img_size=case["img"], patch_size=case["patch"], num_classes=case["classes"])
+    model.train()
+    run = torch.compile(model) if library == "torch.compile" else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+    images = torch.randn(case["batch"], 3, case["img"], case["img"])
+    labels = torch.arange(case["batch"]) % case["classes"]
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(run(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    for _ in range(2):
+        step()
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 4 or time.perf_counter() < end:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"images_per_second": case["batch"] / statistics.median(times), "peak_mb": peak}
+
+
+def vitrum(binary: str, case: dict, threads: int, seconds: float) -> dict:
+    command = [
+        binary, "bench", "-m", case["name"], "--train", "--batch-sizes", str(case["batch"]),
+        "--img-size", str(case["img"]), "--patch-size", str(case["patch"]), "--num-classes", str(case["classes"]),
+        "--threads", str(threads), "--seconds", str(seconds), "--format", "json",
+    ]  # fmt: skip
+    measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[0]
+    return {"images_per_second": measured["images_per_second"], "peak_mb": measured["peak_mb"]}
+
+
+def measure(library: str, key: str, args) -> dict:
+    if library == "vitrum":
+        return vitrum(args.vitrum, CASES[key], args.threads, args.seconds)
+    command = [sys.executable, __file__, "--worker", library, "--cases", key]
+    command += ["--threads", str(args.threads), "--seconds", str(args.seconds)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vitrum", default="target/release/vitrum")
+    parser.add_argument("--cases", default="tiny32,small224")
+    parser.add_argument("--libraries", default="torch,torch.compile,vitrum")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--worker")
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(torch_worker(args.worker, CASES[args.cases], args.threads, args.seconds)))
+        return
+    libraries = args.libraries.split(",")
+    for key in args.cases.split(","):
+        rounds = []
+        for index in range(args.rounds):
+            rounds.append({library: measure(library, key, args) for library in libraries})
+            print(f"{key} round {index}: {json.dumps(rounds[-1])}", file=sys.stderr, flush=True)
+        for library in libraries:
+            ratios = [r[library]["images_per_second"] / r[libraries[0]]["images_per_second"] for r in rounds]
+            speed = statistics.median(r[library]["images_per_second"] for r in rounds)
+            peak = max(r[library]["peak_mb"] for r in rounds)
+            low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+            print(f"| {key} | {library} | {speed:.1f} | {middle:.2f} ({low:.2f}–{high:.2f}) | {peak:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

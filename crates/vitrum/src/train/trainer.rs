@@ -1,0 +1,264 @@
+//! One update: forth and back over its batches, clip, step, average.
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde_json::{Value, json};
+
+use super::TrainError;
+use super::backward::{Pass, mix};
+use super::clip::{ClipMode, clip};
+use super::ema::{Ema, EmaConfig};
+use super::groups::{GroupConfig, Groups};
+use super::objective::Objective;
+use super::optim::{GradMap, OptimConfig, Optimizer, StateDict};
+use super::recipe::Recipe;
+use super::schedule::Schedule;
+use crate::checkpoint::apply::{Excuses, apply, collect};
+use crate::checkpoint::{HostTensor, TensorMap};
+use crate::data::batch;
+use crate::models::Model;
+
+/// A batch on its way into the model.
+#[derive(Clone, Debug)]
+pub struct Examples {
+    /// Normalised images, `[B, C, H, W]`, in order.
+    pub images: Vec<f32>,
+    /// `[B, C, H, W]`.
+    pub shape: [usize; 4],
+    /// Soft targets, `[B, K]`, in order.
+    pub targets: Vec<f32>,
+}
+
+/// What an update came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Updated {
+    /// Mean loss of its images, before the update.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Norm of all gradients before clipping, where it was computed.
+    pub grad_norm: Option<f64>,
+    /// Why nothing was changed, when loss or gradients were not finite.
+    pub skipped: Option<String>,
+}
+
+/// A model and everything that changes with it.
+pub struct Trainer {
+    /// `None` only while an update is under way.
+    model: Option<Model>,
+    optimizer: Optimizer,
+    groups: Groups,
+    schedule: Schedule,
+    ema: Option<Ema>,
+    clip: Option<(ClipMode, f64)>,
+    objective: Objective,
+    grad_checkpointing: bool,
+    seed: u64,
+    updates: u64,
+    device: Device,
+}
+
+impl Trainer {
+    /// Begins with `model`, whose frozen parameters want no gradient; an epoch has so many updates.
+    ///
+    /// # Errors
+    /// An optimiser, schedule or way of clipping that nobody knows, or numbers that make none.
+    pub fn new(model: Model, recipe: &Recipe, updates_per_epoch: u64, device: &Device) -> Result<Self, TrainError> {
+        let clip_mode = recipe.clip_mode.parse()?;
+        let model = model.train();
+        Ok(Self {
+            optimizer: Optimizer::new(OptimConfig::from_recipe(recipe)?)?,
+            groups: Groups::new(&model, &GroupConfig::from(recipe)),
+            schedule: Schedule::new(recipe, updates_per_epoch)?,
+            ema: recipe.model_ema.then(|| Ema::new(&model, EmaConfig::from(recipe))),
+            clip: recipe.clip_grad.map(|value| (clip_mode, value)),
+            objective: Objective::from(recipe),
+            grad_checkpointing: recipe.grad_checkpointing,
+            seed: recipe.seed,
+            updates: 0,
+            device: device.clone().autodiff(),
+            model: Some(model),
+        })
+    }
+
+    /// One update by the mean gradient of `batches`. When the loss or a gradient is not finite nothing is changed but
+    /// the number of updates.
+    ///
+    /// # Errors
+    /// Batches whose numbers do not fill their shape.
+    pub fn update(&mut self, batches: Vec<Examples>) -> Result<Updated, TrainError> {
+        let lr = self.schedule.lr(self.updates);
+        let count = batches.len().max(1) as f64;
+        let (mut loss, mut grads) = (0.0, GradMap::default());
+        for (index, examples) in batches.into_iter().enumerate() {
+            let (value, part) = self.gradients(examples, index)?;
+            loss += value / count;
+            grads = grads.add(part);
+        }
+        if count > 1.0 {
+            grads = grads.scale(1.0 / count);
+        }
+        self.updates += 1;
+        let grad_norm = self.clip.map(|_| grads.norm());
+        let skipped = match grads.first_non_finite() {
+            _ if !loss.is_finite() => Some(format!("the loss is {loss}")),
+            Some(key) => Some(format!("the gradient of {key} is not finite")),
+            None => None,
+        };
+        if skipped.is_none() {
+            self.apply(grads, lr)?;
+        }
+        Ok(Updated { loss, lr, grad_norm, skipped })
+    }
+
+    /// Loss and gradients of one batch, the `index`-th of its update.
+    fn gradients(&self, examples: Examples, index: usize) -> Result<(f64, GradMap), TrainError> {
+        let Examples { images, shape, targets } = examples;
+        let model = self.live();
+        let classes = targets.len() / shape[0].max(1);
+        let pass = Pass {
+            model,
+            images: batch::to_tensor(images, shape, DType::F32, &self.device)?,
+            targets: Tensor::from_data(TensorData::new(targets, [shape[0], classes]), &self.device),
+            objective: &self.objective,
+            seed: mix(mix(self.seed ^ mix(self.updates)) ^ index as u64),
+        };
+        let mut grads = GradMap::default();
+        let mut take = |gradients| {
+            grads = std::mem::take(&mut grads).add(GradMap::collect(model, gradients));
+        };
+        let loss = if self.grad_checkpointing { pass.recomputed(&mut take) } else { pass.plain(&mut take) };
+        Ok((loss, grads))
+    }
+
+    fn apply(&mut self, grads: GradMap, lr: f64) -> Result<(), TrainError> {
+        let model = self.model.take().expect("a model, except while an update is under way");
+        let grads = match self.clip {
+            Some((mode, value)) => clip(grads, &model, mode, value).0,
+            None => grads,
+        };
+        let model = self.optimizer.step(model, &grads, &self.groups, lr)?;
+        if let Some(ema) = &mut self.ema {
+            ema.update(&model, self.updates);
+        }
+        self.model = Some(model);
+        Ok(())
+    }
+
+    fn live(&self) -> &Model {
+        self.model.as_ref().expect("a model, except while an update is under way")
+    }
+
+    /// Updates done, skipped ones included.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// The learning rate of the next update.
+    pub fn lr(&self) -> f64 {
+        self.schedule.lr(self.updates)
+    }
+
+    /// Epochs to train.
+    pub fn num_epochs(&self) -> usize {
+        self.schedule.num_epochs()
+    }
+
+    /// The model for evaluation: no graph, nothing dropped, low-rank updates merged.
+    pub fn model(&self) -> Model {
+        self.live().valid().materialize()
+    }
+
+    /// The average of the weights for evaluation, where one is kept.
+    pub fn ema_model(&self) -> Option<Model> {
+        self.ema.as_ref().map(|ema| ema.apply_to(self.live().valid()).materialize())
+    }
+
+    /// Tells the schedule how the validation of an epoch went.
+    pub fn observe(&mut self, epoch: usize, metric: Option<f64>) {
+        self.schedule.observe(epoch, metric);
+    }
+
+    /// Everything needed to go on: tensors of the model, of its average, of the optimiser; and numbers.
+    pub fn state(&self) -> TrainerState {
+        let optimizer = self.optimizer.state_dict();
+        TrainerState {
+            model: collect(&self.live().valid()).tensors.into_iter().collect(),
+            ema: self.ema.as_ref().map(|ema| host_tensors(&ema.state_dict())),
+            optimizer: host_tensors(&optimizer),
+            numbers: json!({
+                "updates": self.updates,
+                "optimizer": Value::Object(optimizer.scalars.into_iter().collect()),
+                "schedule": Value::Object(self.schedule.state_dict().scalars.into_iter().collect()),
+            }),
+        }
+    }
+
+    /// Goes on from a state of the same model and recipe.
+    ///
+    /// # Errors
+    /// A state that is not whole, or another model's or optimiser's.
+    pub fn load_state(&mut self, state: TrainerState) -> Result<(), TrainError> {
+        let TrainerState { model, ema, optimizer, numbers } = state;
+        let map = TensorMap { tensors: model.into_iter().collect(), ..TensorMap::new("the saved state") };
+        let live = self.model.take().expect("a model, except while an update is under way");
+        let (live, report) = apply(live, map, DType::F32, &Excuses::default());
+        if report.is_refused() {
+            return Err(TrainError::OtherModel(report.to_string()));
+        }
+        self.model = Some(live);
+        let inner = self.device.clone().inner();
+        let scalars = |name: &str| numbers.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+        self.optimizer.load_state_dict(&state_dict(optimizer, scalars("optimizer")), &inner)?;
+        self.schedule.load_state_dict(&state_dict(Vec::new(), scalars("schedule")))?;
+        match (&mut self.ema, ema) {
+            (Some(ema), Some(saved)) => ema.load_state_dict(&state_dict(saved, Default::default()))?,
+            (Some(_), None) => return Err(TrainError::OtherModel("the saved run keeps no average".into())),
+            (None, _) => {}
+        }
+        self.updates = numbers
+            .get("updates")
+            .and_then(Value::as_u64)
+            .ok_or_else(|| TrainError::OtherModel("the saved state has no number of updates".into()))?;
+        Ok(())
+    }
+}
+
+/// A [`Trainer`] at rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainerState {
+    /// Parameters under timm's keys and layouts.
+    pub model: Vec<(String, HostTensor)>,
+    /// Their average.
+    pub ema: Option<Vec<(String, HostTensor)>>,
+    /// What the optimiser keeps.
+    pub optimizer: Vec<(String, HostTensor)>,
+    /// Counts, and the schedule's history.
+    pub numbers: Value,
+}
+
+fn host_tensors(state: &StateDict) -> Vec<(String, HostTensor)> {
+    let host = |(name, data): (&String, &TensorData)| {
+        let shape = data.shape.to_vec();
+        let tensor = match data.dtype {
+            DType::F64 => HostTensor::from_f64(shape, &data.iter::<f64>().collect::<Vec<_>>()),
+            _ => HostTensor::from_f32(shape, &data.iter::<f32>().collect::<Vec<_>>()),
+        };
+        (name.clone(), tensor.expect("a tensor's values fill its shape"))
+    };
+    state.tensors.iter().map(host).collect()
+}
+
+fn state_dict(tensors: Vec<(String, HostTensor)>, scalars: serde_json::Map<String, Value>) -> StateDict {
+    let data = |tensor: &HostTensor| {
+        let shape = tensor.shape().to_vec();
+        match tensor.dtype() {
+            crate::checkpoint::Dtype::F64 => TensorData::new(tensor.to_f64(), shape),
+            _ => TensorData::new(tensor.to_f32(), shape),
+        }
+    };
+    StateDict {
+        tensors: tensors.iter().map(|(name, tensor)| (name.clone(), data(tensor))).collect(),
+        scalars: scalars.into_iter().collect(),
+    }
+}
