@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 pub use super::resample::PosResize;
-use super::resample::axis_weights;
+use super::resample::{axis_weights, offset_weights};
 use super::tokens::split;
 use super::{lazy, parameter};
 
@@ -204,7 +204,12 @@ impl Position {
 
 /// [`axis_weights`] as a tensor `[1, new, old]` beside `like`.
 fn axis(old: usize, new: usize, method: PosResize, like: &Tensor<3>) -> Tensor<3> {
-    let data = TensorData::new(axis_weights(old, new, method), [1, new, old]);
+    matrix(axis_weights(old, new, method), new, old, like)
+}
+
+/// A matrix of weights as a tensor `[1, rows, columns]` beside `like`.
+fn matrix(weights: Vec<f64>, rows: usize, columns: usize, like: &Tensor<3>) -> Tensor<3> {
+    let data = TensorData::new(weights, [1, rows, columns]);
     Tensor::from_data(data, (&like.device(), like.dtype()))
 }
 
@@ -254,21 +259,24 @@ pub struct RelPosBias {
     pub relative_position_bias_table: Param<Tensor<2>>,
     grid: [usize; 2],
     prefix_tokens: usize,
+    #[module(skip)]
+    resize: PosResize,
 }
 
 impl RelPosBias {
     fn of(config: &PositionConfig, device: &Device) -> Self {
-        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, .. } = *config;
+        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, resize, .. } = *config;
         let rows = (2 * h - 1) * (2 * w - 1) + if prefix_tokens > 0 { 3 } else { 0 };
         Self {
             relative_position_bias_table: parameter([rows, num_heads], device),
             grid: [h, w],
             prefix_tokens,
+            resize,
         }
     }
 
     /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries. For another grid than the
-    /// model's the table is interpolated (bicubic, as timm's `resize_rel_pos_bias_table_simple`).
+    /// model's the table is resampled ([`offset_weights`]).
     pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
         let table = self.resized(self.relative_position_bias_table.val(), grid);
         let a = table.dims()[1];
@@ -286,9 +294,11 @@ impl RelPosBias {
         let [old_h, old_w] = self.grid.map(|side| 2 * side - 1);
         let [h, w] = grid.map(|side| 2 * side - 1);
         let offsets = table.clone().narrow(0, 0, old_h * old_w).reshape([old_h, old_w, a]);
-        let columns = axis(old_w, w, PosResize::Bicubic, &offsets).expand([old_h, w, old_w]);
+        let weights =
+            |old, new, like: &Tensor<3>| matrix(offset_weights(old, new, self.resize), new, old, like);
+        let columns = weights(old_w, w, &offsets).expand([old_h, w, old_w]);
         let offsets = columns.matmul(offsets); // [old_h, w, A]
-        let heights = axis(old_h, h, PosResize::Bicubic, &offsets);
+        let heights = weights(old_h, h, &offsets);
         let offsets = heights.matmul(offsets.reshape([1, old_h, w * a])).reshape([h * w, a]);
         let extra = rows - old_h * old_w;
         if extra == 0 {
