@@ -30,6 +30,7 @@ struct Case {
     input_scale: f64,
     tensors: Vec<(String, Vec<usize>)>,
     source_img_size: Option<[usize; 2]>,
+    source_chans: Option<usize>,
     hf_config: Option<serde_json::Value>,
     #[serde(default)]
     other_tower: Vec<(String, Vec<usize>)>,
@@ -119,9 +120,10 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         let [p, q] = case.config.patch_size;
         [h / p, w / q]
     });
-    let excuses = Excuses { source_grid, ..Excuses::default() };
+    let excuses = Excuses { source_grid, source_chans: case.source_chans, ..Excuses::default() };
     let (model, report) = apply(skeleton, converted.map, dtype, &excuses);
     assert!(!report.is_refused(), "{name}: {report}");
+    assert_eq!(!report.adapted.is_empty(), case.source_chans.is_some(), "{name}: {report}");
     model
 }
 
