@@ -168,6 +168,7 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
     let fresh = InitConfig {
         scheme: config.weight_init,
         layer_scale: config.init_values.unwrap_or(1.0),
+        block_norm: config.block_norm(),
         keep: &keep,
         seed: excuses.seed,
         dtype,

@@ -323,7 +323,7 @@ mod tests {
     fn the_checkerboard_has_no_outline() {
         let class = CLASSES.iter().position(|name| *name == "checker").unwrap();
         for along in [-0.645, -0.215, 0.215, 0.645] {
-            for edge in [0.86, -0.86] {
+            for edge in [0.86_f32, -0.86] {
                 let beside = |step: f32| [edge + step * edge.signum(), along];
                 let (inner, outer) =
                     (shape_distance(class, beside(-0.01)), shape_distance(class, beside(0.01)));

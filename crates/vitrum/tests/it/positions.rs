@@ -8,7 +8,9 @@ use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::Deserialize;
 use vitrum::checkpoint::tensors::TensorMap;
-use vitrum::layers::position::{PosEmbed, PosResize, Position, PositionConfig, RelPosBias, fixed_table};
+use vitrum::layers::position::{
+    PosEmbed, PosResize, Position, PositionConfig, RelPos, RelPosBias, fixed_table,
+};
 use vitrum::layers::resample::{resample_grid, resample_offsets};
 
 use crate::formula;
@@ -99,6 +101,7 @@ fn fixed_tables_follow_the_published_formulas() {
             prefix_tokens: 1,
             dim,
             num_heads: 1,
+            rel_pos_dim: 1,
             resize: PosResize::default(),
         };
         // Ours are rounded to single precision.
@@ -110,9 +113,20 @@ fn fixed_tables_follow_the_published_formulas() {
 
 fn relative_bias(grid: [usize; 2], prefix_tokens: usize, num_heads: usize, resize: PosResize) -> RelPosBias {
     let kind = PosEmbed::RelBias;
-    let config = PositionConfig { kind, grid, prefix_rows: 0, prefix_tokens, dim: 8, num_heads, resize };
+    let config = PositionConfig {
+        kind,
+        grid,
+        prefix_rows: 0,
+        prefix_tokens,
+        dim: 8,
+        num_heads,
+        rel_pos_dim: 1,
+        resize,
+    };
     let device = Device::flex();
-    let mut bias = Position::block_bias(&config, &device).expect("the encoding has a bias");
+    let Some(RelPos::Table(mut bias)) = Position::block_bias(&config, &device) else {
+        panic!("the encoding has a table");
+    };
     let shape = bias.relative_position_bias_table.lazy_shape().dims::<2>();
     let key = format!("relative.{}x{}.{}", grid[0], grid[1], 3 * prefix_tokens);
     let table = TensorData::new(table(&key, &shape), shape);
