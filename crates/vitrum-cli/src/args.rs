@@ -123,6 +123,12 @@ pub struct ModelArgs {
     /// Image size in pixels, N or HxW; positions are resized.
     #[arg(long, value_name = "N|HxW", value_parser = parse_size, alias = "imgsz")]
     pub img_size: Option<Size>,
+    /// Channels of the images; the patch projection is adapted as timm adapts it (to 1: the sum).
+    #[arg(long, value_name = "C")]
+    pub in_chans: Option<usize>,
+    /// Tokens to one vector: token, avg, max, avgmax, map. A norm before pooling becomes the norm after it.
+    #[arg(long, value_name = "POOL", value_parser = parse_pool, alias = "global-pool")]
+    pub gp: Option<vitrum::models::vit::GlobalPool>,
     /// How positions are resized: bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned, nearest
     /// [default: the card's, else bicubic_antialias].
     #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
@@ -183,6 +189,26 @@ pub struct LimitArgs {
     pub max_image_side: u32,
 }
 
+/// Images for a model: which, how many at a time, how prepared, how large at most.
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// Images, or folders of images.
+    #[arg(required = true, value_name = "IMG")]
+    pub images: Vec<PathBuf>,
+    /// Images per forward pass.
+    #[arg(short, long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Preprocessing.
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
 /// `vitrum predict`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -190,30 +216,18 @@ vitrum predict cat.jpg dog.png -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_i
 vitrum predict photos/ -m model/ --topk 1 --format csv > answers.csv\n  \
 vitrum predict x.jpg -m vit_base_patch16_224 --checkpoint B_16.npz --format json")]
 pub struct PredictArgs {
-    /// Images, or folders of images.
-    #[arg(required = true, value_name = "IMG")]
-    pub images: Vec<PathBuf>,
-    /// Which model.
+    /// Images and model.
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub input: ImagesArgs,
     /// How many classes to name.
     #[arg(long, default_value_t = 5)]
     pub topk: usize,
-    /// Images per forward pass.
-    #[arg(short, long, default_value_t = 8)]
-    pub batch_size: usize,
     /// Names of the classes, one a line, over the card's.
     #[arg(long, value_name = "FILE")]
     pub class_map: Option<PathBuf>,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// Preprocessing.
-    #[command(flatten)]
-    pub preprocess: PreprocessArgs,
-    /// Limits.
-    #[command(flatten)]
-    pub limits: LimitArgs,
 }
 
 /// `vitrum val`.
@@ -358,12 +372,9 @@ pub enum EmbedKind {
 vitrum embed photos/ -m model/ --output features.npy\n  \
 vitrum embed a.jpg b.jpg -m model/ --normalize > vectors.jsonl")]
 pub struct EmbedArgs {
-    /// Images, or folders of images.
-    #[arg(required = true, value_name = "IMG")]
-    pub images: Vec<PathBuf>,
-    /// Which model.
+    /// Images and model.
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub input: ImagesArgs,
     /// Where to write [default: JSON lines to stdout].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -376,15 +387,6 @@ pub struct EmbedArgs {
     /// Divide each vector by its length.
     #[arg(long)]
     pub normalize: bool,
-    /// Images per forward pass.
-    #[arg(short, long, default_value_t = 8)]
-    pub batch_size: usize,
-    /// Preprocessing.
-    #[command(flatten)]
-    pub preprocess: PreprocessArgs,
-    /// Limits.
-    #[command(flatten)]
-    pub limits: LimitArgs,
 }
 
 /// `vitrum models`.
@@ -630,6 +632,11 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .map(|(key, value)| (key.trim().to_string(), value.trim().to_string()))
         .ok_or_else(|| format!("'{text}' is not KEY=VALUE"))
+}
+
+fn parse_pool(text: &str) -> Result<vitrum::models::vit::GlobalPool, String> {
+    serde_json::from_value(serde_json::Value::String(text.into()))
+        .map_err(|_| "want token, avg, max, avgmax or map".to_string())
 }
 
 fn parse_pos_resize(text: &str) -> Result<vitrum::models::vit::PosResize, String> {

@@ -12,7 +12,7 @@ use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
 use vitrum::models::catalogue;
 
 use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
-use crate::model::Talk;
+use crate::model::{Talk, download_bar};
 use crate::output::{self, Rows};
 
 /// Runs the command; false when files differ (`diff`) or hold values that are not finite (`verify`).
@@ -122,8 +122,11 @@ fn convert(
     options: &WriteOptions,
     talk: Talk,
 ) -> Result<()> {
+    let progress = (!talk.quiet).then(download_bar);
     let load = match model {
-        Some(model) => LoadOptions { checkpoint: Some(input.to_path_buf()), ..LoadOptions::new(model) },
+        Some(model) => {
+            LoadOptions { checkpoint: Some(input.to_path_buf()), progress, ..LoadOptions::new(model) }
+        }
         None if input.exists() => LoadOptions::new(input.to_string_lossy()),
         None => bail!("{}: no such file or folder", input.display()),
     };

@@ -13,27 +13,21 @@ use vitrum::tasks::classify::rows;
 use vitrum::tasks::embed::{normalized, pooled, tokens};
 
 use crate::args::{EmbedArgs, EmbedFormat, EmbedKind};
-use crate::model::{self, Talk};
+use crate::model::Talk;
 use crate::output;
-use crate::predict::image_files;
+use crate::predict::{Asked, ask};
 use crate::target;
 use crate::tensors::{self, Output};
 
 /// Runs the command; any image that cannot be read ends it, so that rows and files always match.
 pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
     let format = format_of(args)?;
-    if args.batch_size == 0 {
-        bail!("--batch-size must be at least 1");
-    }
     if let Some(output) = &args.output {
         target::check(output)?;
     }
-    let files = image_files(&args.images)?;
-    let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?;
-    model::check_batch(&classifier, args.batch_size.min(files.len()))?;
-    let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
+    let Asked { files, classifier, options } = ask(&args.input, None, talk)?;
     let (mut vectors, mut all_tokens) = (Vec::new(), Vec::new());
-    for chunk in files.chunks(args.batch_size) {
+    for chunk in files.chunks(args.input.batch_size) {
         let images = chunk.iter().map(|file| decode::open(file, &options)).collect::<Result<Vec<_>, _>>()?;
         let images = batch::of_images(&images, classifier.preprocess(), DType::F32, classifier.device())?;
         match args.kind {

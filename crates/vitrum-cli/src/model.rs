@@ -1,10 +1,12 @@
 //! From the model flags to a model that is ready, with a report on stderr.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Device};
-use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vitrum::checkpoint::load::{LoadOptions, Loaded, Progress, load};
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
 use vitrum::models::{ModelConfig, VitConfig};
 use vitrum::tasks::Classifier;
@@ -60,6 +62,8 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
         checkpoint: args.checkpoint.clone(),
         num_classes: args.num_classes,
         img_size: args.img_size.map(|size| size.0),
+        in_chans: args.in_chans,
+        global_pool: args.gp,
         pos_resize: args.pos_resize,
         edit: Some(&edit),
         dtype: dtype.into(),
@@ -68,6 +72,7 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
         needs_weights,
         seed: args.seed,
         offline: args.offline,
+        progress: (!talk.quiet).then(download_bar),
         ..LoadOptions::new(args.model.clone())
     };
     let loaded = load(&options, &device)?;
@@ -82,6 +87,26 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
     talk.detail(1, format_args!("device: {device:?}, {threads} threads, {}", device::instructions()));
     talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())?));
     Ok((loaded, device))
+}
+
+/// A bar for each file that is fetched, on stderr where that is a terminal.
+pub fn download_bar() -> Progress {
+    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = Mutex::new(ProgressBar::hidden());
+    Arc::new(move |file, done, total| {
+        let Ok(mut bar) = bar.lock() else { return };
+        if bar.message() != file {
+            bar.finish_and_clear();
+            *bar = ProgressBar::with_draw_target((total > 0).then_some(total), ProgressDrawTarget::stderr())
+                .with_style(style.clone())
+                .with_message(file.to_string());
+        }
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+        }
+    })
 }
 
 /// The fields in which a configuration is not ViT-B/16.
@@ -139,7 +164,14 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     if !args.std.is_empty() {
         preprocess.std.clone_from(&args.std);
     }
-    Ok(preprocess.check()?)
+    let channels = preprocess.input_size[0];
+    let told = preprocess.mean.len() == channels && preprocess.std.len() == channels;
+    preprocess.check().map_err(|error| match told {
+        true => error.into(),
+        false => anyhow::anyhow!(
+            "{error}\nhint: --mean M… and --std S…, one number for each of {channels} channels"
+        ),
+    })
 }
 
 /// Refuses batches of the model's own image size that do not fit into memory.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use vitrum::data::{RgbImage, decode};
-use vitrum::tasks::Prediction;
+use vitrum::data::{DecodeOptions, RgbImage, decode};
+use vitrum::tasks::{Classifier, Prediction};
 
-use crate::args::{Format, PredictArgs};
+use crate::args::{Format, ImagesArgs, PredictArgs};
 use crate::model::{self, Talk};
 use crate::output;
 
@@ -20,16 +20,13 @@ struct Answer<'a> {
 
 /// Runs the command; an unreadable image is named at once and makes the command fail at its end.
 pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
-    if args.topk == 0 || args.batch_size == 0 {
-        bail!("--topk and --batch-size must be at least 1");
+    if args.topk == 0 {
+        bail!("--topk must be at least 1");
     }
-    let files = image_files(&args.images)?;
-    let classifier = model::classifier(&args.model, &args.preprocess, args.class_map.as_deref(), talk)?;
-    model::check_batch(&classifier, args.batch_size.min(files.len()))?;
-    let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
+    let Asked { files, classifier, options } = ask(&args.input, args.class_map.as_deref(), talk)?;
     let mut writer = Writer::new(args.format)?;
     let mut failed = 0;
-    for chunk in files.chunks(args.batch_size) {
+    for chunk in files.chunks(args.input.batch_size) {
         let mut names = Vec::new();
         let mut images: Vec<RgbImage> = Vec::new();
         for file in chunk {
@@ -58,8 +55,30 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
+/// A model and the pictures it is asked about.
+pub struct Asked {
+    /// The files of the pictures.
+    pub files: Vec<PathBuf>,
+    /// The model, with its preprocessing.
+    pub classifier: Classifier,
+    /// How the files are decoded.
+    pub options: DecodeOptions,
+}
+
+/// What the flags ask for, once it is known to be possible.
+pub fn ask(args: &ImagesArgs, class_map: Option<&Path>, talk: Talk) -> Result<Asked> {
+    if args.batch_size == 0 {
+        bail!("--batch-size must be at least 1");
+    }
+    let files = image_files(&args.images)?;
+    let classifier = model::classifier(&args.model, &args.preprocess, class_map, talk)?;
+    model::check_batch(&classifier, args.batch_size.min(files.len()))?;
+    let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
+    Ok(Asked { files, classifier, options })
+}
+
 /// Files as they were named; folders give their images, sorted.
-pub fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in named {
         if path.is_dir() {

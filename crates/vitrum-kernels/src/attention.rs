@@ -31,8 +31,8 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use crate::product::Product;
-use crate::simd::{self, Job, Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block};
+use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
+use crate::threads::{Shared, for_each_block, sum_parts};
 
 /// Queries per block: four AVX-512 registers of `f32`, so that keys are read once per block; of 197 tokens (ViT at 224
 /// pixels) the last block has five.
@@ -318,7 +318,7 @@ unsafe fn softmax_tile<V: Vector>(scratch: &mut ForwardScratch<V::Scalar>, keys:
                 weight.store(at);
                 sums[0] = sums[0].add(weight);
             }
-            let new = sums[0].add(sums[1]).add(sums[2].add(sums[3]));
+            let new = sum_chains(sums);
             V::load(scratch.sum.as_ptr().add(lane))
                 .mul_add(shrink, new)
                 .store(scratch.sum.as_mut_ptr().add(lane));
@@ -458,19 +458,6 @@ pub(crate) fn backward<T: Real>(
         T::tensor(d_bias, bias.shape())
     });
     (T::tensor(d_qkv, qkv.shape()), d_bias)
-}
-
-/// Adds all later parts of `size` numbers to the first, in order.
-fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
-    if size == 0 {
-        return;
-    }
-    let (first, rest) = parts.split_at_mut(size);
-    for part in rest.chunks_exact(size) {
-        for (sum, &x) in first.iter_mut().zip(part) {
-            *sum = *sum + x;
-        }
-    }
 }
 
 /// Which heads a task of the backward pass does one after the other: those that share a slot of the bias, in parts.

@@ -25,8 +25,8 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
-use crate::simd::{self, Job, Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block};
+use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
+use crate::threads::{Shared, for_each_block, sum_parts};
 
 /// Rows per block: of 768 numbers in `f32` 192 KB, enough for a thread to be worth waking.
 const ROWS: usize = 64;
@@ -115,18 +115,10 @@ pub(crate) fn backward<T: Real>(
             },
         );
     }
-    let (d_weight, d_bias) = sum_blocks(&sums, d);
+    sum_parts(&mut sums, 2 * d);
+    sums.resize(2 * d, T::ZERO); // no rows, no sums
+    let (d_weight, d_bias) = (sums[..d].to_vec(), sums[d..].to_vec());
     (T::tensor(d_x, shape), T::tensor(d_weight, Shape::new([d])), T::tensor(d_bias, Shape::new([d])))
-}
-
-/// Adds the blocks' gradients of weight and bias, in the order of the blocks.
-fn sum_blocks<T: Real>(sums: &[T], d: usize) -> (Vec<T>, Vec<T>) {
-    let mut total = vec![T::ZERO; 2 * d];
-    for block in sums.chunks_exact((2 * d).max(1)) {
-        total.iter_mut().zip(block).for_each(|(sum, &x)| *sum = *sum + x);
-    }
-    let d_bias = total.split_off(d);
-    (total, d_bias)
 }
 
 /// Rows of the last axis.
@@ -198,7 +190,7 @@ unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Sca
         for at in rest.step_by(V::LANES) {
             sums[0] = sums[0].add(V::load(x.as_ptr().add(at)).sub(first));
         }
-        sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+        sum_chains(sums).sum()
     }
 }
 
@@ -224,7 +216,7 @@ unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<
             let centred = V::load(x.as_ptr().add(at)).sub(first).sub(mean);
             sums[0] = centred.mul_add(centred, sums[0]);
         }
-        sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+        sum_chains(sums).sum()
     }
 }
 

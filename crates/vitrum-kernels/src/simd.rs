@@ -181,6 +181,12 @@ pub(crate) trait Vector: Copy {
     }
 }
 
+/// Numbers of four chains, added in pairs.
+#[inline(always)]
+pub(crate) fn sum_chains<V: Vector>([a, b, c, d]: [V; 4]) -> V {
+    a.add(b).add(c.add(d))
+}
+
 /// A SIMD level.
 pub(crate) trait Simd: 'static {
     type F32: Vector<Scalar = f32>;

@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use crate::simd::Real;
+
 /// Fewer multiplications than this are not worth waking a second thread: about 20 µs on one core, against the
 /// 5 to 10 µs it takes rayon to hand work over.
 const WORTH_SPLITTING: usize = 1 << 20;
@@ -21,6 +23,19 @@ pub(crate) fn for_each_block<S>(
         (0..blocks).for_each(|block| work(&mut scratch, block));
     } else {
         (0..blocks).into_par_iter().for_each_init(scratch, work);
+    }
+}
+
+/// Adds all later parts of `size` numbers to the first, in order.
+pub(crate) fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
+    if size == 0 {
+        return;
+    }
+    let (first, rest) = parts.split_at_mut(size.min(parts.len()));
+    for part in rest.chunks_exact(size) {
+        for (sum, &x) in first.iter_mut().zip(part) {
+            *sum = *sum + x;
+        }
     }
 }
 

@@ -208,3 +208,46 @@ fn channels_must_fit() {
     sandbox.input("in.safetensors", [1, 1, 32, 32]);
     sandbox.ok("forward -m grey --input in.safetensors --output out.safetensors");
 }
+
+#[test]
+fn other_channels_and_another_pooling_are_adapted_and_said() {
+    let sandbox = Sandbox::new();
+    let grey = noise(3, 32 * 32);
+    sandbox.tensors("in.safetensors", &[("input", &[1, 3, 32, 32], &grey.repeat(3))]);
+    sandbox.ok(FORWARD);
+    let rgb = sandbox.load("out.safetensors");
+    let ran = sandbox.ok(&format!("{FORWARD} --gp avg"));
+    for part in ["weight", "bias"] {
+        assert!(ran.err.contains(&format!("adapted     norm.{part} -> fc_norm.{part}")), "{}", ran.err);
+    }
+    assert_ne!(values(&sandbox.load("out.safetensors"), "logits"), values(&rgb, "logits"));
+
+    // A grey image is an image whose three channels are alike.
+    sandbox.tensors("in.safetensors", &[("input", &[1, 1, 32, 32], &grey)]);
+    let ran = sandbox.ok(&format!("{FORWARD} --in-chans 1"));
+    assert!(
+        ran.err.contains("adapted     patch_embed.proj.weight [16, 3, 8, 8] -> [16, 1, 8, 8]"),
+        "{}",
+        ran.err
+    );
+    assert!(difference(&values(&sandbox.load("out.safetensors"), "logits"), &values(&rgb, "logits")) < 1e-5);
+
+    sandbox.tensors("in.safetensors", &[("input", &[1, 6, 32, 32], &grey.repeat(6))]);
+    sandbox.ok(&format!("{FORWARD} --in-chans 6"));
+    assert!(difference(&values(&sandbox.load("out.safetensors"), "logits"), &values(&rgb, "logits")) < 1e-5);
+    sandbox.fails(&format!("{FORWARD} --in-chans 0"), 1, &["in_chans"]);
+    sandbox.fails(&format!("{FORWARD} --gp mean"), 2, &["token, avg, max, avgmax or map"]);
+}
+
+#[test]
+fn a_file_with_other_channels_than_its_card_says_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.input("in.safetensors", [1, 1, 32, 32]);
+    let mut map = sandbox.load("model/model.safetensors");
+    let kernel = HostTensor::from_f32(vec![16, 4, 8, 8], &noise(1, 16 * 4 * 64)).expect("fits");
+    map.tensors.insert("patch_embed.proj.weight".into(), kernel);
+    sandbox.store("model/model.safetensors", &map);
+    let args = FORWARD.replace("-m model", "-m test_vit --checkpoint model/model.safetensors");
+    let kwargs = "--model-kwargs img_size=32 patch_size=8 embed_dim=16 depth=2 num_heads=2";
+    sandbox.fails(&format!("{args} {kwargs} --in-chans 1"), 1, &["mismatched  patch_embed.proj.weight"]);
+}

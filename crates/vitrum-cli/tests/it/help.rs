@@ -28,6 +28,8 @@ fn commands_that_run_a_model_share_its_flags() {
             "--checkpoint",
             "--num-classes",
             "--img-size",
+            "--in-chans",
+            "--gp",
             "--pos-resize",
             "--model-kwargs",
             "--device",

@@ -7,12 +7,13 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use serde::Serialize;
 
+use super::convert::{adapt_channels, drop_head, norm_to_fc_norm};
 use super::resample::resize_pos_embed;
 use super::tensors::{HostTensor, TensorMap};
 use crate::layers::init::{InitConfig, initialize};
 use crate::layers::names::{KeyPath, wildcard};
-use crate::layers::position::{PosEmbed, PosResize, fixed_table};
-use crate::layers::resample::resample_grid;
+use crate::layers::position::{PosEmbed, fixed_table};
+use crate::layers::resample::resample_offsets;
 use crate::models::vit::VitConfig;
 use crate::models::{Model, ModelConfig};
 
@@ -27,6 +28,9 @@ pub struct Excuses {
     pub new_head: bool,
     /// Rows and columns of patches the file's position table was made for; a square where unknown.
     pub source_grid: Option<[usize; 2]>,
+    /// Channels of the images the file was made for; with another number than the model's the patch projection
+    /// is adapted. `None` adapts nothing.
+    pub source_chans: Option<usize>,
     /// Seed of fresh values.
     pub seed: u64,
 }
@@ -42,6 +46,19 @@ pub struct ShapeChange {
     pub expected: Vec<usize>,
 }
 
+/// A tensor that was changed, or given to another parameter, to fit the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Adaptation {
+    /// The key in the model.
+    pub key: String,
+    /// The key in the file.
+    pub source: String,
+    /// Shape in the file.
+    pub found: Vec<usize>,
+    /// Shape in the model.
+    pub expected: Vec<usize>,
+}
+
 /// What happened to every tensor of the file and every parameter of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -49,6 +66,8 @@ pub struct Report {
     pub loaded: Vec<String>,
     /// Position tables brought to the model's grid.
     pub resized: Vec<ShapeChange>,
+    /// Tensors of a model with other channels or another pooling, made this model's.
+    pub adapted: Vec<Adaptation>,
     /// Parameters of a replaced head, fresh in the model.
     pub replaced: Vec<ShapeChange>,
     /// Parameters the file has no tensor for.
@@ -78,6 +97,12 @@ impl fmt::Display for Report {
         write!(f, "resized {}", self.resized.len())?;
         for change in &self.resized {
             write!(f, "\n  resized     {}", Changed(change))?;
+        }
+        for Adaptation { key, source, found, expected } in &self.adapted {
+            match key == source {
+                true => write!(f, "\n  adapted     {key} {found:?} -> {expected:?}")?,
+                false => write!(f, "\n  adapted     {source} -> {key}")?,
+            }
         }
         for change in &self.replaced {
             write!(f, "\n  new head    {}", Changed(change))?;
@@ -113,6 +138,8 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
     let ModelConfig::Vit(config) = model.config();
     let mut report = Report::default();
     resize_positions(&config, &mut tensors, excuses.source_grid, &mut report);
+    report.adapted.extend(move_norm(&config, &mut tensors));
+    report.adapted.extend(excuses.source_chans.and_then(|old| change_channels(&config, &mut tensors, old)));
     if config.pos_embed.is_fixed() && !tensors.contains("pos_embed") {
         tensors.tensors.insert("pos_embed".into(), fixed_positions(&config));
     }
@@ -141,6 +168,7 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
     let fresh = InitConfig {
         scheme: config.weight_init,
         layer_scale: config.init_values.unwrap_or(1.0),
+        block_norm: config.block_norm(),
         keep: &keep,
         seed: excuses.seed,
         dtype,
@@ -178,16 +206,36 @@ pub fn expected_tensors(model: &Model) -> BTreeMap<String, Vec<usize>> {
     shapes.0
 }
 
-/// Takes `head.*` out of the file, keeping the shapes for the report.
+/// Takes the head out of the file, keeping the shapes for the report.
 fn set_head_aside(tensors: &mut TensorMap) -> BTreeMap<String, Vec<usize>> {
-    let keys: Vec<String> =
-        tensors.names().filter(|key| key.starts_with("head.")).map(str::to_string).collect();
-    keys.into_iter()
-        .filter_map(|key| {
-            let tensor = tensors.tensors.remove(&key)?;
-            Some((key, tensor.shape().to_vec()))
-        })
-        .collect()
+    let head = drop_head(&mut tensors.tensors);
+    head.into_iter().map(|(key, tensor)| (key, tensor.shape().to_vec())).collect()
+}
+
+/// The norm of a file that pools one token becomes the norm after pooling, where the model has that one.
+fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
+    let foreign = config.final_norm && config.use_fc_norm() && !tensors.contains("fc_norm.weight");
+    let moved = if foreign { norm_to_fc_norm(&mut tensors.tensors) } else { Vec::new() };
+    let adaptation = |(source, key): (String, String)| {
+        let shape = tensors.get(&key).map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
+        Adaptation { key, source, found: shape.clone(), expected: shape }
+    };
+    moved.into_iter().map(adaptation).collect()
+}
+
+/// The patch projection of a file made for `old` channels, for the model's. A tensor that has other channels than
+/// the file is said to have stays as it is, and is reported as mismatched.
+fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> Option<Adaptation> {
+    const KEY: &str = "patch_embed.proj.weight";
+    let kernel = tensors.get(KEY).filter(|kernel| kernel.shape().get(1) == Some(&old))?;
+    if old == config.in_chans {
+        return None;
+    }
+    let found = kernel.shape().to_vec();
+    let adapted = adapt_channels(kernel, config.in_chans).ok()?;
+    let expected = adapted.shape().to_vec();
+    tensors.tensors.insert(KEY.into(), adapted);
+    Some(Adaptation { key: KEY.into(), source: KEY.into(), found, expected })
 }
 
 struct Filler {
@@ -362,7 +410,7 @@ fn resize_positions(
             let values = table.to_f64();
             let (offsets, rest) = values.split_at((rows - extra) * heads);
             let new = grid.map(|side| 2 * side - 1);
-            let mut resized = resample_grid(offsets, heads, old, new, PosResize::Bicubic);
+            let mut resized = resample_offsets(offsets, heads, old, new, config.pos_resize);
             resized.extend(rest);
             let rows = resized.len() / heads;
             put(tensors, &key, host(&[rows, heads], &resized));

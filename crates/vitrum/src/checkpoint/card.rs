@@ -157,6 +157,9 @@ impl ModelCard {
 /// A JSON object from a file.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, LoadError> {
     let text = read_bounded(path, "the configuration", Limits::default().json_bytes)?;
+    if text.trim_ascii().is_empty() {
+        return Err(LoadError::format(path, "JSON object", "the file is empty"));
+    }
     serde_json::from_slice(&text).map_err(|e| LoadError::format(path, "JSON object", e))
 }
 

@@ -171,24 +171,34 @@ fn float_of(tensor: &HostTensor) -> Dtype {
     if tensor.dtype().is_float() { tensor.dtype() } else { Dtype::F32 }
 }
 
-/// Renames the norm before pooling to the one after it: how an encoder pretrained with a class token (MAE)
-/// goes into a model that pools by average.
-pub fn norm_to_fc_norm(tensors: &mut Tensors) {
+/// Renames the norm before pooling to the one after it: how an encoder that pools one token goes into a model
+/// that pools by average. Returns the old and new names. (timm has no such step: it refuses the file, or starts
+/// `fc_norm` anew where the head is new as well.)
+pub fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
+    let mut moved = Vec::new();
     for part in ["weight", "bias"] {
-        if let Some(tensor) = tensors.remove(&format!("norm.{part}")) {
-            tensors.entry(format!("fc_norm.{part}")).or_insert(tensor);
+        let (old, new) = (format!("norm.{part}"), format!("fc_norm.{part}"));
+        if !tensors.contains_key(&new)
+            && let Some(tensor) = tensors.remove(&old)
+        {
+            tensors.insert(new.clone(), tensor);
+            moved.push((old, new));
         }
     }
+    moved
 }
 
-/// Takes the head out, for a model with other classes; returns the names taken.
-pub fn drop_head(tensors: &mut Tensors) -> Vec<String> {
+/// Takes the head out, for a model with other classes; returns what was taken.
+pub fn drop_head(tensors: &mut Tensors) -> Tensors {
     let names = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"];
-    names.into_iter().filter(|&name| tensors.remove(name).is_some()).map(str::to_string).collect()
+    names.into_iter().filter_map(|name| tensors.remove_entry(name)).collect()
 }
 
-/// A patch projection for another number of channels, as timm does it: to one channel the sum, else repeated
-/// and scaled so that a grey image gives the same tokens.
+/// A patch projection `[D, C, P, P]` for another number of channels, as timm does it (`adapt_input_conv`): to one
+/// channel the sum, else repeated and scaled so that a grey image gives the same tokens. Arithmetic is in `f32`.
+///
+/// # Errors
+/// A tensor that is no kernel of at least one channel, or more than 1024 channels asked for.
 pub fn adapt_channels(weight: &HostTensor, channels: usize) -> Result<HostTensor, TensorError> {
     let &[out, old, rows, columns] = weight.shape() else {
         return Err(TensorError::shape("[D, C, P, P]", weight.shape()));
@@ -196,24 +206,24 @@ pub fn adapt_channels(weight: &HostTensor, channels: usize) -> Result<HostTensor
     if old == channels {
         return Ok(weight.clone());
     }
-    if channels == 0 || channels > 1024 || (channels != 1 && old != 3) {
+    if old == 0 || !(1..=1024).contains(&channels) {
         return Err(TensorError::shape(
-            format!("[D, 3, P, P] to make {channels} channels of"),
+            format!("[D, C, P, P] to make {channels} channels of"),
             weight.shape(),
         ));
     }
+    super::tensors::count(&[out, channels, rows, columns, 4])?;
     let pixels = rows * columns;
     let values = weight.to_f32();
-    let scale = if channels == 1 { 1.0 } else { old as f32 / channels as f32 };
+    let scale = old as f32 / channels as f32;
     let mut new = Vec::with_capacity(out * channels * pixels);
     for filter in values.chunks_exact((old * pixels).max(1)) {
+        if channels == 1 {
+            new.extend((0..pixels).map(|pixel| (0..old).map(|c| filter[c * pixels + pixel]).sum::<f32>()));
+            continue;
+        }
         for channel in 0..channels {
-            for pixel in 0..pixels {
-                new.push(match channels {
-                    1 => (0..old).map(|c| filter[c * pixels + pixel]).sum(),
-                    _ => filter[channel % old * pixels + pixel] * scale,
-                });
-            }
+            new.extend(filter[channel % old * pixels..][..pixels].iter().map(|value| value * scale));
         }
     }
     HostTensor::from_f32(vec![out, channels, rows, columns], &new)?.cast(float_of(weight))

@@ -22,7 +22,6 @@ mod error;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cache::{Held, RepoCache};
@@ -43,9 +42,7 @@ const PICKLE: &str = "pytorch_model.bin";
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
-/// Told how a download goes: the file's name, the bytes on disk, the bytes in all (0 if the hub did not say).
-/// Called from the thread that called [`fetch`], about once per 128 KiB.
-pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
+pub use super::load::Progress;
 
 /// How to fetch. [`HubOptions::from_env`] reads what Python's `huggingface_hub` reads;
 /// [`HubOptions::default`] reads nothing.
@@ -64,7 +61,7 @@ pub struct HubOptions {
     pub token: Option<String>,
     /// Branch, tag or commit when the spec names none; `None` is `main`.
     pub revision: Option<String>,
-    /// Told how downloads go.
+    /// Told how downloads go, from the thread that called [`fetch`], about once per 128 KiB.
     pub progress: Option<Progress>,
     /// Limit on one connection attempt, one answer's header, one read of a body. Six times as long is waited
     /// for a server that drips and for another process that makes no progress. A whole download has no limit.

@@ -2,6 +2,7 @@
 //! timm's names, fill the model, report.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{DType, Device};
 
@@ -13,11 +14,14 @@ use super::imagenet;
 use super::read::read;
 use super::tensors::TensorMap;
 use crate::data::{CropMode, Interpolation, Preprocess};
-use crate::models::vit::{PosResize, VitConfig};
+use crate::models::vit::{GlobalPool, PosResize, VitConfig};
 use crate::models::{ConfigError, Model, ModelConfig, catalogue};
 
 /// Changes a configuration before a model is made of it; the error is a sentence for the user.
 pub type Edit<'a> = dyn Fn(VitConfig) -> Result<VitConfig, String> + 'a;
+
+/// Told how a download goes: the file's name, the bytes on disk, the bytes in all (0 if unknown).
+pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
 /// What to load, and what may differ from it.
 pub struct LoadOptions<'a> {
@@ -29,6 +33,11 @@ pub struct LoadOptions<'a> {
     pub num_classes: Option<usize>,
     /// Height and width; positions are resized.
     pub img_size: Option<[usize; 2]>,
+    /// Channels of the images; the patch projection is adapted, as timm adapts it.
+    pub in_chans: Option<usize>,
+    /// How tokens become one vector, over the card's way; the norm of a model that pools one token moves behind the
+    /// pooling where the new way has it there.
+    pub global_pool: Option<GlobalPool>,
     /// How positions are resized, over the card's method.
     pub pos_resize: Option<PosResize>,
     /// A last word on the configuration.
@@ -45,6 +54,8 @@ pub struct LoadOptions<'a> {
     pub seed: u64,
     /// Never touch the network.
     pub offline: bool,
+    /// Told how downloads go.
+    pub progress: Option<Progress>,
 }
 
 impl<'a> LoadOptions<'a> {
@@ -55,6 +66,8 @@ impl<'a> LoadOptions<'a> {
             checkpoint: None,
             num_classes: None,
             img_size: None,
+            in_chans: None,
+            global_pool: None,
             pos_resize: None,
             edit: None,
             dtype: DType::F32,
@@ -63,6 +76,7 @@ impl<'a> LoadOptions<'a> {
             needs_weights: true,
             seed: 42,
             offline: false,
+            progress: None,
         }
     }
 }
@@ -166,7 +180,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         None => None,
     };
     let mut config = configuration(&mut found, tensors.as_ref(), options)?;
-    let source_grid = config.grid();
+    let (source_grid, source_chans) = (config.grid(), config.in_chans);
     let head_in_file = tensors
         .as_ref()
         .and_then(|converted| Some(converted.map.get("head.weight")?.shape().first().copied().unwrap_or(0)));
@@ -177,6 +191,8 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     };
     config.num_classes = options.num_classes.unwrap_or(config.num_classes);
     config.img_size = options.img_size.unwrap_or(config.img_size);
+    config.in_chans = options.in_chans.unwrap_or(config.in_chans);
+    config.global_pool = options.global_pool.unwrap_or(config.global_pool);
     config.pos_resize = options.pos_resize.unwrap_or(config.pos_resize);
     if let Some(edit) = options.edit {
         config = edit(config).map_err(ModelError::Edit)?;
@@ -207,6 +223,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         unexpected: options.allow_unexpected.clone(),
         new_head,
         source_grid: Some(source_grid),
+        source_chans: Some(source_chans),
         seed,
     };
     let (model, report) = apply(skeleton, tensors, options.dtype, &excuses);
@@ -305,7 +322,7 @@ struct Found {
 
 fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
     let spec = options.model.as_str();
-    if spec.starts_with("hf:") || spec.starts_with("hf-hub:") {
+    if names_hub(spec) {
         return of_path(&fetch(options)?, spec, options);
     }
     let path = Path::new(spec);
@@ -325,9 +342,21 @@ fn looks_like_path(spec: &str) -> bool {
 }
 
 #[cfg(feature = "hub")]
+fn names_hub(spec: &str) -> bool {
+    super::hub::is_hub_spec(spec)
+}
+
+/// Without the hub's module, enough to say that this build cannot fetch.
+#[cfg(not(feature = "hub"))]
+fn names_hub(spec: &str) -> bool {
+    spec.starts_with("hf:") || spec.starts_with("hf-hub:")
+}
+
+#[cfg(feature = "hub")]
 fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
     let mut hub = super::hub::HubOptions::from_env();
     hub.offline |= options.offline;
+    hub.progress.clone_from(&options.progress);
     Ok(super::hub::fetch(&options.model, &hub)?)
 }
 

@@ -168,7 +168,7 @@ fn timm_model_args(config: &VitConfig, base: &VitConfig) -> Result<Map<String, V
         ("final_norm", json!(config.final_norm), json!(base.final_norm)),
         ("fc_norm", json!(config.fc_norm), json!(base.fc_norm)),
         ("pool_include_prefix", json!(config.pool_include_prefix), json!(base.pool_include_prefix)),
-        ("pos_embed", json!(timm_position(config.pos_embed)?), json!(timm_position(base.pos_embed)?)),
+        ("rel_pos_dim", json!(config.rel_pos_dim), json!(base.rel_pos_dim)),
         ("act_layer", json!(timm_activation(config.act_layer)), json!(timm_activation(base.act_layer))),
         ("weight_init", json!(timm_init(config.weight_init)), json!(timm_init(base.weight_init))),
         ("drop_rate", json!(config.drop_rate), json!(base.drop_rate)),
@@ -181,6 +181,12 @@ fn timm_model_args(config: &VitConfig, base: &VitConfig) -> Result<Map<String, V
     args.extend(
         changed.into_iter().filter(|(_, new, old)| new != old).map(|(key, new, _)| (key.to_string(), new)),
     );
+    if config.pos_embed != base.pos_embed {
+        args.insert("pos_embed".into(), json!(timm_position(config.pos_embed, base.pos_embed)?));
+    }
+    if config.res_post_norm != base.res_post_norm {
+        return Err("timm's config.json cannot state where the norms of the blocks stand".into());
+    }
     if config.norm_eps != base.norm_eps {
         return Err(format!(
             "timm's config.json cannot state an epsilon of {} (the architecture has {})",
@@ -234,8 +240,12 @@ fn timm_pool(pool: GlobalPool) -> &'static str {
     }
 }
 
-fn timm_position(position: PosEmbed) -> Result<&'static str, String> {
+/// The argument for a position encoding that is not the architecture's own.
+fn timm_position(position: PosEmbed, of_architecture: PosEmbed) -> Result<&'static str, String> {
     match position {
+        _ if of_architecture.is_relative() => {
+            Err(format!("this architecture of timm's has {of_architecture:?} positions and no others"))
+        }
         PosEmbed::Learn => Ok("learn"),
         PosEmbed::None => Ok("none"),
         other => Err(format!("timm's VisionTransformer has no position encoding {other:?}")),
@@ -321,6 +331,7 @@ fn check_huggingface(card: &ModelCard) -> Result<(), String> {
         ("fc_norm", config.use_fc_norm()),
         ("global_pool", config.global_pool != GlobalPool::Token),
         ("init_values", config.init_values.is_some()),
+        ("res_post_norm", config.res_post_norm),
         ("qk_norm", config.qk_norm),
         ("proj_bias", !config.proj_bias),
         ("representation_size with a head", config.representation_size.is_some() && config.num_classes > 0),

@@ -166,6 +166,9 @@ pub enum DatasetProblem {
          CIFAR's or MNIST's binary files, or `demo`"
     )]
     Unknown(String),
+    /// A file without content.
+    #[error("the file is empty")]
+    Empty,
     /// There is nothing in it.
     #[error("no images found{0}")]
     NoImages(String),
@@ -229,7 +232,11 @@ pub fn open_dataset(
         return Ok(Box::new(DemoSet::new(224, 1000, 0)));
     }
     let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
-    if kind.is_dir() { open_folder(path, options) } else { open_file(path, options) }
+    if kind.is_dir() {
+        return open_folder(path, options);
+    }
+    refuse_empty(path)?;
+    open_file(path, options)
 }
 
 fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
@@ -262,8 +269,18 @@ fn open_file(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, D
         let sample = Listed { name, label: None, path: path.to_path_buf() };
         return Ok(Box::new(ListSource::new(vec![sample], Vec::new(), Skipped::default())));
     }
+    if head.is_empty() {
+        return Err(DatasetProblem::Empty.at(path));
+    }
     let begins = head[..head.len().min(16)].escape_ascii().to_string();
     Err(DatasetProblem::Unknown(format!("a file that begins with \"{begins}\"")).at(path))
+}
+
+fn refuse_empty(path: &Path) -> Result<(), DatasetError> {
+    match std::fs::metadata(path) {
+        Ok(file) if file.is_file() && file.len() == 0 => Err(DatasetProblem::Empty.at(path)),
+        _ => Ok(()),
+    }
 }
 
 /// The first 512 bytes, after decompression where the file is compressed.

@@ -140,6 +140,9 @@ pub enum DecodeProblem {
     /// The file could not be read.
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
+    /// There is no content.
+    #[error("the file is empty")]
+    NoBytes,
     /// The content is none of the known formats.
     #[error(
         "not a known image format: it begins with {begins:?}\n  hint: JPEG, PNG, WebP, GIF, BMP and TIFF can be read"
@@ -260,6 +263,7 @@ fn format_of(bytes: &[u8]) -> Result<ImageFormat, DecodeProblem> {
             | ImageFormat::Bmp
             | ImageFormat::Tiff),
         ) => Ok(format),
+        _ if bytes.is_empty() => Err(DecodeProblem::NoBytes),
         _ => {
             let begins = bytes[..bytes.len().min(12)].escape_ascii().to_string();
             Err(DecodeProblem::UnknownFormat { begins })

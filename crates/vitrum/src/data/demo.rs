@@ -261,10 +261,11 @@ fn wave(x: f32, period: f32) -> f32 {
     ((x / period).rem_euclid(1.0) - 0.5).abs() * period - period / 4.0
 }
 
-/// Four by four squares of side `cell`, alternately inside and outside. The lines around them are the rectangle's.
+/// Four by four squares of side `cell`, alternately inside and outside. The lines around them are the rectangle's, so
+/// the outermost squares go on for ever: an edge drawn there too would be a seam along the squares that are outside.
 fn checker(p: Point, cell: f32) -> f32 {
     let to_line = p.map(|c| c.abs().min((c.abs() - cell).abs()));
-    let odd = p.map(|c| (c / cell).floor() as i32).iter().sum::<i32>().rem_euclid(2) == 1;
+    let odd = p.map(|c| ((c / cell).floor() as i32).clamp(-2, 1)).iter().sum::<i32>().rem_euclid(2) == 1;
     let depth = to_line[0].min(to_line[1]);
     if odd { depth } else { -depth }
 }
@@ -311,4 +312,27 @@ fn sub(a: Point, b: Point) -> Point {
 
 fn length(a: Point) -> f32 {
     a[0].hypot(a[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a square of the checkerboard is outside, the board's own edge must not show.
+    #[test]
+    fn the_checkerboard_has_no_outline() {
+        let class = CLASSES.iter().position(|name| *name == "checker").unwrap();
+        for along in [-0.645, -0.215, 0.215, 0.645] {
+            for edge in [0.86_f32, -0.86] {
+                let beside = |step: f32| [edge + step * edge.signum(), along];
+                let (inner, outer) =
+                    (shape_distance(class, beside(-0.01)), shape_distance(class, beside(0.01)));
+                let filled = inner < 0.0;
+                assert!(
+                    if filled { outer > 0.0 && outer < 0.02 } else { outer > 0.2 },
+                    "{edge} {along}: {outer}"
+                );
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use super::drop::{dropout, training};
 use super::linear;
 use super::norm::LayerNorm;
 use super::observe::Observer;
-use super::position::RelPosBias;
+use super::position::RelPos;
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub struct Attention {
     /// Norm of keys, over `E`.
     pub k_norm: Option<LayerNorm>,
     /// A relative position bias of this block's own.
-    pub rel_pos: Option<RelPosBias>,
+    pub rel_pos: Option<RelPos>,
     /// `D -> D`.
     pub proj: Linear,
     num_heads: usize,
@@ -51,7 +51,7 @@ pub struct Attention {
 
 impl Attention {
     /// An attention layer; `rel_pos` is its own table of position biases, if it has one.
-    pub fn new(config: &AttentionConfig, rel_pos: Option<RelPosBias>, device: &Device) -> Self {
+    pub fn new(config: &AttentionConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
         let AttentionConfig { dim, num_heads, norm_eps, .. } = *config;
         let head_norm = || config.qk_norm.then(|| LayerNorm::new(dim / num_heads, norm_eps, device));
         Self {

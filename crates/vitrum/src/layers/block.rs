@@ -9,7 +9,7 @@ use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
 use super::observe::Observer;
 use super::parameter;
-use super::position::RelPosBias;
+use super::position::RelPos;
 
 /// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
 #[derive(Module, Debug)]
@@ -36,32 +36,38 @@ pub struct BlockConfig {
     pub act: Activation,
     /// Gains on both branches.
     pub layer_scale: bool,
+    /// Norms after attention and MLP instead of before.
+    pub res_post_norm: bool,
     /// Probability of dropping a branch.
     pub drop_path: f64,
 }
 
 /// A pre-norm encoder layer (paper, equations 2 and 3):
 /// `z' = z + MSA(LN(z))`, `z = z' + MLP(LN(z'))`.
+///
+/// With `res_post_norm` each norm stands at the end of its branch (Swin v2, arXiv:2111.09883, section 3.2; timm
+/// `ResPostBlock`): `z' = z + LN(MSA(z))`, `z = z' + LN(MLP(z'))`.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before attention.
+    /// Norm before attention, or after it.
     pub norm1: LayerNorm,
     /// Multi-head self-attention.
     pub attn: Attention,
     /// Gain on attention.
     pub ls1: Option<LayerScale>,
-    /// Norm before the MLP.
+    /// Norm before the MLP, or after it.
     pub norm2: LayerNorm,
     /// The MLP.
     pub mlp: Mlp,
     /// Gain on the MLP.
     pub ls2: Option<LayerScale>,
+    res_post_norm: bool,
     drop_path: f64,
 }
 
 impl Block {
     /// A block; `rel_pos` is its own table of position biases, if it has one.
-    pub fn new(config: &BlockConfig, rel_pos: Option<RelPosBias>, device: &Device) -> Self {
+    pub fn new(config: &BlockConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
         let AttentionConfig { dim, norm_eps, proj_bias, proj_drop, .. } = config.attention;
         let scale = || config.layer_scale.then(|| LayerScale { gamma: parameter([dim], device) });
         Self {
@@ -71,6 +77,7 @@ impl Block {
             norm2: LayerNorm::new(dim, norm_eps, device),
             mlp: Mlp::new(dim, config.mlp_hidden, config.act, proj_bias, proj_drop, device),
             ls2: scale(),
+            res_post_norm: config.res_post_norm,
             drop_path: config.drop_path,
         }
     }
@@ -84,19 +91,36 @@ impl Block {
         index: usize,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
-        let y = self.norm1.forward(x.clone());
-        watch.tokens(format_args!("blocks.{index}.norm1"), &y);
+        let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", index, watch);
         let y = self.attn.forward(y, shared_bias, grid, index, watch);
         watch.tokens(format_args!("blocks.{index}.attn"), &y);
+        let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", index, watch);
         let x = x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
 
-        let y = self.norm2.forward(x.clone());
-        watch.tokens(format_args!("blocks.{index}.norm2"), &y);
+        let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", index, watch);
         let y = self.mlp.forward(y);
         watch.tokens(format_args!("blocks.{index}.mlp"), &y);
+        let y = Self::norm(&self.norm2, y, self.res_post_norm, "norm2", index, watch);
         let x = x + drop_path(scaled(&self.ls2, y, "ls2", index, watch), self.drop_path);
 
         watch.tokens(format_args!("blocks.{index}"), &x);
+        x
+    }
+
+    /// `x` through a norm that stands `here`, else `x`.
+    fn norm(
+        norm: &LayerNorm,
+        x: Tensor<3>,
+        here: bool,
+        name: &str,
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        if !here {
+            return x;
+        }
+        let x = norm.forward(x);
+        watch.tokens(format_args!("blocks.{index}.{name}"), &x);
         x
     }
 }

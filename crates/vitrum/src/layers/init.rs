@@ -44,6 +44,9 @@ pub struct InitConfig<'a> {
     pub scheme: WeightInit,
     /// First value of LayerScale's gains.
     pub layer_scale: f64,
+    /// First value of the weights of the blocks' norms: 1, but that of LayerScale where the norms stand at the end of
+    /// the branches and are their gains.
+    pub block_norm: f64,
     /// Keys of parameters that keep the value they have (fixed tables).
     pub keep: &'a [&'a str],
     /// Another seed, other values.
@@ -100,6 +103,9 @@ impl Init<'_> {
             ("latent", &[.., d]) => Draw::Truncated((d as f64).powf(-0.5), 2.0),
             (table, _) if table.starts_with("pos_embed") => Draw::Truncated(0.02, 100.0),
             ("relative_position_bias_table", _) => Draw::Truncated(0.02, 100.0),
+            ("weight", [_]) if name.starts_with("blocks.") && parent.ends_with(['1', '2']) && is_norm => {
+                Draw::Constant(self.config.block_norm)
+            }
             ("weight", [_]) if is_norm => Draw::Constant(1.0),
             ("bias", _) if is_norm => Draw::Constant(0.0),
             ("weight", &[_, c, p, q]) => self.convolution(c * p * q),

@@ -5,15 +5,17 @@
 //! encoding uses the place it needs. Its parameters sit at the top of the checkpoint, as in timm.
 
 use burn::module::{Module, Param};
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Linear, PaddingConfig2d};
+use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::drop::dropout;
 pub use super::resample::PosResize;
-use super::resample::axis_weights;
+use super::resample::{axis_weights, offset_weights};
 use super::tokens::split;
-use super::{lazy, parameter};
+use super::{lazy, linear, parameter};
 
 /// Position encodings by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,11 @@ pub enum PosEmbed {
     RelBias,
     /// The same with one table for all blocks (key `shared_rel_pos.relative_position_bias_table`).
     RelBiasShared,
+    /// A small network that turns the logarithm of each offset into a bias per head, one per block
+    /// (after Swin v2; timm `RelPosMlp`, keys `blocks.N.attn.rel_pos.mlp.*`).
+    RelMlp,
+    /// The same with one network for all blocks (keys `shared_rel_pos.mlp.*`).
+    RelMlpShared,
     /// Conditional: a depthwise 3x3 convolution on the token grid after the first block
     /// (PEG, arXiv:2102.10882; key `pos_block.0.proj.0`).
     Cpe,
@@ -51,6 +58,21 @@ impl PosEmbed {
     /// Whether the table is given by a formula and never trained.
     pub fn is_fixed(self) -> bool {
         matches!(self, Self::SinCos1d | Self::SinCos2dMae | Self::SinCos2dBigVision)
+    }
+
+    /// Whether positions are biases on the attention scores, by offset.
+    pub fn is_relative(self) -> bool {
+        matches!(self, Self::RelBias | Self::RelMlp) || self.is_shared()
+    }
+
+    /// Whether all blocks share one relative bias.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::RelBiasShared | Self::RelMlpShared)
+    }
+
+    /// Whether a network makes the relative bias.
+    pub fn is_mlp(self) -> bool {
+        matches!(self, Self::RelMlp | Self::RelMlpShared)
     }
 }
 
@@ -69,6 +91,8 @@ pub struct PositionConfig {
     pub dim: usize,
     /// `A`.
     pub num_heads: usize,
+    /// Width of the network that makes a relative bias.
+    pub rel_pos_dim: usize,
     /// How a table is brought to another grid.
     pub resize: PosResize,
 }
@@ -85,7 +109,7 @@ pub struct Position {
     /// Prefix tokens of the 2-D tables, `[1, prefix, D]`.
     pub pos_embed_prefix: Option<Param<Tensor<3>>>,
     /// One relative bias for all blocks.
-    pub shared_rel_pos: Option<RelPosBias>,
+    pub shared_rel_pos: Option<RelPos>,
     /// Convolutions on the token grid, the one at index `i` after block `i`.
     pub pos_block: Vec<PosConv>,
     #[module(skip)]
@@ -116,7 +140,7 @@ impl Position {
             pos_embed_y: learned_2d.then(|| parameter([1, h, dim - dim / 2], device)),
             pos_embed_prefix: (learned_2d && prefix_rows > 0)
                 .then(|| parameter([1, prefix_rows, dim], device)),
-            shared_rel_pos: (kind == PosEmbed::RelBiasShared).then(|| RelPosBias::of(&config, device)),
+            shared_rel_pos: kind.is_shared().then(|| RelPos::of(&config, device)),
             pos_block: (kind == PosEmbed::Cpe).then(|| PosConv::new(dim, device)).into_iter().collect(),
             config,
         }
@@ -170,9 +194,10 @@ impl Position {
         self.pos_block.get(index).map(|conv| conv.forward(x.clone(), self.config.prefix_tokens, grid))
     }
 
-    /// The table of each block's own relative bias, where the encoding has one.
-    pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPosBias> {
-        (config.kind == PosEmbed::RelBias).then(|| RelPosBias::of(config, device))
+    /// Each block's own relative bias, where the encoding has one.
+    pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPos> {
+        let own = config.kind.is_relative() && !config.kind.is_shared();
+        own.then(|| RelPos::of(config, device))
     }
 
     /// `[1, N, D]` on the model's grid to `[1, N', D]` on another, as a product with a fixed matrix.
@@ -204,7 +229,12 @@ impl Position {
 
 /// [`axis_weights`] as a tensor `[1, new, old]` beside `like`.
 fn axis(old: usize, new: usize, method: PosResize, like: &Tensor<3>) -> Tensor<3> {
-    let data = TensorData::new(axis_weights(old, new, method), [1, new, old]);
+    matrix(axis_weights(old, new, method), new, old, like)
+}
+
+/// A matrix of weights as a tensor `[1, rows, columns]` beside `like`.
+fn matrix(weights: Vec<f64>, rows: usize, columns: usize, like: &Tensor<3>) -> Tensor<3> {
+    let data = TensorData::new(weights, [1, rows, columns]);
     Tensor::from_data(data, (&like.device(), like.dtype()))
 }
 
@@ -246,6 +276,32 @@ fn exact_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
     table
 }
 
+/// A bias per head on the attention scores, by the offset between two patches.
+#[derive(Module, Debug)]
+pub enum RelPos {
+    /// Looked up in a table.
+    Table(RelPosBias),
+    /// Made by a network.
+    Network(RelPosMlp),
+}
+
+impl RelPos {
+    fn of(config: &PositionConfig, device: &Device) -> Self {
+        match config.kind.is_mlp() {
+            true => Self::Network(RelPosMlp::of(config, device)),
+            false => Self::Table(RelPosBias::of(config, device)),
+        }
+    }
+
+    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries.
+    pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
+        match self {
+            Self::Table(table) => table.bias(grid),
+            Self::Network(network) => network.bias(grid),
+        }
+    }
+}
+
 /// A learned bias per head for every offset between two patches (Swin, BEiT; timm `RelPosBias`).
 /// With prefix tokens three more rows follow: prefix to patch, patch to prefix, prefix to prefix.
 #[derive(Module, Debug)]
@@ -254,28 +310,26 @@ pub struct RelPosBias {
     pub relative_position_bias_table: Param<Tensor<2>>,
     grid: [usize; 2],
     prefix_tokens: usize,
+    #[module(skip)]
+    resize: PosResize,
 }
 
 impl RelPosBias {
     fn of(config: &PositionConfig, device: &Device) -> Self {
-        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, .. } = *config;
+        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, resize, .. } = *config;
         let rows = (2 * h - 1) * (2 * w - 1) + if prefix_tokens > 0 { 3 } else { 0 };
         Self {
             relative_position_bias_table: parameter([rows, num_heads], device),
             grid: [h, w],
             prefix_tokens,
+            resize,
         }
     }
 
     /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries. For another grid than the
-    /// model's the table is interpolated (bicubic, as timm's `resize_rel_pos_bias_table_simple`).
+    /// model's the table is resampled ([`offset_weights`]).
     pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
-        let table = self.resized(self.relative_position_bias_table.val(), grid);
-        let a = table.dims()[1];
-        let t = self.prefix_tokens + grid[0] * grid[1];
-        let index = relative_index(grid, self.prefix_tokens);
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [t * t]), &table.device());
-        table.select(0, index).reshape([1, t, t, a]).permute([0, 3, 1, 2])
+        pairs(self.resized(self.relative_position_bias_table.val(), grid), grid, self.prefix_tokens)
     }
 
     fn resized(&self, table: Tensor<2>, grid: [usize; 2]) -> Tensor<2> {
@@ -286,9 +340,11 @@ impl RelPosBias {
         let [old_h, old_w] = self.grid.map(|side| 2 * side - 1);
         let [h, w] = grid.map(|side| 2 * side - 1);
         let offsets = table.clone().narrow(0, 0, old_h * old_w).reshape([old_h, old_w, a]);
-        let columns = axis(old_w, w, PosResize::Bicubic, &offsets).expand([old_h, w, old_w]);
+        let weights =
+            |old, new, like: &Tensor<3>| matrix(offset_weights(old, new, self.resize), new, old, like);
+        let columns = weights(old_w, w, &offsets).expand([old_h, w, old_w]);
         let offsets = columns.matmul(offsets); // [old_h, w, A]
-        let heights = axis(old_h, h, PosResize::Bicubic, &offsets);
+        let heights = weights(old_h, h, &offsets);
         let offsets = heights.matmul(offsets.reshape([1, old_h, w * a])).reshape([h * w, a]);
         let extra = rows - old_h * old_w;
         if extra == 0 {
@@ -296,6 +352,69 @@ impl RelPosBias {
         }
         Tensor::cat(vec![offsets, table.narrow(0, old_h * old_w, extra)], 0)
     }
+}
+
+/// A network from offsets to biases: `fc2(relu(fc1(sign(o) ln(1 + |o|))))` of the offset `o` in rows and columns
+/// (Liu et al. 2021, arXiv:2111.09883, section 3.3, as timm's `RelPosMlp` in its mode `cr` has it). Pairs with a prefix
+/// token have no bias. It knows no grid, so another one needs no resizing.
+#[derive(Module, Debug)]
+pub struct RelPosMlp {
+    /// The network.
+    pub mlp: OffsetMlp,
+    /// Dropout between its layers, in training; 0.125 as in timm, where it is no option.
+    pub drop: f64,
+    prefix_tokens: usize,
+}
+
+/// Two layers, `2 -> rel_pos_dim -> A`.
+#[derive(Module, Debug)]
+pub struct OffsetMlp {
+    /// `2 -> rel_pos_dim`.
+    pub fc1: Linear,
+    /// `rel_pos_dim -> A`.
+    pub fc2: Linear,
+}
+
+impl RelPosMlp {
+    fn of(config: &PositionConfig, device: &Device) -> Self {
+        let PositionConfig { rel_pos_dim, num_heads, prefix_tokens, .. } = *config;
+        let fc1 = linear(2, rel_pos_dim, true, device);
+        let fc2 = linear(rel_pos_dim, num_heads, true, device);
+        Self { mlp: OffsetMlp { fc1, fc2 }, drop: 0.125, prefix_tokens }
+    }
+
+    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries.
+    pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
+        let weight = self.mlp.fc1.weight.val();
+        let offsets = log_offsets(grid);
+        let n = offsets.len() / 2;
+        let x = Tensor::<2>::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()));
+        let x = dropout(relu(self.mlp.fc1.forward(x)), self.drop); // [offsets, rel_pos_dim]
+        let table = self.mlp.fc2.forward(x); // [offsets, A]
+        let [_, a] = table.dims();
+        let nothing = Tensor::zeros([3, a], (&table.device(), table.dtype()));
+        pairs(Tensor::cat(vec![table, nothing], 0), grid, self.prefix_tokens)
+    }
+}
+
+/// `sign(o) ln(1 + |o|)` of every offset, rows before columns, rounded to f32 as timm keeps them.
+fn log_offsets([h, w]: [usize; 2]) -> Vec<f64> {
+    let side = |n: usize| 1 - n as i64..n as i64;
+    let log = |offset: i64| {
+        let value = (offset.abs() as f64).ln_1p() as f32;
+        f64::from(if offset < 0 { -value } else { value })
+    };
+    side(h).flat_map(|y| side(w).flat_map(move |x| [log(y), log(x)])).collect()
+}
+
+/// A bias for every pair of tokens, `[1, A, T, T]`, from the rows of a table `[offsets + 3, A]`; the last three, which may
+/// lack where there are no prefix tokens, belong to pairs with one.
+fn pairs(table: Tensor<2>, grid: [usize; 2], prefix_tokens: usize) -> Tensor<4> {
+    let a = table.dims()[1];
+    let t = prefix_tokens + grid[0] * grid[1];
+    let index = relative_index(grid, prefix_tokens);
+    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [t * t]), &table.device());
+    table.select(0, index).reshape([1, t, t, a]).permute([0, 3, 1, 2])
 }
 
 /// Row of the bias table for every pair of tokens, `T·T` entries, query by query.

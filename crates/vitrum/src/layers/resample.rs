@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PosResize {
-    /// Bicubic with antialiasing: timm.
+    /// Bicubic with antialiasing: timm. Tables of relative positions take timm's way for them,
+    /// [`resample_offsets`].
     #[default]
     BicubicAntialias,
     /// Bicubic without antialiasing: DeiT, MAE, torchvision, Hugging Face.
@@ -49,9 +50,81 @@ pub fn resample_grid(
     new: [usize; 2],
     method: PosResize,
 ) -> Vec<f64> {
+    multiply(table, dim, old, new, |old, new| axis_weights(old, new, method))
+}
+
+/// Resamples the offsets of a relative bias, `[old_h * old_w, A]` to `[new_h * new_w, A]`; sides are `2 * patches - 1`.
+///
+/// # Panics
+/// If the table's length is not `old_h * old_w * heads`.
+pub fn resample_offsets(
+    table: &[f64],
+    heads: usize,
+    old: [usize; 2],
+    new: [usize; 2],
+    method: PosResize,
+) -> Vec<f64> {
+    multiply(table, heads, old, new, |old, new| offset_weights(old, new, method))
+}
+
+/// The matrix `[new, old]` (row-major) that resamples one axis of a relative bias; both lengths are odd.
+///
+/// [`PosResize::BicubicAntialias`] stands for what timm does with such tables (BEiT's way, `resize_rel_pos_bias_table`
+/// without SciPy): the old offsets are spread over the new ones in a geometric progression, dense near zero, and the
+/// new values are linear between them. Every other method treats the offsets as a grid; `Bicubic` is timm's
+/// `resize_rel_pos_bias_table_simple`.
+pub fn offset_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
+    if method != PosResize::BicubicAntialias {
+        return axis_weights(old, new, method);
+    }
+    let places = geometric_places(old, new);
+    let mut weights = vec![0.0; new * old];
+    for (i, row) in weights.chunks_exact_mut(old).enumerate() {
+        let at = i as f64 - (new / 2) as f64;
+        let right = places.partition_point(|place| *place < at).min(old - 1);
+        let left = right.saturating_sub(1);
+        let (before, after) = ((at - places[left]).max(0.0), (places[right] - at).max(0.0));
+        match before + after {
+            0.0 => row[right] = 1.0,
+            whole => {
+                row[left] += after / whole;
+                row[right] += before / whole;
+            }
+        }
+    }
+    weights
+}
+
+/// Where `old` offsets lie among `new` ones: 0, ±1, ±(1 + q), ±(1 + q + q²), …, with the q from 1.01 to 1.5 that ends
+/// at `new / 2`, found by halving to within 1e-6 as timm finds it.
+fn geometric_places(old: usize, new: usize) -> Vec<f64> {
+    let (arm, reach) = (old / 2, (new / 2) as f64);
+    let (mut low, mut high, mut q) = (1.01_f64, 1.5_f64, 1.01_f64);
+    while high - low > 1e-6 {
+        q = (low + high) / 2.0;
+        let end = (1.0 - q.powi(arm as i32)) / (1.0 - q);
+        if end > reach { high = q } else { low = q }
+    }
+    let mut places = vec![0.0; old];
+    let mut place = 1.0;
+    for step in 1..=arm {
+        places[arm + step] = place;
+        places[arm - step] = -place;
+        place += q.powi(step as i32);
+    }
+    places
+}
+
+/// Multiplies both axes of a table with the matrices `weights(old, new)` gives.
+fn multiply(
+    table: &[f64],
+    dim: usize,
+    old: [usize; 2],
+    new: [usize; 2],
+    weights: impl Fn(usize, usize) -> Vec<f64>,
+) -> Vec<f64> {
     assert_eq!(table.len(), old[0] * old[1] * dim, "table of {old:?} rows of {dim}");
-    let columns = axis_weights(old[1], new[1], method);
-    let rows = axis_weights(old[0], new[0], method);
+    let (rows, columns) = (weights(old[0], new[0]), weights(old[1], new[1]));
     let mut wide = vec![0.0; old[0] * new[1] * dim]; // [old_h, new_w, D]
     for y in 0..old[0] {
         for x in 0..new[1] {

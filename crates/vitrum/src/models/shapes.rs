@@ -139,17 +139,31 @@ fn position(config: &VitConfig, steps: &mut Steps) {
         fixed if fixed.is_fixed() => {
             steps.add("pos_embed", "fixed sinusoids".into(), &[t, d], rows * d, 0);
         }
-        PosEmbed::RelBiasShared => {
-            let params = a * relative_rows(config);
-            steps.add("shared_rel_pos", "one bias per head and offset".into(), &[a, t, t], params, 0);
+        shared if shared.is_shared() => {
+            let Bias { what, params, macs } = relative(config);
+            steps.add("shared_rel_pos", what, &[a, t, t], params, macs);
         }
         _ => {}
     }
 }
 
-fn relative_rows(config: &VitConfig) -> u64 {
-    let [gh, gw] = config.grid().map(long);
-    (2 * gh - 1) * (2 * gw - 1) + if config.num_prefix_tokens() > 0 { 3 } else { 0 }
+/// A relative bias: what makes it, and what that costs.
+struct Bias {
+    what: String,
+    params: u64,
+    macs: u64,
+}
+
+fn relative(config: &VitConfig) -> Bias {
+    let ([gh, gw], a) = (config.grid().map(long), long(config.num_heads));
+    let offsets = (2 * gh - 1) * (2 * gw - 1);
+    if config.pos_embed.is_mlp() {
+        let f = long(config.rel_pos_dim());
+        let macs = product(offsets, 2, f).saturating_add(product(offsets, f, a));
+        return Bias { what: format!("2 → {f} → {a} of log offsets"), params: 3 * f + a * f + a, macs };
+    }
+    let rows = offsets + if config.num_prefix_tokens() > 0 { 3 } else { 0 };
+    Bias { what: "one bias per head and offset".into(), params: a * rows, macs: 0 }
 }
 
 fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
@@ -157,7 +171,12 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     let e = d / a;
     let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };
     let proj_bias = u64::from(config.proj_bias);
-    steps.add("blocks.N.norm1", "LayerNorm".into(), &[t, d], 2 * d, 0);
+    let norm = |steps: &mut Steps, name: &str, here: bool| {
+        if here {
+            steps.add(name, "LayerNorm".into(), &[t, d], 2 * d, 0);
+        }
+    };
+    norm(steps, "blocks.N.norm1", !config.res_post_norm);
     steps.add(
         "blocks.N.attn.qkv",
         format!("q, k, v: {a} heads of {e} each"),
@@ -168,9 +187,13 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     if config.qk_norm {
         steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
     }
-    let bias = if config.pos_embed == PosEmbed::RelBias { a * relative_rows(config) } else { 0 };
-    let what = if bias > 0 { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
-    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], bias, product(t, d, t));
+    if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
+        let Bias { what, params, macs } = relative(config);
+        steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], params, macs);
+    }
+    let relative = config.pos_embed.is_relative();
+    let what = if relative { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
+    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, d, t));
     steps.add("blocks.N.attn.context", "scores · v, heads side by side".into(), &[t, d], 0, product(t, t, d));
     steps.add(
         "blocks.N.attn.proj",
@@ -180,12 +203,13 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         product(t, d, d),
     );
     let scale = |steps: &mut Steps, name: &str| {
-        if config.init_values.is_some() {
+        if config.has_layer_scale() {
             steps.add(name, "gain per channel".into(), &[t, d], d, 0);
         }
     };
+    norm(steps, "blocks.N.norm1", config.res_post_norm);
     scale(steps, "blocks.N.ls1");
-    steps.add("blocks.N.norm2", "LayerNorm".into(), &[t, d], 2 * d, 0);
+    norm(steps, "blocks.N.norm2", !config.res_post_norm);
     steps.add(
         "blocks.N.mlp.fc1",
         format!("linear {d} → {f}"),
@@ -200,6 +224,7 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         f * d + proj_bias * d,
         product(t, f, d),
     );
+    norm(steps, "blocks.N.norm2", config.res_post_norm);
     scale(steps, "blocks.N.ls2");
 }
 

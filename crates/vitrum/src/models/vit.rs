@@ -59,14 +59,19 @@ pub struct VitConfig {
     pub qk_norm: bool,
     /// Bias on the output projections of attention and MLP.
     pub proj_bias: bool,
-    /// Initial value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None` leaves it out.
+    /// Initial value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None` leaves it out. With `res_post_norm` there is none,
+    /// and it is the initial weight of the norms.
     pub init_values: Option<f64>,
+    /// Norms at the end of the residual branches instead of before them (Swin v2; timm `block_fn` `ResPostBlock`).
+    pub res_post_norm: bool,
     /// A learned class token in front of the patches.
     pub class_token: bool,
     /// Number of register tokens (arXiv:2309.16588), after the class token.
     pub reg_tokens: usize,
     /// Where a token is.
     pub pos_embed: PosEmbed,
+    /// Width of the network of `rel_mlp` and `rel_mlp_shared`; `None`: 128, as timm.
+    pub rel_pos_dim: Option<usize>,
     /// Position table without rows for class and register tokens (DeiT-III, big_vision).
     pub no_embed_class: bool,
     /// LayerNorm before the blocks, patch projection without bias (CLIP).
@@ -119,9 +124,11 @@ impl Default for VitConfig {
             qk_norm: false,
             proj_bias: true,
             init_values: None,
+            res_post_norm: false,
             class_token: true,
             reg_tokens: 0,
             pos_embed: PosEmbed::Learn,
+            rel_pos_dim: None,
             no_embed_class: false,
             pre_norm: false,
             final_norm: true,
@@ -170,6 +177,21 @@ impl VitConfig {
         if self.no_embed_class { 0 } else { self.num_prefix_tokens() }
     }
 
+    /// Width of the network that makes a relative bias.
+    pub fn rel_pos_dim(&self) -> usize {
+        self.rel_pos_dim.unwrap_or(128)
+    }
+
+    /// Whether the branches have gains of their own (LayerScale).
+    pub fn has_layer_scale(&self) -> bool {
+        self.init_values.is_some() && !self.res_post_norm
+    }
+
+    /// First value of the weights of the blocks' norms.
+    pub(crate) fn block_norm(&self) -> f64 {
+        self.init_values.filter(|_| self.res_post_norm).unwrap_or(1.0)
+    }
+
     /// Whether the plain LayerNorm `norm` stands after the blocks.
     pub fn has_norm(&self) -> bool {
         self.final_norm && !self.use_fc_norm()
@@ -199,6 +221,7 @@ impl VitConfig {
             ("depth", self.depth, 1, MAX_DEPTH),
             ("num_heads", a, 1, MAX_WIDTH),
             ("reg_tokens", self.reg_tokens, 0, MAX_REGISTERS),
+            ("rel_pos_dim", self.rel_pos_dim(), 1, MAX_WIDTH),
             ("representation_size", self.representation_size.unwrap_or(1), 1, MAX_WIDTH),
         ] {
             if !(least..=most).contains(&value) {
@@ -253,8 +276,7 @@ impl VitConfig {
             let d = self.embed_dim;
             return refuse("pos_embed", format!("2-D sin-cos needs an embed_dim of 8, 12, 16, …, found {d}"));
         }
-        let relative = matches!(self.pos_embed, PosEmbed::RelBias | PosEmbed::RelBiasShared);
-        if relative && self.num_prefix_tokens() > 1 {
+        if self.pos_embed.is_relative() && self.num_prefix_tokens() > 1 {
             return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());
         }
         Ok(())
@@ -275,7 +297,14 @@ impl VitConfig {
     pub fn init_as(&self, device: &Device, seed: u64, dtype: DType) -> Result<Vit, ConfigError> {
         let keep: &[&str] = if self.pos_embed.is_fixed() { &["pos_embed"] } else { &[] };
         let layer_scale = self.init_values.unwrap_or(1.0);
-        let config = InitConfig { scheme: self.weight_init, layer_scale, keep, seed, dtype };
+        let config = InitConfig {
+            scheme: self.weight_init,
+            layer_scale,
+            block_norm: self.block_norm(),
+            keep,
+            seed,
+            dtype,
+        };
         let mut model = initialize(self.skeleton(device)?, config);
         if self.pos_embed.is_fixed() && dtype != device.settings().float_dtype.into() {
             model.position = model.position.cast_table(dtype);
@@ -307,7 +336,8 @@ impl VitConfig {
             },
             mlp_hidden: self.mlp_hidden_dim(),
             act: self.act_layer,
-            layer_scale: self.init_values.is_some(),
+            layer_scale: self.has_layer_scale(),
+            res_post_norm: self.res_post_norm,
             drop_path: self.drop_path_rate * index as f64 / last,
         }
     }
@@ -321,6 +351,7 @@ impl VitConfig {
             prefix_tokens: self.num_prefix_tokens(),
             dim: self.embed_dim,
             num_heads: self.num_heads,
+            rel_pos_dim: self.rel_pos_dim(),
             resize: self.pos_resize,
         }
     }

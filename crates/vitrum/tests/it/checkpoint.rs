@@ -420,19 +420,17 @@ fn what_cannot_be_converted_says_so() {
 }
 
 #[test]
-fn helpers_for_heads_norms_and_channels() {
-    let mut tensors = map_of(&timm_shapes()).tensors;
-    assert_eq!(convert::drop_head(&mut tensors), ["head.weight", "head.bias"]);
-    convert::norm_to_fc_norm(&mut tensors);
-    assert!(tensors.contains_key("fc_norm.weight") && !tensors.contains_key("norm.bias"));
-    let kernel = &tensors["patch_embed.proj.weight"];
-    let grey = convert::adapt_channels(kernel, 1).unwrap();
-    assert_eq!(grey.shape(), [WIDTH, 1, 4, 4]);
+fn channels_are_adapted_within_bounds() {
+    let kernel = map_of(&timm_shapes()).tensors["patch_embed.proj.weight"].clone();
     let rgb = kernel.to_f32();
-    assert_eq!(grey.to_f32()[0], rgb[0] + rgb[16] + rgb[32]);
-    let five = convert::adapt_channels(kernel, 5).unwrap();
-    // timm: repeat and crop, times 3/5.
-    assert_eq!(five.to_f32()[4 * 16], rgb[16] * (3.0 / 5.0));
+    let grey = convert::adapt_channels(&kernel, 1).unwrap();
+    assert_eq!((grey.shape(), grey.to_f32()[0]), ([WIDTH, 1, 4, 4].as_slice(), rgb[0] + rgb[16] + rgb[32]));
+    let five = convert::adapt_channels(&kernel, 5).unwrap();
+    assert_eq!(five.to_f32()[4 * 16], rgb[16] * (3.0 / 5.0)); // timm: repeat and crop, times 3/5
+    let flat = kernel.reshape(&[WIDTH, 48]).unwrap();
+    for (kernel, channels) in [(&flat, 1), (&kernel, 0), (&kernel, 1025)] {
+        assert!(convert::adapt_channels(kernel, channels).is_err(), "{channels}");
+    }
 }
 
 // ---- Configurations

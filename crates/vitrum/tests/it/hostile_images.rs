@@ -8,6 +8,8 @@ use std::path::Path;
 use image::ImageFormat;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use vitrum::checkpoint::ModelCard;
+use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DatasetOptions, DecodeOptions, RgbImage, decode, open_dataset};
 
 use crate::data::{gz, pattern, tar, write};
@@ -273,5 +275,31 @@ fn archives_of_many_members_stay_small() {
     assert_eq!(read_all(&path), Ok(200));
     if let (Some(before), Some(after)) = (before, peak_memory()) {
         assert!(after - before < 600 << 20, "peak memory grew by {} MiB", (after - before) >> 20);
+    }
+}
+
+#[test]
+fn empty_files_are_called_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = |name: &str| write(folder.path(), name, b"");
+    let refused =
+        |path: &Path| open_dataset(path, &DatasetOptions::default()).err().expect("refused").to_string();
+    let mut told = Vec::new();
+    told.push(decode::open(empty("a.jpg"), &DecodeOptions::default()).unwrap_err().to_string());
+    for name in ["t.csv", "t.tar", "t.idx3-ubyte", "test_batch.bin"] {
+        told.push(refused(&empty(name)));
+    }
+    told.push(refused(&write(folder.path(), "t.tar.gz", &gz(b""))));
+    told.push(refused(empty("mnist/t10k-images-idx3-ubyte").parent().unwrap()));
+    told.push(ClassMap::open(empty("classes.txt")).unwrap_err().to_string());
+    let base = |_: &str| Ok(vitrum::models::VitConfig::default());
+    told.push(ModelCard::read(&empty("config.json"), &base).unwrap_err().to_string());
+    for name in ["m.safetensors", "m.npz", "m.pth"] {
+        told.push(vitrum::checkpoint::read(empty(name)).unwrap_err().to_string());
+    }
+    assert_eq!(told.len(), 12);
+    for message in told {
+        assert!(message.contains("the file is empty"), "{message}");
+        assert!(message.contains(&*folder.path().to_string_lossy()), "{message}");
     }
 }

@@ -9,4 +9,5 @@ mod hostile_images;
 mod hub;
 mod init;
 mod parity;
+mod photos;
 mod positions;

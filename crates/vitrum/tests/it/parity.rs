@@ -17,6 +17,7 @@ use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
 use vitrum::checkpoint::write::to_safetensors;
 use vitrum::layers::names::KeyPath;
 use vitrum::layers::observe::{Recorder, Seen, Silent};
+use vitrum::layers::position::RelPos;
 use vitrum::models::{Model, ModelConfig, VitConfig};
 
 use crate::formula;
@@ -30,6 +31,7 @@ struct Case {
     input_scale: f64,
     tensors: Vec<(String, Vec<usize>)>,
     source_img_size: Option<[usize; 2]>,
+    source_chans: Option<usize>,
     hf_config: Option<serde_json::Value>,
     #[serde(default)]
     other_tower: Vec<(String, Vec<usize>)>,
@@ -119,9 +121,10 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         let [p, q] = case.config.patch_size;
         [h / p, w / q]
     });
-    let excuses = Excuses { source_grid, ..Excuses::default() };
+    let excuses = Excuses { source_grid, source_chans: case.source_chans, ..Excuses::default() };
     let (model, report) = apply(skeleton, converted.map, dtype, &excuses);
     assert!(!report.is_refused(), "{name}: {report}");
+    assert_eq!(!report.adapted.is_empty(), case.source_chans.is_some(), "{name}: {report}");
     model
 }
 
@@ -246,6 +249,20 @@ impl ModuleVisitor for Gradients<'_> {
     }
 }
 
+/// The networks of relative biases drop values in training whatever the configuration says; timm's gradients here are
+/// those of the evaluation mode.
+fn without_dropout(mut model: Model) -> Model {
+    let Model::Vit(vit) = &mut model;
+    let own = vit.blocks.iter_mut().filter_map(|block| block.attn.rel_pos.as_mut());
+    for rel_pos in own.chain(vit.position.shared_rel_pos.as_mut()) {
+        if let RelPos::Network(network) = rel_pos {
+            assert_eq!(network.drop, 0.125);
+            network.drop = 0.0;
+        }
+    }
+    model
+}
+
 /// Gradients of `sum(logits · probe)` against timm's, for every parameter.
 fn check_gradients(dtype: DType, bar: f64) {
     let mut compared = 0;
@@ -255,7 +272,7 @@ fn check_gradients(dtype: DType, bar: f64) {
         let device = Device::flex().autodiff();
         let values = formula::images(case.input, case.input_scale);
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
-        let model = model(&name, &case, dtype, &device);
+        let model = without_dropout(model(&name, &case, dtype, &device));
         let logits = model.backbone().forward(images);
         let shape = logits.dims();
         let probe = TensorData::new(formula::weight("grad_probe", &shape), shape);

@@ -51,7 +51,7 @@ pub(crate) fn infer(
     config.pre_norm = map.contains("norm_pre.weight");
     config.init_values = match map.contains("blocks.0.ls1.gamma") {
         true => config.init_values.or(Some(1e-5)),
-        false => None,
+        false => config.init_values.filter(|_| config.res_post_norm),
     };
     config.class_token = map.contains("cls_token");
     config.reg_tokens = match map.contains("reg_token") {
@@ -122,6 +122,9 @@ fn heads(
         let [head] = shapes.get("blocks.0.attn.q_norm.weight")?;
         return Ok(width / head);
     }
+    if let Some(network) = network(shapes.map, "fc2") {
+        return Ok(shapes.get::<2>(&network)?[0]);
+    }
     for table in
         ["blocks.0.attn.rel_pos.relative_position_bias_table", "shared_rel_pos.relative_position_bias_table"]
     {
@@ -141,6 +144,12 @@ fn heads(
     }
     notes.push(format!("the number of heads is not in the tensors; {} heads of 64 are assumed", width / 64));
     Ok(width / 64)
+}
+
+/// The weight of a layer of the network that makes relative biases, where there is one.
+fn network(map: &TensorMap, layer: &str) -> Option<String> {
+    let keys = ["blocks.0.attn.rel_pos", "shared_rel_pos"].map(|place| format!("{place}.mlp.{layer}.weight"));
+    keys.into_iter().find(|key| map.contains(key))
 }
 
 /// Where the last norm sits, and what follows it.
@@ -191,6 +200,12 @@ fn positions(
         config.img_size = image(map, grid, patch)?;
     } else {
         position_without_table(config, map);
+        if let Some(network) = network(map, "fc1") {
+            let [width, _] = shapes.get(&network)?;
+            config.pos_embed =
+                if network.starts_with("blocks") { PosEmbed::RelMlp } else { PosEmbed::RelMlpShared };
+            config.rel_pos_dim = (width != VitConfig::default().rel_pos_dim()).then_some(width);
+        }
         let multiple = |side: usize, patch: usize| (side / patch.max(1)).max(1).saturating_mul(patch);
         config.img_size = [multiple(config.img_size[0], patch[0]), multiple(config.img_size[1], patch[1])];
         notes.push(format!("the image size is not in the tensors; {:?} is assumed", config.img_size));
@@ -214,10 +229,9 @@ fn position_without_table(config: &mut VitConfig, map: &TensorMap) {
         config.pos_embed = PosEmbed::RelBiasShared;
     } else if map.contains("pos_block.0.proj.0.weight") {
         config.pos_embed = PosEmbed::Cpe;
-    } else if matches!(
-        config.pos_embed,
-        PosEmbed::Learn | PosEmbed::Learn2d | PosEmbed::RelBias | PosEmbed::RelBiasShared | PosEmbed::Cpe
-    ) {
+    } else if matches!(config.pos_embed, PosEmbed::Learn | PosEmbed::Learn2d | PosEmbed::Cpe)
+        || config.pos_embed.is_relative()
+    {
         config.pos_embed = PosEmbed::None;
     }
 }

@@ -93,6 +93,7 @@ fn apply_model_arg(config: &mut VitConfig, args: &Fields, key: &str, value: &Val
         "embed_dim" => config.embed_dim = args.size(key)?.unwrap_or_default(),
         "depth" => config.depth = args.size(key)?.unwrap_or_default(),
         "num_heads" => config.num_heads = args.size(key)?.unwrap_or_default(),
+        "rel_pos_dim" => config.rel_pos_dim = args.size(key)?,
         "reg_tokens" => config.reg_tokens = args.size(key)?.unwrap_or_default(),
         "mlp_ratio" => config.mlp_ratio = args.number(key)?.unwrap_or_default(),
         "init_values" => config.init_values = args.number(key)?,

@@ -217,6 +217,9 @@ impl CifarSource {
 }
 
 fn records(kind: Kind, size: u64) -> Result<u64, DatasetProblem> {
+    if size == 0 {
+        return Err(DatasetProblem::Empty);
+    }
     if size > MAX_BATCH {
         return Err(DatasetProblem::TooLarge {
             what: "bytes of a batch".into(),
@@ -225,7 +228,7 @@ fn records(kind: Kind, size: u64) -> Result<u64, DatasetProblem> {
         });
     }
     let record = kind.record() as u64;
-    if size == 0 || !size.is_multiple_of(record) {
+    if !size.is_multiple_of(record) {
         return Err(DatasetProblem::Damaged(format!(
             "{size} bytes are not a whole number of {record}-byte records"
         )));

@@ -35,7 +35,10 @@ impl ClassMap {
         if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
             return Err(DatasetProblem::ClassMap(format!("`{twice}` occurs twice")).at(path));
         }
-        if text.trim().is_empty() || names.len() > MAX_CLASSES {
+        if text.trim().is_empty() {
+            return Err(DatasetProblem::Empty.at(path));
+        }
+        if names.len() > MAX_CLASSES {
             let problem = format!("{} classes, expected 1 to {MAX_CLASSES}", seen.len());
             return Err(DatasetProblem::ClassMap(problem).at(path));
         }

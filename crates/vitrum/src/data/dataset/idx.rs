@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{DatasetError, DatasetProblem, ImageSource, Sample, Skipped, Source, Split, open_maybe_gz};
+use super::{
+    DatasetError, DatasetProblem, ImageSource, Sample, Skipped, Source, Split, open_maybe_gz, refuse_empty,
+};
 use crate::data::image::RgbImage;
 
 /// The magic number says bytes (0x08) in one or three dimensions.
@@ -128,6 +130,7 @@ fn ends(path: &Path, at: u32, count: u32, error: &std::io::Error) -> DatasetErro
 
 /// The reader behind the magic number and count, and the count.
 fn open_idx(path: &Path, expected: [u8; 4]) -> Result<(Box<dyn Read + Send>, u32), DatasetError> {
+    refuse_empty(path)?;
     let mut reader = open_maybe_gz(path).map_err(|error| DatasetProblem::from(error).at(path))?;
     let magic = big_endian(path, &mut reader)?.to_be_bytes();
     if magic != expected {

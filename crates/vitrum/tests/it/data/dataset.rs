@@ -164,7 +164,9 @@ fn tables() {
     let uneven = table("uneven.csv", "file,class_index\na.png,1\nb.png\n");
     assert!(matches!(problem(&uneven, &DatasetOptions::default()), DatasetProblem::Row { line: 3, .. }));
     let empty = table("empty.csv", "");
-    assert!(matches!(problem(&empty, &DatasetOptions::default()), DatasetProblem::NoImages(_)));
+    assert!(matches!(problem(&empty, &DatasetOptions::default()), DatasetProblem::Empty));
+    let header = table("header.csv", "file,class_index\n");
+    assert!(matches!(problem(&header, &DatasetOptions::default()), DatasetProblem::NoImages(_)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod batch;
 mod dataset;
-mod decode;
+pub mod decode;
 mod demo;
 mod loader;
 pub mod pattern;
