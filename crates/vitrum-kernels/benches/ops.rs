@@ -4,6 +4,7 @@
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use vitrum_kernels::optim::{Adam, Slot, update, update_reference};
 use vitrum_kernels::{attention, attention_reference, layer_norm, layer_norm_reference};
 
 /// Images, tokens, width, heads.
@@ -80,12 +81,53 @@ fn forward_and_backward(c: &mut Criterion) {
     group.finish();
 }
 
+/// Lengths of the tensors of a ViT of width `d` with twelve blocks and `k` classes.
+fn vit_lengths(d: usize, k: usize) -> Vec<usize> {
+    let block = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, 4 * d * d, 4 * d, 4 * d * d, d];
+    let ends = [768 * d, d, d, 197 * d, d, d, d * k, k];
+    ends.into_iter().chain((0..12).flat_map(|_| block)).collect()
+}
+
+type AdamFn = fn(Vec<Slot<Adam, 2>>) -> Vec<Slot<Adam, 2>>;
+
+/// One step of AdamW over all parameters of a model.
+fn adamw(c: &mut Criterion) {
+    let device = Device::flex();
+    let mut group = c.benchmark_group("adamw");
+    for (name, d) in [("vit_tiny", 192), ("vit_base", 768)] {
+        let lengths = vit_lengths(d, 1000);
+        group.throughput(Throughput::Elements(lengths.iter().sum::<usize>() as u64));
+        let rule = Adam {
+            lr: 1e-3,
+            weight_decay: 0.05,
+            decoupled: true,
+            nesterov: false,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            step: 10,
+        };
+        for (version, step) in [("fast", update as AdamFn), ("reference", update_reference)] {
+            let slot = |&n: &usize| Slot {
+                param: random([n], &device),
+                grad: random([n], &device),
+                state: [random([n], &device), random([n], &device).abs()],
+                rule,
+            };
+            let mut slots: Vec<Slot<Adam, 2>> = lengths.iter().map(slot).collect();
+            group.bench_function(BenchmarkId::new(version, name), |bench| {
+                bench.iter(|| slots = step(std::mem::take(&mut slots)));
+            });
+        }
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(10)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = forward, forward_and_backward
+    targets = forward, forward_and_backward, adamw
 }
 criterion_main!(benches);

@@ -7,6 +7,7 @@
 mod attention;
 mod extension;
 mod layer_norm;
+pub mod optim;
 mod portable;
 mod product;
 mod reference;

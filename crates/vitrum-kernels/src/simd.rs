@@ -15,7 +15,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, TensorData};
 
 /// A number type the fast paths compute in.
-pub(crate) trait Real:
+pub trait Real:
     Copy + Send + Sync + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + 'static
 {
     /// The vector of this type at a SIMD level.
@@ -36,12 +36,16 @@ pub(crate) trait Real:
     const ONE: Self;
     /// The lowest finite number.
     const LOWEST: Self;
+    /// The least number above zero.
+    const LEAST: Self;
 
     fn from_f64(x: f64) -> Self;
     fn recip(self) -> Self;
     fn sqrt(self) -> Self;
     /// The numbers of a tensor of this type that lies in one piece.
     fn slice(tensor: &FlexTensor) -> &[Self];
+    /// The whole buffer of a tensor of this type, to write to; copies it first if others read it too.
+    fn buffer(tensor: &mut FlexTensor) -> &mut [Self];
     /// A tensor of these numbers.
     fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor;
 }
@@ -59,6 +63,7 @@ macro_rules! real {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const LOWEST: Self = $real::MIN;
+            const LEAST: Self = $real::from_bits(1);
 
             fn from_f64(x: f64) -> Self {
                 x as Self
@@ -74,6 +79,10 @@ macro_rules! real {
 
             fn slice(tensor: &FlexTensor) -> &[Self] {
                 tensor.as_slice().unwrap_or_else(|| panic!("not one piece of {}", stringify!($real)))
+            }
+
+            fn buffer(tensor: &mut FlexTensor) -> &mut [Self] {
+                tensor.storage_mut()
             }
 
             fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor {
@@ -120,7 +129,7 @@ real!(
 ///
 /// Values come from `splat` and `load` alone, which ask for the level's instructions; so whoever holds one may use
 /// them, and the arithmetic is safe.
-pub(crate) trait Vector: Copy {
+pub trait Vector: Copy {
     type Scalar: Real;
     const LANES: usize;
 
@@ -137,6 +146,10 @@ pub(crate) trait Vector: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
+    /// Quotient, correctly rounded.
+    fn div(self, other: Self) -> Self;
+    /// Square root, correctly rounded.
+    fn sqrt(self) -> Self;
     /// `self · factor + term`, rounded once where the processor can.
     fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The larger; `other` if either is NaN.
@@ -188,7 +201,7 @@ pub(crate) fn sum_chains<V: Vector>([a, b, c, d]: [V; 4]) -> V {
 }
 
 /// A SIMD level.
-pub(crate) trait Simd: 'static {
+pub trait Simd: 'static {
     type F32: Vector<Scalar = f32>;
     type F64: Vector<Scalar = f64>;
     /// Whether there are 32 vector registers rather than 16.
@@ -202,7 +215,7 @@ pub(crate) trait Simd: 'static {
 }
 
 /// Something to compute at any SIMD level.
-pub(crate) trait Job {
+pub trait Job {
     type Output;
 
     /// Must be `#[inline(always)]`.
@@ -284,7 +297,7 @@ fn level() -> Level {
 }
 
 /// The level of plain Rust.
-pub(crate) struct Plain;
+pub struct Plain;
 
 impl Simd for Plain {
     type F32 = PlainVector<f32, 4>;
@@ -300,7 +313,7 @@ impl Simd for Plain {
 
 /// Numbers side by side.
 #[derive(Clone, Copy)]
-pub(crate) struct PlainVector<T, const N: usize>([T; N]);
+pub struct PlainVector<T, const N: usize>([T; N]);
 
 macro_rules! plain_vector {
     ($real:ident, $bits:ident, $digits:literal) => {
@@ -340,6 +353,14 @@ macro_rules! plain_vector {
             #[inline(always)]
             fn mul(self, other: Self) -> Self {
                 self.zip(other, |a, b| a * b)
+            }
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                self.zip(other, |a, b| a / b)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                Self(self.0.map($real::sqrt))
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, term: Self) -> Self {
@@ -404,7 +425,7 @@ mod x86 {
     macro_rules! x86_vector {
         (
             $name:ident, $real:ident, $register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident,
-            $add:ident, $sub:ident, $mul:ident, $fmadd:ident, $max:ident,
+            $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $fmadd:ident, $max:ident,
             |$x:ident, $n:ident| $scale_by:expr, |$value:ident, $at:ident, $limit:ident| $zero_below:expr
         ) => {
             #[derive(Clone, Copy)]
@@ -445,6 +466,16 @@ mod x86 {
                     Self(unsafe { $mul(self.0, other.0) })
                 }
                 #[inline(always)]
+                fn div(self, other: Self) -> Self {
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $div(self.0, other.0) })
+                }
+                #[inline(always)]
+                fn sqrt(self) -> Self {
+                    // SAFETY: as for `add`.
+                    Self(unsafe { $sqrt(self.0) })
+                }
+                #[inline(always)]
                 fn mul_add(self, factor: Self, term: Self) -> Self {
                     // SAFETY: as for `add`.
                     Self(unsafe { $fmadd(self.0, factor.0, term.0) })
@@ -481,6 +512,8 @@ mod x86 {
         _mm512_add_ps,
         _mm512_sub_ps,
         _mm512_mul_ps,
+        _mm512_div_ps,
+        _mm512_sqrt_ps,
         _mm512_fmadd_ps,
         _mm512_max_ps,
         |x, n| _mm512_castsi512_ps(_mm512_add_epi32(
@@ -500,6 +533,8 @@ mod x86 {
         _mm512_add_pd,
         _mm512_sub_pd,
         _mm512_mul_pd,
+        _mm512_div_pd,
+        _mm512_sqrt_pd,
         _mm512_fmadd_pd,
         _mm512_max_pd,
         |x, n| _mm512_castsi512_pd(_mm512_add_epi64(
@@ -519,6 +554,8 @@ mod x86 {
         _mm256_add_ps,
         _mm256_sub_ps,
         _mm256_mul_ps,
+        _mm256_div_ps,
+        _mm256_sqrt_ps,
         _mm256_fmadd_ps,
         _mm256_max_ps,
         |x, n| _mm256_castsi256_ps(_mm256_add_epi32(
@@ -538,6 +575,8 @@ mod x86 {
         _mm256_add_pd,
         _mm256_sub_pd,
         _mm256_mul_pd,
+        _mm256_div_pd,
+        _mm256_sqrt_pd,
         _mm256_fmadd_pd,
         _mm256_max_pd,
         |x, n| _mm256_castsi256_pd(_mm256_add_epi64(

@@ -4,4 +4,5 @@ mod attention;
 mod layer_norm;
 mod levels;
 mod memory;
+mod optim;
 mod support;
