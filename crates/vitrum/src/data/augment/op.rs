@@ -11,34 +11,60 @@ use super::{blur, chance, color, uniform};
 
 /// An operation by timm's name. `Increasing` ones grow stronger with the level where the plain one does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is described by its name, and by what `Op::argument` makes of a level")]
 pub enum Op {
+    /// Each channel stretched to 0..255.
     AutoContrast,
+    /// Each channel's values made equally frequent.
     Equalize,
+    /// The negative.
     Invert,
+    /// Turned by up to 30 degrees.
     Rotate,
+    /// 0 to 4 bits kept, more with the level.
     Posterize,
+    /// 4 to 0 bits kept, fewer with the level.
     PosterizeIncreasing,
+    /// 4 to 8 bits kept, more with the level: the paper's.
     PosterizeOriginal,
+    /// Values from a threshold on inverted; the threshold rises to 256 with the level.
     Solarize,
+    /// Values from a threshold on inverted; the threshold falls from 256 with the level.
     SolarizeIncreasing,
+    /// Values below 128 raised by up to 110.
     SolarizeAdd,
+    /// Saturation 0.1 to 1.9.
     Color,
+    /// Saturation up to 0.9 away from 1.
     ColorIncreasing,
+    /// Contrast 0.1 to 1.9.
     Contrast,
+    /// Contrast up to 0.9 away from 1.
     ContrastIncreasing,
+    /// Brightness 0.1 to 1.9.
     Brightness,
+    /// Brightness up to 0.9 away from 1.
     BrightnessIncreasing,
+    /// Sharpness 0.1 to 1.9.
     Sharpness,
+    /// Sharpness up to 0.9 away from 1.
     SharpnessIncreasing,
+    /// Rows shifted against each other by up to 0.3 pixels a row.
     ShearX,
+    /// Columns shifted against each other by up to 0.3 pixels a column.
     ShearY,
+    /// Moved sideways by up to `translate_const` pixels.
     TranslateX,
+    /// Moved up or down by up to `translate_const` pixels.
     TranslateY,
+    /// Moved sideways by up to `translate_pct` of the width.
     TranslateXRel,
+    /// Moved up or down by up to `translate_pct` of the height.
     TranslateYRel,
+    /// Half to all of the colour taken away.
     Desaturate,
+    /// Blurred by 0.1 to 2 pixels.
     GaussianBlur,
+    /// Blurred by a random radius of 0.1 to up to 2 pixels.
     GaussianBlurRand,
 }
 
