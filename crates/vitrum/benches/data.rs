@@ -4,6 +4,8 @@ use std::hint::black_box;
 use std::io::Cursor;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use vitrum::data::augment::{MixConfig, Mixup, TrainTransform, TrainTransformConfig};
+use vitrum::data::random::{batch_rng, sample_rng};
 use vitrum::data::resize::resize;
 use vitrum::data::{
     DecodeOptions, DemoSet, Interpolation, Loader, LoaderOptions, Preprocess, RgbImage, decode,
@@ -58,6 +60,39 @@ fn resizing(c: &mut Criterion) {
     });
 }
 
+fn augmenting(c: &mut Criterion) {
+    let photo = photo();
+    let mut group = c.benchmark_group("augment 500x375 to 224");
+    for (name, aa, reprob) in [
+        ("timm's default", None, 0.0),
+        ("rand-m9-mstd0.5-inc1", Some("rand-m9-mstd0.5-inc1"), 0.25),
+        ("3a", Some("3a"), 0.0),
+        ("augmix-m5-w4-d2", Some("augmix-m5-w4-d2"), 0.0),
+    ] {
+        let config =
+            TrainTransformConfig { aa: aa.map(String::from), reprob, ..TrainTransformConfig::default() };
+        let transform = TrainTransform::new(&config).expect("a known augmentation");
+        group.bench_function(name, |b| {
+            let mut index = 0;
+            b.iter(|| {
+                index += 1;
+                transform.apply(black_box(&photo), &mut sample_rng(0, 0, index, 0)).expect("transforms")
+            });
+        });
+    }
+    let (shape, labels) = ([16, 3, 224, 224], [0; 16]);
+    let mixup =
+        Mixup::new(MixConfig { mixup: 0.8, cutmix: 1.0, ..MixConfig::default() }, 1000).expect("mixes");
+    let mut values = vec![0.5; shape.iter().product()];
+    group.bench_function("mix 16 pictures", |b| {
+        let mut index = 0;
+        b.iter(|| {
+            index += 1;
+            mixup.apply(black_box(&mut values), shape, &labels, &mut batch_rng(0, 0, index)).expect("mixes")
+        });
+    });
+}
+
 fn loading(c: &mut Criterion) {
     let mut group = c.benchmark_group("loader");
     group.throughput(Throughput::Elements(64)).sample_size(10);
@@ -71,5 +106,5 @@ fn loading(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decoding, resizing, loading);
+criterion_group!(benches, decoding, resizing, augmenting, loading);
 criterion_main!(benches);

@@ -221,7 +221,7 @@ impl Preprocess {
     }
 
     /// The whole picture's size before cropping, `[height, width]`.
-    fn resized_size(&self, height: u32, width: u32) -> [u64; 2] {
+    pub(crate) fn resized_size(&self, height: u32, width: u32) -> [u64; 2] {
         let scale @ [scaled_height, scaled_width] = self.scale_size();
         match self.crop_mode {
             CropMode::Squash => scale,
@@ -253,9 +253,11 @@ impl Preprocess {
 
     /// The colour around a picture smaller than the crop: the mean in border mode, otherwise black.
     fn fill(&self) -> [u8; 3] {
-        if self.crop_mode != CropMode::Border {
-            return [0; 3];
-        }
+        if self.crop_mode == CropMode::Border { self.mean_color() } else { [0; 3] }
+    }
+
+    /// The mean as 8-bit levels.
+    pub(crate) fn mean_color(&self) -> [u8; 3] {
         // timm computes in 64 bits from the decimal number; the shortest decimal of the 32-bit value is that number.
         let level = |mean: f32| {
             let decimal: f64 = mean.to_string().parse().unwrap_or(f64::from(mean));

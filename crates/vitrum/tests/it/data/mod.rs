@@ -1,5 +1,6 @@
-//! Pictures: decoding, resizing, preprocessing, datasets, loading.
+//! Pictures: augmentation, decoding, resizing, preprocessing, datasets, loading.
 
+mod augment;
 mod batch;
 mod dataset;
 pub mod decode;
