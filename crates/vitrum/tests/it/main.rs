@@ -10,3 +10,5 @@ mod hub;
 mod init;
 mod parity;
 mod positions;
+mod recipe;
+mod resume;
