@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-/// Vision Transformers: predict, evaluate, embed, inspect and convert.
+use crate::train::TrainArgs;
+
+/// Vision Transformers: train, predict, evaluate, embed, inspect and convert.
 #[derive(Debug, Parser)]
 #[command(name = "vitrum", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 run-time error, 2 usage, 3 a requested gate failed.\n\
-Results go to stdout, everything else to stderr.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 run-time error, 2 usage, 3 a requested gate failed, 75 stopped after saving.\n\
+Results go to stdout, everything else to stderr."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -25,6 +29,12 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Train a model on labelled images.
+    #[command(args_override_self = true)]
+    Train(TrainArgs),
+    /// The same with the defaults of fine-tuning: a short run from pretrained weights.
+    #[command(args_override_self = true)]
+    Finetune(TrainArgs),
     /// Name the classes of images.
     Predict(PredictArgs),
     /// Accuracy, loss and speed on labelled images.

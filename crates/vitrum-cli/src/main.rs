@@ -14,8 +14,10 @@ mod model;
 mod models;
 mod output;
 mod predict;
+mod signals;
 mod target;
 mod tensors;
+mod train;
 mod val;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, Format};
 use model::Talk;
+use vitrum::train::recipe::Recipe;
 
 /// A requested gate was not met.
 const GATE_FAILED: u8 = 3;
@@ -56,6 +59,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let talk = Talk { quiet: cli.quiet, verbose: cli.verbose };
     let gate = |passed: bool| if passed { ExitCode::SUCCESS } else { ExitCode::from(GATE_FAILED) };
     match cli.command {
+        Command::Train(args) => return train::run(&args, Recipe::default(), talk),
+        Command::Finetune(args) => return train::run(&args, Recipe::finetune(), talk),
         Command::Predict(args) => predict::run(&args, talk)?,
         Command::Val(args) => return val::run(&args, talk).map(gate),
         Command::Forward(args) => forward::run(&args, talk)?,

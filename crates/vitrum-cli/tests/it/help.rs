@@ -5,12 +5,24 @@ use crate::sandbox::Sandbox;
 #[test]
 fn the_first_page_names_commands_and_exit_codes() {
     let help = Sandbox::empty().ok("--help").out;
-    let commands = ["predict", "val", "forward", "verify", "embed", "models", "checkpoint", "demo", "checks"];
+    let commands = [
+        "train",
+        "finetune",
+        "predict",
+        "val",
+        "forward",
+        "verify",
+        "embed",
+        "models",
+        "checkpoint",
+        "demo",
+        "checks",
+    ];
     for word in commands.into_iter().chain(["version", "completions"]) {
         assert!(help.lines().any(|line| line.trim_start().starts_with(word)), "no {word} in:\n{help}");
     }
     assert!(
-        help.contains("Exit codes: 0 done, 1 run-time error, 2 usage, 3 a requested gate failed."),
+        help.contains("Exit codes: 0 done, 1 run-time error, 2 usage, 3 a requested gate failed, 75 stopped after saving."),
         "{help}"
     );
     let nothing = Sandbox::empty().ends("", 2);

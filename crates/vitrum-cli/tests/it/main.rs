@@ -9,5 +9,8 @@ mod models;
 mod output;
 mod predict;
 mod sandbox;
+#[cfg(unix)]
+mod signals;
 mod small;
+mod train;
 mod val;

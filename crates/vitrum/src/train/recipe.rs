@@ -4,9 +4,15 @@
 //! differs from the defaults; flags of the command line come on top; what results is written to the run's
 //! `args.toml`, which is again a recipe. A key nobody knows is an error that names the nearest one.
 
+mod builtin;
+mod check;
+mod model;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use builtin::{BUILTIN, builtin};
+pub use check::{DEVICES, METRICS, OPTIMIZERS, SCHEDULES};
 use serde::{Deserialize, Serialize};
 
 /// A training run. See the [module](self).
@@ -567,11 +573,19 @@ pub enum RecipeError {
         /// Why.
         source: std::io::Error,
     },
+    /// No recipe of this name travels with the library.
+    #[error("no recipe '{name}', neither a file nor one that is built in{hint}", hint = .nearest.as_ref().map(|n| format!("\nhint: did you mean '{n}'?")).unwrap_or_default())]
+    UnknownRecipe {
+        /// What was asked for.
+        name: String,
+        /// The name most like it.
+        nearest: Option<String>,
+    },
     /// Not TOML.
-    #[error("{path}: not a TOML file: {reason}", path = .path.display())]
+    #[error("{origin}: not a TOML file: {reason}")]
     Syntax {
         /// The file.
-        path: PathBuf,
+        origin: String,
         /// Where and why.
         reason: String,
     },
@@ -615,11 +629,17 @@ pub type Overlay = toml::Table;
 pub fn read(path: &Path) -> Result<Overlay, RecipeError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| RecipeError::Io { path: path.to_path_buf(), source })?;
-    let overlay: Overlay = toml::from_str(&text).map_err(|error: toml::de::Error| RecipeError::Syntax {
-        path: path.to_path_buf(),
-        reason: error.to_string(),
-    })?;
-    Recipe::default().with(&overlay, &path.display().to_string())?;
+    parse(&text, &path.display().to_string())
+}
+
+/// Reads the text of a recipe; `origin` is who an error names.
+///
+/// # Errors
+/// [`RecipeError`] when it is not TOML, or has a key or value nobody knows.
+pub fn parse(text: &str, origin: &str) -> Result<Overlay, RecipeError> {
+    let overlay: Overlay = toml::from_str(text)
+        .map_err(|error| RecipeError::Syntax { origin: origin.into(), reason: error.to_string() })?;
+    Recipe::default().with(&overlay, origin)?;
     Ok(overlay)
 }
 

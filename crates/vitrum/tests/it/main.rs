@@ -11,3 +11,5 @@ mod init;
 mod parity;
 mod photos;
 mod positions;
+mod recipe;
+mod resume;

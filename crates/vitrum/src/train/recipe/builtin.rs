@@ -1,0 +1,41 @@
+//! The recipes of the folder `recipes/`, which travel with the library.
+
+use super::{Overlay, RecipeError, nearest, parse};
+
+macro_rules! recipes {
+    ($($name:literal),* $(,)?) => {
+        /// Name and text of each.
+        pub const BUILTIN: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../../../../recipes/", $name, ".toml")))),*];
+    };
+}
+
+recipes![
+    "cifar/cifar100_vit_tiny_patch4",
+    "cifar/cifar10_vit_tiny_patch4",
+    "demo",
+    "finetune/linear_probe",
+    "finetune/small_folder",
+    "imagenet/augreg_s16_300ep",
+    "imagenet/bigvision_s16_90ep",
+    "imagenet/deit_small",
+    "imagenet/vit_b16_finetune_384",
+    "imagenet/vit_b16_paper_scratch",
+];
+
+/// A recipe that comes with the library, by its name with or without the folder: `demo`, `imagenet/deit_small`,
+/// `deit_small`.
+///
+/// # Errors
+/// [`RecipeError::UnknownRecipe`] with the name most like it.
+pub fn builtin(name: &str) -> Result<Overlay, RecipeError> {
+    let plain = name.trim_end_matches(".toml");
+    let last = |full: &str| full.rsplit('/').next().is_some_and(|last| last == plain);
+    match BUILTIN.iter().find(|(full, _)| *full == plain || last(full)) {
+        Some((full, text)) => parse(text, full),
+        None => {
+            let names: Vec<String> = BUILTIN.iter().map(|(full, _)| full.to_string()).collect();
+            Err(RecipeError::UnknownRecipe { name: name.into(), nearest: nearest(plain, &names) })
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What makes no run: values out of range, names nobody knows, pairs that contradict each other.
+
+use super::{Recipe, RecipeError, nearest};
+use crate::data::Interpolation;
+use crate::models::catalogue;
+
+/// Optimisers by timm's names.
+pub const OPTIMIZERS: [&str; 8] = ["adafactor", "adam", "adamw", "lamb", "lion", "momentum", "muon", "sgd"];
+/// Schedules by timm's names, `linear`, and `none`.
+pub const SCHEDULES: [&str; 7] = ["cosine", "linear", "multistep", "none", "plateau", "poly", "step"];
+/// Where a run computes.
+pub const DEVICES: [&str; 4] = ["auto", "cpu", "vulkan", "webgpu"];
+/// What makes a checkpoint the best.
+pub const METRICS: [&str; 3] = ["loss", "top1", "top5"];
+
+/// How the names of augmentation policies begin.
+const POLICIES: [&str; 7] = ["3a", "augmix", "original", "originalr", "rand", "v0", "v0r"];
+
+type Checked = Result<(), RecipeError>;
+
+impl Recipe {
+    /// Checks that this is a run: ranges, names, and pairs of values. Whether the data, the weights and the device are
+    /// there is not looked at.
+    ///
+    /// # Errors
+    /// [`RecipeError::Field`] for the first key that is wrong.
+    pub fn check(&self) -> Checked {
+        self.check_names()?;
+        self.check_counts()?;
+        self.check_shares()?;
+        self.check_rates()?;
+        self.check_data()?;
+        self.check_optimiser()?;
+        self.check_schedule()?;
+        self.check_augmentation()?;
+        self.check_pairs()?;
+        self.model_config(None).map(|_| ())
+    }
+
+    fn check_names(&self) -> Checked {
+        let filters = Interpolation::ALL.map(Interpolation::name);
+        let with_random = [&["random"], &filters[..]].concat();
+        for (key, value, known) in [
+            ("opt", Some(&self.opt), &OPTIMIZERS[..]),
+            ("lr_base_scale", self.lr_base_scale.as_ref(), &["linear", "sqrt"]),
+            ("clip_mode", Some(&self.clip_mode), &["agc", "norm", "value"]),
+            ("sched", Some(&self.sched), &SCHEDULES),
+            ("remode", Some(&self.remode), &["const", "pixel", "rand"]),
+            ("mixup_mode", Some(&self.mixup_mode), &["batch", "elem", "pair"]),
+            ("train_interpolation", Some(&self.train_interpolation), &with_random),
+            ("interpolation", self.interpolation.as_ref(), &filters),
+            ("crop_mode", self.crop_mode.as_ref(), &["border", "center", "squash"]),
+            ("amp_dtype", Some(&self.amp_dtype), &["bf16", "none"]),
+            ("eval_metric", Some(&self.eval_metric), &METRICS),
+            ("device", Some(&self.device), &DEVICES),
+        ] {
+            if let Some(value) = value.filter(|value| !known.contains(&value.as_str())) {
+                return Err(unknown(key, value, known));
+            }
+        }
+        if let Some(policy) = &self.aa {
+            let begin = policy.split('-').next().unwrap_or_default();
+            if !POLICIES.contains(&begin) {
+                return Err(unknown("aa", policy, &POLICIES));
+            }
+        }
+        catalogue::entry(&self.model).map(|_| ()).map_err(|error| field("model", format!("names an {error}")))
+    }
+
+    fn check_counts(&self) -> Checked {
+        for (key, value) in [
+            ("num_classes", self.num_classes),
+            ("in_chans", self.in_chans),
+            ("shuffle_buffer", Some(self.shuffle_buffer)),
+            ("lr_base_size", Some(self.lr_base_size)),
+            ("epochs", Some(self.epochs)),
+            ("recount", Some(self.recount)),
+            ("batch_size", Some(self.batch_size)),
+            ("validation_batch_size", self.validation_batch_size),
+            ("grad_accum_steps", Some(self.grad_accum_steps)),
+            ("log_interval", Some(self.log_interval)),
+            ("val_interval", Some(self.val_interval)),
+            ("checkpoint_hist", Some(self.checkpoint_hist)),
+            ("max_steps", self.max_steps.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX))),
+        ] {
+            if value == Some(0) {
+                return Err(field(key, "must be at least 1"));
+            }
+        }
+        if self.batch_size.checked_mul(self.grad_accum_steps).is_none() {
+            return Err(field("grad_accum_steps", "times batch_size is more than can be counted"));
+        }
+        // TOML has no larger integers.
+        if i64::try_from(self.seed).is_err() {
+            return Err(field("seed", format!("must be at most {}, found {}", i64::MAX, self.seed)));
+        }
+        Ok(())
+    }
+
+    /// Probabilities and shares that may be 1.
+    fn check_shares(&self) -> Checked {
+        for (key, value) in [
+            ("hflip", self.hflip),
+            ("vflip", self.vflip),
+            ("grayscale_prob", self.grayscale_prob),
+            ("gaussian_blur_prob", self.gaussian_blur_prob),
+            ("reprob", self.reprob),
+            ("mixup_prob", self.mixup_prob),
+            ("mixup_switch_prob", self.mixup_switch_prob),
+            ("bce_target_thresh", self.bce_target_thresh.unwrap_or(0.0)),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(field(key, format!("must be between 0 and 1, found {value}")));
+            }
+        }
+        for (key, value) in [
+            ("fraction", Some(self.fraction)),
+            ("layer_decay", self.layer_decay),
+            ("crop_pct", self.crop_pct),
+        ] {
+            if let Some(value) = value.filter(|value| !(*value > 0.0 && *value <= 1.0)) {
+                return Err(field(key, format!("must be above 0 and at most 1, found {value}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shares that make no sense at 1.
+    fn check_rates(&self) -> Checked {
+        for (key, value) in [
+            ("val_fraction", self.val_fraction),
+            ("drop", self.drop),
+            ("proj_drop", self.proj_drop),
+            ("attn_drop", self.attn_drop),
+            ("pos_drop", self.pos_drop),
+            ("patch_drop", self.patch_drop),
+            ("drop_path", self.drop_path),
+            ("momentum", self.momentum),
+            ("smoothing", self.smoothing),
+            ("model_ema_decay", self.model_ema_decay),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(field(key, format!("must be from 0 up to but not 1, found {value}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_data(&self) -> Checked {
+        if self.data.is_empty() {
+            return Err(field("data", "is missing: name a folder, a table, an archive, or demo"));
+        }
+        not_negative("max_bad", self.max_bad)?;
+        if let Some(size) = self.img_size.filter(|size| size.0.contains(&0)) {
+            return Err(field("img_size", format!("must be at least 1 pixel, found {:?}", size.0)));
+        }
+        let channels = self.in_chans.unwrap_or(3);
+        for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
+            let Some(values) = values else { continue };
+            if values.len() != 1 && values.len() != channels {
+                return Err(field(key, format!("must have {channels} values, found {}", values.len())));
+            }
+            values.iter().try_for_each(|value| match key {
+                "std" => positive(key, *value),
+                _ => finite(key, *value),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_optimiser(&self) -> Checked {
+        self.lr.map_or(Ok(()), |lr| positive("lr", lr))?;
+        positive("lr_base", self.lr_base)?;
+        not_negative("weight_decay", self.weight_decay)?;
+        self.opt_eps.map_or(Ok(()), |eps| positive("opt_eps", eps))?;
+        self.clip_grad.map_or(Ok(()), |clip| positive("clip_grad", clip))?;
+        if let Some(betas) = &self.opt_betas {
+            if !(1..=3).contains(&betas.len()) {
+                return Err(field("opt_betas", format!("must have 1 to 3 values, found {}", betas.len())));
+            }
+            if let Some(beta) = betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+                return Err(field("opt_betas", format!("must be from 0 up to but not 1, found {beta}")));
+            }
+        }
+        for (key, value) in
+            [("head_init_scale", self.head_init_scale), ("head_init_bias", self.head_init_bias)]
+        {
+            value.map_or(Ok(()), |value| finite(key, value))?;
+        }
+        if self.lora_rank > 0 { positive("lora_alpha", self.lora_alpha) } else { Ok(()) }
+    }
+
+    fn check_schedule(&self) -> Checked {
+        not_negative("warmup_epochs", self.warmup_epochs)?;
+        not_negative("warmup_lr", self.warmup_lr)?;
+        not_negative("min_lr", self.min_lr)?;
+        positive("decay_epochs", self.decay_epochs)?;
+        positive("decay_rate", self.decay_rate)?;
+        positive("lr_k_decay", self.lr_k_decay)?;
+        let (peak, least) = (self.peak_lr(), self.min_lr);
+        if least > peak {
+            return Err(field("min_lr", format!("must be at most the learning rate {peak}, found {least}")));
+        }
+        let rising = self.decay_milestones.windows(2).all(|pair| pair[0] < pair[1]);
+        if !rising || self.decay_milestones.iter().any(|epoch| !(*epoch > 0.0 && epoch.is_finite())) {
+            return Err(field("decay_milestones", "must be epochs above 0, each later than the one before"));
+        }
+        if self.sched == "multistep" && self.decay_milestones.is_empty() {
+            return Err(field("decay_milestones", "must name an epoch where sched is multistep"));
+        }
+        let warm = self.warmup_epochs;
+        // Where updates end the run or the warm-up, epochs do not tell which comes first.
+        if !self.warmup_prefix
+            && self.warmup_steps.is_none()
+            && self.max_steps.is_none()
+            && warm >= self.epochs as f64
+        {
+            return Err(field(
+                "warmup_epochs",
+                format!("must be fewer than epochs {}, found {warm}", self.epochs),
+            ));
+        }
+        match (self.warmup_steps, self.max_steps) {
+            (Some(warm), Some(all)) if warm >= all => {
+                Err(field("warmup_steps", format!("must be fewer than max_steps {all}, found {warm}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_augmentation(&self) -> Checked {
+        for (key, [least, most]) in [("scale", self.scale), ("ratio", self.ratio)] {
+            if !(least > 0.0 && least <= most && most.is_finite()) {
+                return Err(field(
+                    key,
+                    format!("must be two numbers above 0, the smaller first, found {least} {most}"),
+                ));
+            }
+        }
+        if self.scale[1] > 1.0 {
+            return Err(field(
+                "scale",
+                format!("must be at most 1, the whole image, found {}", self.scale[1]),
+            ));
+        }
+        not_negative("color_jitter", self.color_jitter)?;
+        not_negative("mixup", self.mixup)?;
+        not_negative("cutmix", self.cutmix)?;
+        match self.cutmix_minmax {
+            Some([least, most]) if !(least >= 0.0 && least <= most && most <= 1.0) => {
+                let reason = format!("must be two shares of a side, the smaller first, found {least} {most}");
+                Err(field("cutmix_minmax", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether images of a batch are mixed.
+    pub fn mixes(&self) -> bool {
+        self.mixup > 0.0 || self.cutmix > 0.0 || self.cutmix_minmax.is_some()
+    }
+
+    fn check_pairs(&self) -> Checked {
+        let overfits = self.overfit_batches > 0;
+        let drops =
+            [self.drop, self.proj_drop, self.attn_drop, self.pos_drop, self.patch_drop, self.drop_path];
+        for (wrong, key, reason) in [
+            (
+                overfits && self.mixes(),
+                "overfit_batches",
+                "learns batches by heart: leave out mixup and cutmix",
+            ),
+            (
+                overfits && self.fraction < 1.0,
+                "overfit_batches",
+                "takes the first batches: leave out fraction",
+            ),
+            (self.bce_sum && !self.bce_loss, "bce_sum", "needs bce_loss"),
+            (self.bce_target_thresh.is_some() && !self.bce_loss, "bce_target_thresh", "needs bce_loss"),
+            (
+                self.linear_probe && self.lora_rank > 0,
+                "linear_probe",
+                "trains the head alone: leave out lora_rank",
+            ),
+            (
+                self.linear_probe && !self.freeze.is_empty(),
+                "linear_probe",
+                "leaves all but the head as it is: leave out freeze",
+            ),
+            (
+                self.linear_probe && self.layer_decay.is_some(),
+                "linear_probe",
+                "trains one layer: leave out layer_decay",
+            ),
+            (
+                self.linear_probe && drops[1..].iter().any(|rate| *rate > 0.0),
+                "linear_probe",
+                "wants features that do not change: of the dropouts only drop goes with it",
+            ),
+            (
+                self.mixup_mode == "pair" && self.mixes() && !self.batch_size.is_multiple_of(2),
+                "batch_size",
+                "must be even where mixup_mode is pair",
+            ),
+            (self.no_aug && self.crop_pad.is_some(), "crop_pad", "crops at random, which no_aug rules out"),
+            (self.no_aug && self.aa.is_some(), "aa", "changes images at random, which no_aug rules out"),
+            (self.no_aug && self.reprob > 0.0, "reprob", "erases at random, which no_aug rules out"),
+            (self.model_ema_warmup && !self.model_ema, "model_ema_warmup", "needs model_ema"),
+        ] {
+            if wrong {
+                return Err(field(key, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn field(key: &'static str, reason: impl Into<String>) -> RecipeError {
+    RecipeError::Field { key, reason: reason.into() }
+}
+
+fn unknown(key: &'static str, value: &str, known: &[&str]) -> RecipeError {
+    let names: Vec<String> = known.iter().map(ToString::to_string).collect();
+    let meant = nearest(value, &names).map(|name| format!("\nhint: did you mean '{name}'?"));
+    field(key, format!("'{value}' is not known: want {}{}", known.join(", "), meant.unwrap_or_default()))
+}
+
+fn finite(key: &'static str, value: f64) -> Checked {
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(field(key, format!("must be a finite number, found {value}")))
+    }
+}
+
+fn positive(key: &'static str, value: f64) -> Checked {
+    let fits = value > 0.0 && value.is_finite();
+    if fits { Ok(()) } else { Err(field(key, format!("must be above 0, found {value}"))) }
+}
+
+fn not_negative(key: &'static str, value: f64) -> Checked {
+    let fits = value >= 0.0 && value.is_finite();
+    if fits { Ok(()) } else { Err(field(key, format!("must be 0 or more, found {value}"))) }
+}

@@ -1,0 +1,86 @@
+//! Whether a run goes on with the arguments it was begun with.
+
+use toml::Value;
+
+use crate::train::recipe::{Recipe, keys};
+
+/// An argument that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The recipe's key.
+    pub key: String,
+    /// What it was; `none` where it was absent.
+    pub old: String,
+    /// What it is now.
+    pub new: String,
+}
+
+impl Change {
+    /// `--weight-decay` of `weight_decay`.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.key.replace('_', "-"))
+    }
+}
+
+/// The arguments that differ and on which the run's numbers depend, in the order of the recipe.
+pub fn changed(old: &Recipe, new: &Recipe) -> Vec<Change> {
+    let (before, after) = (old.to_table(), new.to_table());
+    let differs = |key: &String| before.get(key) != after.get(key);
+    let counts = |key: &String| {
+        let validation_steers = [old, new].iter().any(|recipe| recipe.validation_steers());
+        neutral(key).is_none() && (validation_steers || only_measures(key).is_none())
+    };
+    let text = |value: Option<&Value>| value.map_or_else(|| "none".to_string(), plain);
+    let change = |key: String| {
+        let (old, new) = (text(before.get(&key)), text(after.get(&key)));
+        Change { key, old, new }
+    };
+    keys().into_iter().filter(differs).filter(counts).map(change).collect()
+}
+
+impl Recipe {
+    /// Whether what validation measures decides how training goes on.
+    fn validation_steers(&self) -> bool {
+        self.sched == "plateau" || self.patience > 0
+    }
+}
+
+/// Why no number of a run depends on this key; `None`: some may.
+pub fn neutral(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "workers" => "batches and augmentation are functions of seed, epoch and index, not of threads",
+        "cache" => "a kept image is the decoded image",
+        "max_bad" => "it only says when a run gives up",
+        "log_interval" => "it only says when a line is written",
+        "output" | "experiment" | "exist_ok" => "it only says where a run lies",
+        "checkpoint_every" | "checkpoint_hist" => "saving changes nothing that is saved",
+        "time" => "it only says when a run pauses",
+        _ => return None,
+    })
+}
+
+/// Why only measurements depend on this key, as long as no measurement decides how training goes on.
+fn only_measures(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "val_interval" => "validation draws no random numbers and changes no weights",
+        "validation_batch_size" => "images do not see each other in a forward pass",
+        "eval_metric" => "it only names the best checkpoint",
+        _ => return None,
+    })
+}
+
+/// As on a command line: `5e-4` for 0.0005, texts without quotes.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Float(number) if *number != 0.0 && !(1e-3..1e6).contains(&number.abs()) => {
+            format!("{number:e}")
+        }
+        Value::Float(number) => number.to_string(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        Value::Table(fields) => {
+            fields.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,45 @@
+//! One process in a folder at a time.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::Path;
+
+use super::ResumeError;
+
+/// Held while a process writes into a folder; let go when dropped, or when the process ends in whatever way.
+///
+/// The lock is advisory, of the file `.lock`, which stays. Where a file system has no locks, nothing is held.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Takes the lock of `folder`, or fails at once.
+    ///
+    /// # Errors
+    /// [`ResumeError::Locked`] with what the other process wrote of itself; [`ResumeError::Io`].
+    pub fn take(folder: &Path) -> Result<Self, ResumeError> {
+        let path = folder.join(".lock");
+        let fail = |e| ResumeError::io("locking", &path, e);
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let told = file.take(200).read_to_string(&mut holder).is_ok();
+                let holder = Some(holder.trim().to_string()).filter(|text| told && !text.is_empty());
+                return Err(ResumeError::Locked { path: folder.to_path_buf(), holder });
+            }
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        let host = gethostname::gethostname();
+        let text = format!("process {} on {}\n", std::process::id(), host.to_string_lossy());
+        // Only for the message above: a full disk keeps nobody from training.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+        Ok(Self { _file: file })
+    }
+}

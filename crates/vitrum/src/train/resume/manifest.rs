@@ -1,0 +1,125 @@
+//! What a checkpoint consists of, with the sums that tell whether it is whole.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::ResumeError;
+use crate::checkpoint::inspect::file_sha256;
+
+/// The version of the layout that is written and read here.
+pub const FORMAT: u32 = 1;
+
+pub(super) const NAME: &str = "manifest.json";
+
+/// More than any manifest takes.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// The last file of a checkpoint to be written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the layout.
+    pub format: u32,
+    /// Updates before it was made.
+    pub step: u64,
+    /// Grows from one checkpoint of a run to the next, also when a run goes back and steps occur twice.
+    pub serial: u64,
+    /// What was measured last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<f64>,
+    /// The other files.
+    pub files: BTreeMap<String, FileSum>,
+}
+
+/// Length and checksum of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+impl FileSum {
+    /// Of a file with this content.
+    pub fn of(bytes: &[u8]) -> Self {
+        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { bytes: bytes.len() as u64, sha256 }
+    }
+
+    /// Refuses a file that is not as this sum tells.
+    pub(super) fn check(&self, path: &Path, found: &Self) -> Result<(), ResumeError> {
+        if self.bytes != found.bytes {
+            let length = |bytes| format!("{bytes} bytes");
+            Err(ResumeError::damaged(path, length(self.bytes), length(found.bytes)))
+        } else if self.sha256 != found.sha256 {
+            let sum = |sum| format!("SHA-256 {sum}");
+            Err(ResumeError::damaged(path, sum(&self.sha256), sum(&found.sha256)))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Manifest {
+    /// The manifest of a checkpoint's folder.
+    ///
+    /// # Errors
+    /// [`ResumeError::Damaged`] when it is missing or no manifest, or its step is not the folder's;
+    /// [`ResumeError::Format`] when it is of another version.
+    pub fn read(folder: &Path) -> Result<Self, ResumeError> {
+        let path = folder.join(NAME);
+        let length = std::fs::metadata(&path).map_err(|e| ResumeError::missing_or(folder, &path, e))?.len();
+        if length > MOST_BYTES {
+            return Err(ResumeError::damaged(&path, "a manifest", format!("{length} bytes")));
+        }
+        let text = std::fs::read(&path).map_err(|e| ResumeError::missing_or(folder, &path, e))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|e| ResumeError::damaged(&path, "a manifest", e))?;
+        if let Some(found) = value.get("format").and_then(serde_json::Value::as_u64)
+            && found != u64::from(FORMAT)
+        {
+            let found = u32::try_from(found).unwrap_or(u32::MAX);
+            return Err(ResumeError::Format { path, expected: FORMAT, found });
+        }
+        let manifest: Self =
+            serde_json::from_value(value).map_err(|e| ResumeError::damaged(&path, "a manifest", e))?;
+        manifest.check_names(&path)?;
+        Ok(manifest)
+    }
+
+    /// Files lie in the folder itself, whatever a manifest says.
+    fn check_names(&self, path: &Path) -> Result<(), ResumeError> {
+        let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']);
+        match self.files.keys().find(|name| !plain(name)) {
+            Some(name) => {
+                Err(ResumeError::damaged(path, "names of files", format!("'{}'", name.escape_debug())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether every file of `folder` is as this manifest tells.
+    ///
+    /// # Errors
+    /// [`ResumeError::Damaged`], naming the first file that is not.
+    pub fn verify(&self, folder: &Path) -> Result<(), ResumeError> {
+        for (name, sum) in &self.files {
+            let path = folder.join(name);
+            let bytes =
+                std::fs::metadata(&path).map_err(|e| ResumeError::missing_or(folder, &path, e))?.len();
+            // Lengths first: a file that is cut off need not be read.
+            sum.check(&path, &FileSum { bytes, sha256: sum.sha256.clone() })?;
+            sum.check(&path, &FileSum { bytes, sha256: file_sha256(&path)? })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("numbers and texts make JSON");
+        text.push(b'\n');
+        text
+    }
+}
