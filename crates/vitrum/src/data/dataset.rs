@@ -10,12 +10,16 @@
 //! | `.tar`, `.tar.gz` of class folders | in archive order, as a stream, never unpacked | the folder an image lies in |
 //! | CIFAR-10/100 binary: folder, `.bin`, `.tar.gz` | 32 x 32 pixels | `batches.meta.txt`, `fine_label_names.txt` |
 //! | MNIST idx pair, also `.gz` | grey pixels | digits |
-//! | `demo` | drawn by [`DemoSet`] | ten shapes |
+//! | `demo`, `demo:COUNT` | drawn by [`DemoSet`] | ten shapes |
+//!
+//! [`Source::into_indexed`] makes of any of them a list of places, for reading in another order; [`splits_of`] tells
+//! which parts there are.
 
 mod cifar;
 mod class_map;
 mod folder;
 mod idx;
+mod indexed;
 mod table;
 mod tar;
 
@@ -25,9 +29,13 @@ use std::path::{Path, PathBuf};
 
 pub use class_map::ClassMap;
 pub use folder::natural_order;
+pub use indexed::{Entry, Indexed};
+pub(crate) use indexed::{Place, dimensions};
 
+use super::decode::{self, DecodeOptions};
 use super::demo::DemoSet;
 use super::image::RgbImage;
+use super::train_set::Held;
 
 /// One picture and what is known of it.
 #[derive(Debug, Clone)]
@@ -49,6 +57,26 @@ pub enum ImageSource {
     Encoded(Vec<u8>),
     /// Pixels.
     Pixels(RgbImage),
+    /// A picture of a training set, which may be in its cache.
+    Held(Held),
+}
+
+impl ImageSource {
+    /// The picture, read and decoded where it is not yet. A [`Held`](Self::Held) one is decoded as its set says,
+    /// whatever `options`.
+    ///
+    /// # Errors
+    /// What is wrong with the picture, in words that name its file where it has one.
+    pub fn decode(self, options: &DecodeOptions) -> Result<RgbImage, String> {
+        match self {
+            Self::Path(path) => decode::open(path, options).map_err(|error| error.to_string()),
+            Self::Encoded(bytes) => decode::decode(&bytes, options).map_err(|error| error.to_string()),
+            Self::Pixels(image) => Ok(image),
+            Self::Held(held) => {
+                held.decode().map(std::sync::Arc::unwrap_or_clone).map_err(|fault| fault.to_string())
+            }
+        }
+    }
 }
 
 /// A dataset that is read once, in a fixed order.
@@ -67,6 +95,17 @@ pub trait Source: Send {
     /// # Errors
     /// [`DatasetError`] when the rest cannot be read.
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError>;
+
+    /// The samples that are still to come, as a list. Files stay where they are and a plain archive is read where a
+    /// picture lies, unless `sequential` asks to read it as a stream; pictures of binary sets are held in memory.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the rest cannot be read.
+    fn into_indexed(self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
+        // Only archives can choose.
+        let _ = sequential;
+        Indexed::drain(self)
+    }
 }
 
 /// Entries left out of a dataset.
@@ -88,7 +127,7 @@ impl Skipped {
 }
 
 /// Which part of a dataset is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Split {
     /// `train`, `training`.
     Train,
@@ -141,6 +180,8 @@ pub struct DatasetOptions {
     pub split: Option<Split>,
     /// Which folder names the class.
     pub class_folder: ClassFolder,
+    /// Side of the demo set's pictures in pixels; by default 224.
+    pub demo_size: Option<u32>,
 }
 
 /// A dataset that cannot be read.
@@ -228,8 +269,9 @@ pub fn open_dataset(
     options: &DatasetOptions,
 ) -> Result<Box<dyn Source>, DatasetError> {
     let path = path.as_ref();
-    if path == Path::new("demo") && !path.exists() {
-        return Ok(Box::new(DemoSet::new(224, 1000, 0)));
+    if let Some(train_count) = demo_count(path)? {
+        let size = options.demo_size.unwrap_or(224);
+        return Ok(Box::new(DemoSet::part(size, train_count, options.split.unwrap_or(Split::Val))));
     }
     let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
     if kind.is_dir() {
@@ -237,6 +279,47 @@ pub fn open_dataset(
     }
     refuse_empty(path)?;
     open_file(path, options)
+}
+
+/// How many training pictures `demo` or `demo:COUNT` asks for, unless there is a file of that name.
+fn demo_count(path: &Path) -> Result<Option<usize>, DatasetError> {
+    let Some(rest) = path.to_str().and_then(|name| name.strip_prefix("demo")).filter(|_| !path.exists())
+    else {
+        return Ok(None);
+    };
+    if rest.is_empty() {
+        return Ok(Some(DemoSet::TRAIN_COUNT));
+    }
+    let Some(count) = rest.strip_prefix(':') else { return Ok(None) };
+    match count.parse() {
+        Ok(count) if (1..=MAX_SAMPLES as usize).contains(&count) => Ok(Some(count)),
+        _ => Err(DatasetProblem::Unknown(format!("want demo:COUNT, 1 to {MAX_SAMPLES}")).at(path)),
+    }
+}
+
+/// The parts that a dataset says it has: folders called `train`, `val`, `test` and the like, at the top of a folder
+/// or within an archive, or the files of a binary set. Empty where all pictures are in one part.
+///
+/// A single folder called `test` among others is taken for a class.
+///
+/// # Errors
+/// [`DatasetError`] when the folder or archive cannot be read.
+pub fn splits_of(path: impl AsRef<Path>) -> Result<Vec<Split>, DatasetError> {
+    let path = path.as_ref();
+    if demo_count(path)?.is_some() {
+        return Ok(vec![Split::Train, Split::Val]);
+    }
+    let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
+    let mut splits = if kind.is_dir() {
+        let found = [idx::splits_in(path)?, cifar::splits_in(path), folder::splits_in(path)?];
+        found.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+    } else {
+        let head = head(path).map_err(|error| DatasetProblem::from(error).at(path))?;
+        if tar::is_tar(&head) { tar::splits_in(path)? } else { Vec::new() }
+    };
+    splits.sort();
+    splits.dedup();
+    Ok(splits)
 }
 
 fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {

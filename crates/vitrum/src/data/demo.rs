@@ -9,7 +9,7 @@ use std::f32::consts::{PI, TAU};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source};
+use super::dataset::{DatasetError, Entry, ImageSource, Indexed, Place, Sample, Skipped, Source, Split};
 use super::image::RgbImage;
 
 /// The classes, in the order of their labels.
@@ -20,7 +20,8 @@ pub const CLASSES: [&str; 10] =
 #[derive(Debug, Clone)]
 pub struct DemoSet {
     size: u32,
-    count: usize,
+    /// Numbers of the first picture and of the one after the last.
+    range: [usize; 2],
     seed: u64,
     next: usize,
     classes: Vec<String>,
@@ -31,16 +32,40 @@ pub struct DemoSet {
 const SIZES: std::ops::RangeInclusive<u32> = 8..=4096;
 
 impl DemoSet {
+    /// Training pictures, unless another number is asked for.
+    pub const TRAIN_COUNT: usize = 5000;
+    /// Numbers below this are for validation, those from it on for training.
+    const TRAIN_START: usize = 1000;
+
     /// `count` square pictures of `size` pixels a side (held within 8 to 4096).
     pub fn new(size: u32, count: usize, seed: u64) -> Self {
+        Self::range(size, [0, count], seed)
+    }
+
+    /// The part of the set called `demo` with `train_count` training pictures. Validation and test are the first
+    /// thousand, or a fifth of the training pictures where these are fewer, but ten at least. No picture is in both.
+    pub fn part(size: u32, train_count: usize, split: Split) -> Self {
+        let range = match split {
+            Split::Train => [Self::TRAIN_START, Self::TRAIN_START.saturating_add(train_count)],
+            Split::Val | Split::Test => [0, (train_count / 5).clamp(CLASSES.len(), Self::TRAIN_START)],
+        };
+        Self::range(size, range, 0)
+    }
+
+    fn range(size: u32, range: [usize; 2], seed: u64) -> Self {
         Self {
             size: size.clamp(*SIZES.start(), *SIZES.end()),
-            count,
+            range,
             seed,
-            next: 0,
+            next: range[0],
             classes: CLASSES.map(String::from).to_vec(),
             skipped: Skipped::default(),
         }
+    }
+
+    /// Side of the pictures in pixels.
+    pub fn size(&self) -> u32 {
+        self.size
     }
 
     /// The label of picture `index`.
@@ -56,13 +81,19 @@ impl DemoSet {
     }
 }
 
+impl DemoSet {
+    fn name(&self, index: usize) -> String {
+        format!("demo/{}/{index:06}", CLASSES[self.label(index)])
+    }
+}
+
 impl Source for DemoSet {
     fn classes(&self) -> &[String] {
         &self.classes
     }
 
     fn count(&self) -> Option<usize> {
-        Some(self.count)
+        Some(self.range[1] - self.range[0])
     }
 
     fn skipped(&self) -> &Skipped {
@@ -70,14 +101,23 @@ impl Source for DemoSet {
     }
 
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {
-        if self.next >= self.count {
+        if self.next >= self.range[1] {
             return Ok(None);
         }
         let index = self.next;
         self.next += 1;
-        let name = format!("demo/{}/{index:06}", CLASSES[self.label(index)]);
         let image = ImageSource::Pixels(self.image(index));
-        Ok(Some(Sample { name, label: Some(self.label(index)), image }))
+        Ok(Some(Sample { name: self.name(index), label: Some(self.label(index)), image }))
+    }
+
+    fn into_indexed(self: Box<Self>, _sequential: bool) -> Result<Indexed, DatasetError> {
+        let entry = |index| Entry {
+            name: self.name(index),
+            label: Some(self.label(index)),
+            place: Place::Drawn(index),
+        };
+        let entries = (self.next..self.range[1]).map(entry).collect();
+        Ok(Indexed::drawn(*self, entries))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source};
-use super::decode::{self, DecodeOptions};
+use super::decode::DecodeOptions;
 use super::preprocess::{Preprocess, PreprocessError};
 
 /// How many pictures may be unreadable before the rest is given up.
@@ -97,6 +97,22 @@ pub enum LoaderError {
     /// A thread could not be started, or ended unexpectedly.
     #[error("loader thread: {0}")]
     Thread(String),
+    /// Too few images for a batch.
+    #[error("{found} images for training, fewer than a batch of {batch_size}\n  hint: a smaller batch")]
+    TooFew {
+        /// Images of an epoch.
+        found: usize,
+        /// Images of a batch.
+        batch_size: usize,
+    },
+    /// An image could not be loaded, and it is not the image's fault.
+    #[error("{name}: {reason}")]
+    Image {
+        /// The image.
+        name: String,
+        /// What happened.
+        reason: String,
+    },
 }
 
 fn list(bad: &[BadSample]) -> String {
@@ -325,12 +341,7 @@ fn load(sample: Sample, preprocess: &Preprocess, decode: &DecodeOptions) -> Load
 }
 
 fn values(image: ImageSource, preprocess: &Preprocess, options: &DecodeOptions) -> Result<Vec<f32>, String> {
-    let image = match image {
-        ImageSource::Path(path) => decode::open(path, options).map_err(|error| error.to_string())?,
-        ImageSource::Encoded(bytes) => decode::decode(&bytes, options).map_err(|error| error.to_string())?,
-        ImageSource::Pixels(image) => image,
-    };
-    preprocess.apply(&image).map_err(|error| error.to_string())
+    preprocess.apply(&image.decode(options)?).map_err(|error| error.to_string())
 }
 
 impl Iterator for Loader {

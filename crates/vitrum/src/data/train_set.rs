@@ -1,1 +1,456 @@
 //! Datasets for training: any order, any part, any number of times.
+//!
+//! [`TrainSet`] is one opened dataset; a [`Subset`] is some of its pictures; [`TrainValSets`] are the two of a
+//! training run. What is read, in which order and with which label is a function of the dataset and the options
+//! alone; the cache of decoded pictures changes the time and nothing else.
+
+mod cache;
+mod split;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest, Sha256};
+
+pub use cache::{Cache, free_memory};
+pub use split::{TrainDataOptions, TrainValSets};
+pub(crate) use split::{below, shuffle};
+
+use super::dataset::{
+    DatasetError, DatasetOptions, Entry, ImageSource, Indexed, Place, Sample, Skipped, Source, dimensions,
+    open_dataset,
+};
+use super::decode::DecodeOptions;
+use super::image::RgbImage;
+
+/// How to read a [`TrainSet`].
+#[derive(Debug, Clone)]
+pub struct TrainSetOptions {
+    /// Part, classes, folders.
+    pub dataset: DatasetOptions,
+    /// Limits and orientation. The default ignores EXIF orientation, as timm.
+    pub decode: DecodeOptions,
+    /// Read plain archives from beginning to end, too, with a shuffle buffer; for disks that seek slowly.
+    pub sequential: bool,
+    /// Encoded pictures of a stream held back for shuffling, at least 1.
+    pub shuffle_buffer: usize,
+}
+
+impl Default for TrainSetOptions {
+    fn default() -> Self {
+        Self {
+            dataset: DatasetOptions::default(),
+            decode: DecodeOptions::timm(),
+            sequential: false,
+            shuffle_buffer: 2048,
+        }
+    }
+}
+
+/// Training data that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainDataError {
+    /// A dataset that cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// Pictures without a class.
+    #[error(
+        "{}: {count} of {total} images have no label, first {first}\n  hint: give a folder of class folders, or a \
+         table with a column `label`", path.display()
+    )]
+    NoLabels {
+        /// The dataset.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+        /// Of how many.
+        total: usize,
+        /// The first one's name.
+        first: String,
+    },
+    /// Nothing to tell apart.
+    #[error("{}: every image is of class `{class}`\n  hint: training wants two classes at least", path.display())]
+    OneClass {
+        /// The dataset.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
+    /// Validation pictures of classes that training does not have.
+    #[error(
+        "{}: {} that the training images do not have: {}\n  hint: classes are matched by name; the training images \
+         have {}", path.display(), classes_in_words(unknown.len()), listed(unknown), listed(known)
+    )]
+    ValClasses {
+        /// The validation dataset.
+        path: PathBuf,
+        /// Classes of the validation images alone.
+        unknown: Vec<String>,
+        /// Classes of the training images.
+        known: Vec<String>,
+    },
+    /// An option that means nothing.
+    #[error("training data: `{field}` is {found}, expected {expected}")]
+    Option {
+        /// Its name.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A cache that was asked for and is larger than the free memory.
+    #[error(
+        "{}: {images} decoded images need about {need} MiB, of which {free} MiB are free\n  hint: cache = \"auto\" keeps \
+         them only where they fit", path.display()
+    )]
+    CacheTooLarge {
+        /// The dataset.
+        path: PathBuf,
+        /// Pictures to keep.
+        images: usize,
+        /// Mebibytes needed.
+        need: u64,
+        /// Mebibytes free.
+        free: u64,
+    },
+}
+
+fn classes_in_words(count: usize) -> String {
+    if count == 1 { "a class".into() } else { format!("{count} classes") }
+}
+
+fn listed(names: &[String]) -> String {
+    let mut text = names.iter().take(10).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > 10 {
+        text.push_str(&format!(" and {} more", names.len() - 10));
+    }
+    text
+}
+
+/// A picture that cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageFault {
+    /// The picture is missing or damaged; others may be fine.
+    #[error("{0}")]
+    Bad(String),
+    /// The dataset itself cannot be read any more.
+    #[error(transparent)]
+    Broken(Arc<DatasetError>),
+}
+
+/// One opened dataset of known length. Pictures are named by their index, from 0.
+pub struct TrainSet {
+    path: PathBuf,
+    classes: Vec<String>,
+    indexed: Indexed,
+    decode: DecodeOptions,
+    shuffle_buffer: usize,
+    /// Pictures decoded so far, where they are kept.
+    cache: Option<Vec<OnceLock<Arc<RgbImage>>>>,
+}
+
+impl TrainSet {
+    /// Opens any kind of dataset; see [`open_dataset`] for which. Names and labels are read, pictures are not.
+    ///
+    /// # Errors
+    /// [`TrainDataError`] when it cannot be read, or an option means nothing.
+    pub fn open(path: impl AsRef<Path>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
+        let path = path.as_ref();
+        if options.shuffle_buffer == 0 {
+            let (field, found) = ("shuffle_buffer", "0".into());
+            return Err(TrainDataError::Option { field, found, expected: "at least 1" });
+        }
+        let indexed = open_dataset(path, &options.dataset)?.into_indexed(options.sequential)?;
+        // Tables with numbers for labels name no classes.
+        let numbers = indexed.entries.iter().filter_map(|entry| entry.label).max().map_or(0, |most| most + 1);
+        let mut classes = indexed.classes.clone();
+        classes.extend((classes.len()..numbers).map(|number| number.to_string()));
+        Ok(Self {
+            path: path.to_path_buf(),
+            classes,
+            indexed,
+            decode: options.decode.clone(),
+            shuffle_buffer: options.shuffle_buffer,
+            cache: None,
+        })
+    }
+
+    /// What was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The class names, in the order of the labels.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Entries of the dataset that were left out.
+    pub fn skipped(&self) -> &Skipped {
+        &self.indexed.skipped
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.indexed.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a picture is called.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Self::len); so do the other methods that take one.
+    pub fn name(&self, index: u32) -> &str {
+        &self.entry(index).name
+    }
+
+    /// A picture's class, when known.
+    pub fn label(&self, index: u32) -> Option<usize> {
+        self.entry(index).label
+    }
+
+    /// Bytes that a picture takes where it lies.
+    pub fn size(&self, index: u32) -> u64 {
+        self.indexed.size(index as usize)
+    }
+
+    /// The file that holds one picture and nothing else, where there is one.
+    pub fn file(&self, index: u32) -> Option<&Path> {
+        match &self.entry(index).place {
+            Place::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether the pictures can only be read one after the other.
+    pub fn is_stream(&self) -> bool {
+        self.indexed.is_stream()
+    }
+
+    /// Encoded pictures of a stream held back for shuffling.
+    pub(crate) fn shuffle_buffer(&self) -> usize {
+        self.shuffle_buffer
+    }
+
+    /// A stream from its beginning, whose k-th sample is picture k. `None` where any order will do.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when it cannot be opened.
+    pub(crate) fn stream(&self) -> Result<Option<Box<dyn Source>>, DatasetError> {
+        self.indexed.stream()
+    }
+
+    /// A picture, decoded; from memory where it is kept. Of a stream, pictures that are not kept are found by reading
+    /// from the beginning.
+    ///
+    /// # Errors
+    /// [`ImageFault`].
+    pub fn image(&self, index: u32) -> Result<Arc<RgbImage>, ImageFault> {
+        match self.kept(index) {
+            Some(image) => Ok(image),
+            None => self.decoded(index, self.raw(index)?),
+        }
+    }
+
+    /// A picture as it lies: encoded where it is. The cache has no part in this.
+    ///
+    /// # Errors
+    /// [`ImageFault::Broken`] when the dataset cannot be read any more.
+    pub fn raw(&self, index: u32) -> Result<ImageSource, ImageFault> {
+        self.indexed.image(index as usize).map_err(|error| ImageFault::Broken(Arc::new(error)))
+    }
+
+    /// The picture made of `image`, which is kept where pictures are.
+    pub(crate) fn decoded(&self, index: u32, image: ImageSource) -> Result<Arc<RgbImage>, ImageFault> {
+        if let Some(kept) = self.kept(index) {
+            return Ok(kept);
+        }
+        let image = Arc::new(image.decode(&self.decode).map_err(ImageFault::Bad)?);
+        if let Some(cache) = &self.cache {
+            // Another thread may have been faster, with the same picture.
+            let _ = cache[index as usize].set(Arc::clone(&image));
+        }
+        Ok(image)
+    }
+
+    /// The picture, if it is in memory already.
+    pub(crate) fn kept(&self, index: u32) -> Option<Arc<RgbImage>> {
+        self.cache.as_ref()?[index as usize].get().cloned()
+    }
+
+    /// Whether decoded pictures are kept.
+    pub fn is_cached(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    fn entry(&self, index: u32) -> &Entry {
+        &self.indexed.entries[index as usize]
+    }
+}
+
+impl std::fmt::Debug for TrainSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TrainSet({}, {} images)", self.path.display(), self.len())
+    }
+}
+
+/// One picture of a [`TrainSet`], not yet decoded.
+#[derive(Debug, Clone)]
+pub struct Held {
+    set: Arc<TrainSet>,
+    index: u32,
+}
+
+impl Held {
+    /// The picture, from the set's cache where it is there.
+    ///
+    /// # Errors
+    /// [`ImageFault`].
+    pub fn decode(&self) -> Result<Arc<RgbImage>, ImageFault> {
+        self.set.image(self.index)
+    }
+
+    /// Width and height in pixels by the picture's header, if it has a legible one.
+    pub fn dimensions(&self) -> Option<(u32, u32)> {
+        dimensions(&self.set.raw(self.index).ok()?)
+    }
+
+    pub(crate) fn entry(&self) -> &Entry {
+        self.set.entry(self.index)
+    }
+}
+
+/// Some pictures of a set, each once, in the set's order.
+#[derive(Debug, Clone)]
+pub struct Subset {
+    set: Arc<TrainSet>,
+    indexes: Arc<Vec<u32>>,
+}
+
+impl Subset {
+    /// The pictures of these indexes, which are put in order.
+    ///
+    /// # Panics
+    /// When an index is not below the set's length.
+    pub fn new(set: Arc<TrainSet>, mut indexes: Vec<u32>) -> Self {
+        indexes.sort_unstable();
+        indexes.dedup();
+        assert!(indexes.last().is_none_or(|&last| (last as usize) < set.len()), "an index of the set");
+        Self { set, indexes: Arc::new(indexes) }
+    }
+
+    /// All of a set.
+    pub fn all(set: Arc<TrainSet>) -> Self {
+        // Datasets are limited to 50 million pictures.
+        let count = set.len() as u32;
+        Self::new(set, (0..count).collect())
+    }
+
+    /// The set.
+    pub fn set(&self) -> &Arc<TrainSet> {
+        &self.set
+    }
+
+    /// Indexes into the set, ascending.
+    pub fn indexes(&self) -> &[u32] {
+        &self.indexes
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.indexes.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.indexes.is_empty()
+    }
+
+    /// How many pictures each class of the set has here.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.set.classes().len()];
+        for label in self.indexes.iter().filter_map(|&index| self.set.label(index)) {
+            counts[label] += 1;
+        }
+        counts
+    }
+
+    /// SHA-256, in hex, over the number of classes, and name, label and size of every picture here: equal for equal
+    /// data, wherever the dataset lies. Names count from the dataset's own place on. The content is not read.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let root = self.set.path().display().to_string();
+        for class in self.set.classes() {
+            hash.update(class.as_bytes());
+            hash.update([0]);
+        }
+        for &index in self.indexes() {
+            let name = self.set.name(index);
+            hash.update(name.strip_prefix(&root).unwrap_or(name).as_bytes());
+            hash.update([0]);
+            let label = self.set.label(index).map_or(u64::MAX, |label| label as u64);
+            hash.update(label.to_le_bytes());
+            hash.update(self.set.size(index).to_le_bytes());
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The pictures in order, each once, for [`Loader`](super::Loader).
+    ///
+    /// # Errors
+    /// [`DatasetError`] when a stream cannot be opened.
+    pub fn source(&self) -> Result<Box<dyn Source>, DatasetError> {
+        let stream = self.set.stream()?;
+        let skipped = Skipped::default();
+        Ok(Box::new(SubsetSource { subset: self.clone(), stream, read: 0, next: 0, skipped }))
+    }
+}
+
+/// See [`Subset::source`].
+struct SubsetSource {
+    subset: Subset,
+    stream: Option<Box<dyn Source>>,
+    /// Samples of the stream read so far.
+    read: u32,
+    /// Place in the subset.
+    next: usize,
+    skipped: Skipped,
+}
+
+impl Source for SubsetSource {
+    fn classes(&self) -> &[String] {
+        self.subset.set.classes()
+    }
+
+    fn count(&self) -> Option<usize> {
+        Some(self.subset.len())
+    }
+
+    fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
+    fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {
+        let Some(&index) = self.subset.indexes.get(self.next) else { return Ok(None) };
+        self.next += 1;
+        let set = &self.subset.set;
+        let held = Held { set: Arc::clone(set), index };
+        let (name, label) = (set.name(index).to_owned(), set.label(index));
+        let mut image = ImageSource::Held(held);
+        if let Some(stream) = self.stream.as_mut().filter(|_| set.kept(index).is_none()) {
+            while self.read <= index {
+                let Some(sample) = stream.next_sample()? else { break };
+                self.read += 1;
+                if self.read > index && sample.name == name {
+                    image = sample.image;
+                }
+            }
+        }
+        Ok(Some(Sample { name, label, image }))
+    }
+}

@@ -15,6 +15,8 @@ pub use builtin::{BUILTIN, builtin};
 pub use check::{DEVICES, METRICS, OPTIMIZERS, SCHEDULES};
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::train_set::Cache;
+
 /// A training run. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -450,19 +452,6 @@ impl std::str::FromStr for ImgSize {
             None => side(text).map(|side| Self([side, side])),
         }
     }
-}
-
-/// Whether decoded images stay in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cache {
-    /// When they take no more than a quarter of the free memory.
-    #[default]
-    Auto,
-    /// Never.
-    None,
-    /// Always; an error when they do not fit.
-    Ram,
 }
 
 /// How often something happens: `2epochs`, `500steps`, `10min`.

@@ -94,13 +94,31 @@ fn wanted_split(options: &DatasetOptions) -> Split {
     if options.split == Some(Split::Train) { Split::Train } else { Split::Test }
 }
 
+/// The part that a file or archive member belongs to.
+pub(super) fn split_of(name: &str) -> Option<Split> {
+    batch_kind(name.rsplit('/').next().unwrap_or_default()).map(|(_, split)| split)
+}
+
+/// The parts whose batches lie in the folder.
+pub(super) fn splits_in(path: &Path) -> Vec<Split> {
+    let inside = |folder: PathBuf| -> Vec<Split> {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| split_of(&name.to_string_lossy())).collect()
+    };
+    folders(path).map(inside).into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// Where the batches may be: here, or in the folder that the official archive makes.
+fn folders(path: &Path) -> [PathBuf; 3] {
+    [path.to_path_buf(), path.join("cifar-10-batches-bin"), path.join("cifar-100-binary")]
+}
+
 /// Reads the folder, or the one inside it that the official archive makes, if there are batches in it.
 pub(super) fn open_folder(
     path: &Path,
     options: &DatasetOptions,
 ) -> Result<Option<CifarSource>, DatasetError> {
-    let inner = ["cifar-10-batches-bin", "cifar-100-binary"].map(|name| path.join(name));
-    for folder in std::iter::once(path.to_path_buf()).chain(inner) {
+    for folder in folders(path) {
         let mut batches = Vec::new();
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             if let Some((kind, split)) = batch_kind(&entry.file_name().to_string_lossy()) {

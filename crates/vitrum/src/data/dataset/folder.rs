@@ -101,13 +101,26 @@ fn image_files(root: &Path, skipped: &mut Skipped) -> Result<Vec<Found>, Dataset
     Ok(files)
 }
 
+/// The parts that the folder's folders are called after. Where other folders lie beside a single one, it is a class.
+pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
+    let folders = folders(path)?;
+    let splits: Vec<Split> = folders.iter().filter_map(|folder| split_named(folder)).collect();
+    Ok(if splits.len() == folders.len() || splits.len() > 1 { splits } else { Vec::new() })
+}
+
+fn folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let entries = std::fs::read_dir(path).map_err(|error| DatasetProblem::from(error).at(path))?;
+    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+}
+
+fn split_named(folder: &Path) -> Option<Split> {
+    Split::of_name(&folder.file_name()?.to_string_lossy())
+}
+
 /// The folder itself, or the one of its folders that holds the split.
 fn choose_split(path: &Path, wanted: Option<Split>) -> Result<PathBuf, DatasetError> {
-    let entries = std::fs::read_dir(path).map_err(|error| DatasetProblem::from(error).at(path))?;
-    let folders: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-    let split = |folder: &PathBuf| Split::of_name(&folder.file_name()?.to_string_lossy());
-    let mut splits: Vec<&PathBuf> = folders.iter().filter(|folder| split(folder).is_some()).collect();
+    let folders = folders(path)?;
+    let mut splits: Vec<&PathBuf> = folders.iter().filter(|folder| split_named(folder).is_some()).collect();
     splits.sort();
     let names =
         || splits.iter().filter_map(|f| Some(f.file_name()?.to_string_lossy().into_owned())).collect();
@@ -116,7 +129,7 @@ fn choose_split(path: &Path, wanted: Option<Split>) -> Result<PathBuf, DatasetEr
         None if splits.is_empty() || splits.len() < folders.len() => Ok(path.to_path_buf()),
         None if splits.len() == 1 => Ok(splits[0].clone()),
         None => Err(DatasetProblem::Split { found: "several splits".into(), available: names() }.at(path)),
-        Some(wanted) => match splits.iter().find(|folder| split(folder) == Some(wanted)) {
+        Some(wanted) => match splits.iter().find(|folder| split_named(folder) == Some(wanted)) {
             Some(folder) => Ok(folder.to_path_buf()),
             None if splits.is_empty() => Ok(path.to_path_buf()),
             None => {

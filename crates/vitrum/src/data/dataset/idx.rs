@@ -48,6 +48,19 @@ pub(super) fn images_in(folder: &Path, split: Option<Split>) -> Result<Option<Pa
     }
 }
 
+/// The parts whose images lie in the folder.
+pub(super) fn splits_in(folder: &Path) -> Result<Vec<Split>, DatasetError> {
+    let mut splits = Vec::new();
+    for split in [Split::Train, Split::Test] {
+        match images_in(folder, Some(split)) {
+            Ok(Some(_)) => splits.push(split),
+            Ok(None) | Err(DatasetError { problem: DatasetProblem::Split { .. }, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(splits)
+}
+
 pub(super) struct IdxSource {
     path: PathBuf,
     images: Box<dyn Read + Send>,

@@ -14,9 +14,10 @@ use tar::{EntryType, Header, PaxExtensions};
 
 use super::cifar::{self, CifarSource};
 use super::folder::{class_name, is_image, none_of_the_classes};
+use super::indexed::{Archive, Store};
 use super::{
-    ClassMap, DatasetError, DatasetOptions, DatasetProblem, ImageSource, MAX_CLASSES, MAX_MEMBER,
-    MAX_SAMPLES, Sample, Skipped, Source, Split,
+    ClassMap, DatasetError, DatasetOptions, DatasetProblem, Entry, ImageSource, Indexed, MAX_CLASSES,
+    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split,
 };
 
 const BLOCK: usize = 512;
@@ -41,6 +42,24 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Sour
         return Err(DatasetProblem::NoImages(hint).at(path));
     }
     Ok(Box::new(TarSource::open(path, options, scan)?))
+}
+
+/// The parts that the pictures' folders, or CIFAR's batches, are called after.
+pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
+    let mut splits = BTreeSet::new();
+    let mut walk = Walk::open(path)?;
+    while let Some(member) = walk.next()? {
+        if member.is_file() && cifar::is_member(&member.name) {
+            splits.extend(cifar::split_of(&member.name));
+        } else if matches!(member.picture(), Picture::Yes) {
+            match split_of(&member.name) {
+                Some((split, _)) => _ = splits.insert(split),
+                // Pictures outside of any part belong to all of them.
+                None => return Ok(Vec::new()),
+            }
+        }
+    }
+    Ok(splits.into_iter().collect())
 }
 
 /// What a pass over the headers finds.
@@ -168,6 +187,41 @@ impl TarSource {
         })
     }
 
+    /// Goes on to the next picture that is wanted, whose content is then still to be read.
+    fn next_member(&mut self) -> Result<Option<(Member, Option<usize>)>, DatasetError> {
+        while let Some(member) = self.walk.next()? {
+            // Refused members were counted by the first pass.
+            if !matches!(member.picture(), Picture::Yes) || !in_split(&member.name, self.options.split) {
+                continue;
+            }
+            match self.label(&member.name) {
+                Ok(label) => {
+                    self.handed_out += 1;
+                    return Ok(Some((member, label)));
+                }
+                Err(reason) => self.skipped.add(member.name, reason),
+            }
+        }
+        if self.handed_out == 0 {
+            return Err(none_of_the_classes(&self.skipped).at(&self.path));
+        }
+        Ok(None)
+    }
+
+    /// The same archive from its beginning.
+    fn again(&self) -> Result<Self, DatasetError> {
+        Ok(Self {
+            path: self.path.clone(),
+            walk: Walk::open(&self.path)?,
+            options: self.options.clone(),
+            classes: self.classes.clone(),
+            labelled: self.labelled,
+            count: self.count,
+            handed_out: 0,
+            skipped: Skipped::default(),
+        })
+    }
+
     /// The label, or why the member is left out.
     fn label(&self, name: &str) -> Result<Option<usize>, String> {
         if !self.labelled {
@@ -196,24 +250,27 @@ impl Source for TarSource {
     }
 
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {
-        while let Some(member) = self.walk.next()? {
-            // Refused members were counted by the first pass.
-            if !matches!(member.picture(), Picture::Yes) || !in_split(&member.name, self.options.split) {
-                continue;
-            }
-            match self.label(&member.name) {
-                Ok(label) => {
-                    let image = ImageSource::Encoded(self.walk.read_content()?);
-                    self.handed_out += 1;
-                    return Ok(Some(Sample { name: member.name, label, image }));
-                }
-                Err(reason) => self.skipped.add(member.name, reason),
-            }
+        let Some((member, label)) = self.next_member()? else { return Ok(None) };
+        let image = ImageSource::Encoded(self.walk.read_content()?);
+        Ok(Some(Sample { name: member.name, label, image }))
+    }
+
+    /// A pass over the headers. A compressed archive can only be read as a stream.
+    fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
+        let streamed = sequential || self.walk.length.is_none();
+        let mut entries = Vec::with_capacity(self.count);
+        while let Some((Member { name, size, .. }, label)) = self.next_member()? {
+            let offset = self.walk.position;
+            let place = if streamed { Place::Streamed { size } } else { Place::Span { offset, size } };
+            entries.push(Entry { name, label, place });
         }
-        if self.handed_out == 0 {
-            return Err(none_of_the_classes(&self.skipped).at(&self.path));
-        }
-        Ok(None)
+        let (classes, skipped) = (self.classes.names().to_vec(), std::mem::take(&mut self.skipped));
+        let store = if streamed {
+            Store::Stream(Box::new(move || Ok(Box::new(self.again()?))))
+        } else {
+            Store::Archive(Archive::open(&self.path)?)
+        };
+        Ok(Indexed::new(classes, skipped, entries, store))
     }
 }
 

@@ -30,11 +30,7 @@ fn labels(source: &mut dyn Source) -> Vec<(String, Option<usize>)> {
 }
 
 fn pixels(image: ImageSource) -> RgbImage {
-    match image {
-        ImageSource::Path(path) => decode::open(path, &DecodeOptions::default()).unwrap(),
-        ImageSource::Encoded(bytes) => decode::decode(&bytes, &DecodeOptions::default()).unwrap(),
-        ImageSource::Pixels(image) => image,
-    }
+    image.decode(&DecodeOptions::default()).unwrap()
 }
 
 fn expect(labels: &[(String, Option<usize>)], expected: &[(&str, Option<usize>)]) {

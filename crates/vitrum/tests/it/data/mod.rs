@@ -9,6 +9,8 @@ mod loader;
 pub mod pattern;
 mod preprocess;
 mod resize;
+mod train_loader;
+mod train_set;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

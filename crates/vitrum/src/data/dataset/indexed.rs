@@ -1,0 +1,238 @@
+//! A dataset as a list of places, so that its pictures can be had in any order.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use super::{DatasetError, DatasetProblem, ImageSource, Skipped, Source};
+use crate::data::demo::DemoSet;
+use crate::data::image::RgbImage;
+
+/// One picture of an [`Indexed`] dataset.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What to call it, as [`Sample::name`](super::Sample::name).
+    pub name: String,
+    /// Index of its class, when known.
+    pub label: Option<usize>,
+    pub(crate) place: Place,
+}
+
+/// Where a picture lies.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// An image file.
+    File(PathBuf),
+    /// Bytes of the archive.
+    Span { offset: u64, size: u64 },
+    /// An encoded picture held in memory.
+    Encoded(Vec<u8>),
+    /// Pixels held in memory.
+    Pixels(RgbImage),
+    /// A picture of the demo set.
+    Drawn(usize),
+    /// The stream's next picture, of `size` encoded bytes.
+    Streamed { size: u64 },
+}
+
+/// How a stream is begun again.
+pub(super) type Reopen = Box<dyn Fn() -> Result<Box<dyn Source>, DatasetError> + Send + Sync>;
+
+/// What the entries' places refer to.
+#[derive(Default)]
+pub(super) enum Store {
+    /// Nothing: files and memory.
+    #[default]
+    None,
+    /// A plain archive.
+    Archive(Archive),
+    /// A stream, whose k-th picture is entry k.
+    Stream(Reopen),
+    /// The demo set.
+    Demo(DemoSet),
+}
+
+/// A dataset of known length whose pictures can be had in any order, or, of a stream, in its own.
+pub struct Indexed {
+    /// The class names, as [`Source::classes`].
+    pub classes: Vec<String>,
+    /// What was left out.
+    pub skipped: Skipped,
+    /// The pictures, in the order of [`Source::next_sample`].
+    pub entries: Vec<Entry>,
+    store: Store,
+}
+
+impl Indexed {
+    pub(super) fn new(classes: Vec<String>, skipped: Skipped, entries: Vec<Entry>, store: Store) -> Self {
+        Self { classes, skipped, entries, store }
+    }
+
+    /// Pictures of the demo set.
+    pub(crate) fn drawn(set: DemoSet, entries: Vec<Entry>) -> Self {
+        Self::new(set.classes().to_vec(), Skipped::default(), entries, Store::Demo(set))
+    }
+
+    /// Every sample of a source, held in memory unless it is a file.
+    pub(super) fn drain<S: Source + ?Sized>(mut source: Box<S>) -> Result<Self, DatasetError> {
+        let mut entries = Vec::new();
+        while let Some(sample) = source.next_sample()? {
+            let place = match sample.image {
+                ImageSource::Path(path) => Place::File(path),
+                ImageSource::Encoded(bytes) => Place::Encoded(bytes),
+                ImageSource::Pixels(image) => Place::Pixels(image),
+                ImageSource::Held(held) => held.entry().place.clone(),
+            };
+            entries.push(Entry { name: sample.name, label: sample.label, place });
+        }
+        Ok(Self::new(source.classes().to_vec(), source.skipped().clone(), entries, Store::None))
+    }
+
+    /// Whether the pictures can only be read one after the other, as in a compressed archive.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.store, Store::Stream(_))
+    }
+
+    /// Begins a stream again: its k-th sample is entry k. `None` where pictures can be had in any order.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the archive cannot be opened.
+    pub fn stream(&self) -> Result<Option<Box<dyn Source>>, DatasetError> {
+        match &self.store {
+            Store::Stream(open) => open().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Picture `index`. Of a stream it is found by reading from the beginning, which is slow.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the archive cannot be read, or ends before the picture.
+    pub fn image(&self, index: usize) -> Result<ImageSource, DatasetError> {
+        let entry = &self.entries[index];
+        let nothing = || DatasetProblem::Damaged("the archive ended or changed".into()).at(&entry.name);
+        Ok(match (&entry.place, &self.store) {
+            (Place::File(path), _) => ImageSource::Path(path.clone()),
+            (Place::Encoded(bytes), _) => ImageSource::Encoded(bytes.clone()),
+            (Place::Pixels(image), _) => ImageSource::Pixels(image.clone()),
+            (Place::Drawn(number), Store::Demo(set)) => ImageSource::Pixels(set.image(*number)),
+            (Place::Span { offset, size }, Store::Archive(archive)) => {
+                ImageSource::Encoded(archive.read(*offset, *size)?)
+            }
+            (Place::Streamed { .. }, Store::Stream(open)) => {
+                let mut source = open()?;
+                for _ in 0..index {
+                    source.next_sample()?.ok_or_else(nothing)?;
+                }
+                source.next_sample()?.filter(|found| found.name == entry.name).ok_or_else(nothing)?.image
+            }
+            _ => return Err(nothing()),
+        })
+    }
+
+    /// Bytes that entry `index` takes where it lies: of the file, encoded in the archive, or its pixels. Zero when a
+    /// file cannot be asked.
+    pub fn size(&self, index: usize) -> u64 {
+        match &self.entries[index].place {
+            Place::File(path) => std::fs::metadata(path).map_or(0, |file| file.len()),
+            Place::Span { size, .. } | Place::Streamed { size } => *size,
+            Place::Encoded(bytes) => bytes.len() as u64,
+            Place::Pixels(image) => image.data().len() as u64,
+            Place::Drawn(_) => self.drawn_bytes(),
+        }
+    }
+
+    /// Bytes of entry `index` once decoded, by its header alone; `None` when that cannot be told, or pixels are in
+    /// memory anyway.
+    pub(crate) fn decoded_bytes(&self, index: usize) -> Option<u64> {
+        let (width, height) = match self.entries[index].place {
+            Place::Drawn(_) => return Some(self.drawn_bytes()),
+            Place::Pixels(_) | Place::Streamed { .. } => return None,
+            _ => dimensions(&self.image(index).ok()?)?,
+        };
+        Some(u64::from(width) * u64::from(height) * 3)
+    }
+
+    fn drawn_bytes(&self) -> u64 {
+        let Store::Demo(set) = &self.store else { return 0 };
+        u64::from(set.size()).pow(2) * 3
+    }
+}
+
+/// Width and height by an image's header.
+pub(crate) fn dimensions(image: &ImageSource) -> Option<(u32, u32)> {
+    match image {
+        ImageSource::Path(path) => {
+            ::image::ImageReader::open(path).ok()?.with_guessed_format().ok()?.into_dimensions().ok()
+        }
+        ImageSource::Encoded(bytes) => {
+            let reader = ::image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
+            reader.into_dimensions().ok()
+        }
+        ImageSource::Pixels(image) => Some((image.width(), image.height())),
+        ImageSource::Held(held) => held.decode().ok().map(|image| (image.width(), image.height())),
+    }
+}
+
+/// A plain archive that any number of threads read at once.
+pub(super) struct Archive {
+    path: PathBuf,
+    #[cfg(unix)]
+    file: File,
+}
+
+impl Archive {
+    pub(super) fn open(path: &Path) -> Result<Self, DatasetError> {
+        let file = File::open(path).map_err(|error| DatasetProblem::from(error).at(path))?;
+        #[cfg(not(unix))]
+        drop(file);
+        Ok(Self {
+            path: path.to_path_buf(),
+            #[cfg(unix)]
+            file,
+        })
+    }
+
+    /// `size` bytes, which were found within the archive when it was listed.
+    fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, DatasetError> {
+        let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
+        self.at(offset)
+            .and_then(|from| from.take(size).read_to_end(&mut bytes))
+            .map_err(|error| DatasetProblem::from(error).at(&self.path))?;
+        if bytes.len() as u64 != size {
+            let missing = size - bytes.len() as u64;
+            let what = format!("tar, byte {offset}: the archive now ends {missing} bytes too early");
+            return Err(DatasetProblem::Damaged(what).at(&self.path));
+        }
+        Ok(bytes)
+    }
+
+    #[cfg(unix)]
+    fn at(&self, offset: u64) -> std::io::Result<impl Read> {
+        Ok(At { file: &self.file, offset })
+    }
+
+    #[cfg(not(unix))]
+    fn at(&self, offset: u64) -> std::io::Result<impl Read> {
+        use std::io::{Seek, SeekFrom};
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(file)
+    }
+}
+
+/// Reads a shared file from a place of its own.
+#[cfg(unix)]
+struct At<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+#[cfg(unix)]
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}

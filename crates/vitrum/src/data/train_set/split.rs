@@ -1,0 +1,287 @@
+//! The training and the validation pictures of a run.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rand::RngCore;
+
+use super::{Cache, Subset, TrainDataError, TrainSet, TrainSetOptions};
+use crate::data::dataset::{ClassMap, DatasetOptions, Split, splits_of};
+use crate::data::decode::DecodeOptions;
+use crate::data::random::{DataRng, split_rng};
+
+/// Which pictures to train on and which to validate on. The fields are those of a recipe.
+#[derive(Debug, Clone)]
+pub struct TrainDataOptions {
+    /// Training images, as [`open_dataset`](crate::data::open_dataset) takes them.
+    pub data: PathBuf,
+    /// Validation images, when they lie elsewhere.
+    pub val_data: Option<PathBuf>,
+    /// Name of the part to train on, where there are several.
+    pub train_split: String,
+    /// Name of the part to validate on; where there is none of that name, the other of validation and test.
+    pub val_split: String,
+    /// Share of the training images set aside for validation, per class, where there is no validation part. 0: none.
+    pub val_fraction: f64,
+    /// Share of the training images used, per class.
+    pub fraction: f64,
+    /// Class names and their numbers; by default the training images' in natural order.
+    pub class_map: Option<ClassMap>,
+    /// Where the paths of a table begin.
+    pub image_dir: Option<PathBuf>,
+    /// Seed of the split.
+    pub seed: u64,
+    /// Side of the demo set's pictures in pixels.
+    pub demo_size: u32,
+    /// Limits and orientation.
+    pub decode: DecodeOptions,
+    /// Whether decoded images stay in memory.
+    pub cache: Cache,
+    /// Encoded pictures of a stream held back for shuffling.
+    pub shuffle_buffer: usize,
+    /// Read plain archives as streams, too.
+    pub sequential: bool,
+}
+
+impl TrainDataOptions {
+    /// A recipe's defaults for `data`, the demo set's pictures 224 pixels wide.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            val_data: None,
+            train_split: "train".into(),
+            val_split: "validation".into(),
+            val_fraction: 0.1,
+            fraction: 1.0,
+            class_map: None,
+            image_dir: None,
+            seed: 42,
+            demo_size: 224,
+            decode: DecodeOptions::timm(),
+            cache: Cache::Auto,
+            shuffle_buffer: 2048,
+            sequential: false,
+        }
+    }
+
+    fn check(&self) -> Result<[Split; 2], TrainDataError> {
+        let wrong = |field, found: String, expected| Err(TrainDataError::Option { field, found, expected });
+        if !(0.0..1.0).contains(&self.val_fraction) {
+            return wrong("val_fraction", self.val_fraction.to_string(), "a share from 0, below 1");
+        }
+        if !(self.fraction > 0.0 && self.fraction <= 1.0) {
+            return wrong("fraction", self.fraction.to_string(), "a share above 0, at most 1");
+        }
+        let names = [("train_split", &self.train_split), ("val_split", &self.val_split)];
+        let splits = names.map(|(_, name)| Split::of_name(name));
+        for ((field, name), split) in names.iter().zip(splits) {
+            if split.is_none() {
+                return wrong(field, format!("`{name}`"), "train, validation or test");
+            }
+        }
+        match splits {
+            [Some(train), Some(val)] if train == val => {
+                wrong("val_split", format!("`{}`", self.val_split), "another part than `train_split`")
+            }
+            [Some(train), Some(val)] => Ok([train, val]),
+            _ => unreachable!("both were found above"),
+        }
+    }
+
+    fn open(&self, path: &Path, split: Option<Split>) -> Result<TrainSet, TrainDataError> {
+        let dataset = DatasetOptions {
+            class_map: self.class_map.clone(),
+            image_dir: self.image_dir.clone(),
+            split,
+            demo_size: Some(self.demo_size),
+            ..DatasetOptions::default()
+        };
+        let options = TrainSetOptions {
+            dataset,
+            decode: self.decode.clone(),
+            sequential: self.sequential,
+            shuffle_buffer: self.shuffle_buffer,
+        };
+        TrainSet::open(path, &options)
+    }
+}
+
+/// What a training run learns from and what it is judged by; both have the same classes.
+#[derive(Debug, Clone)]
+pub struct TrainValSets {
+    /// Training pictures.
+    pub train: Subset,
+    /// Validation pictures, none of them among the training pictures; empty when there are none to be.
+    pub val: Subset,
+    /// Class names, in the order of the labels.
+    pub classes: Vec<String>,
+    /// Where the validation pictures come from, in words.
+    pub how: String,
+}
+
+impl TrainValSets {
+    /// Opens the training pictures, and for validation: `val_data`, else the dataset's own part, else a share of every
+    /// class.
+    ///
+    /// # Errors
+    /// [`TrainDataError`] when something cannot be read, pictures have no label, there is one class only, or the
+    /// validation pictures have other classes than the training pictures.
+    pub fn open(options: &TrainDataOptions) -> Result<Self, TrainDataError> {
+        let [train_split, val_split] = options.check()?;
+        let parts = splits_of(&options.data)?;
+        let train = options.open(&options.data, (!parts.is_empty()).then_some(train_split))?;
+        check_labels(&train)?;
+        let (path, part) = match &options.val_data {
+            Some(path) => (path, choose(&splits_of(path)?, val_split)),
+            None => (&options.data, choose(&parts, val_split).filter(|&part| part != train_split)),
+        };
+        let name = path.display();
+        if options.val_data.is_none() && part.is_none() {
+            return Self::split_off(train, options);
+        }
+        let mut val = options.open(path, part)?;
+        match_classes(&mut val, &train.classes)?;
+        let how = match part {
+            Some(part) => format!("validation on the part `{}` of {name}", part.name()),
+            None => format!("validation on all of {name}"),
+        };
+        let (kept, _) = stratified(&train, options.seed, 0.0, options.fraction);
+        let train = train.with_cache(options.cache, kept.len())?;
+        let count = val.len();
+        let val = val.with_cache(options.cache, count)?;
+        Ok(Self {
+            classes: train.classes().to_vec(),
+            train: Subset::new(Arc::new(train), kept),
+            val: Subset::all(Arc::new(val)),
+            how,
+        })
+    }
+
+    fn split_off(set: TrainSet, options: &TrainDataOptions) -> Result<Self, TrainDataError> {
+        let (train, val) = stratified(&set, options.seed, options.val_fraction, options.fraction);
+        let how = if val.is_empty() {
+            "no validation images".into()
+        } else {
+            format!(
+                "validation on {} of {} images of {}, split off per class with seed {}",
+                val.len(),
+                set.len(),
+                options.data.display(),
+                options.seed
+            )
+        };
+        let set = Arc::new(set.with_cache(options.cache, train.len() + val.len())?);
+        let classes = set.classes().to_vec();
+        Ok(Self { train: Subset::new(Arc::clone(&set), train), val: Subset::new(set, val), classes, how })
+    }
+
+    /// The fingerprints of both parts; see [`Subset::fingerprint`].
+    pub fn fingerprints(&self) -> [String; 2] {
+        [self.train.fingerprint(), self.val.fingerprint()]
+    }
+}
+
+/// The part of the name asked for, else the other of validation and test.
+fn choose(parts: &[Split], wanted: Split) -> Option<Split> {
+    [wanted, Split::Val, Split::Test].into_iter().find(|part| parts.contains(part))
+}
+
+fn check_labels(set: &TrainSet) -> Result<(), TrainDataError> {
+    let entries = &set.indexed.entries;
+    let mut without = entries.iter().filter(|entry| entry.label.is_none());
+    if let Some(first) = without.next() {
+        let (path, first) = (set.path.clone(), first.name.clone());
+        let count = 1 + without.count();
+        return Err(TrainDataError::NoLabels { path, count, total: set.len(), first });
+    }
+    let found: BTreeSet<usize> = entries.iter().filter_map(|entry| entry.label).collect();
+    match found.first() {
+        Some(&only) if found.len() == 1 => {
+            let class = set.classes.get(only).cloned().unwrap_or_default();
+            Err(TrainDataError::OneClass { path: set.path.clone(), class })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives the pictures the labels that the classes of the same name have in `classes`.
+fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainDataError> {
+    let entries = &set.indexed.entries;
+    if let Some(first) = entries.iter().find(|entry| entry.label.is_none()) {
+        let (path, first) = (set.path.clone(), first.name.clone());
+        let count = entries.iter().filter(|entry| entry.label.is_none()).count();
+        return Err(TrainDataError::NoLabels { path, count, total: set.len(), first });
+    }
+    // Numbers without names are the training images' numbers; of a number that no image has, the name means nothing.
+    let used: BTreeSet<usize> = entries.iter().filter_map(|entry| entry.label).collect();
+    let by_number = set.indexed.classes.is_empty();
+    let map = ClassMap::from_names(classes.iter().cloned());
+    let number_of = |label: usize| {
+        if by_number {
+            Some(label).filter(|&label| label < classes.len())
+        } else {
+            map.get(&set.classes[label])
+        }
+    };
+    let unknown: Vec<String> = used
+        .iter()
+        .filter(|&&label| number_of(label).is_none())
+        .map(|&label| set.classes[label].clone())
+        .collect();
+    if !unknown.is_empty() {
+        return Err(TrainDataError::ValClasses { path: set.path.clone(), unknown, known: classes.to_vec() });
+    }
+    let numbers: Vec<Option<usize>> = (0..set.classes.len()).map(number_of).collect();
+    for entry in &mut set.indexed.entries {
+        entry.label = entry.label.and_then(|label| numbers[label]);
+    }
+    set.classes = classes.to_vec();
+    Ok(())
+}
+
+/// Training and validation indexes, ascending. Of every class, in a random order that depends on the seed and the
+/// class's number of pictures, the first are for validation (one at least, all but one at most, where there are two),
+/// and of the rest the first `fraction` (one at least) for training: a smaller fraction is a part of a larger one.
+fn stratified(set: &TrainSet, seed: u64, val_fraction: f64, fraction: f64) -> (Vec<u32>, Vec<u32>) {
+    let mut classes = vec![Vec::new(); set.classes.len()];
+    for (index, entry) in set.indexed.entries.iter().enumerate() {
+        if let Some(label) = entry.label {
+            classes[label].push(index as u32);
+        }
+    }
+    let mut rng = split_rng(seed);
+    let (mut train, mut val) = (Vec::new(), Vec::new());
+    for mut indexes in classes.into_iter().filter(|indexes| !indexes.is_empty()) {
+        shuffle(&mut indexes, &mut rng);
+        let share = |count: usize, share: f64| (count as f64 * share).round() as usize;
+        let aside = match indexes.len() {
+            count if val_fraction > 0.0 && count > 1 => share(count, val_fraction).clamp(1, count - 1),
+            _ => 0,
+        };
+        let rest = &indexes[aside..];
+        val.extend(&indexes[..aside]);
+        train.extend(&rest[..share(rest.len(), fraction).clamp(1, rest.len())]);
+    }
+    train.sort_unstable();
+    val.sort_unstable();
+    (train, val)
+}
+
+/// Fisher and Yates's shuffle, written out so that an order never depends on the version of a library.
+pub(crate) fn shuffle(items: &mut [u32], rng: &mut DataRng) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(last as u64 + 1, rng) as usize);
+    }
+}
+
+/// A number below `bound`, all of them equally likely: what does not fit a whole multiple is drawn again.
+pub(crate) fn below(bound: u64, rng: &mut DataRng) -> u64 {
+    let limit = u64::MAX - u64::MAX % bound;
+    loop {
+        let drawn = rng.next_u64();
+        if drawn < limit {
+            return drawn % bound;
+        }
+    }
+}
