@@ -72,7 +72,7 @@ fn one_unreadable_image_ends_it_and_nothing_is_written() {
     let sandbox = Sandbox::new();
     sandbox.picture("a.png", 1);
     sandbox.write("empty.png", "");
-    sandbox.fails("embed a.png empty.png -m model --output x.npy", 1, &["empty.png", "hint:"]);
+    sandbox.fails("embed a.png empty.png -m model --output x.npy", 1, &["empty.png", "the file is empty"]);
     sandbox.fails("embed a.png -m model --kind tokens", 1, &["--kind tokens", "hint:"]);
     sandbox.fails("embed a.png -m model --format npy", 1, &["--output"]);
     sandbox.fails("embed a.png -m model --kind tokens --normalize --output x.npy", 1, &["--normalize"]);

@@ -69,7 +69,7 @@ fn a_cause_is_told_once() {
     assert_eq!(err.matches("No such file").count(), 1, "{err}");
     sandbox.write("empty.png", "");
     let err = sandbox.ends("embed empty.png -m model", 1).err;
-    assert_eq!(err.matches("not a known image format").count(), 1, "{err}");
+    assert_eq!(err.matches("the file is empty").count(), 1, "{err}");
 }
 
 #[test]

@@ -277,7 +277,9 @@ fn exact_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
 }
 
 /// A bias per head on the attention scores, by the offset between two patches.
+// A dozen of them at most are in memory, beside megabytes of weights.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
 pub enum RelPos {
     /// Looked up in a table.
     Table(RelPosBias),

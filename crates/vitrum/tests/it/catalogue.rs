@@ -36,7 +36,14 @@ fn parameters_and_gmacs_are_timms() {
 #[test]
 fn walk_counts_the_modules_parameters() {
     let device = Device::flex();
-    let small = ["test_vit", "test_vit_relpos", "test_vit2", "test_vit3", "vit_tiny_patch16_224", "vit_xsmall_patch16_clip_224"];
+    let small = [
+        "test_vit",
+        "test_vit_relpos",
+        "test_vit2",
+        "test_vit3",
+        "vit_tiny_patch16_224",
+        "vit_xsmall_patch16_clip_224",
+    ];
     for name in small {
         let config = ModelConfig::named(name).unwrap();
         let held = config.init(&device, 0).unwrap().num_params() as u64;

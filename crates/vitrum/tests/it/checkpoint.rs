@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
+use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::card::{CardSource, ModelCard, infer_config};
 use vitrum::checkpoint::dialect::{Converted, Dialect, to_huggingface, to_timm};
 use vitrum::checkpoint::diff::{compare, diff};
@@ -13,6 +15,7 @@ use vitrum::checkpoint::inspect::{file_sha256, inspect, verify};
 use vitrum::checkpoint::resample::{resize_patch_embed, resize_pos_embed};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{Dtype, HostTensor, LoadError, TensorMap, convert, read};
+use vitrum::models::ModelConfig;
 use vitrum::models::vit::{Activation, GlobalPool, PosEmbed, PosResize, VitConfig};
 
 const WIDTH: usize = 8;
@@ -733,6 +736,29 @@ fn timm_folder_written_reads_back() {
     let half = read(&target).unwrap();
     assert_eq!(half.get("head.weight").unwrap().dtype(), Dtype::F16);
     assert_formula(&half, &timm_shapes()); // multiples of 1/64 are exact in half precision
+}
+
+#[test]
+fn relative_positions_by_a_network_are_told_from_tensors_and_written() {
+    for pos_embed in [PosEmbed::RelMlp, PosEmbed::RelMlpShared] {
+        let base = VitConfig { pos_embed, rel_pos_dim: Some(5), num_heads: 4, ..tiny("").unwrap() };
+        let model = ModelConfig::Vit(base.clone()).init(&Device::flex(), 1).unwrap();
+        let map = collect(&model);
+        let inferred = infer_config(&map, None).unwrap();
+        let VitConfig { pos_embed: found, rel_pos_dim, num_heads, .. } = inferred.config;
+        assert_eq!((found, rel_pos_dim, num_heads), (pos_embed, Some(5), 4));
+        assert!(inferred.notes.iter().any(|note| note.contains("res_post_norm")), "{:?}", inferred.notes);
+
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("model");
+        write_timm(&target, &map, &card(base.clone()), &base, &WriteOptions::default()).unwrap();
+        assert_eq!(ModelCard::find(&target, &|_| Ok(base.clone())).unwrap().unwrap().config, base);
+        // An architecture with other positions cannot say it, nor can one with norms elsewhere.
+        for other in [tiny("").unwrap(), VitConfig { res_post_norm: true, ..base.clone() }] {
+            let overwrite = WriteOptions { overwrite: true, ..WriteOptions::default() };
+            write_timm(&target, &map, &card(base.clone()), &other, &overwrite).unwrap_err();
+        }
+    }
 }
 
 #[test]

@@ -37,6 +37,19 @@ fn close(found: f64, expected: f64, share: f64, what: &str) {
     assert!((found - expected).abs() <= share * expected, "{what}: {found}, expected {expected}");
 }
 
+/// timm `ResPostBlock.init_weights`.
+#[test]
+fn norms_at_the_end_of_branches_begin_as_their_gains() {
+    let config = || VitConfig { res_post_norm: true, ..config(WeightInit::Timm) };
+    let draw = |key| moments(&values(config(), 1, key));
+    for key in ["blocks.0.norm1.weight", "blocks.1.norm2.weight"] {
+        close(draw(key).0, 1e-5, 1e-6, key);
+    }
+    assert_eq!(draw("norm.weight").0, 1.0);
+    let model = ModelConfig::Vit(config()).init(&Device::flex(), 1).unwrap();
+    assert!(!collect(&model).names().any(|key| key.contains("gamma")), "no gains besides");
+}
+
 #[test]
 fn timm_draws_a_narrow_normal() {
     let draw = |key| moments(&values(config(WeightInit::Timm), 1, key));

@@ -205,6 +205,13 @@ fn positions(
             config.pos_embed =
                 if network.starts_with("blocks") { PosEmbed::RelMlp } else { PosEmbed::RelMlpShared };
             config.rel_pos_dim = (width != VitConfig::default().rel_pos_dim()).then_some(width);
+            if !hinted && config.init_values.is_none() {
+                notes.push(
+                    "whether norms stand before the branches of a block or at their end (res_post_norm) is not in the \
+                     tensors; before is assumed"
+                        .into(),
+                );
+            }
         }
         let multiple = |side: usize, patch: usize| (side / patch.max(1)).max(1).saturating_mul(patch);
         config.img_size = [multiple(config.img_size[0], patch[0]), multiple(config.img_size[1], patch[1])];
