@@ -2,19 +2,36 @@
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use clap::ValueEnum;
 
 use crate::args::{DeviceArgs, DeviceName};
 
 /// Sets the threads of the process and opens the device.
 pub fn prepare(args: &DeviceArgs) -> Result<Device> {
-    if args.threads > 4096 {
-        bail!("--threads {} is more than any machine has\nhint: 0 takes all", args.threads);
+    open(args.device, args.threads)
+}
+
+/// The same for a device by its name.
+pub fn named(name: &str, threads: usize) -> Result<Device> {
+    let device = DeviceName::from_str(name, true).map_err(|_| {
+        let names: Vec<String> = DeviceName::value_variants()
+            .iter()
+            .filter_map(|v| Some(v.to_possible_value()?.get_name().into()))
+            .collect();
+        anyhow::anyhow!("device '{name}' is not known\nhint: one of {}", names.join(", "))
+    })?;
+    open(device, threads)
+}
+
+fn open(device: DeviceName, threads: usize) -> Result<Device> {
+    if threads > 4096 {
+        bail!("--threads {threads} is more than any machine has\nhint: 0 takes all");
     }
     let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if args.threads == 0 { all } else { args.threads };
+    let threads = if threads == 0 { all } else { threads };
     // One pool for decoding and for the tensors; a second call in one process keeps the first.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    match args.device {
+    match device {
         DeviceName::Auto | DeviceName::Cpu => Ok(Device::flex()),
         DeviceName::Vulkan => vulkan(),
         DeviceName::Webgpu => webgpu(),

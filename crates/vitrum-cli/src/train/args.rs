@@ -40,7 +40,7 @@ finetune/small_folder, finetune/linear_probe, imagenet/deit_small, imagenet/augr
 imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_finetune_384.\n\n\
 Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on with --resume auto.\n\n\
 Examples:\n  \
-vitrum train -c demo\n  \
+vitrum train demo\n  \
 vitrum train flowers/ -m vit_tiny_patch16_224 --epochs 3 -b 64 --lr 5e-4 --model-ema\n  \
 vitrum train imagenet/ -c imagenet/deit_small --show-recipe"
 )]
@@ -91,6 +91,11 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
         && let Some(file) = args_of_run(path)
     {
         recipe = recipe.with(&recipe::read(&file)?, &file.display().to_string())?;
+    }
+    // What a newcomer types first means the recipe that was made for it.
+    let is_demo = args.positional.as_deref() == Some("demo") && args.resume.is_none();
+    if is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model") {
+        recipe = recipe.with(&recipe::builtin("demo")?, "demo")?;
     }
     for name in &args.config {
         recipe = recipe.with(&overlay(name)?, name)?;

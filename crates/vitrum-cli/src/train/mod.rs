@@ -6,10 +6,13 @@ mod flags;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use vitrum::train::log::{Event, Watch, text};
 use vitrum::train::recipe::Recipe;
+use vitrum::train::{Job, Outcome, Requests, fit};
 
 pub use args::TrainArgs;
 
+use crate::device;
 use crate::model::Talk;
 use crate::output;
 use crate::signals::Signals;
@@ -17,27 +20,63 @@ use crate::signals::Signals;
 /// Stopped by a signal; the same command with `--resume auto` goes on (`EX_TEMPFAIL` of sysexits.h).
 const STOPPED: u8 = 75;
 
-/// Resolves the recipe on top of `base`, checks that it makes a model, and prints it.
+/// Resolves the recipe on top of `base` and trains by it, or only prints it.
 pub fn run(args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
-    let signals = Signals::install().context("listening to signals")?;
     let recipe = args::resolve(args, base)?;
-    if !args.show_recipe {
-        describe(&recipe, args, talk)?;
+    if args.show_recipe || args.dry_run {
+        if args.dry_run {
+            describe(&recipe, talk)?;
+        }
+        let text = toml::to_string(&recipe.to_table()).context("writing the recipe")?;
+        output::bytes(text.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if signals.stop() {
-        return Ok(ExitCode::from(STOPPED));
+    let signals = Signals::install().context("listening to signals")?;
+    let job = Job {
+        device: device::named(&recipe.device, args.threads)?,
+        resume: args.resume.clone(),
+        allow_changed_args: args.allow_changed_args,
+        offline: args.offline,
+        command: std::env::args().collect(),
+        recipe,
+    };
+    match fit(&job, &mut Lines(talk), &signals)? {
+        Outcome::Done { finished, .. } => {
+            output::line("--result")?;
+            output::line(finished.result_json())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Stopped { checkpoint, .. } => {
+            talk.say(format_args!("stopped; saved {}; go on with --resume auto", checkpoint.display()));
+            Ok(ExitCode::from(STOPPED))
+        }
     }
-    let text = toml::to_string(&recipe.to_table()).context("writing the recipe")?;
-    output::bytes(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+}
+
+/// The log's lines on stderr.
+struct Lines(Talk);
+
+impl Watch for Lines {
+    fn event(&mut self, event: &Event) {
+        text::lines(event).into_iter().for_each(|line| self.0.say(line));
+    }
+}
+
+impl Requests for Signals {
+    fn stop(&self) -> bool {
+        Signals::stop(self)
+    }
+
+    fn take_save(&self) -> bool {
+        Signals::take_save(self)
+    }
 }
 
 /// The model's size and the images per update, on stderr.
-fn describe(recipe: &Recipe, args: &TrainArgs, talk: Talk) -> Result<()> {
+fn describe(recipe: &Recipe, talk: Talk) -> Result<()> {
     let config = recipe.model_config(None)?;
     let walk = config.walk()?;
-    let what = if args.dry_run { "dry run" } else { "recipe" };
-    talk.say(format_args!("{what} on {}", recipe.data));
+    talk.say(format_args!("dry run on {}", recipe.data));
     talk.say(format_args!("model  {}  {:.2} M parameters", recipe.model, walk.params as f64 / 1e6));
     talk.say(format_args!("update {} images, learning rate {:e}", recipe.global_batch(), recipe.peak_lr()));
     Ok(())

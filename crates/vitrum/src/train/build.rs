@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::TrainError;
 use super::recipe::{ImgSize, Recipe};
-use crate::checkpoint::Report;
+use crate::checkpoint::apply::Report;
 use crate::checkpoint::load::{LoadOptions, load};
 use crate::data::preprocess::Preprocess;
 use crate::data::{CropMode, Interpolation};
@@ -116,9 +116,9 @@ fn with_kwargs(config: VitConfig, recipe: &Recipe) -> Result<VitConfig, String> 
     let Ok(Value::Object(mut fields)) = serde_json::to_value(&config) else { return Ok(config) };
     for (key, value) in &recipe.model_kwargs {
         let Some(old) = fields.get(key) else {
-            let nearest = fields.keys().max_by(|a, b| {
-                strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
-            });
+            let nearest = fields
+                .keys()
+                .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
             let nearest = nearest.map(String::as_str).unwrap_or_default();
             return Err(format!("model_kwargs: unknown key '{key}'\nhint: did you mean '{nearest}'?"));
         };
@@ -221,8 +221,11 @@ pub fn freeze(model: Model, recipe: &Recipe, device: &Device) -> Result<Model, T
             || ((lora || recipe.linear_probe) && !is_head(key))
     };
     let model = if lora { with_lora(model, recipe, &parameters, device) } else { model };
-    let mut setter =
-        Setter { trains: &|key: &str| key.contains(".lora.") || !held(key), path: KeyPath::default(), trained: 0 };
+    let mut setter = Setter {
+        trains: &|key: &str| key.contains(".lora.") || !held(key),
+        path: KeyPath::default(),
+        trained: 0,
+    };
     let model = model.map(&mut setter);
     if setter.trained == 0 {
         return Err(TrainError::Option("every parameter is frozen: nothing is left to train".into()));
@@ -248,7 +251,8 @@ fn with_lora(
     };
     let ids = parameters.iter().filter(adapted).map(|(.., id)| *id).collect();
     device.seed(recipe.seed);
-    model.apply_lora(Lora::new(recipe.lora_rank, recipe.lora_alpha).set_param_group(ParamGroup::from_ids(ids)))
+    model
+        .apply_lora(Lora::new(recipe.lora_rank, recipe.lora_alpha).set_param_group(ParamGroup::from_ids(ids)))
 }
 
 /// Key, rank and identity of all parameters.

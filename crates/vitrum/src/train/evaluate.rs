@@ -3,27 +3,30 @@
 use burn::tensor::{DType, Device};
 
 use super::TrainError;
+use super::log::Confusion;
 use crate::data::batch;
 use crate::data::loader::{Batch, Loader};
 use crate::models::Model;
 use crate::tasks::classify::rows;
-use crate::tasks::evaluate::{Accuracy, Answer, Evaluation};
+use crate::tasks::evaluate::{Accuracy, Evaluation};
 
 /// What a pass over a dataset showed.
 #[derive(Clone, Debug)]
 pub struct Evaluated {
     /// Percentages and loss.
     pub accuracy: Accuracy,
-    /// How often class `label` was taken for class `pred`, at `label * K + pred`; empty beyond 4096 classes.
-    pub confusion: Vec<u32>,
+    /// How often each class was taken for which.
+    pub confusion: Confusion,
 }
 
 /// One batch of an evaluation, for whoever watches.
 pub struct Seen<'a> {
     /// The images.
     pub batch: &'a Batch,
-    /// The answer to each.
-    pub answers: &'a [Answer],
+    /// Their classes.
+    pub labels: &'a [usize],
+    /// What the model says of each, `[K]`.
+    pub logits: &'a [Vec<f64>],
     /// Percentages so far.
     pub accuracy: &'a Accuracy,
 }
@@ -41,26 +44,22 @@ pub fn evaluate(
     watch: &mut dyn FnMut(Seen<'_>) -> bool,
 ) -> Result<Option<Evaluated>, TrainError> {
     let mut evaluation = Evaluation::default();
-    let counted = num_classes <= 4096;
-    let mut confusion = vec![0; if counted { num_classes * num_classes } else { 0 }];
+    let mut confusion = Confusion::new(num_classes);
     while let Some(mut batch) = loader.next().transpose()? {
         let values = std::mem::take(&mut batch.values);
         let images = batch::to_tensor(values.clone(), batch.shape, DType::F32, device)?;
         batch.values = values;
         let logits = rows(model.backbone().forward(images));
-        let mut answers = Vec::with_capacity(logits.len());
+        let mut labels = Vec::with_capacity(logits.len());
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits) {
             let label = label.filter(|label| *label < num_classes).ok_or_else(|| {
                 TrainError::Option(format!("{name}: label {label:?}, expected 0 to {}", num_classes - 1))
             })?;
-            let answer = evaluation.add(logits, label);
-            if counted {
-                confusion[label * num_classes + answer.pred] += 1;
-            }
-            answers.push(answer);
+            confusion.add(label, evaluation.add(logits, label).pred);
+            labels.push(label);
         }
         let Some(accuracy) = evaluation.accuracy() else { continue };
-        if !watch(Seen { batch: &batch, answers: &answers, accuracy: &accuracy }) {
+        if !watch(Seen { batch: &batch, labels: &labels, logits: &logits, accuracy: &accuracy }) {
             return Ok(None);
         }
     }

@@ -13,9 +13,10 @@ use super::build::{Built, build, freeze};
 use super::evaluate::{Evaluated, Seen, evaluate};
 use super::evidence::first_bad;
 use super::fit::{Flow, Job, Outcome, Requests};
+use super::log::pictures::{Pixels, answer_captions, mosaic, target_captions};
 use super::log::{
-    Confusion, Environment, EpochSummary, EvalLine, Event, Finished, Logger, Reached, RunFolder, Scores, Started,
-    Step, TrainLine, Watch, environment, pictures,
+    Environment, EpochSummary, EvalLine, Event, Finished, Logger, Reached, RunFolder, Scores, Started, Step,
+    TrainLine, Watch, environment,
 };
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Resume, Store, StoreOptions, changed, load};
@@ -28,6 +29,7 @@ use crate::data::batch;
 use crate::data::dataset::ClassMap;
 use crate::data::decode::DecodeOptions;
 use crate::data::loader::{Loader, LoaderOptions, MaxBad};
+use crate::data::preprocess::Preprocess;
 use crate::data::random::batch_rng;
 use crate::data::train_loader::{TrainBatch, TrainLoader, TrainLoaderOptions};
 use crate::data::train_set::{TrainDataOptions, TrainValSets};
@@ -142,7 +144,7 @@ impl<'a> Run<'a> {
         folder.write_args(&recipe)?;
         Environment::gather(&format!("{:?}", job.device), &fingerprints[0], job.command.clone())
             .write(&folder, found.is_some())?;
-        let logger = Logger::open(&folder, reached)?;
+        let logger = Logger::resume(&folder, reached)?;
         let now = Instant::now();
         let mut run = Self {
             mixup: mixup(&recipe, num_classes, true)?,
@@ -204,7 +206,8 @@ impl<'a> Run<'a> {
         let how = self.sets.how.clone();
         self.note(how);
         if let Some(report) = &self.built.report {
-            let text = format!("{}: {report}", self.recipe.pretrained.as_deref().unwrap_or(&self.recipe.model));
+            let text =
+                format!("{}: {report}", self.recipe.pretrained.as_deref().unwrap_or(&self.recipe.model));
             self.note(text);
         }
         for note in self.built.notes.clone() {
@@ -237,10 +240,11 @@ impl<'a> Run<'a> {
                 newest.push(batch);
             }
             if self.trainer.updates() == 0 {
-                self.draw_first(&newest, &examples);
+                self.draw_first(&examples);
             }
             let waited = began.elapsed().as_secs_f64();
-            let kept = if self.progress.bad_losses + 1 >= MAX_BAD_LOSSES { examples.clone() } else { Vec::new() };
+            let kept =
+                if self.progress.bad_losses + 1 >= MAX_BAD_LOSSES { examples.clone() } else { Vec::new() };
             let updated = self.trainer.update(examples)?;
             pace.updates += 1;
             pace.waited += waited;
@@ -335,12 +339,8 @@ impl<'a> Run<'a> {
         }
         let mut place = None;
         for examples in kept {
-            let images = batch::to_tensor(
-                examples.images,
-                examples.shape,
-                burn::tensor::DType::F32,
-                &self.device,
-            )?;
+            let images =
+                batch::to_tensor(examples.images, examples.shape, burn::tensor::DType::F32, &self.device)?;
             place = place.or_else(|| first_bad(&self.trainer.model(), images));
         }
         let place = place.unwrap_or_else(|| "the loss or a gradient alone".into());
@@ -376,19 +376,14 @@ impl<'a> Run<'a> {
         let models = [Some(self.trainer.model()), self.trainer.ema_model()];
         for (which, model) in models.into_iter().enumerate() {
             let Some(model) = model else { continue };
-            let Some(evaluated) = self.evaluate(&model, which == 1, None)? else { return Ok(Flow::Stops) };
+            let Some(evaluated) = self.evaluate(&model, which == 1, false)? else { return Ok(Flow::Stops) };
             self.scores[which] = Some(scores(&evaluated));
         }
         Ok(Flow::Goes)
     }
 
-    /// `None` when asked to stop. With `sheet`, pictures of the first batch are drawn there.
-    fn evaluate(
-        &mut self,
-        model: &Model,
-        ema: bool,
-        sheet: Option<PathBuf>,
-    ) -> Result<Option<Evaluated>, TrainError> {
+    /// `None` when asked to stop. With `draw`, the first batch and the answers to it become a picture.
+    fn evaluate(&mut self, model: &Model, ema: bool, draw: bool) -> Result<Option<Evaluated>, TrainError> {
         let mut loader = self.val_loader()?;
         let batch_size = self.recipe.validation_batch_size.unwrap_or(self.recipe.batch_size);
         let batches = self.sets.val.len().div_ceil(batch_size);
@@ -397,21 +392,17 @@ impl<'a> Run<'a> {
         let (began, mut number, mut before) = (Instant::now(), 0, (0.0, 0.0, 0.0, 0.0));
         let device = self.device.clone();
         let (requests, recipe) = (self.requests, &self.recipe);
-        let names = self.sets.classes.clone();
-        let preprocess = self.built.preprocess.clone();
+        let (names, preprocess) = (self.class_names(), &self.built.preprocess);
         let (logger, watch) = (&mut self.logger, &mut *self.watch);
         let mut drawn = Ok(());
         let mut on_batch = |seen: Seen<'_>| {
-            if let (0, Some(path)) = (number, &sheet) {
-                drawn = pictures::predictions(path, seen.batch, seen.answers, &names, &preprocess);
+            if number == 0 && draw {
+                let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
+                let captions = answer_captions(seen.logits, seen.labels, &names);
+                drawn = mosaic(&pixels, &captions).and_then(|sheet| logger.picture("val_pred0", &sheet));
             }
             let n = seen.accuracy.images as f64;
-            let sums = (
-                n,
-                seen.accuracy.loss * n,
-                seen.accuracy.top1 * n,
-                seen.accuracy.top5 * n,
-            );
+            let sums = (n, seen.accuracy.loss * n, seen.accuracy.top1 * n, seen.accuracy.top5 * n);
             let count = sums.0 - before.0;
             let elapsed = began.elapsed().as_secs_f64();
             let line = EvalLine {
@@ -443,6 +434,12 @@ impl<'a> Run<'a> {
             self.note(format!("no pictures of predictions: {error}"));
         }
         Ok(evaluated)
+    }
+
+    /// A name for every class of the model.
+    fn class_names(&self) -> Vec<String> {
+        let known = self.sets.classes.iter().cloned();
+        known.chain((self.sets.classes.len()..self.num_classes()).map(|class| class.to_string())).collect()
     }
 
     fn num_classes(&self) -> usize {
@@ -536,10 +533,8 @@ impl<'a> Run<'a> {
     fn save(&mut self, metric: Option<f64>) -> Result<PathBuf, TrainError> {
         let TrainerState { model, ema, optimizer, numbers } = self.trainer.state();
         let [train, val] = self.sets.fingerprints();
-        let mut parts = Parts::default()
-            .with_tensors("model", model)
-            .with_tensors("optim", optimizer)
-            .with_json(
+        let mut parts =
+            Parts::default().with_tensors("model", model).with_tensors("optim", optimizer).with_json(
                 "state",
                 json!({
                     "progress": self.progress,
@@ -551,7 +546,8 @@ impl<'a> Run<'a> {
         if let Some(ema) = ema {
             parts = parts.with_tensors("model_ema", ema);
         }
-        self.logger.sync();
+        self.logger.check()?;
+        self.logger.sync()?;
         let saved = self.store.save(self.trainer.updates(), &parts, metric)?;
         self.saved_at = Instant::now();
         self.newest = Some(saved.path.clone());
@@ -580,14 +576,13 @@ impl<'a> Run<'a> {
         let model = self.trainer.ema_model().unwrap_or_else(|| self.trainer.model());
         self.write_model(&model)?;
         if !self.sets.val.is_empty() {
-            let sheet = self.folder.samples().join("val_pred0.jpg");
-            if let Some(evaluated) = self.evaluate(&model, self.recipe.model_ema, Some(sheet))? {
-                self.write_confusion(&evaluated)?;
+            if let Some(evaluated) = self.evaluate(&model, self.recipe.model_ema, true)? {
+                self.write_confusion(&evaluated);
             }
         }
         let finished = self.finished(Some(self.folder.model()), false);
-        finished.write(&self.folder)?;
         self.tell(Event::Finished(finished.clone()));
+        self.logger.check()?;
         Ok(Outcome::Done { folder: self.folder.clone(), finished: Box::new(finished) })
     }
 
@@ -616,13 +611,11 @@ impl<'a> Run<'a> {
     /// `model/` in the layout of timm's hub.
     fn write_model(&self, model: &Model) -> Result<(), TrainError> {
         let ModelConfig::Vit(config) = model.config();
-        let mut labels = self.sets.classes.clone();
-        labels.extend((labels.len()..config.num_classes).map(|class| class.to_string()));
         let folder = self.folder.model();
         let card = ModelCard {
             architecture: Some(self.built.architecture.clone()),
             preprocess: Some(self.built.preprocess.clone()),
-            labels: Some(labels),
+            labels: Some(self.class_names()),
             ..ModelCard::new(config, CardSource::Timm, folder.join("config.json"))
         };
         let base = &catalogue::entry(&self.built.architecture)?.config;
@@ -630,33 +623,26 @@ impl<'a> Run<'a> {
         Ok(write_timm(&folder, &collect(model), &card, base, &options)?)
     }
 
-    fn write_confusion(&mut self, evaluated: &Evaluated) -> Result<(), TrainError> {
-        if evaluated.confusion.is_empty() {
-            return Ok(());
-        }
-        let confusion = Confusion::new(self.sets.classes.clone(), &evaluated.confusion);
-        if let Err(error) = confusion.write(&self.folder) {
+    fn write_confusion(&mut self, evaluated: &Evaluated) {
+        if let Err(error) = evaluated.confusion.write(&self.folder, &self.sets.classes) {
             self.note(format!("no confusion matrix: {error}"));
         }
-        Ok(())
     }
 
     /// What the model sees first.
-    fn draw_first(&mut self, batches: &[TrainBatch], examples: &[Examples]) {
-        let (Some(_), Some(first)) = (batches.first(), examples.first()) else { return };
-        let path = self.folder.samples().join("train_batch0.jpg");
-        let drawn = pictures::mosaic(
-            &path,
-            &first.images,
-            first.shape,
-            &first.targets,
-            &self.sets.classes,
-            &self.built.preprocess,
-        );
+    fn draw_first(&mut self, examples: &[Examples]) {
+        let Some(first) = examples.first() else { return };
+        let pixels = pixels(&first.images, first.shape, &self.built.preprocess);
+        let captions = target_captions(&first.targets, &self.class_names());
+        let drawn = mosaic(&pixels, &captions).and_then(|sheet| self.logger.picture("train_batch0", &sheet));
         if let Err(error) = drawn {
             self.note(format!("no picture of the first batch: {error}"));
         }
     }
+}
+
+fn pixels<'a>(values: &'a [f32], shape: [usize; 4], preprocess: &'a Preprocess) -> Pixels<'a> {
+    Pixels { values, shape, mean: &preprocess.mean, std: &preprocess.std }
 }
 
 /// The number of the update's first batch in its epoch.
@@ -670,11 +656,19 @@ fn scores(evaluated: &Evaluated) -> Scores {
 }
 
 fn workers(recipe: &Recipe) -> usize {
-    if recipe.workers > 0 { recipe.workers } else { std::thread::available_parallelism().map_or(1, usize::from) }
+    if recipe.workers > 0 {
+        recipe.workers
+    } else {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
 }
 
 fn max_bad(recipe: &Recipe) -> MaxBad {
-    if recipe.max_bad < 1.0 { MaxBad::Fraction(recipe.max_bad) } else { MaxBad::Count(recipe.max_bad as usize) }
+    if recipe.max_bad < 1.0 {
+        MaxBad::Fraction(recipe.max_bad)
+    } else {
+        MaxBad::Count(recipe.max_bad as usize)
+    }
 }
 
 fn store_options(recipe: &Recipe) -> StoreOptions {

@@ -63,7 +63,12 @@ impl Trainer {
     ///
     /// # Errors
     /// An optimiser, schedule or way of clipping that nobody knows, or numbers that make none.
-    pub fn new(model: Model, recipe: &Recipe, updates_per_epoch: u64, device: &Device) -> Result<Self, TrainError> {
+    pub fn new(
+        model: Model,
+        recipe: &Recipe,
+        updates_per_epoch: u64,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let clip_mode = recipe.clip_mode.parse()?;
         let model = model.train();
         Ok(Self {
@@ -239,8 +244,8 @@ pub struct TrainerState {
 
 fn host_tensors(state: &StateDict) -> Vec<(String, HostTensor)> {
     let host = |(name, data): (&String, &TensorData)| {
-        let shape = data.shape.to_vec();
-        let tensor = match data.dtype {
+        let shape = data.shape().to_vec();
+        let tensor = match data.dtype() {
             DType::F64 => HostTensor::from_f64(shape, &data.iter::<f64>().collect::<Vec<_>>()),
             _ => HostTensor::from_f32(shape, &data.iter::<f32>().collect::<Vec<_>>()),
         };
