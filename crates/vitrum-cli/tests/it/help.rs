@@ -5,7 +5,8 @@ use crate::sandbox::Sandbox;
 #[test]
 fn the_first_page_names_commands_and_exit_codes() {
     let help = Sandbox::empty().ok("--help").out;
-    let commands = ["predict", "val", "forward", "verify", "embed", "models", "checkpoint", "demo", "checks"];
+    let commands =
+        ["predict", "val", "forward", "verify", "embed", "models", "checkpoint", "data", "demo", "checks"];
     for word in commands.into_iter().chain(["version", "completions"]) {
         assert!(help.lines().any(|line| line.trim_start().starts_with(word)), "no {word} in:\n{help}");
     }
@@ -60,6 +61,9 @@ fn examples_are_there_and_are_understood() {
         "checkpoint inspect",
         "checkpoint convert",
         "bench",
+        "data check",
+        "data stats",
+        "data split",
         "demo",
     ];
     for command in commands {
