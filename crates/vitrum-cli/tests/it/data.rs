@@ -277,3 +277,32 @@ fn classes_called_by_other_numbers_keep_their_own() {
     let stats = sandbox.ok("data stats tables/train.csv --image-dir n --format json").json();
     assert_eq!(stats[0]["classes"].to_string(), r#"[{"class":"4","images":1},{"class":"30","images":1}]"#);
 }
+
+#[test]
+fn pixels_of_binary_sets_become_png() {
+    let sandbox = Sandbox::empty();
+    let record = |label: u8, level: u8| {
+        let mut record = vec![level; 3073];
+        record[0] = label;
+        record
+    };
+    let records: Vec<u8> = (0..8).flat_map(|at| record(at % 2, 30 * at)).collect();
+    sandbox.write("data_batch_1.bin", records);
+    sandbox.ok("data split data_batch_1.bin --val-fraction 0.25 --output-dir tree --copy");
+    let before = sandbox.ok("data stats data_batch_1.bin --format json").json();
+    assert_eq!(before[0]["formats"].to_string(), r#"{"pixels":8}"#);
+    let after = sandbox.ok("data stats tree --format json").json();
+    let images = |part: usize, class: &str| {
+        let classes = after[part]["classes"].as_array().expect("classes");
+        classes.iter().find(|c| c["class"] == class).expect("the class")["images"].as_u64()
+    };
+    for class in ["airplane", "automobile"] {
+        assert_eq!((images(0, class), images(1, class)), (Some(3), Some(1)), "{class}");
+    }
+    let red = |report: &Value| report["mean"][0].as_f64().expect("a mean");
+    assert!(
+        (0.75 * red(&after[0]) + 0.25 * red(&after[1]) - red(&before[0])).abs() < 1e-12,
+        "the same pixels"
+    );
+    sandbox.fails("data split demo:50 --output-dir demo --copy", 1, &["split already, into train, val"]);
+}
