@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod checkpoint;
 mod checks;
+mod data;
 mod demo;
 mod device;
 mod embed;
@@ -67,6 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify(args) => return forward::verify(&args, talk).map(gate),
         Command::Embed(args) => embed::run(&args, talk)?,
         Command::Bench(args) => bench::run(&args, talk)?,
+        Command::Data(command) => return data::run(&command, talk).map(gate),
         Command::Demo(args) => demo::run(&args, talk)?,
         Command::Models(command) => models::run(command)?,
         Command::Checkpoint(command) => return checkpoint::run(command, talk).map(gate),

@@ -46,15 +46,10 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     let source = open(args, &classifier, talk)?;
     let preprocess = classifier.preprocess().clone();
     let workers = if args.workers == 0 { rayon::current_num_threads() } else { args.workers };
-    let max_bad = if args.max_bad < 1.0 {
-        MaxBad::Fraction(args.max_bad)
-    } else {
-        MaxBad::Count(args.max_bad as usize)
-    };
     let options = LoaderOptions {
         batch_size: args.batch_size,
         workers,
-        max_bad,
+        max_bad: MaxBad::of_number(args.max_bad),
         // As timm evaluates: pictures are not turned.
         decode: model::decode_options(&args.limits, false),
         ..LoaderOptions::default()
@@ -180,7 +175,7 @@ fn evaluate(
 }
 
 /// A bar on a terminal, nothing elsewhere.
-fn progress(total: Option<usize>, talk: Talk) -> ProgressBar {
+pub fn progress(total: Option<usize>, talk: Talk) -> ProgressBar {
     let bar = match total {
         Some(total) => ProgressBar::new(total as u64),
         None => ProgressBar::no_length(),

@@ -15,6 +15,7 @@ fn the_first_page_names_commands_and_exit_codes() {
         "embed",
         "models",
         "checkpoint",
+        "data",
         "demo",
         "checks",
     ];
@@ -74,6 +75,9 @@ fn examples_are_there_and_are_understood() {
         "checkpoint inspect",
         "checkpoint convert",
         "bench",
+        "data check",
+        "data stats",
+        "data split",
         "demo",
     ];
     for command in commands {

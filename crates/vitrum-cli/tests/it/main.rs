@@ -1,6 +1,7 @@
 //! The `vitrum` binary, driven as a user drives it. One test binary.
 
 mod checkpoint;
+mod data;
 mod embed;
 mod errors;
 mod forward;

@@ -101,10 +101,10 @@ pub trait Source: Send {
     ///
     /// # Errors
     /// [`DatasetError`] when the rest cannot be read.
-    fn into_indexed(self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
+    fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
         // Only archives can choose.
         let _ = sequential;
-        Indexed::drain(self)
+        Indexed::drain(&mut *self)
     }
 }
 

@@ -22,6 +22,13 @@ pub enum MaxBad {
     Fraction(f64),
 }
 
+impl MaxBad {
+    /// A share below 1, a number from 1 on: as recipes and flags say it.
+    pub fn of_number(number: f64) -> Self {
+        if number < 1.0 { Self::Fraction(number) } else { Self::Count(number as usize) }
+    }
+}
+
 /// How to load.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderOptions {

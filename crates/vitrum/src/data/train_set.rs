@@ -315,9 +315,12 @@ impl Held {
         self.set.image(self.index)
     }
 
-    /// Width and height in pixels by the picture's header, if it has a legible one.
-    pub fn dimensions(&self) -> Option<(u32, u32)> {
-        dimensions(&self.set.raw(self.index).ok()?)
+    /// The picture as it lies; see [`TrainSet::raw`].
+    ///
+    /// # Errors
+    /// [`ImageFault::Broken`].
+    pub fn raw(&self) -> Result<ImageSource, ImageFault> {
+        self.set.raw(self.index)
     }
 
     pub(crate) fn entry(&self) -> &Entry {

@@ -74,7 +74,7 @@ impl Indexed {
     }
 
     /// Every sample of a source, held in memory unless it is a file.
-    pub(super) fn drain<S: Source + ?Sized>(mut source: Box<S>) -> Result<Self, DatasetError> {
+    pub(super) fn drain(source: &mut (impl Source + ?Sized)) -> Result<Self, DatasetError> {
         let mut entries = Vec::new();
         while let Some(sample) = source.next_sample()? {
             let place = match sample.image {

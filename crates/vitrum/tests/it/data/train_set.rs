@@ -248,7 +248,8 @@ fn data_that_cannot_be_trained_on() {
         matches!(&error, TrainDataError::Dataset(e) if matches!(e.problem, DatasetProblem::Io(_))),
         "{error}"
     );
-    let changes: [(&str, fn(&mut TrainDataOptions)); 6] = [
+    type Change = fn(&mut TrainDataOptions);
+    let changes: [(&str, Change); 6] = [
         ("val_fraction", |o| o.val_fraction = 1.0),
         ("val_fraction", |o| o.val_fraction = f64::NAN),
         ("fraction", |o| o.fraction = 0.0),
