@@ -30,6 +30,9 @@ use args::{Cli, Command, Format};
 use model::Talk;
 use vitrum::train::recipe::Recipe;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A requested gate was not met.
 const GATE_FAILED: u8 = 3;
 
