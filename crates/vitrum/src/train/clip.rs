@@ -1,1 +1,112 @@
-//! Clipping of gradients.
+//! Clipping of gradients: by the norm of all, by value, and by the norms of weights (arXiv:2102.06171).
+
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+use super::optim::{GradMap, flat, nearest};
+use crate::layers::names::KeyPath;
+
+/// What gradients are clipped by. Names and meanings are timm's `clip_mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClipMode {
+    /// `norm`: all are scaled down together so that their common norm is at most the value.
+    Norm,
+    /// `value`: every number is held within ± the value.
+    Value,
+    /// `agc`: the gradient of a unit (an output of a layer) has at most so many times the norm of its weights.
+    /// The head is left alone.
+    Agc,
+}
+
+/// No way of clipping has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("clip_mode: unknown mode '{name}'\nhint: did you mean {}?", .nearest.join(", "))]
+pub struct ClipModeError {
+    /// What was asked for.
+    pub name: String,
+    /// Names like it, nearest first.
+    pub nearest: Vec<String>,
+}
+
+impl std::str::FromStr for ClipMode {
+    type Err = ClipModeError;
+
+    fn from_str(name: &str) -> Result<Self, ClipModeError> {
+        match name {
+            "norm" => Ok(Self::Norm),
+            "value" => Ok(Self::Value),
+            "agc" => Ok(Self::Agc),
+            _ => Err(ClipModeError { name: name.into(), nearest: nearest(name, &["norm", "value", "agc"]) }),
+        }
+    }
+}
+
+/// Clips the gradients of `model`'s parameters; returns their common norm before.
+///
+/// As in torch, a norm that is not finite makes all gradients so: ask [`GradMap::first_non_finite`] before.
+pub fn clip<M: Module>(grads: GradMap, model: &M, mode: ClipMode, value: f64) -> (GradMap, f64) {
+    let norm = grads.norm();
+    let clipped = match mode {
+        ClipMode::Norm => {
+            let factor = value / (norm + 1e-6);
+            if factor >= 1.0 { grads } else { grads.scale(factor) }
+        }
+        ClipMode::Value => grads.map(|grad| grad.value.clone().clamp(-value, value)),
+        ClipMode::Agc => clip_units(grads, model, value),
+    };
+    (clipped, norm)
+}
+
+/// timm's `adaptive_clip_grad` with its epsilon.
+fn clip_units<M: Module>(grads: GradMap, model: &M, factor: f64) -> GradMap {
+    let mut values = Values { found: HashMap::new(), path: KeyPath::default() };
+    model.visit(&mut values);
+    grads.map(|grad| {
+        let value = values.found.get(&grad.key);
+        let Some(value) = value.filter(|_| !grad.key.starts_with("head.")) else { return grad.value.clone() };
+        let [rows, columns, axis] = units(&grad.shape, grad.is_linear_weight);
+        let gradient = grad.value.clone().reshape([rows, columns]);
+        let most = norms(value.clone().reshape([rows, columns]), axis).clamp_min(1e-3).mul_scalar(factor);
+        let norm = norms(gradient.clone(), axis);
+        let clipped = gradient.clone() * (most.clone() / norm.clone().clamp_min(1e-6));
+        let within = norm.lower(most).expand([rows, columns]);
+        clipped.mask_where(within, gradient).reshape([rows * columns])
+    })
+}
+
+/// A tensor as a matrix, and the axis along which a unit's numbers lie.
+fn units(shape: &[usize], is_linear_weight: bool) -> [usize; 3] {
+    match shape {
+        [] => [1, 1, 1],
+        [n] => [1, *n, 1],
+        [d_in, d_out] if is_linear_weight => [*d_in, *d_out, 0],
+        [rows, rest @ ..] => [*rows, rest.iter().product(), 1],
+    }
+}
+
+/// Norms along an axis, which stays with length one.
+fn norms(x: Tensor<2>, axis: usize) -> Tensor<2> {
+    (x.clone() * x).sum_dim(axis).sqrt()
+}
+
+/// Flattened parameters by key.
+struct Values {
+    found: HashMap<String, Tensor<1>>,
+    path: KeyPath,
+}
+
+impl ModuleVisitor for Values {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+        self.found.insert(self.path.key(), flat(param.base()));
+    }
+}

@@ -1,0 +1,146 @@
+//! Gradients of a model, by key.
+
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Gradients, Tensor};
+use vitrum_kernels::optim::sums_of_squares;
+
+use super::flat;
+use crate::layers::names::KeyPath;
+
+/// The gradient of one parameter.
+#[derive(Clone, Debug)]
+pub struct Grad {
+    /// The parameter's key.
+    pub key: String,
+    /// The parameter.
+    pub id: ParamId,
+    /// Shape in memory.
+    pub shape: Vec<usize>,
+    /// Whether it is the weight of a linear layer, `[d_in, d_out]` in memory.
+    pub is_linear_weight: bool,
+    /// The numbers, flattened, on the device below autodiff.
+    pub value: Tensor<1>,
+}
+
+/// The gradients of a model, in the order of its parameters. Those of parameters that are not trained, or did not
+/// take part in the loss, are absent.
+#[derive(Clone, Debug, Default)]
+pub struct GradMap {
+    grads: Vec<Grad>,
+    places: HashMap<String, usize>,
+}
+
+impl GradMap {
+    /// Takes the gradients of `model`'s parameters out of what a backward pass gave.
+    pub fn collect<M: Module>(model: &M, gradients: Gradients) -> Self {
+        let mut collector = Collector { gradients, path: KeyPath::default(), map: Self::default() };
+        model.visit(&mut collector);
+        collector.map
+    }
+
+    /// The gradients, in the order of the parameters.
+    pub fn iter(&self) -> impl Iterator<Item = &Grad> {
+        self.grads.iter()
+    }
+
+    /// The gradient of the parameter with this key.
+    pub fn get(&self, key: &str) -> Option<&Grad> {
+        self.places.get(key).map(|place| &self.grads[*place])
+    }
+
+    /// Number of parameters with a gradient.
+    pub fn len(&self) -> usize {
+        self.grads.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.grads.is_empty()
+    }
+
+    /// The sum of two, for gradients of several batches of the same model; what one lacks is taken from the other.
+    ///
+    /// # Panics
+    /// If a parameter's gradients differ in length.
+    #[must_use]
+    pub fn add(mut self, other: Self) -> Self {
+        for grad in other.grads {
+            match self.places.get(&grad.key) {
+                Some(&place) => {
+                    let mine = &mut self.grads[place].value;
+                    let empty = Tensor::empty([0], (&mine.device(), mine.dtype()));
+                    *mine = std::mem::replace(mine, empty) + grad.value;
+                }
+                None => self.push(grad),
+            }
+        }
+        self
+    }
+
+    /// Every number times `factor`: with one over the number of batches, the mean of their gradients.
+    #[must_use]
+    pub fn scale(self, factor: f64) -> Self {
+        let Self { grads, places } = self;
+        let scaled = |grad: Grad| Grad { value: grad.value.mul_scalar(factor), ..grad };
+        Self { grads: grads.into_iter().map(scaled).collect(), places }
+    }
+
+    /// The gradients with other values of the same length.
+    pub(crate) fn map(mut self, mut value: impl FnMut(&Grad) -> Tensor<1>) -> Self {
+        for grad in &mut self.grads {
+            grad.value = value(grad);
+        }
+        self
+    }
+
+    /// Square root of the sum of all squares, in f64 whatever the type.
+    pub fn norm(&self) -> f64 {
+        self.sums_of_squares().iter().sum::<f64>().sqrt()
+    }
+
+    /// The first parameter whose gradient has a number that is infinite or none.
+    pub fn first_non_finite(&self) -> Option<&str> {
+        let suspects = self.grads.iter().zip(self.sums_of_squares()).filter(|(_, sum)| !sum.is_finite());
+        // A sum of squares in f64 may overflow where no number is infinite.
+        let bad = |grad: &Grad| grad.value.clone().into_data().iter::<f64>().any(|x| !x.is_finite());
+        suspects.map(|(grad, _)| grad).find(|grad| bad(grad)).map(|grad| grad.key.as_str())
+    }
+
+    fn sums_of_squares(&self) -> Vec<f64> {
+        sums_of_squares(&self.grads.iter().map(|grad| grad.value.clone()).collect::<Vec<_>>())
+    }
+
+    fn push(&mut self, grad: Grad) {
+        self.places.insert(grad.key.clone(), self.grads.len());
+        self.grads.push(grad);
+    }
+}
+
+struct Collector {
+    gradients: Gradients,
+    path: KeyPath,
+    map: GradMap,
+}
+
+impl ModuleVisitor for Collector {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+        let Some(grad) = param.base().grad_remove(&mut self.gradients) else { return };
+        self.map.push(Grad {
+            key: self.path.key(),
+            id: param.id,
+            shape: grad.dims().to_vec(),
+            is_linear_weight: self.path.is_linear_weight(),
+            value: flat(grad),
+        });
+    }
+}

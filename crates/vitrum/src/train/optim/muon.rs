@@ -1,0 +1,69 @@
+//! Muon (Jordan 2024, kellerjordan.github.io/posts/muon) as timm's with its defaults: the step of a matrix is its
+//! averaged gradient with all singular values brought near 1, scaled as in arXiv:2502.16982; the rest by AdamW.
+
+use burn::tensor::Tensor;
+
+use super::lamb::lerp;
+use super::{Item, OptimConfig, elementwise};
+
+/// Coefficients of the five iterations (github.com/KellerJordan/modded-nanogpt, derived by F. L. Cesista).
+const COEFFICIENTS: [[f64; 3]; 5] = [
+    [4.0848, -6.8946, 2.9270],
+    [3.9505, -6.3029, 2.6377],
+    [3.7418, -5.5913, 2.3037],
+    [2.8769, -3.1427, 1.2046],
+    [2.8366, -3.0525, 1.2012],
+];
+/// Shorter sides go to AdamW.
+const MIN_SIDE: usize = 4;
+/// So do matrices this many times as long as wide.
+const MAX_RATIO: f64 = 128.0;
+
+const MOMENTUM: &str = "momentum_buffer";
+
+/// One step.
+pub(super) fn step(config: &OptimConfig, items: Vec<Item>, lr: f64, nesterov: bool) -> Vec<Item> {
+    let (matrices, rest): (Vec<Item>, Vec<Item>) =
+        items.into_iter().partition(|item| matrix_of(&item.shape).is_some());
+    let mut moved = elementwise::adam(config, rest, lr, true, nesterov);
+    moved.extend(matrices.into_iter().map(|item| one(config, item, lr, nesterov)));
+    moved
+}
+
+/// Rows and columns of what is orthogonalised, for tensors that are (timm's rules).
+fn matrix_of(shape: &[usize]) -> Option<[usize; 2]> {
+    let [rows, second, ..] = *shape else { return None };
+    let columns = shape[1..].iter().product::<usize>();
+    let (short, long) = (rows.min(columns), rows.max(columns));
+    let fits = rows > 1 && second > 1 && short >= MIN_SIDE && long as f64 / short as f64 <= MAX_RATIO;
+    fits.then_some([rows, columns])
+}
+
+fn one(config: &OptimConfig, mut item: Item, lr: f64, nesterov: bool) -> Item {
+    let Some([rows, columns]) = matrix_of(&item.shape) else { return item };
+    let lr = lr * item.group.lr_scale;
+    let average = item.kept.take(MOMENTUM, &item.shape, &item.param);
+    let average = lerp(average, item.grad.clone(), 1.0 - config.momentum);
+    let way =
+        if nesterov { lerp(item.grad.clone(), average.clone(), config.momentum) } else { average.clone() };
+    item.kept.put(MOMENTUM, &item.shape, average);
+    let way = orthogonal(way.reshape([rows, columns]), config.eps()).reshape([rows * columns]);
+    let scale = 0.2 * (rows.max(columns) as f64).sqrt();
+    item.param = item.param.mul_scalar(1.0 - lr * item.group.weight_decay) + way.mul_scalar(-lr * scale);
+    item
+}
+
+/// The matrix `[m, n]` with its singular values brought near 1, by Newton-Schulz iterations.
+fn orthogonal(x: Tensor<2>, eps: f64) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    let tall = rows > columns;
+    let x = if tall { x.transpose() } else { x };
+    let norm = x.clone().square().sum().sqrt().clamp_min(eps);
+    let mut x = x / norm.unsqueeze();
+    for [a, b, c] in COEFFICIENTS {
+        let square = x.clone().matmul(x.clone().transpose());
+        let mixed = square.clone().mul_scalar(b) + square.clone().matmul(square).mul_scalar(c);
+        x = x.clone().mul_scalar(a) + mixed.matmul(x);
+    }
+    if tall { x.transpose() } else { x }
+}

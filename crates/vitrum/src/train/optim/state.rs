@@ -1,0 +1,94 @@
+//! What is kept between updates, in a form that can be written to a file.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde_json::Value;
+
+/// Tensors and numbers by name. Tensors hold the bits that were in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StateDict {
+    /// Tensors, with their shapes.
+    pub tensors: BTreeMap<String, TensorData>,
+    /// Everything else.
+    pub scalars: BTreeMap<String, Value>,
+}
+
+/// A saved state that cannot be gone on from.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// It is another optimiser's.
+    #[error(
+        "the saved state is one of '{found}', expected '{expected}'\nhint: resume with the recipe of the run"
+    )]
+    OtherOptimizer {
+        /// This one.
+        expected: String,
+        /// The one that wrote it.
+        found: String,
+    },
+    /// Something is not there.
+    #[error("the saved state has no usable '{name}'")]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// Something nobody knows.
+    #[error("the saved state has '{name}', which belongs to no parameter")]
+    Unexpected {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor of another shape than the model's.
+    #[error(
+        "saved '{name}': expected shape {expected:?}, found {found:?}\nhint: the model is another one than the run's"
+    )]
+    Shape {
+        /// Its name.
+        name: String,
+        /// The model's shape.
+        expected: Vec<usize>,
+        /// The saved shape.
+        found: Vec<usize>,
+    },
+    /// A tensor of another type than the model's.
+    #[error("saved '{name}': expected {expected:?}, found {found:?}")]
+    Type {
+        /// Its name.
+        name: String,
+        /// The model's type.
+        expected: DType,
+        /// The saved type.
+        found: DType,
+    },
+}
+
+impl StateDict {
+    /// Takes in a flattened tensor.
+    pub(crate) fn insert(&mut self, name: String, shape: &[usize], tensor: &Tensor<1>) {
+        let (bytes, _, dtype) = tensor.clone().into_data().into_parts();
+        self.tensors.insert(name, TensorData::from_bytes(bytes, shape.to_vec(), dtype));
+    }
+
+    /// The tensor of this name, flattened, if it has this shape and type.
+    pub(crate) fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor<1>, StateError> {
+        let data = self.tensors.get(name).ok_or_else(|| StateError::Missing { name: name.into() })?;
+        if data.shape().as_slice() != shape {
+            let (expected, found) = (shape.to_vec(), data.shape().to_vec());
+            return Err(StateError::Shape { name: name.into(), expected, found });
+        }
+        if data.dtype() != dtype {
+            return Err(StateError::Type { name: name.into(), expected: dtype, found: data.dtype() });
+        }
+        let (bytes, _, _) = data.clone().into_parts();
+        let n = shape.iter().product::<usize>();
+        Ok(Tensor::from_data(TensorData::from_bytes(bytes, [n], dtype), (device, dtype)))
+    }
+}
