@@ -1,11 +1,13 @@
 //! Every parameter of every way to build a model learns: its gradient is finite, and not zero.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vitrum::models::vit::{GlobalPool, PosEmbed, Vit};
 use vitrum::models::{Backbone, VitConfig};
+use vitrum::train::clip::{ClipMode, clip};
+use vitrum::train::groups::{GroupConfig, Groups};
 use vitrum::train::objective::{Objective, soft_targets};
-use vitrum::train::optim::GradMap;
+use vitrum::train::optim::{GradMap, OptimConfig, OptimName, Optimizer};
 
 use crate::formula;
 
@@ -105,6 +107,59 @@ fn every_parameter_learns() {
                 assert!(blind <= 1e-9 * all, "{name}: {}: {blind:e} beside {all:e}", grad.key);
             }
         }
+    }
+}
+
+/// Losses and last weights of some updates with layer decay, clipping and two batches per update.
+fn learn(name: OptimName, lr: f64, updates: usize, threads: usize) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
+    let device = Device::flex().autodiff().gradient_checkpointing();
+    let mut model = tiny().init(&device, 1).unwrap();
+    let shape = [8, 3, 32, 32];
+    let images = TensorData::new(formula::images(shape, 1.0), shape);
+    let images = Tensor::<4>::from_data(images, (&device, DType::F32));
+    let targets = soft_targets(&[0, 1, 2, 3, 4, 0, 1, 2], 5, 0.0, &device, DType::F32).unwrap();
+    let config = GroupConfig { weight_decay: 0.05, layer_decay: Some(0.9), no_weight_decay: Vec::new() };
+    let groups = Groups::new(&model, &config);
+    let mut optimizer = Optimizer::new(OptimConfig::new(name)).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let mut losses = Vec::new();
+    pool.install(|| {
+        for _ in 0..updates {
+            let halves = [0, 4].map(|start| {
+                let logits = model.forward(images.clone().narrow(0, start, 4));
+                let loss = Objective::CrossEntropy.loss(logits, targets.clone().narrow(0, start, 4));
+                (loss.clone().into_scalar::<f64>(), GradMap::collect(&model, loss.backward()))
+            });
+            let [(first, a), (second, b)] = halves;
+            losses.push((first + second) / 2.0);
+            let (grads, _) = clip(a.plus(b).scale(0.5), &model, ClipMode::Norm, 1.0);
+            let moved = optimizer.step(model.clone(), &grads, &groups, lr);
+            model = moved.unwrap();
+        }
+    });
+    assert_eq!(
+        model.head.as_ref().unwrap().weight.val().device(),
+        device,
+        "the device stays, with its strategy"
+    );
+    (losses, super::parameters(&model))
+}
+
+#[test]
+fn a_model_learns_its_images_by_heart() {
+    for (name, lr) in [
+        (OptimName::AdamW, 2e-3),
+        (OptimName::NAdamW, 2e-3),
+        (OptimName::Lion, 3e-4),
+        (OptimName::Lamb, 1e-2),
+        (OptimName::Momentum, 0.1),
+        (OptimName::Adafactor, 5e-3),
+        (OptimName::Muon, 1e-2),
+    ] {
+        let (losses, weights) = learn(name, lr, 40, 1);
+        assert!(losses[39] < 0.8 * losses[0], "{name:?}: {losses:?}");
+        let again = learn(name, lr, 40, 3);
+        assert_eq!((losses, weights), again, "{name:?}: bits depend on threads");
     }
 }
 

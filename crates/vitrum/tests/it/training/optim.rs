@@ -259,9 +259,9 @@ fn gradients_add_up_and_are_examined() {
     let device = Device::flex().autodiff();
     let model = toy(&device, DType::F64);
     let [a, b] = [2, 3].map(|step| gradients(&model, step, 1.0, &device, DType::F64));
-    let both = a.clone().add(b.clone());
+    let both = a.clone().plus(b.clone());
     assert_eq!(both.len(), 7);
-    assert_eq!(b.clone().add(a.clone()).len(), 7, "either may lack one");
+    assert_eq!(b.clone().plus(a.clone()).len(), 7, "either may lack one");
     let mean = both.scale(0.5);
     let values_of = |grads: &GradMap, key: &str| -> Vec<f64> {
         grads.get(key).unwrap().value.clone().into_data().iter::<f64>().collect()
