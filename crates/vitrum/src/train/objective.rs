@@ -23,6 +23,7 @@ pub enum Objective {
 }
 
 impl From<&Recipe> for Objective {
+    /// `bce_loss` is followed always; timm's `train.py` ignores it where there is neither mixing nor smoothing.
     fn from(recipe: &Recipe) -> Self {
         if recipe.bce_loss {
             Self::Binary { threshold: recipe.bce_target_thresh, sum_classes: recipe.bce_sum }

@@ -419,8 +419,8 @@ impl Optimizer {
             let Some((short, kept)) = place else {
                 return Err(StateError::Unexpected { name: name.clone() });
             };
-            let tensor = state.tensor(name, &data.shape(), data.dtype(), device)?;
-            kept.put(short, &data.shape(), tensor);
+            let tensor = state.tensor(name, data.shape(), data.dtype(), device)?;
+            kept.put(short, data.shape(), tensor);
         }
         self.kept = kept;
         self.updates = updates;

@@ -80,8 +80,9 @@ struct Plateau {
 impl Schedule {
     /// The schedule of a recipe whose epochs have so many updates.
     ///
-    /// `linear` is `poly` of power 1; `none` is the peak throughout, without warm-up. `plateau` goes by epochs
-    /// whatever `sched_on_updates` says, and its warm-up is rounded up to whole epochs.
+    /// `linear` is `poly` of power 1; `none` is the peak throughout, without warm-up (and, unlike timm's, leaves
+    /// layer-wise scales in force). `plateau` goes by epochs whatever `sched_on_updates` says, and its warm-up is
+    /// rounded up to whole epochs.
     ///
     /// # Errors
     /// [`ScheduleError`]: a name nobody knows, or a number that makes no schedule.

@@ -13,3 +13,4 @@ mod photos;
 mod positions;
 mod recipe;
 mod resume;
+mod training;

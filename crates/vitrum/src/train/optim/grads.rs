@@ -65,7 +65,7 @@ impl GradMap {
     /// # Panics
     /// If a parameter's gradients differ in length.
     #[must_use]
-    pub fn add(mut self, other: Self) -> Self {
+    pub fn plus(mut self, other: Self) -> Self {
         for grad in other.grads {
             match self.places.get(&grad.key) {
                 Some(&place) => {

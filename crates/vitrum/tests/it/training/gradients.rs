@@ -1,0 +1,168 @@
+//! Every parameter of every way to build a model learns: its gradient is finite, and not zero.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::collections::{BTreeMap, BTreeSet};
+use vitrum::models::vit::{GlobalPool, PosEmbed, Vit};
+use vitrum::models::{Backbone, VitConfig};
+use vitrum::train::clip::{ClipMode, clip};
+use vitrum::train::groups::{GroupConfig, Groups};
+use vitrum::train::objective::{Objective, soft_targets};
+use vitrum::train::optim::{GradMap, OptimConfig, OptimName, Optimizer};
+
+use crate::formula;
+
+fn tiny() -> VitConfig {
+    VitConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        num_classes: 5,
+        embed_dim: 24,
+        depth: 3,
+        num_heads: 3,
+        mlp_ratio: 2.0,
+        ..VitConfig::default()
+    }
+}
+
+fn variants() -> Vec<(&'static str, VitConfig)> {
+    let with = |change: fn(&mut VitConfig)| {
+        let mut config = tiny();
+        change(&mut config);
+        config
+    };
+    vec![
+        ("plain", tiny()),
+        ("registers", with(|c| c.reg_tokens = 2)),
+        ("registers outside the table", with(|c| (c.reg_tokens, c.no_embed_class) = (2, true))),
+        ("layer scale", with(|c| c.init_values = Some(1e-5))),
+        ("query and key norms", with(|c| c.qk_norm = true)),
+        ("no biases", with(|c| (c.qkv_bias, c.proj_bias) = (false, false))),
+        ("norm before the blocks", with(|c| c.pre_norm = true)),
+        ("average", with(|c| c.global_pool = GlobalPool::Avg)),
+        ("average without class token", with(|c| (c.global_pool, c.class_token) = (GlobalPool::Avg, false))),
+        ("average of all", with(|c| (c.global_pool, c.pool_include_prefix) = (GlobalPool::Avg, true))),
+        ("maximum", with(|c| c.global_pool = GlobalPool::Max)),
+        ("average and maximum", with(|c| c.global_pool = GlobalPool::Avgmax)),
+        ("attention pooling", with(|c| c.global_pool = GlobalPool::Map)),
+        ("hidden layer of the head", with(|c| c.representation_size = Some(12))),
+        ("norm after pooling", with(|c| c.fc_norm = Some(true))),
+        ("no norm at the end", with(|c| c.final_norm = false)),
+        ("no positions", with(|c| c.pos_embed = PosEmbed::None)),
+        ("learned rows and columns", with(|c| c.pos_embed = PosEmbed::Learn2d)),
+        ("fixed waves", with(|c| c.pos_embed = PosEmbed::SinCos2dMae)),
+        ("convolved positions", with(|c| c.pos_embed = PosEmbed::Cpe)),
+        ("relative bias", with(|c| c.pos_embed = PosEmbed::RelBias)),
+        ("one relative bias", with(|c| c.pos_embed = PosEmbed::RelBiasShared)),
+        ("dropout", with(|c| (c.drop_rate, c.attn_drop_rate, c.drop_path_rate) = (0.1, 0.1, 0.1))),
+    ]
+}
+
+/// A vector added to all keys moves each row of scores alike, which the softmax does not see: what is added last to
+/// the keys has no gradient but rounding. That is the bias of a key norm where there is one, else the keys' part of
+/// the bias of the projection.
+fn is_blind(key: &str) -> bool {
+    key.ends_with("k_norm.bias")
+}
+
+/// The part of a gradient that is the keys' bias, if there is no norm between.
+fn keys_part<'a>(key: &str, values: &'a [f64], config: &VitConfig) -> Option<&'a [f64]> {
+    let d = config.embed_dim;
+    match key {
+        _ if key.ends_with("attn.qkv.bias") && !config.qk_norm => Some(&values[d..2 * d]),
+        "attn_pool.kv.bias" => Some(&values[..d]),
+        _ => None,
+    }
+}
+
+fn gradients(config: &VitConfig, objective: Objective) -> (Vit, GradMap) {
+    let device = Device::flex().autodiff();
+    let model = config.init_as(&device, 3, DType::F64).unwrap();
+    let shape = [4, 3, 32, 32];
+    let images = TensorData::new(formula::images(shape, 1.0), shape);
+    let images = Tensor::<4>::from_data(images, (&device, DType::F64));
+    let targets = soft_targets(&[0, 1, 2, 4], 5, 0.1, &device, DType::F64).unwrap();
+    let loss = objective.loss(model.forward(images), targets);
+    let grads = GradMap::collect(&model, loss.backward());
+    (model, grads)
+}
+
+#[test]
+fn every_parameter_learns() {
+    for (name, config) in variants() {
+        for objective in [Objective::CrossEntropy, Objective::Binary { threshold: None, sum_classes: true }] {
+            let (model, grads) = gradients(&config, objective);
+            assert_eq!(grads.first_non_finite(), None, "{name}");
+            let found: BTreeSet<String> = grads.iter().map(|grad| grad.key.clone()).collect();
+            let mut expected: BTreeSet<String> = super::parameters(&model).into_keys().collect();
+            if config.pos_embed.is_fixed() {
+                expected.remove("pos_embed"); // not trained
+            }
+            assert_eq!(found, expected, "{name}: parameters with a gradient");
+            for grad in grads.iter().filter(|grad| !is_blind(&grad.key)) {
+                let values: Vec<f64> = grad.value.clone().into_data().iter::<f64>().collect();
+                let all = largest(&values);
+                assert!(all > 1e-12, "{name}: {} has no gradient ({all:e})", grad.key);
+                let Some(part) = keys_part(&grad.key, &values, &config) else { continue };
+                let blind = largest(part);
+                assert!(blind <= 1e-9 * all, "{name}: {}: {blind:e} beside {all:e}", grad.key);
+            }
+        }
+    }
+}
+
+/// Losses and last weights of some updates with layer decay, clipping and two batches per update.
+fn learn(name: OptimName, lr: f64, updates: usize, threads: usize) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
+    let device = Device::flex().autodiff().gradient_checkpointing();
+    let mut model = tiny().init(&device, 1).unwrap();
+    let shape = [8, 3, 32, 32];
+    let images = TensorData::new(formula::images(shape, 1.0), shape);
+    let images = Tensor::<4>::from_data(images, (&device, DType::F32));
+    let targets = soft_targets(&[0, 1, 2, 3, 4, 0, 1, 2], 5, 0.0, &device, DType::F32).unwrap();
+    let config = GroupConfig { weight_decay: 0.05, layer_decay: Some(0.9), no_weight_decay: Vec::new() };
+    let groups = Groups::new(&model, &config);
+    let mut optimizer = Optimizer::new(OptimConfig::new(name)).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let mut losses = Vec::new();
+    pool.install(|| {
+        for _ in 0..updates {
+            let halves = [0, 4].map(|start| {
+                let logits = model.forward(images.clone().narrow(0, start, 4));
+                let loss = Objective::CrossEntropy.loss(logits, targets.clone().narrow(0, start, 4));
+                (loss.clone().into_scalar::<f64>(), GradMap::collect(&model, loss.backward()))
+            });
+            let [(first, a), (second, b)] = halves;
+            losses.push((first + second) / 2.0);
+            let (grads, _) = clip(a.plus(b).scale(0.5), &model, ClipMode::Norm, 1.0);
+            let moved = optimizer.step(model.clone(), &grads, &groups, lr);
+            model = moved.unwrap();
+        }
+    });
+    assert_eq!(
+        model.head.as_ref().unwrap().weight.val().device(),
+        device,
+        "the device stays, with its strategy"
+    );
+    (losses, super::parameters(&model))
+}
+
+#[test]
+fn a_model_learns_its_images_by_heart() {
+    for (name, lr) in [
+        (OptimName::AdamW, 2e-3),
+        (OptimName::NAdamW, 2e-3),
+        (OptimName::Lion, 3e-4),
+        (OptimName::Lamb, 1e-2),
+        (OptimName::Momentum, 0.1),
+        (OptimName::Adafactor, 5e-3),
+        (OptimName::Muon, 1e-2),
+    ] {
+        let (losses, weights) = learn(name, lr, 40, 1);
+        assert!(losses[39] < 0.8 * losses[0], "{name:?}: {losses:?}");
+        let again = learn(name, lr, 40, 3);
+        assert_eq!((losses, weights), again, "{name:?}: bits depend on threads");
+    }
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |m, x| x.abs().max(m))
+}
