@@ -10,3 +10,4 @@ mod hub;
 mod init;
 mod parity;
 mod positions;
+mod train_log;

@@ -1,0 +1,205 @@
+//! What the model saw: sheets of the very pixels that went into it.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::LogError;
+use super::paint::{self, Drawing};
+use crate::data::RgbImage;
+use crate::data::resize::{Interpolation, resize};
+use crate::tasks::classify::{softmax, top_k};
+
+/// Tiles of a sheet, at most: eight by eight.
+pub const MAX_TILES: usize = 64;
+
+/// Sides of a tile in pixels: smaller images are enlarged, larger ones reduced.
+const TILE: std::ops::RangeInclusive<u32> = 96..=224;
+const GAP: u32 = 8;
+const FRAME: u32 = 3;
+const FONT_SIZE: f64 = 12.5;
+const LINE: u32 = 16;
+
+/// A batch as the model gets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    /// `[B, C, H, W]`, normalised.
+    pub values: &'a [f32],
+    /// `[B, C, H, W]`.
+    pub shape: [usize; 4],
+    /// Mean of each channel, on the scale 0 to 1.
+    pub mean: &'a [f32],
+    /// Deviation of each channel.
+    pub std: &'a [f32],
+}
+
+/// What stands under an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caption {
+    /// Its lines.
+    pub lines: Vec<String>,
+    /// Whether the answer was wrong, which is framed in red.
+    pub wrong: bool,
+}
+
+/// Captions of training images by their targets `[B, K]`: the largest class, and the second with their shares where it
+/// has a tenth or more, as in mixed images.
+pub fn target_captions(targets: &[f32], names: &[String]) -> Vec<Caption> {
+    let classes = names.len().max(1);
+    let caption = |row: &[f32]| {
+        let row: Vec<f64> = row.iter().map(|share| f64::from(*share)).collect();
+        let best = top_k(&row, 2);
+        let lines = match best[..] {
+            [first, second, ..] if row[second] >= 0.1 => {
+                let line = |class: usize| format!("{:.0} % {}", 100.0 * row[class], name(names, class));
+                vec![line(first), line(second)]
+            }
+            [first, ..] => vec![name(names, first)],
+            [] => Vec::new(),
+        };
+        Caption { lines, wrong: false }
+    };
+    targets.chunks(classes).map(caption).collect()
+}
+
+/// Captions of training images by their classes.
+pub fn label_captions(labels: &[usize], names: &[String]) -> Vec<Caption> {
+    labels.iter().map(|label| Caption { lines: vec![name(names, *label)], wrong: false }).collect()
+}
+
+/// Captions of validation images: the answer by the logits `[K]` of each and, where it is wrong, the truth.
+pub fn answer_captions(logits: &[Vec<f64>], labels: &[usize], names: &[String]) -> Vec<Caption> {
+    let caption = |(logits, label): (&Vec<f64>, &usize)| {
+        let probabilities = softmax(logits);
+        let pred = top_k(&probabilities, 1).first().copied().unwrap_or_default();
+        let share = probabilities.get(pred).copied().unwrap_or(f64::NAN);
+        let mut lines = vec![format!("{} {:.0} %", name(names, pred), 100.0 * share)];
+        if pred != *label {
+            lines.push(format!("is {}", name(names, *label)));
+        }
+        Caption { lines, wrong: pred != *label }
+    };
+    logits.iter().zip(labels).map(caption).collect()
+}
+
+fn name(names: &[String], class: usize) -> String {
+    names.get(class).cloned().unwrap_or_else(|| class.to_string())
+}
+
+/// A sheet of the first [`MAX_TILES`] images, denormalised, with their captions.
+///
+/// # Errors
+/// [`LogError::Batch`] when values and shape disagree, [`LogError::Picture`] when there is nothing to draw.
+pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogError> {
+    let [batch, channels, height, width] = pixels.shape;
+    let expected = pixels.shape.iter().fold(1_usize, |n, side| n.saturating_mul(*side));
+    if expected != pixels.values.len() {
+        return Err(LogError::Batch { shape: pixels.shape, expected, found: pixels.values.len() });
+    }
+    if expected == 0 {
+        return Err(LogError::picture("samples", "a batch without pixels"));
+    }
+    let tiles = pixels.values.chunks(channels * height * width).take(MAX_TILES);
+    let tiles: Vec<RgbImage> = tiles.map(|values| tile(pixels, values)).collect::<Result<_, _>>()?;
+    let lines = captions.iter().take(MAX_TILES).map(|caption| caption.lines.len()).max().unwrap_or(0) as u32;
+    let (tile_width, tile_height) = (tiles[0].width(), tiles[0].height());
+    let columns = columns(batch.min(MAX_TILES)) as u32;
+    let rows = (tiles.len() as u32).div_ceil(columns);
+    let (step_x, step_y) = (tile_width + GAP + 2 * FRAME, tile_height + GAP + 2 * FRAME + lines * LINE);
+    let sheet = RgbImage::filled(columns * step_x + GAP, rows * step_y + GAP, [255; 3]);
+    let mut sheet = sheet.map_err(|e| LogError::picture("samples", e))?;
+    let none = Caption::default();
+    for (index, image) in tiles.iter().enumerate() {
+        let (left, top) = (GAP + index as u32 % columns * step_x, GAP + index as u32 / columns * step_y);
+        let caption = captions.get(index).unwrap_or(&none);
+        if caption.wrong {
+            let RGBColor(r, g, b) = paint::WRONG;
+            let frame = RgbImage::filled(tile_width + 2 * FRAME, tile_height + 2 * FRAME, [r, g, b]);
+            paint::paste(&mut sheet, &frame.map_err(|e| LogError::picture("samples", e))?, left, top);
+        }
+        paint::paste(&mut sheet, image, left + FRAME, top + FRAME);
+        if !caption.lines.is_empty() {
+            let strip = Strip { caption, width: tile_width + 2 * FRAME };
+            paint::paste(&mut sheet, &paint::pixels_finer(&strip, 4)?, left, top + tile_height + 2 * FRAME);
+        }
+    }
+    Ok(sheet)
+}
+
+/// Nearly a square, eight at most.
+fn columns(tiles: usize) -> usize {
+    (1..=8).find(|columns| columns * columns >= tiles).unwrap_or(8)
+}
+
+/// One image `[C, H, W]` at the size it is shown.
+fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
+    let [_, channels, height, width] = pixels.shape;
+    let plane = height * width;
+    // One channel is grey; of others than three the first is shown.
+    let channel = |c: usize| if channels == 3 { c } else { 0 };
+    let level = |c: usize, at: usize| {
+        let of = |list: &[f32], otherwise: f32| {
+            list.get(channel(c)).or(list.first()).copied().unwrap_or(otherwise)
+        };
+        let value = values[channel(c) * plane + at] * of(pixels.std, 1.0) + of(pixels.mean, 0.0);
+        (value * 255.0).round().clamp(0.0, 255.0) as u8
+    };
+    let bytes = (0..plane).flat_map(|at| [0, 1, 2].map(|c| level(c, at))).collect();
+    let fail = |reason: String| LogError::picture("samples", reason);
+    let side = |side: usize| u32::try_from(side).map_err(|_| fail(format!("{side} pixels a side")));
+    let (width, height) = (side(width)?, side(height)?);
+    let image = RgbImage::new(width, height, bytes).map_err(|e| fail(e.to_string()))?;
+    let longer = width.max(height);
+    let (least, most) = (*TILE.start(), *TILE.end());
+    let (to, filter) = if longer < least {
+        // Whole factors keep pixels square.
+        (longer * least.div_ceil(longer), Interpolation::Nearest)
+    } else {
+        (longer.min(most), Interpolation::Bicubic)
+    };
+    let scaled = |side: u32| (u64::from(side) * u64::from(to) / u64::from(longer)).max(1) as u32;
+    resize(&image, scaled(width), scaled(height), filter).map_err(|e| fail(e.to_string()))
+}
+
+/// The lines under a tile.
+struct Strip<'a> {
+    caption: &'a Caption,
+    width: u32,
+}
+
+impl Drawing for Strip<'_> {
+    fn name(&self) -> &str {
+        "caption"
+    }
+
+    fn size(&self) -> (u32, u32) {
+        (self.width, self.caption.lines.len() as u32 * LINE)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: f64) -> Result<(), String> {
+        let fail = |e: DrawingAreaErrorKind<DB::ErrorType>| e.to_string();
+        area.fill(&WHITE).map_err(fail)?;
+        for (number, line) in self.caption.lines.iter().enumerate() {
+            let color = match (self.caption.wrong, number) {
+                (true, 0) => paint::WRONG,
+                (true, _) => paint::FAINT_INK,
+                (false, _) => paint::INK,
+            };
+            let style = TextStyle::from((paint::FONT, FONT_SIZE * scale).into_font()).color(&color);
+            let room = (f64::from(self.width) * scale) as u32;
+            let line = fitting(line, room, |text| area.estimate_text_size(text, &style).map(|size| size.0));
+            let top = (f64::from(LINE) * number as f64 + 1.0) * scale;
+            area.draw(&Text::new(line.map_err(fail)?, (0, top as i32), style)).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+/// The text, or as much of it as fits with an ellipsis.
+fn fitting<E>(text: &str, room: u32, width: impl Fn(&str) -> Result<u32, E>) -> Result<String, E> {
+    let mut kept: Vec<char> = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut shown: String = kept.iter().collect();
+    while width(&shown)? > room && kept.pop().is_some() {
+        shown = kept.iter().chain(&['…']).collect();
+    }
+    Ok(shown)
+}
