@@ -5,6 +5,8 @@ mod args;
 mod bench;
 mod checkpoint;
 mod checks;
+#[allow(dead_code)] // until `vitrum train` is there
+mod dashboard;
 mod demo;
 mod device;
 mod embed;
@@ -14,6 +16,8 @@ mod model;
 mod models;
 mod output;
 mod predict;
+#[allow(dead_code)] // until `vitrum train` is there
+mod progress;
 mod target;
 mod tensors;
 mod val;

@@ -557,7 +557,7 @@ fn sheets_show_the_pixels_the_model_got() {
     save(&sheet, "train_batch0.png");
     // Eight columns of three-fold pixels; a tile begins after gap and frame.
     let image = DemoSet::new(32, 80, 1).image(9);
-    let (left, top) = (8 + 3 + (96 + 8 + 6), 8 + 3 + (96 + 8 + 6 + 32));
+    let (left, top) = (8 + 3 + (96 + 8 + 6), 8 + 3 + (96 + 8 + 6 + 2 * 16 + 5));
     for (x, y) in [(0, 0), (17, 5), (31, 31)] {
         for (dx, dy) in [(0, 0), (2, 2)] {
             assert_eq!(sheet.pixel(left + 3 * x + dx, top + 3 * y + dy), image.pixel(x, y), "{x} {y}");
