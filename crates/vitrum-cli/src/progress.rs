@@ -145,7 +145,8 @@ mod tests {
 
     use super::*;
 
-    fn told(format: LogFormat, quiet: bool) -> (Vec<String>, ProgressBar) {
+    /// The lines, and the bar's place, length and text.
+    fn told(format: LogFormat, quiet: bool) -> (Vec<String>, (u64, Option<u64>, String)) {
         let lines = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&lines);
         let hidden = ProgressDrawTarget::hidden();
@@ -166,7 +167,7 @@ mod tests {
             ..TrainLine::default()
         }));
         watch.event(&Event::Note("a remark".into()));
-        let bar = watch.bar.clone();
+        let bar = (watch.bar.position(), watch.bar.length(), watch.bar.message());
         drop(watch);
         (lines.take(), bar)
     }
@@ -179,8 +180,7 @@ mod tests {
             "{lines:?}"
         );
         assert_eq!(lines.last().map(String::as_str), Some("a remark"));
-        assert_eq!((bar.position(), bar.length()), (5, Some(30)));
-        assert_eq!(bar.message(), "epoch 1/3  loss 1.50");
+        assert_eq!(bar, (5, Some(30), "epoch 1/3  loss 1.50".into()));
 
         let (lines, _) = told(LogFormat::Json, false);
         let events: Vec<serde_json::Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();

@@ -236,6 +236,8 @@ fn a_resumed_run_has_the_tables_of_an_unbroken_one() {
     tell(&mut logger, 48..=100);
     logger.check().unwrap();
 
+    logger.picture("train_batch0", &RgbImage::filled(20, 10, [200, 0, 0]).unwrap()).unwrap();
+    keep_events(&broken);
     assert_eq!(metrics(&broken), metrics(&unbroken));
     let read = |folder: &RunFolder| std::fs::read_to_string(folder.summary()).unwrap();
     assert_eq!(read(&broken), read(&unbroken));
@@ -251,6 +253,18 @@ fn a_resumed_run_has_the_tables_of_an_unbroken_one() {
         Some("epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,ema_loss,ema_top1,ema_top5")
     );
     assert_eq!(lines.count(), 5);
+}
+
+/// For `fixtures/check_events.py`, which reads them with TensorBoard.
+fn keep_events(folder: &RunFolder) {
+    let to = gallery("resumed");
+    let _ = std::fs::remove_dir_all(&to);
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in
+        std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file())
+    {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }
 
 /// What a kill in the midst of writing leaves.

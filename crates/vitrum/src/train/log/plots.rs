@@ -54,6 +54,8 @@ struct Curve {
 enum Kind {
     /// A thin, pale line.
     Pale,
+    /// One that is looked at second.
+    Thin,
     Line,
     /// A line with a dot at each point, while they are few.
     Dotted,
@@ -100,12 +102,12 @@ pub fn loss(history: &History) -> Plot {
 
 /// Top-1 and top-5 per epoch.
 pub fn accuracy(history: &History) -> Plot {
-    let pale = |curve: Curve| Curve { kind: Kind::Pale, ..curve };
+    let thin = |curve: Curve| Curve { kind: Kind::Thin, ..curve };
     let curves = vec![
         by_epoch(history, "top-1", paint::ORANGE, |s| s.eval_top1),
-        pale(by_epoch(history, "top-5", paint::ORANGE, |s| s.eval_top5)),
+        thin(by_epoch(history, "top-5", paint::ORANGE, |s| s.eval_top5)),
         by_epoch(history, "top-1 (EMA)", paint::GREEN, |s| s.ema_top1),
-        pale(by_epoch(history, "top-5 (EMA)", paint::GREEN, |s| s.ema_top5)),
+        thin(by_epoch(history, "top-5 (EMA)", paint::GREEN, |s| s.ema_top5)),
     ];
     Plot::new("Validation accuracy", "epoch", "images right (%)", Corner::LowerRight, curves)
 }
@@ -336,6 +338,7 @@ fn draw_curve<DB: DrawingBackend>(
 ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
     let (width, color) = match curve.kind {
         Kind::Pale => (1.2, curve.color.mix(0.4)),
+        Kind::Thin => (1.6, curve.color.mix(0.75)),
         Kind::Line | Kind::Dotted => (2.5, curve.color.to_rgba()),
     };
     let style = ShapeStyle::from(color).stroke_width((width * scale).round() as u32);
