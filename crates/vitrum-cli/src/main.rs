@@ -6,6 +6,8 @@ mod bench;
 mod checkpoint;
 mod checks;
 mod data;
+#[allow(dead_code)] // until `vitrum train` is there
+mod dashboard;
 mod demo;
 mod device;
 mod embed;
@@ -16,6 +18,8 @@ mod models;
 mod output;
 mod predict;
 mod signals;
+#[allow(dead_code)] // until `vitrum train` is there
+mod progress;
 mod target;
 mod tensors;
 mod train;

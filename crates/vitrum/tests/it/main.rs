@@ -14,3 +14,4 @@ mod positions;
 mod recipe;
 mod resume;
 mod training;
+mod train_log;

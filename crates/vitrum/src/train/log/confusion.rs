@@ -226,7 +226,7 @@ impl Matrix {
         let Layout { cell, left, top, .. } = self.layout;
         let px = |x: f64, y: f64| ((x * scale) as i32, (y * scale) as i32);
         let field = cell * self.side as f64;
-        let title = (paint::FONT, 22.0 * scale).into_font().style(FontStyle::Bold).color(&paint::INK);
+        let title = paint::bold(22.0 * scale).color(&paint::INK);
         area.draw(&Text::new("Confusion matrix", px(24.0, 20.0), title))?;
         let faint = paint::text(14.0 * scale, paint::FAINT_INK, HPos::Left, VPos::Top);
         area.draw(&Text::new(self.title(), px(24.0, 52.0), faint))?;

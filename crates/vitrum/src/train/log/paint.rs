@@ -74,6 +74,11 @@ pub fn text<'a>(size: f64, color: RGBColor, h: HPos, v: VPos) -> TextStyle<'a> {
     TextStyle { font, color: color.to_backend_color(), pos: Pos::new(h, v) }
 }
 
+/// The bold font.
+pub fn bold<'a>(size: f64) -> FontDesc<'a> {
+    FontDesc::new(FontFamily::SansSerif, size, FontStyle::Bold)
+}
+
 /// The image as PNG.
 pub fn png(image: &RgbImage) -> Result<Vec<u8>, LogError> {
     let mut bytes = Vec::new();

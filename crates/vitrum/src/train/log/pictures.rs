@@ -18,6 +18,8 @@ const GAP: u32 = 8;
 const FRAME: u32 = 3;
 const FONT_SIZE: f64 = 12.5;
 const LINE: u32 = 16;
+/// Letters reach above the place they are drawn at.
+const ASCENT: u32 = 5;
 
 /// A batch as the model gets it.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +106,8 @@ pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogErro
     let (tile_width, tile_height) = (tiles[0].width(), tiles[0].height());
     let columns = columns(batch.min(MAX_TILES)) as u32;
     let rows = (tiles.len() as u32).div_ceil(columns);
-    let (step_x, step_y) = (tile_width + GAP + 2 * FRAME, tile_height + GAP + 2 * FRAME + lines * LINE);
+    let (step_x, step_y) =
+        (tile_width + GAP + 2 * FRAME, tile_height + GAP + 2 * FRAME + strip_height(lines));
     let sheet = RgbImage::filled(columns * step_x + GAP, rows * step_y + GAP, [255; 3]);
     let mut sheet = sheet.map_err(|e| LogError::picture("samples", e))?;
     let none = Caption::default();
@@ -160,6 +163,10 @@ fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
     resize(&image, scaled(width), scaled(height), filter).map_err(|e| fail(e.to_string()))
 }
 
+fn strip_height(lines: u32) -> u32 {
+    if lines == 0 { 0 } else { lines * LINE + ASCENT }
+}
+
 /// The lines under a tile.
 struct Strip<'a> {
     caption: &'a Caption,
@@ -172,7 +179,7 @@ impl Drawing for Strip<'_> {
     }
 
     fn size(&self) -> (u32, u32) {
-        (self.width, self.caption.lines.len() as u32 * LINE)
+        (self.width, strip_height(self.caption.lines.len() as u32))
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: f64) -> Result<(), String> {
@@ -187,7 +194,7 @@ impl Drawing for Strip<'_> {
             let style = TextStyle::from((paint::FONT, FONT_SIZE * scale).into_font()).color(&color);
             let room = (f64::from(self.width) * scale) as u32;
             let line = fitting(line, room, |text| area.estimate_text_size(text, &style).map(|size| size.0));
-            let top = (f64::from(LINE) * number as f64 + 1.0) * scale;
+            let top = f64::from(ASCENT + LINE * number as u32) * scale;
             area.draw(&Text::new(line.map_err(fail)?, (0, top as i32), style)).map_err(fail)?;
         }
         Ok(())

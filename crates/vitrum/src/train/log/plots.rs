@@ -54,6 +54,8 @@ struct Curve {
 enum Kind {
     /// A thin, pale line.
     Pale,
+    /// One that is looked at second.
+    Thin,
     Line,
     /// A line with a dot at each point, while they are few.
     Dotted,
@@ -100,12 +102,12 @@ pub fn loss(history: &History) -> Plot {
 
 /// Top-1 and top-5 per epoch.
 pub fn accuracy(history: &History) -> Plot {
-    let pale = |curve: Curve| Curve { kind: Kind::Pale, ..curve };
+    let thin = |curve: Curve| Curve { kind: Kind::Thin, ..curve };
     let curves = vec![
         by_epoch(history, "top-1", paint::ORANGE, |s| s.eval_top1),
-        pale(by_epoch(history, "top-5", paint::ORANGE, |s| s.eval_top5)),
+        thin(by_epoch(history, "top-5", paint::ORANGE, |s| s.eval_top5)),
         by_epoch(history, "top-1 (EMA)", paint::GREEN, |s| s.ema_top1),
-        pale(by_epoch(history, "top-5 (EMA)", paint::GREEN, |s| s.ema_top5)),
+        thin(by_epoch(history, "top-5 (EMA)", paint::GREEN, |s| s.ema_top5)),
     ];
     Plot::new("Validation accuracy", "epoch", "images right (%)", Corner::LowerRight, curves)
 }
@@ -146,16 +148,16 @@ fn by_epoch(
     Curve { name, color, kind: Kind::Dotted, points: history.epochs.iter().filter_map(point).collect() }
 }
 
-/// Exponential means over about a fiftieth of the curve, corrected for their start as Adam's are.
+/// Means over a thirtieth of the curve around each point, less towards the ends: no lag.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 50.0).max(3.0);
-    let (mut mean, mut weight) = (0.0, 0.0);
-    let finite = points.iter().filter(|(_, y)| y.is_finite());
-    let smooth = finite.map(|(x, y)| {
-        (mean, weight) = (keep * mean + (1.0 - keep) * y, keep * weight + (1.0 - keep));
-        (*x, mean / weight)
-    });
-    smooth.collect()
+    let points = drawable(points);
+    let reach = (points.len() / 60).max(2);
+    let mean = |index: usize| {
+        let reach = reach.min(index).min(points.len() - 1 - index);
+        let around = &points[index - reach..=index + reach];
+        (points[index].0, around.iter().map(|point| point.1).sum::<f64>() / around.len() as f64)
+    };
+    (0..points.len()).map(mean).collect()
 }
 
 /// Numbers that can be drawn, thinned to their means where there are more than a plot has pixels.
@@ -199,9 +201,9 @@ impl Plot {
         paint::pixels(self)
     }
 
-    /// Least and greatest of a coordinate, with some air.
-    fn range(&self, of: fn(&(f64, f64)) -> f64, air: f64) -> [f64; 2] {
-        let values = || self.curves.iter().flat_map(|curve| &curve.points).map(of);
+    /// Least and greatest value, with some air.
+    fn range(&self) -> [f64; 2] {
+        let values = || self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
         let (low, high) =
             values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         if low > high {
@@ -212,18 +214,20 @@ impl Plot {
             let half = (0.1 * high.abs()).max(1e-3);
             return [low - half, high + half];
         }
-        [low - air * span, high + air * span]
+        [low - 0.06 * span, high + 0.06 * span]
     }
 
+    /// From the run's beginning, unless what is shown lies far from it.
     fn x_range(&self) -> [f64; 2] {
-        let [low, high] = self.range(|point| point.0, 0.0);
-        // Whole from the run's beginning: a single point is a run, too.
-        if low > 0.0 && low < 0.3 * high { [0.0, high] } else { [low, high] }
+        let xs = || self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.0);
+        let (low, high) = (xs().fold(f64::INFINITY, f64::min), xs().fold(0.0, f64::max));
+        let low = if low > 0.3 * high && low < high { low } else { 0.0 };
+        if high > low { [low, high] } else { [0.0, 1.0] }
     }
 
     /// Values that cannot be negative do not get a negative axis.
     fn y_range(&self) -> [f64; 2] {
-        let [low, high] = self.range(|point| point.1, 0.06);
+        let [low, high] = self.range();
         let negative = self.curves.iter().flat_map(|curve| &curve.points).any(|point| point.1 < 0.0);
         if low < 0.0 && !negative { [0.0, high] } else { [low, high] }
     }
@@ -237,15 +241,18 @@ impl Plot {
     }
 }
 
-/// With as many decimals as neighbouring labels need to differ.
+/// With as many decimals as neighbouring labels, of about eight, need to differ.
 fn decimal(value: f64, span: f64) -> String {
-    let digits = (1.0 - span.log10()).ceil().clamp(0.0, 6.0) as usize;
-    let value = if value == 0.0 { 0.0 } else { value };
-    if digits == 0 && value.abs() >= 10_000.0 {
-        let sign = if value < 0.0 { "-" } else { "" };
-        return format!("{sign}{}", super::text::grouped(value.abs().round() as u64));
+    let digits = (8.0 / span).log10().ceil().clamp(0.0, 6.0) as usize;
+    match value.abs() {
+        0.0 => "0".into(),
+        size if size >= 1e7 || size < 1e-6 => super::text::exponential(value, 1),
+        size if digits == 0 && size >= 10_000.0 => {
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{}", super::text::grouped(size.round() as u64))
+        }
+        _ => format!("{value:.digits$}"),
     }
-    format!("{value:.digits$}")
 }
 
 impl Drawing for Plot {
@@ -262,7 +269,7 @@ impl Drawing for Plot {
         let fail = |e: DrawingAreaErrorKind<DB::ErrorType>| e.to_string();
         area.fill(&WHITE).map_err(fail)?;
         let ([x0, x1], [y0, y1]) = (self.x_range(), self.y_range());
-        let caption = (paint::FONT, 24.0 * scale).into_font().style(FontStyle::Bold).color(&paint::INK);
+        let caption = paint::bold(24.0 * scale).color(&paint::INK);
         let mut chart = ChartBuilder::on(area)
             .margin(px(18.0))
             .margin_right(px(34.0))
@@ -286,7 +293,7 @@ impl Drawing for Plot {
             .axis_desc_style(name)
             .x_desc(self.x_name)
             .y_desc(self.y_name)
-            .x_label_formatter(&|value| decimal(*value, (x1 - x0) / 2.0))
+            .x_label_formatter(&|value| decimal(*value, x1 - x0))
             .y_label_formatter(&|value| self.y_label(*value, y1 - y0))
             .draw()
             .map_err(fail)?;
@@ -331,6 +338,7 @@ fn draw_curve<DB: DrawingBackend>(
 ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
     let (width, color) = match curve.kind {
         Kind::Pale => (1.2, curve.color.mix(0.4)),
+        Kind::Thin => (1.6, curve.color.mix(0.75)),
         Kind::Line | Kind::Dotted => (2.5, curve.color.to_rgba()),
     };
     let style = ShapeStyle::from(color).stroke_width((width * scale).round() as u32);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::event::EpochSummary;
+use super::event::{EpochSummary, number};
 use super::folder::RunFolder;
 use super::{LogError, files};
 
@@ -13,10 +13,13 @@ use super::{LogError, files};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Mean cross entropy.
+    #[serde(with = "number")]
     pub loss: f64,
     /// Percentage right.
+    #[serde(with = "number")]
     pub top1: f64,
     /// Percentage among the five likeliest.
+    #[serde(with = "number")]
     pub top5: f64,
 }
 
@@ -48,8 +51,10 @@ pub struct Finished {
     /// Updates done.
     pub updates: u64,
     /// Training images per second.
+    #[serde(with = "number")]
     pub images_per_second: f64,
     /// Length of the run in this process.
+    #[serde(with = "number")]
     pub seconds: f64,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
