@@ -315,7 +315,7 @@ fn without_repetition(weights: &[f64], count: usize, rng: &mut DataRng) -> Vec<u
             at < 0.0
         });
         // Rounding may leave nothing of the sum: then the last.
-        let chosen = found.or_else(|| candidates.last()).map_or(0, |(index, _)| index);
+        let chosen = found.or_else(|| candidates.clone().next_back()).map_or(0, |(index, _)| index);
         left[chosen] = 0.0;
         chosen
     };
