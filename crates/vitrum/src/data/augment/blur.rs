@@ -103,7 +103,7 @@ pub fn gaussian_blur_23(image: &RgbImage, sigma: f64) -> RgbImage {
 
 /// Weights of the 23 pixels; all on the middle one where the deviation is not above 0.
 fn kernel_23(sigma: f64) -> [f64; 23] {
-    if !(sigma > 1e-3) {
+    if sigma.is_nan() || sigma <= 1e-3 {
         return std::array::from_fn(|n| f64::from(u8::from(n == 11)));
     }
     let weights: [f64; 23] = std::array::from_fn(|n| (-0.5 * ((n as f64 - 11.0) / sigma).powi(2)).exp());

@@ -17,6 +17,7 @@ pub mod geometry;
 pub mod jitter;
 pub mod mix;
 pub mod op;
+mod policies;
 pub mod transform;
 
 use rand::Rng;

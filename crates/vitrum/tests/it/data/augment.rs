@@ -865,7 +865,8 @@ fn config_small() -> TrainTransformConfig {
 
 #[test]
 fn wrong_fields_are_errors_that_name_them() {
-    let change: [(&str, fn(&mut TrainTransformConfig)); 14] = [
+    type Change = fn(&mut TrainTransformConfig);
+    let change: [(&str, Change); 14] = [
         ("hflip", |c| c.hflip = 1.1),
         ("vflip", |c| c.vflip = -0.1),
         ("scale", |c| c.scale = [0.5, 0.1]),
