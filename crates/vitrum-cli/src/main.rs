@@ -5,9 +5,8 @@ mod args;
 mod bench;
 mod checkpoint;
 mod checks;
-mod data;
-#[allow(dead_code)] // until `vitrum train` is there
 mod dashboard;
+mod data;
 mod demo;
 mod device;
 mod embed;
@@ -17,9 +16,8 @@ mod model;
 mod models;
 mod output;
 mod predict;
-mod signals;
-#[allow(dead_code)] // until `vitrum train` is there
 mod progress;
+mod signals;
 mod target;
 mod tensors;
 mod train;

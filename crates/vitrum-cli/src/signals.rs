@@ -36,6 +36,11 @@ impl Signals {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// What asks to save and stop when it is raised.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
     /// Whether a checkpoint was asked for since this was last asked.
     #[allow(dead_code, reason = "the training loop asks at every update")]
     pub fn take_save(&self) -> bool {

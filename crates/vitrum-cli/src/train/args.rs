@@ -3,31 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use vitrum::train::recipe::{self, Overlay, Recipe};
 use vitrum::train::resume::Resume;
 
 use super::flags::RecipeFlags;
-
-/// When a run is watched in full screen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Tui {
-    /// On a terminal.
-    Auto,
-    /// Always.
-    On,
-    /// Never: lines.
-    Off,
-}
-
-/// How lines of the log are written to stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// A JSON object a line.
-    Json,
-}
+use crate::progress::{LogFormat, Tui};
 
 /// `vitrum train`, `vitrum finetune`.
 #[derive(Debug, Args)]
@@ -67,7 +48,7 @@ pub struct TrainArgs {
     #[arg(long)]
     pub allow_changed_args: bool,
     /// Full screen.
-    #[arg(long, value_enum, default_value_t = Tui::Auto)]
+    #[arg(long, value_enum, default_value_t = Tui::Off)]
     pub tui: Tui,
     /// Lines of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]

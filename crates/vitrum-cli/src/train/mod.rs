@@ -6,7 +6,6 @@ mod flags;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use vitrum::train::log::{Event, Watch, text};
 use vitrum::train::recipe::Recipe;
 use vitrum::train::{Job, Outcome, Requests, fit};
 
@@ -15,6 +14,7 @@ pub use args::TrainArgs;
 use crate::device;
 use crate::model::Talk;
 use crate::output;
+use crate::progress::watcher;
 use crate::signals::Signals;
 
 /// Stopped by a signal; the same command with `--resume auto` goes on (`EX_TEMPFAIL` of sysexits.h).
@@ -40,7 +40,10 @@ pub fn run(args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
         command: std::env::args().collect(),
         recipe,
     };
-    match fit(&job, &mut Lines(talk), &signals)? {
+    let mut watch = watcher(args.tui, args.log_format, talk.quiet, signals.stop_flag())?;
+    let outcome = fit(&job, &mut watch, &signals);
+    drop(watch); // the terminal is the shell's again
+    match outcome? {
         Outcome::Done { finished, .. } => {
             output::line("--result")?;
             output::line(finished.result_json())?;
@@ -50,15 +53,6 @@ pub fn run(args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
             talk.say(format_args!("stopped; saved {}; go on with --resume auto", checkpoint.display()));
             Ok(ExitCode::from(STOPPED))
         }
-    }
-}
-
-/// The log's lines on stderr.
-struct Lines(Talk);
-
-impl Watch for Lines {
-    fn event(&mut self, event: &Event) {
-        text::lines(event).into_iter().for_each(|line| self.0.say(line));
     }
 }
 

@@ -98,7 +98,7 @@ impl Trainer {
         for (index, examples) in batches.into_iter().enumerate() {
             let (value, part) = self.gradients(examples, index)?;
             loss += value / count;
-            grads = grads.add(part);
+            grads = grads.plus(part);
         }
         if count > 1.0 {
             grads = grads.scale(1.0 / count);
@@ -130,7 +130,7 @@ impl Trainer {
         };
         let mut grads = GradMap::default();
         let mut take = |gradients| {
-            grads = std::mem::take(&mut grads).add(GradMap::collect(model, gradients));
+            grads = std::mem::take(&mut grads).plus(GradMap::collect(model, gradients));
         };
         let loss = if self.grad_checkpointing { pass.recomputed(&mut take) } else { pass.plain(&mut take) };
         Ok((loss, grads))

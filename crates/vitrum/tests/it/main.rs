@@ -13,5 +13,5 @@ mod photos;
 mod positions;
 mod recipe;
 mod resume;
-mod training;
 mod train_log;
+mod training;
