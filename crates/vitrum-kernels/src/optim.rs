@@ -4,6 +4,14 @@
 //! step. It is written twice: in tensor operations, which define it and run on any device, and over vectors of the
 //! CPU. The two do the same operations in the same order, each rounded once and none contracted, so they give the
 //! same bits, at every SIMD level and for any number of threads.
+//!
+//! One step of AdamW over all parameters in ms, `f32`, two threads of a machine that others were using (so the second
+//! thread gains little); torch is 2.15 with `fused=True`:
+//!
+//! | model | this | reference | torch |
+//! |---|---|---|---|
+//! | ViT-Ti | 4.2 | 17 | 10 |
+//! | ViT-B | 74 | 329 | 75 |
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
