@@ -41,7 +41,7 @@ imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_fi
 Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on with --resume auto.\n\n\
 Examples:\n  \
 vitrum train -c demo\n  \
-vitrum train flowers/ -m vit_tiny_patch16_224 --epochs 3 -b 64 --lr 5e-4 --model-ema\n  \
+vitrum train flowers/ -m vit_tiny_patch16_224 --epochs 30 -b 64 --lr 5e-4 --model-ema\n  \
 vitrum train imagenet/ -c imagenet/deit_small --show-recipe"
 )]
 pub struct TrainArgs {

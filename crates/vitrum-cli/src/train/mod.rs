@@ -21,6 +21,9 @@ const STOPPED: u8 = 75;
 pub fn run(args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
     let signals = Signals::install().context("listening to signals")?;
     let recipe = args::resolve(args, base)?;
+    for doubt in recipe.doubts() {
+        talk.say(format_args!("warning: {doubt}"));
+    }
     if !args.show_recipe {
         describe(&recipe, args, talk)?;
     }
