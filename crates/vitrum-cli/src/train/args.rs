@@ -84,7 +84,7 @@ pub struct TrainArgs {
 }
 
 /// The run that was asked for: `base`, or the arguments of the run that is resumed by its path; over it the files in
-/// their order, then the flags.
+/// their order, then the flags. Whether it is a run is not checked.
 pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     let mut recipe = base;
     if let Some(Resume::Path(path)) = &args.resume
@@ -99,9 +99,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     if let Some(data) = &args.positional {
         given.insert("data".into(), data.clone().into());
     }
-    let recipe = recipe.with(&given, "command line")?;
-    recipe.check()?;
-    Ok(recipe)
+    Ok(recipe.with(&given, "command line")?)
 }
 
 /// A file, or a recipe that is built in.

@@ -276,7 +276,9 @@ fn what_makes_no_run_is_refused() {
     sandbox.write("broken.toml", "epochs = \n");
     std::fs::create_dir(sandbox.path("folder")).expect("a folder");
     for (args, code, texts) in [
-        ("train", 1, vec!["data is missing"]),
+        ("train", 2, vec!["DATA is missing", "Usage: vitrum train"]),
+        ("finetune --lr 1", 2, vec!["DATA is missing", "Usage: vitrum finetune"]),
+        ("train -c deit_small --show-recipe", 2, vec!["DATA is missing"]),
         ("train d --data e", 2, vec!["cannot be used with"]),
         ("train d --lr fast", 2, vec!["--lr", "want a number"]),
         ("train d --lr -1", 1, vec!["lr must be above 0, found -1"]),
