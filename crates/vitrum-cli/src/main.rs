@@ -65,8 +65,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let talk = Talk { quiet: cli.quiet, verbose: cli.verbose };
     let gate = |passed: bool| if passed { ExitCode::SUCCESS } else { ExitCode::from(GATE_FAILED) };
     match cli.command {
-        Command::Train(args) => return train::run(&args, Recipe::default(), talk),
-        Command::Finetune(args) => return train::run(&args, Recipe::finetune(), talk),
+        Command::Train(args) => return train::run("train", &args, Recipe::default(), talk),
+        Command::Finetune(args) => return train::run("finetune", &args, Recipe::finetune(), talk),
         Command::Predict(args) => predict::run(&args, talk)?,
         Command::Val(args) => return val::run(&args, talk).map(gate),
         Command::Forward(args) => forward::run(&args, talk)?,

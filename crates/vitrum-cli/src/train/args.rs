@@ -22,7 +22,7 @@ imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_fi
 Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on with --resume auto.\n\n\
 Examples:\n  \
 vitrum train demo\n  \
-vitrum train flowers/ -m vit_tiny_patch16_224 --epochs 3 -b 64 --lr 5e-4 --model-ema\n  \
+vitrum train flowers/ -m vit_tiny_patch16_224 --epochs 30 -b 64 --lr 5e-4 --model-ema\n  \
 vitrum train imagenet/ -c imagenet/deit_small --show-recipe"
 )]
 pub struct TrainArgs {
@@ -65,7 +65,7 @@ pub struct TrainArgs {
 }
 
 /// The run that was asked for: `base`, or the arguments of the run that is resumed by its path; over it the files in
-/// their order, then the flags.
+/// their order, then the flags. Whether it is a run is not checked.
 pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     let mut recipe = base;
     if let Some(Resume::Path(path)) = &args.resume
@@ -85,9 +85,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     if let Some(data) = &args.positional {
         given.insert("data".into(), data.clone().into());
     }
-    let recipe = recipe.with(&given, "command line")?;
-    recipe.check()?;
-    Ok(recipe)
+    Ok(recipe.with(&given, "command line")?)
 }
 
 /// A file, or a recipe that is built in.

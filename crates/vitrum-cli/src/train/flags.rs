@@ -134,7 +134,7 @@ const MODEL: &[Flag] = &[
 ];
 
 const OPTIMISER: &[Flag] = &[
-    flag("opt", Text, "NAME", "adamw, adam, sgd, momentum, lamb, lion, adafactor or muon")
+    flag("opt", Text, "NAME", "adamw, adam, nadamw, sgd, momentum, lamb, lion, adafactor, muon or nmuon")
         .also(&["optimizer", "optim"]),
     flag("lr", Number, "F", "Learning rate [default: from --lr-base]").also(&["learning-rate", "lr0"]),
     flag("lr_base", Number, "F", "Learning rate for --lr-base-size images per update"),
@@ -162,7 +162,7 @@ const OPTIMISER: &[Flag] = &[
 ];
 
 const SCHEDULE: &[Flag] = &[
-    flag("sched", Text, "NAME", "cosine, step, multistep, poly, plateau, linear or none")
+    flag("sched", Text, "NAME", "cosine, step, multistep, poly, plateau, linear, constant or none")
         .also(&["lr-scheduler-type"]),
     flag("sched_on_updates", Switch, "BOOL", "Advance the schedule at every update rather than every epoch"),
     flag("epochs", Count, "N", "Epochs of the schedule; the run adds --cooldown-epochs")

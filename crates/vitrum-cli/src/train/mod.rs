@@ -6,11 +6,14 @@ mod flags;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use vitrum::train::recipe::Recipe;
 use vitrum::train::{Job, Outcome, Requests, fit};
 
 pub use args::TrainArgs;
 
+use crate::args::Cli;
 use crate::device;
 use crate::model::Talk;
 use crate::output;
@@ -21,8 +24,15 @@ use crate::signals::Signals;
 const STOPPED: u8 = 75;
 
 /// Resolves the recipe on top of `base` and trains by it, or only prints it.
-pub fn run(args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
+pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
     let recipe = args::resolve(args, base)?;
+    if recipe.data.is_empty() {
+        no_data(verb);
+    }
+    recipe.check()?;
+    for doubt in recipe.doubts() {
+        talk.say(format_args!("warning: {doubt}"));
+    }
     if args.show_recipe || args.dry_run {
         if args.dry_run {
             describe(&recipe, talk)?;
@@ -64,6 +74,15 @@ impl Requests for Signals {
     fn take_save(&self) -> bool {
         Signals::take_save(self)
     }
+}
+
+/// Ends as clap does when an argument is missing. DATA is none that it could miss: a recipe may tell it.
+fn no_data(verb: &str) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    let text = "DATA is missing: name a folder, a table, an archive, or demo";
+    let mut command = cli.find_subcommand(verb).cloned().unwrap_or(cli);
+    command.error(ErrorKind::MissingRequiredArgument, text).exit()
 }
 
 /// The model's size and the images per update, on stderr.

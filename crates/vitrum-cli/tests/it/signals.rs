@@ -1,7 +1,7 @@
 //! What signals do to a process that listens for them.
 
 #[path = "../../src/signals.rs"]
-mod signals;
+mod source;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -15,7 +15,7 @@ fn listener() {
     if std::env::var_os(LISTENER).is_none() {
         return;
     }
-    let signals = signals::Signals::install().expect("listening");
+    let signals = source::Signals::install().expect("listening");
     let say = |text: &str| {
         let mut out = std::io::stdout().lock();
         writeln!(out, "\n{text}").and_then(|()| out.flush()).expect("a pipe");

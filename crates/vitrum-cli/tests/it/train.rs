@@ -246,6 +246,15 @@ fn a_dry_run_tells_of_the_model() {
 }
 
 #[test]
+fn doubts_are_told_on_stderr() {
+    let sandbox = Sandbox::empty();
+    let ran = sandbox.ok("train d --epochs 3 --show-recipe");
+    assert!(ran.err.starts_with("warning: warmup_epochs 5 of 3 epochs"), "{}", ran.err);
+    assert_eq!(sandbox.ok("train d --epochs 3 --show-recipe -q").err, "");
+    assert_eq!(sandbox.ok("train d --epochs 6 --show-recipe").err, "");
+}
+
+#[test]
 fn a_resumed_run_keeps_its_arguments() {
     let sandbox = Sandbox::empty();
     std::fs::create_dir_all(sandbox.path("runs/a/checkpoints/step-00000003")).expect("folders");
@@ -267,7 +276,9 @@ fn what_makes_no_run_is_refused() {
     sandbox.write("broken.toml", "epochs = \n");
     std::fs::create_dir(sandbox.path("folder")).expect("a folder");
     for (args, code, texts) in [
-        ("train", 1, vec!["data is missing"]),
+        ("train", 2, vec!["DATA is missing", "Usage: vitrum train"]),
+        ("finetune --lr 1", 2, vec!["DATA is missing", "Usage: vitrum finetune"]),
+        ("train -c deit_small --show-recipe", 2, vec!["DATA is missing"]),
         ("train d --data e", 2, vec!["cannot be used with"]),
         ("train d --lr fast", 2, vec!["--lr", "want a number"]),
         ("train d --lr -1", 1, vec!["lr must be above 0, found -1"]),
@@ -287,7 +298,7 @@ fn what_makes_no_run_is_refused() {
         ("train d -c bad.toml", 1, vec!["bad.toml: unknown key 'epohcs'", "did you mean 'epochs'"]),
         ("train d -c broken.toml", 1, vec!["broken.toml: not a TOML file"]),
         ("train d -c nosuch.toml", 1, vec!["no recipe 'nosuch.toml'"]),
-        ("train d -c deit_smal", 1, vec!["did you mean 'imagenet/deit_small'"]),
+        ("train d -c deit_smal", 1, vec!["did you mean 'deit_small'"]),
         ("train d -c folder", 1, vec!["folder: a folder"]),
         ("train d --leraning-rate 1", 2, vec!["unexpected argument", "--learning-rate"]),
     ] {

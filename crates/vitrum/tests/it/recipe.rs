@@ -75,7 +75,6 @@ fn values_out_of_range_are_refused() {
         "epochs = 0",
         "max_steps = 0",
         "warmup_epochs = -1.0",
-        "warmup_epochs = 300.0",
         "warmup_lr = -1.0",
         "min_lr = -1.0",
         "min_lr = 1.0",
@@ -142,7 +141,7 @@ fn unknown_names_are_told_the_nearest() {
         ("interpolation = \"lancos\"", "lanczos"),
         ("crop_mode = \"centre\"", "center"),
         ("amp_dtype = \"bfloat16\"", "bf16"),
-        ("eval_metric = \"top\"", "top1"),
+        ("eval_metric = \"top-1\"", "top1"),
         ("device = \"vulcan\"", "vulkan"),
         ("aa = \"randaug-m9\"", "rand"),
         ("model = \"vit_tiny_patch16_242\"", "vit_tiny_patch16_224"),
@@ -175,6 +174,7 @@ fn pairs_that_contradict_each_other_are_refused() {
         ("no_aug = true\nreprob = 0.2", "reprob"),
         ("model_ema_warmup = true", "model_ema_warmup"),
         ("lora_rank = 4\nlora_alpha = 0.0", "lora_alpha"),
+        ("opt = \"sgd\"\nmomentum = 0.0", "momentum"),
         ("warmup_steps = 10\nmax_steps = 10", "warmup_steps"),
         ("sched = \"multistep\"\ndecay_milestones = []", "decay_milestones"),
         ("lr = 1e-4\nmin_lr = 1e-3", "min_lr"),
@@ -195,7 +195,6 @@ fn pairs_that_contradict_each_other_are_refused() {
         "bce_loss = true\nbce_sum = true\nbce_target_thresh = 0.2",
         "linear_probe = true\ndrop = 0.2",
         "mixup = 0.2\nmixup_mode = \"pair\"\nbatch_size = 4",
-        "warmup_epochs = 400.0\nwarmup_prefix = true",
         "epochs = 1\nmax_steps = 10",
         "in_chans = 1\nmean = [0.5]\nstd = [0.5]",
         "img_size = 32\nmodel_kwargs = { patch_size = 4, pos_embed = \"none\", init_values = 1e-5 }",
@@ -242,6 +241,26 @@ fn the_model_is_the_catalogues_with_the_recipes_changes() {
     assert_eq!(config.init_values, None);
 }
 
+#[test]
+fn a_warm_up_longer_than_the_run_is_doubted() {
+    let doubts = |text: &str| with(&good(), text).doubts();
+    assert_eq!(
+        doubts("epochs = 3\nlr = 5e-4"),
+        ["warmup_epochs 5 of 3 epochs: the learning rate never reaches its peak of 5e-4"]
+    );
+    for fine in [
+        "epochs = 6",
+        "epochs = 3\nwarmup_epochs = 1",
+        "epochs = 3\nwarmup_prefix = true",
+        "epochs = 3\nwarmup_steps = 2",
+        "epochs = 3\nmax_steps = 9",
+        "epochs = 3\nsched = \"none\"",
+    ] {
+        assert!(doubts(fine).is_empty(), "{fine}");
+    }
+    assert!(Recipe::finetune().doubts().is_empty());
+}
+
 /// Every file of `recipes/`.
 fn files() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
@@ -271,6 +290,7 @@ fn every_recipe_is_built_in_and_is_a_run() {
             recipe.data = "somewhere".into();
         }
         recipe.check().unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(recipe.doubts().is_empty(), "{name}: {:?}", recipe.doubts());
         recipe.model_config(Some(10)).expect("a model").walk().expect("shapes");
         let text = std::fs::read_to_string(&path).expect("a text");
         for word in ["# Paper:", "# Command:", "# Hardware:", "# Expected:", "# State:"] {
@@ -284,7 +304,7 @@ fn every_recipe_is_built_in_and_is_a_run() {
     assert_eq!(known, names);
     assert_eq!(table.lines().filter(|line| line.starts_with("| `")).count(), names.len());
     let told = builtin("cifar10_vit_tiny_patch").expect_err("unknown").to_string();
-    assert!(told.contains("did you mean 'cifar/cifar10_vit_tiny_patch4'"), "{told}");
+    assert!(told.contains("did you mean 'cifar10_vit_tiny_patch4'"), "{told}");
 }
 
 #[test]

@@ -30,12 +30,14 @@ recipes![
 /// [`RecipeError::UnknownRecipe`] with the name most like it.
 pub fn builtin(name: &str) -> Result<Overlay, RecipeError> {
     let plain = name.trim_end_matches(".toml");
-    let last = |full: &str| full.rsplit('/').next().is_some_and(|last| last == plain);
-    match BUILTIN.iter().find(|(full, _)| *full == plain || last(full)) {
+    let short = |full: &'static str| full.rsplit('/').next().unwrap_or(full);
+    match BUILTIN.iter().find(|(full, _)| [*full, short(full)].contains(&plain)) {
         Some((full, text)) => parse(text, full),
         None => {
-            let names: Vec<String> = BUILTIN.iter().map(|(full, _)| full.to_string()).collect();
-            Err(RecipeError::UnknownRecipe { name: name.into(), nearest: nearest(plain, &names) })
+            let names: Vec<String> =
+                BUILTIN.iter().flat_map(|(full, _)| [*full, short(full)]).map(String::from).collect();
+            let nearest = nearest(plain, &names);
+            Err(RecipeError::UnknownRecipe { name: name.into(), nearest })
         }
     }
 }

@@ -5,9 +5,11 @@ use crate::data::Interpolation;
 use crate::models::catalogue;
 
 /// Optimisers by timm's names.
-pub const OPTIMIZERS: [&str; 8] = ["adafactor", "adam", "adamw", "lamb", "lion", "momentum", "muon", "sgd"];
-/// Schedules by timm's names, `linear`, and `none`.
-pub const SCHEDULES: [&str; 7] = ["cosine", "linear", "multistep", "none", "plateau", "poly", "step"];
+pub const OPTIMIZERS: [&str; 10] =
+    ["adafactor", "adam", "adamw", "lamb", "lion", "momentum", "muon", "nadamw", "nmuon", "sgd"];
+/// Schedules by timm's names, `linear`, and `constant` and `none`, which stay at the peak.
+pub const SCHEDULES: [&str; 8] =
+    ["constant", "cosine", "linear", "multistep", "none", "plateau", "poly", "step"];
 /// Where a run computes.
 pub const DEVICES: [&str; 4] = ["auto", "cpu", "vulkan", "webgpu"];
 /// What makes a checkpoint the best.
@@ -208,18 +210,6 @@ impl Recipe {
         if self.sched == "multistep" && self.decay_milestones.is_empty() {
             return Err(field("decay_milestones", "must name an epoch where sched is multistep"));
         }
-        let warm = self.warmup_epochs;
-        // Where updates end the run or the warm-up, epochs do not tell which comes first.
-        if !self.warmup_prefix
-            && self.warmup_steps.is_none()
-            && self.max_steps.is_none()
-            && warm >= self.epochs as f64
-        {
-            return Err(field(
-                "warmup_epochs",
-                format!("must be fewer than epochs {}, found {warm}", self.epochs),
-            ));
-        }
         match (self.warmup_steps, self.max_steps) {
             (Some(warm), Some(all)) if warm >= all => {
                 Err(field("warmup_steps", format!("must be fewer than max_steps {all}, found {warm}")))
@@ -253,6 +243,21 @@ impl Recipe {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What makes a run, but hardly the one that was meant.
+    pub fn doubts(&self) -> Vec<String> {
+        let (warm, all) = (self.warmup_epochs, self.epochs);
+        // Where updates end the run or the warm-up, epochs do not tell which comes first.
+        let by_epochs = self.warmup_steps.is_none() && self.max_steps.is_none();
+        let mut doubts = Vec::new();
+        if by_epochs && !self.warmup_prefix && self.sched != "none" && warm >= all as f64 {
+            doubts.push(format!(
+                "warmup_epochs {warm} of {all} epochs: the learning rate never reaches its peak of {:e}",
+                self.peak_lr()
+            ));
+        }
+        doubts
     }
 
     /// Whether images of a batch are mixed.
@@ -301,6 +306,11 @@ impl Recipe {
                 self.mixup_mode == "pair" && self.mixes() && !self.batch_size.is_multiple_of(2),
                 "batch_size",
                 "must be even where mixup_mode is pair",
+            ),
+            (
+                self.opt == "sgd" && self.momentum == 0.0,
+                "momentum",
+                "must be above 0 for sgd, which is Nesterov's",
             ),
             (self.no_aug && self.crop_pad.is_some(), "crop_pad", "crops at random, which no_aug rules out"),
             (self.no_aug && self.aa.is_some(), "aa", "changes images at random, which no_aug rules out"),

@@ -11,7 +11,7 @@ use super::ResumeError;
 /// The lock is advisory, of the file `.lock`, which stays. Where a file system has no locks, nothing is held.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -40,6 +40,13 @@ impl FolderLock {
         let text = format!("process {} on {}\n", std::process::id(), host.to_string_lossy());
         // Only for the message above: a full disk keeps nobody from training.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing would do but for a child process that has just been forked and holds the file as well for a moment.
+        let _ = self.file.unlock();
     }
 }
