@@ -139,15 +139,14 @@ fn react(key: KeyEvent, stop: &AtomicBool) {
     if key.kind == KeyEventKind::Release {
         return;
     }
-    match (key.code, key.modifiers) {
-        (KeyCode::Char('c'), KeyModifiers::CONTROL) => {
-            if stop.swap(true, Ordering::SeqCst) {
-                leave();
-                std::process::exit(INTERRUPTED);
-            }
-        }
-        (KeyCode::Char('q' | 'Q'), _) => stop.store(true, Ordering::SeqCst),
-        _ => (),
+    let interrupt = (key.code, key.modifiers) == (KeyCode::Char('c'), KeyModifiers::CONTROL);
+    if !interrupt && !matches!(key.code, KeyCode::Char('q' | 'Q')) {
+        return;
+    }
+    let asked_before = stop.swap(true, Ordering::SeqCst);
+    if interrupt && asked_before {
+        leave();
+        std::process::exit(INTERRUPTED);
     }
 }
 
@@ -298,7 +297,7 @@ impl Board {
             ("validation", Color::Yellow, self.by_epoch(|summary| summary.eval_loss)),
             ("EMA", Color::Green, self.by_epoch(|summary| summary.ema_loss)),
         ];
-        draw_chart(frame, area, "loss", &curves);
+        draw_chart(frame, area, "loss", LegendPosition::TopRight, &curves);
     }
 
     fn draw_accuracy(&self, frame: &mut Frame, area: Rect) {
@@ -307,7 +306,7 @@ impl Board {
             ("top-5", Color::DarkGray, self.by_epoch(|summary| summary.eval_top5)),
             ("EMA", Color::Green, self.by_epoch(|summary| summary.ema_top1)),
         ];
-        draw_chart(frame, area, "validation accuracy, %", &curves);
+        draw_chart(frame, area, "validation accuracy, %", LegendPosition::BottomRight, &curves);
     }
 
     fn by_epoch(&self, value: fn(&EpochSummary) -> Option<f64>) -> Vec<(f64, f64)> {
@@ -373,8 +372,11 @@ fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { (part / whole).clamp(0.0, 1.0) } else { 0.0 }
 }
 
-fn draw_chart(frame: &mut Frame, area: Rect, title: &str, curves: &[(&str, Color, Vec<(f64, f64)>)]) {
-    let drawn: Vec<(&str, Color, Vec<(f64, f64)>)> = curves
+/// Name, colour and points `(epoch, value)`.
+type Curve<'a> = (&'a str, Color, Vec<(f64, f64)>);
+
+fn draw_chart(frame: &mut Frame, area: Rect, title: &str, legend: LegendPosition, curves: &[Curve]) {
+    let drawn: Vec<Curve> = curves
         .iter()
         .map(|(name, color, points)| (*name, *color, thinned(points)))
         .filter(|(_, _, points)| !points.is_empty())
@@ -399,8 +401,9 @@ fn draw_chart(frame: &mut Frame, area: Rect, title: &str, curves: &[(&str, Color
         .style(faint());
     let y = Axis::default().bounds([low, high]).style(faint());
     let y = y.labels([label(low), label((low + high) / 2.0), label(high)]);
-    let chart =
-        Chart::new(datasets.collect()).x_axis(x).y_axis(y).legend_position(Some(LegendPosition::TopRight));
+    let half = Constraint::Ratio(1, 2);
+    let chart = Chart::new(datasets.collect()).x_axis(x).y_axis(y).legend_position(Some(legend));
+    let chart = chart.hidden_legend_constraints((half, half));
     frame.render_widget(chart.block(panel(title)), area);
 }
 
@@ -482,8 +485,14 @@ mod tests {
         assert!(rows[5].contains("epoch 2/4: 5/10"), "{text}");
         assert!(rows[6].contains("total 15/40: 0:30 so far, 0:50 left"), "{text}");
         assert!(rows[39].starts_with(" q  save and stop"), "{text}");
-        for part in ["╭ loss ─", "╭ validation accuracy, % ─", "best top-1", "50.000 (epoch 0)", "4.100e-04"]
-        {
+        for part in [
+            "│train│",
+            "╭ loss ─",
+            "╭ validation accuracy, % ─",
+            "best top-1",
+            "50.000 (epoch 0)",
+            "4.100e-04",
+        ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(text.contains("Train: 1 [   4/10 ( 50%)]"), "{text}");

@@ -7,7 +7,7 @@ use vitrum::train::log::pictures::{self, Pixels};
 use vitrum::train::log::tensorboard::{self, TensorBoard};
 use vitrum::train::log::{
     Confusion, Environment, EpochSummary, EvalLine, Event, Finished, History, LogError, Logger, Reached,
-    RunFolder, Scores, Started, Step, TrainLine, Watch, files, plots, text,
+    RunFolder, Scores, Started, Step, TrainLine, Watch, environment, files, plots, text,
 };
 use vitrum::train::recipe::Recipe;
 
@@ -382,6 +382,14 @@ fn the_environment_of_every_start_is_kept() {
     assert_eq!((&written["dataset"], &written["command"][1]), (&"sha 3f9c1a".into(), &"train".into()));
     assert!(written["started"].as_str().unwrap().ends_with('Z'));
     assert!(written["threads"].as_u64().unwrap() >= 1);
+}
+
+#[test]
+fn the_version_of_burn_is_the_one_pinned() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+    // A packaged crate lies alone.
+    let Ok(text) = std::fs::read_to_string(manifest) else { return };
+    assert!(text.contains(&format!("burn = {{ version = \"={}\"", environment::BURN_VERSION)));
 }
 
 #[cfg(target_os = "linux")]

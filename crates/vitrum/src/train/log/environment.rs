@@ -136,16 +136,3 @@ fn processor() -> String {
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.to_string())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::BURN_VERSION;
-
-    #[test]
-    fn the_version_of_burn_is_the_one_pinned() {
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
-        // A packaged crate lies alone.
-        let Ok(text) = std::fs::read_to_string(manifest) else { return };
-        assert!(text.contains(&format!("burn = {{ version = \"={BURN_VERSION}\"")));
-    }
-}

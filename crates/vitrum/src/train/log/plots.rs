@@ -246,7 +246,7 @@ fn decimal(value: f64, span: f64) -> String {
     let digits = (8.0 / span).log10().ceil().clamp(0.0, 6.0) as usize;
     match value.abs() {
         0.0 => "0".into(),
-        size if size >= 1e7 || size < 1e-6 => super::text::exponential(value, 1),
+        size if !(1e-6..1e7).contains(&size) => super::text::exponential(value, 1),
         size if digits == 0 && size >= 10_000.0 => {
             let sign = if value < 0.0 { "-" } else { "" };
             format!("{sign}{}", super::text::grouped(size.round() as u64))
