@@ -59,8 +59,9 @@ def torch_worker(library: str, case: dict, threads: int, seconds: float) -> dict
 def vitrum(binary: str, case: dict, threads: int, seconds: float) -> dict:
     command = [
         binary, "bench", "-m", case["name"], "--train", "--batch-sizes", str(case["batch"]),
-        "--img-size", str(case["img"]), "--patch-size", str(case["patch"]), "--num-classes", str(case["classes"]),
-        "--threads", str(threads), "--seconds", str(seconds), "--format", "json",
+        "--img-size", str(case["img"]), "--model-kwargs", f"patch_size={case['patch']}",
+        "--num-classes", str(case["classes"]),
+        "--threads", str(threads), "--runs", "4", "--seconds", str(seconds), "--format", "json",
     ]  # fmt: skip
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[0]
     return {"images_per_second": measured["images_per_second"], "peak_mb": measured["peak_mb"]}

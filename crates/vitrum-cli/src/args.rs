@@ -723,18 +723,24 @@ pub struct DemoArgs {
 /// `vitrum bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A name without weights is measured with fresh ones: the time is the same.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 --batch-sizes 1,8 --threads 2"
+    after_help = "A name without weights is measured with fresh ones: the time is the same.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 --batch-sizes 1,8 --threads 2\n  vitrum bench -m vit_tiny_patch16_224 --train --img-size 32 --model-kwargs patch_size=4 --batch-sizes 64"
 )]
 pub struct BenchArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Images per forward pass.
+    /// Time whole training steps: forward, cross entropy, backward, AdamW.
+    #[arg(long)]
+    pub train: bool,
+    /// Images per pass.
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1,8")]
     pub batch_sizes: Vec<usize>,
     /// Measured passes; the median counts.
     #[arg(long, default_value_t = 10)]
     pub runs: usize,
+    /// Go on measuring for so many seconds, where --runs passes take less.
+    #[arg(long, default_value_t = 0.0)]
+    pub seconds: f64,
     /// Passes before, not measured.
     #[arg(long, default_value_t = 2)]
     pub warmup: usize,

@@ -114,16 +114,49 @@ fn common_dtype(map: &TensorMap) -> Dtype {
     map.get("patch_embed.proj.weight").map_or(Dtype::F32, HostTensor::dtype)
 }
 
+/// Writes a model that was trained here: timm's hub layout as [`write_timm`] writes it and, where timm's
+/// `VisionTransformer` cannot express the model, the whole configuration beside it, under the key `vitrum`. Returns
+/// why timm cannot load it, where it cannot.
+///
+/// # Errors
+/// A card without an architecture's name, and the system's errors.
+pub fn write_model(
+    folder: &Path,
+    map: &TensorMap,
+    card: &ModelCard,
+    base: &VitConfig,
+    options: &WriteOptions,
+) -> Result<Option<String>, LoadError> {
+    let Err(reason) = timm_config(card, base) else {
+        return write_timm(folder, map, card, base, options).map(|()| None);
+    };
+    let mut json = timm_top(card).map_err(|reason| LoadError::config(&card.path, reason))?;
+    json.insert("vitrum".into(), json!(card.config));
+    json.insert("pretrained_cfg".into(), Value::Object(timm_pretrained(card)));
+    let weights = to_safetensors(map, options.dtype)?;
+    let config = pretty(&Value::Object(json));
+    write_folder(folder, &[("config.json", config), ("model.safetensors", weights)], options)?;
+    Ok(Some(reason))
+}
+
 /// `config.json` as timm's `save_config_for_hf` writes it.
 fn timm_config(card: &ModelCard, base: &VitConfig) -> Result<Value, String> {
+    if card.config.representation_size.is_some() {
+        return Err("timm has no layer before the head (representation_size)".into());
+    }
+    let mut json = timm_top(card)?;
+    json.insert("model_args".into(), Value::Object(timm_model_args(&card.config, base)?));
+    json.insert("pretrained_cfg".into(), Value::Object(timm_pretrained(card)));
+    Ok(Value::Object(json))
+}
+
+/// What stands at the top of `config.json`.
+fn timm_top(card: &ModelCard) -> Result<Map<String, Value>, String> {
     let config = &card.config;
     let architecture = card
         .architecture
         .as_deref()
         .ok_or("no architecture's name is known, which timm builds models from")?;
-    if config.representation_size.is_some() {
-        return Err("timm has no layer before the head (representation_size)".into());
-    }
     let mut json = Map::new();
     json.insert("architecture".into(), json!(architecture));
     json.insert("num_classes".into(), json!(config.num_classes));
@@ -135,9 +168,7 @@ fn timm_config(card: &ModelCard, base: &VitConfig) -> Result<Value, String> {
     if let Some(descriptions) = &card.label_descriptions {
         json.insert("label_descriptions".into(), json!(descriptions));
     }
-    json.insert("model_args".into(), Value::Object(timm_model_args(config, base)?));
-    json.insert("pretrained_cfg".into(), Value::Object(timm_pretrained(card)));
-    Ok(Value::Object(json))
+    Ok(json)
 }
 
 /// Arguments of timm's `VisionTransformer` that the architecture's name does not imply.

@@ -23,7 +23,7 @@ use super::resume::{Parts, Resume, Store, StoreOptions, changed, load};
 use super::trainer::{Examples, Trainer, TrainerState, Updated};
 use crate::checkpoint::apply::collect;
 use crate::checkpoint::card::{CardSource, ModelCard};
-use crate::checkpoint::write::{WriteOptions, write_timm};
+use crate::checkpoint::write::{WriteOptions, write_model};
 use crate::data::augment::{MixConfig, MixMode, Mixup, TrainTransform, TrainTransformConfig};
 use crate::data::batch;
 use crate::data::dataset::ClassMap;
@@ -609,7 +609,7 @@ impl<'a> Run<'a> {
     }
 
     /// `model/` in the layout of timm's hub.
-    fn write_model(&self, model: &Model) -> Result<(), TrainError> {
+    fn write_model(&mut self, model: &Model) -> Result<(), TrainError> {
         let ModelConfig::Vit(config) = model.config();
         let folder = self.folder.model();
         let card = ModelCard {
@@ -620,7 +620,10 @@ impl<'a> Run<'a> {
         };
         let base = &catalogue::entry(&self.built.architecture)?.config;
         let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
-        Ok(write_timm(&folder, &collect(model), &card, base, &options)?)
+        if let Some(reason) = write_model(&folder, &collect(model), &card, base, &options)? {
+            self.note(format!("{}: timm itself cannot load this model: {reason}", folder.display()));
+        }
+        Ok(())
     }
 
     fn write_confusion(&mut self, evaluated: &Evaluated) {

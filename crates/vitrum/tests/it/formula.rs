@@ -23,6 +23,11 @@ fn uniform(key: &str) -> impl Iterator<Item = f64> {
     })
 }
 
+/// `numel` values in [-1, 1) of a key.
+pub fn noise(key: &str, numel: usize) -> Vec<f64> {
+    uniform(key).take(numel).collect()
+}
+
 /// A weight tensor in C order.
 ///
 /// Two and more dimensions: standard deviation `numel^(-1/4)`. One dimension: `1 + u/2` for scales

@@ -32,6 +32,10 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     card.dist_head = card.dist_token;
     apply_pretrained(&mut card.config, &top, &pretrained)?;
     apply_model_args(&mut card, &top)?;
+    if let Some(whole) = top.get("vitrum") {
+        // A model of ours that timm's arguments cannot express (`write_model`).
+        card.config = serde_json::from_value(whole.clone()).map_err(|error| format!("`vitrum`: {error}"))?;
+    }
     note_pool(&mut card, &top)?;
     card.preprocess = preprocess(&pretrained, &mut card.notes)?;
     card.license = pretrained.text("license")?.or(top.text("license")?).map(str::to_string);

@@ -3,10 +3,12 @@
 
 mod clip;
 mod ema;
+mod fit;
 mod gradients;
 mod groups;
 mod objective;
 mod optim;
+mod run;
 mod schedule;
 
 use std::collections::BTreeMap;
