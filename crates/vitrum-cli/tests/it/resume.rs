@@ -52,14 +52,14 @@ fn killed_at_any_moment() {
         child.kill().expect("a kill, or a child that is gone");
         child.wait().expect("an end");
         if ended {
-            assert_eq!(go_on(&sandbox), expected);
+            assert!(go_on(&sandbox) == expected, "other weights");
             sandbox = Sandbox::empty();
         } else {
             landed += 1;
         }
     }
     assert!(landed > 0, "every run ended before its kill");
-    assert_eq!(go_on(&sandbox), expected);
+    assert!(go_on(&sandbox) == expected, "other weights");
 }
 
 #[cfg(unix)]
@@ -78,7 +78,7 @@ fn a_signal_saves_and_stops() {
         let code = child.wait().expect("an end").code();
         // Before the run listens a signal ends it as any program; after its end it is too late.
         assert!(matches!(code, Some(75 | 0) | None), "{signal} after {millis} ms: {code:?}");
-        assert_eq!(go_on(&sandbox), expected, "{signal} after {millis} ms");
+        assert!(go_on(&sandbox) == expected, "{signal} after {millis} ms: other weights");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What signals do to a process that listens for them.
 
+#[allow(dead_code)] // the dashboard's part of it
 #[path = "../../src/signals.rs"]
 mod source;
 

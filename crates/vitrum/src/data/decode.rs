@@ -213,7 +213,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeE
     GUARDED.set(true);
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, options)));
     GUARDED.set(false);
-    let panicked = |_| Err(damaged(format_name(format), "the decoder panicked"));
+    let panicked = |_| Err(damaged(format_name(format), "the decoder gave up"));
     decoded.unwrap_or_else(panicked).map_err(DecodeError::from)
 }
 

@@ -1,6 +1,33 @@
 //! Regularisers that drop something at random, only while training (on an autodiff device).
+//!
+//! What is dropped is drawn from a generator of the thread that runs the forward pass, which [`seed`] sets. (Burn's
+//! own generator belongs to the whole process: two models in two threads would disturb each other.)
 
-use burn::tensor::{Distribution, Int, Tensor};
+use std::cell::RefCell;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+thread_local! {
+    static DROPS: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(0));
+}
+
+/// Begins this thread's random choices anew: the same seed and the same passes drop the same.
+pub fn seed(seed: u64) {
+    DROPS.with_borrow_mut(|drops| *drops = ChaCha8Rng::seed_from_u64(seed));
+}
+
+/// A mask of `count` values on the device and in the type of `like`: `1 / keep` with probability `keep`, else 0.
+fn mask<const R: usize, const Q: usize>(like: &Tensor<R>, shape: [usize; Q], keep: f64) -> Tensor<Q> {
+    let limit = (keep * (1u64 << 32) as f64) as u64;
+    let scale = (1.0 / keep) as f32;
+    let count = shape.iter().product();
+    let values: Vec<f32> = DROPS.with_borrow_mut(|drops| {
+        (0..count).map(|_| if u64::from(drops.random::<u32>()) < limit { scale } else { 0.0 }).collect()
+    });
+    Tensor::from_data(TensorData::new(values, shape), (&like.device(), like.dtype()))
+}
 
 /// Whether `x` is part of a training step: its device keeps a graph for the backward pass.
 pub fn training<const R: usize>(x: &Tensor<R>) -> bool {
@@ -12,9 +39,8 @@ pub fn dropout<const R: usize>(x: Tensor<R>, rate: f64) -> Tensor<R> {
     if rate <= 0.0 || !training(&x) {
         return x;
     }
-    let keep = 1.0 - rate;
-    let mask = x.random_like(Distribution::Bernoulli(keep));
-    x * mask / keep
+    let mask = mask(&x, x.dims(), 1.0 - rate);
+    x * mask
 }
 
 /// Stochastic depth, Huang et al. 2016 (arXiv:1603.09382): drops a residual branch `[B, T, D]` for
@@ -23,10 +49,9 @@ pub fn drop_path(x: Tensor<3>, rate: f64) -> Tensor<3> {
     if rate <= 0.0 || !training(&x) {
         return x;
     }
-    let keep = 1.0 - rate;
     let [b, _, _] = x.dims();
-    let mask = Tensor::<3>::random([b, 1, 1], Distribution::Bernoulli(keep), (&x.device(), x.dtype()));
-    x * mask / keep
+    let mask = mask(&x, [b, 1, 1], 1.0 - rate);
+    x * mask
 }
 
 /// Patch dropout (arXiv:2212.00794): keeps a random `max(1, floor(N (1 - rate)))` of the patches of
@@ -38,8 +63,12 @@ pub fn patch_dropout(x: Tensor<3>, prefix: usize, rate: f64) -> Tensor<3> {
     let [b, t, d] = x.dims();
     let n = t - prefix;
     let kept = (((n as f64) * (1.0 - rate)) as usize).max(1);
-    let noise = Tensor::<2>::random([b, n], Distribution::Normal(0.0, 1.0), &x.device());
-    let order: Tensor<2, Int> = noise.argsort(1).narrow(1, 0, kept);
+    let order: Vec<i64> = DROPS.with_borrow_mut(|drops| {
+        let draw =
+            |_| rand::seq::index::sample(drops, n, kept).into_iter().map(|i| i as i64).collect::<Vec<_>>();
+        (0..b).flat_map(draw).collect()
+    });
+    let order = Tensor::<2, Int>::from_data(TensorData::new(order, [b, kept]), &x.device());
     let index = order.unsqueeze_dim::<3>(2).expand([b, kept, d]);
     let patches = x.clone().narrow(1, prefix, n).gather(1, index);
     if prefix == 0 { patches } else { Tensor::cat(vec![x.narrow(1, 0, prefix), patches], 1) }

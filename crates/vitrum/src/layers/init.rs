@@ -185,6 +185,11 @@ fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
     }
 }
 
+/// `n` normal values of this deviation, a function of seed and name as every parameter's first values.
+pub(crate) fn normal(deviation: f64, n: usize, seed: u64, name: &str) -> Vec<f64> {
+    sample(Draw::Normal(deviation), n, seed, name)
+}
+
 /// FNV-1a of the name, mixed into the seed.
 fn stream(seed: u64, name: &str) -> ChaCha8Rng {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

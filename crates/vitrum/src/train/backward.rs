@@ -1,8 +1,9 @@
 //! One batch forth and back: loss and gradients, with everything kept or with each block computed twice.
 
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Gradients, Tensor};
 
 use super::objective::Objective;
+use crate::layers::drop::seed;
 use crate::models::Model;
 
 /// Takes the gradients of one backward pass over a part of the model.
@@ -27,7 +28,7 @@ impl Pass<'_> {
     ///
     /// Every block's activations are kept until the gradients pass through them.
     pub fn plain(self, take: &mut Take<'_>) -> f64 {
-        self.device().seed(self.seed);
+        seed(self.seed);
         let logits = self.model.backbone().forward(self.images);
         let loss = self.objective.loss(logits, self.targets);
         let value = loss.clone().into_scalar::<f64>();
@@ -41,8 +42,7 @@ impl Pass<'_> {
     /// `take` is called once for each part of the model, last part first.
     pub fn recomputed(self, take: &mut Take<'_>) -> f64 {
         let chain = self.model.chain();
-        let device = self.device();
-        let seeded = |part: usize| device.seed(part_seed(self.seed, part));
+        let seeded = |part: usize| seed(part_seed(self.seed, part));
         seeded(0);
         let (x, grid) = chain.first(self.images.clone());
         let mut inputs = vec![x.inner()];
@@ -71,10 +71,6 @@ impl Pass<'_> {
         let (y, _) = chain.first(self.images);
         take(against(y, gradient).backward());
         value
-    }
-
-    fn device(&self) -> Device {
-        self.images.device()
     }
 }
 

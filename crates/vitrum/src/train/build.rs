@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 
 use super::TrainError;
@@ -12,6 +12,7 @@ use crate::checkpoint::apply::Report;
 use crate::checkpoint::load::{LoadOptions, load};
 use crate::data::preprocess::Preprocess;
 use crate::data::{CropMode, Interpolation};
+use crate::layers::init::normal;
 use crate::layers::names::{KeyPath, wildcard};
 use crate::models::vit::{GlobalPool, VitConfig};
 use crate::models::{Model, ModelConfig, catalogue};
@@ -205,7 +206,7 @@ fn set_head(model: Model, recipe: &Recipe) -> Model {
 ///
 /// # Errors
 /// A pattern that matches nothing, or nothing left to train.
-pub fn freeze(model: Model, recipe: &Recipe, device: &Device) -> Result<Model, TrainError> {
+pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
     let ModelConfig::Vit(config) = model.config();
     let fixed = config.pos_embed.is_fixed();
     let parameters = parameters(&model);
@@ -220,7 +221,7 @@ pub fn freeze(model: Model, recipe: &Recipe, device: &Device) -> Result<Model, T
             || (fixed && key == "pos_embed")
             || ((lora || recipe.linear_probe) && !is_head(key))
     };
-    let model = if lora { with_lora(model, recipe, &parameters, device) } else { model };
+    let model = if lora { with_lora(model, recipe, &parameters) } else { model };
     let mut setter = Setter {
         trains: &|key: &str| key.contains(".lora.") || !held(key),
         path: KeyPath::default(),
@@ -237,12 +238,7 @@ fn is_head(key: &str) -> bool {
     key.starts_with("head.")
 }
 
-fn with_lora(
-    model: Model,
-    recipe: &Recipe,
-    parameters: &[(String, usize, ParamId)],
-    device: &Device,
-) -> Model {
+fn with_lora(model: Model, recipe: &Recipe, parameters: &[(String, usize, ParamId)]) -> Model {
     let adapted = |(key, rank, _): &&(String, usize, ParamId)| {
         *rank == 2
             && key.starts_with("blocks.")
@@ -250,9 +246,38 @@ fn with_lora(
             && !recipe.freeze.iter().any(|pattern| wildcard(pattern, key))
     };
     let ids = parameters.iter().filter(adapted).map(|(.., id)| *id).collect();
-    device.seed(recipe.seed);
-    model
-        .apply_lora(Lora::new(recipe.lora_rank, recipe.lora_alpha).set_param_group(ParamGroup::from_ids(ids)))
+    let lora = Lora::new(recipe.lora_rank, recipe.lora_alpha).set_param_group(ParamGroup::from_ids(ids));
+    let deviation = 1.0 / recipe.lora_rank as f64;
+    model.apply_lora(lora).map(&mut FirstFactor { seed: recipe.seed, deviation, path: KeyPath::default() })
+}
+
+/// First values of the factors A of low-rank updates, of which Burn's would depend on the whole process; the factors B
+/// are zero.
+struct FirstFactor {
+    seed: u64,
+    deviation: f64,
+    path: KeyPath,
+}
+
+impl ModuleMapper for FirstFactor {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let key = self.path.key();
+        if !key.ends_with(".lora.a") {
+            return param;
+        }
+        param.map(|old| {
+            let values = normal(self.deviation, old.shape().num_elements(), self.seed, &key);
+            Tensor::from_data(TensorData::new(values, old.shape()), (&old.device(), old.dtype()))
+        })
+    }
 }
 
 /// Key, rank and identity of all parameters.

@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
 
         let loader = train_loader(&recipe, &sets, &built)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
-        let model = freeze(built.model.clone(), &recipe, &job.device)?;
+        let model = freeze(built.model.clone(), &recipe)?;
         let mut trainer = Trainer::new(model, &recipe, updates_per_epoch as u64, &job.device)?;
         let mut progress = Progress::default();
         let fingerprints = sets.fingerprints();
@@ -568,6 +568,7 @@ impl<'a> Run<'a> {
 
     /// The best weights as a model anybody can load, and what they are worth.
     pub(super) fn finish(mut self) -> Result<Outcome, TrainError> {
+        let finished = self.finished(Some(self.folder.model()), false);
         let best = self.store.best().or_else(|| self.newest.clone());
         if let Some(path) = best.filter(|path| Some(path) != self.newest.as_ref()) {
             let mut loaded = load(&path)?;
@@ -580,7 +581,8 @@ impl<'a> Run<'a> {
                 self.write_confusion(&evaluated);
             }
         }
-        let finished = self.finished(Some(self.folder.model()), false);
+        let seconds = self.began.elapsed().as_secs_f64();
+        let finished = Finished { seconds, ..finished };
         self.tell(Event::Finished(finished.clone()));
         self.logger.check()?;
         Ok(Outcome::Done { folder: self.folder.clone(), finished: Box::new(finished) })

@@ -135,7 +135,13 @@ fn apart(ours: &TensorMap, theirs: &BTreeMap<String, Vec<f32>>, prefix: &str) ->
     for (key, tensor) in &ours.tensors {
         let theirs = &theirs[&format!("{prefix}{key}")];
         let largest = theirs.iter().fold(0.0_f64, |m, v| m.max(f64::from(v.abs())));
-        let differences = tensor.to_f32().into_iter().zip(theirs).map(|(a, b)| f64::from((a - b).abs()));
+        // A key's bias moves all scores of a row alike, so its gradient is rounding alone, which AdamW makes as
+        // large as any other: it goes where it likes, in either library.
+        let wanders = |i: usize| {
+            key.ends_with("attn.qkv.bias") && (theirs.len() / 3..2 * theirs.len() / 3).contains(&i)
+        };
+        let differences = tensor.to_f32().into_iter().zip(theirs).enumerate().filter(|(i, _)| !wanders(*i));
+        let differences = differences.map(|(_, (a, b))| f64::from((a - b).abs()));
         worst = worst.max(differences.fold(0.0, f64::max) / largest);
     }
     worst
