@@ -75,14 +75,15 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     }
     // What a newcomer types first means the recipe that was made for it.
     let is_demo = args.positional.as_deref() == Some("demo") && args.resume.is_none();
-    if is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model") {
+    let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
+    if is_first_run {
         recipe = recipe.with(&recipe::builtin("demo")?, "demo")?;
     }
     for name in &args.config {
         recipe = recipe.with(&overlay(name)?, name)?;
     }
     let mut given = args.recipe.given.clone();
-    if let Some(data) = &args.positional {
+    if let Some(data) = args.positional.as_ref().filter(|_| !is_first_run) {
         given.insert("data".into(), data.clone().into());
     }
     Ok(recipe.with(&given, "command line")?)

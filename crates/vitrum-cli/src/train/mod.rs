@@ -87,8 +87,11 @@ fn no_data(verb: &str) -> ! {
 
 /// The model's size and the images per update, on stderr.
 fn describe(recipe: &Recipe, talk: Talk) -> Result<()> {
-    let config = recipe.model_config(None)?;
-    let walk = config.walk()?;
+    if !recipe.is_named() {
+        talk.say(format_args!("dry run on {}; model {}", recipe.data, recipe.model));
+        return Ok(());
+    }
+    let walk = recipe.model_config(None)?.walk()?;
     talk.say(format_args!("dry run on {}", recipe.data));
     talk.say(format_args!("model  {}  {:.2} M parameters", recipe.model, walk.params as f64 / 1e6));
     talk.say(format_args!("update {} images, learning rate {:e}", recipe.global_batch(), recipe.peak_lr()));

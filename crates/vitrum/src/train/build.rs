@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use serde_json::Value;
 
 use super::TrainError;
 use super::recipe::{ImgSize, Recipe};
@@ -14,7 +13,7 @@ use crate::data::preprocess::Preprocess;
 use crate::data::{CropMode, Interpolation};
 use crate::layers::init::normal;
 use crate::layers::names::{KeyPath, wildcard};
-use crate::models::vit::{GlobalPool, VitConfig};
+use crate::models::vit::VitConfig;
 use crate::models::{Model, ModelConfig, catalogue};
 
 /// A model to train, not yet on a device that keeps a graph.
@@ -42,15 +41,17 @@ pub fn build(
     device: &Device,
     offline: bool,
 ) -> Result<Built, TrainError> {
-    let edit = |config: VitConfig| edited(config, recipe);
+    let edit = |config: VitConfig| recipe.edit(config).map_err(|error| error.to_string());
     let (source, checkpoint) = source(recipe);
     let loaded = load(
         &LoadOptions {
             checkpoint,
             num_classes: Some(num_classes),
             img_size: recipe.img_size.map(|ImgSize(sides)| sides),
+            in_chans: recipe.in_chans,
+            global_pool: recipe.global_pool()?,
             edit: Some(&edit),
-            needs_weights: recipe.pretrained.is_some() || is_place(&recipe.model),
+            needs_weights: recipe.pretrained.is_some() || !recipe.is_named(),
             seed: recipe.seed,
             offline,
             dtype: DType::F32,
@@ -74,61 +75,11 @@ pub fn build(
 fn source(recipe: &Recipe) -> (String, Option<PathBuf>) {
     match &recipe.pretrained {
         None => (recipe.model.clone(), None),
-        Some(place) if Path::new(place).is_file() && !is_place(&recipe.model) => {
+        Some(place) if Path::new(place).is_file() && recipe.is_named() => {
             (recipe.model.clone(), Some(place.into()))
         }
         Some(place) => (place.clone(), None),
     }
-}
-
-/// Whether `model` names weights rather than an architecture.
-fn is_place(model: &str) -> bool {
-    catalogue::entry(model).is_err()
-}
-
-/// The configuration with the recipe's options in it.
-fn edited(config: VitConfig, recipe: &Recipe) -> Result<VitConfig, String> {
-    let mut config = with_kwargs(config, recipe)?;
-    let rate = |field: &mut f64, value: f64| {
-        if value > 0.0 {
-            *field = value;
-        }
-    };
-    rate(&mut config.drop_rate, recipe.drop);
-    rate(&mut config.proj_drop_rate, recipe.proj_drop);
-    rate(&mut config.attn_drop_rate, recipe.attn_drop);
-    rate(&mut config.pos_drop_rate, recipe.pos_drop);
-    rate(&mut config.patch_drop_rate, recipe.patch_drop);
-    rate(&mut config.drop_path_rate, recipe.drop_path);
-    config.in_chans = recipe.in_chans.unwrap_or(config.in_chans);
-    if let Some(pool) = &recipe.gp {
-        let pool: GlobalPool = serde_json::from_value(Value::String(pool.clone()))
-            .map_err(|error| format!("gp '{pool}': {error}"))?;
-        config.global_pool = pool;
-    }
-    Ok(config)
-}
-
-/// `model_kwargs` by the names of the configuration's fields.
-fn with_kwargs(config: VitConfig, recipe: &Recipe) -> Result<VitConfig, String> {
-    if recipe.model_kwargs.is_empty() {
-        return Ok(config);
-    }
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(&config) else { return Ok(config) };
-    for (key, value) in &recipe.model_kwargs {
-        let Some(old) = fields.get(key) else {
-            let nearest = fields
-                .keys()
-                .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
-            let nearest = nearest.map(String::as_str).unwrap_or_default();
-            return Err(format!("model_kwargs: unknown key '{key}'\nhint: did you mean '{nearest}'?"));
-        };
-        let new = serde_json::to_value(value).map_err(|error| format!("model_kwargs: {key}: {error}"))?;
-        // One number for both sides, as timm takes it.
-        let pair = old.is_array() && new.is_number();
-        fields.insert(key.clone(), if pair { Value::Array(vec![new.clone(), new]) } else { new });
-    }
-    serde_json::from_value(Value::Object(fields)).map_err(|error| format!("model_kwargs: {error}"))
 }
 
 fn preprocess(

@@ -36,7 +36,7 @@ impl Recipe {
         self.check_schedule()?;
         self.check_augmentation()?;
         self.check_pairs()?;
-        self.model_config(None).map(|_| ())
+        if self.is_named() { self.model_config(None).map(|_| ()) } else { self.global_pool().map(|_| ()) }
     }
 
     fn check_names(&self) -> Checked {
@@ -65,6 +65,10 @@ impl Recipe {
             if !POLICIES.contains(&begin) {
                 return Err(unknown("aa", policy, &POLICIES));
             }
+        }
+        let is_place = self.model.contains(['/', '\\', ':']) || std::path::Path::new(&self.model).exists();
+        if is_place && !self.is_named() {
+            return Ok(());
         }
         catalogue::entry(&self.model).map(|_| ()).map_err(|error| field("model", format!("names an {error}")))
     }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::check::field;
 use super::{Recipe, RecipeError, nearest};
-use crate::models::{ConfigError, ModelConfig, VitConfig};
+use crate::models::vit::GlobalPool;
+use crate::models::{ConfigError, ModelConfig, VitConfig, catalogue};
 
 impl Recipe {
     /// The catalogue's configuration of `model` with what the recipe says of it laid over. `num_classes` is the
@@ -15,28 +16,12 @@ impl Recipe {
     pub fn model_config(&self, num_classes: Option<usize>) -> Result<ModelConfig, RecipeError> {
         let named = ModelConfig::named(&self.model);
         let ModelConfig::Vit(base) = named.map_err(|error| field("model", format!("names an {error}")))?;
-        let mut config = self.with_kwargs(base)?;
+        let mut config = self.edit(base)?;
         let set = |place: &mut usize, value: Option<usize>| *place = value.unwrap_or(*place);
         set(&mut config.num_classes, self.num_classes.or(num_classes));
         set(&mut config.in_chans, self.in_chans);
         config.img_size = self.img_size.map_or(config.img_size, |size| size.0);
-        if let Some(pool) = &self.gp {
-            config.global_pool = serde_json::from_value(json!(pool)).map_err(|_| {
-                field("gp", format!("'{pool}' is not known: want token, avg, max, avgmax, map"))
-            })?;
-        }
-        for (place, rate) in [
-            (&mut config.drop_rate, self.drop),
-            (&mut config.proj_drop_rate, self.proj_drop),
-            (&mut config.attn_drop_rate, self.attn_drop),
-            (&mut config.pos_drop_rate, self.pos_drop),
-            (&mut config.patch_drop_rate, self.patch_drop),
-            (&mut config.drop_path_rate, self.drop_path),
-        ] {
-            if rate > 0.0 {
-                *place = rate;
-            }
-        }
+        config.global_pool = self.global_pool()?.unwrap_or(config.global_pool);
         config.validate().map_err(|error| match error {
             ConfigError::Field { field: name, reason } => {
                 field("model", format!("cannot be built: {name} {reason}"))
@@ -44,6 +29,45 @@ impl Recipe {
             other => field("model", format!("cannot be built: {other}")),
         })?;
         Ok(ModelConfig::Vit(config))
+    }
+
+    /// Whether `model` is a name of the catalogue; else it is a place of weights to begin from.
+    pub fn is_named(&self) -> bool {
+        catalogue::entry(&self.model).is_ok()
+    }
+
+    /// The pooling asked for.
+    ///
+    /// # Errors
+    /// [`RecipeError::Field`] for a name nobody knows.
+    pub fn global_pool(&self) -> Result<Option<GlobalPool>, RecipeError> {
+        let Some(pool) = &self.gp else { return Ok(None) };
+        serde_json::from_value(json!(pool))
+            .map(Some)
+            .map_err(|_| field("gp", format!("'{pool}' is not known: want token, avg, max, avgmax, map")))
+    }
+
+    /// A configuration with `model_kwargs` and the rates of dropping laid over.
+    ///
+    /// # Errors
+    /// [`RecipeError::Field`] for a field nobody knows or a value of the wrong kind.
+    pub fn edit(&self, base: VitConfig) -> Result<VitConfig, RecipeError> {
+        let mut config = self.with_kwargs(base)?;
+        // Nothing is dropped in a body that does not learn.
+        let drop_path = if self.linear_probe { 0.0 } else { self.drop_path };
+        for (place, rate) in [
+            (&mut config.drop_rate, self.drop),
+            (&mut config.proj_drop_rate, self.proj_drop),
+            (&mut config.attn_drop_rate, self.attn_drop),
+            (&mut config.pos_drop_rate, self.pos_drop),
+            (&mut config.patch_drop_rate, self.patch_drop),
+            (&mut config.drop_path_rate, drop_path),
+        ] {
+            if rate > 0.0 {
+                *place = rate;
+            }
+        }
+        Ok(config)
     }
 
     fn with_kwargs(&self, base: VitConfig) -> Result<VitConfig, RecipeError> {
