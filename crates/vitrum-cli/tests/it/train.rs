@@ -230,7 +230,9 @@ fn later_words_go_over_earlier_ones() {
         (Some(3), Some(16))
     );
     let demo = shown(&sandbox, "train --recipe demo");
-    assert_eq!(demo["data"].as_str(), Some("demo"));
+    assert_eq!(demo["data"].as_str(), Some("demo:15000"));
+    assert_eq!(shown(&sandbox, "train demo"), demo, "a newcomer's first run");
+    assert_eq!(shown(&sandbox, "train demo -m vit_tiny_patch16_224")["data"].as_str(), Some("demo"));
     // A file goes before a built-in recipe of its name.
     sandbox.write("demo", "data = 'mine'");
     assert_eq!(shown(&sandbox, "train -c demo")["data"].as_str(), Some("mine"));

@@ -298,7 +298,7 @@ impl<'a> Run<'a> {
             (self.progress.epoch, self.trainer.updates(), self.updates_per_epoch);
         self.tell(Event::Step(Step { epoch, update, batch, batches: batches_all, loss: updated.loss }));
         let last = batch + 1 == self.updates_per_epoch || self.is_last_update();
-        if batch % self.recipe.log_interval.max(1) != 0 && !last {
+        if !batch.is_multiple_of(self.recipe.log_interval.max(1)) && !last {
             return Ok(());
         }
         let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
@@ -369,7 +369,7 @@ impl<'a> Run<'a> {
         self.scores = [None, None];
         let epoch = self.progress.epoch;
         let last = epoch + 1 == self.epochs || self.is_last_update();
-        let due = (epoch + 1) % self.recipe.val_interval.max(1) == 0 || last;
+        let due = (epoch + 1).is_multiple_of(self.recipe.val_interval.max(1)) || last;
         if self.sets.val.is_empty() || !due {
             return Ok(Flow::Goes);
         }
@@ -497,7 +497,8 @@ impl<'a> Run<'a> {
             ..self.progress.clone()
         };
         let is_last = !self.has_epochs();
-        let every = matches!(self.recipe.checkpoint_every, Every::Epochs(n) if (epoch as u64 + 1) % n == 0);
+        let every =
+            matches!(self.recipe.checkpoint_every, Every::Epochs(n) if (epoch as u64 + 1).is_multiple_of(n));
         let improved = self.progress.best.is_some_and(|best| best.epoch == epoch);
         if every || improved || is_last {
             self.save(metric)?;
@@ -521,7 +522,7 @@ impl<'a> Run<'a> {
     fn is_save_due(&self) -> bool {
         match self.recipe.checkpoint_every {
             Every::Epochs(_) => false,
-            Every::Steps(n) => self.trainer.updates() % n == 0,
+            Every::Steps(n) => self.trainer.updates().is_multiple_of(n),
             Every::Time(Span { seconds }) => self.saved_at.elapsed() >= Duration::from_secs_f64(seconds),
         }
     }
@@ -576,10 +577,10 @@ impl<'a> Run<'a> {
         }
         let model = self.trainer.ema_model().unwrap_or_else(|| self.trainer.model());
         self.write_model(&model)?;
-        if !self.sets.val.is_empty() {
-            if let Some(evaluated) = self.evaluate(&model, self.recipe.model_ema, true)? {
-                self.write_confusion(&evaluated);
-            }
+        if !self.sets.val.is_empty()
+            && let Some(evaluated) = self.evaluate(&model, self.recipe.model_ema, true)?
+        {
+            self.write_confusion(&evaluated);
         }
         let seconds = self.began.elapsed().as_secs_f64();
         let finished = Finished { seconds, ..finished };
@@ -775,7 +776,6 @@ fn mixup(recipe: &Recipe, num_classes: usize, on: bool) -> Result<Mixup, TrainEr
         mixup_switch_prob: recipe.mixup_switch_prob,
         mixup_mode: MixMode::of_name(&recipe.mixup_mode)?,
         smoothing: recipe.smoothing,
-        ..MixConfig::default()
     };
     Ok(Mixup::new(config, num_classes)?)
 }
