@@ -74,19 +74,28 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
         recipe = recipe.with(&recipe::read(&file)?, &file.display().to_string())?;
     }
     // What a newcomer types first means the recipe that was made for it.
-    let is_demo = args.positional.as_deref() == Some("demo") && args.resume.is_none();
+    let is_demo = args.positional.as_deref() == Some("demo") && !matches!(args.resume, Some(Resume::Path(_)));
     let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
+    let mut layers = Vec::new();
     if is_first_run {
-        recipe = recipe.with(&recipe::builtin("demo")?, "demo")?;
+        layers.push(("demo", recipe::builtin("demo")?));
     }
     for name in &args.config {
-        recipe = recipe.with(&overlay(name)?, name)?;
+        layers.push((name, overlay(name)?));
     }
     let mut given = args.recipe.given.clone();
     if let Some(data) = args.positional.as_ref().filter(|_| !is_first_run) {
         given.insert("data".into(), data.clone().into());
     }
-    Ok(recipe.with(&given, "command line")?)
+    layers.push(("command line", given));
+    if layers.iter().any(|(_, layer)| layer.get("linear_probe") == Some(&true.into())) {
+        // Defaults of fine-tuning that mean nothing where one layer learns.
+        (recipe.layer_decay, recipe.drop_path) = (None, 0.0);
+    }
+    for (origin, layer) in &layers {
+        recipe = recipe.with(layer, origin)?;
+    }
+    Ok(recipe)
 }
 
 /// A file, or a recipe that is built in.

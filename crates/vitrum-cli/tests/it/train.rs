@@ -232,6 +232,9 @@ fn later_words_go_over_earlier_ones() {
     let demo = shown(&sandbox, "train --recipe demo");
     assert_eq!(demo["data"].as_str(), Some("demo:15000"));
     assert_eq!(shown(&sandbox, "train demo"), demo, "a newcomer's first run");
+    assert_eq!(shown(&sandbox, "train demo --resume auto"), demo, "and its continuation");
+    let probe = shown(&sandbox, "finetune d --linear-probe");
+    assert!(!probe.contains_key("layer_decay") && probe["linear_probe"].as_bool() == Some(true));
     assert_eq!(shown(&sandbox, "train demo -m vit_tiny_patch16_224")["data"].as_str(), Some("demo"));
     // A file goes before a built-in recipe of its name.
     sandbox.write("demo", "data = 'mine'");

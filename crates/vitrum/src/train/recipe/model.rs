@@ -53,15 +53,13 @@ impl Recipe {
     /// [`RecipeError::Field`] for a field nobody knows or a value of the wrong kind.
     pub fn edit(&self, base: VitConfig) -> Result<VitConfig, RecipeError> {
         let mut config = self.with_kwargs(base)?;
-        // Nothing is dropped in a body that does not learn.
-        let drop_path = if self.linear_probe { 0.0 } else { self.drop_path };
         for (place, rate) in [
             (&mut config.drop_rate, self.drop),
             (&mut config.proj_drop_rate, self.proj_drop),
             (&mut config.attn_drop_rate, self.attn_drop),
             (&mut config.pos_drop_rate, self.pos_drop),
             (&mut config.patch_drop_rate, self.patch_drop),
-            (&mut config.drop_path_rate, drop_path),
+            (&mut config.drop_path_rate, self.drop_path),
         ] {
             if rate > 0.0 {
                 *place = rate;
