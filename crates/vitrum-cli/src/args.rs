@@ -225,6 +225,7 @@ pub struct ImagesArgs {
 /// `vitrum predict`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
+vitrum predict demo\n  \
 vitrum predict cat.jpg dog.png -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k\n  \
 vitrum predict photos/ -m model/ --topk 1 --format csv > answers.csv\n  \
 vitrum predict x.jpg -m vit_base_patch16_224 --checkpoint B_16.npz --format json")]

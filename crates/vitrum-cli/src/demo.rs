@@ -1,6 +1,6 @@
 //! `vitrum demo`: pictures of the built-in drawn set.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use vitrum::data::RgbImage;
@@ -38,6 +38,18 @@ pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
         args.output.display()
     ));
     Ok(())
+}
+
+/// One picture of each class, none of which the built-in model was trained on, among the system's temporary files.
+pub fn pictures() -> Result<Vec<PathBuf>> {
+    let folder = std::env::temp_dir().join("vitrum-demo-pictures");
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let set = DemoSet::new(96, CLASSES.len(), 0);
+    let save = |index: usize| {
+        let path = folder.join(format!("{}.png", CLASSES[set.label(index)]));
+        save(&set.image(index), &path).map(|()| path)
+    };
+    (0..CLASSES.len()).map(save).collect()
 }
 
 fn check_sheet(path: &Path, args: &DemoArgs) -> Result<()> {

@@ -23,6 +23,7 @@ mod tensors;
 mod train;
 mod val;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -40,7 +41,7 @@ const GATE_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
     quiet_decoders();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments());
     match run(cli) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -49,6 +50,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What was typed; `vitrum predict demo` means the built-in model, unless another is named.
+fn arguments() -> Vec<OsString> {
+    let mut typed: Vec<OsString> = std::env::args_os().collect();
+    let is = |at: usize, word: &str| typed.get(at).is_some_and(|arg| arg == word);
+    if typed.len() == 3 && is(1, "predict") && is(2, "demo") && std::env::var_os("VITRUM_MODEL").is_none() {
+        typed.extend(["-m".into(), "demo".into()]);
+    }
+    typed
 }
 
 /// A decoder's panic over a damaged image becomes an error that names the file; its own words say less.

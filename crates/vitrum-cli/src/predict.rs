@@ -9,6 +9,7 @@ use vitrum::data::{DecodeOptions, RgbImage, decode};
 use vitrum::tasks::{Classifier, Prediction};
 
 use crate::args::{Format, ImagesArgs, PredictArgs};
+use crate::demo;
 use crate::model::{self, Talk};
 use crate::output;
 
@@ -93,6 +94,8 @@ fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
             }
         } else if path.exists() {
             files.push(path.clone());
+        } else if path == Path::new("demo") {
+            files.extend(demo::pictures()?);
         } else {
             bail!("{}: no such file or folder", path.display());
         }

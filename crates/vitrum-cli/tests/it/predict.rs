@@ -150,3 +150,16 @@ fn names_that_are_no_text() {
     sandbox.ok("val photos -m model --results-file out.csv");
     assert!(sandbox.read("out.csv").contains("disc/\u{fffd}\u{fffd}.png,0,"));
 }
+
+/// Without a network, a model or a picture there is an answer: right on at least nine of ten.
+#[test]
+fn the_demo_answers() {
+    let sandbox = Sandbox::empty();
+    let rows = sandbox.ok("predict demo -m demo --topk 1 --format json").json();
+    let right = rows.as_array().expect("a list").iter().filter(|row| {
+        let file = row["file"].as_str().expect("a name");
+        file.ends_with(&format!("{}.png", row["predictions"][0]["label"].as_str().expect("a label")))
+    });
+    assert!(right.count() >= 9, "{rows}");
+    assert_eq!(sandbox.ok("predict demo").out.matches(".png").count(), 10);
+}

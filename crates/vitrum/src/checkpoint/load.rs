@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device};
 
 use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors};
 use super::card::{CardSource, ModelCard};
+use super::demo;
 use super::dialect::{Converted, Dialect, to_timm};
 use super::error::LoadError;
 use super::imagenet;
@@ -25,7 +26,7 @@ pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
 /// What to load, and what may differ from it.
 pub struct LoadOptions<'a> {
-    /// A folder with `config.json` and weights, a file of weights, a name of the catalogue, or `hf:ORG/NAME`.
+    /// A folder with `config.json` and weights, a file of weights, a name of the catalogue, `hf:ORG/NAME`, or `demo`.
     pub model: String,
     /// Weights instead of those that come with the model.
     pub checkpoint: Option<PathBuf>,
@@ -328,6 +329,9 @@ fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
     let path = Path::new(spec);
     if path.exists() {
         return of_path(path, spec, options);
+    }
+    if spec == demo::NAME {
+        return of_path(&demo::folder()?, spec, options);
     }
     match catalogue::entry(spec) {
         Ok(entry) => of_name(spec, entry, options),

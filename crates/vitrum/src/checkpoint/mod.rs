@@ -11,6 +11,7 @@
 pub mod apply;
 pub mod card;
 pub mod convert;
+pub mod demo;
 pub mod dialect;
 pub mod diff;
 pub mod error;
