@@ -55,8 +55,12 @@ fn main() -> ExitCode {
 /// What was typed; `vitrum predict demo` means the built-in model, unless another is named.
 fn arguments() -> Vec<OsString> {
     let mut typed: Vec<OsString> = std::env::args_os().collect();
-    let is = |at: usize, word: &str| typed.get(at).is_some_and(|arg| arg == word);
-    if typed.len() == 3 && is(1, "predict") && is(2, "demo") && std::env::var_os("VITRUM_MODEL").is_none() {
+    let has = |word: &str| typed.iter().any(|arg| arg == word);
+    let is_model = |arg: &OsString| {
+        arg.to_string_lossy().starts_with("-m") || arg.to_string_lossy().starts_with("--model")
+    };
+    let is_named = typed.iter().any(is_model) || std::env::var_os("VITRUM_MODEL").is_some();
+    if has("predict") && has("demo") && !is_named && !has("--help") && !has("-h") {
         typed.extend(["-m".into(), "demo".into()]);
     }
     typed

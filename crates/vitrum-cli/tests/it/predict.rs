@@ -161,5 +161,5 @@ fn the_demo_answers() {
         file.ends_with(&format!("{}.png", row["predictions"][0]["label"].as_str().expect("a label")))
     });
     assert!(right.count() >= 9, "{rows}");
-    assert_eq!(sandbox.ok("predict demo").out.matches(".png").count(), 10);
+    assert_eq!(sandbox.ok("predict demo --topk 2").out.matches(".png").count(), 10);
 }
