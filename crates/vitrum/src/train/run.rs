@@ -116,6 +116,10 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainError> {
         let mut recipe = job.recipe.clone();
         recipe.check()?;
+        if recipe.amp_dtype != "none" {
+            let text = format!("amp_dtype '{}' is not offered yet: training is in f32", recipe.amp_dtype);
+            return Err(TrainError::Option(text));
+        }
         let sets = open_data(&recipe)?;
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
         if num_classes < sets.classes.len() {

@@ -240,6 +240,15 @@ fn a_run_that_diverges_says_where() {
     assert_eq!(heard.notes.iter().filter(|note| note.contains("changed nothing")).count(), 3);
 }
 
+#[test]
+fn what_is_not_offered_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let half = Recipe { amp_dtype: "bf16".into(), ..recipe(folder.path()) };
+    let error = fit(&job(half), &mut Heard::default(), &NoRequests).expect_err("refused");
+    assert!(error.to_string().contains("bf16"), "{error}");
+    assert!(std::fs::read_dir(folder.path()).expect("a folder").next().is_none(), "nothing is written");
+}
+
 /// Which parameters of a finished run differ from those it began with.
 fn moved(recipe: &Recipe) -> Vec<String> {
     let tensors = |path: &Path| {
