@@ -40,6 +40,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const GATE_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
+    vitrum_kernels::memory::keep_freed_memory();
     quiet_decoders();
     let cli = Cli::parse_from(arguments());
     match run(cli) {

@@ -7,6 +7,8 @@
 mod attention;
 mod extension;
 mod layer_norm;
+#[cfg(feature = "mimalloc")]
+pub mod memory;
 pub mod optim;
 mod portable;
 mod product;
