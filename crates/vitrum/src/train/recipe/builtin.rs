@@ -12,6 +12,7 @@ macro_rules! recipes {
 
 recipes![
     "cifar/cifar100_vit_tiny_patch4",
+    "cifar/cifar10_test_vit_patch4",
     "cifar/cifar10_vit_tiny_patch4",
     "demo",
     "finetune/linear_probe",
