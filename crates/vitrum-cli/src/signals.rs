@@ -42,7 +42,6 @@ impl Signals {
     }
 
     /// Whether a checkpoint was asked for since this was last asked.
-    #[allow(dead_code, reason = "the training loop asks at every update")]
     pub fn take_save(&self) -> bool {
         self.save.swap(false, Ordering::Relaxed)
     }

@@ -97,6 +97,12 @@ const DATA: &[Flag] = &[
     .short('j')
     .also(&["dataloader-num-workers"]),
     flag("cache", Text, "auto|none|ram", "Whether decoded images stay in memory"),
+    flag(
+        "sequential",
+        Switch,
+        "BOOL",
+        "Read archives from beginning to end, shuffling what is held back; for disks that seek slowly",
+    ),
     flag("shuffle_buffer", Count, "N", "Images of an archive held back for shuffling"),
     flag("max_bad", Number, "N|F", "Unreadable images tolerated: a share below 1, a number from 1 on"),
 ];
@@ -195,11 +201,13 @@ const AUGMENTATION: &[Flag] = &[
         "N",
         "Small images: random crop after padding by so many pixels, and flips, instead of random resized crops",
     ),
+    flag("crop_pad_mode", Text, "constant|reflect", "What these pixels are: black, or the image mirrored"),
     flag("scale", Pair, "F", "Area of a random resized crop over that of the image, least and most"),
     flag("ratio", Pair, "F", "Its width over its height, least and most"),
     flag("hflip", Number, "F", "Probability of a horizontal flip").also(&["fliplr"]),
     flag("vflip", Number, "F", "Probability of a vertical flip").also(&["flipud"]),
     flag("color_jitter", Number, "F", "Brightness, contrast and saturation change by up to this"),
+    flag("color_jitter_prob", Number, "F", "Probability that they do [default: always]"),
     flag("grayscale_prob", Number, "F", "Probability of grey"),
     flag("gaussian_blur_prob", Number, "F", "Probability of a blur"),
     flag("aa", Text, "POLICY", "rand-m9-mstd0.5-inc1, augmix-…, original, v0, 3a"),

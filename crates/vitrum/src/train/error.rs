@@ -6,7 +6,7 @@ use super::clip::ClipModeError;
 use super::log::LogError;
 use super::optim::{OptimError, StateError};
 use super::recipe::RecipeError;
-use super::resume::{Change, ResumeError};
+use super::resume::ResumeError;
 use super::schedule::ScheduleError;
 use crate::checkpoint::error::LoadError;
 use crate::checkpoint::load::ModelError;
@@ -84,18 +84,16 @@ pub enum TrainError {
     /// A checkpoint that is not this run's.
     #[error("cannot go on: {0}\nhint: resume with the recipe of the run (its args.toml)")]
     OtherModel(String),
-    /// The arguments are not those the run was begun with.
+    /// A run that is to begin in the folder of another.
     #[error(
-        "cannot resume {path}: arguments changed since step {step}\n{list}\nhint: leave them as they were, or pass --allow-changed-args to go on anyway (the run can then not be repeated)",
-        path = .path.display(), list = list(.changes)
+        "{path}: holds the checkpoints of another run, the newest of step {step}\nhint: go on from them with --resume, or choose another --experiment",
+        path = .path.display()
     )]
-    ChangedArgs {
-        /// The checkpoint.
+    OtherRun {
+        /// The folder.
         path: PathBuf,
-        /// Updates done.
+        /// Updates its newest checkpoint was made after.
         step: u64,
-        /// What differs.
-        changes: Vec<Change>,
     },
     /// The images are not those the run was begun with.
     #[error(
@@ -119,9 +117,4 @@ pub enum TrainError {
         /// Where the evidence lies.
         evidence: PathBuf,
     },
-}
-
-fn list(changes: &[Change]) -> String {
-    let line = |change: &Change| format!("  {}  {} -> {}", change.flag(), change.old, change.new);
-    changes.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -1,6 +1,6 @@
 //! Recipe → loop → checkpoint.
 //!
-//! Reading order: [`recipe`] says what a run depends on, [`fit`] is the loop, [`trainer`] one update of it;
+//! Reading order: [`recipe`] says what a run depends on, [`mod@fit`] is the loop, [`trainer`] one update of it;
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are its mathematics, [`backward`] its way
 //! forth and back; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
 //! of it.
@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod evidence;
 pub mod fit;
 pub mod groups;
+mod lock;
 pub mod log;
 pub mod objective;
 pub mod optim;

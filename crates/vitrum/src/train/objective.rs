@@ -3,7 +3,7 @@
 //! Each loss is computed with its gradient, which is then tied to the logits: so the gradient is the formula's, also
 //! where steps of its computation would overflow or have none.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 
 use super::recipe::Recipe;
 
@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
     /// Cross entropy of the softmax, mean over the batch (timm's `SoftTargetCrossEntropy`; with targets of
-    /// [`soft_targets`] its `LabelSmoothingCrossEntropy`).
+    /// [`smoothed_one_hot`](crate::data::augment::smoothed_one_hot) its `LabelSmoothingCrossEntropy`).
     CrossEntropy,
     /// Cross entropy of a sigmoid per class (timm's `BinaryCrossEntropy`).
     Binary {
@@ -81,38 +81,4 @@ fn binary(x: Tensor<2>, targets: Tensor<2>, sum_classes: bool) -> (Tensor<1>, Te
     let sigmoid = recip.clone().mask_where(negative, exp.clone() * recip);
     let losses = x.clone().clamp_min(0.0) - x * targets.clone() + exp.log1p();
     (losses.sum().div_scalar(count), (sigmoid - targets).div_scalar(count))
-}
-
-/// A label that is no class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("label {label} at place {index} of the batch: expected less than {classes} classes")]
-pub struct LabelError {
-    /// The label.
-    pub label: usize,
-    /// Its place in the batch.
-    pub index: usize,
-    /// Number of classes.
-    pub classes: usize,
-}
-
-/// Targets `[B, K]` of labels: `1 - smoothing + smoothing / K` at the label, `smoothing / K` elsewhere.
-///
-/// # Errors
-/// [`LabelError`] for a label that is no class.
-pub fn soft_targets(
-    labels: &[usize],
-    classes: usize,
-    smoothing: f64,
-    device: &Device,
-    dtype: DType,
-) -> Result<Tensor<2>, LabelError> {
-    let off = smoothing / classes as f64;
-    let mut values = vec![off; labels.len() * classes];
-    for (index, &label) in labels.iter().enumerate() {
-        if label >= classes {
-            return Err(LabelError { label, index, classes });
-        }
-        values[index * classes + label] = 1.0 - smoothing + off;
-    }
-    Ok(Tensor::from_data(TensorData::new(values, [labels.len(), classes]), (device, dtype)))
 }

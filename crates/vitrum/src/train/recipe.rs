@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use builtin::{BUILTIN, builtin};
-pub use check::{DEVICES, METRICS, OPTIMIZERS, SCHEDULES};
+pub use check::{DEVICES, METRICS, SCHEDULES};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::train_set::Cache;
@@ -45,6 +45,8 @@ pub struct Recipe {
     pub workers: usize,
     /// Whether decoded images stay in memory.
     pub cache: Cache,
+    /// Read archives from beginning to end, shuffling what is held back; for disks that seek slowly.
+    pub sequential: bool,
     /// Images of an archive held back for shuffling.
     pub shuffle_buffer: usize,
     /// Unreadable images tolerated: a share below 1, a number from 1 on.
@@ -174,6 +176,8 @@ pub struct Recipe {
     /// Small images: random crop after padding by so many pixels, and flips, instead of random resized crops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_pad: Option<u32>,
+    /// What these pixels are: `constant` (black) or `reflect`.
+    pub crop_pad_mode: String,
     /// Area of a random resized crop over that of the image, least and most.
     pub scale: [f64; 2],
     /// Its width over its height, least and most.
@@ -184,6 +188,9 @@ pub struct Recipe {
     pub vflip: f64,
     /// Brightness, contrast and saturation change by up to this.
     pub color_jitter: f64,
+    /// Probability that they do; by default always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub color_jitter_prob: Option<f64>,
     /// Probability of grey.
     pub grayscale_prob: f64,
     /// Probability of a blur.
@@ -305,6 +312,7 @@ impl Default for Recipe {
             image_dir: None,
             workers: 0,
             cache: Cache::Auto,
+            sequential: false,
             shuffle_buffer: 2048,
             max_bad: 0.001,
             model: "vit_tiny_patch16_224".into(),
@@ -357,11 +365,13 @@ impl Default for Recipe {
             lr_k_decay: 1.0,
             no_aug: false,
             crop_pad: None,
+            crop_pad_mode: "constant".into(),
             scale: [0.08, 1.0],
             ratio: [3.0 / 4.0, 4.0 / 3.0],
             hflip: 0.5,
             vflip: 0.0,
             color_jitter: 0.4,
+            color_jitter_prob: None,
             grayscale_prob: 0.0,
             gaussian_blur_prob: 0.0,
             aa: None,

@@ -14,7 +14,6 @@ mod changes;
 mod disk;
 mod error;
 mod find;
-mod lock;
 mod manifest;
 mod parts;
 
@@ -24,12 +23,13 @@ pub use changes::{Change, changed, neutral};
 pub use disk::{Disk, Os};
 pub use error::ResumeError;
 pub use find::{Found, Resume};
-pub use lock::FolderLock;
 pub use manifest::{FORMAT, FileSum, Manifest};
 pub use parts::{Part, Parts};
 
 use find::{Kept, kept};
 use parts::encode;
+
+use super::lock::FolderLock;
 
 /// How checkpoints are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Store {
     ) -> Result<Self, ResumeError> {
         let folder = folder.into();
         disk.create_folders(&folder).map_err(|e| ResumeError::io("making the folder", &folder, e))?;
-        let lock = FolderLock::take(&folder)?;
+        let lock = FolderLock::take(&folder).map_err(|error| ResumeError::locked(&folder, error))?;
         let store = Self { folder, options, disk, _lock: lock };
         store.tidy()?;
         store.mend_pointers()?;

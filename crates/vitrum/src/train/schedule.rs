@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 use serde_json::Value;
 
 use super::optim::StateDict;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, SCHEDULES};
 
 /// A schedule that cannot be followed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -37,8 +37,6 @@ pub enum ScheduleError {
         reason: String,
     },
 }
-
-const NAMES: [&str; 8] = ["cosine", "step", "multistep", "poly", "plateau", "linear", "constant", "none"];
 
 /// A learning rate for every update of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -272,10 +270,10 @@ impl Plateau {
 
 fn check(recipe: &Recipe, updates_per_epoch: u64) -> Result<(), ScheduleError> {
     let name = recipe.sched.as_str();
-    if !NAMES.contains(&name) {
+    if !SCHEDULES.contains(&name) {
         return Err(ScheduleError::UnknownName {
             name: name.into(),
-            nearest: super::optim::nearest(name, &NAMES),
+            nearest: super::optim::nearest(name, &SCHEDULES),
         });
     }
     let refuse = |field, reason: String| Err(ScheduleError::Field { field, reason });

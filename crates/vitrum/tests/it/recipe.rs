@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use vitrum::models::{ModelConfig, catalogue};
+use vitrum::train::optim::OptimName;
 use vitrum::train::recipe::{
-    BUILTIN, DEVICES, ImgSize, METRICS, OPTIMIZERS, Recipe, RecipeError, SCHEDULES, builtin, keys, parse,
-    read,
+    BUILTIN, DEVICES, ImgSize, METRICS, Recipe, RecipeError, SCHEDULES, builtin, keys, parse, read,
 };
 
 fn good() -> Recipe {
@@ -205,7 +205,7 @@ fn pairs_that_contradict_each_other_are_refused() {
 
 #[test]
 fn known_names_are_runs() {
-    for opt in OPTIMIZERS {
+    for opt in OptimName::ALL.map(OptimName::as_str) {
         assert_eq!(refusal(&Recipe { opt: opt.into(), ..good() }), None, "{opt}");
     }
     for sched in SCHEDULES {

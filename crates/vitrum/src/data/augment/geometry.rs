@@ -145,6 +145,18 @@ pub enum PadMode {
 }
 
 impl PadMode {
+    /// The mode of torchvision's name.
+    ///
+    /// # Errors
+    /// [`AugmentError::Field`] for another name.
+    pub fn of_name(name: &str) -> Result<Self, AugmentError> {
+        match name {
+            "constant" => Ok(Self::Constant),
+            "reflect" => Ok(Self::Reflect),
+            _ => Err(wrong("crop_pad_mode", format!("'{name}'"), "`constant` or `reflect`")),
+        }
+    }
+
     /// The row or column that stands at position `at` of an axis of `length` pixels, which may lie outside.
     pub(super) fn source(self, at: i64, length: u32) -> Option<u32> {
         let length = i64::from(length);

@@ -34,6 +34,8 @@ pub struct TrainTransformConfig {
     pub vflip: f64,
     /// Brightness, contrast and saturation change by up to this. Off where `aa` is on, unless that is 3-Augment.
     pub color_jitter: f64,
+    /// Probability that they do; `None`: always, without a draw.
+    pub color_jitter_prob: Option<f64>,
     /// Probability of grey.
     pub grayscale_prob: f64,
     /// Probability of a blur of 0.1 to 2 pixels.
@@ -63,6 +65,7 @@ impl Default for TrainTransformConfig {
             hflip: 0.5,
             vflip: 0.0,
             color_jitter: 0.4,
+            color_jitter_prob: None,
             grayscale_prob: 0.0,
             gaussian_blur_prob: 0.0,
             aa: None,
@@ -85,6 +88,7 @@ pub struct TrainTransform {
     vflip: f64,
     auto: Option<(String, AutoAugment)>,
     jitter: ColorJitter,
+    jitter_prob: Option<f64>,
     grey: f64,
     blur: f64,
     erasing: Option<RandomErasing>,
@@ -163,6 +167,10 @@ impl TrainTransform {
                 None => None,
             },
             jitter: if aa.is_some_and(|aa| !aa.contains("3a")) { ColorJitter::default() } else { jitter },
+            jitter_prob: match config.color_jitter_prob {
+                Some(share) => Some(probability("color_jitter_prob", share)?),
+                None => None,
+            },
             grey: probability("grayscale_prob", config.grayscale_prob)?,
             blur: probability("gaussian_blur_prob", config.gaussian_blur_prob)?,
             erasing: {
@@ -209,7 +217,9 @@ impl TrainTransform {
         plan.hflip = self.hflip > 0.0 && chance(rng, self.hflip);
         plan.vflip = self.vflip > 0.0 && chance(rng, self.vflip);
         plan.auto = self.auto.as_ref().map(|(_, auto)| auto.draw(rng));
-        plan.jitter = self.jitter.draw(rng);
+        if self.jitter_prob.is_none_or(|share| !self.jitter.is_off() && chance(rng, share)) {
+            plan.jitter = self.jitter.draw(rng);
+        }
         plan.grey = self.grey > 0.0 && chance(rng, self.grey);
         plan.blur = (self.blur > 0.0 && chance(rng, self.blur)).then(|| uniform(rng, 0.1, 2.0));
         if let Some(erasing) = &self.erasing {
@@ -321,7 +331,9 @@ impl TrainTransform {
             steps.push(format!("{text} ({auto})"));
         }
         if !self.jitter.is_off() {
-            steps.push(self.jitter.to_string());
+            let often =
+                self.jitter_prob.map(|share| format!(" with probability {share}")).unwrap_or_default();
+            steps.push(format!("{}{often}", self.jitter));
         }
         steps.extend(step("grey", self.grey));
         steps.extend(step("blur", self.blur));

@@ -264,7 +264,7 @@ fn fields(value: &impl Serialize) -> Map<String, Value> {
 }
 
 /// JSON knows no NaN: it is written as `null`, and read back as NaN.
-pub(super) mod number {
+pub(in crate::train) mod number {
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -14,12 +14,12 @@
 //!   model/, results.json    what it came to
 //! ```
 
-use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use super::LogError;
 use super::files;
+use crate::train::lock::{FolderLock, LockError};
 
 /// The task all runs have so far; its name is a folder's.
 pub const TASK: &str = "classify";
@@ -76,15 +76,11 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`LogError::Locked`] when another has it, [`LogError::Io`].
-    pub fn lock(&self) -> Result<Lock, LogError> {
-        let path = self.path.join(".lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(|e| LogError::io(&path, e))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: self.path.clone() }),
-            // Some network file systems know no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Lock { _file: file }),
-        }
+    pub fn lock(&self) -> Result<FolderLock, LogError> {
+        FolderLock::take(&self.path).map_err(|error| match error {
+            LockError::Held(holder) => LogError::Locked { path: self.path.clone(), holder },
+            LockError::Io(source) => LogError::io(&self.path, source),
+        })
     }
 
     /// The folder itself.
@@ -149,10 +145,4 @@ impl RunFolder {
     pub fn write_args(&self, recipe: &crate::train::recipe::Recipe) -> Result<(), LogError> {
         files::replace(&self.args(), recipe.to_table().to_string().as_bytes())
     }
-}
-
-/// A claim on a run's folder.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
 }

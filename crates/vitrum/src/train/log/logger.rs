@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::event::{Event, Watch};
 use super::files::{self, Appender};
-use super::folder::{Lock, RunFolder};
+use super::folder::RunFolder;
 use super::tables::{History, Metrics, Reached, Summary};
 use super::tensorboard::TensorBoard;
 use super::{LogError, paint, plots, text};
 use crate::data::RgbImage;
+use crate::train::lock::FolderLock;
 
 /// Drawing the curves takes no more than this share of the time.
 const DRAWING_SHARE: f64 = 0.02;
@@ -28,7 +29,7 @@ pub struct Logger {
     /// When the curves were drawn last, and how long it took.
     drawn: Option<(Instant, Duration)>,
     failure: Option<LogError>,
-    _lock: Lock,
+    _lock: FolderLock,
 }
 
 impl Logger {

@@ -60,10 +60,16 @@ pub enum LogError {
         reason: &'static str,
     },
     /// Another process writes into the folder.
-    #[error("{path}: another process is writing this run\nhint: wait for it, or stop it", path = .path.display())]
+    #[error(
+        "{path}: another process is writing this run{}\nhint: wait for it, or stop it",
+        .holder.as_deref().map(|holder| format!(" ({holder})")).unwrap_or_default(),
+        path = .path.display()
+    )]
     Locked {
         /// The folder.
         path: PathBuf,
+        /// What that process wrote of itself.
+        holder: Option<String>,
     },
     /// Pixels and their shape disagree.
     #[error("a batch of shape {shape:?} has {expected} values, found {found}")]

@@ -23,6 +23,13 @@ pub struct Scores {
     pub top5: f64,
 }
 
+impl Scores {
+    /// Whether all are numbers.
+    pub fn is_finite(&self) -> bool {
+        [self.loss, self.top1, self.top5].iter().all(|score| score.is_finite())
+    }
+}
+
 /// What a run came to; `results.json` has these fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Finished {

@@ -3,10 +3,8 @@
 use super::{Recipe, RecipeError, nearest};
 use crate::data::Interpolation;
 use crate::models::catalogue;
+use crate::train::optim::OptimName;
 
-/// Optimisers by timm's names.
-pub const OPTIMIZERS: [&str; 10] =
-    ["adafactor", "adam", "adamw", "lamb", "lion", "momentum", "muon", "nadamw", "nmuon", "sgd"];
 /// Schedules by timm's names, `linear`, and `constant` and `none`, which stay at the peak.
 pub const SCHEDULES: [&str; 8] =
     ["constant", "cosine", "linear", "multistep", "none", "plateau", "poly", "step"];
@@ -41,12 +39,14 @@ impl Recipe {
 
     fn check_names(&self) -> Checked {
         let filters = Interpolation::ALL.map(Interpolation::name);
+        let optimizers = OptimName::ALL.map(OptimName::as_str);
         let with_random = [&["random"], &filters[..]].concat();
         for (key, value, known) in [
-            ("opt", Some(&self.opt), &OPTIMIZERS[..]),
+            ("opt", Some(&self.opt), &optimizers[..]),
             ("lr_base_scale", self.lr_base_scale.as_ref(), &["linear", "sqrt"]),
             ("clip_mode", Some(&self.clip_mode), &["agc", "norm", "value"]),
             ("sched", Some(&self.sched), &SCHEDULES),
+            ("crop_pad_mode", Some(&self.crop_pad_mode), &["constant", "reflect"]),
             ("remode", Some(&self.remode), &["const", "pixel", "rand"]),
             ("mixup_mode", Some(&self.mixup_mode), &["batch", "elem", "pair"]),
             ("train_interpolation", Some(&self.train_interpolation), &with_random),
@@ -108,6 +108,7 @@ impl Recipe {
         for (key, value) in [
             ("hflip", self.hflip),
             ("vflip", self.vflip),
+            ("color_jitter_prob", self.color_jitter_prob.unwrap_or(1.0)),
             ("grayscale_prob", self.grayscale_prob),
             ("gaussian_blur_prob", self.gaussian_blur_prob),
             ("reprob", self.reprob),

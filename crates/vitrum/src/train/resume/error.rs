@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Change;
 use crate::checkpoint::LoadError;
+use crate::train::lock::LockError;
 
 /// An error of saving, finding or reading a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +126,13 @@ impl ResumeError {
         Self::Io { doing, path: path.to_path_buf(), source }
     }
 
+    pub(super) fn locked(folder: &Path, error: LockError) -> Self {
+        match error {
+            LockError::Held(holder) => Self::Locked { path: folder.to_path_buf(), holder },
+            LockError::Io(source) => Self::io("locking", folder, source),
+        }
+    }
+
     pub(super) fn damaged(path: &Path, expected: impl ToString, found: impl ToString) -> Self {
         Self::Damaged { path: path.to_path_buf(), expected: expected.to_string(), found: found.to_string() }
     }
@@ -171,8 +179,8 @@ fn changed_text(run: &Path, step: u64, changes: &[Change]) -> String {
         .collect();
     let flags: Vec<String> = changes.iter().map(Change::flag).collect();
     format!(
-        "cannot resume {}: arguments changed since step {step}\n{}hint: drop {}, or pass --allow-changed-args to \
-         continue anyway (the run will no longer be reproducible)",
+        "cannot resume {}: arguments changed since step {step}\n{}hint: leave {} as before, or pass --allow-changed-args \
+         to continue anyway (the run will no longer be reproducible)",
         run.display(),
         lines.concat(),
         flags.join(", ")

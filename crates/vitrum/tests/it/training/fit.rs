@@ -211,7 +211,7 @@ fn going_on_with_other_arguments_is_refused() {
     let other = Recipe { lr: Some(1e-3), ..first.clone() };
     let error = fit(&resumed(other.clone()), &mut Heard::default(), &NoRequests).expect_err("refused");
     let text = error.to_string();
-    assert!(text.contains("--lr  0.002 -> 0.001") && text.contains("--allow-changed-args"), "{text}");
+    assert!(text.contains("--lr   0.002 -> 0.001") && text.contains("--allow-changed-args"), "{text}");
     let allowed = Job { allow_changed_args: true, ..resumed(other) };
     fit(&allowed, &mut Heard::default(), &StopAfter(Cell::new(0))).expect("allowed");
     // Fewer pictures under the same name.
@@ -238,6 +238,59 @@ fn a_run_that_diverges_says_where() {
     let evidence: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(evidence["images"].as_array().map(Vec::len), Some(16));
     assert_eq!(heard.notes.iter().filter(|note| note.contains("changed nothing")).count(), 3);
+}
+
+/// Numbers that are none are in the saved state, and do not keep it from being read.
+#[test]
+fn a_run_with_bad_updates_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The first update ruins the weights. One update an epoch, so the validation is no number either.
+    for (overfit_batches, stop_after) in [(0, 1), (1, 2)] {
+        let recipe = Recipe {
+            lr: Some(1e30),
+            warmup_epochs: 0.0,
+            clip_grad: None,
+            opt: "momentum".into(),
+            mixup: 0.0,
+            cutmix: 0.0,
+            epochs: 9,
+            overfit_batches,
+            experiment: Some(format!("bad-{overfit_batches}")),
+            ..recipe(folder.path())
+        };
+        let stopped = fit(&job(recipe.clone()), &mut Heard::default(), &StopAfter(Cell::new(stop_after)));
+        assert!(matches!(stopped.expect("a run"), Outcome::Stopped { .. }));
+        let mut heard = Heard::default();
+        let resumed = Job { resume: Some(Resume::Newest), ..job(recipe) };
+        let error = fit(&resumed, &mut heard, &NoRequests).expect_err("no number again");
+        assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+        assert!(heard.losses.len() < 3, "the bad updates of the first part count");
+    }
+}
+
+#[test]
+fn a_run_does_not_begin_among_the_checkpoints_of_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = recipe(folder.path());
+    fit(&job(first.clone()), &mut Heard::default(), &StopAfter(Cell::new(2))).expect("a run");
+    let again = Recipe { exist_ok: true, ..first };
+    let error = fit(&job(again), &mut Heard::default(), &NoRequests).expect_err("refused");
+    let text = error.to_string();
+    assert!(text.contains("step 3") && text.contains("--resume"), "{text}");
+}
+
+#[test]
+fn what_makes_no_run_leaves_no_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = recipe(folder.path());
+    for bad in [
+        Recipe { freeze: vec!["nothing.*".into()], ..good.clone() },
+        Recipe { aa: Some("rand-m9-q4".into()), ..good.clone() },
+        Recipe { num_classes: Some(2), ..good },
+    ] {
+        fit(&job(bad), &mut Heard::default(), &NoRequests).expect_err("refused");
+        assert!(std::fs::read_dir(folder.path()).expect("a folder").next().is_none());
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use vitrum::models::vit::{GlobalPool, PosEmbed, Vit};
 use vitrum::models::{Backbone, VitConfig};
 use vitrum::train::clip::{ClipMode, clip};
 use vitrum::train::groups::{GroupConfig, Groups};
-use vitrum::train::objective::{Objective, soft_targets};
+use vitrum::train::objective::Objective;
 use vitrum::train::optim::{GradMap, OptimConfig, OptimName, Optimizer};
 
 use crate::formula;
@@ -80,7 +80,7 @@ fn gradients(config: &VitConfig, objective: Objective) -> (Vit, GradMap) {
     let shape = [4, 3, 32, 32];
     let images = TensorData::new(formula::images(shape, 1.0), shape);
     let images = Tensor::<4>::from_data(images, (&device, DType::F64));
-    let targets = soft_targets(&[0, 1, 2, 4], 5, 0.1, &device, DType::F64).unwrap();
+    let targets = super::soft_targets(&[0, 1, 2, 4], 0.1, &device, DType::F64);
     let loss = objective.loss(model.forward(images), targets);
     let grads = GradMap::collect(&model, loss.backward());
     (model, grads)
@@ -117,7 +117,7 @@ fn learn(name: OptimName, lr: f64, updates: usize, threads: usize) -> (Vec<f64>,
     let shape = [8, 3, 32, 32];
     let images = TensorData::new(formula::images(shape, 1.0), shape);
     let images = Tensor::<4>::from_data(images, (&device, DType::F32));
-    let targets = soft_targets(&[0, 1, 2, 3, 4, 0, 1, 2], 5, 0.0, &device, DType::F32).unwrap();
+    let targets = super::soft_targets(&[0, 1, 2, 3, 4, 0, 1, 2], 0.0, &device, DType::F32);
     let config = GroupConfig { weight_decay: 0.05, layer_decay: Some(0.9), no_weight_decay: Vec::new() };
     let groups = Groups::new(&model, &config);
     let mut optimizer = Optimizer::new(OptimConfig::new(name)).unwrap();

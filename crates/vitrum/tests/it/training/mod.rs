@@ -33,6 +33,15 @@ const TOY: [(&str, &[usize]); 7] = [
     ("head.weight", &[5, 18]),
 ];
 
+/// Targets `[B, 5]` of labels.
+fn soft_targets(labels: &[usize], smoothing: f64, device: &Device, dtype: DType) -> Tensor<2> {
+    let mut values = vec![smoothing / 5.0; labels.len() * 5];
+    for (row, &label) in values.chunks_exact_mut(5).zip(labels) {
+        row[label] += 1.0 - smoothing;
+    }
+    Tensor::from_data(TensorData::new(values, [labels.len(), 5]), (device, dtype))
+}
+
 fn golden_path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/training").join(name)
 }

@@ -4,11 +4,21 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 
-use super::ResumeError;
+/// Why a folder is not ours.
+#[derive(Debug)]
+pub(super) enum LockError {
+    /// Another process has it; what that process wrote of itself.
+    Held(Option<String>),
+    /// The operating system could not.
+    Io(std::io::Error),
+}
+
+/// The file whose lock stands for its folder's.
+const NAME: &str = ".lock";
 
 /// Held while a process writes into a folder; let go when dropped, or when the process ends in whatever way.
 ///
-/// The lock is advisory, of the file `.lock`, which stays. Where a file system has no locks, nothing is held.
+/// The lock is advisory, of a file `.lock`, which stays. Where a file system has no locks, nothing is held.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
@@ -16,25 +26,21 @@ pub struct FolderLock {
 
 impl FolderLock {
     /// Takes the lock of `folder`, or fails at once.
-    ///
-    /// # Errors
-    /// [`ResumeError::Locked`] with what the other process wrote of itself; [`ResumeError::Io`].
-    pub fn take(folder: &Path) -> Result<Self, ResumeError> {
-        let path = folder.join(".lock");
-        let fail = |e| ResumeError::io("locking", &path, e);
+    pub(super) fn take(folder: &Path) -> Result<Self, LockError> {
+        let path = folder.join(NAME);
         let mut options = OpenOptions::new();
         let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+            options.read(true).write(true).create(true).truncate(false).open(&path).map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let told = file.take(200).read_to_string(&mut holder).is_ok();
                 let holder = Some(holder.trim().to_string()).filter(|text| told && !text.is_empty());
-                return Err(ResumeError::Locked { path: folder.to_path_buf(), holder });
+                return Err(LockError::Held(holder));
             }
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(fail(error)),
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
         }
         let host = gethostname::gethostname();
         let text = format!("process {} on {}\n", std::process::id(), host.to_string_lossy());

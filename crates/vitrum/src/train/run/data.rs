@@ -1,0 +1,129 @@
+//! From the recipe's data keys to loaders.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::data::RgbImage;
+use crate::data::augment::geometry::PadMode;
+use crate::data::augment::{MixConfig, MixMode, Mixup, TrainTransform, TrainTransformConfig};
+use crate::data::dataset::ClassMap;
+use crate::data::decode::DecodeOptions;
+use crate::data::loader::{Loader, LoaderOptions, MaxBad};
+use crate::data::preprocess::Preprocess;
+use crate::data::random::DataRng;
+use crate::data::train_loader::{TrainLoader, TrainLoaderOptions};
+use crate::data::train_set::{TrainDataOptions, TrainValSets};
+use crate::models::catalogue;
+use crate::train::TrainError;
+use crate::train::recipe::Recipe;
+
+/// Training and validation images.
+pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
+    let side = match recipe.img_size {
+        Some(size) => size.0[0].max(size.0[1]) as u32,
+        None => catalogue::entry(&recipe.model).map_or(224, |entry| entry.config.img_size[0] as u32),
+    };
+    let options = TrainDataOptions {
+        val_data: recipe.val_data.clone().map(PathBuf::from),
+        train_split: recipe.train_split.clone(),
+        val_split: recipe.val_split.clone(),
+        val_fraction: recipe.val_fraction,
+        fraction: recipe.fraction,
+        class_map: recipe.class_map.as_ref().map(ClassMap::open).transpose()?,
+        image_dir: recipe.image_dir.clone(),
+        seed: recipe.seed,
+        demo_size: side,
+        decode: DecodeOptions::timm(),
+        cache: recipe.cache,
+        sequential: recipe.sequential,
+        shuffle_buffer: recipe.shuffle_buffer,
+        ..TrainDataOptions::new(&recipe.data)
+    };
+    Ok(TrainValSets::open(&options)?)
+}
+
+/// Augmented training batches.
+pub(super) fn train_loader(
+    recipe: &Recipe,
+    sets: &TrainValSets,
+    preprocess: &Preprocess,
+) -> Result<TrainLoader, TrainError> {
+    let transform = TrainTransform::new(&TrainTransformConfig {
+        preprocess: preprocess.clone(),
+        no_aug: recipe.no_aug,
+        crop_pad: recipe.crop_pad,
+        crop_pad_mode: PadMode::of_name(&recipe.crop_pad_mode)?,
+        scale: recipe.scale,
+        ratio: recipe.ratio,
+        hflip: recipe.hflip,
+        vflip: recipe.vflip,
+        color_jitter: recipe.color_jitter,
+        color_jitter_prob: recipe.color_jitter_prob,
+        grayscale_prob: recipe.grayscale_prob,
+        gaussian_blur_prob: recipe.gaussian_blur_prob,
+        aa: recipe.aa.clone(),
+        reprob: recipe.reprob,
+        remode: recipe.remode.clone(),
+        recount: recipe.recount,
+        train_interpolation: recipe.train_interpolation.clone(),
+    })?;
+    let options = TrainLoaderOptions {
+        batch_size: recipe.batch_size,
+        workers: workers(recipe),
+        seed: recipe.seed,
+        repeats: recipe.aug_repeats,
+        drop_last: sets.train.len() >= recipe.batch_size,
+        max_bad: max_bad(recipe),
+        overfit_batches: recipe.overfit_batches,
+        ..TrainLoaderOptions::default()
+    };
+    let work = move |image: &RgbImage, rng: &mut DataRng| {
+        transform.apply(image, rng).map_err(|error| error.to_string())
+    };
+    Ok(TrainLoader::new(sets.train.clone(), Arc::new(work), preprocess.input_size, options)?)
+}
+
+/// What a batch goes through last; without mixing where `on` is not set, labels smoothed in any case.
+pub(super) fn mixup(recipe: &Recipe, num_classes: usize, on: bool) -> Result<Mixup, TrainError> {
+    let config = MixConfig {
+        mixup: if on { recipe.mixup } else { 0.0 },
+        cutmix: if on { recipe.cutmix } else { 0.0 },
+        cutmix_minmax: recipe.cutmix_minmax.filter(|_| on),
+        mixup_prob: recipe.mixup_prob,
+        mixup_switch_prob: recipe.mixup_switch_prob,
+        mixup_mode: MixMode::of_name(&recipe.mixup_mode)?,
+        smoothing: recipe.smoothing,
+    };
+    Ok(Mixup::new(config, num_classes)?)
+}
+
+/// Validation batches, in order.
+pub(super) fn val_loader(
+    recipe: &Recipe,
+    sets: &TrainValSets,
+    preprocess: &Preprocess,
+) -> Result<Loader, TrainError> {
+    let options = LoaderOptions {
+        batch_size: recipe.validation_batch_size.unwrap_or(recipe.batch_size),
+        workers: workers(recipe),
+        max_bad: max_bad(recipe),
+        ..LoaderOptions::default()
+    };
+    Ok(Loader::new(sets.val.source()?, preprocess.clone(), options)?)
+}
+
+fn workers(recipe: &Recipe) -> usize {
+    if recipe.workers > 0 {
+        recipe.workers
+    } else {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+}
+
+fn max_bad(recipe: &Recipe) -> MaxBad {
+    if recipe.max_bad < 1.0 {
+        MaxBad::Fraction(recipe.max_bad)
+    } else {
+        MaxBad::Count(recipe.max_bad as usize)
+    }
+}

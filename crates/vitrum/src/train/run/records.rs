@@ -1,0 +1,277 @@
+//! What a run tells and leaves: lines, pictures, evidence, the finished model.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::module::Module;
+use serde_json::json;
+
+use super::data::val_loader;
+use super::{MAX_BAD_LOSSES, Pace, Run};
+use crate::checkpoint::apply::collect;
+use crate::checkpoint::card::{CardSource, ModelCard};
+use crate::checkpoint::write::{WriteOptions, write_model};
+use crate::data::batch;
+use crate::data::preprocess::Preprocess;
+use crate::data::train_loader::TrainBatch;
+use crate::models::{Model, ModelConfig, catalogue};
+use crate::train::TrainError;
+use crate::train::evaluate::{Evaluated, Seen, evaluate};
+use crate::train::evidence::first_bad;
+use crate::train::fit::Job;
+use crate::train::log::pictures::{Pixels, answer_captions, mosaic, target_captions};
+use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
+use crate::train::trainer::{Examples, Updated};
+
+impl Run<'_> {
+    pub(super) fn tell_start(&mut self, job: &Job) {
+        let ModelConfig::Vit(config) = self.built.model.config();
+        self.tell(Event::Started(Started {
+            model: self.built.architecture.clone(),
+            params: self.built.model.num_params() as u64,
+            img_size: config.img_size,
+            run: self.folder.path().to_path_buf(),
+            data: self.recipe.data.clone(),
+            train_images: self.sets.train.len(),
+            val_images: self.sets.val.len(),
+            classes: self.sets.classes.len(),
+            epochs: self.epochs,
+            batches: self.updates_per_epoch,
+            epochs_done: self.progress.epoch,
+            updates_done: self.trainer.updates(),
+            device: format!("{:?}", job.device),
+            threads: rayon::current_num_threads(),
+            seed: self.recipe.seed,
+        }));
+        let how = self.sets.how.clone();
+        self.note(how);
+        if let Some(report) = &self.built.report {
+            let text =
+                format!("{}: {report}", self.recipe.pretrained.as_deref().unwrap_or(&self.recipe.model));
+            self.note(text);
+        }
+        for note in self.built.notes.clone() {
+            self.note(note);
+        }
+    }
+
+    pub(super) fn after_update(
+        &mut self,
+        updated: &Updated,
+        batches: &[TrainBatch],
+        kept: Vec<Examples>,
+        pace: &Pace,
+        step_seconds: f64,
+        data_seconds: f64,
+    ) -> Result<(), TrainError> {
+        let batch = self.progress.update;
+        self.progress.update += 1;
+        if updated.loss.is_finite() {
+            self.progress.loss_sum += updated.loss;
+            self.progress.losses += 1;
+        }
+        match &updated.skipped {
+            None => self.progress.bad_losses = 0,
+            Some(reason) => self.bad_update(reason, batches, kept)?,
+        }
+        let (epoch, update, batches_all) =
+            (self.progress.epoch, self.trainer.updates(), self.updates_per_epoch);
+        self.tell(Event::Step(Step { epoch, update, batch, batches: batches_all, loss: updated.loss }));
+        let last = batch + 1 == self.updates_per_epoch || self.is_last_update();
+        if !batch.is_multiple_of(self.recipe.log_interval.max(1)) && !last {
+            return Ok(());
+        }
+        let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+        let elapsed = pace.began.elapsed().as_secs_f64();
+        let done = pace.updates as f64;
+        self.tell(Event::Train(TrainLine {
+            epoch,
+            update,
+            batch,
+            batches: batches_all,
+            loss: updated.loss,
+            loss_avg: self.progress.mean_loss(),
+            lr: updated.lr,
+            images_per_second: images as f64 / step_seconds,
+            images_per_second_avg: pace.images as f64 / elapsed,
+            data_seconds,
+            data_seconds_avg: pace.waited / done,
+            step_seconds,
+            step_seconds_avg: elapsed / done,
+            grad_norm: updated.grad_norm,
+            memory_mb: environment::resident_mb(),
+        }));
+        Ok(())
+    }
+
+    /// An update that changed nothing because of numbers that are none; the third in a row ends the run.
+    fn bad_update(
+        &mut self,
+        reason: &str,
+        batches: &[TrainBatch],
+        kept: Vec<Examples>,
+    ) -> Result<(), TrainError> {
+        self.progress.bad_losses += 1;
+        let update = self.trainer.updates();
+        self.note(format!("update {update} changed nothing: {reason}"));
+        if self.progress.bad_losses < MAX_BAD_LOSSES {
+            return Ok(());
+        }
+        let mut place = None;
+        for examples in kept {
+            let images =
+                batch::to_tensor(examples.images, examples.shape, burn::tensor::DType::F32, &self.device)?;
+            place = place.or_else(|| first_bad(&self.trainer.model(), images));
+        }
+        let place = place.unwrap_or_else(|| "the loss or a gradient alone".into());
+        let set = self.sets.train.set();
+        let ids: Vec<_> = batches
+            .iter()
+            .flat_map(|batch| batch.indexes.iter().zip(&batch.labels))
+            .map(|(index, label)| json!({ "index": index, "name": set.name(*index), "label": label }))
+            .collect();
+        let folder = self.folder.path().join(format!("nan-step-{update:08}"));
+        let evidence = json!({
+            "update": update,
+            "epoch": self.progress.epoch,
+            "reason": reason,
+            "first_bad": place,
+            "images": ids,
+        });
+        let io = |source| TrainError::Io { path: folder.clone(), source };
+        std::fs::create_dir_all(&folder).map_err(io)?;
+        std::fs::write(folder.join("evidence.json"), format!("{evidence:#}\n")).map_err(io)?;
+        Err(TrainError::Diverged { update, place, evidence: folder })
+    }
+
+    /// `None` when asked to stop. With `draw`, the first batch and the answers to it become a picture.
+    pub(super) fn evaluate(
+        &mut self,
+        model: &Model,
+        ema: bool,
+        draw: bool,
+    ) -> Result<Option<Evaluated>, TrainError> {
+        let mut loader = val_loader(&self.recipe, &self.sets, &self.built.preprocess)?;
+        let batch_size = self.recipe.validation_batch_size.unwrap_or(self.recipe.batch_size);
+        let batches = self.sets.val.len().div_ceil(batch_size);
+        let (epoch, update) = (self.progress.epoch, self.trainer.updates());
+        let classes = self.num_classes();
+        let (began, mut number, mut before) = (Instant::now(), 0, (0.0, 0.0, 0.0, 0.0));
+        let device = self.device.clone();
+        let (requests, recipe) = (self.requests, &self.recipe);
+        let (names, preprocess) = (self.class_names(), &self.built.preprocess);
+        let (logger, watch) = (&mut self.logger, &mut *self.watch);
+        let mut drawn = Ok(());
+        let mut on_batch = |seen: Seen<'_>| {
+            if number == 0 && draw {
+                let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
+                let captions = answer_captions(seen.logits, seen.labels, &names);
+                drawn = mosaic(&pixels, &captions).and_then(|sheet| logger.picture("val_pred0", &sheet));
+            }
+            let n = seen.accuracy.images as f64;
+            let sums = (n, seen.accuracy.loss * n, seen.accuracy.top1 * n, seen.accuracy.top5 * n);
+            let count = sums.0 - before.0;
+            let elapsed = began.elapsed().as_secs_f64();
+            let line = EvalLine {
+                epoch,
+                update,
+                ema,
+                batch: number,
+                batches,
+                seconds: elapsed / (number + 1) as f64,
+                seconds_avg: elapsed / (number + 1) as f64,
+                loss: (sums.1 - before.1) / count,
+                loss_avg: seen.accuracy.loss,
+                top1: (sums.2 - before.2) / count,
+                top1_avg: seen.accuracy.top1,
+                top5: (sums.3 - before.3) / count,
+                top5_avg: seen.accuracy.top5,
+            };
+            before = sums;
+            if number % recipe.log_interval.max(1) == 0 || line.is_last() {
+                let event = Event::Eval(line);
+                logger.event(&event);
+                watch.event(&event);
+            }
+            number += 1;
+            !requests.stop()
+        };
+        let evaluated = evaluate(model, &mut loader, classes, &device, &mut on_batch)?;
+        if let Err(error) = drawn {
+            self.note(format!("no pictures of predictions: {error}"));
+        }
+        Ok(evaluated)
+    }
+
+    /// A name for every class of the model.
+    fn class_names(&self) -> Vec<String> {
+        let known = self.sets.classes.iter().cloned();
+        known.chain((self.sets.classes.len()..self.num_classes()).map(|class| class.to_string())).collect()
+    }
+
+    fn num_classes(&self) -> usize {
+        let ModelConfig::Vit(config) = self.built.model.config();
+        config.num_classes
+    }
+
+    pub(super) fn finished(&self, model_dir: Option<PathBuf>, interrupted: bool) -> Finished {
+        let ModelConfig::Vit(config) = self.built.model.config();
+        let best = self.progress.best;
+        Finished {
+            model: self.built.architecture.clone(),
+            params: self.built.model.num_params() as u64,
+            img_size: config.img_size,
+            run: self.folder.path().to_path_buf(),
+            model_dir,
+            eval_metric: self.recipe.eval_metric.clone(),
+            best_metric: best.map(|best| best.metric),
+            best_epoch: best.map(|best| best.epoch),
+            best: best.map(|best| best.scores),
+            last: self.progress.last.clone(),
+            epochs: self.progress.epoch,
+            updates: self.trainer.updates(),
+            images_per_second: self.images as f64 / self.training_seconds.max(f64::MIN_POSITIVE),
+            seconds: self.began.elapsed().as_secs_f64(),
+            interrupted,
+        }
+    }
+
+    /// `model/` in the layout of timm's hub.
+    pub(super) fn write_model(&mut self, model: &Model) -> Result<(), TrainError> {
+        let ModelConfig::Vit(config) = model.config();
+        let folder = self.folder.model();
+        let card = ModelCard {
+            architecture: Some(self.built.architecture.clone()),
+            preprocess: Some(self.built.preprocess.clone()),
+            labels: Some(self.class_names()),
+            ..ModelCard::new(config, CardSource::Timm, folder.join("config.json"))
+        };
+        let base = &catalogue::entry(&self.built.architecture)?.config;
+        let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
+        if let Some(reason) = write_model(&folder, &collect(model), &card, base, &options)? {
+            self.note(format!("{}: timm itself cannot load this model: {reason}", folder.display()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_confusion(&mut self, evaluated: &Evaluated) {
+        if let Err(error) = evaluated.confusion.write(&self.folder, &self.sets.classes) {
+            self.note(format!("no confusion matrix: {error}"));
+        }
+    }
+
+    /// What the model sees first.
+    pub(super) fn draw_first(&mut self, examples: &[Examples]) {
+        let Some(first) = examples.first() else { return };
+        let pixels = pixels(&first.images, first.shape, &self.built.preprocess);
+        let captions = target_captions(&first.targets, &self.class_names());
+        let drawn = mosaic(&pixels, &captions).and_then(|sheet| self.logger.picture("train_batch0", &sheet));
+        if let Err(error) = drawn {
+            self.note(format!("no picture of the first batch: {error}"));
+        }
+    }
+}
+
+fn pixels<'a>(values: &'a [f32], shape: [usize; 4], preprocess: &'a Preprocess) -> Pixels<'a> {
+    Pixels { values, shape, mean: &preprocess.mean, std: &preprocess.std }
+}
