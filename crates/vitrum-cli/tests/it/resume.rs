@@ -30,46 +30,53 @@ fn go_on(sandbox: &Sandbox) -> Vec<u8> {
     std::fs::read(sandbox.path(MODEL)).expect("a model")
 }
 
-/// How many times a run is killed: more by hand, `VITRUM_KILLS=50`.
-fn kills() -> u64 {
-    std::env::var("VITRUM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+/// How many times a run is cut off: more by hand, as in `VITRUM_KILLS=50`.
+fn times(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Delays that are no multiple of anything a run does.
-fn delays() -> impl Iterator<Item = Duration> {
-    (0..kills()).map(|i| Duration::from_micros(20_000 + (i * 7_919_317) % 700_000))
+fn delay(i: u64) -> Duration {
+    Duration::from_micros(20_000 + (i * 7_919_317) % 700_000)
+}
+
+/// Cuts runs off with `cut`, which tells whether it came in time, lets them go on, cuts again; whenever one ends its
+/// model must be the unbroken run's. The number of cuts that came in time.
+fn cut_off(times: u64, cut: impl Fn(u64, &mut Child) -> bool) -> usize {
+    let expected = unbroken();
+    let mut sandbox = Sandbox::empty();
+    let mut landed = 0;
+    for i in 0..times {
+        let mut child = begin(&sandbox);
+        std::thread::sleep(delay(i));
+        if cut(i, &mut child) {
+            landed += 1;
+        } else {
+            assert!(go_on(&sandbox) == expected, "cut {i}: other weights");
+            sandbox = Sandbox::empty();
+        }
+    }
+    assert!(go_on(&sandbox) == expected, "other weights");
+    println!("{landed} of {times} cuts came while a run was under way");
+    landed
 }
 
 #[test]
 fn killed_at_any_moment() {
-    let expected = unbroken();
-    let mut sandbox = Sandbox::empty();
-    let mut landed = 0;
-    for delay in delays() {
-        let mut child = begin(&sandbox);
-        std::thread::sleep(delay);
+    let landed = cut_off(times("VITRUM_KILLS", 5), |_, child| {
         let ended = child.try_wait().expect("a state").is_some();
         child.kill().expect("a kill, or a child that is gone");
         child.wait().expect("an end");
-        if ended {
-            assert!(go_on(&sandbox) == expected, "other weights");
-            sandbox = Sandbox::empty();
-        } else {
-            landed += 1;
-        }
-    }
+        !ended
+    });
     assert!(landed > 0, "every run ended before its kill");
-    assert!(go_on(&sandbox) == expected, "other weights");
 }
 
 #[cfg(unix)]
 #[test]
 fn a_signal_saves_and_stops() {
-    let expected = unbroken();
-    for (signal, millis) in [("TERM", 150), ("INT", 350), ("TERM", 600)] {
-        let sandbox = Sandbox::empty();
-        let mut child = begin(&sandbox);
-        std::thread::sleep(Duration::from_millis(millis));
+    let landed = cut_off(times("VITRUM_SIGNALS", 4), |i, child| {
+        let signal = ["TERM", "INT"][i as usize % 2];
         let sent = std::process::Command::new("kill")
             .args([format!("-{signal}"), child.id().to_string()])
             .stderr(Stdio::null())
@@ -77,9 +84,10 @@ fn a_signal_saves_and_stops() {
         sent.expect("`kill` is on every unix");
         let code = child.wait().expect("an end").code();
         // Before the run listens a signal ends it as any program; after its end it is too late.
-        assert!(matches!(code, Some(75 | 0) | None), "{signal} after {millis} ms: {code:?}");
-        assert!(go_on(&sandbox) == expected, "{signal} after {millis} ms: other weights");
-    }
+        assert!(matches!(code, Some(75 | 0) | None), "cut {i}, {signal}: {code:?}");
+        code == Some(75)
+    });
+    assert!(landed > 0, "no signal came while a run listened");
 }
 
 #[test]
