@@ -5,7 +5,7 @@ mod flags;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use vitrum::train::recipe::Recipe;
@@ -40,6 +40,13 @@ pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<Exi
         let text = toml::to_string(&recipe.to_table()).context("writing the recipe")?;
         output::bytes(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if verb == "finetune" && recipe.pretrained.is_none() && recipe.is_named() {
+        bail!(
+            "finetune: '{}' is a name, not weights to begin from\nhint: --pretrained DIR|FILE|hf:ORG/NAME, or -m with \
+             one of these; `vitrum train` begins from fresh values",
+            recipe.model
+        );
     }
     let signals = Signals::install().context("listening to signals")?;
     let job = Job {

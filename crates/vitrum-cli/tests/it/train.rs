@@ -285,6 +285,7 @@ fn what_makes_no_run_is_refused() {
     std::fs::create_dir(sandbox.path("folder")).expect("a folder");
     for (args, code, texts) in [
         ("train", 2, vec!["DATA is missing", "Usage: vitrum train"]),
+        ("finetune demo -m test_vit", 1, vec!["'test_vit' is a name", "hint: --pretrained"]),
         ("finetune --lr 1", 2, vec!["DATA is missing", "Usage: vitrum finetune"]),
         ("train -c deit_small --show-recipe", 2, vec!["DATA is missing"]),
         ("train d --data e", 2, vec!["cannot be used with"]),

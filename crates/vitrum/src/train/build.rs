@@ -61,6 +61,9 @@ pub fn build(
     )?;
     let ModelConfig::Vit(config) = loaded.model.config();
     let card_name = loaded.card.as_ref().and_then(|card| card.architecture.clone());
+    if let (Some(place), Some(of)) = (&recipe.pretrained, &card_name) {
+        agree(recipe, place, of)?;
+    }
     let architecture = [card_name, Some(recipe.model.clone())]
         .into_iter()
         .flatten()
@@ -69,6 +72,18 @@ pub fn build(
     let preprocess = preprocess(recipe, loaded.preprocess, &architecture, &config)?;
     let model = set_head(loaded.model, recipe);
     Ok(Built { model, architecture, preprocess, report: loaded.report, notes: loaded.notes })
+}
+
+/// Refuses the weights of another model than the one that was asked for.
+fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
+    let is_asked = recipe.is_named() && recipe.model != Recipe::default().model;
+    if !is_asked || of == recipe.model || catalogue::entry(of).is_err() {
+        return Ok(());
+    }
+    Err(TrainError::Option(format!(
+        "{place} has the weights of {of}, not of {}\nhint: leave out `model`, or begin from other weights",
+        recipe.model
+    )))
 }
 
 /// Where the model comes from, and a file of weights for it.

@@ -573,7 +573,7 @@ pub enum RecipeError {
         source: std::io::Error,
     },
     /// No recipe of this name travels with the library.
-    #[error("no recipe '{name}', neither a file nor one that is built in{hint}", hint = .nearest.as_ref().map(|n| format!("\nhint: did you mean '{n}'?")).unwrap_or_default())]
+    #[error("no recipe '{name}', neither a file nor one that is built in\nhint: {}", or_built_in(.nearest))]
     UnknownRecipe {
         /// What was asked for.
         name: String,
@@ -762,4 +762,13 @@ fn nearest(key: &str, known: &[String]) -> Option<String> {
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(likeness, _)| *likeness > 0.7)
         .map(|(_, name)| name.clone())
+}
+
+fn or_built_in(nearest: &Option<String>) -> String {
+    match nearest {
+        Some(name) => format!("did you mean '{name}'?"),
+        None => {
+            format!("built in are {}", BUILTIN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
+        }
+    }
 }

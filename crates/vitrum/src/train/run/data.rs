@@ -73,7 +73,7 @@ pub(super) fn train_loader(
         seed: recipe.seed,
         repeats: recipe.aug_repeats,
         drop_last: sets.train.len() >= recipe.batch_size,
-        max_bad: max_bad(recipe),
+        max_bad: MaxBad::of_number(recipe.max_bad),
         overfit_batches: recipe.overfit_batches,
         ..TrainLoaderOptions::default()
     };
@@ -106,7 +106,7 @@ pub(super) fn val_loader(
     let options = LoaderOptions {
         batch_size: recipe.validation_batch_size.unwrap_or(recipe.batch_size),
         workers: workers(recipe),
-        max_bad: max_bad(recipe),
+        max_bad: MaxBad::of_number(recipe.max_bad),
         ..LoaderOptions::default()
     };
     Ok(Loader::new(sets.val.source()?, preprocess.clone(), options)?)
@@ -117,13 +117,5 @@ fn workers(recipe: &Recipe) -> usize {
         recipe.workers
     } else {
         std::thread::available_parallelism().map_or(1, usize::from)
-    }
-}
-
-fn max_bad(recipe: &Recipe) -> MaxBad {
-    if recipe.max_bad < 1.0 {
-        MaxBad::Fraction(recipe.max_bad)
-    } else {
-        MaxBad::Count(recipe.max_bad as usize)
     }
 }

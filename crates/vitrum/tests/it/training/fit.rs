@@ -339,6 +339,9 @@ fn what_is_frozen_stays() {
     let expected =
         |key: &String| key.starts_with("head.") || (key.starts_with("blocks.") && key.ends_with(".weight"));
     assert!(lora.len() == 10 && lora.iter().all(expected), "{lora:?}");
+    let other = Recipe { model: "test_vit2".into(), ..base.clone() };
+    let error = fit(&job(other), &mut Heard::default(), &NoRequests).expect_err("another model's weights");
+    assert!(error.to_string().contains("has the weights of test_vit, not of test_vit2"), "{error}");
     let nothing = Recipe { freeze: vec!["nothing.*".into()], ..base.clone() };
     let error = fit(&job(nothing), &mut Heard::default(), &NoRequests).expect_err("no such parameter");
     assert!(error.to_string().contains("matches no parameter"), "{error}");
