@@ -733,6 +733,10 @@ pub struct BenchArgs {
     /// Time whole training steps: forward, cross entropy, backward, AdamW.
     #[arg(long)]
     pub train: bool,
+    /// Time the way from files to batches instead: decode, resize, crop, normalise as the model wants them, with
+    /// --threads workers; a pass is all images of DATA.
+    #[arg(long, value_name = "DATA", conflicts_with = "train")]
+    pub data: Option<PathBuf>,
     /// Images per pass.
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1,8")]
     pub batch_sizes: Vec<usize>,

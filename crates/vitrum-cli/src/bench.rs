@@ -1,11 +1,14 @@
 //! `vitrum bench`: how fast a model runs on this machine.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use serde::Serialize;
 use vitrum::data::augment::smoothed_one_hot;
+use vitrum::data::dataset::{DatasetOptions, open_dataset};
+use vitrum::data::{Loader, LoaderOptions, Preprocess};
 use vitrum::models::{Model, ModelConfig, VitConfig};
 use vitrum::train::Recipe;
 use vitrum::train::trainer::{Examples, Trainer};
@@ -20,7 +23,7 @@ struct Measured {
     model: String,
     img_size: [usize; 2],
     batch_size: usize,
-    /// `forward` or `train`.
+    /// `forward`, `train` or `data`.
     pass: &'static str,
     threads: usize,
     runs: usize,
@@ -31,9 +34,36 @@ struct Measured {
     /// By the median.
     images_per_second: f64,
     /// Two operations per multiply-accumulate of the walk; three times the forward pass's for a training step.
-    gflops: f64,
+    gflops: Option<f64>,
+    /// Share of the multiply-adds that these threads can do at most, measured just before.
+    share_of_peak: Option<f64>,
     /// Most memory the process ever had, where the system tells it.
     peak_mb: Option<f64>,
+}
+
+impl Measured {
+    /// Of passes over one batch each, by their times in seconds, shortest first.
+    fn new(model: &str, img_size: [usize; 2], pass: &'static str, batch_size: usize, times: &[f64]) -> Self {
+        Self {
+            model: model.into(),
+            img_size,
+            batch_size,
+            pass,
+            threads: rayon::current_num_threads(),
+            runs: times.len(),
+            median_ms: 1e3 * median(times),
+            min_ms: 1e3 * times[0],
+            max_ms: 1e3 * times[times.len() - 1],
+            images_per_second: batch_size as f64 / median(times),
+            gflops: None,
+            share_of_peak: None,
+            peak_mb: memory::peak_mb(),
+        }
+    }
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
 }
 
 /// Runs the command.
@@ -43,10 +73,15 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
     }
     let (loaded, device) = model::open(&args.model, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
+    if let Some(data) = &args.data {
+        let preprocess = loaded.preprocess.clone().unwrap_or_default();
+        return report(args, &data_rows(args, data, &loaded.name, &preprocess)?);
+    }
     let macs = loaded.model.config().walk()?.macs * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
         memory::check_batch(&config, batch_size, config.img_size, Dtype::F32)?;
     }
+    let peak = vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {
         let times = if args.train {
@@ -54,20 +89,12 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
         } else {
             forward_times(args, &loaded.model, &config, batch_size, &device)
         };
-        let median = (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2.0;
+        let pass = if args.train { "train" } else { "forward" };
+        let gflops = 2e-9 * macs as f64 * batch_size as f64 / median(&times);
         measured.push(Measured {
-            model: loaded.name.clone(),
-            img_size: config.img_size,
-            batch_size,
-            pass: if args.train { "train" } else { "forward" },
-            threads: rayon::current_num_threads(),
-            runs: times.len(),
-            median_ms: 1e3 * median,
-            min_ms: 1e3 * times[0],
-            max_ms: 1e3 * times[times.len() - 1],
-            images_per_second: batch_size as f64 / median,
-            gflops: 2.0 * macs as f64 * batch_size as f64 / median / 1e9,
-            peak_mb: memory::peak_mb(),
+            gflops: Some(gflops),
+            share_of_peak: peak.map(|peak| gflops / peak),
+            ..Measured::new(&loaded.name, config.img_size, pass, batch_size, &times)
         });
     }
     report(args, &measured)
@@ -132,12 +159,44 @@ fn train_times(
     })
 }
 
+/// From files to batches: every pass is all images of `data`.
+fn data_rows(args: &BenchArgs, data: &Path, name: &str, preprocess: &Preprocess) -> Result<Vec<Measured>> {
+    let mut rows = Vec::new();
+    for &batch_size in &args.batch_sizes {
+        let workers = rayon::current_num_threads();
+        let mut images = 0;
+        let times = timed(args, || {
+            let source = open_dataset(data, &DatasetOptions::default())?;
+            let options = LoaderOptions { batch_size, workers, ..LoaderOptions::default() };
+            images = 0;
+            for batch in Loader::new(source, preprocess.clone(), options)? {
+                images += std::hint::black_box(batch?).shape[0];
+            }
+            Ok(())
+        })?;
+        let images_per_second = images as f64 / median(&times);
+        let [_, h, w] = preprocess.input_size;
+        rows.push(Measured { images_per_second, ..Measured::new(name, [h, w], "data", batch_size, &times) });
+    }
+    Ok(rows)
+}
+
 fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
     if args.format == Format::Json {
         return output::json(&measured);
     }
-    let mut rows =
-        Rows::new(&["model", "pass", "batch", "median ms", "min", "max", "images/s", "GFLOP/s", "peak MB"]);
+    let mut rows = Rows::new(&[
+        "model",
+        "pass",
+        "batch",
+        "median ms",
+        "min",
+        "max",
+        "images/s",
+        "GFLOP/s",
+        "% of peak",
+        "peak MB",
+    ]);
     for m in measured {
         rows.push([
             m.model.clone(),
@@ -147,7 +206,8 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
             format!("{:.2}", m.min_ms),
             format!("{:.2}", m.max_ms),
             format!("{:.2}", m.images_per_second),
-            format!("{:.1}", m.gflops),
+            m.gflops.map_or_else(|| "-".into(), |gflops| format!("{gflops:.1}")),
+            m.share_of_peak.map_or_else(|| "-".into(), |share| format!("{:.0}", 100.0 * share)),
             m.peak_mb.map_or_else(|| "-".into(), |mb| format!("{mb:.0}")),
         ]);
     }

@@ -10,6 +10,7 @@ mod layer_norm;
 #[cfg(feature = "mimalloc")]
 pub mod memory;
 pub mod optim;
+mod peak;
 mod portable;
 mod product;
 mod reference;
@@ -17,6 +18,7 @@ mod simd;
 mod threads;
 
 pub use extension::{Maybe, VitrumOps};
+pub use peak::peak_gflops;
 pub use reference::{attention_reference, attention_weights, layer_norm_reference};
 pub use simd::simd_level;
 

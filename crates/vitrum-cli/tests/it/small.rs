@@ -18,6 +18,8 @@ fn bench_measures() {
         assert!(number("median_ms") <= number("max_ms"), "{m}");
         let speed = 1e3 * number("batch_size") / number("median_ms");
         assert!((number("images_per_second") / speed - 1.0).abs() < 1e-9, "{m}");
+        let share = number("share_of_peak");
+        assert!(number("gflops") > 0.0 && 0.0 < share && share < 1.5, "{m}");
         assert_eq!((m["runs"].as_u64(), m["threads"].as_u64()), (Some(3), Some(1)));
     }
     assert_eq!(sandbox.ok(&format!("{args} --format csv")).csv().len(), 2);
@@ -29,6 +31,20 @@ fn bench_measures() {
     if cfg!(target_os = "linux") {
         sandbox.fails("bench -m model --batch-sizes 1,99999999999999", 1, &["of memory", "hint:"]);
     }
+}
+
+#[test]
+fn bench_measures_the_way_from_files_to_batches() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("demo pics --count 10 --size 40");
+    let measured = sandbox.ok("bench -m model --data pics -b 4 --runs 2 --warmup 0 --format json").json();
+    let row = &measured[0];
+    assert_eq!((row["pass"].as_str(), row["runs"].as_u64()), (Some("data"), Some(2)));
+    let images =
+        row["images_per_second"].as_f64().expect("a speed") * row["median_ms"].as_f64().expect("a time");
+    assert!((images - 10e3).abs() < 1e-3, "every pass is all images: {row}");
+    assert!(row["gflops"].is_null() && row["share_of_peak"].is_null());
+    sandbox.fails("bench -m model --data nowhere", 1, &["nowhere"]);
 }
 
 #[test]
