@@ -4,11 +4,15 @@
 //! that defines it, a portable version that runs on any backend, and a fast one for Burn's CPU backend (flex) in
 //! `f32` and `f64`; all give the same numbers up to rounding.
 
+mod activation;
 mod attention;
 mod extension;
+mod gemm;
 mod layer_norm;
+mod linear;
 #[cfg(feature = "mimalloc")]
 pub mod memory;
+mod mlp;
 pub mod optim;
 mod peak;
 mod portable;
@@ -17,9 +21,15 @@ mod reference;
 mod simd;
 mod threads;
 
+pub use activation::Activation;
 pub use extension::{Maybe, VitrumOps};
+pub use linear::LinearWants;
+pub use mlp::MlpWants;
 pub use peak::peak_gflops;
-pub use reference::{attention_reference, attention_weights, layer_norm_reference};
+pub use reference::{
+    activate_reference, attention_reference, attention_weights, layer_norm_reference, linear_add_reference,
+    linear_reference, mlp_reference,
+};
 pub use simd::simd_level;
 
 use burn::backend::{Dispatch, DispatchDevice};
@@ -68,6 +78,98 @@ pub fn layer_norm<const R: usize>(
     Tensor::from_dispatch(y)
 }
 
+/// A function of each number by itself, such as GELU. The shape stays. Equals [`activate_reference`].
+pub fn activate<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> {
+    if !has_extension(&x.device()) {
+        return activate_reference(x, activation);
+    }
+    Tensor::from_dispatch(Dispatch::vitrum_activate(x.into_dispatch(), activation))
+}
+
+/// A linear layer: `x weight + bias`.
+///
+/// `x` is `[..., K]`, `weight` `[K, N]`, `bias` `[N]`. Returns `[..., N]`. A row of the output does not depend on which
+/// other rows there are, to the bit. Equals [`linear_reference`].
+///
+/// # Panics
+/// If a tensor has another shape or type.
+pub fn linear<const R: usize>(
+    x: Tensor<R>,
+    weight: Tensor<2>,
+    bias: impl Into<Option<Tensor<1>>>,
+) -> Tensor<R> {
+    let bias = bias.into();
+    check_linear("linear", &x, &weight, bias.as_ref());
+    if !has_extension(&x.device()) {
+        return linear_reference(x, weight, bias);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::vitrum_linear(x, weight, maybe(bias), Maybe::Absent, Maybe::Absent))
+}
+
+/// A linear layer that ends a residual branch: `residual + gamma · (x weight + bias)`.
+///
+/// `x` is `[..., K]`, `weight` `[K, N]`, `bias` and `gamma` (LayerScale; 1 if absent) `[N]`, `residual` `[..., N]`.
+/// Returns a tensor like `residual`. Equals [`linear_add_reference`].
+///
+/// # Panics
+/// If a tensor has another shape or type.
+pub fn linear_add<const R: usize>(
+    x: Tensor<R>,
+    weight: Tensor<2>,
+    bias: impl Into<Option<Tensor<1>>>,
+    residual: Tensor<R>,
+    gamma: impl Into<Option<Tensor<1>>>,
+) -> Tensor<R> {
+    let (bias, gamma) = (bias.into(), gamma.into());
+    check_linear("linear_add", &x, &weight, bias.as_ref());
+    check_residual(&x, &weight, &residual, gamma.as_ref());
+    if !has_extension(&x.device()) {
+        return linear_add_reference(x, weight, bias, residual, gamma);
+    }
+    let (x, weight, residual) = (x.into_dispatch(), weight.into_dispatch(), residual.into_dispatch());
+    let residual = Maybe::Present(residual);
+    Tensor::from_dispatch(Dispatch::vitrum_linear(x, weight, maybe(bias), residual, maybe(gamma)))
+}
+
+/// Two linear layers with an activation between: `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`.
+///
+/// `x` is `[..., D]`, `fc1_weight` `[D, F]`, `fc1_bias` `[F]`, `fc2_weight` `[F, N]`, `fc2_bias` `[N]`.
+/// Returns `[..., N]`. Where gradients are wanted the activation's argument, `[rows, F]`, is kept, and its value
+/// computed again on the way back; else nothing is kept. Equals [`mlp_reference`].
+///
+/// # Panics
+/// If a tensor has another shape or type.
+pub fn mlp<const R: usize>(
+    x: Tensor<R>,
+    fc1_weight: Tensor<2>,
+    fc1_bias: impl Into<Option<Tensor<1>>>,
+    fc2_weight: Tensor<2>,
+    fc2_bias: impl Into<Option<Tensor<1>>>,
+    activation: Activation,
+) -> Tensor<R> {
+    let (fc1_bias, fc2_bias) = (fc1_bias.into(), fc2_bias.into());
+    check_linear("mlp, first layer", &x, &fc1_weight, fc1_bias.as_ref());
+    check_layer("mlp, second layer", fc1_weight.dims()[1], x.dtype(), &fc2_weight, fc2_bias.as_ref());
+    if !has_extension(&x.device()) {
+        return mlp_reference(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias, activation);
+    }
+    let (y, _) = Dispatch::vitrum_mlp(
+        x.into_dispatch(),
+        fc1_weight.into_dispatch(),
+        maybe(fc1_bias),
+        fc2_weight.into_dispatch(),
+        maybe(fc2_bias),
+        activation,
+        false,
+    );
+    Tensor::from_dispatch(y)
+}
+
+fn maybe<const R: usize>(tensor: Option<Tensor<R>>) -> Maybe<Dispatch> {
+    tensor.map_or(Maybe::Absent, |tensor| Maybe::Present(tensor.into_dispatch()))
+}
+
 /// Whether tensors of this device and type take a fast path.
 pub fn has_fast_path(device: &Device, dtype: DType) -> bool {
     let flex = matches!(device.as_dispatch().clone().inner(), DispatchDevice::Flex(_));
@@ -112,4 +214,40 @@ fn check_layer_norm<const R: usize>(x: &Tensor<R>, weight: &Tensor<1>, bias: Opt
         assert_eq!(tensor.dims(), [d], "layer_norm: the {name} must have the {d} entries of x's last axis");
         assert_eq!(tensor.dtype(), x.dtype(), "layer_norm: {name} and x differ in type");
     }
+}
+
+/// Panics with what is wrong if these are no arguments for a linear layer.
+fn check_linear<const R: usize>(name: &str, x: &Tensor<R>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) {
+    check_layer(name, x.dims()[R - 1], x.dtype(), weight, bias);
+}
+
+/// The same for an input of `k` columns.
+fn check_layer(name: &str, k: usize, dtype: DType, weight: &Tensor<2>, bias: Option<&Tensor<1>>) {
+    let [rows, n] = weight.dims();
+    assert_eq!(rows, k, "{name}: the weight must have a row for each of the {k} columns of its input");
+    assert_eq!(weight.dtype(), dtype, "{name}: weight and input differ in type");
+    if let Some(bias) = bias {
+        check_vector(name, "bias", bias, n, dtype);
+    }
+}
+
+/// Panics with what is wrong if these are no arguments for a residual branch.
+fn check_residual<const R: usize>(
+    x: &Tensor<R>,
+    weight: &Tensor<2>,
+    residual: &Tensor<R>,
+    gamma: Option<&Tensor<1>>,
+) {
+    let (mut shape, n) = (x.dims(), weight.dims()[1]);
+    shape[R - 1] = n;
+    assert_eq!(residual.dims(), shape, "linear_add: the residual must be like the layer's output");
+    assert_eq!(residual.dtype(), x.dtype(), "linear_add: residual and x differ in type");
+    if let Some(gamma) = gamma {
+        check_vector("linear_add", "gamma", gamma, n, x.dtype());
+    }
+}
+
+fn check_vector(name: &str, what: &str, vector: &Tensor<1>, n: usize, dtype: DType) {
+    assert_eq!(vector.dims(), [n], "{name}: the {what} must have the {n} entries of the layer's output");
+    assert_eq!(vector.dtype(), dtype, "{name}: {what} and x differ in type");
 }

@@ -6,6 +6,9 @@
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Shape, Slice};
 
+use crate::activation::{Activation, DENSITY, QUICK, TANH};
+use crate::linear::{LinearWants, with_last};
+use crate::mlp::{MlpGradients, MlpWants};
 use crate::reference::lowest;
 
 /// Context `[B, T, D]`, and of each row of scores the maximum and the reciprocal of Σ exp(score - max),
@@ -102,6 +105,152 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
 }
 
+/// The activation's value.
+pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+    match activation {
+        Activation::Identity => x,
+        Activation::Relu => B::float_clamp_min(x, 0.0.into()),
+        _ => B::float_mul(x.clone(), share::<B>(x, activation).0),
+    }
+}
+
+/// Value and slope of the activation.
+pub(crate) fn with_slope<B: Backend>(
+    x: FloatTensor<B>,
+    activation: Activation,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    match activation {
+        Activation::Identity => {
+            let device = x.device();
+            let ones = B::float_ones(x.shape(), &device, x.dtype().into());
+            (x, ones)
+        }
+        Activation::Relu => {
+            let least = B::float_clamp_min(x.clone(), 0.0.into());
+            (least, B::float_clamp_min(B::float_sign(x), 0.0.into()))
+        }
+        _ => {
+            let (share, change) = share::<B>(x.clone(), activation);
+            let slope = B::float_add(share.clone(), B::float_mul(x.clone(), change));
+            (B::float_mul(x, share), slope)
+        }
+    }
+}
+
+/// What x is multiplied with, and that factor's slope.
+fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<B>, FloatTensor<B>) {
+    let scaled = |x: FloatTensor<B>, factor: f64| B::float_mul_scalar(x, factor.into());
+    let (argument, argument_slope) = match activation {
+        Activation::Gelu => {
+            let erf = B::float_erf(scaled(x.clone(), std::f64::consts::FRAC_1_SQRT_2));
+            let share = scaled(B::float_add_scalar(erf, 1.0.into()), 0.5);
+            let bell = B::float_exp(scaled(B::float_mul(x.clone(), x), -0.5));
+            return (share, scaled(bell, DENSITY));
+        }
+        Activation::GeluTanh => {
+            let squares = B::float_mul(x.clone(), x.clone());
+            let part = |factor| {
+                let sum = B::float_add_scalar(scaled(squares.clone(), factor * TANH[1]), 1.0.into());
+                scaled(sum, 2.0 * TANH[0])
+            };
+            (B::float_mul(x, part(1.0)), Some(part(3.0)))
+        }
+        Activation::QuickGelu => (scaled(x, QUICK), None),
+        _ => (x, None),
+    };
+    // σ(z) = 1 / (1 + e⁻ᶻ) = (1 + tanh(z / 2)) / 2, which does not overflow; σ' = σ (1 - σ).
+    let share = scaled(B::float_add_scalar(B::float_tanh(scaled(argument, 0.5)), 1.0.into()), 0.5);
+    let rest = B::float_add_scalar(B::float_neg(share.clone()), 1.0.into());
+    let change = B::float_mul(share.clone(), rest);
+    let change = match (argument_slope, activation) {
+        (Some(slope), _) => B::float_mul(change, slope),
+        (None, Activation::QuickGelu) => scaled(change, QUICK),
+        (None, _) => change,
+    };
+    (share, change)
+}
+
+/// `x weight + bias`, and with a residual that plus `gamma` times it.
+pub(crate) fn linear_add<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    residual: Option<FloatTensor<B>>,
+    gamma: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let shape = with_last(&x.shape(), weight.shape()[1]);
+    let mut y = B::float_matmul(flat::<B>(x), weight);
+    if let Some(bias) = bias {
+        y = B::float_add(y, as_row::<B>(bias));
+    }
+    if let Some(residual) = residual {
+        if let Some(gamma) = gamma {
+            y = B::float_mul(y, as_row::<B>(gamma));
+        }
+        y = B::float_add(flat::<B>(residual), y);
+    }
+    B::float_reshape(y, shape)
+}
+
+/// Gradients of x, weight and bias as far as they are asked for, given that of `x weight + bias`.
+pub(crate) fn linear_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    wants: LinearWants,
+) -> (Option<FloatTensor<B>>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
+    let (shape, grad) = (x.shape(), flat::<B>(grad));
+    let turned = |x| B::float_swap_dims(x, 0, 1);
+    let d_x = wants.x.then(|| B::float_reshape(B::float_matmul(grad.clone(), turned(weight)), shape));
+    let d_weight = wants.weight.then(|| B::float_matmul(turned(flat::<B>(x)), grad.clone()));
+    (d_x, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
+}
+
+/// The MLP's output and, if it is to be kept, the activation's argument, `[rows, F]`.
+pub(crate) fn mlp<B: Backend>(
+    x: FloatTensor<B>,
+    fc1: (FloatTensor<B>, Option<FloatTensor<B>>),
+    fc2: (FloatTensor<B>, Option<FloatTensor<B>>),
+    activation: Activation,
+    keep: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let hidden = linear_add::<B>(x, fc1.0, fc1.1, None, None);
+    let kept = keep.then(|| flat::<B>(hidden.clone()));
+    (linear_add::<B>(activate::<B>(hidden, activation), fc2.0, fc2.1, None, None), kept)
+}
+
+/// Gradients of x and both layers' weights and biases as far as they are asked for, given that of the output.
+pub(crate) fn mlp_backward<B: Backend>(
+    x: FloatTensor<B>,
+    fc1_weight: FloatTensor<B>,
+    fc2_weight: FloatTensor<B>,
+    kept: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    activation: Activation,
+    wants: MlpWants,
+) -> MlpGradients<FloatTensor<B>> {
+    let (active, slope) = with_slope::<B>(kept, activation);
+    let before = wants.x || wants.fc1_weight || wants.fc1_bias;
+    let outer = LinearWants { x: before, weight: wants.fc2_weight, bias: wants.fc2_bias };
+    let (d_active, d_fc2, d_fc2_bias) = linear_backward::<B>(active, fc2_weight, grad, outer);
+    let Some(d_active) = d_active else { return (None, None, None, d_fc2, d_fc2_bias) };
+    let inner = LinearWants { x: wants.x, weight: wants.fc1_weight, bias: wants.fc1_bias };
+    let (d_x, d_fc1, d_fc1_bias) = linear_backward::<B>(x, fc1_weight, B::float_mul(d_active, slope), inner);
+    (d_x, d_fc1, d_fc1_bias, d_fc2, d_fc2_bias)
+}
+
+/// `[..., D]` as `[rows, D]`.
+fn flat<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = rows_of(&x.shape());
+    B::float_reshape(x, shape)
+}
+
+/// Sums of the columns of `[rows, D]`, `[D]`.
+pub(crate) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let d = x.shape()[1];
+    B::float_reshape(B::float_sum_dim(x, 0), Shape::new([d]))
+}
+
 /// Sizes of a packed projection.
 struct Packed {
     b: usize,
@@ -170,7 +319,7 @@ fn rows_of(shape: &Shape) -> Shape {
 }
 
 /// `[D]` as `[1, D]`.
-fn as_row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub(crate) fn as_row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let d = x.shape()[0];
     B::float_reshape(x, Shape::new([1, d]))
 }

@@ -2,7 +2,9 @@
 //!
 //! Slow and memory-hungry, but short: every other version is held against these.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, activation};
+
+use crate::activation::{Activation, QUICK};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
@@ -61,6 +63,77 @@ pub fn layer_norm_reference<const R: usize>(
         Some(bias) => y + bias.unsqueeze(),
         None => y,
     }
+}
+
+/// A function of each number by itself. The shape stays.
+pub fn activate_reference<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> {
+    match activation {
+        Activation::Identity => x,
+        Activation::Gelu => activation::gelu(x),
+        Activation::GeluTanh => activation::gelu_approximate(x),
+        Activation::QuickGelu => x.clone() * activation::sigmoid(x * QUICK),
+        Activation::Relu => activation::relu(x),
+        Activation::Silu => activation::silu(x),
+    }
+}
+
+/// A linear layer: `x weight + bias`; `x` is `[..., K]`, `weight` `[K, N]`, `bias` `[N]`. Returns `[..., N]`.
+///
+/// # Panics
+/// Where [`linear`](crate::linear) does.
+pub fn linear_reference<const R: usize>(
+    x: Tensor<R>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<R> {
+    crate::check_linear("linear", &x, &weight, bias.as_ref());
+    let mut shape = x.dims();
+    let rows = shape[..R - 1].iter().product();
+    let flat = x.reshape([rows, shape[R - 1]]);
+    shape[R - 1] = weight.dims()[1];
+    let y = flat.matmul(weight);
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    y.reshape(shape)
+}
+
+/// A linear layer in a residual branch: `residual + gamma · (x weight + bias)`; `residual` is `[..., N]`, `gamma` `[N]`.
+///
+/// # Panics
+/// Where [`linear_add`](crate::linear_add) does.
+pub fn linear_add_reference<const R: usize>(
+    x: Tensor<R>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Tensor<R>,
+    gamma: Option<Tensor<1>>,
+) -> Tensor<R> {
+    crate::check_residual(&x, &weight, &residual, gamma.as_ref());
+    let y = linear_reference(x, weight, bias);
+    match gamma {
+        Some(gamma) => residual + y * gamma.unsqueeze(),
+        None => residual + y,
+    }
+}
+
+/// Two linear layers with an activation between: `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`.
+///
+/// `x` is `[..., D]`, `fc1_weight` `[D, F]`, `fc2_weight` `[F, N]`; biases are `[F]` and `[N]`. Returns `[..., N]`.
+///
+/// # Panics
+/// Where [`mlp`](crate::mlp) does.
+pub fn mlp_reference<const R: usize>(
+    x: Tensor<R>,
+    fc1_weight: Tensor<2>,
+    fc1_bias: Option<Tensor<1>>,
+    fc2_weight: Tensor<2>,
+    fc2_bias: Option<Tensor<1>>,
+    activation: Activation,
+) -> Tensor<R> {
+    let hidden = activate_reference(linear_reference(x, fc1_weight, fc1_bias), activation);
+    linear_reference(hidden, fc2_weight, fc2_bias)
 }
 
 /// Heads of q (`part` 0), k (1) or v (2): `[B, A, T, E]`.

@@ -26,6 +26,23 @@ pub(crate) fn for_each_block<S>(
     }
 }
 
+/// How many threads there are to work for the caller.
+pub(crate) fn threads() -> usize {
+    rayon::current_num_threads().max(1)
+}
+
+/// `length` numbers that `write` writes, without zeroing them first.
+///
+/// # Safety
+/// `write` must write all of them, and read none before.
+pub(crate) unsafe fn written<T: Real>(length: usize, write: impl FnOnce(Shared<T>)) -> Vec<T> {
+    let mut numbers = Vec::with_capacity(length);
+    write(Shared(numbers.as_mut_ptr()));
+    // SAFETY: the room is there, and the caller has written to it.
+    unsafe { numbers.set_len(length) };
+    numbers
+}
+
 /// Adds all later parts of `size` numbers to the first, in order.
 pub(crate) fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
     if size == 0 {
@@ -44,6 +61,14 @@ pub(crate) fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
 /// Whoever makes one promises that no two blocks touch the same number while it is shared.
 pub(crate) struct Shared<T>(*mut T);
 
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
 // SAFETY: the promise above; a number is touched by one thread only.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: likewise.
@@ -52,6 +77,21 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 impl<T> Shared<T> {
     pub(crate) fn new(buffer: &mut [T]) -> Self {
         Self(buffer.as_mut_ptr())
+    }
+
+    /// The room of a vector, whatever its length.
+    pub(crate) fn room(numbers: &mut Vec<T>) -> Self {
+        Self(numbers.as_mut_ptr())
+    }
+
+    /// The buffer from `start` on.
+    pub(crate) fn offset(self, start: usize) -> Self {
+        Self(self.at(start))
+    }
+
+    /// Where number `index` stands.
+    pub(crate) fn at(self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
     }
 
     /// The numbers from `start` on.

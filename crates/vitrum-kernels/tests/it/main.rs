@@ -3,6 +3,7 @@
 mod attention;
 mod layer_norm;
 mod levels;
+mod linear;
 mod memory;
 mod optim;
 mod support;

@@ -5,10 +5,10 @@ use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
 use super::drop::{dropout, training};
-use super::linear;
 use super::norm::LayerNorm;
 use super::observe::Observer;
 use super::position::RelPos;
+use super::{linear, project};
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -76,13 +76,13 @@ impl Attention {
         index: usize,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
-        let qkv = self.normalize(self.qkv.forward(x)); // [B, T, 3D]
+        let qkv = self.normalize(project(&self.qkv, x)); // [B, T, 3D]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(grid)), // [1, A, T, T]
             None => shared_bias.cloned(),
         };
         let context = self.attend(qkv, bias, index, watch); // [B, T, D]
-        dropout(self.proj.forward(context), self.proj_drop)
+        dropout(project(&self.proj, context), self.proj_drop)
     }
 
     /// Fused, unless somebody wants to see the weights or to drop some of them.

@@ -2,11 +2,11 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::drop::dropout;
-use super::linear;
+use super::drop::{dropout, training};
+use super::{linear, project, values};
 
 /// Non-linearity of the MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +28,18 @@ pub enum Activation {
 impl Activation {
     /// Element by element; the shape stays.
     pub fn forward<const R: usize>(self, x: Tensor<R>) -> Tensor<R> {
-        match self {
-            Self::Gelu => activation::gelu(x),
-            Self::GeluTanh => activation::gelu_approximate(x),
-            Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
-            Self::Relu => activation::relu(x),
-            Self::Silu => activation::silu(x),
+        vitrum_kernels::activate(x, self.into())
+    }
+}
+
+impl From<Activation> for vitrum_kernels::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Gelu => Self::Gelu,
+            Activation::GeluTanh => Self::GeluTanh,
+            Activation::QuickGelu => Self::QuickGelu,
+            Activation::Relu => Self::Relu,
+            Activation::Silu => Self::Silu,
         }
     }
 }
@@ -56,10 +62,14 @@ impl Mlp {
         Self { fc1: linear(dim, hidden, bias, device), fc2: linear(hidden, dim, bias, device), act, drop }
     }
 
-    /// `[B, T, D] -> [B, T, D]`.
+    /// `[B, T, D] -> [B, T, D]`. In one operation, unless something is dropped between the layers.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.act.forward(self.fc1.forward(x)); // [B, T, F]
-        let x = self.fc2.forward(dropout(x, self.drop)); // [B, T, D]
-        dropout(x, self.drop)
+        if self.drop > 0.0 && training(&x) {
+            let x = self.act.forward(project(&self.fc1, x)); // [B, T, F]
+            let x = project(&self.fc2, dropout(x, self.drop)); // [B, T, D]
+            return dropout(x, self.drop);
+        }
+        let [(fc1, fc1_bias), (fc2, fc2_bias)] = [&self.fc1, &self.fc2].map(values);
+        vitrum_kernels::mlp(x, fc1, fc1_bias, fc2, fc2_bias, self.act.into())
     }
 }

@@ -47,6 +47,17 @@ pub(crate) fn lazy<const D: usize>(
     )
 }
 
+/// A layer's product, `[.., d_in] -> [.., d_out]`, by the fast path where there is one.
+pub(crate) fn project<const R: usize>(layer: &Linear, x: Tensor<R>) -> Tensor<R> {
+    let (weight, bias) = values(layer);
+    vitrum_kernels::linear(x, weight, bias)
+}
+
+/// Weight `[d_in, d_out]` and bias `[d_out]` of a layer.
+pub(crate) fn values(layer: &Linear) -> (Tensor<2>, Option<Tensor<1>>) {
+    (layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
+}
+
 /// `[.., d_in] -> [.., d_out]`; the weight is held as `[d_in, d_out]`.
 pub(crate) fn linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
     Linear {

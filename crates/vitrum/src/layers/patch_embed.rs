@@ -45,10 +45,8 @@ impl PatchEmbed {
         let patches = images.reshape([b, c, gh, p, gw, q]).permute([0, 2, 4, 1, 3, 5]); // [B, gh, gw, C, P, P]
         let patches: Tensor<2> = patches.reshape([b * gh * gw, c * p * q]);
         let kernel: Tensor<2> = weight.reshape([d, c * p * q]);
-        let mut tokens = patches.matmul(kernel.transpose()); // [B·N, D]
-        if let Some(bias) = &self.proj.bias {
-            tokens = tokens + bias.val().unsqueeze();
-        }
+        let bias = self.proj.bias.as_ref().map(|bias| bias.val());
+        let tokens = vitrum_kernels::linear(patches, kernel.transpose(), bias); // [B·N, D]
         (tokens.reshape([b, gh * gw, d]), [gh, gw])
     }
 }

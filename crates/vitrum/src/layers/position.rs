@@ -15,7 +15,7 @@ use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
 use super::tokens::split;
-use super::{lazy, linear, parameter};
+use super::{lazy, linear, parameter, project};
 
 /// Position encodings by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -391,8 +391,8 @@ impl RelPosMlp {
         let offsets = log_offsets(grid);
         let n = offsets.len() / 2;
         let x = Tensor::<2>::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()));
-        let x = dropout(relu(self.mlp.fc1.forward(x)), self.drop); // [offsets, rel_pos_dim]
-        let table = self.mlp.fc2.forward(x); // [offsets, A]
+        let x = dropout(relu(project(&self.mlp.fc1, x)), self.drop); // [offsets, rel_pos_dim]
+        let table = project(&self.mlp.fc2, x); // [offsets, A]
         let [_, a] = table.dims();
         let nothing = Tensor::zeros([3, a], (&table.device(), table.dtype()));
         pairs(Tensor::cat(vec![table, nothing], 0), grid, self.prefix_tokens)

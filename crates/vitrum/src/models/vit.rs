@@ -31,7 +31,7 @@ use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::{AttentionPool, pool};
 use crate::layers::position::{Position, PositionConfig};
 use crate::layers::tokens::prepend;
-use crate::layers::{linear, parameter};
+use crate::layers::{linear, parameter, project};
 
 /// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`), the paper's letters stand in the docs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -537,11 +537,11 @@ impl Backbone for Vit {
     fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         let mut x = self.pool(features.tokens, watch); // [B, D]
         if let Some(pre_logits) = &self.pre_logits {
-            x = activation::tanh(pre_logits.fc.forward(x)); // [B, R]
+            x = activation::tanh(project(&pre_logits.fc, x)); // [B, R]
             watch.vectors(format_args!("pre_logits"), &x);
         }
         let Some(head) = &self.head else { return x };
-        let logits = head.forward(dropout(x, self.config.drop_rate)); // [B, K]
+        let logits = project(head, dropout(x, self.config.drop_rate)); // [B, K]
         watch.vectors(format_args!("head"), &logits);
         logits
     }

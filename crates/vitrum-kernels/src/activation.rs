@@ -1,0 +1,342 @@
+//! Non-linearities and their slopes over vectors.
+//!
+//! GELU takes the tail of the normal distribution as `Φ(-t) = e^(-t²/2) g(t)`, with g a polynomial of `1 / (t + c)`,
+//! so that negative numbers keep their digits and the slope `Φ(x) + x φ(x)` needs no further exponential.
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+
+use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::threads::{Shared, for_each_block, written};
+
+/// A function of each number by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x`.
+    #[default]
+    Identity,
+    /// `x Φ(x)`, with the error function (arXiv:1606.08415).
+    Gelu,
+    /// GELU's tanh approximation, `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
+    GeluTanh,
+    /// `x σ(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`; its slope at 0 is 0.
+    Relu,
+    /// `x σ(x)`.
+    Silu,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Identity, Self::Gelu, Self::GeluTanh, Self::QuickGelu, Self::Relu, Self::Silu];
+}
+
+/// `√(2/π)`, and the factor of the cube.
+pub(crate) const TANH: [f64; 2] = [0.797_884_560_802_865_4, 0.044_715];
+/// The factor in QuickGELU.
+pub(crate) const QUICK: f64 = 1.702;
+/// `1 / √(2π)`.
+pub(crate) const DENSITY: f64 = 0.398_942_280_401_432_7;
+
+/// An activation over vectors.
+pub(crate) trait Curve: Copy + Send + Sync {
+    /// # Safety
+    /// Here and below: must be called where the instructions of `V` are; holding `x` does not suffice to inline.
+    unsafe fn value<V: Vector>(self, x: V) -> V;
+    /// Value and slope.
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V);
+}
+
+/// Runs `$body` with `$curve` bound to the activation's type.
+macro_rules! with_curve {
+    ($activation:expr, $curve:ident => $body:expr) => {
+        match $activation {
+            $crate::activation::Activation::Identity => {
+                let $curve = $crate::activation::Identity;
+                $body
+            }
+            $crate::activation::Activation::Gelu => {
+                let $curve = $crate::activation::Gelu;
+                $body
+            }
+            $crate::activation::Activation::GeluTanh => {
+                let $curve = $crate::activation::GeluTanh;
+                $body
+            }
+            $crate::activation::Activation::QuickGelu => {
+                let $curve = $crate::activation::Logistic($crate::activation::QUICK);
+                $body
+            }
+            $crate::activation::Activation::Relu => {
+                let $curve = $crate::activation::Relu;
+                $body
+            }
+            $crate::activation::Activation::Silu => {
+                let $curve = $crate::activation::Logistic(1.0);
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_curve;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Identity;
+#[derive(Clone, Copy)]
+pub(crate) struct Gelu;
+#[derive(Clone, Copy)]
+pub(crate) struct GeluTanh;
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
+/// `x σ(f x)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Logistic(pub f64);
+
+#[inline(always)]
+unsafe fn splat<V: Vector>(x: f64) -> V {
+    // SAFETY: the caller's.
+    unsafe { V::splat(V::Scalar::from_f64(x)) }
+}
+
+impl Curve for Identity {
+    #[inline(always)]
+    unsafe fn value<V: Vector>(self, x: V) -> V {
+        x
+    }
+    #[inline(always)]
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: the caller's.
+        (x, unsafe { splat(1.0) })
+    }
+}
+
+impl Curve for Relu {
+    #[inline(always)]
+    unsafe fn value<V: Vector>(self, x: V) -> V {
+        // SAFETY: the caller's. The maximum takes x if that is NaN.
+        unsafe { splat::<V>(0.0).max(x) }
+    }
+    #[inline(always)]
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: the caller's.
+        unsafe { (self.value(x), splat::<V>(1.0).zero_below(x, V::splat(V::Scalar::LEAST))) }
+    }
+}
+
+impl Gelu {
+    /// `Φ(x)` and `e^(-x²/2)`.
+    #[inline(always)]
+    unsafe fn parts<V: Vector>(x: V) -> (V, V) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
+            let bell = x.mul(x).mul(splat(-0.5)).exp();
+            // -|x|, but no less than where the bell is 0 anyway: infinity would not survive the quotient.
+            let negative = V::splat(zero_minus(V::Scalar::TAIL_END)).max(zero.sub(x.max(zero.sub(x))));
+            let shift = V::Scalar::TAIL_SHIFT;
+            let share = one.div(V::splat(shift).sub(negative));
+            let u = share.mul_add(V::splat(zero_minus(shift + shift)), one);
+            let mut tail = V::splat(V::Scalar::TAIL[0]);
+            for &coefficient in &V::Scalar::TAIL[1..] {
+                tail = tail.mul_add(u, V::splat(coefficient));
+            }
+            let tail = tail.mul(share).mul(bell);
+            let rest = tail.mul_add(splat(-2.0), one).zero_below(x, zero);
+            (tail.add(rest), bell)
+        }
+    }
+}
+
+/// `-x`.
+#[inline(always)]
+fn zero_minus<T: Real>(x: T) -> T {
+    T::ZERO - x
+}
+
+impl Curve for Gelu {
+    #[inline(always)]
+    unsafe fn value<V: Vector>(self, x: V) -> V {
+        // SAFETY: the caller's.
+        unsafe { x.mul(Self::parts(x).0) }
+    }
+    #[inline(always)]
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (share, bell) = Self::parts(x);
+            (x.mul(share), x.mul(splat(DENSITY)).mul_add(bell, share))
+        }
+    }
+}
+
+/// `σ(z)` and `σ(z) (1 - σ(z))`.
+#[inline(always)]
+unsafe fn logistic<V: Vector>(z: V) -> (V, V) {
+    // SAFETY: the caller's.
+    unsafe {
+        let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
+        let e = zero.sub(z.max(zero.sub(z))).exp(); // e^-|z|
+        let share = one.div(one.add(e));
+        let small = e.mul(share); // σ(-|z|)
+        let rest = one.sub(e).mul(share).zero_below(z, zero); // σ(|z|) - σ(-|z|)
+        (small.add(rest), small.mul(share))
+    }
+}
+
+impl Curve for Logistic {
+    #[inline(always)]
+    unsafe fn value<V: Vector>(self, x: V) -> V {
+        // SAFETY: the caller's.
+        unsafe { x.mul(logistic(x.mul(splat(self.0))).0) }
+    }
+    #[inline(always)]
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: the caller's.
+        unsafe {
+            let z = x.mul(splat(self.0));
+            let (share, change) = logistic(z);
+            (x.mul(share), z.mul_add(change, share))
+        }
+    }
+}
+
+impl GeluTanh {
+    /// `2 √(2/π) (x + 0.044715 x³)`: half of 1 + tanh(y) is σ(2y).
+    #[inline(always)]
+    unsafe fn argument<V: Vector>(x: V) -> V {
+        // SAFETY: the caller's.
+        unsafe { x.mul(x).mul_add(splat(2.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x) }
+    }
+}
+
+impl Curve for GeluTanh {
+    #[inline(always)]
+    unsafe fn value<V: Vector>(self, x: V) -> V {
+        // SAFETY: the caller's.
+        unsafe { x.mul(logistic(Self::argument(x)).0) }
+    }
+    #[inline(always)]
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (share, change) = logistic(Self::argument(x));
+            // x times the argument's slope; where x² overflows, the change is 0.
+            let steps = x.mul(x).mul_add(splat(6.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x);
+            (x.mul(share), steps.mul_add(change, share))
+        }
+    }
+}
+
+/// Numbers per block: of `f32` 64 KB.
+const BLOCK: usize = 1 << 14;
+/// What a number costs, in multiplications (see `threads`).
+const COST: usize = 16;
+
+/// `activation(x)`, like x, which must lie in one piece.
+pub(crate) fn forward<T: Real>(x: &FlexTensor, activation: Activation) -> FlexTensor {
+    let values = T::slice(x);
+    // SAFETY: the blocks write all numbers.
+    let y = unsafe {
+        written(values.len(), |y| {
+            in_blocks(values.len(), |start, length| {
+                simd::run(Values { activation, x: &values[start..start + length], y: y.offset(start) });
+            });
+        })
+    };
+    T::tensor(y, x.shape())
+}
+
+/// The gradient of x, given that of `activation(x)`. Tensors must lie in one piece.
+pub(crate) fn backward<T: Real>(x: &FlexTensor, grad: &FlexTensor, activation: Activation) -> FlexTensor {
+    let (values, grad) = (T::slice(x), T::slice(grad));
+    assert_eq!(values.len(), grad.len(), "x and its gradient differ in length");
+    // SAFETY: the blocks write all numbers.
+    let d_x = unsafe {
+        written(values.len(), |d_x| {
+            in_blocks(values.len(), |start, length| {
+                let range = start..start + length;
+                let (x, grad) = (&values[range.clone()], &grad[range]);
+                simd::run(Slopes { activation, x, grad, d_x: d_x.offset(start) });
+            });
+        })
+    };
+    T::tensor(d_x, x.shape())
+}
+
+fn in_blocks(length: usize, work: impl Fn(usize, usize) + Sync + Send) {
+    let cost = length.saturating_mul(COST);
+    for_each_block(
+        length.div_ceil(BLOCK),
+        cost,
+        || (),
+        |(), block| {
+            let start = block * BLOCK;
+            work(start, BLOCK.min(length - start));
+        },
+    );
+}
+
+struct Values<'a, T> {
+    activation: Activation,
+    x: &'a [T],
+    /// Room for as many.
+    y: Shared<T>,
+}
+
+impl<T: Real> Job for Values<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (from, to) = (self.x.as_ptr(), self.y.at(0));
+        let lanes = T::In::<S>::LANES;
+        let bulk = self.x.len() - self.x.len() % lanes;
+        let rest = self.x.len() - bulk;
+        // SAFETY: whole vectors, and the rest, of buffers of one length.
+        unsafe {
+            with_curve!(self.activation, curve => {
+                for at in (0..bulk).step_by(lanes) {
+                    curve.value(T::In::<S>::load(from.add(at))).store(to.add(at));
+                }
+                if rest > 0 {
+                    curve.value(T::In::<S>::load_part(from.add(bulk), rest)).store_part(to.add(bulk), rest);
+                }
+            });
+        }
+    }
+}
+
+struct Slopes<'a, T> {
+    activation: Activation,
+    x: &'a [T],
+    grad: &'a [T],
+    /// Room for as many.
+    d_x: Shared<T>,
+}
+
+impl<T: Real> Job for Slopes<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (x, grad, to) = (self.x.as_ptr(), self.grad.as_ptr(), self.d_x.at(0));
+        let lanes = T::In::<S>::LANES;
+        let bulk = self.x.len() - self.x.len() % lanes;
+        let rest = self.x.len() - bulk;
+        // SAFETY: whole vectors, and the rest, of buffers of one length.
+        unsafe {
+            with_curve!(self.activation, curve => {
+                for at in (0..bulk).step_by(lanes) {
+                    let (_, slope) = curve.both(T::In::<S>::load(x.add(at)));
+                    slope.mul(T::In::<S>::load(grad.add(at))).store(to.add(at));
+                }
+                if rest > 0 {
+                    let (_, slope) = curve.both(T::In::<S>::load_part(x.add(bulk), rest));
+                    slope.mul(T::In::<S>::load_part(grad.add(bulk), rest)).store_part(to.add(bulk), rest);
+                }
+            });
+        }
+    }
+}

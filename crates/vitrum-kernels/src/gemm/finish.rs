@@ -1,0 +1,172 @@
+//! What is done with a tile of the output while it is in the first-level cache.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::activation::{Activation, Curve, with_curve};
+use crate::simd::{Real, Vector};
+use crate::threads::Shared;
+
+/// The last step of a product. All matrices are `[m, n]`, row by row in one piece; vectors are `[n]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish<'a, T> {
+    /// C stays.
+    Nothing,
+    /// `C = activation(C + bias)`; `keep`, if given, gets the activation's argument.
+    Activate { bias: Option<&'a [T]>, activation: Activation, keep: Option<Shared<T>> },
+    /// `C = residual + gamma · (C + bias)`.
+    Add { bias: Option<&'a [T]>, gamma: Option<&'a [T]>, residual: &'a [T] },
+    /// `C = C · activation'(x)`, the way back through an activation; `value` gets `activation(x)`.
+    Slope { x: &'a [T], activation: Activation, value: Shared<T> },
+}
+
+/// Part of a row: as many numbers from an offset in each matrix, and from a column in each vector.
+#[derive(Clone, Copy)]
+struct Piece {
+    at: usize,
+    column: usize,
+    count: usize,
+}
+
+impl Piece {
+    /// # Safety
+    /// The processor must have the instructions of `V`, and the piece must lie in the numbers.
+    #[inline(always)]
+    unsafe fn load<V: Vector>(self, from: *const V::Scalar) -> V {
+        // SAFETY: the caller's.
+        unsafe { if self.count == V::LANES { V::load(from) } else { V::load_part(from, self.count) } }
+    }
+
+    /// # Safety
+    /// As `load`.
+    #[inline(always)]
+    unsafe fn store<V: Vector>(self, numbers: V, to: *mut V::Scalar) {
+        // SAFETY: the caller's.
+        unsafe { if self.count == V::LANES { numbers.store(to) } else { numbers.store_part(to, self.count) } }
+    }
+}
+
+impl<'a, T: Real> Finish<'a, T> {
+    /// `C + bias`, if there is one.
+    pub(crate) fn bias(bias: Option<&'a [T]>) -> Self {
+        Finish::Activate { bias, activation: Activation::Identity, keep: None }
+    }
+
+    /// Panics if something is of another size.
+    pub(super) fn check(&self, m: usize, n: usize) {
+        let vector = |x: &Option<&[T]>| x.is_none_or(|x| x.len() == n);
+        let fits = match self {
+            Finish::Nothing => true,
+            Finish::Activate { bias, .. } => vector(bias),
+            Finish::Add { bias, gamma, residual, .. } => {
+                vector(bias) && vector(gamma) && residual.len() == m * n
+            }
+            Finish::Slope { x, .. } => x.len() == m * n,
+        };
+        assert!(fits, "what follows a product of [{m}, {n}] is of another size");
+    }
+
+    /// Finishes a tile of C.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `V`; the tile must be computed, lie in `c` and be nobody else's,
+    /// there and in the buffers that are written.
+    #[inline(always)]
+    pub(super) unsafe fn apply<V: Vector<Scalar = T>>(
+        &self,
+        c: &Shared<T>,
+        n: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) {
+        // SAFETY: pieces lie in the tile; sizes are those `check` has seen.
+        unsafe {
+            match *self {
+                Finish::Nothing => {}
+                Finish::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
+                Finish::Activate { bias, activation, keep } => with_curve!(activation, curve => {
+                    for piece in Pieces::<V>::new(n, rows, columns) {
+                        let x = shifted::<V>(piece, c, bias);
+                        if let Some(keep) = keep {
+                            piece.store(x, keep.at(piece.at));
+                        }
+                        piece.store(curve.value(x), c.at(piece.at));
+                    }
+                }),
+                Finish::Add { bias, gamma, residual } => {
+                    for piece in Pieces::<V>::new(n, rows, columns) {
+                        let x = shifted::<V>(piece, c, bias);
+                        let residual = piece.load::<V>(residual.as_ptr().add(piece.at));
+                        let sum = match gamma {
+                            Some(gamma) => x.mul_add(piece.load(gamma.as_ptr().add(piece.column)), residual),
+                            None => x.add(residual),
+                        };
+                        piece.store(sum, c.at(piece.at));
+                    }
+                }
+                Finish::Slope { x, activation, value } => with_curve!(activation, curve => {
+                    for piece in Pieces::<V>::new(n, rows, columns) {
+                        let (active, slope) = curve.both(piece.load::<V>(x.as_ptr().add(piece.at)));
+                        piece.store(active, value.at(piece.at));
+                        piece.store(piece.load::<V>(c.at(piece.at)).mul(slope), c.at(piece.at));
+                    }
+                }),
+            }
+        }
+    }
+}
+
+/// C, plus the bias if there is one.
+///
+/// # Safety
+/// As [`Piece::load`].
+#[inline(always)]
+unsafe fn shifted<V: Vector>(piece: Piece, c: &Shared<V::Scalar>, bias: Option<&[V::Scalar]>) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        let x = piece.load::<V>(c.at(piece.at));
+        match bias {
+            Some(bias) => x.add(piece.load(bias.as_ptr().add(piece.column))),
+            None => x,
+        }
+    }
+}
+
+/// The pieces of a tile: of a vector's length but for what is left of each row. (An iterator, since a closure cannot
+/// be made to be inlined, and so not to be compiled with a level's instructions.)
+struct Pieces<V> {
+    n: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    column: usize,
+    of: PhantomData<V>,
+}
+
+impl<V: Vector> Pieces<V> {
+    #[inline(always)]
+    fn new(n: usize, rows: Range<usize>, columns: Range<usize>) -> Self {
+        Self { n, rows, column: columns.start, columns, of: PhantomData }
+    }
+}
+
+impl<V: Vector> Iterator for Pieces<V> {
+    type Item = Piece;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Piece> {
+        if self.column >= self.columns.end {
+            self.column = self.columns.start;
+            self.rows.start += 1;
+        }
+        if self.rows.is_empty() {
+            return None;
+        }
+        let column = self.column;
+        self.column += V::LANES;
+        Some(Piece {
+            at: self.rows.start * self.n + column,
+            column,
+            count: V::LANES.min(self.columns.end - column),
+        })
+    }
+}

@@ -1,0 +1,328 @@
+//! The matrix product behind linear layers: `C = A B`, with what follows it done while the numbers are in cache.
+//!
+//! Goto's and van de Geijn's scheme (doi:10.1145/1356052.1356053): the sum is cut into blocks of at most [`DEPTH`]
+//! terms; of each, strips of A as high and strips of B as wide as a tile are packed in the order in which the innermost
+//! loop reads them; a tile of C is held in registers for the whole block. The output is cut into a grid of rows and
+//! columns for the threads.
+//!
+//! Every element is the same sequence of operations however the output is cut: a chain of fused multiplications and
+//! additions per block of the sum, blocks added in order, and the blocks depend on `k` alone. So the numbers of a row
+//! depend neither on the number of threads nor on which other rows there are.
+
+mod finish;
+mod pack;
+mod tile;
+
+pub(crate) use finish::Finish;
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::threads::{Shared, for_each_block, threads};
+use pack::{SLACK, Strip};
+use tile::Tile;
+
+/// Terms of the sum per block: a strip of B then takes 32 KB of the first-level cache at any level and type.
+const DEPTH: usize = 256;
+/// Rows whose strips of A are packed together: of `f32` 384 KB, a share of the second-level cache.
+const ROWS: usize = 384;
+/// Strips of B that are packed together: with AVX-512 256 KB.
+const STRIPS: usize = 8;
+/// Blocks of the grid per thread, so that a thread that is held up can be helped.
+const SHARES: usize = 4;
+
+/// A matrix in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a, T> {
+    values: &'a [T],
+    /// Steps between rows and between columns.
+    steps: [usize; 2],
+}
+
+impl<'a, T: Real> View<'a, T> {
+    /// `[rows, columns]`, row by row in one piece.
+    pub(crate) fn rows(values: &'a [T], rows: usize, columns: usize) -> Self {
+        Self::new(values, [rows, columns], [columns, 1])
+    }
+
+    /// The same, read as its transpose `[columns, rows]`.
+    pub(crate) fn columns(values: &'a [T], rows: usize, columns: usize) -> Self {
+        Self::new(values, [columns, rows], [1, columns])
+    }
+
+    fn new(values: &'a [T], shape: [usize; 2], steps: [usize; 2]) -> Self {
+        let view = Self { values, steps };
+        view.check(shape);
+        view
+    }
+
+    /// Panics unless `shape` lies in the numbers.
+    fn check(&self, [rows, columns]: [usize; 2]) {
+        let last = |length: usize, step: usize| length.saturating_sub(1).saturating_mul(step);
+        let end = last(rows, self.steps[0]).saturating_add(last(columns, self.steps[1]));
+        assert!(rows == 0 || columns == 0 || end < self.values.len(), "a matrix beyond its numbers");
+    }
+
+    fn at(&self, row: usize, column: usize) -> *const T {
+        self.values.as_ptr().wrapping_add(row * self.steps[0] + column * self.steps[1])
+    }
+}
+
+/// `C = A B`, or `C += A B`, and what is done with C then.
+pub(crate) struct Gemm<'a, T> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// `[m, k]`
+    pub a: View<'a, T>,
+    /// `[k, n]`
+    pub b: View<'a, T>,
+    /// Whether to add to what is in C.
+    pub add: bool,
+    pub finish: Finish<'a, T>,
+}
+
+impl<T: Real> Gemm<'_, T> {
+    /// Computes C, `[m, n]` row by row in one piece.
+    ///
+    /// # Safety
+    /// `c` must have room for `m · n` numbers that nobody else touches, and hold them if `add` is set; the same goes
+    /// for what `finish` writes.
+    pub(crate) unsafe fn run(&self, c: Shared<T>) {
+        self.a.check([self.m, self.k]);
+        self.b.check([self.k, self.n]);
+        self.finish.check(self.m, self.n);
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        let grid = Grid::new(self.m, self.n, tile_shape::<T>(), threads());
+        let cost = self.m.saturating_mul(self.n).saturating_mul(self.k.max(1));
+        for_each_block(
+            grid.row_blocks * grid.column_blocks,
+            cost,
+            || (),
+            |(), index| {
+                let (row, column) = (index % grid.row_blocks, index / grid.row_blocks);
+                let tiles = share(grid.tiles, grid.row_blocks, row);
+                let strips = share(grid.strips, grid.column_blocks, column);
+                with_scratch(|scratch| simd::run(Block { call: self, grid, tiles, strips, scratch, c }));
+            },
+        );
+    }
+}
+
+/// Part `index` of `parts` almost equal ones of `0 .. length`.
+fn share(length: usize, parts: usize, index: usize) -> Range<usize> {
+    index * length / parts..(index + 1) * length / parts
+}
+
+/// Blocks of a sum of `k` terms.
+fn sum_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
+    let blocks = k.div_ceil(DEPTH).max(1);
+    (0..blocks).map(move |block| share(k, blocks, block))
+}
+
+/// Largest height of a tile, and its width in numbers.
+fn tile_shape<T: Real>() -> [usize; 2] {
+    struct TileShape<T>(PhantomData<T>);
+    impl<T: Real> Job for TileShape<T> {
+        type Output = [usize; 2];
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> [usize; 2] {
+            [height::<S>(), WIDTH * T::In::<S>::LANES]
+        }
+    }
+    simd::run(TileShape::<T>(PhantomData))
+}
+
+/// Largest height of a tile: 24 of 32 registers hold sums, or 12 of 16.
+const fn height<S: Simd>() -> usize {
+    if S::MANY_REGISTERS { 12 } else { 6 }
+}
+
+/// Width of a tile in vectors.
+const WIDTH: usize = 2;
+
+/// How the output is cut.
+#[derive(Clone, Copy)]
+struct Grid {
+    /// Tiles one below the other; heights differ by one at most.
+    tiles: usize,
+    /// Tiles side by side.
+    strips: usize,
+    row_blocks: usize,
+    column_blocks: usize,
+}
+
+impl Grid {
+    fn new(m: usize, n: usize, [height, width]: [usize; 2], threads: usize) -> Self {
+        let (tiles, strips) = (m.div_ceil(height), n.div_ceil(width));
+        let mut row_blocks = tiles.div_ceil(ROWS / height);
+        // Columns are cut where rows are too few, into blocks that pay for packing A again.
+        let wanted = (threads * SHARES).div_ceil(row_blocks).min(strips / STRIPS);
+        let fewest = threads.div_ceil(row_blocks).min(strips);
+        let column_blocks = (wanted - wanted % threads).max(fewest);
+        if row_blocks * column_blocks < threads {
+            row_blocks = threads.div_ceil(column_blocks).min(tiles);
+        }
+        Self { tiles, strips, row_blocks, column_blocks }
+    }
+}
+
+/// Some tiles and strips of a product.
+struct Block<'a, T> {
+    call: &'a Gemm<'a, T>,
+    grid: Grid,
+    tiles: Range<usize>,
+    strips: Range<usize>,
+    scratch: &'a mut Vec<Line>,
+    c: Shared<T>,
+}
+
+impl<T: Real> Job for Block<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's.
+        unsafe {
+            match height::<S>() {
+                12 => self.sums::<T::In<S>, 12>(),
+                _ => self.sums::<T::In<S>, 6>(),
+            }
+        }
+    }
+}
+
+impl<T: Real> Block<'_, T> {
+    /// Rows of tile `index`.
+    fn tile_rows(&self, index: usize) -> Range<usize> {
+        share(self.call.m, self.grid.tiles, index)
+    }
+
+    /// # Safety
+    /// Here and below: the processor must have the instructions of `V`, and what [`Gemm::run`] asks for.
+    #[inline(always)]
+    unsafe fn sums<V: Vector<Scalar = T>, const MR: usize>(self) {
+        let call = self.call;
+        let width = WIDTH * V::LANES;
+        let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
+        let depth = call.k.min(DEPTH);
+        let a_room = (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS);
+        let room = a_room + STRIPS * width * depth + SLACK;
+        let a = Line::room::<T>(self.scratch, room);
+        let b = a.wrapping_add(a_room);
+        for terms in sum_blocks(call.k) {
+            // SAFETY: the scratch has room for the rows and for STRIPS strips.
+            unsafe {
+                self.pack_a::<V>(&terms, a);
+                for first in self.strips.clone().step_by(STRIPS) {
+                    let strips = first..self.strips.end.min(first + STRIPS);
+                    pack_strips::<T, V>(&call.b, call.n, strips.clone(), &terms, b);
+                    self.tiles::<V, MR>(&terms, strips, a, b);
+                }
+            }
+        }
+    }
+
+    /// Packs the rows of A, tile by tile.
+    #[inline(always)]
+    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) {
+        for tile in self.tiles.clone() {
+            let rows = self.tile_rows(tile);
+            let strip = Strip::of_rows(&self.call.a, rows.start, rows.len(), terms.start, terms.len());
+            // SAFETY: rows of A and terms of the sum; one strip follows the other.
+            unsafe { strip.pack::<V>(rows.len(), to) };
+            to = to.wrapping_add(rows.len() * terms.len());
+        }
+    }
+
+    /// The tiles of some packed strips.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector<Scalar = T>, const MR: usize>(
+        &self,
+        terms: &Range<usize>,
+        strips: Range<usize>,
+        a: *const T,
+        b: *const T,
+    ) {
+        let (call, k, width) = (self.call, terms.len(), WIDTH * V::LANES);
+        let (add, last) = (call.add || terms.start > 0, terms.end == call.k);
+        for (index, strip) in strips.enumerate() {
+            let b = b.wrapping_add(index * width * k);
+            let columns = strip * width..call.n.min((strip + 1) * width);
+            let mut a = a;
+            for tile in self.tiles.clone() {
+                let rows = self.tile_rows(tile);
+                // SAFETY: the tile lies in C, which is the caller's; packed strips are as long as `k`.
+                unsafe {
+                    let c = self.c.at(rows.start * call.n + columns.start);
+                    let tile = Tile { k, a, b, b_step: width, c, c_step: call.n, add };
+                    if columns.len() == width {
+                        tile.of_height::<V, WIDTH, MR>(rows.len());
+                    } else {
+                        tile.narrow::<V, MR>(rows.len(), columns.len());
+                    }
+                    if last {
+                        call.finish.apply::<V>(&self.c, call.n, rows.clone(), columns.clone());
+                    }
+                }
+                a = a.wrapping_add(rows.len() * k);
+            }
+        }
+    }
+}
+
+/// Packs strips of `b`, `[k, n]`, for some terms of the sum.
+///
+/// # Safety
+/// As [`Strip::pack`], for all strips.
+#[inline(always)]
+unsafe fn pack_strips<T: Real, V: Vector<Scalar = T>>(
+    b: &View<T>,
+    n: usize,
+    strips: Range<usize>,
+    terms: &Range<usize>,
+    to: *mut T,
+) {
+    let width = WIDTH * V::LANES;
+    for (index, strip) in strips.enumerate() {
+        let first = strip * width;
+        let strip = Strip::of_columns(b, first, width.min(n - first), terms.start, terms.len());
+        // SAFETY: columns of B and terms of the sum.
+        unsafe { strip.pack::<V>(width, to.wrapping_add(index * width * terms.len())) };
+    }
+}
+
+/// A cache line of room: what is packed begins at its boundaries.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
+
+impl Line {
+    /// Makes room for so many numbers.
+    fn room<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
+        let length = (numbers * size_of::<T>()).div_ceil(size_of::<Line>());
+        if lines.len() < length {
+            lines.clear();
+            lines.reserve_exact(length);
+            // SAFETY: there is room for them, and uninitialised bytes are what they consist of.
+            unsafe { lines.set_len(length) };
+        }
+        lines.as_mut_ptr().cast()
+    }
+}
+
+/// Numbers of which a whole line consists, whatever their type.
+const LINE_NUMBERS: usize = 16;
+
+/// Hands over room that the thread keeps from call to call: fresh pages would cost as much as packing.
+fn with_scratch(work: impl FnOnce(&mut Vec<Line>)) {
+    thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
+    let mut lines = SCRATCH.take();
+    work(&mut lines);
+    SCRATCH.set(lines);
+}

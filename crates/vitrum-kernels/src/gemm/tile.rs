@@ -1,0 +1,131 @@
+//! The innermost loop: one tile of the output over one block of the sum.
+
+use crate::simd::Vector;
+
+/// Cache lines, the unit of prefetching, in bytes.
+const LINE: usize = 64;
+
+/// Operands of a tile.
+pub(super) struct Tile<T> {
+    /// Terms of the sum.
+    pub k: usize,
+    /// `[k, height]`, packed.
+    pub a: *const T,
+    /// `[k, width]`, rows at `b_step`.
+    pub b: *const T,
+    pub b_step: usize,
+    /// `[height, width]`, rows at `c_step`.
+    pub c: *mut T,
+    pub c_step: usize,
+    /// Whether to add to what is in `c`.
+    pub add: bool,
+}
+
+impl<T: crate::simd::Real> Tile<T> {
+    /// Computes the tile; `height` is 1 to 12, at most what [`Shape`](super::Shape) says for `V`.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `V`; the pointers must reach as far as the struct says, for a width
+    /// of `NR` vectors.
+    #[inline(always)]
+    pub(super) unsafe fn of_height<V: Vector<Scalar = T>, const NR: usize, const MAX: usize>(
+        &self,
+        height: usize,
+    ) {
+        // Heights above MAX are not asked for; naming them here keeps their code from being made.
+        macro_rules! heights {
+            ($($mr:literal)*) => {
+                match height {
+                    // SAFETY: the caller's.
+                    $($mr if $mr <= MAX => unsafe { self.run::<V, $mr, NR>() },)*
+                    _ => unreachable!("a tile of {height} rows"),
+                }
+            };
+        }
+        heights!(1 2 3 4 5 6 7 8 9 10 11 12)
+    }
+
+    /// A tile of fewer columns than `b` has: computed aside, and the part that counts moved.
+    ///
+    /// # Safety
+    /// As [`of_height`](Self::of_height), with `c` reaching as far as `columns`.
+    #[inline(always)]
+    pub(super) unsafe fn narrow<V: Vector<Scalar = T>, const MAX: usize>(
+        &self,
+        height: usize,
+        columns: usize,
+    ) {
+        let mut aside = [T::ZERO; 12 * super::WIDTH * 16];
+        let c_step = super::WIDTH * V::LANES;
+        let tile = Self { c: aside.as_mut_ptr(), c_step, add: false, ..*self };
+        // SAFETY: the caller's; aside there is room for the largest tile of the longest vectors.
+        unsafe {
+            if columns <= V::LANES {
+                tile.of_height::<V, 1, MAX>(height);
+            } else {
+                tile.of_height::<V, { super::WIDTH }, MAX>(height);
+            }
+            for (i, row) in aside.chunks_exact(c_step).take(height).enumerate() {
+                for (j, &sum) in row[..columns].iter().enumerate() {
+                    let at = self.c.add(i * self.c_step + j);
+                    *at = if self.add { *at + sum } else { sum };
+                }
+            }
+        }
+    }
+
+    /// Each sum is one chain of fused multiplications and additions in the order of k, whatever the tile's shape: so
+    /// an element does not depend on how the output is cut.
+    ///
+    /// # Safety
+    /// As [`of_height`](Self::of_height), for `MR` rows.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
+    unsafe fn run<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(&self) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[V::splat(T::ZERO); NR]; MR];
+            for i in 0..MR {
+                for line in 0..(NR * V::LANES * size_of::<T>()).div_ceil(LINE) {
+                    prefetch(self.c.add(i * self.c_step).cast::<u8>().wrapping_add(line * LINE));
+                }
+            }
+            let (mut a, mut b) = (self.a, self.b);
+            for _ in 0..self.k {
+                let mut b_row = [V::splat(T::ZERO); NR];
+                for j in 0..NR {
+                    b_row[j] = V::load(b.add(j * V::LANES));
+                }
+                for i in 0..MR {
+                    let factor = V::splat(*a.add(i));
+                    for j in 0..NR {
+                        sums[i][j] = factor.mul_add(b_row[j], sums[i][j]);
+                    }
+                }
+                a = a.wrapping_add(MR);
+                b = b.wrapping_add(self.b_step);
+            }
+            for i in 0..MR {
+                for j in 0..NR {
+                    let at = self.c.add(i * self.c_step + j * V::LANES);
+                    // Added at the end: short sums of their own round less than one long one.
+                    let sum = if self.add { V::load(at).add(sums[i][j]) } else { sums[i][j] };
+                    sum.store(at);
+                }
+            }
+        }
+    }
+}
+
+/// Asks for a cache line that will be needed soon.
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -1,0 +1,197 @@
+//! Two linear layers with an activation between, and the way back.
+//!
+//! Rows are taken in blocks whose hidden numbers stay in the third-level cache between the two products. Bias and
+//! activation are done in the tiles of the first. For the way back only the activation's argument is kept; its value
+//! is computed again there, together with the slope.
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Shape;
+
+use crate::activation::Activation;
+use crate::gemm::{Finish, Gemm, View};
+use crate::linear::{rows_of, sum_rows, with_last};
+use crate::simd::Real;
+use crate::threads::{Shared, written};
+
+/// Hidden numbers of a block: of `f32` 8 MB.
+const HIDDEN: usize = 1 << 21;
+/// Rows of a block, at least: with fewer the weights are read too often.
+const ROWS: usize = 256;
+
+/// Which gradients of an MLP are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MlpWants {
+    /// That of the input.
+    pub x: bool,
+    /// That of the first weight.
+    pub fc1_weight: bool,
+    /// That of the first bias.
+    pub fc1_bias: bool,
+    /// That of the second weight.
+    pub fc2_weight: bool,
+    /// That of the second bias.
+    pub fc2_bias: bool,
+}
+
+/// Gradients in the order of [`MlpWants`].
+pub(crate) type MlpGradients<F> = (Option<F>, Option<F>, Option<F>, Option<F>, Option<F>);
+
+/// Rows of x, and the widths of x, between the layers, and of the output.
+struct Sizes {
+    m: usize,
+    d: usize,
+    f: usize,
+    n: usize,
+}
+
+impl Sizes {
+    fn new(x: &FlexTensor, fc1_weight: &FlexTensor, fc2_weight: &FlexTensor) -> Self {
+        let (fc1, fc2) = (fc1_weight.shape(), fc2_weight.shape());
+        Self { m: rows_of(&x.shape()), d: fc1[0], f: fc1[1], n: fc2[1] }
+    }
+
+    /// Almost equal blocks of rows, one at least: first row and number.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let rows = (HIDDEN / self.f.max(1)).max(ROWS);
+        let (m, blocks) = (self.m, self.m.div_ceil(rows).max(1));
+        (0..blocks).map(move |block| {
+            let first = block * m / blocks;
+            (first, (block + 1) * m / blocks - first)
+        })
+    }
+
+    /// Rows of the largest block.
+    fn block_rows(&self) -> usize {
+        self.blocks().map(|(_, rows)| rows).max().unwrap_or(0)
+    }
+}
+
+/// `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`, and the activation's argument `[rows, F]` if it is to be
+/// kept. Tensors must lie in one piece.
+pub(crate) fn forward<T: Real>(
+    x: &FlexTensor,
+    fc1: (&FlexTensor, Option<&FlexTensor>),
+    fc2: (&FlexTensor, Option<&FlexTensor>),
+    activation: Activation,
+    keep: bool,
+) -> (FlexTensor, Option<FlexTensor>) {
+    let sizes = Sizes::new(x, fc1.0, fc2.0);
+    let Sizes { m, d, f, n } = sizes;
+    let shape = with_last(&x.shape(), n);
+    let x = T::slice(x);
+    let [fc1_bias, fc2_bias] = [fc1.1, fc2.1].map(|bias| bias.map(T::slice));
+    let [fc1, fc2] = [fc1.0, fc2.0].map(T::slice);
+    let mut kept = Vec::<T>::with_capacity(if keep { m * f } else { 0 });
+    let kept_to = keep.then(|| Shared::room(&mut kept));
+    let mut hidden = Vec::<T>::with_capacity(sizes.block_rows() * f);
+    let write = |y: Shared<T>| {
+        for (first, rows) in sizes.blocks() {
+            let keep = kept_to.map(|kept| kept.offset(first * f));
+            let inner = Gemm {
+                m: rows,
+                n: f,
+                k: d,
+                a: View::rows(&x[first * d..], rows, d),
+                b: View::rows(fc1, d, f),
+                add: false,
+                finish: Finish::Activate { bias: fc1_bias, activation, keep },
+            };
+            // SAFETY: there is room for the block's rows, and the product writes them all.
+            unsafe {
+                inner.run(Shared::room(&mut hidden));
+                hidden.set_len(rows * f);
+            }
+            let outer = Gemm {
+                m: rows,
+                n,
+                k: f,
+                a: View::rows(&hidden, rows, f),
+                b: View::rows(fc2, f, n),
+                add: false,
+                finish: Finish::bias(fc2_bias),
+            };
+            // SAFETY: as above.
+            unsafe { outer.run(y.offset(first * n)) };
+        }
+    };
+    // SAFETY: the blocks cover all rows.
+    let y = unsafe { written(m * n, write) };
+    if keep {
+        // SAFETY: the blocks have written it.
+        unsafe { kept.set_len(m * f) };
+    }
+    (T::tensor(y, shape), keep.then(|| T::tensor(kept, Shape::new([m, f]))))
+}
+
+/// Gradients as far as they are asked for; `kept` is what [`forward`] kept. Tensors must lie in one piece.
+pub(crate) fn backward<T: Real>(
+    x: &FlexTensor,
+    fc1_weight: &FlexTensor,
+    fc2_weight: &FlexTensor,
+    kept: &FlexTensor,
+    grad: &FlexTensor,
+    activation: Activation,
+    wants: MlpWants,
+) -> MlpGradients<FlexTensor> {
+    let sizes = Sizes::new(x, fc1_weight, fc2_weight);
+    let Sizes { m, d, f, n } = sizes;
+    let shape = x.shape();
+    let [x, fc1, fc2, kept, grad] = [x, fc1_weight, fc2_weight, kept, grad].map(T::slice);
+    let gradient = |wanted: bool, length: usize| wanted.then(|| Vec::<T>::with_capacity(length));
+    let mut d_x = gradient(wants.x, m * d);
+    let mut d_fc1 = gradient(wants.fc1_weight, d * f);
+    let mut d_fc1_bias = gradient(wants.fc1_bias, f);
+    let mut d_fc2 = gradient(wants.fc2_weight, f * n);
+    let mut d_fc2_bias = gradient(wants.fc2_bias, n);
+    let length = sizes.block_rows() * f;
+    let (mut active, mut d_hidden) = (Vec::<T>::with_capacity(length), Vec::<T>::with_capacity(length));
+    for (first, rows) in sizes.blocks() {
+        let add = first > 0;
+        let (x, grad) = (&x[first * d..][..rows * d], &grad[first * n..][..rows * n]);
+        // SAFETY: each buffer has room for what the products and sums write to it; what they add to and what is read
+        // has been written before: the blocks' own by the first product, sums by the first block.
+        unsafe {
+            let value = Shared::room(&mut active);
+            let finish = Finish::Slope { x: &kept[first * f..][..rows * f], activation, value };
+            let (a, b) = (View::rows(grad, rows, n), View::columns(fc2, f, n));
+            Gemm { m: rows, n: f, k: n, a, b, add: false, finish }.run(Shared::room(&mut d_hidden));
+            active.set_len(rows * f);
+            d_hidden.set_len(rows * f);
+            if let Some(d_fc2) = &mut d_fc2 {
+                let (a, b) = (View::columns(&active, rows, f), View::rows(grad, rows, n));
+                Gemm { m: f, n, k: rows, a, b, add, finish: Finish::Nothing }.run(Shared::room(d_fc2));
+            }
+            if let Some(d_fc1) = &mut d_fc1 {
+                let (a, b) = (View::columns(x, rows, d), View::rows(&d_hidden, rows, f));
+                Gemm { m: d, n: f, k: rows, a, b, add, finish: Finish::Nothing }.run(Shared::room(d_fc1));
+            }
+            if let Some(d_fc1_bias) = &mut d_fc1_bias {
+                sum_rows(&d_hidden, f, add, Shared::room(d_fc1_bias));
+            }
+            if let Some(d_x) = &mut d_x {
+                let (a, b) = (View::rows(&d_hidden, rows, f), View::columns(fc1, d, f));
+                let to = Shared::room(d_x).offset(first * d);
+                Gemm { m: rows, n: d, k: f, a, b, add: false, finish: Finish::Nothing }.run(to);
+            }
+        }
+    }
+    if let Some(d_fc2_bias) = &mut d_fc2_bias {
+        // SAFETY: there is room for the sums.
+        unsafe { sum_rows(grad, n, false, Shared::room(d_fc2_bias)) };
+    }
+    let finish = |numbers: Option<Vec<T>>, shape: Shape| {
+        numbers.map(|mut numbers| {
+            // SAFETY: the blocks, one at least, have written all numbers of gradients that are asked for.
+            unsafe { numbers.set_len((0..shape.num_dims()).map(|axis| shape[axis]).product()) };
+            T::tensor(numbers, shape)
+        })
+    };
+    (
+        finish(d_x, shape),
+        finish(d_fc1, Shape::new([d, f])),
+        finish(d_fc1_bias, Shape::new([f])),
+        finish(d_fc2, Shape::new([f, n])),
+        finish(d_fc2_bias, Shape::new([n])),
+    )
+}
