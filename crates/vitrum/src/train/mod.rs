@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`recipe`] says what a run depends on, [`mod@fit`] is the loop, [`trainer`] one update of it;
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are its mathematics, [`backward`] its way
-//! forth and back; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
+//! forth and back, [`precision`] in which numbers; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
 //! of it.
 
 pub mod backward;
@@ -18,6 +18,7 @@ mod lock;
 pub mod log;
 pub mod objective;
 pub mod optim;
+pub mod precision;
 pub mod recipe;
 pub mod resume;
 mod run;

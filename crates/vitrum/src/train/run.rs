@@ -116,10 +116,6 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainError> {
         let recipe = job.recipe.clone();
         recipe.check()?;
-        if recipe.amp_dtype != "none" {
-            let text = format!("amp_dtype '{}' is not offered yet: training is in f32", recipe.amp_dtype);
-            return Err(TrainError::Option(text));
-        }
         let sets = data::open(&recipe)?;
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
         if num_classes < sets.classes.len() {

@@ -11,6 +11,7 @@ use super::ema::{Ema, EmaConfig};
 use super::groups::{GroupConfig, Groups};
 use super::objective::Objective;
 use super::optim::{GradMap, OptimConfig, Optimizer, StateDict};
+use super::precision::narrowed;
 use super::recipe::Recipe;
 use super::schedule::Schedule;
 use crate::checkpoint::apply::{Excuses, apply, collect};
@@ -53,6 +54,8 @@ pub struct Trainer {
     clip: Option<(ClipMode, f64)>,
     objective: Objective,
     grad_checkpointing: bool,
+    /// Type of the numbers in forward and backward passes, where it is not the parameters'.
+    narrow: Option<DType>,
     seed: u64,
     updates: u64,
     device: Device,
@@ -79,6 +82,7 @@ impl Trainer {
             clip: recipe.clip_grad.map(|value| (clip_mode, value)),
             objective: Objective::from(recipe),
             grad_checkpointing: recipe.grad_checkpointing,
+            narrow: (recipe.amp_dtype == "bf16").then_some(DType::BF16),
             seed: recipe.seed,
             updates: 0,
             device: device.clone().autodiff(),
@@ -120,10 +124,12 @@ impl Trainer {
     fn gradients(&self, examples: Examples, index: usize) -> Result<(f64, GradMap), TrainError> {
         let Examples { images, shape, targets } = examples;
         let model = self.live();
+        let narrow = self.narrow.map(|dtype| narrowed(model, dtype));
         let classes = targets.len() / shape[0].max(1);
         let pass = Pass {
-            model,
-            images: batch::to_tensor(images, shape, DType::F32, &self.device)?,
+            model: narrow.as_ref().unwrap_or(model),
+            images: batch::to_tensor(images, shape, DType::F32, &self.device)?
+                .cast(self.narrow.unwrap_or(DType::F32)),
             targets: Tensor::from_data(TensorData::new(targets, [shape[0], classes]), &self.device),
             objective: &self.objective,
             seed: mix(mix(self.seed ^ mix(self.updates)) ^ index as u64),

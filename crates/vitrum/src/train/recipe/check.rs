@@ -256,6 +256,9 @@ impl Recipe {
         // Where updates end the run or the warm-up, epochs do not tell which comes first.
         let by_epochs = self.warmup_steps.is_none() && self.max_steps.is_none();
         let mut doubts = Vec::new();
+        if self.amp_dtype != "none" && ["auto", "cpu"].contains(&self.device.as_str()) {
+            doubts.push(format!("amp_dtype {} makes the CPU slower, not faster", self.amp_dtype));
+        }
         if by_epochs && !self.warmup_prefix && self.sched != "none" && warm >= all as f64 {
             doubts.push(format!(
                 "warmup_epochs {warm} of {all} epochs: the learning rate never reaches its peak of {:e}",
