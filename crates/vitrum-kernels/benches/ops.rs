@@ -155,14 +155,15 @@ fn mlps(c: &mut Criterion) {
     }
 }
 
+type ActivateFn = fn(Tensor<2>, Activation) -> Tensor<2>;
+
 /// Activations of the hidden numbers of ViT-S with one image.
 fn activations(c: &mut Criterion) {
     let device = Device::flex();
     let x: Tensor<2> = random([197, 1536], &device);
     let mut group = c.benchmark_group("activate");
     group.throughput(Throughput::Elements(197 * 1536));
-    let versions: [(&str, fn(Tensor<2>, Activation) -> Tensor<2>); 2] =
-        [("fast", activate), ("reference", activate_reference)];
+    let versions: [(&str, ActivateFn); 2] = [("fast", activate), ("reference", activate_reference)];
     for activation in Activation::ALL {
         for (version, op) in versions {
             group.bench_function(BenchmarkId::new(version, format!("{activation:?}")), |bench| {
