@@ -10,8 +10,8 @@
 //! depend neither on the number of threads nor on which other rows there are.
 //!
 //! Two Zen 5 cores with AVX-512, where registers alone reach 235 and 468 GFLOP/s of `f32` with one and two threads.
-//! GFLOP/s of the product by two threads while the machine was quiet, best of nine, at rows × terms × columns; one
-//! thread reaches 85 to 94 % of its peak:
+//! GFLOP/s of the product by two threads, best of nine, before B was packed row by row (see below); one thread reached
+//! 78 to 94 % of its peak, least at 197 × 768 × 3072. Terms × columns:
 //!
 //! | M | D × 3D | D × D | D × 4D | 4D × D | at D |
 //! |---|---|---|---|---|---|
@@ -23,13 +23,15 @@
 //! What was tried, with what was expected and what came out:
 //! - Packing strips with a loop over a width that only the run knows, four prefetches a row: 308 where whole vectors
 //!   give 383. Kept whole vectors, also for strips of A that are narrower than a vector and spill over.
-//! - B packed once for all calls: to save the 10 % that packing takes at M = 197. Gained 0 to 5 %, with weights in
-//!   cache and out of it: the innermost loop then waits for memory itself. Dropped; weights need no second copy.
+//! - B packed once for all calls: to save the 10 % that packing takes at M = 197. Gained 0 to 7 % with weights in
+//!   cache, 2 to 5 % with weights out of it (noisy), before B was packed row by row, which gained as much. Dropped;
+//!   weights need no second copy.
 //! - B packed row by row through all strips instead of strip by strip: fewer pages at once. 177 to 196 at
 //!   197 × 768 × 3072 (one thread), 3 to 5 % elsewhere. Kept.
 //! - The next block of B prefetched while tiles are computed: nothing. Dropped.
 //! - Blocks of 192, 384, 512, 768 terms, 4 or 16 strips, 192 or 768 rows: nothing beyond the noise of 5 %.
-//! - Activations as closures: never inlined, so compiled without vector instructions, 28. Written out, 320 to 400.
+//! - Activations as closures: never inlined, so compiled without vector instructions, 28 to 190. Written out,
+//!   285 to 400.
 
 mod finish;
 mod pack;
