@@ -5,7 +5,10 @@
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use vitrum_kernels::optim::{Adam, Slot, update, update_reference};
-use vitrum_kernels::{attention, attention_reference, layer_norm, layer_norm_reference};
+use vitrum_kernels::{
+    Activation, activate, activate_reference, attention, attention_reference, layer_norm,
+    layer_norm_reference, linear, linear_reference, mlp, mlp_reference,
+};
 
 /// Images, tokens, width, heads.
 const SIZES: [[usize; 4]; 7] = [
@@ -23,6 +26,12 @@ type LayerNormFn = fn(Tensor<3>, Tensor<1>, Option<Tensor<1>>, f64) -> Tensor<3>
 
 fn random<const R: usize>(shape: [usize; R], device: &Device) -> Tensor<R> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), (device, DType::F32))
+}
+
+/// Numbers that gradients are wanted of, where the device tracks them.
+fn parameter<const R: usize>(shape: [usize; R], device: &Device) -> Tensor<R> {
+    let x = random(shape, device);
+    if device.is_autodiff() { x.require_grad() } else { x }
 }
 
 fn forward(c: &mut Criterion) {
@@ -81,6 +90,90 @@ fn forward_and_backward(c: &mut Criterion) {
     group.finish();
 }
 
+/// Rows of one image, of eight, and of a batch of 64 small ones.
+const ROWS: [usize; 3] = [197, 1576, 4160];
+const WIDTHS: [usize; 3] = [192, 384, 768];
+
+type LinearFn = fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>) -> Tensor<2>;
+
+/// Linear layers of a ViT, forward, and forward with backward. An element is a multiplication or addition.
+fn linear_layers(c: &mut Criterion) {
+    let versions: [(&str, LinearFn); 2] = [("fast", linear), ("reference", linear_reference)];
+    for (name, device, passes) in
+        [("linear", Device::flex(), 1), ("linear_train", Device::flex().autodiff(), 3)]
+    {
+        let mut group = c.benchmark_group(name);
+        for (m, d) in ROWS.into_iter().flat_map(|m| WIDTHS.map(|d| (m, d))) {
+            for [k, n] in [[d, 3 * d], [d, d], [d, 4 * d], [4 * d, d]] {
+                group.throughput(Throughput::Elements((2 * passes * m * k * n) as u64));
+                let [x, weight] = [[m, k], [k, n]].map(|shape| parameter(shape, &device));
+                let bias = parameter([n], &device);
+                for (version, op) in versions {
+                    group.bench_function(BenchmarkId::new(version, format!("[{m}, {k}] {n}")), |bench| {
+                        let forward = || op(x.clone(), weight.clone(), Some(bias.clone()));
+                        if passes == 1 {
+                            bench.iter(forward);
+                        } else {
+                            bench.iter(|| forward().sum().backward());
+                        }
+                    });
+                }
+            }
+        }
+        group.finish();
+    }
+}
+
+type MlpFn =
+    fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>, Tensor<2>, Option<Tensor<1>>, Activation) -> Tensor<2>;
+
+/// The MLP of a block, forward, and forward with backward.
+fn mlps(c: &mut Criterion) {
+    let versions: [(&str, MlpFn); 2] = [("fast", mlp), ("reference", mlp_reference)];
+    for (name, device, passes) in [("mlp", Device::flex(), 1), ("mlp_train", Device::flex().autodiff(), 3)] {
+        let mut group = c.benchmark_group(name);
+        for (m, d) in ROWS.into_iter().flat_map(|m| WIDTHS.map(|d| (m, d))) {
+            group.throughput(Throughput::Elements((2 * passes * m * 8 * d * d) as u64));
+            let [x, fc1, fc2] = [[m, d], [d, 4 * d], [4 * d, d]].map(|shape| parameter(shape, &device));
+            let [b1, b2] = [4 * d, d].map(|n| parameter([n], &device));
+            for (version, op) in versions {
+                group.bench_function(BenchmarkId::new(version, format!("[{m}, {d}]")), |bench| {
+                    let (x, fc1, b1, fc2, b2) = (&x, &fc1, &b1, &fc2, &b2);
+                    let forward = || {
+                        let (b1, b2) = (Some(b1.clone()), Some(b2.clone()));
+                        op(x.clone(), fc1.clone(), b1, fc2.clone(), b2, Activation::Gelu)
+                    };
+                    if passes == 1 {
+                        bench.iter(forward);
+                    } else {
+                        bench.iter(|| forward().sum().backward());
+                    }
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+type ActivateFn = fn(Tensor<2>, Activation) -> Tensor<2>;
+
+/// Activations of the hidden numbers of ViT-S with one image.
+fn activations(c: &mut Criterion) {
+    let device = Device::flex();
+    let x: Tensor<2> = random([197, 1536], &device);
+    let mut group = c.benchmark_group("activate");
+    group.throughput(Throughput::Elements(197 * 1536));
+    let versions: [(&str, ActivateFn); 2] = [("fast", activate), ("reference", activate_reference)];
+    for activation in Activation::ALL {
+        for (version, op) in versions {
+            group.bench_function(BenchmarkId::new(version, format!("{activation:?}")), |bench| {
+                bench.iter(|| op(x.clone(), activation));
+            });
+        }
+    }
+    group.finish();
+}
+
 /// Lengths of the tensors of a ViT of width `d` with twelve blocks and `k` classes.
 fn vit_lengths(d: usize, k: usize) -> Vec<usize> {
     let block = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, 4 * d * d, 4 * d, 4 * d * d, d];
@@ -128,6 +221,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = forward, forward_and_backward, adamw
+    targets = forward, forward_and_backward, linear_layers, mlps, activations, adamw
 }
 criterion_main!(benches);

@@ -136,6 +136,7 @@ pub trait VitrumOps: Backend {
     }
 
     /// Gradients of `x`, `weight` and the bias as far as they are asked for, given that of `x weight + bias`.
+    #[allow(clippy::type_complexity)] // The macro that spreads the trait wants types written out.
     fn vitrum_linear_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -164,8 +165,7 @@ pub trait VitrumOps: Backend {
 
     /// Gradients of `x` and both layers' weights and biases as far as they are asked for, given that of the output;
     /// `kept` is what the forward pass on the same backend kept.
-    #[allow(clippy::too_many_arguments)]
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity)] // As above.
     fn vitrum_mlp_backward(
         x: FloatTensor<Self>,
         fc1_weight: FloatTensor<Self>,
@@ -298,7 +298,7 @@ impl VitrumOps for Flex {
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         wants: LinearWants,
-    ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+    ) -> linear::LinearGradients<FloatTensor<Self>> {
         let backward = match x.dtype() {
             DType::F32 => linear::backward::<f32>,
             DType::F64 => linear::backward::<f64>,

@@ -26,6 +26,9 @@ pub struct LinearWants {
     pub bias: bool,
 }
 
+/// Gradients in the order of [`LinearWants`].
+pub(crate) type LinearGradients<F> = (Option<F>, Option<F>, Option<F>);
+
 /// `x weight + bias`, or `residual + gamma · (x weight + bias)`: `[..., N]` from `[..., K]`. Tensors must lie in one
 /// piece.
 pub(crate) fn forward<T: Real>(
@@ -53,7 +56,7 @@ pub(crate) fn backward<T: Real>(
     weight: &FlexTensor,
     grad: &FlexTensor,
     wants: LinearWants,
-) -> (Option<FlexTensor>, Option<FlexTensor>, Option<FlexTensor>) {
+) -> LinearGradients<FlexTensor> {
     let (shape, [m, k, n]) = (x.shape(), sizes(x, weight));
     let [x, weight, grad] = [x, weight, grad].map(T::slice);
     let d_x = wants.x.then(|| {

@@ -7,7 +7,7 @@ use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Shape, Slice};
 
 use crate::activation::{Activation, DENSITY, QUICK, TANH};
-use crate::linear::{LinearWants, with_last};
+use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
 use crate::reference::lowest;
 
@@ -198,7 +198,7 @@ pub(crate) fn linear_backward<B: Backend>(
     weight: FloatTensor<B>,
     grad: FloatTensor<B>,
     wants: LinearWants,
-) -> (Option<FloatTensor<B>>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
+) -> LinearGradients<FloatTensor<B>> {
     let (shape, grad) = (x.shape(), flat::<B>(grad));
     let turned = |x| B::float_swap_dims(x, 0, 1);
     let d_x = wants.x.then(|| B::float_reshape(B::float_matmul(grad.clone(), turned(weight)), shape));

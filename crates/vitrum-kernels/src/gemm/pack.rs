@@ -1,6 +1,8 @@
 //! Copies of operands in the order in which the innermost loop reads them.
 
 use super::tile::prefetch;
+use std::ops::Range;
+
 use super::{View, WIDTH};
 use crate::simd::{Real, Vector};
 
@@ -110,13 +112,7 @@ impl<T: Real> Strip<T> {
 
     /// One by one.
     #[inline(always)]
-    unsafe fn gather(
-        &self,
-        columns: std::ops::Range<usize>,
-        terms: std::ops::Range<usize>,
-        padded: usize,
-        to: *mut T,
-    ) {
+    unsafe fn gather(&self, columns: Range<usize>, terms: Range<usize>, padded: usize, to: *mut T) {
         // SAFETY: the caller's.
         unsafe {
             for p in terms {
@@ -137,6 +133,37 @@ impl<T: Real> Strip<T> {
                     *to.add(p * padded + j) = T::ZERO;
                 }
             }
+        }
+    }
+}
+
+/// Packs `strips` whole strips of a matrix whose rows lie in one piece, at `along`: row by row, so that memory is read
+/// in long pieces.
+///
+/// # Safety
+/// As [`Strip::pack`], for all strips.
+#[inline(always)]
+pub(super) unsafe fn side_by_side<V: Vector>(
+    from: *const V::Scalar,
+    along: usize,
+    strips: usize,
+    k: usize,
+    to: *mut V::Scalar,
+) {
+    let width = WIDTH * V::LANES;
+    for p in 0..k {
+        let (mut from, mut to) = (from.wrapping_add(p * along), to.wrapping_add(p * width));
+        for _ in 0..strips {
+            // SAFETY: the caller's.
+            unsafe {
+                prefetch(from.wrapping_add(2 * along));
+                prefetch(from.wrapping_add(2 * along + width / 2));
+                for j in 0..WIDTH {
+                    V::load(from.add(j * V::LANES)).store(to.add(j * V::LANES));
+                }
+            }
+            from = from.wrapping_add(width);
+            to = to.wrapping_add(k * width);
         }
     }
 }
