@@ -34,9 +34,11 @@ struct Progress {
     epoch: usize,
     /// Updates done in this epoch.
     update: usize,
-    /// Sum and number of those losses that are finite.
+    /// Sum of those losses that are finite.
     loss_sum: f64,
-    losses: usize,
+    /// Number of the others.
+    #[serde(default)]
+    lost: usize,
     /// Updates in a row whose loss or gradients were not finite.
     bad_losses: u32,
     best: Option<Best>,
@@ -50,7 +52,7 @@ struct Progress {
 impl Progress {
     /// Mean of the epoch's finite losses so far; NaN without one.
     fn mean_loss(&self) -> f64 {
-        self.loss_sum / self.losses as f64
+        self.loss_sum / (self.update - self.lost) as f64
     }
 }
 
@@ -300,7 +302,7 @@ impl<'a> Run<'a> {
             epoch: epoch + 1,
             update: 0,
             loss_sum: 0.0,
-            losses: 0,
+            lost: 0,
             last: Some(summary),
             done: ends,
             ..self.progress.clone()

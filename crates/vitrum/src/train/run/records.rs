@@ -68,7 +68,8 @@ impl Run<'_> {
         self.progress.update += 1;
         if updated.loss.is_finite() {
             self.progress.loss_sum += updated.loss;
-            self.progress.losses += 1;
+        } else {
+            self.progress.lost += 1;
         }
         match &updated.skipped {
             None => self.progress.bad_losses = 0,
