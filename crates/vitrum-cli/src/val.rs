@@ -132,7 +132,7 @@ fn evaluate(
     while left > 0 {
         let Some(batch) = loader.next().transpose()? else { break };
         let images = batch::to_tensor(batch.values, batch.shape, DType::F32, classifier.device())?;
-        let logits = rows(classifier.model().backbone().forward(images));
+        let logits = rows(classifier.model().logits(images));
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits).take(left) {
             let label =
                 label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;

@@ -31,6 +31,7 @@ pub use reference::{
     linear_reference, mlp_reference,
 };
 pub use simd::simd_level;
+pub use threads::on_workers;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};

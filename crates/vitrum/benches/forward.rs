@@ -18,7 +18,7 @@ fn forward(c: &mut Criterion) {
                 Tensor::random([batch, 3, 224, 224], Distribution::Normal(0.0, 1.0), &device);
             group.throughput(Throughput::Elements(batch as u64));
             group.bench_with_input(BenchmarkId::new(name, batch), &images, |b, images| {
-                b.iter(|| black_box(model.backbone().forward(images.clone()).into_data()));
+                b.iter(|| black_box(model.logits(images.clone()).into_data()));
             });
         }
     }

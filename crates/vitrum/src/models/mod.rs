@@ -123,6 +123,12 @@ impl ModelConfig {
 }
 
 impl Model {
+    /// [`Backbone::forward`] for answers alone: as fast as this machine can, so on the threads that the operations
+    /// are shared among. Not for training: what is dropped is drawn by the calling thread.
+    pub fn logits(&self, images: Tensor<4>) -> Tensor<2> {
+        vitrum_kernels::on_workers(|| self.backbone().forward(images))
+    }
+
     /// The model behind the waist.
     pub fn backbone(&self) -> &dyn Backbone {
         match self {

@@ -77,7 +77,7 @@ impl Classifier {
     /// A picture that cannot be preprocessed.
     pub fn predict(&self, images: &[RgbImage], k: usize) -> Result<Vec<Vec<Prediction>>, Error> {
         let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
-        Ok(self.answers(self.model.backbone().forward(batch), k))
+        Ok(self.answers(self.model.logits(batch), k))
     }
 
     /// The `k` likeliest classes from logits `[B, K]`.

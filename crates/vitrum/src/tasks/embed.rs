@@ -8,12 +8,14 @@ use crate::models::{Features, Model};
 /// One vector per image, `[B, C, H, W] -> [B, D]`: what the classifier would see.
 pub fn pooled(model: &Model, images: Tensor<4>) -> Tensor<2> {
     let backbone = model.backbone();
-    backbone.embedding(backbone.features(images, &mut Silent), &mut Silent)
+    let embed = || backbone.embedding(backbone.features(images, &mut Silent), &mut Silent);
+    vitrum_kernels::on_workers(embed)
 }
 
 /// All tokens after the last norm, `[B, C, H, W] -> [B, T, D]`.
 pub fn tokens(model: &Model, images: Tensor<4>) -> Tensor<3> {
-    let Features { tokens, .. } = model.backbone().features(images, &mut Silent);
+    let Features { tokens, .. } =
+        vitrum_kernels::on_workers(|| model.backbone().features(images, &mut Silent));
     tokens
 }
 

@@ -49,7 +49,7 @@ pub fn evaluate(
         let values = std::mem::take(&mut batch.values);
         let images = batch::to_tensor(values.clone(), batch.shape, DType::F32, device)?;
         batch.values = values;
-        let logits = rows(model.backbone().forward(images));
+        let logits = rows(model.logits(images));
         let mut labels = Vec::with_capacity(logits.len());
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits) {
             let label = label.filter(|label| *label < num_classes).ok_or_else(|| {
