@@ -52,7 +52,7 @@ impl Features {
 }
 
 /// What the rest of the system knows of a model.
-pub trait Backbone {
+pub trait Backbone: Sync {
     /// Normalised images `[B, C, H, W]` to tokens.
     fn features(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Features;
 
