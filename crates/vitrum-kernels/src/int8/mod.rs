@@ -14,7 +14,7 @@ mod weight;
 
 pub use dot::int8_level;
 pub use extension::{Int8Ops, linear_int8, mlp_int8};
-pub use weight::{QuantizeError, QuantizedWeight};
+pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 
 use std::cell::Cell;
 use std::ops::Range;

@@ -48,6 +48,46 @@ impl std::error::Error for QuantizeError {}
 #[derive(Clone)]
 pub struct QuantizedWeight(Arc<Parts>);
 
+/// Quantises a weight of rows of `k` numbers, an output column after the other as checkpoints hold them: its values and
+/// the scale of each row, as [`QuantizedWeight::quantize`] makes them.
+///
+/// # Panics
+/// If `k` does not divide the number of values.
+pub fn quantize_weight_rows(weight: &[f32], k: usize) -> (Vec<i8>, Vec<f32>) {
+    assert!(
+        weight.len().is_multiple_of(k.max(1)),
+        "quantize_weight_rows: {} values in rows of {k}",
+        weight.len()
+    );
+    let mut values = vec![0; weight.len()];
+    let rows = weight.par_chunks_exact(k.max(1)).zip(values.par_chunks_exact_mut(k.max(1)));
+    let scales = rows.map(|(row, values)| {
+        let scale = scale_of(row.iter().copied().fold(0.0, larger));
+        let inverse = inverse_of(scale);
+        values.iter_mut().zip(row).for_each(|(value, &w)| *value = rounded(w, inverse));
+        scale
+    });
+    let scales = scales.collect();
+    (values, scales)
+}
+
+/// The larger magnitude; NaN stays, once met.
+fn larger(largest: f32, value: f32) -> f32 {
+    if value.abs() <= largest { largest } else { value.abs() + largest * 0.0 }
+}
+
+fn scale_of(largest: f32) -> f32 {
+    if largest.is_finite() { largest / 127.0 } else { f32::NAN }
+}
+
+fn inverse_of(scale: f32) -> f32 {
+    if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 }
+}
+
+fn rounded(w: f32, inverse: f32) -> i8 {
+    (w * inverse).round_ties_even().clamp(-127.0, 127.0) as i8
+}
+
 /// Vectors reach to the end of the last panel; what stands behind the last column is 0.
 pub(super) struct Parts {
     pub k: usize,
@@ -100,20 +140,11 @@ impl QuantizedWeight {
         check("values", k * n, weight.len())?;
         let mut largest = vec![0f32; n];
         for row in weight.chunks_exact(n.max(1)) {
-            for (largest, value) in largest.iter_mut().zip(row) {
-                // NaN stays, once met.
-                *largest = if value.abs() <= *largest { *largest } else { value.abs() + *largest * 0.0 };
-            }
+            largest.iter_mut().zip(row).for_each(|(largest, &value)| *largest = larger(*largest, value));
         }
-        let scales: Vec<f32> = largest
-            .iter()
-            .map(|&largest| if largest.is_finite() { largest / 127.0 } else { f32::NAN })
-            .collect();
-        let inverse: Vec<f32> =
-            scales.iter().map(|&scale| if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 }).collect();
-        let value = |p: usize, j: usize| {
-            (weight[p * n + j] * inverse[j]).round_ties_even().clamp(-127.0, 127.0) as i8
-        };
+        let scales: Vec<f32> = largest.into_iter().map(scale_of).collect();
+        let inverse: Vec<f32> = scales.iter().map(|&scale| inverse_of(scale)).collect();
+        let value = |p: usize, j: usize| rounded(weight[p * n + j], inverse[j]);
         Self::pack(value, scales, [k, n], bias)
     }
 
