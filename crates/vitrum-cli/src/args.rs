@@ -52,6 +52,8 @@ pub enum Command {
     /// Files of weights: inspect, convert, compare, verify.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Write a model with weights in eight bits: a quarter of the size, and faster.
+    Quantize(QuantizeArgs),
     /// Image datasets: check, measure, split into training and validation.
     #[command(subcommand)]
     Data(DataCommand),
@@ -146,6 +148,10 @@ pub struct ModelArgs {
     /// [default: the card's, else bicubic_antialias].
     #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
     pub pos_resize: Option<vitrum::models::vit::PosResize>,
+    /// f32, or int8: the weights of the blocks are turned into eight bits, and multiplied with activations in eight
+    /// bits; all else stays f32. A folder of `vitrum quantize` needs no flag.
+    #[arg(long, value_name = "f32|int8", default_value = "f32", value_parser = parse_precision)]
+    pub precision: vitrum::models::Precision,
     /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
     pub model_kwargs: Vec<(String, String)>,
@@ -721,6 +727,46 @@ pub struct DemoArgs {
     pub sheet: Option<PathBuf>,
 }
 
+/// `vitrum quantize`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The folder holds model.safetensors with `blocks.N.attn.qkv.weight` as I8 [d_out, d_in] and `.weight_scale`\n\
+F32 [d_out] for the four linear layers of each block, everything else as it was in F32, and config.json.\n\
+predict, val, embed, forward and bench take it as any model.\n\n\
+Examples:\n  \
+vitrum quantize -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k -o tiny-int8/ --images photos/\n  \
+vitrum quantize -m model/ -o model-int8/ --skip blocks.0.* --skip *.mlp.fc2 --format json"
+)]
+pub struct QuantizeArgs {
+    /// A folder with config.json and weights, a file of weights, a name (with --checkpoint), or hf:ORG/NAME.
+    #[arg(short, long, env = "VITRUM_MODEL", value_name = "DIR|FILE|NAME|hf:ID")]
+    pub model: String,
+    /// Weights instead of those that come with the model.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// The folder to write.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Layers that stay as they are, such as blocks.0.attn.qkv; * stands for any text.
+    #[arg(long, value_name = "KEY")]
+    pub skip: Vec<String>,
+    /// Also compare the answers to these images, or folders of images, with those of the model before.
+    #[arg(long, value_name = "IMG", num_args = 1..)]
+    pub images: Vec<PathBuf>,
+    /// Write into a folder that holds something already.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Never touch the network; use what is in the cache.
+    #[arg(long, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub offline: bool,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
 /// `vitrum bench`.
 #[derive(Debug, Args)]
 #[command(
@@ -792,6 +838,15 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 fn parse_pool(text: &str) -> Result<vitrum::models::vit::GlobalPool, String> {
     serde_json::from_value(serde_json::Value::String(text.into()))
         .map_err(|_| "want token, avg, max, avgmax or map".to_string())
+}
+
+fn parse_precision(text: &str) -> Result<vitrum::models::Precision, String> {
+    match text {
+        "f32" => Ok(vitrum::models::Precision::F32),
+        "int8" => Ok(vitrum::models::Precision::Int8),
+        "bf16" | "f16" => Err("models are not computed in 16 bits here; want f32 or int8".into()),
+        _ => Err("want f32 or int8".into()),
+    }
 }
 
 fn parse_pos_resize(text: &str) -> Result<vitrum::models::vit::PosResize, String> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use vitrum::data::augment::smoothed_one_hot;
 use vitrum::data::dataset::{DatasetOptions, open_dataset};
 use vitrum::data::{Loader, LoaderOptions, Preprocess};
-use vitrum::models::{Model, ModelConfig, VitConfig};
+use vitrum::models::{Model, ModelConfig, Precision, VitConfig};
 use vitrum::train::Recipe;
 use vitrum::train::trainer::{Examples, Trainer};
 
@@ -25,6 +25,8 @@ struct Measured {
     batch_size: usize,
     /// `forward`, `train` or `data`.
     pass: &'static str,
+    /// `f32`, or `int8` where layers of the model are.
+    precision: Precision,
     threads: usize,
     runs: usize,
     /// Median time of one pass.
@@ -35,7 +37,8 @@ struct Measured {
     images_per_second: f64,
     /// Two operations per multiply-accumulate of the walk; three times the forward pass's for a training step.
     gflops: Option<f64>,
-    /// Share of the multiply-adds that these threads can do at most, measured just before.
+    /// Share of the multiply-adds in `f32` that these threads can do at most, measured just before; eight bits can
+    /// be above it.
     share_of_peak: Option<f64>,
     /// Most memory the process ever had, where the system tells it.
     peak_mb: Option<f64>,
@@ -49,6 +52,7 @@ impl Measured {
             img_size,
             batch_size,
             pass,
+            precision: Precision::F32,
             threads: rayon::current_num_threads(),
             runs: times.len(),
             median_ms: 1e3 * median(times),
@@ -71,11 +75,15 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
     if args.runs == 0 || args.batch_sizes.contains(&0) {
         bail!("--runs and --batch-sizes must be at least 1");
     }
-    let (loaded, device) = model::open(&args.model, Dtype::F32, false, talk)?;
+    let (mut loaded, device) = model::open(&args.model, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     if let Some(data) = &args.data {
         let preprocess = loaded.preprocess.clone().unwrap_or_default();
         return report(args, &data_rows(args, data, &loaded.name, &preprocess)?);
+    }
+    let precision = if loaded.model.quantized_layers() > 0 { Precision::Int8 } else { Precision::F32 };
+    if args.train && precision == Precision::Int8 {
+        bail!("--train needs a model in f32: weights in eight bits are not trained");
     }
     let macs = loaded.model.config().walk()?.macs * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
@@ -92,6 +100,7 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
         let pass = if args.train { "train" } else { "forward" };
         let gflops = 2e-9 * macs as f64 * batch_size as f64 / median(&times);
         measured.push(Measured {
+            precision,
             gflops: Some(gflops),
             share_of_peak: peak.map(|peak| gflops / peak),
             ..Measured::new(&loaded.name, config.img_size, pass, batch_size, &times)
@@ -188,6 +197,7 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
     let mut rows = Rows::new(&[
         "model",
         "pass",
+        "precision",
         "batch",
         "median ms",
         "min",
@@ -201,6 +211,7 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
         rows.push([
             m.model.clone(),
             m.pass.into(),
+            if m.precision == Precision::Int8 { "int8" } else { "f32" }.into(),
             m.batch_size.to_string(),
             format!("{:.2}", m.median_ms),
             format!("{:.2}", m.min_ms),

@@ -17,6 +17,7 @@ mod models;
 mod output;
 mod predict;
 mod progress;
+mod quantize;
 mod signals;
 mod target;
 mod tensors;
@@ -89,6 +90,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify(args) => return forward::verify(&args, talk).map(gate),
         Command::Embed(args) => embed::run(&args, talk)?,
         Command::Bench(args) => bench::run(&args, talk)?,
+        Command::Quantize(args) => quantize::run(&args, talk)?,
         Command::Data(command) => return data::run(&command, talk).map(gate),
         Command::Demo(args) => demo::run(&args, talk)?,
         Command::Models(command) => models::run(command)?,

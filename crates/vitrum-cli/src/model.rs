@@ -67,6 +67,7 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
         pos_resize: args.pos_resize,
         edit: Some(&edit),
         dtype: dtype.into(),
+        precision: args.precision,
         allow_missing: args.allow_missing.clone(),
         allow_unexpected: args.allow_unexpected.clone(),
         needs_weights,
@@ -75,7 +76,7 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
         progress: (!talk.quiet).then(download_bar),
         ..LoadOptions::new(args.model.clone())
     };
-    let loaded = load(&options, &device)?;
+    let mut loaded = load(&options, &device)?;
     for note in &loaded.notes {
         talk.say(note);
     }
@@ -85,6 +86,11 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
     }
     let threads = rayon::current_num_threads();
     talk.detail(1, format_args!("device: {device:?}, {threads} threads, {}", device::instructions()));
+    let quantized = loaded.model.quantized_layers();
+    if quantized > 0 {
+        let level = vitrum_kernels::int8_level();
+        talk.detail(1, format_args!("int8: {quantized} layers, {level}"));
+    }
     talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())?));
     Ok((loaded, device))
 }

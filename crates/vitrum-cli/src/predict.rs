@@ -79,7 +79,7 @@ pub fn ask(args: &ImagesArgs, class_map: Option<&Path>, talk: Talk) -> Result<As
 }
 
 /// Files as they were named; folders give their images, sorted.
-fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in named {
         if path.is_dir() {

@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod extension;
 mod gemm;
+mod int8;
 mod layer_norm;
 mod linear;
 #[cfg(feature = "mimalloc")]
@@ -23,6 +24,9 @@ mod threads;
 
 pub use activation::Activation;
 pub use extension::{Maybe, VitrumOps};
+pub use int8::{
+    Int8Ops, QuantizeError, QuantizedWeight, int8_level, linear_int8, mlp_int8, quantize_weight_rows,
+};
 pub use linear::LinearWants;
 pub use mlp::MlpWants;
 pub use peak::peak_gflops;

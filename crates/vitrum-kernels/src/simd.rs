@@ -508,7 +508,7 @@ plain_vector!(f32, u32, 23);
 plain_vector!(f64, u64, 52);
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(crate) mod x86 {
     use super::{Job, Simd, Vector};
     use std::arch::x86_64::*;
 

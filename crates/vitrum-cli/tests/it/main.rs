@@ -9,6 +9,7 @@ mod help;
 mod models;
 mod output;
 mod predict;
+mod quantize;
 mod resume;
 mod sandbox;
 #[cfg(unix)]

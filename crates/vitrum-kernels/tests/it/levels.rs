@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use vitrum_kernels::simd_level;
+use vitrum_kernels::{int8_level, simd_level};
 
 /// Set in those processes, so that they do not start more.
 const HELD: &str = "VITRUM_SIMD";
@@ -28,7 +28,7 @@ fn every_level_passes_the_other_tests() {
         let run = Command::new(program).args(args).env(HELD, level).output().expect("this program runs");
         let said = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "{level}:\n{said}");
-        assert!(said.contains("20 passed"), "{level} ran other tests than meant:\n{said}");
+        assert!(said.contains("25 passed"), "{level} ran other tests than meant:\n{said}");
     }
 }
 
@@ -36,4 +36,36 @@ fn every_level_passes_the_other_tests() {
 fn the_level_can_be_lowered_and_unknown_names_do_nothing() {
     let Some(held) = std::env::var_os(HELD) else { return };
     assert_eq!(Some(simd_level()), held.to_str());
+}
+
+/// Set in processes held to a level of the integer products.
+const HELD_INT8: &str = "VITRUM_INT8";
+
+#[test]
+fn every_integer_level_passes_the_other_tests() {
+    if std::env::var_os(HELD).is_some() || std::env::var_os(HELD_INT8).is_some() {
+        return;
+    }
+    let levels = ["avx512_vnni", "avx_vnni", "avx2", "scalar"];
+    let best = levels.iter().position(|&level| level == int8_level()).expect("a known level");
+    for level in &levels[best + 1..] {
+        let program = std::env::current_exe().expect("this program's path");
+        let args = ["int8_fast_equals", "nan_is_kept", "level_is_lowered"];
+        let run = Command::new(program).args(args).env(HELD_INT8, level).output().expect("this program runs");
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{level}:\n{said}");
+        assert!(said.contains("6 passed"), "{level} ran other tests than meant:\n{said}");
+    }
+}
+
+/// A level that this processor lacks falls back to its best.
+#[test]
+fn the_integer_level_is_lowered() {
+    let Some(held) = std::env::var_os(HELD_INT8) else { return };
+    let best_float = simd_level();
+    if held == "avx_vnni" && int8_level() != "avx_vnni" {
+        assert_eq!(int8_level(), if best_float == "avx512f" { "avx512_vnni" } else { "avx2" });
+        return;
+    }
+    assert_eq!(Some(int8_level()), held.to_str());
 }

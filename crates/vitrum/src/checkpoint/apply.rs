@@ -31,6 +31,9 @@ pub struct Excuses {
     /// Channels of the images the file was made for; with another number than the model's the patch projection
     /// is adapted. `None` adapts nothing.
     pub source_chans: Option<usize>,
+    /// Keys whose values are held elsewhere, with their shapes (a file's layout): weights in eight bits, which the model
+    /// gets afterwards. They count as loaded.
+    pub held: BTreeMap<String, Vec<usize>>,
     /// Seed of fresh values.
     pub seed: u64,
 }
@@ -136,6 +139,8 @@ impl fmt::Display for Changed<'_> {
 /// nobody should use, so look at it first.
 pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excuses) -> (Model, Report) {
     let ModelConfig::Vit(config) = model.config();
+    let mut model = model;
+    model.block_layers().for_each(|(_, layer)| layer.forget_prepared()); // made from the values that go
     let mut report = Report::default();
     resize_positions(&config, &mut tensors, excuses.source_grid, &mut report);
     report.adapted.extend(move_norm(&config, &mut tensors));
@@ -145,7 +150,8 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
     }
     let new_head = if excuses.new_head { set_head_aside(&mut tensors) } else { BTreeMap::new() };
 
-    let mut filler = Filler { tensors, dtype, path: KeyPath::default(), missing: Vec::new(), report };
+    let (path, held, missing) = (KeyPath::default(), &excuses.held, Vec::new());
+    let mut filler = Filler { tensors, dtype, path, held, missing, report };
     let model = model.map(&mut filler);
     let Filler { tensors, missing, mut report, .. } = filler;
     report.unexpected = tensors.names().map(str::to_string).collect();
@@ -238,15 +244,16 @@ fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> O
     Some(Adaptation { key: KEY.into(), source: KEY.into(), found, expected })
 }
 
-struct Filler {
+struct Filler<'a> {
     tensors: TensorMap,
     dtype: DType,
     path: KeyPath,
+    held: &'a BTreeMap<String, Vec<usize>>,
     missing: Vec<ShapeChange>,
     report: Report,
 }
 
-impl ModuleMapper for Filler {
+impl ModuleMapper for Filler<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -261,6 +268,16 @@ impl ModuleMapper for Filler {
         let mut expected = param.lazy_shape().dims::<R>().to_vec();
         if transposed {
             expected.reverse(); // a file's layout
+        }
+        if let Some(found) = self.held.get(&key) {
+            match *found == expected {
+                true => self.report.loaded.push(key),
+                false => {
+                    let found = found.clone();
+                    self.report.mismatched.push(ShapeChange { key, found, expected });
+                }
+            }
+            return param;
         }
         let Some(tensor) = self.tensors.tensors.remove(&key) else {
             self.missing.push(ShapeChange { key, found: Vec::new(), expected });

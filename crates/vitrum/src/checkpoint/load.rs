@@ -12,11 +12,12 @@ use super::demo;
 use super::dialect::{Converted, Dialect, to_timm};
 use super::error::LoadError;
 use super::imagenet;
+use super::quantize::{Int8Map, give_int8, is_quantized, quantize_tensors, shapes, take_int8};
 use super::read::read;
 use super::tensors::TensorMap;
 use crate::data::{CropMode, Interpolation, Preprocess};
 use crate::models::vit::{GlobalPool, PosResize, VitConfig};
-use crate::models::{ConfigError, Model, ModelConfig, catalogue};
+use crate::models::{ConfigError, Model, ModelConfig, Precision, catalogue};
 
 /// Changes a configuration before a model is made of it; the error is a sentence for the user.
 pub type Edit<'a> = dyn Fn(VitConfig) -> Result<VitConfig, String> + 'a;
@@ -45,6 +46,10 @@ pub struct LoadOptions<'a> {
     pub edit: Option<&'a Edit<'a>>,
     /// Type of the model's values: f32 or f64.
     pub dtype: DType,
+    /// Whether weights are turned into eight bits while they are loaded; those of a file that are, stay.
+    pub precision: Precision,
+    /// Whether a file with weights in eight bits is refused: for training, which needs the floating-point ones.
+    pub floats_only: bool,
     /// Keys the file may lack; `*` stands for any text.
     pub allow_missing: Vec<String>,
     /// Keys of the file that may be ignored; `*` stands for any text.
@@ -72,6 +77,8 @@ impl<'a> LoadOptions<'a> {
             pos_resize: None,
             edit: None,
             dtype: DType::F32,
+            precision: Precision::F32,
+            floats_only: false,
             allow_missing: Vec::new(),
             allow_unexpected: Vec::new(),
             needs_weights: true,
@@ -204,10 +211,16 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     });
     let labels = labels(&mut found, config.num_classes, new_head || options.num_classes == Some(0));
     let seed = options.seed;
+    if options.precision == Precision::Int8 && options.dtype != DType::F32 {
+        return Err(ModelError::Edit(NOT_F32.into()));
+    }
     let Some(Converted { map: mut tensors, .. }) = tensors else {
         let note = format!("{}: no weights, fresh values from seed {seed}", found.name);
         found.notes.push(note);
-        let model = Model::Vit(config.init_as(device, seed, options.dtype)?);
+        let mut model = Model::Vit(config.init_as(device, seed, options.dtype)?);
+        if options.precision == Precision::Int8 {
+            model = model.quantize(&[])?;
+        }
         let Found { name, card, notes, .. } = found;
         return Ok(Loaded { model, name, preprocess, labels, card, report: None, notes });
     };
@@ -218,6 +231,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         tensors.tensors.retain(|key, _| !key.starts_with("head."));
     }
     let path = tensors.path.clone();
+    let quantized = int8_weights(&mut tensors, options)?;
     let skeleton = ModelConfig::Vit(config).skeleton(device)?;
     let excuses = Excuses {
         missing: options.allow_missing.clone(),
@@ -225,14 +239,40 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         new_head,
         source_grid: Some(source_grid),
         source_chans: Some(source_chans),
+        held: shapes(&quantized),
         seed,
     };
-    let (model, report) = apply(skeleton, tensors, options.dtype, &excuses);
+    let (mut model, report) = apply(skeleton, tensors, options.dtype, &excuses);
     if report.is_refused() {
         return Err(ModelError::Refused { path, report: Box::new(report) });
     }
+    give_int8(&mut model, quantized).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
     let Found { name, card, notes, .. } = found;
     Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
+}
+
+const NOT_F32: &str = "--precision int8 computes the rest in f32\nhint: leave out --dtype, or --precision";
+
+/// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
+fn int8_weights(tensors: &mut TensorMap, options: &LoadOptions<'_>) -> Result<Int8Map, ModelError> {
+    let refuse = |what| Err(ModelError::Unsupported { path: tensors.path.clone(), what });
+    if is_quantized(tensors) {
+        if options.floats_only {
+            return refuse(
+                "weights in eight bits, which cannot be trained\nhint: begin from the model they were made from",
+            );
+        }
+        if options.dtype != DType::F32 {
+            return refuse(
+                "weights in eight bits, which are computed with in f32 alone\nhint: leave out --dtype",
+            );
+        }
+    }
+    let mut quantized = take_int8(tensors)?;
+    if options.precision == Precision::Int8 {
+        quantized.extend(quantize_tensors(tensors, &[]));
+    }
+    Ok(quantized)
 }
 
 /// A checkpoint under timm's names, with its card.
@@ -260,6 +300,12 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let converted = to_timm(read(path)?)?;
     let config = configuration(&mut found, Some(&converted), options)?;
     let Converted { map: tensors, dialect, .. } = converted;
+    if is_quantized(&tensors) {
+        return Err(ModelError::Unsupported {
+            path: tensors.path,
+            what: "weights in eight bits, which other formats do not hold\nhint: convert the model they were made from",
+        });
+    }
     if let Some(card) = &found.card {
         card.check_size(tensors.num_elements())?;
     }

@@ -21,6 +21,7 @@ pub mod imagenet;
 pub mod inspect;
 pub mod keys;
 pub mod load;
+pub mod quantize;
 pub mod read;
 pub mod resample;
 pub mod tensors;

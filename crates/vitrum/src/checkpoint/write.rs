@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype as FileDtype, TensorView};
 use serde_json::{Map, Value, json};
 
 use super::dialect::to_huggingface;
+use super::quantize::{QuantizedLayer, config_entry};
 use super::{Dtype, HostTensor, LoadError, ModelCard, TensorMap};
 use crate::data::CropMode;
 use crate::models::vit::{Activation, GlobalPool, PosEmbed, VitConfig, WeightInit};
@@ -127,16 +128,45 @@ pub fn write_model(
     base: &VitConfig,
     options: &WriteOptions,
 ) -> Result<Option<String>, LoadError> {
-    let Err(reason) = timm_config(card, base) else {
-        return write_timm(folder, map, card, base, options).map(|()| None);
+    let (config, reason) = own_config(card, base)?;
+    let weights = to_safetensors(map, options.dtype)?;
+    write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)?;
+    Ok(reason)
+}
+
+/// timm's configuration, or all of ours beside what timm can express, and why it needs to be ours.
+fn own_config(card: &ModelCard, base: &VitConfig) -> Result<(Value, Option<String>), LoadError> {
+    let reason = match timm_config(card, base) {
+        Ok(config) => return Ok((config, None)),
+        Err(reason) => reason,
     };
     let mut json = timm_top(card).map_err(|reason| LoadError::config(&card.path, reason))?;
     json.insert("vitrum".into(), json!(card.config));
     json.insert("pretrained_cfg".into(), Value::Object(timm_pretrained(card)));
+    Ok((Value::Object(json), Some(reason)))
+}
+
+/// Writes a model with weights in eight bits: the layout of [`write_model`], and in `config.json` under the key
+/// `vitrum_quantization` how they are to be read. Returns the bytes of the weights.
+///
+/// # Errors
+/// As [`write_model`].
+pub fn write_quantized(
+    folder: &Path,
+    map: &TensorMap,
+    card: &ModelCard,
+    base: &VitConfig,
+    layers: &[QuantizedLayer],
+    options: &WriteOptions,
+) -> Result<usize, LoadError> {
+    let (mut config, _) = own_config(card, base)?;
+    if let Value::Object(json) = &mut config {
+        json.insert("vitrum_quantization".into(), config_entry(layers));
+    }
     let weights = to_safetensors(map, options.dtype)?;
-    let config = pretty(&Value::Object(json));
-    write_folder(folder, &[("config.json", config), ("model.safetensors", weights)], options)?;
-    Ok(Some(reason))
+    let bytes = weights.len();
+    write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)?;
+    Ok(bytes)
 }
 
 /// `config.json` as timm's `save_config_for_hf` writes it.

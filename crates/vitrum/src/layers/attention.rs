@@ -1,14 +1,13 @@
 //! Multi-head self-attention (Vaswani et al. 2017; ViT paper, appendix A).
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
 use super::observe::Observer;
 use super::position::RelPos;
-use super::{linear, project};
+use super::{Linear, linear, project};
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]

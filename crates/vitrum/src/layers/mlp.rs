@@ -1,12 +1,11 @@
 //! The network applied to each token by itself.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::drop::{dropout, training};
-use super::{linear, project, values};
+use super::{Linear, Prepared, linear, project};
 
 /// Non-linearity of the MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +68,14 @@ impl Mlp {
             let x = project(&self.fc2, dropout(x, self.drop)); // [B, T, D]
             return dropout(x, self.drop);
         }
-        let [(fc1, fc1_bias), (fc2, fc2_bias)] = [&self.fc1, &self.fc2].map(values);
+        match (self.fc1.prepared(), self.fc2.prepared()) {
+            (Some(Prepared::Int8(fc1)), Some(Prepared::Int8(fc2))) => {
+                return vitrum_kernels::mlp_int8(x, fc1, fc2, self.act.into());
+            }
+            (None, None) => {}
+            _ => return project(&self.fc2, self.act.forward(project(&self.fc1, x))),
+        }
+        let [(fc1, fc1_bias), (fc2, fc2_bias)] = [&self.fc1, &self.fc2].map(Linear::values);
         vitrum_kernels::mlp(x, fc1, fc1_bias, fc2, fc2_bias, self.act.into())
     }
 }

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod block;
 pub mod drop;
 pub mod init;
+pub mod linear;
 pub mod mlp;
 pub mod names;
 pub mod norm;
@@ -19,8 +20,10 @@ pub mod resample;
 pub mod tokens;
 
 use burn::module::{Param, ParamId};
-use burn::nn::{Initializer, Linear};
 use burn::tensor::{Device, Shape, Tensor};
+
+pub use linear::{Linear, Prepared};
+pub(crate) use linear::{linear, project};
 
 /// A parameter of zeros that takes no memory until it is read, so that loading a checkpoint never
 /// pays for values it is about to replace. [`init::initialize`] gives fresh models their values.
@@ -45,23 +48,4 @@ pub(crate) fn lazy<const D: usize>(
         trained,
         Shape::from(shape),
     )
-}
-
-/// A layer's product, `[.., d_in] -> [.., d_out]`, by the fast path where there is one.
-pub(crate) fn project<const R: usize>(layer: &Linear, x: Tensor<R>) -> Tensor<R> {
-    let (weight, bias) = values(layer);
-    vitrum_kernels::linear(x, weight, bias)
-}
-
-/// Weight `[d_in, d_out]` and bias `[d_out]` of a layer.
-pub(crate) fn values(layer: &Linear) -> (Tensor<2>, Option<Tensor<1>>) {
-    (layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
-}
-
-/// `[.., d_in] -> [.., d_out]`; the weight is held as `[d_in, d_out]`.
-pub(crate) fn linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
-    Linear {
-        weight: Initializer::Zeros.init_with([d_in, d_out], Some(d_in), Some(d_out), device),
-        bias: bias.then(|| parameter([d_out], device)),
-    }
 }

@@ -1,13 +1,12 @@
 //! Many tokens to one vector.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
-use super::{linear, parameter, project};
+use super::{Linear, linear, parameter, project};
 
 /// Many tokens to one vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@
 //! encoding uses the place it needs. Its parameters sit at the top of the checkpoint, as in timm.
 
 use burn::module::{Module, Param};
+use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Linear, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
 use super::tokens::split;
-use super::{lazy, linear, parameter, project};
+use super::{Linear, lazy, linear, parameter, project};
 
 /// Position encodings by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

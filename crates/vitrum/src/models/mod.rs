@@ -8,6 +8,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::layers::Linear;
+use crate::layers::names::wildcard;
 use crate::layers::observe::{Observer, Silent};
 use crate::layers::tokens::split;
 pub use vit::{Vit, VitConfig};
@@ -122,11 +124,59 @@ impl ModelConfig {
     }
 }
 
+/// The numbers that a forward pass multiplies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Floating-point numbers, as the model holds them.
+    #[default]
+    F32,
+    /// Whole numbers of eight bits in the linear layers of the blocks; all else in `f32`.
+    Int8,
+}
+
+/// Whether a layer, or the key of its weight, matches a pattern.
+pub(crate) fn is_skipped(layer: &str, skip: &[String]) -> bool {
+    skip.iter().any(|pattern| wildcard(pattern, layer) || wildcard(pattern, &format!("{layer}.weight")))
+}
+
 impl Model {
     /// [`Backbone::forward`] for answers alone: as fast as this machine can, so on the threads that the operations
     /// are shared among. Not for training: what is dropped is drawn by the calling thread.
     pub fn logits(&self, images: Tensor<4>) -> Tensor<2> {
         vitrum_kernels::on_workers(|| self.backbone().forward(images))
+    }
+
+    /// The linear layers of the blocks with their names, such as `blocks.0.attn.qkv`.
+    pub fn block_layers(&mut self) -> Box<dyn Iterator<Item = (String, &mut Linear)> + '_> {
+        match self {
+            Self::Vit(vit) => Box::new(vit.block_layers()),
+        }
+    }
+
+    /// Turns the weights of the linear layers of the blocks into eight bits, for answering alone, and gives up the
+    /// floating-point ones. Layers whose name or weight's key matches one of `skip` (`*` stands for any text) stay.
+    ///
+    /// Reading the parameters of such a model (`collect`, records) gives what the eight bits stand for. A model that is
+    /// to be trained must not be quantised: its weights would get no gradient.
+    ///
+    /// # Errors
+    /// [`ConfigError::Field`] if sums would be too long for 32 bits.
+    pub fn quantize(mut self, skip: &[String]) -> Result<Self, ConfigError> {
+        for (name, layer) in self.block_layers() {
+            if !is_skipped(&name, skip) {
+                layer.quantize().map_err(|error| ConfigError::Field {
+                    field: "embed_dim",
+                    reason: format!("cannot be quantised: {name}: {error}"),
+                })?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// How many of the blocks' linear layers are in eight bits.
+    pub fn quantized_layers(&mut self) -> usize {
+        self.block_layers().filter(|(_, layer)| layer.int8().is_some()).count()
     }
 
     /// The model behind the waist.

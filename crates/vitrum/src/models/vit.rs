@@ -11,7 +11,6 @@
 //! the blocks of CLIP; norms on queries and keys (arXiv:2302.05442).
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +30,7 @@ use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::{AttentionPool, pool};
 use crate::layers::position::{Position, PositionConfig};
 use crate::layers::tokens::prepend;
-use crate::layers::{linear, parameter, project};
+use crate::layers::{Linear, linear, parameter, project};
 
 /// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`), the paper's letters stand in the docs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -442,6 +441,19 @@ impl Vit {
                 .then(|| linear(representation.unwrap_or(d), config.num_classes, true, device)),
             config: config.clone(),
         }
+    }
+
+    /// The linear layers of the blocks with their names, such as `blocks.0.attn.qkv`: nearly all of the weights.
+    pub fn block_layers(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        self.blocks.iter_mut().enumerate().flat_map(|(i, block)| {
+            let name = move |layer: &str| format!("blocks.{i}.{layer}");
+            [
+                (name("attn.qkv"), &mut block.attn.qkv),
+                (name("attn.proj"), &mut block.attn.proj),
+                (name("mlp.fc1"), &mut block.mlp.fc1),
+                (name("mlp.fc2"), &mut block.mlp.fc2),
+            ]
+        })
     }
 
     /// How this model is built.

@@ -55,6 +55,7 @@ pub fn build(
             seed: recipe.seed,
             offline,
             dtype: DType::F32,
+            floats_only: true,
             ..LoadOptions::new(source)
         },
         device,

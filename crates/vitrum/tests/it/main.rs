@@ -11,6 +11,7 @@ mod init;
 mod parity;
 mod photos;
 mod positions;
+mod quantize;
 mod recipe;
 mod resume;
 mod train_log;

@@ -1,0 +1,460 @@
+//! Integer dot products at each level of instructions, over one layout of the weights.
+//!
+//! Weights lie in panels of [`PANEL`] columns: for every four terms of the sum, four numbers of each column. A tile of
+//! the output is held in registers for the whole sum. All levels compute the same integers: AVX-512 VNNI and AVX-VNNI
+//! multiply bytes, AVX2 multiplies bytes widened to 16 bits (its product of bytes saturates), plain Rust anything.
+
+use std::sync::OnceLock;
+
+use crate::simd::{Plain, Simd, simd_level};
+
+/// Columns of a panel.
+pub(super) const PANEL: usize = 16;
+/// Terms of the sum that lie together.
+pub(super) const TERMS: usize = 4;
+/// Rows and panels of the largest tile of any level.
+pub(super) const MAX_ROWS: usize = 12;
+pub(super) const MAX_PANELS: usize = 2;
+
+/// A tile's operands.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// Groups of [`TERMS`] terms.
+    pub groups: usize,
+    /// Quantised rows, `a_step` bytes apart.
+    pub a: *const u8,
+    pub a_step: usize,
+    /// The first panel, `b_step` bytes before the next.
+    pub b: *const i8,
+    pub b_step: usize,
+    /// What stands for zero in each row.
+    pub zeros: &'a [i32],
+    /// Sum of the weights of each column.
+    pub sums: *const i32,
+    /// Room for `Σ (a - zero) b` as `f32`, rows of `MAX_PANELS` panels.
+    pub to: *mut f32,
+}
+
+/// A level of integer instructions.
+pub(super) trait Dot: 'static {
+    /// The level of the floating-point work beside.
+    type Float: Simd;
+    /// Bytes of a quantised activation.
+    const BYTES: usize;
+    /// Rows and panels of the largest tile.
+    const ROWS: usize;
+    const PANELS: usize;
+
+    /// Runs a job compiled for this level.
+    ///
+    /// # Safety
+    /// Here and below: the processor must have this level's instructions.
+    unsafe fn vectorize<J: Job>(job: J) -> J::Output;
+
+    /// `round(x · factor) + zero`, held to 0 … 255, of [`PANEL`] numbers; `x · factor` must be NaN or of a magnitude
+    /// that fits an integer.
+    ///
+    /// # Safety
+    /// `from` must be readable for `PANEL` numbers, `to` have room for as many of `BYTES` bytes.
+    unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8);
+
+    /// A tile of `rows` by `panels`.
+    ///
+    /// # Safety
+    /// `rows` and `panels` must be at most this level's and not 0, and the pointers reach as far as [`Tile`] says.
+    unsafe fn tile(tile: Tile, rows: usize, panels: usize);
+}
+
+/// Something to compute at any level.
+pub(super) trait Job {
+    type Output;
+
+    /// Must be `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `D`.
+    unsafe fn run<D: Dot>(self) -> Self::Output;
+}
+
+/// Runs a job at the best level.
+pub(super) fn run<J: Job>(job: J) -> J::Output {
+    match level() {
+        // SAFETY: `level` has seen the instructions (likewise below).
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni512 => unsafe { x86::Vnni512::vectorize(job) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni256 => unsafe { x86::Vnni256::vectorize(job) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::Avx2::vectorize(job) },
+        // SAFETY: needs no special instructions.
+        Level::Plain => unsafe { <Plain as Dot>::vectorize(job) },
+    }
+}
+
+/// The instructions of the integer products on this machine: `avx512_vnni`, `avx_vnni`, `avx2` or `scalar`. At most
+/// what [`simd_level`] allows; the environment variable `VITRUM_INT8`, read once, can lower it further. The integers
+/// are the same at every level.
+pub fn int8_level() -> &'static str {
+    level().name()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Vnni512,
+    #[cfg(target_arch = "x86_64")]
+    Vnni256,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Plain,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni512 => "avx512_vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni256 => "avx_vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            Level::Plain => "scalar",
+        }
+    }
+
+    /// What the processor has and the floating-point level allows, best first.
+    fn available() -> Vec<Level> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let float = simd_level();
+            if float == "avx512f" && is_x86_feature_detected!("avx512vnni") {
+                levels.push(Level::Vnni512);
+            }
+            if float != "scalar" && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if is_x86_feature_detected!("avxvnni") {
+                    levels.push(Level::Vnni256);
+                }
+                levels.push(Level::Avx2);
+            }
+        }
+        levels.push(Level::Plain);
+        levels
+    }
+}
+
+/// The level in use.
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let available = Level::available();
+        let wanted = std::env::var("VITRUM_INT8").ok();
+        let chosen = match &wanted {
+            Some(name) => available.iter().find(|level| level.name() == name).or(available.first()),
+            None => available.first(),
+        };
+        chosen.copied().unwrap_or(Level::Plain)
+    })
+}
+
+/// Runs `$call` with the constant `$R` for a number of rows known while running.
+macro_rules! for_rows {
+    ($rows:expr, [$($r:literal)*], $R:ident => $call:expr) => {
+        match $rows {
+            $($r => {
+                const $R: usize = $r;
+                // SAFETY: the caller's.
+                unsafe { $call }
+            })*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+
+/// 1.5 · 2²³: adding it to a small number rounds that to an integer, which then sits in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
+
+impl Dot for Plain {
+    type Float = Plain;
+    const BYTES: usize = 1;
+    const ROWS: usize = 4;
+    const PANELS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+        // SAFETY: no special instructions are used.
+        unsafe { job.run::<Self>() }
+    }
+
+    #[inline(always)]
+    unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
+        for i in 0..PANEL {
+            // SAFETY: the caller's.
+            unsafe {
+                let rounded = *from.add(i) * factor + ROUND;
+                let number = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+                *to.add(i) = number.wrapping_add(zero).clamp(0, 255) as u8;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(tile: Tile, rows: usize, _: usize) {
+        for_rows!(rows, [1 2 3 4], MR => plain_tile::<MR>(tile))
+    }
+}
+
+/// # Safety
+/// As [`Dot::tile`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // Indices of several arrays.
+unsafe fn plain_tile<const MR: usize>(tile: Tile) {
+    let mut acc = [[0i32; PANEL]; MR];
+    // SAFETY: the caller's.
+    unsafe {
+        for group in 0..tile.groups {
+            let b = &*tile.b.add(group * PANEL * TERMS).cast::<[[i8; TERMS]; PANEL]>();
+            for i in 0..MR {
+                let a = &*tile.a.add(i * tile.a_step + group * TERMS).cast::<[u8; TERMS]>();
+                for j in 0..PANEL {
+                    for p in 0..TERMS {
+                        acc[i][j] += i32::from(a[p]) * i32::from(b[j][p]);
+                    }
+                }
+            }
+        }
+        for i in 0..MR {
+            for j in 0..PANEL {
+                let sum = acc[i][j] - tile.zeros[i] * *tile.sums.add(j);
+                *tile.to.add(i * MAX_PANELS * PANEL + j) = sum as f32;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
+    use crate::simd::x86 as float;
+
+    pub(super) struct Vnni512;
+    pub(super) struct Vnni256;
+    pub(super) struct Avx2;
+
+    impl Dot for Vnni512 {
+        type Float = float::Avx512;
+        const BYTES: usize = 1;
+        const ROWS: usize = 12;
+        const PANELS: usize = 2;
+
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
+            // SAFETY: the caller's.
+            unsafe {
+                let number = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(factor)));
+                let shifted = _mm512_add_epi32(number, _mm512_set1_epi32(zero));
+                let positive = _mm512_max_epi32(shifted, _mm512_setzero_si512());
+                _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(positive));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn tile(tile: Tile, rows: usize, panels: usize) {
+            if panels == 2 {
+                for_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], MR => tile_512::<MR, 2>(tile));
+            } else {
+                for_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], MR => tile_512::<MR, 1>(tile));
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Dot::tile`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    unsafe fn tile_512<const MR: usize, const NR: usize>(tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut acc = [[_mm512_setzero_si512(); NR]; MR];
+            let (mut a, mut b) = (tile.a, tile.b);
+            for _ in 0..tile.groups {
+                let mut columns = [_mm512_setzero_si512(); NR];
+                for j in 0..NR {
+                    columns[j] = _mm512_loadu_si512(b.add(j * tile.b_step).cast());
+                }
+                for i in 0..MR {
+                    let row = a.add(i * tile.a_step).cast::<i32>().read_unaligned();
+                    let row = _mm512_set1_epi32(row);
+                    for j in 0..NR {
+                        acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], row, columns[j]);
+                    }
+                }
+                a = a.wrapping_add(TERMS);
+                b = b.wrapping_add(PANEL * TERMS);
+            }
+            for j in 0..NR {
+                let sums = _mm512_loadu_si512(tile.sums.add(j * PANEL).cast());
+                for i in 0..MR {
+                    let shift = _mm512_mullo_epi32(_mm512_set1_epi32(tile.zeros[i]), sums);
+                    let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc[i][j], shift));
+                    _mm512_storeu_ps(tile.to.add((i * MAX_PANELS + j) * PANEL), sum);
+                }
+            }
+        }
+    }
+
+    /// Sixteen numbers, quantised, as 16 bits each.
+    ///
+    /// # Safety
+    /// As [`Dot::quantize`], for AVX2.
+    #[inline(always)]
+    unsafe fn quantize_256(from: *const f32, factor: f32, zero: i32) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe {
+            let (factor, zero) = (_mm256_set1_ps(factor), _mm256_set1_epi32(zero));
+            let low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from), factor));
+            let high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from.add(8)), factor));
+            let packed = _mm256_packus_epi32(_mm256_add_epi32(low, zero), _mm256_add_epi32(high, zero));
+            _mm256_min_epu16(_mm256_permute4x64_epi64::<0b11_01_10_00>(packed), _mm256_set1_epi16(255))
+        }
+    }
+
+    impl Dot for Vnni256 {
+        type Float = float::Avx2;
+        const BYTES: usize = 1;
+        const ROWS: usize = 6;
+        const PANELS: usize = 1;
+
+        #[target_feature(enable = "avx2,fma,avxvnni")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
+            // SAFETY: the caller's.
+            unsafe {
+                let wide = quantize_256(from, factor, zero);
+                let (low, high) = (_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+                _mm_storeu_si128(to.cast(), _mm_packus_epi16(low, high));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn tile(tile: Tile, rows: usize, _: usize) {
+            for_rows!(rows, [1 2 3 4 5 6], MR => tile_256::<MR>(tile))
+        }
+    }
+
+    /// # Safety
+    /// As [`Dot::tile`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    unsafe fn tile_256<const MR: usize>(tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+            let (mut a, mut b) = (tile.a, tile.b);
+            for _ in 0..tile.groups {
+                let columns = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(32).cast())];
+                for i in 0..MR {
+                    let row = a.add(i * tile.a_step).cast::<i32>().read_unaligned();
+                    let row = _mm256_set1_epi32(row);
+                    for j in 0..2 {
+                        acc[i][j] = _mm256_dpbusd_avx_epi32(acc[i][j], row, columns[j]);
+                    }
+                }
+                a = a.wrapping_add(TERMS);
+                b = b.wrapping_add(PANEL * TERMS);
+            }
+            for j in 0..2 {
+                for i in 0..MR {
+                    finish_256(&tile, i, j, acc[i][j]);
+                }
+            }
+        }
+    }
+
+    /// Writes the sums of half a panel of a row.
+    ///
+    /// # Safety
+    /// As [`Dot::tile`], for AVX2.
+    #[inline(always)]
+    unsafe fn finish_256(tile: &Tile, row: usize, half: usize, acc: __m256i) {
+        // SAFETY: the caller's.
+        unsafe {
+            let sums = _mm256_loadu_si256(tile.sums.add(half * 8).cast());
+            let shift = _mm256_mullo_epi32(_mm256_set1_epi32(tile.zeros[row]), sums);
+            let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(acc, shift));
+            _mm256_storeu_ps(tile.to.add(row * MAX_PANELS * PANEL + half * 8), sum);
+        }
+    }
+
+    impl Dot for Avx2 {
+        type Float = float::Avx2;
+        const BYTES: usize = 2;
+        const ROWS: usize = 4;
+        const PANELS: usize = 1;
+
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
+            // SAFETY: the caller's.
+            unsafe { _mm256_storeu_si256(to.cast(), quantize_256(from, factor, zero)) }
+        }
+
+        #[inline(always)]
+        unsafe fn tile(tile: Tile, rows: usize, _: usize) {
+            for_rows!(rows, [1 2 3 4], MR => tile_wide::<MR>(tile))
+        }
+    }
+
+    /// A panel in two halves of eight columns. A register holds four terms of four columns in 16 bits; its sums of
+    /// pairs of terms are added up at the end.
+    ///
+    /// # Safety
+    /// As [`Dot::tile`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    unsafe fn tile_wide<const MR: usize>(tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe {
+            for half in 0..2 {
+                let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+                let (mut a, mut b) = (tile.a, tile.b.add(half * 32));
+                for _ in 0..tile.groups {
+                    let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.cast()));
+                    let high = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(16).cast()));
+                    for i in 0..MR {
+                        let row = a.add(i * tile.a_step).cast::<i64>().read_unaligned();
+                        let row = _mm256_set1_epi64x(row);
+                        acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(row, low));
+                        acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(row, high));
+                    }
+                    a = a.wrapping_add(2 * TERMS);
+                    b = b.wrapping_add(PANEL * TERMS);
+                }
+                for i in 0..MR {
+                    let pairs = _mm256_hadd_epi32(acc[i][0], acc[i][1]);
+                    finish_256(&tile, i, half, _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Weights in eight bits: into a file, out of it, into a model.
+//!
+//! A file holds them as `blocks.N.attn.qkv.weight`, I8 `[d_out, d_in]`, and `blocks.N.attn.qkv.weight_scale`, F32
+//! `[d_out]`; a weight is value times scale of its row. All other tensors are as in any file.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use vitrum_kernels::quantize_weight_rows;
+
+use super::LoadError;
+use super::tensors::{Dtype, HostTensor, TensorMap};
+use crate::models::{Model, is_skipped};
+
+/// What follows a weight's key in the key of its scales.
+pub const SCALE: &str = "_scale";
+
+/// The layers of a block that are quantised.
+const LAYERS: [&str; 4] = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"];
+
+/// What quantising did to one layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantizedLayer {
+    /// The layer, such as `blocks.0.attn.qkv`.
+    pub layer: String,
+    /// Rows and columns of its weight, `[d_out, d_in]`.
+    pub shape: [usize; 2],
+    /// Root of the mean square of what the weight lost, over that of the weight.
+    pub error: f64,
+    /// Bytes of the weight before.
+    pub bytes_before: usize,
+    /// Bytes of values and scales.
+    pub bytes_after: usize,
+}
+
+/// A weight in eight bits, as a file has it.
+#[derive(Clone, Debug)]
+pub struct Int8Tensor {
+    values: HostTensor,
+    scales: Vec<f32>,
+}
+
+impl Int8Tensor {
+    /// Quantises a weight `[d_out, d_in]`.
+    fn of(weight: &HostTensor, [rows, columns]: [usize; 2]) -> Self {
+        let (values, scales) = quantize_weight_rows(&weight.to_f32(), columns);
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let values = HostTensor::new(Dtype::I8, vec![rows, columns], bytes).expect("a value for each weight");
+        Self { values, scales }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.values.shape()
+    }
+
+    fn numbers(&self) -> Vec<i8> {
+        self.values.bytes().iter().map(|&byte| byte.cast_signed()).collect()
+    }
+}
+
+/// Weights in eight bits that have left a file's tensors, by key.
+pub type Int8Map = BTreeMap<String, Int8Tensor>;
+
+/// Whether a file holds weights in eight bits.
+pub fn is_quantized(map: &TensorMap) -> bool {
+    map.tensors
+        .iter()
+        .any(|(key, tensor)| tensor.dtype() == Dtype::I8 && map.contains(&format!("{key}{SCALE}")))
+}
+
+/// Takes the weights in eight bits and their scales out of a file's tensors.
+///
+/// # Errors
+/// [`LoadError::Tensor`] for scales that do not belong to their weight.
+pub fn take_int8(map: &mut TensorMap) -> Result<Int8Map, LoadError> {
+    let is_weight = |key: &&String| {
+        map.tensors[*key].dtype() == Dtype::I8
+            && is_block_weight(key)
+            && map.contains(&format!("{key}{SCALE}"))
+    };
+    let keys: Vec<String> = map.tensors.keys().filter(is_weight).cloned().collect();
+    let mut taken = Int8Map::new();
+    for key in keys {
+        let scale_key = format!("{key}{SCALE}");
+        let (Some(values), Some(scale)) = (map.tensors.remove(&key), map.tensors.remove(&scale_key)) else {
+            continue;
+        };
+        let fits =
+            matches!(*values.shape(), [rows, _] if scale.shape() == [rows]) && scale.dtype().is_float();
+        if !fits {
+            let reason = format!(
+                "expected a floating-point number for each row of a weight of shape {:?}, found {} {:?}",
+                values.shape(),
+                scale.dtype(),
+                scale.shape()
+            );
+            return Err(LoadError::tensor(&map.path, &scale_key, reason));
+        }
+        taken.insert(key, Int8Tensor { scales: scale.to_f32(), values });
+    }
+    Ok(taken)
+}
+
+/// Whether a key is that of a weight of a block's linear layers.
+fn is_block_weight(key: &str) -> bool {
+    let Some(layer) = key.strip_suffix(".weight").and_then(|key| key.strip_prefix("blocks.")) else {
+        return false;
+    };
+    layer.split_once('.').is_some_and(|(index, layer)| {
+        index.bytes().all(|digit| digit.is_ascii_digit()) && LAYERS.contains(&layer)
+    })
+}
+
+/// Quantises the weights of the blocks' linear layers that match none of `skip`, and takes them out of the tensors.
+pub fn quantize_tensors(map: &mut TensorMap, skip: &[String]) -> Int8Map {
+    let is_wanted = |key: &&String| {
+        let layer = key.strip_suffix(".weight").unwrap_or(key);
+        is_block_weight(key) && !is_skipped(layer, skip) && map.tensors[*key].dtype().is_float()
+    };
+    let keys: Vec<String> = map.tensors.keys().filter(is_wanted).cloned().collect();
+    let mut taken = Int8Map::new();
+    for key in keys {
+        let Some(shape) = map.get(&key).and_then(|weight| <[usize; 2]>::try_from(weight.shape()).ok()) else {
+            continue; // what is no matrix is reported as any tensor of another shape
+        };
+        if let Some(weight) = map.tensors.remove(&key) {
+            taken.insert(key, Int8Tensor::of(&weight, shape));
+        }
+    }
+    taken
+}
+
+/// Puts weights in eight bits and their scales into the tensors that are to be written.
+pub fn put_int8(map: &mut TensorMap, quantized: Int8Map) {
+    for (key, Int8Tensor { values, scales }) in quantized {
+        let scale = HostTensor::from_f32(vec![scales.len()], &scales).expect("as many as they are");
+        map.tensors.insert(format!("{key}{SCALE}"), scale);
+        map.tensors.insert(key, values);
+    }
+}
+
+/// Quantises the weights of the blocks' linear layers within a file's tensors, and says what each lost.
+pub fn quantize_file(map: &mut TensorMap, skip: &[String]) -> Vec<QuantizedLayer> {
+    let before: BTreeMap<String, HostTensor> = map
+        .tensors
+        .iter()
+        .filter(|(key, _)| is_block_weight(key))
+        .map(|(k, t)| (k.clone(), t.clone()))
+        .collect();
+    let quantized = quantize_tensors(map, skip);
+    let mut report: Vec<QuantizedLayer> = Vec::new();
+    for (key, tensor) in &quantized {
+        let Some(weight) = before.get(key) else { continue };
+        let [rows, columns] = [weight.shape()[0], weight.shape()[1]];
+        let (values, floats) = (tensor.numbers(), weight.to_f32());
+        let (mut lost, mut whole) = (0.0, 0.0);
+        for (at, &w) in floats.iter().enumerate() {
+            let shown = f64::from(values[at]) * f64::from(tensor.scales[at / columns.max(1)]);
+            lost += (f64::from(w) - shown).powi(2);
+            whole += f64::from(w).powi(2);
+        }
+        report.push(QuantizedLayer {
+            layer: key.trim_end_matches(".weight").to_string(),
+            shape: [rows, columns],
+            error: if whole > 0.0 { (lost / whole).sqrt() } else { 0.0 },
+            bytes_before: weight.bytes().len(),
+            bytes_after: values.len() + 4 * tensor.scales.len(),
+        });
+    }
+    report.sort_by_key(|layer| block_of(&layer.layer));
+    put_int8(map, quantized);
+    report
+}
+
+/// Number of the block, then the layer in the order of its work.
+fn block_of(layer: &str) -> (usize, usize) {
+    let rest = layer.trim_start_matches("blocks.");
+    let (index, name) = rest.split_once('.').unwrap_or((rest, ""));
+    (
+        index.parse().unwrap_or(usize::MAX),
+        LAYERS.iter().position(|known| *known == name).unwrap_or(LAYERS.len()),
+    )
+}
+
+/// Keys and shapes, for the report of loading.
+pub(crate) fn shapes(quantized: &Int8Map) -> BTreeMap<String, Vec<usize>> {
+    quantized.iter().map(|(key, tensor)| (key.clone(), tensor.shape().to_vec())).collect()
+}
+
+/// Gives a model its weights in eight bits; each leaves `quantized` when its layer has it.
+///
+/// # Errors
+/// The key and what is wrong with its tensor.
+pub(crate) fn give_int8(model: &mut Model, mut quantized: Int8Map) -> Result<(), (String, String)> {
+    for (name, layer) in model.block_layers() {
+        let key = format!("{name}.weight");
+        let Some(tensor) = quantized.remove(&key) else { continue };
+        let numbers = tensor.numbers();
+        let Int8Tensor { values, scales } = tensor;
+        drop(values);
+        layer.take_int8(&numbers, &scales).map_err(|error| (key, error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// What `config.json` says of weights in eight bits, under the key `vitrum_quantization`.
+pub fn config_entry(layers: &[QuantizedLayer]) -> serde_json::Value {
+    serde_json::json!({
+        "weights": "int8, one scale for each row of [d_out, d_in], symmetric",
+        "activations": "uint8, one scale and zero for each token, found while running",
+        "layers": layers.iter().map(|layer| layer.layer.as_str()).collect::<Vec<_>>(),
+    })
+}
