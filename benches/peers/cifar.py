@@ -4,6 +4,9 @@
     vitrum train split/ -c cifar/cifar10_test_vit_patch4 --val-split val --seed 1
     /tmp/peers/bin/python benches/peers/cifar.py split/ --recipe recipes/cifar/cifar10_test_vit_patch4.toml --seed 1
 
+    … > timm.csv, and then both curves in one picture:
+    /tmp/peers/bin/python benches/peers/cifar.py --plot cifar10.svg runs/classify/NAME/summary.csv timm.csv
+
 Reads the keys such a small recipe has and refuses others. Prints a line of CSV per epoch. The images stay in memory
 and are cropped and flipped as one tensor per batch, each by its own draw.
 """
@@ -36,13 +39,41 @@ def read(folder: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
+def plot(path: str, tables: list[str]) -> None:
+    import csv
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    for table, name, style in zip(tables, ["vitrum", "timm"], ["-", "--"]):
+        with open(table) as file:
+            rows = list(csv.DictReader(file))
+        epochs = [int(row["epoch"]) + 1 for row in rows]
+        for axis, key, title in [(axes[0], "eval_top1", "top-1 of 5000 held back, %"), (axes[1], "train_loss", "training loss")]:
+            axis.plot(epochs, [float(row[key]) for row in rows], style, label=name)
+            axis.set_xlabel("epoch")
+            axis.set_title(title, fontsize=10)
+            axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data")
-    parser.add_argument("--recipe", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", help="a folder with train/ and val/; with --plot, the two tables")
+    parser.add_argument("--recipe")
+    parser.add_argument("--plot")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    if args.plot:
+        return plot(args.plot, args.data)
+    if not args.recipe:
+        parser.error("--recipe is missing")
+    args.data = args.data[0]
     with open(args.recipe, "rb") as file:
         recipe = tomllib.load(file)
     if unknown := set(recipe) - KNOWN:
