@@ -4,6 +4,10 @@
     cargo build --release
     /tmp/peers/bin/python benches/peers/run.py --vitrum target/release/vitrum [--rounds 5] [--models NAME,…]
 
+With `--precision int8` the peers are those that quantise without data to calibrate on: ONNX Runtime's dynamic
+quantisation (weights int8 per channel and per tensor) and torch's; OpenVINO's int8 needs nncf and calibration, and is
+left out. vitrum runs with `--precision int8`; torch eager in f32 stays the unit.
+
 Every round measures every library once (a median of several passes each); the table gives the median over rounds of the
 ratio to PyTorch eager of the same round, so that a machine that drifts does not decide. Same threads for all. Every
 library runs in a process of its own, so that no pool of threads disturbs another.
@@ -44,6 +48,18 @@ def worker(library: str, name: str, batch: int, threads: int, seconds: float, fo
 
     x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
     onnx = folder / f"{name}-{batch}.onnx"
+    if library.startswith("onnxruntime-int8"):
+        import logging
+
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        small = folder / f"{library}-{name}-{batch}.onnx"
+        if not small.exists():
+            logging.disable(logging.WARNING)
+            quantize_dynamic(onnx, small, weight_type=QuantType.QInt8, per_channel=library.endswith("channel"))
+        if seconds == 0:
+            return {}
+        onnx, library = small, "onnxruntime"
     if library.startswith("torch") or library == "export":
         import timm
         import torch
@@ -56,6 +72,11 @@ def worker(library: str, name: str, batch: int, threads: int, seconds: float, fo
             return {}
         if library == "torch.compile":
             model = torch.compile(model)
+        if library == "torch-int8":
+            import warnings
+
+            warnings.simplefilter("ignore")
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
         with torch.inference_mode():
             seconds = timed(lambda: model(tensor), seconds)
     elif library == "onnxruntime":
@@ -87,8 +108,9 @@ def worker(library: str, name: str, batch: int, threads: int, seconds: float, fo
     return {"seconds": seconds, "peak_mb": peak_mb()}
 
 
-def vitrum(binary: str, name: str, batch: int, threads: int, runs: int) -> dict:
+def vitrum(binary: str, name: str, batch: int, threads: int, runs: int, precision: str) -> dict:
     command = [binary, "bench", "-q", "-m", name, "--batch-sizes", str(batch), "--threads", str(threads)]
+    command += ["--precision", precision]
     command = ["/usr/bin/time", "-f", "%M"] + command if Path("/usr/bin/time").exists() else command
     done = subprocess.run(command + ["--runs", str(runs), "--format", "json"], capture_output=True, text=True, check=True)
     last = done.stderr.strip().splitlines()[-1:] or ["0"]
@@ -96,7 +118,10 @@ def vitrum(binary: str, name: str, batch: int, threads: int, runs: int) -> dict:
     return {"seconds": json.loads(done.stdout)[0]["median_ms"] / 1e3, "peak_mb": peak}
 
 
-PEERS = ["torch", "torch.compile", "onnxruntime", "openvino-latency", "openvino-throughput"]
+PEERS = {
+    "f32": ["torch", "torch.compile", "onnxruntime", "openvino-latency", "openvino-throughput"],
+    "int8": ["torch", "torch-int8", "onnxruntime-int8-channel", "onnxruntime-int8-tensor"],
+}
 
 
 def main() -> None:
@@ -107,7 +132,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--precision", choices=PEERS, default="f32")
+    parser.add_argument("--peers", help="names with commas between; torch first")
     parser.add_argument("--json", help="write every measurement here")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -116,12 +142,12 @@ def main() -> None:
         result = worker(library, name, int(batch), int(threads), args.seconds, Path(folder))
         print(json.dumps(result))
         return
-    peers = args.peers.split(",")
+    peers = args.peers.split(",") if args.peers else PEERS[args.precision]
     everything = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def ask(library, name, batch):
-            own = ["--worker", library, name, str(batch), str(args.threads), folder, "--seconds", str(args.seconds)]
+        def ask(library, name, batch, seconds=args.seconds):
+            own = ["--worker", library, name, str(batch), str(args.threads), folder, "--seconds", str(seconds)]
             done = subprocess.run([sys.executable, __file__] + own, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{library} {name} batch {batch} failed:\n{done.stderr[-2000:]}")
@@ -132,10 +158,13 @@ def main() -> None:
         for name in args.models.split(","):
             for batch in map(int, args.batch_sizes.split(",")):
                 ask("export", name, batch)
+                for peer in peers:
+                    if peer.startswith("onnxruntime-int8"):
+                        ask(peer, name, batch, 0)  # quantises, so that its memory is not measured
                 rounds = []
                 for _ in range(args.rounds):
                     seen = {peer: ask(peer, name, batch) for peer in peers}
-                    seen["vitrum"] = vitrum(args.vitrum, name, batch, args.threads, 10 if batch == 1 else 5)
+                    seen["vitrum"] = vitrum(args.vitrum, name, batch, args.threads, 10 if batch == 1 else 5, args.precision)
                     rounds.append(seen)
                 everything.append({"model": name, "batch": batch, "rounds": rounds})
                 eager = statistics.median(batch / seen["torch"]["seconds"] for seen in rounds)

@@ -33,7 +33,7 @@ pub enum Maybe<B: Backend> {
 }
 
 impl<B: Backend> Maybe<B> {
-    fn into_option(self) -> Option<FloatTensor<B>> {
+    pub(crate) fn into_option(self) -> Option<FloatTensor<B>> {
         match self {
             Maybe::Absent => None,
             Maybe::Present(tensor) => Some(tensor),

@@ -25,7 +25,8 @@ mod threads;
 pub use activation::Activation;
 pub use extension::{Maybe, VitrumOps};
 pub use int8::{
-    Int8Ops, QuantizeError, QuantizedWeight, int8_level, linear_int8, mlp_int8, quantize_weight_rows,
+    Int8Ops, QuantizeError, QuantizedWeight, int8_level, linear_add_int8, linear_int8, mlp_add_int8,
+    mlp_int8, quantize_weight_rows,
 };
 pub use linear::LinearWants;
 pub use mlp::MlpWants;

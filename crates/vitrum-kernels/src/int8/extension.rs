@@ -8,6 +8,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::QuantizedWeight;
 use crate::activation::Activation;
+use crate::extension::Maybe;
 use crate::linear::{rows_of, with_last};
 use crate::simd::Real;
 
@@ -19,6 +20,7 @@ pub trait Int8Ops: Backend {
         x: FloatTensor<Self>,
         weight: QuantizedWeight,
         activation: Activation,
+        #[extension_type] residual: Maybe<Self>,
     ) -> FloatTensor<Self>;
 
     /// See [`mlp_int8`].
@@ -27,6 +29,7 @@ pub trait Int8Ops: Backend {
         fc1: QuantizedWeight,
         fc2: QuantizedWeight,
         activation: Activation,
+        #[extension_type] residual: Maybe<Self>,
     ) -> FloatTensor<Self>;
 }
 
@@ -35,8 +38,11 @@ impl Int8Ops for Flex {
         x: FloatTensor<Self>,
         weight: QuantizedWeight,
         activation: Activation,
+        residual: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        with_rows(x, weight.shape()[1], |x, m| super::linear(x, m, &weight, activation))
+        let residual = residual.into_option().map(in_one_piece);
+        let residual = residual.as_ref().map(f32::slice);
+        with_rows(x, weight.shape()[1], |x, m| super::linear(x, m, &weight, activation, residual))
     }
 
     fn vitrum_mlp_int8(
@@ -44,14 +50,21 @@ impl Int8Ops for Flex {
         fc1: QuantizedWeight,
         fc2: QuantizedWeight,
         activation: Activation,
+        residual: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        with_rows(x, fc2.shape()[1], |x, m| super::mlp(x, m, &fc1, &fc2, activation))
+        let residual = residual.into_option().map(in_one_piece);
+        let residual = residual.as_ref().map(f32::slice);
+        with_rows(x, fc2.shape()[1], |x, m| super::mlp(x, m, &fc1, &fc2, activation, residual))
     }
+}
+
+fn in_one_piece(x: FlexTensor) -> FlexTensor {
+    if x.is_contiguous() { x } else { x.to_contiguous() }
 }
 
 /// Rows of x to rows of `n` numbers.
 fn with_rows(x: FlexTensor, n: usize, work: impl FnOnce(&[f32], usize) -> Vec<f32>) -> FlexTensor {
-    let x = if x.is_contiguous() { x } else { x.to_contiguous() };
+    let x = in_one_piece(x);
     let shape = x.shape();
     f32::tensor(work(f32::slice(&x), rows_of(&shape)), with_last(&shape, n))
 }
@@ -78,7 +91,31 @@ pub fn linear_int8<const R: usize>(
         let (values, bias) = floats(weight, &x);
         return crate::activate(crate::linear(x, values, bias), activation);
     }
-    Tensor::from_dispatch(Dispatch::vitrum_linear_int8(x.into_dispatch(), weight.clone(), activation))
+    Tensor::from_dispatch(Dispatch::vitrum_linear_int8(
+        x.into_dispatch(),
+        weight.clone(),
+        activation,
+        Maybe::Absent,
+    ))
+}
+
+/// [`linear_int8`] at the end of a residual branch: `residual + x weight + bias`; `residual` is `[..., N]`.
+///
+/// # Panics
+/// If the last axis of x is not K, or the residual is of another shape or type than the output.
+pub fn linear_add_int8<const R: usize>(
+    x: Tensor<R>,
+    weight: &QuantizedWeight,
+    residual: Tensor<R>,
+) -> Tensor<R> {
+    check("linear_add_int8", x.dims()[R - 1], weight);
+    check_residual(&x, weight, &residual);
+    if !is_fast(&x) || !is_fast(&residual) {
+        return residual + linear_int8(x, weight, Activation::Identity);
+    }
+    let residual = Maybe::Present(residual.into_dispatch());
+    let (x, weight) = (x.into_dispatch(), weight.clone());
+    Tensor::from_dispatch(Dispatch::vitrum_linear_int8(x, weight, Activation::Identity, residual))
 }
 
 /// Two linear layers in eight bits with an activation between: `activation(x fc1 + fc1_bias) fc2 + fc2_bias`.
@@ -99,7 +136,43 @@ pub fn mlp_int8<const R: usize>(
     if !is_fast(&x) {
         return linear_int8(linear_int8(x, fc1, activation), fc2, Activation::Identity);
     }
-    Tensor::from_dispatch(Dispatch::vitrum_mlp_int8(x.into_dispatch(), fc1.clone(), fc2.clone(), activation))
+    Tensor::from_dispatch(Dispatch::vitrum_mlp_int8(
+        x.into_dispatch(),
+        fc1.clone(),
+        fc2.clone(),
+        activation,
+        Maybe::Absent,
+    ))
+}
+
+/// [`mlp_int8`] as a residual branch: `residual + activation(x fc1 + fc1_bias) fc2 + fc2_bias`; `residual` is
+/// `[..., N]`.
+///
+/// # Panics
+/// As [`mlp_int8`], or if the residual is of another shape or type than the output.
+pub fn mlp_add_int8<const R: usize>(
+    x: Tensor<R>,
+    fc1: &QuantizedWeight,
+    fc2: &QuantizedWeight,
+    activation: Activation,
+    residual: Tensor<R>,
+) -> Tensor<R> {
+    check("mlp_add_int8, first layer", x.dims()[R - 1], fc1);
+    check("mlp_add_int8, second layer", fc1.shape()[1], fc2);
+    check_residual(&x, fc2, &residual);
+    if !is_fast(&x) || !is_fast(&residual) {
+        return residual + mlp_int8(x, fc1, fc2, activation);
+    }
+    let residual = Maybe::Present(residual.into_dispatch());
+    let (x, fc1, fc2) = (x.into_dispatch(), fc1.clone(), fc2.clone());
+    Tensor::from_dispatch(Dispatch::vitrum_mlp_int8(x, fc1, fc2, activation, residual))
+}
+
+fn check_residual<const R: usize>(x: &Tensor<R>, weight: &QuantizedWeight, residual: &Tensor<R>) {
+    let mut shape = x.dims();
+    shape[R - 1] = weight.shape()[1];
+    assert_eq!(residual.dims(), shape, "the residual must be like the layer's output");
+    assert_eq!(residual.dtype(), x.dtype(), "residual and x differ in type");
 }
 
 fn check(name: &str, k: usize, weight: &QuantizedWeight) {

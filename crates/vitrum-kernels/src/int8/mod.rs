@@ -13,7 +13,7 @@ mod extension;
 mod weight;
 
 pub use dot::int8_level;
-pub use extension::{Int8Ops, linear_int8, mlp_int8};
+pub use extension::{Int8Ops, linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
 pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 
 use std::cell::Cell;
@@ -34,9 +34,19 @@ const LEAST_ROWS: usize = 24;
 /// Multiplications of eight bits that take as long as one of `f32` (see `threads`).
 const CHEAPER: usize = 4;
 
-/// `activation(x weight + bias)` of rows `x`, `[m, k]`; returns `[m, n]`.
-fn linear(x: &[f32], m: usize, weight: &QuantizedWeight, activation: Activation) -> Vec<f32> {
+/// `activation(x weight + bias)` of rows `x`, `[m, k]`, plus `residual`; returns `[m, n]`.
+fn linear(
+    x: &[f32],
+    m: usize,
+    weight: &QuantizedWeight,
+    activation: Activation,
+    residual: Option<&[f32]>,
+) -> Vec<f32> {
     let parts = weight.parts();
+    assert!(
+        residual.is_none_or(|r| r.len() == m * parts.n),
+        "linear_int8: the residual must be like the output"
+    );
     assert_eq!(x.len(), m * parts.k, "linear_int8: x must be [{m}, {}]", parts.k);
     let grid = Grid::new(m, parts.panels());
     let cost = m.saturating_mul(parts.k.max(1)).saturating_mul(parts.n) / CHEAPER;
@@ -49,9 +59,10 @@ fn linear(x: &[f32], m: usize, weight: &QuantizedWeight, activation: Activation)
                 let rows = share(m, grid.rows, index % grid.rows);
                 let panels = share(parts.panels(), grid.columns, index / grid.rows);
                 let x = &x[rows.start * parts.k..rows.end * parts.k];
-                let (count, to) = (rows.len(), y.offset(rows.start * parts.n));
+                let residual = residual.map(|r| &r[rows.start * parts.n..rows.end * parts.n]);
+                let (rows, to) = (rows.len(), y.offset(rows.start * parts.n));
                 with_scratch(|scratch| {
-                    dot::run(Block { x, rows: count, parts, panels, activation, next: None, scratch, to })
+                    dot::run(Block { x, rows, parts, panels, activation, next: None, residual, scratch, to })
                 });
             },
         );
@@ -60,21 +71,26 @@ fn linear(x: &[f32], m: usize, weight: &QuantizedWeight, activation: Activation)
     unsafe { written(m * parts.n, write) }
 }
 
-/// `activation(x fc1 + fc1_bias) fc2 + fc2_bias` of rows `x`, `[m, d]`; returns `[m, n]`.
+/// `activation(x fc1 + fc1_bias) fc2 + fc2_bias` of rows `x`, `[m, d]`, plus `residual`; returns `[m, n]`.
 fn mlp(
     x: &[f32],
     m: usize,
     fc1: &QuantizedWeight,
     fc2: &QuantizedWeight,
     activation: Activation,
+    residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let (first, second) = (fc1.parts(), fc2.parts());
     let Grid { rows: blocks, columns } = Grid::new(m, first.panels().min(second.panels()));
     if columns > 1 {
-        return linear(&linear(x, m, fc1, activation), m, fc2, Activation::Identity);
+        return linear(&linear(x, m, fc1, activation, None), m, fc2, Activation::Identity, residual);
     }
     assert_eq!(x.len(), m * first.k, "mlp_int8: x must be [{m}, {}]", first.k);
     assert_eq!(first.n, second.k, "mlp_int8: the second weight must have a row for each column of the first");
+    assert!(
+        residual.is_none_or(|r| r.len() == m * second.n),
+        "mlp_int8: the residual must be like the output"
+    );
     let cost = m.saturating_mul(first.n).saturating_mul(first.k + second.n) / CHEAPER;
     let write = |y: Shared<f32>| {
         for_each_block(
@@ -84,10 +100,11 @@ fn mlp(
             |(), index| {
                 let rows = share(m, blocks, index);
                 let x = &x[rows.start * first.k..rows.end * first.k];
+                let residual = residual.map(|r| &r[rows.start * second.n..rows.end * second.n]);
                 let (rows, to) = (rows.len(), y.offset(rows.start * second.n));
                 let (panels, next) = (0..first.panels(), Some(second));
                 with_scratch(|scratch| {
-                    dot::run(Block { x, rows, parts: first, panels, activation, next, scratch, to })
+                    dot::run(Block { x, rows, parts: first, panels, activation, next, residual, scratch, to })
                 });
             },
         );
@@ -151,6 +168,8 @@ struct Block<'a> {
     panels: Range<usize>,
     activation: Activation,
     next: Option<&'a Parts>,
+    /// Added to what comes out last, `[rows, n]`.
+    residual: Option<&'a [f32]>,
     scratch: &'a mut Scratch,
     /// `[rows, n]` of the last product.
     to: Shared<f32>,
@@ -161,21 +180,22 @@ impl dot::Job for Block<'_> {
 
     #[inline(always)]
     unsafe fn run<D: Dot>(self) {
-        let Self { x, rows, parts, panels, activation, next, scratch, to } = self;
+        let Self { x, rows, parts, panels, activation, next, residual, scratch, to } = self;
         let Scratch { quantized, rows: scales, hidden } = scratch;
         // SAFETY: the caller's; the first product writes all of `hidden`, for it has all panels then.
         unsafe {
             quantize_rows::<D>(x, rows, parts.k, quantized, scales);
             let Some(second) = next else {
-                multiply::<D>(quantized, scales, parts, panels, activation, to);
+                multiply::<D>(quantized, scales, parts, panels, activation, residual, to);
                 return;
             };
             hidden.clear();
             hidden.reserve(rows * parts.n);
-            multiply::<D>(quantized, scales, parts, panels, activation, Shared::room(hidden));
+            multiply::<D>(quantized, scales, parts, panels, activation, None, Shared::room(hidden));
             hidden.set_len(rows * parts.n);
             quantize_rows::<D>(hidden, rows, parts.n, quantized, scales);
-            multiply::<D>(quantized, scales, second, 0..second.panels(), Activation::Identity, to);
+            let (panels, activation) = (0..second.panels(), Activation::Identity);
+            multiply::<D>(quantized, scales, second, panels, activation, residual, to);
         }
     }
 }
@@ -276,6 +296,7 @@ unsafe fn multiply<D: Dot>(
     parts: &Parts,
     panels: Range<usize>,
     activation: Activation,
+    residual: Option<&[f32]>,
     to: Shared<f32>,
 ) {
     let (rows, step) = (scales.len(), step::<D>(parts.k));
@@ -305,7 +326,8 @@ unsafe fn multiply<D: Dot>(
                 let columns = panel * PANEL..((panel + count) * PANEL).min(parts.n);
                 let scales = &scales[tile_rows.clone()];
                 let to = to.offset(tile_rows.start * parts.n);
-                finish::<<D::Float as Simd>::F32>(&sums, scales, parts, columns, activation, to);
+                let residual = residual.map(|r| &r[tile_rows.start * parts.n..]);
+                finish::<<D::Float as Simd>::F32>(&sums, scales, parts, columns, activation, residual, to);
             }
         }
     }
@@ -315,7 +337,7 @@ unsafe fn multiply<D: Dot>(
 #[repr(align(64))]
 struct Sums([f32; MAX_ROWS * MAX_PANELS * PANEL]);
 
-/// Scales, bias and activation of a tile.
+/// Scales, bias, activation and residual of a tile.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`; `to` must have room for rows of `n` numbers.
@@ -326,6 +348,7 @@ unsafe fn finish<V: Vector<Scalar = f32>>(
     parts: &Parts,
     columns: Range<usize>,
     activation: Activation,
+    residual: Option<&[f32]>,
     to: Shared<f32>,
 ) {
     // SAFETY: the caller's; scales and bias reach to the end of the last panel.
@@ -336,9 +359,13 @@ unsafe fn finish<V: Vector<Scalar = f32>>(
                 for column in columns.clone().step_by(V::LANES) {
                     let sum = V::load(sums[column - columns.start..].as_ptr());
                     let scale = V::load(parts.scales[column..].as_ptr()).mul(V::splat(row.scale));
-                    let y = curve.value(sum.mul_add(scale, V::load(parts.bias[column..].as_ptr())));
-                    let (to, count) = (to.at(index * parts.n + column), columns.end - column);
-                    if count >= V::LANES { y.store(to) } else { y.store_part(to, count) }
+                    let mut y = curve.value(sum.mul_add(scale, V::load(parts.bias[column..].as_ptr())));
+                    let (at, count) = (index * parts.n + column, columns.end - column);
+                    if let Some(residual) = residual {
+                        let from = residual[at..].as_ptr();
+                        y = y.add(if count >= V::LANES { V::load(from) } else { V::load_part(from, count) });
+                    }
+                    if count >= V::LANES { y.store(to.at(at)) } else { y.store_part(to.at(at), count) }
                 }
             }
         });

@@ -4,7 +4,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vitrum_kernels::{
-    Activation, QuantizeError, QuantizedWeight, activate, linear, linear_int8, mlp, mlp_int8,
+    Activation, QuantizeError, QuantizedWeight, activate, linear, linear_add_int8, linear_int8, mlp,
+    mlp_add_int8, mlp_int8,
 };
 
 use crate::support::*;
@@ -143,6 +144,11 @@ fn int8_fast_equals_its_definition_with_activations_and_in_mlps() {
             let twice = linear_int8(hidden, &second, Activation::Identity);
             let fused = mlp_int8(x.clone(), &first, &second, activation);
             assert_eq!(values(&fused), values(&twice), "{activation:?}");
+            let residual = random([rows, 40], 1.0, 11, &device, DType::F32);
+            let added = mlp_add_int8(x.clone(), &first, &second, activation, residual.clone());
+            assert_eq!(values(&added), values(&(residual.clone() + fused.clone())), "{activation:?}");
+            let hidden = linear_int8(x.clone(), &first, activation);
+            assert_eq!(values(&linear_add_int8(hidden, &second, residual)), values(&added), "{activation:?}");
             let exact = mlp(x.clone(), fc1.clone(), b1.clone(), fc2.clone(), b2.clone(), activation);
             assert!(distance(&fused, &exact) < 0.03, "{activation:?}: {}", distance(&fused, &exact));
         }

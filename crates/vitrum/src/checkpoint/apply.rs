@@ -140,7 +140,7 @@ impl fmt::Display for Changed<'_> {
 pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excuses) -> (Model, Report) {
     let ModelConfig::Vit(config) = model.config();
     let mut model = model;
-    model.block_layers().for_each(|(_, layer)| layer.forget_prepared()); // made from the values that go
+    model.forget_prepared(); // made from the values that go
     let mut report = Report::default();
     resize_positions(&config, &mut tensors, excuses.source_grid, &mut report);
     report.adapted.extend(move_norm(&config, &mut tensors));

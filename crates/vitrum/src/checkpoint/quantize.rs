@@ -192,6 +192,10 @@ pub(crate) fn shapes(quantized: &Int8Map) -> BTreeMap<String, Vec<usize>> {
 /// # Errors
 /// The key and what is wrong with its tensor.
 pub(crate) fn give_int8(model: &mut Model, mut quantized: Int8Map) -> Result<(), (String, String)> {
+    if quantized.is_empty() {
+        return Ok(());
+    }
+    model.prepare_patches();
     for (name, layer) in model.block_layers() {
         let key = format!("{name}.weight");
         let Some(tensor) = quantized.remove(&key) else { continue };

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use vitrum_kernels::QuantizedWeight;
 
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
@@ -75,13 +76,42 @@ impl Attention {
         index: usize,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
+        let context = self.context(x, shared_bias, grid, index, watch); // [B, T, D]
+        dropout(project(&self.proj, context), self.proj_drop)
+    }
+
+    /// `residual` and what [`forward`](Self::forward) gives, in one operation, for answering with `weight`, the output
+    /// projection in eight bits.
+    #[allow(clippy::too_many_arguments)] // Those of `forward`, and what is added.
+    pub(super) fn add_int8(
+        &self,
+        residual: Tensor<3>,
+        x: Tensor<3>,
+        weight: &QuantizedWeight,
+        shared_bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let context = self.context(x, shared_bias, grid, index, watch);
+        vitrum_kernels::linear_add_int8(context, weight, residual)
+    }
+
+    /// All but the output projection.
+    fn context(
+        &self,
+        x: Tensor<3>,
+        shared_bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
         let qkv = self.normalize(project(&self.qkv, x)); // [B, T, 3D]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(grid)), // [1, A, T, T]
             None => shared_bias.cloned(),
         };
-        let context = self.attend(qkv, bias, index, watch); // [B, T, D]
-        dropout(project(&self.proj, context), self.proj_drop)
+        self.attend(qkv, bias, index, watch) // [B, T, D]
     }
 
     /// Fused, unless somebody wants to see the weights or to drop some of them.

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::attention::{Attention, AttentionConfig};
-use super::drop::drop_path;
+use super::drop::{drop_path, training};
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
 use super::observe::Observer;
@@ -91,12 +91,39 @@ impl Block {
         index: usize,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
+        let fused = !watch.wants_tokens() && !self.res_post_norm && !training(&x);
+        let x = match self.attn.proj.int8().filter(|_| fused && self.ls1.is_none()) {
+            Some(proj) => {
+                let y = self.norm1.forward(x.clone());
+                self.attn.add_int8(x, y, proj, shared_bias, grid, index, watch)
+            }
+            None => self.attention(x, shared_bias, grid, index, watch),
+        };
+        if let Some(weights) = self.mlp.int8().filter(|_| fused && self.ls2.is_none()) {
+            let y = self.norm2.forward(x.clone());
+            return self.mlp.add_int8(x, y, weights);
+        }
+        self.feed_forward(x, index, watch)
+    }
+
+    /// `z + MSA(LN(z))`.
+    fn attention(
+        &self,
+        x: Tensor<3>,
+        shared_bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
         let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", index, watch);
         let y = self.attn.forward(y, shared_bias, grid, index, watch);
         watch.tokens(format_args!("blocks.{index}.attn"), &y);
         let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", index, watch);
-        let x = x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
+        x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path)
+    }
 
+    /// `z + MLP(LN(z))`.
+    fn feed_forward(&self, x: Tensor<3>, index: usize, watch: &mut dyn Observer) -> Tensor<3> {
         let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", index, watch);
         let y = self.mlp.forward(y);
         watch.tokens(format_args!("blocks.{index}.mlp"), &y);

@@ -3,9 +3,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use vitrum_kernels::QuantizedWeight;
 
 use super::drop::{dropout, training};
-use super::{Linear, Prepared, linear, project};
+use super::{Linear, linear, project};
 
 /// Non-linearity of the MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,21 @@ impl Mlp {
         Self { fc1: linear(dim, hidden, bias, device), fc2: linear(hidden, dim, bias, device), act, drop }
     }
 
+    /// The weights of both layers, where both are in eight bits.
+    pub(super) fn int8(&self) -> Option<[&QuantizedWeight; 2]> {
+        Some([self.fc1.int8()?, self.fc2.int8()?])
+    }
+
+    /// `residual` and what [`forward`](Self::forward) gives, in one operation, for answering with these weights.
+    pub(super) fn add_int8(
+        &self,
+        residual: Tensor<3>,
+        x: Tensor<3>,
+        [fc1, fc2]: [&QuantizedWeight; 2],
+    ) -> Tensor<3> {
+        vitrum_kernels::mlp_add_int8(x, fc1, fc2, self.act.into(), residual)
+    }
+
     /// `[B, T, D] -> [B, T, D]`. In one operation, unless something is dropped between the layers.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         if self.drop > 0.0 && training(&x) {
@@ -68,12 +84,11 @@ impl Mlp {
             let x = project(&self.fc2, dropout(x, self.drop)); // [B, T, D]
             return dropout(x, self.drop);
         }
-        match (self.fc1.prepared(), self.fc2.prepared()) {
-            (Some(Prepared::Int8(fc1)), Some(Prepared::Int8(fc2))) => {
-                return vitrum_kernels::mlp_int8(x, fc1, fc2, self.act.into());
-            }
-            (None, None) => {}
-            _ => return project(&self.fc2, self.act.forward(project(&self.fc1, x))),
+        if let Some([fc1, fc2]) = self.int8() {
+            return vitrum_kernels::mlp_int8(x, fc1, fc2, self.act.into());
+        }
+        if self.fc1.prepared().is_some() || self.fc2.prepared().is_some() {
+            return project(&self.fc2, self.act.forward(project(&self.fc1, x)));
         }
         let [(fc1, fc1_bias), (fc2, fc2_bias)] = [&self.fc1, &self.fc2].map(Linear::values);
         vitrum_kernels::mlp(x, fc1, fc1_bias, fc2, fc2_bias, self.act.into())

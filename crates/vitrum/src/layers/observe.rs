@@ -13,6 +13,11 @@ pub trait Observer {
     /// Tokens `[B, T, D]`.
     fn tokens(&mut self, _name: Arguments<'_>, _x: &Tensor<3>) {}
 
+    /// Whether it looks at tokens at all; where it does not, a block may compute several steps as one.
+    fn wants_tokens(&self) -> bool {
+        true
+    }
+
     /// One vector per image, `[B, D]` or `[B, K]`.
     fn vectors(&mut self, _name: Arguments<'_>, _x: &Tensor<2>) {}
 
@@ -31,7 +36,11 @@ pub trait Observer {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
-impl Observer for Silent {}
+impl Observer for Silent {
+    fn wants_tokens(&self) -> bool {
+        false
+    }
+}
 
 /// A value seen by a [`Recorder`].
 #[derive(Clone, Debug)]

@@ -171,7 +171,21 @@ impl Model {
                 })?;
             }
         }
+        self.prepare_patches();
         Ok(self)
+    }
+
+    /// Keeps the patch projection as a forward pass wants it, for answering alone.
+    pub(crate) fn prepare_patches(&mut self) {
+        let Self::Vit(vit) = self;
+        vit.patch_embed.proj.prepare();
+    }
+
+    /// Forgets all prepared forms of weights, so that the parameters are what counts again.
+    pub fn forget_prepared(&mut self) {
+        self.block_layers().for_each(|(_, layer)| layer.forget_prepared());
+        let Self::Vit(vit) = self;
+        vit.patch_embed.proj.forget_prepared();
     }
 
     /// How many of the blocks' linear layers are in eight bits.
