@@ -78,8 +78,8 @@ fn a_written_model_answers_like_the_float_one() {
     assert_eq!(names, [of_block(0), of_block(1)].concat());
     assert!(layers.iter().all(|layer| layer.error > 0.0 && layer.error < 0.02), "{layers:?}");
 
-    let file = read(&int8.join("model.safetensors")).unwrap();
-    assert!(is_quantized(&file) && !is_quantized(&read(&float.join("model.safetensors")).unwrap()));
+    let file = read(int8.join("model.safetensors")).unwrap();
+    assert!(is_quantized(&file) && !is_quantized(&read(float.join("model.safetensors")).unwrap()));
     let [weight, scale] =
         ["weight", "weight_scale"].map(|end| file.get(&format!("blocks.1.mlp.fc1.{end}")).unwrap());
     let (d, f) = (config().embed_dim, config().mlp_hidden_dim());
@@ -160,7 +160,7 @@ fn what_needs_floats_is_refused() {
 #[test]
 fn damaged_weights_in_eight_bits_are_named() {
     let (folder, _) = folders(&[]);
-    let whole = read(&folder.path().join("int8/model.safetensors")).unwrap();
+    let whole = read(folder.path().join("int8/model.safetensors")).unwrap();
     let damaged = |change: &dyn Fn(&mut TensorMap)| {
         let mut map = whole.clone();
         change(&mut map);
