@@ -42,7 +42,7 @@ impl Linear {
         self.prepared = None;
     }
 
-    /// Turns the weight into eight bits, and gives up the floating-point one (see [`hold`](Self::hold)).
+    /// Turns the weight into eight bits, and gives up the floating-point one.
     ///
     /// # Errors
     /// [`QuantizeError`] if sums would be too long for 32 bits.
