@@ -2,7 +2,6 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use vitrum_kernels::QuantizedWeight;
 
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
@@ -80,25 +79,8 @@ impl Attention {
         dropout(project(&self.proj, context), self.proj_drop)
     }
 
-    /// `residual` and what [`forward`](Self::forward) gives, in one operation, for answering with `weight`, the output
-    /// projection in eight bits.
-    #[allow(clippy::too_many_arguments)] // Those of `forward`, and what is added.
-    pub(super) fn add_int8(
-        &self,
-        residual: Tensor<3>,
-        x: Tensor<3>,
-        weight: &QuantizedWeight,
-        shared_bias: Option<&Tensor<4>>,
-        grid: [usize; 2],
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
-        let context = self.context(x, shared_bias, grid, index, watch);
-        vitrum_kernels::linear_add_int8(context, weight, residual)
-    }
-
-    /// All but the output projection.
-    fn context(
+    /// All but the output projection, `self.proj`.
+    pub(super) fn context(
         &self,
         x: Tensor<3>,
         shared_bias: Option<&Tensor<4>>,

@@ -8,8 +8,8 @@ use super::drop::{drop_path, training};
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
 use super::observe::Observer;
-use super::parameter;
 use super::position::RelPos;
+use super::{parameter, project_add};
 
 /// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
 #[derive(Module, Debug)]
@@ -91,39 +91,15 @@ impl Block {
         index: usize,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
-        let fused = !watch.wants_tokens() && !self.res_post_norm && !training(&x);
-        let x = match self.attn.proj.int8().filter(|_| fused && self.ls1.is_none()) {
-            Some(proj) => {
-                let y = self.norm1.forward(x.clone());
-                self.attn.add_int8(x, y, proj, shared_bias, grid, index, watch)
-            }
-            None => self.attention(x, shared_bias, grid, index, watch),
-        };
-        if let Some(weights) = self.mlp.int8().filter(|_| fused && self.ls2.is_none()) {
-            let y = self.norm2.forward(x.clone());
-            return self.mlp.add_int8(x, y, weights);
+        if !watch.wants_tokens() && !self.res_post_norm && !training(&x) {
+            return self.answer(x, shared_bias, grid, index, watch);
         }
-        self.feed_forward(x, index, watch)
-    }
-
-    /// `z + MSA(LN(z))`.
-    fn attention(
-        &self,
-        x: Tensor<3>,
-        shared_bias: Option<&Tensor<4>>,
-        grid: [usize; 2],
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
         let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", index, watch);
         let y = self.attn.forward(y, shared_bias, grid, index, watch);
         watch.tokens(format_args!("blocks.{index}.attn"), &y);
         let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", index, watch);
-        x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path)
-    }
+        let x = x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
 
-    /// `z + MLP(LN(z))`.
-    fn feed_forward(&self, x: Tensor<3>, index: usize, watch: &mut dyn Observer) -> Tensor<3> {
         let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", index, watch);
         let y = self.mlp.forward(y);
         watch.tokens(format_args!("blocks.{index}.mlp"), &y);
@@ -132,6 +108,23 @@ impl Block {
 
         watch.tokens(format_args!("blocks.{index}"), &x);
         x
+    }
+
+    /// The same where nobody looks in and nothing is dropped: the residuals are added with the last product.
+    fn answer(
+        &self,
+        x: Tensor<3>,
+        shared_bias: Option<&Tensor<4>>,
+        grid: [usize; 2],
+        index: usize,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
+        let y = self.norm1.forward(x.clone());
+        let y = self.attn.context(y, shared_bias, grid, index, watch);
+        let x = project_add(&self.attn.proj, y, x, gain(&self.ls1));
+        let y = self.norm2.forward(x.clone());
+        self.mlp.add(x, y, gain(&self.ls2))
     }
 
     /// `x` through a norm that stands `here`, else `x`.

@@ -163,9 +163,10 @@ fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
     let rng = stream(seed, name);
     match draw {
         Draw::Constant(value) => vec![value; n],
-        Draw::Normal(deviation) => drawn(rng, n, 4, |rng| unit_normal(rng) * deviation),
-        // Nothing to cut: see `unit_normal`.
-        Draw::Truncated(deviation, cut) if cut > 9.0 => drawn(rng, n, 4, |rng| unit_normal(rng) * deviation),
+        // From 9 on there is nothing to cut: see `unit_normal`.
+        Draw::Normal(deviation) | Draw::Truncated(deviation, 9.0..) => {
+            drawn(rng, n, 4, |rng| unit_normal(rng) * deviation)
+        }
         Draw::Truncated(deviation, cut) => {
             let mut rng = rng;
             let mut within = || std::iter::repeat_with(|| unit_normal(&mut rng)).find(|x| x.abs() <= cut);

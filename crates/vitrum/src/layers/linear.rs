@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use vitrum_kernels::{QuantizeError, QuantizedWeight, linear_int8};
+use vitrum_kernels::{QuantizeError, QuantizedWeight, linear_add_int8, linear_int8};
 
 use super::{lazy, parameter};
 
@@ -94,6 +94,23 @@ pub(crate) fn project<const R: usize>(layer: &Linear, x: Tensor<R>) -> Tensor<R>
         None => {
             let (weight, bias) = layer.values();
             vitrum_kernels::linear(x, weight, bias)
+        }
+    }
+}
+
+/// A layer that ends a residual branch, `residual + gamma · project(x)`; without gradients this is one operation.
+pub(crate) fn project_add<const R: usize>(
+    layer: &Linear,
+    x: Tensor<R>,
+    residual: Tensor<R>,
+    gamma: Option<Tensor<1>>,
+) -> Tensor<R> {
+    match (&layer.prepared, gamma) {
+        (Some(Prepared::Int8(weight)), None) => linear_add_int8(x, weight, residual),
+        (Some(_), Some(gamma)) => residual + project(layer, x) * gamma.unsqueeze(),
+        (None, gamma) => {
+            let (weight, bias) = layer.values();
+            vitrum_kernels::linear_add(x, weight, bias, residual, gamma)
         }
     }
 }

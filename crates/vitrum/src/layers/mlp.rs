@@ -63,18 +63,17 @@ impl Mlp {
     }
 
     /// The weights of both layers, where both are in eight bits.
-    pub(super) fn int8(&self) -> Option<[&QuantizedWeight; 2]> {
+    fn int8(&self) -> Option<[&QuantizedWeight; 2]> {
         Some([self.fc1.int8()?, self.fc2.int8()?])
     }
 
-    /// `residual` and what [`forward`](Self::forward) gives, in one operation, for answering with these weights.
-    pub(super) fn add_int8(
-        &self,
-        residual: Tensor<3>,
-        x: Tensor<3>,
-        [fc1, fc2]: [&QuantizedWeight; 2],
-    ) -> Tensor<3> {
-        vitrum_kernels::mlp_add_int8(x, fc1, fc2, self.act.into(), residual)
+    /// `residual` and what [`forward`](Self::forward) gives, times `gamma`, for answering: nothing is dropped.
+    pub(super) fn add(&self, residual: Tensor<3>, x: Tensor<3>, gamma: Option<Tensor<1>>) -> Tensor<3> {
+        match (self.int8(), gamma) {
+            (Some([fc1, fc2]), None) => vitrum_kernels::mlp_add_int8(x, fc1, fc2, self.act.into(), residual),
+            (_, None) => residual + self.forward(x),
+            (_, Some(gamma)) => residual + self.forward(x) * gamma.unsqueeze(),
+        }
     }
 
     /// `[B, T, D] -> [B, T, D]`. In one operation, unless something is dropped between the layers.
