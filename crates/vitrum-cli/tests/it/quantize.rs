@@ -82,7 +82,7 @@ fn skipped_layers_and_reports() {
 fn what_eight_bits_cannot_do_is_said() {
     let sandbox = Sandbox::new();
     sandbox.ok("quantize -m model -o small");
-    sandbox.fails("quantize -m model -o small", 1, &["small exists already"]);
+    sandbox.fails("quantize -m model -o small", 1, &["small exists already", "--overwrite"]);
     sandbox.fails("quantize -m small -o smaller", 1, &["weights in eight bits", "hint:"]);
     sandbox.fails("checkpoint convert small out --to hf", 1, &["weights in eight bits", "hint:"]);
     sandbox.fails("train demo --model small --epochs 1", 1, &["cannot be trained", "hint:"]);

@@ -87,7 +87,7 @@ pub enum LoadError {
         reason: String,
     },
     /// A target exists already and may not be replaced.
-    #[error("{path} exists already\nhint: allow overwriting, or choose another place", path = .path.display())]
+    #[error("{path} exists already\nhint: --overwrite, or choose another place", path = .path.display())]
     Exists {
         /// The file or folder.
         path: PathBuf,

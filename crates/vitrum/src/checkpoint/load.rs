@@ -303,7 +303,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     if is_quantized(&tensors) {
         return Err(ModelError::Unsupported {
             path: tensors.path,
-            what: "weights in eight bits, which other formats do not hold\nhint: convert the model they were made from",
+            what: "weights in eight bits, which are neither converted nor quantised again\nhint: begin from the model they were made from",
         });
     }
     if let Some(card) = &found.card {

@@ -154,7 +154,7 @@ fn what_needs_floats_is_refused() {
     let text = refused(LoadOptions { dtype: DType::F64, precision: Precision::Int8, ..options(&float) });
     assert!(text.contains("--precision int8 computes the rest in f32"), "{text}");
     let text = open(&options(&int8)).expect_err("refused").to_string();
-    assert!(text.contains("other formats do not hold\nhint:"), "{text}");
+    assert!(text.contains("neither converted nor quantised again\nhint:"), "{text}");
 }
 
 #[test]
