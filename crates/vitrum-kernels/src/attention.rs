@@ -26,16 +26,18 @@
 //! a store per transposed number and rows copied by `memcpy` (11 % slower in all); sums of 577 terms in one chain
 //! (error 1.2e-6 instead of 6.6e-7 of the largest number). The sizes below are reasoned, not searched.
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use crate::product::Product;
 use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
-use crate::threads::{Shared, for_each_block, sum_parts};
+use crate::threads::{Shared, for_each_block, share, sum_parts, written};
 
-/// Queries per block: four AVX-512 registers of `f32`, so that keys are read once per block; of 197 tokens (ViT at 224
-/// pixels) the last block has five.
+/// Queries per block, at most: four AVX-512 registers of `f32`, so that keys are read once per block; 197 tokens (ViT at 224
+/// pixels) make blocks of 48 and 64.
 const QUERIES: usize = 64;
 /// Keys per tile: scores take 32 KB in `f32`, values of 64 columns another 32, which stay in the second-level cache
 /// and mostly in the first.
@@ -115,21 +117,26 @@ pub(crate) fn forward<T: Real>(
     let call = Call::<T>::new(qkv, bias, num_heads, scale);
     let [b, t, a] = [call.b, call.t, call.a];
     let d = call.a * call.e;
-    let mut context = vec![T::ZERO; b * t * d];
     let mut max = vec![T::ZERO; b * a * t];
     let mut norm = vec![T::ZERO; b * a * t];
-    if !call.is_empty() {
-        let shared = (Shared::new(&mut context), Shared::new(&mut max), Shared::new(&mut norm));
+    let write = |context: Shared<T>| {
+        if call.is_empty() {
+            return; // no tokens, or tokens of no numbers
+        }
+        let (max, norm) = (Shared::new(&mut max), Shared::new(&mut norm));
         let blocks = t.div_ceil(QUERIES);
         let work = |scratch: &mut ForwardScratch<T>, index: usize| {
             let (head, block) = (index / blocks, index % blocks);
-            let (b, h, first) = (head / a, head % a, block * QUERIES);
-            let rows = QUERIES.min(t - first);
-            let (context, max, norm) = &shared;
+            // As many registers of queries in each: a last block of five rows would leave threads unequal shares.
+            let Range { start, end } = share(t.div_ceil(PAD), blocks, block);
+            let (b, h, first) = (head / a, head % a, start * PAD);
+            let rows = t.min(end * PAD) - first;
             simd::run(ForwardBlock { call: &call, b, h, first, rows, scratch, context, max, norm });
         };
         for_each_block(b * a * blocks, call.multiplications(), || ForwardScratch::new(call.e_pad), work);
-    }
+    };
+    // SAFETY: the blocks write all columns of all rows, and read none.
+    let context = unsafe { written(b * t * d, write) };
     let rows = || Shape::new([b, a, t]);
     (T::tensor(context, Shape::new([b, t, d])), T::tensor(max, rows()), T::tensor(norm, rows()))
 }
@@ -172,9 +179,9 @@ struct ForwardBlock<'a, T> {
     first: usize,
     rows: usize,
     scratch: &'a mut ForwardScratch<T>,
-    context: &'a Shared<T>,
-    max: &'a Shared<T>,
-    norm: &'a Shared<T>,
+    context: Shared<T>,
+    max: Shared<T>,
+    norm: Shared<T>,
 }
 
 impl<T: Real> Job for ForwardBlock<'_, T> {
@@ -230,10 +237,10 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
         for (i, norm) in norm.iter_mut().enumerate() {
             let sum = scratch.sum[i];
             *norm = if sum == T::ZERO { T::ZERO } else { sum.recip() };
-            // SAFETY: as above.
-            let out = unsafe { self.context.part((b * t + first + i) * d + h * e, e) };
-            for (out, &x) in out.iter_mut().zip(&scratch.output[i * e_pad..]) {
-                *out = x * *norm;
+            let out = self.context.at((b * t + first + i) * d + h * e);
+            for (j, &x) in scratch.output[i * e_pad..][..e].iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { out.add(j).write(x * *norm) };
             }
         }
     }

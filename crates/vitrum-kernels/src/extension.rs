@@ -21,7 +21,7 @@ use burn::tensor::{DType, Shape};
 use crate::activation::{self, Activation};
 use crate::linear::{self, LinearWants};
 use crate::mlp::{self, MlpWants};
-use crate::{attention, layer_norm, portable};
+use crate::{attention, layer_norm, patch_embed, portable};
 
 /// A tensor that may be missing. (The macro that spreads the trait over backends knows no `Option` arguments.)
 #[derive(ExtensionType)]
@@ -144,6 +144,26 @@ pub trait VitrumOps: Backend {
         wants: LinearWants,
     ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
         portable::linear_backward::<Self>(x, weight, grad, wants)
+    }
+
+    /// Patches and their projection; see [`patch_embed`](crate::patch_embed).
+    fn vitrum_patch_embed(
+        images: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        portable::patch_embed::<Self>(images, weight, bias.into_option())
+    }
+
+    /// Gradients of images (`x`), `weight` and the bias as far as they are asked for, given that of the tokens.
+    #[allow(clippy::type_complexity)] // As above.
+    fn vitrum_patch_embed_backward(
+        images: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        wants: LinearWants,
+    ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        portable::patch_embed_backward::<Self>(images, weight, grad, wants)
     }
 
     /// Two linear layers with an activation between; see [`mlp`](crate::mlp).
@@ -308,6 +328,36 @@ impl VitrumOps for Flex {
         backward(&x, &weight, &grad, wants)
     }
 
+    fn vitrum_patch_embed(
+        images: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let bias = bias.into_option().map(in_one_piece);
+        let forward = match images.dtype() {
+            DType::F32 => patch_embed::forward::<f32>,
+            DType::F64 => patch_embed::forward::<f64>,
+            _ => return portable::patch_embed::<Self>(images, weight, bias),
+        };
+        let [images, weight] = [images, weight].map(in_one_piece);
+        forward(&images, &weight, bias.as_ref())
+    }
+
+    fn vitrum_patch_embed_backward(
+        images: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        wants: LinearWants,
+    ) -> linear::LinearGradients<FloatTensor<Self>> {
+        let backward = match images.dtype() {
+            DType::F32 => patch_embed::backward::<f32>,
+            DType::F64 => patch_embed::backward::<f64>,
+            _ => return portable::patch_embed_backward::<Self>(images, weight, grad, wants),
+        };
+        let [images, weight, grad] = [images, weight, grad].map(in_one_piece);
+        backward(&images, &weight, &grad, wants)
+    }
+
     fn vitrum_mlp(
         x: FloatTensor<Self>,
         fc1_weight: FloatTensor<Self>,
@@ -463,6 +513,25 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
                 prep.finish(state, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn vitrum_patch_embed(
+        images: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let bias = bias.into_option();
+        let inner = inner_maybe::<B, C>(&bias);
+        let tokens = B::vitrum_patch_embed(images.primitive().clone(), weight.primitive().clone(), inner);
+        let bias = or_constant::<B, C>(bias, &images);
+        let nodes = [images.node(), weight.node(), bias.node()];
+        match Backward::<B, 3>::prepare::<C>(PatchEmbedStep, nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = [&images, &weight].map(|tensor| prep.checkpoint(tensor));
+                prep.finish(state, tokens)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(tokens),
         }
     }
 
@@ -644,6 +713,28 @@ impl<B: VitrumOps> Backward<B, 5> for LinearStep {
             gradients.push((bias_node, d_bias.map(|d| with_gain(d, gamma))));
         }
         for (node, gradient) in gradients {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// Backward step of a projection of patches with parents images, weight and bias, the last perhaps empty.
+#[derive(Debug)]
+struct PatchEmbedStep;
+
+impl<B: VitrumOps> Backward<B, 3> for PatchEmbedStep {
+    /// Images and weight by node.
+    type State = [NodeId; 2];
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [images, weight] = ops.state.map(|node| checkpointer.retrieve_node_output(node));
+        let [x, w, b] = ops.parents.each_ref().map(Option::is_some);
+        let wants = LinearWants { x, weight: w, bias: b };
+        let (d_images, d_weight, d_bias) = B::vitrum_patch_embed_backward(images, weight, grad, wants);
+        for (node, gradient) in ops.parents.into_iter().zip([d_images, d_weight, d_bias]) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node.id, gradient);
             }

@@ -26,9 +26,9 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
-use crate::threads::{Shared, for_each_block, sum_parts};
+use crate::threads::{Shared, for_each_block, share, sum_parts, written};
 
-/// Rows per block: of 768 numbers in `f32` 192 KB, enough for a thread to be worth waking.
+/// Rows per block, at most: of 768 numbers in `f32` 192 KB, enough for a thread to be worth waking.
 const ROWS: usize = 64;
 /// At most so many blocks in the backward pass, each of which holds a sum of its own for weight and bias.
 const BLOCKS: usize = 256;
@@ -46,30 +46,30 @@ pub(crate) fn forward<T: Real>(
     let (weight, bias) = (T::slice(weight), bias.map(T::slice));
     let (values, d) = (T::slice(x), weight.len());
     let rows = rows_of(&shape);
-    let mut y = vec![T::ZERO; values.len()];
     let (mut mean, mut rstd) = (vec![T::ZERO; rows], vec![T::ZERO; rows]);
-    if d > 0 {
-        let shared = (Shared::new(&mut y), Shared::new(&mut mean), Shared::new(&mut rstd));
+    let write = |y: Shared<T>| {
+        if d == 0 {
+            return;
+        }
+        let shared = (y, Shared::new(&mut mean), Shared::new(&mut rstd));
+        let blocks = rows.div_ceil(ROWS);
         for_each_block(
-            rows.div_ceil(ROWS),
+            blocks,
             values.len().saturating_mul(COST),
             || (),
             |(), block| {
-                let first = block * ROWS;
-                let rows = ROWS.min(rows - first);
+                let Range { start: first, end } = share(rows, blocks, block);
+                let rows = end - first;
                 // SAFETY: each block has its rows to itself.
-                let (y, mean, rstd) = unsafe {
-                    (
-                        shared.0.part(first * d, rows * d),
-                        shared.1.part(first, rows),
-                        shared.2.part(first, rows),
-                    )
-                };
+                let (mean, rstd) = unsafe { (shared.1.part(first, rows), shared.2.part(first, rows)) };
+                let y = shared.0.offset(first * d);
                 let x = &values[first * d..][..rows * d];
                 simd::run(ForwardRows { x, weight, bias, eps: T::from_f64(eps), y, mean, rstd });
             },
         );
-    }
+    };
+    // SAFETY: the blocks write all rows, and read none.
+    let y = unsafe { written(values.len(), write) };
     (T::tensor(y, shape), T::tensor(mean, Shape::new([rows])), T::tensor(rstd, Shape::new([rows])))
 }
 
@@ -131,7 +131,8 @@ struct ForwardRows<'a, T> {
     weight: &'a [T],
     bias: Option<&'a [T]>,
     eps: T,
-    y: &'a mut [T],
+    /// Room for as many numbers as x has.
+    y: Shared<T>,
     mean: &'a mut [T],
     rstd: &'a mut [T],
 }
@@ -144,9 +145,11 @@ impl<T: Real> Job for ForwardRows<'_, T> {
         let d = self.weight.len();
         let bulk = d - d % T::In::<S>::LANES;
         let share = T::from_f64(1.0 / d as f64);
-        let rows = self.x.chunks_exact(d).zip(self.y.chunks_exact_mut(d));
-        for ((x, y), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
-            // SAFETY: the caller has the instructions; the bulk and the rest make up the row.
+        for ((row, x), (mean, rstd)) in
+            self.x.chunks_exact(d).enumerate().zip(self.mean.iter_mut().zip(self.rstd))
+        {
+            let y = self.y.at(row * d);
+            // SAFETY: the caller has the instructions; the bulk and the rest make up the row, in y as in x.
             unsafe {
                 let sum = sum_shifted::<T::In<S>>(x, 0..bulk) + sum_shifted::<T::One>(x, bulk..d);
                 *mean = sum * share;
@@ -220,7 +223,7 @@ unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<
     }
 }
 
-/// Writes a range of y.
+/// Writes a range of a row of y.
 ///
 /// # Safety
 /// As `sum_shifted`.
@@ -231,10 +234,10 @@ unsafe fn normalise<V: Vector>(
     rstd: V::Scalar,
     weight: &[V::Scalar],
     bias: Option<&[V::Scalar]>,
-    y: &mut [V::Scalar],
+    y: *mut V::Scalar,
     range: Range<usize>,
 ) {
-    // SAFETY: the caller's; weight, bias and y are as long as the row.
+    // SAFETY: the caller's; weight, bias and y's room are as long as the row.
     unsafe {
         let (first, mean, rstd) = (V::splat(x[0]), V::splat(mean), V::splat(rstd));
         for at in range.step_by(V::LANES) {
@@ -244,7 +247,7 @@ unsafe fn normalise<V: Vector>(
                 Some(bias) => normal.mul_add(weight, V::load(bias.as_ptr().add(at))),
                 None => normal.mul(weight),
             };
-            value.store(y.as_mut_ptr().add(at));
+            value.store(y.add(at));
         }
     }
 }

@@ -15,6 +15,7 @@ mod linear;
 pub mod memory;
 mod mlp;
 pub mod optim;
+mod patch_embed;
 mod peak;
 mod portable;
 mod product;
@@ -33,10 +34,10 @@ pub use mlp::MlpWants;
 pub use peak::peak_gflops;
 pub use reference::{
     activate_reference, attention_reference, attention_weights, layer_norm_reference, linear_add_reference,
-    linear_reference, mlp_reference,
+    linear_reference, mlp_reference, patch_embed_reference,
 };
 pub use simd::simd_level;
-pub use threads::on_workers;
+pub use threads::{in_parts, on_workers};
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
@@ -175,6 +176,24 @@ pub fn mlp<const R: usize>(
     Tensor::from_dispatch(y)
 }
 
+/// Cuts images into patches that do not overlap and projects each to a token (arXiv:2010.11929, equation 1): the
+/// convolution with a kernel of `[P, Q]` pixels and as long a stride.
+///
+/// `images` is `[B, C, H, W]`, `weight` `[D, C, P, Q]`, `bias` `[D]`. Returns `[B, N, D]`, patches row by row; rows and
+/// columns of pixels that do not fill a patch are left out. Equals [`patch_embed_reference`].
+///
+/// # Panics
+/// If a tensor has another shape or type, or a patch no pixels.
+pub fn patch_embed(images: Tensor<4>, weight: Tensor<4>, bias: impl Into<Option<Tensor<1>>>) -> Tensor<3> {
+    let bias = bias.into();
+    check_patch_embed(&images, &weight, bias.as_ref());
+    if !has_extension(&images.device()) {
+        return patch_embed_reference(images, weight, bias);
+    }
+    let (images, weight) = (images.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::vitrum_patch_embed(images, weight, maybe(bias)))
+}
+
 fn maybe<const R: usize>(tensor: Option<Tensor<R>>) -> Maybe<Dispatch> {
     tensor.map_or(Maybe::Absent, |tensor| Maybe::Present(tensor.into_dispatch()))
 }
@@ -237,6 +256,17 @@ fn check_layer(name: &str, k: usize, dtype: DType, weight: &Tensor<2>, bias: Opt
     assert_eq!(weight.dtype(), dtype, "{name}: weight and input differ in type");
     if let Some(bias) = bias {
         check_vector(name, "bias", bias, n, dtype);
+    }
+}
+
+/// Panics with what is wrong if these are no arguments for a projection of patches.
+fn check_patch_embed(images: &Tensor<4>, weight: &Tensor<4>, bias: Option<&Tensor<1>>) {
+    let [d, c, p, q] = weight.dims();
+    assert!(p > 0 && q > 0, "patch_embed: a patch of {p} by {q} pixels");
+    assert_eq!(images.dims()[1], c, "patch_embed: images must have the {c} channels of the weight");
+    assert_eq!(weight.dtype(), images.dtype(), "patch_embed: weight and images differ in type");
+    if let Some(bias) = bias {
+        check_vector("patch_embed", "bias", bias, d, images.dtype());
     }
 }
 

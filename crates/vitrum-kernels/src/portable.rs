@@ -206,6 +206,87 @@ pub(crate) fn linear_backward<B: Backend>(
     (d_x, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
 
+/// Tokens `[B, N, D]` of images `[B, C, H, W]` by a kernel `[D, C, P, Q]`.
+pub(crate) fn patch_embed<B: Backend>(
+    images: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let grid = Grid::new(&images.shape(), &weight.shape());
+    let kernel = B::float_swap_dims(grid.matrix::<B>(weight), 0, 1);
+    let tokens = linear_add::<B>(grid.patches::<B>(images), kernel, bias, None, None);
+    B::float_reshape(tokens, grid.tokens())
+}
+
+/// Gradients of images, weight and bias as far as they are asked for, given that of the tokens.
+pub(crate) fn patch_embed_backward<B: Backend>(
+    images: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    wants: LinearWants,
+) -> LinearGradients<FloatTensor<B>> {
+    let (shape, kernel) = (images.shape(), weight.shape());
+    let grid = Grid::new(&shape, &kernel);
+    let grad = flat::<B>(grad);
+    let d_images = wants.x.then(|| {
+        let d_patches = B::float_matmul(grad.clone(), grid.matrix::<B>(weight));
+        let zeros = B::float_zeros(shape, &grad.device(), grad.dtype().into());
+        B::float_slice_assign(zeros, &grid.covered(), grid.images::<B>(d_patches))
+    });
+    let d_weight = wants.weight.then(|| {
+        let turned = B::float_swap_dims(grad.clone(), 0, 1);
+        B::float_reshape(B::float_matmul(turned, grid.patches::<B>(images)), kernel)
+    });
+    (d_images, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
+}
+
+/// How images `[B, C, H, W]` are cut by a kernel `[D, C, P, Q]`.
+struct Grid {
+    b: usize,
+    c: usize,
+    d: usize,
+    patch: [usize; 2],
+    grid: [usize; 2],
+}
+
+impl Grid {
+    fn new(images: &Shape, kernel: &Shape) -> Self {
+        let patch = [kernel[2], kernel[3]];
+        let grid = [images[2] / patch[0], images[3] / patch[1]];
+        Self { b: images[0], c: images[1], d: kernel[0], patch, grid }
+    }
+
+    fn tokens(&self) -> Shape {
+        Shape::new([self.b, self.grid[0] * self.grid[1], self.d])
+    }
+
+    /// The pixels that belong to whole patches.
+    fn covered(&self) -> [Slice; 4] {
+        let [[p, q], [gh, gw]] = [self.patch, self.grid];
+        [self.b, self.c, gh * p, gw * q].map(|end| Slice::from(0..end))
+    }
+
+    /// The kernel as `[D, C·P·Q]`.
+    fn matrix<B: Backend>(&self, kernel: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_reshape(kernel, Shape::new([self.d, self.c * self.patch[0] * self.patch[1]]))
+    }
+
+    /// `[B·N, C·P·Q]`
+    fn patches<B: Backend>(&self, images: FloatTensor<B>) -> FloatTensor<B> {
+        let Self { b, c, patch: [p, q], grid: [gh, gw], .. } = *self;
+        let images = B::float_slice(images, &self.covered());
+        let cut = B::float_reshape(images, Shape::new([b, c, gh, p, gw, q]));
+        B::float_reshape(B::float_permute(cut, &[0, 2, 4, 1, 3, 5]), Shape::new([b * gh * gw, c * p * q]))
+    }
+
+    /// Patches as the part of the images that they cover.
+    fn images<B: Backend>(&self, patches: FloatTensor<B>) -> FloatTensor<B> {
+        let Self { b, c, patch: [p, q], grid: [gh, gw], .. } = *self;
+        let cut = B::float_reshape(patches, Shape::new([b, gh, gw, c, p, q]));
+        B::float_reshape(B::float_permute(cut, &[0, 3, 1, 4, 2, 5]), Shape::new([b, c, gh * p, gw * q]))
+    }
+}
+
 /// The MLP's output and, if it is to be kept, the activation's argument, `[rows, F]`.
 pub(crate) fn mlp<B: Backend>(
     x: FloatTensor<B>,

@@ -2,6 +2,8 @@
 //!
 //! Slow and memory-hungry, but short: every other version is held against these.
 
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, activation};
 
 use crate::activation::{Activation, QUICK};
@@ -97,6 +99,22 @@ pub fn linear_reference<const R: usize>(
         None => y,
     };
     y.reshape(shape)
+}
+
+/// Patches and their projection, a convolution with stride `[P, Q]`: images `[B, C, H, W]`, `weight` `[D, C, P, Q]`,
+/// `bias` `[D]`. Returns tokens `[B, N, D]`.
+///
+/// # Panics
+/// Where [`patch_embed`](crate::patch_embed) does.
+pub fn patch_embed_reference(images: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    crate::check_patch_embed(&images, &weight, bias.as_ref());
+    let [d, _, p, q] = weight.dims();
+    let [b, _, h, w] = images.dims();
+    let (gh, gw) = (h / p, w / q);
+    let images = images.narrow(2, 0, gh * p).narrow(3, 0, gw * q);
+    let options = ConvOptions::new([p, q], [0, 0], [1, 1], 1);
+    let tokens = conv2d(images, weight, bias, options); // [B, D, gh, gw]
+    tokens.reshape([b, d, gh * gw]).swap_dims(1, 2)
 }
 
 /// A linear layer in a residual branch: `residual + gamma · (x weight + bias)`; `residual` is `[..., N]`, `gamma` `[N]`.

@@ -3,6 +3,8 @@
 //! Work is cut into blocks whose size depends on shapes alone, each block is computed by one thread in one order, and
 //! sums over blocks are taken in the order of the blocks. So one thread and many give the same bits.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::simd::Real;
@@ -15,6 +17,35 @@ const WORTH_SPLITTING: usize = 1 << 20;
 /// outside one by one costs a wake-up each: with a ViT-Ti and one image a tenth of the time.
 pub fn on_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
+}
+
+/// Images of a part, at most: with more, what lies between two operations leaves the cache.
+const PART: usize = 8;
+
+/// Calls `pass` for parts of a batch, `images` in all, side by side, and returns what it gives in the order of the
+/// batch; for answers whose numbers do not depend on the other images.
+///
+/// Threads that share each operation wait for one another after each, and read what the other has written; with two and
+/// a batch of eight that took 10 to 25 % of the time of ViT-Ti, 16 % of ViT-S, nothing measurable of ViT-B. What is in
+/// memory at a time is that of a part for each thread, however large the batch.
+pub fn in_parts<R: Send>(images: usize, pass: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
+    on_workers(|| {
+        let threads = threads();
+        let rounds = images.div_ceil(threads * PART).max(1);
+        let share =
+            |length: usize, parts: usize, part: usize| part * length / parts..(part + 1) * length / parts;
+        let mut results = Vec::new();
+        for round in 0..rounds {
+            let round = share(images, rounds, round);
+            let parts = threads.min(round.len()).max(1);
+            let pass = |part| {
+                let part = share(round.len(), parts, part);
+                pass(round.start + part.start..round.start + part.end)
+            };
+            results.par_extend((0..parts).into_par_iter().with_max_len(1).map(pass));
+        }
+        results
+    })
 }
 
 /// Calls `work(scratch, i)` for i below `blocks`, in parallel if `cost` multiplications in all are worth it.
@@ -30,6 +61,11 @@ pub(crate) fn for_each_block<S>(
     } else {
         (0..blocks).into_par_iter().for_each_init(scratch, work);
     }
+}
+
+/// Part `index` of `parts` almost equal ones of `0 .. length`.
+pub(crate) fn share(length: usize, parts: usize, index: usize) -> Range<usize> {
+    index * length / parts..(index + 1) * length / parts
 }
 
 /// How many threads there are to work for the caller.

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::WIDTH;
 use crate::activation::{Activation, Curve, with_curve};
 use crate::simd::{Real, Vector};
 use crate::threads::Shared;
@@ -20,21 +21,24 @@ pub(crate) enum Finish<'a, T> {
     Slope { x: &'a [T], activation: Activation, value: Shared<T> },
 }
 
-/// Part of a row: as many numbers from an offset in each matrix, and from a column in each vector.
+/// Part of a row: as many numbers from an offset in each matrix, and from a column in each vector; a register's if
+/// `WHOLE`.
 #[derive(Clone, Copy)]
-struct Piece {
+struct Piece<const WHOLE: bool> {
     at: usize,
     column: usize,
     count: usize,
 }
 
-impl Piece {
+impl<const WHOLE: bool> Piece<WHOLE> {
     /// # Safety
     /// The processor must have the instructions of `V`, and the piece must lie in the numbers.
     #[inline(always)]
     unsafe fn load<V: Vector>(self, from: *const V::Scalar) -> V {
         // SAFETY: the caller's.
-        unsafe { if self.count == V::LANES { V::load(from) } else { V::load_part(from, self.count) } }
+        unsafe {
+            if WHOLE || self.count == V::LANES { V::load(from) } else { V::load_part(from, self.count) }
+        }
     }
 
     /// # Safety
@@ -42,7 +46,13 @@ impl Piece {
     #[inline(always)]
     unsafe fn store<V: Vector>(self, numbers: V, to: *mut V::Scalar) {
         // SAFETY: the caller's.
-        unsafe { if self.count == V::LANES { numbers.store(to) } else { numbers.store_part(to, self.count) } }
+        unsafe {
+            if WHOLE || self.count == V::LANES {
+                numbers.store(to)
+            } else {
+                numbers.store_part(to, self.count)
+            }
+        }
     }
 }
 
@@ -79,14 +89,34 @@ impl<'a, T: Real> Finish<'a, T> {
         rows: Range<usize>,
         columns: Range<usize>,
     ) {
+        // SAFETY: the caller's.
+        unsafe {
+            if columns.len() == WIDTH * V::LANES {
+                self.pieces::<V, true>(c, n, rows, columns);
+            } else {
+                self.pieces::<V, false>(c, n, rows, columns);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As `apply`; with `WHOLE` the columns must be whole vectors.
+    #[inline(always)]
+    unsafe fn pieces<V: Vector<Scalar = T>, const WHOLE: bool>(
+        &self,
+        c: &Shared<T>,
+        n: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) {
         // SAFETY: pieces lie in the tile; sizes are those `check` has seen.
         unsafe {
             match *self {
                 Finish::Nothing => {}
                 Finish::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
                 Finish::Activate { bias, activation, keep } => with_curve!(activation, curve => {
-                    for piece in Pieces::<V>::new(n, rows, columns) {
-                        let x = shifted::<V>(piece, c, bias);
+                    for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                        let x = shifted::<V, WHOLE>(piece, c, bias);
                         if let Some(keep) = keep {
                             piece.store(x, keep.at(piece.at));
                         }
@@ -94,8 +124,8 @@ impl<'a, T: Real> Finish<'a, T> {
                     }
                 }),
                 Finish::Add { bias, gamma, residual } => {
-                    for piece in Pieces::<V>::new(n, rows, columns) {
-                        let x = shifted::<V>(piece, c, bias);
+                    for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                        let x = shifted::<V, WHOLE>(piece, c, bias);
                         let residual = piece.load::<V>(residual.as_ptr().add(piece.at));
                         let sum = match gamma {
                             Some(gamma) => x.mul_add(piece.load(gamma.as_ptr().add(piece.column)), residual),
@@ -105,7 +135,7 @@ impl<'a, T: Real> Finish<'a, T> {
                     }
                 }
                 Finish::Slope { x, activation, value } => with_curve!(activation, curve => {
-                    for piece in Pieces::<V>::new(n, rows, columns) {
+                    for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
                         let (active, slope) = curve.both(piece.load::<V>(x.as_ptr().add(piece.at)));
                         piece.store(active, value.at(piece.at));
                         piece.store(piece.load::<V>(c.at(piece.at)).mul(slope), c.at(piece.at));
@@ -121,7 +151,11 @@ impl<'a, T: Real> Finish<'a, T> {
 /// # Safety
 /// As [`Piece::load`].
 #[inline(always)]
-unsafe fn shifted<V: Vector>(piece: Piece, c: &Shared<V::Scalar>, bias: Option<&[V::Scalar]>) -> V {
+unsafe fn shifted<V: Vector, const WHOLE: bool>(
+    piece: Piece<WHOLE>,
+    c: &Shared<V::Scalar>,
+    bias: Option<&[V::Scalar]>,
+) -> V {
     // SAFETY: the caller's.
     unsafe {
         let x = piece.load::<V>(c.at(piece.at));
@@ -134,7 +168,7 @@ unsafe fn shifted<V: Vector>(piece: Piece, c: &Shared<V::Scalar>, bias: Option<&
 
 /// The pieces of a tile: of a vector's length but for what is left of each row. (An iterator, since a closure cannot
 /// be made to be inlined, and so not to be compiled with a level's instructions.)
-struct Pieces<V> {
+struct Pieces<V, const WHOLE: bool> {
     n: usize,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -142,18 +176,18 @@ struct Pieces<V> {
     of: PhantomData<V>,
 }
 
-impl<V: Vector> Pieces<V> {
+impl<V: Vector, const WHOLE: bool> Pieces<V, WHOLE> {
     #[inline(always)]
     fn new(n: usize, rows: Range<usize>, columns: Range<usize>) -> Self {
         Self { n, rows, column: columns.start, columns, of: PhantomData }
     }
 }
 
-impl<V: Vector> Iterator for Pieces<V> {
-    type Item = Piece;
+impl<V: Vector, const WHOLE: bool> Iterator for Pieces<V, WHOLE> {
+    type Item = Piece<WHOLE>;
 
     #[inline(always)]
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Piece<WHOLE>> {
         if self.column >= self.columns.end {
             self.column = self.columns.start;
             self.rows.start += 1;

@@ -45,7 +45,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::simd::{self, Job, Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block, threads};
+use crate::threads::{Shared, for_each_block, share, threads};
 use pack::{SLACK, Strip};
 use tile::Tile;
 
@@ -138,11 +138,6 @@ impl<T: Real> Gemm<'_, T> {
     }
 }
 
-/// Part `index` of `parts` almost equal ones of `0 .. length`.
-fn share(length: usize, parts: usize, index: usize) -> Range<usize> {
-    index * length / parts..(index + 1) * length / parts
-}
-
 /// Blocks of a sum of `k` terms.
 fn sum_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
     let blocks = k.div_ceil(DEPTH).max(1);
@@ -189,8 +184,9 @@ impl Grid {
         let wanted = (threads * SHARES).div_ceil(row_blocks).min(strips / STRIPS);
         let fewest = threads.div_ceil(row_blocks).min(strips);
         let column_blocks = (wanted - wanted % threads).max(fewest);
-        if row_blocks * column_blocks < threads {
-            row_blocks = threads.div_ceil(column_blocks).min(tiles);
+        if !(row_blocks * column_blocks).is_multiple_of(threads) {
+            // As many for each thread: with five for two, one would be idle a fifth of the time.
+            row_blocks = row_blocks.next_multiple_of(threads).min(tiles);
         }
         Self { tiles, strips, row_blocks, column_blocks }
     }

@@ -7,4 +7,5 @@ mod levels;
 mod linear;
 mod memory;
 mod optim;
+mod patch_embed;
 mod support;

@@ -195,7 +195,6 @@ pub(crate) fn give_int8(model: &mut Model, mut quantized: Int8Map) -> Result<(),
     if quantized.is_empty() {
         return Ok(());
     }
-    model.prepare_patches();
     for (name, layer) in model.block_layers() {
         let key = format!("{name}.weight");
         let Some(tensor) = quantized.remove(&key) else { continue };

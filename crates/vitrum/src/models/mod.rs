@@ -4,6 +4,8 @@ pub mod catalogue;
 pub mod shapes;
 pub mod vit;
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,19 @@ pub enum Precision {
     Int8,
 }
 
+/// `pass` over a batch `[B, C, H, W]`, for answers alone: what it gives for an image must not depend on the others.
+pub(crate) fn in_parts<const R: usize>(
+    images: Tensor<4>,
+    pass: impl Fn(Tensor<4>) -> Tensor<R> + Sync,
+) -> Tensor<R> {
+    if !vitrum_kernels::has_fast_path(&images.device(), images.dtype()) {
+        return pass(images);
+    }
+    let part = |part: Range<usize>| pass(images.clone().slice_dim(0, part));
+    let mut parts = vitrum_kernels::in_parts(images.dims()[0], part);
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
+}
+
 /// Whether a layer, or the key of its weight, matches a pattern.
 pub(crate) fn is_skipped(layer: &str, skip: &[String]) -> bool {
     skip.iter().any(|pattern| wildcard(pattern, layer) || wildcard(pattern, &format!("{layer}.weight")))
@@ -142,9 +157,9 @@ pub(crate) fn is_skipped(layer: &str, skip: &[String]) -> bool {
 
 impl Model {
     /// [`Backbone::forward`] for answers alone: as fast as this machine can, so on the threads that the operations
-    /// are shared among. Not for training: what is dropped is drawn by the calling thread.
+    /// are shared among, each with images of its own. Not for training: what is dropped is drawn by the calling thread.
     pub fn logits(&self, images: Tensor<4>) -> Tensor<2> {
-        vitrum_kernels::on_workers(|| self.backbone().forward(images))
+        in_parts(images, |images| self.backbone().forward(images))
     }
 
     /// The linear layers of the blocks with their names, such as `blocks.0.attn.qkv`.
@@ -171,21 +186,12 @@ impl Model {
                 })?;
             }
         }
-        self.prepare_patches();
         Ok(self)
-    }
-
-    /// Keeps the patch projection as a forward pass wants it, for answering alone.
-    pub(crate) fn prepare_patches(&mut self) {
-        let Self::Vit(vit) = self;
-        vit.patch_embed.proj.prepare();
     }
 
     /// Forgets all prepared forms of weights, so that the parameters are what counts again.
     pub fn forget_prepared(&mut self) {
         self.block_layers().for_each(|(_, layer)| layer.forget_prepared());
-        let Self::Vit(vit) = self;
-        vit.patch_embed.proj.forget_prepared();
     }
 
     /// How many of the blocks' linear layers are in eight bits.

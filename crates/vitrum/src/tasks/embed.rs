@@ -3,20 +3,17 @@
 use burn::tensor::Tensor;
 
 use crate::layers::observe::Silent;
-use crate::models::{Features, Model};
+use crate::models::{Model, in_parts};
 
 /// One vector per image, `[B, C, H, W] -> [B, D]`: what the classifier would see.
 pub fn pooled(model: &Model, images: Tensor<4>) -> Tensor<2> {
     let backbone = model.backbone();
-    let embed = || backbone.embedding(backbone.features(images, &mut Silent), &mut Silent);
-    vitrum_kernels::on_workers(embed)
+    in_parts(images, |images| backbone.embedding(backbone.features(images, &mut Silent), &mut Silent))
 }
 
 /// All tokens after the last norm, `[B, C, H, W] -> [B, T, D]`.
 pub fn tokens(model: &Model, images: Tensor<4>) -> Tensor<3> {
-    let Features { tokens, .. } =
-        vitrum_kernels::on_workers(|| model.backbone().features(images, &mut Silent));
-    tokens
+    in_parts(images, |images| model.backbone().features(images, &mut Silent).tokens)
 }
 
 /// Divides each row of `[B, D]` by its Euclidean length; a row of zeros stays.

@@ -313,3 +313,34 @@ fn gradients_f32() {
 fn gradients_f64() {
     check_gradients(DType::F64, 1e-9);
 }
+
+#[test]
+fn logits_depend_neither_on_the_batch_nor_on_the_threads() {
+    let device = Device::flex();
+    let config = VitConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        embed_dim: 48,
+        depth: 2,
+        num_heads: 3,
+        num_classes: 7,
+        ..VitConfig::default()
+    };
+    let model = ModelConfig::Vit(config).init(&device, 3).unwrap();
+    let images = Tensor::<4>::random([37, 3, 32, 32], burn::tensor::Distribution::Normal(0.0, 1.0), &device);
+    let numbers = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
+    let one_by_one: Vec<f32> = images
+        .clone()
+        .split(1, 0)
+        .into_iter()
+        .flat_map(|image| numbers(model.backbone().forward(image)))
+        .collect();
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        // Several rounds of parts, and parts of unequal size.
+        for images in [images.clone(), images.clone().slice_dim(0, 0..5), images.clone().slice_dim(0, 0..1)] {
+            let found = pool.install(|| numbers(model.logits(images)));
+            assert_eq!(found, one_by_one[..found.len()], "{threads} threads");
+        }
+    }
+}
