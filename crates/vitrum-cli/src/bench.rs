@@ -13,7 +13,7 @@ use vitrum::models::{Model, ModelConfig, Precision, VitConfig};
 use vitrum::train::Recipe;
 use vitrum::train::trainer::{Examples, Trainer};
 
-use crate::args::{BenchArgs, Dtype, Format};
+use crate::args::{BenchArgs, Dtype, Format, ModelArgs};
 use crate::memory;
 use crate::model::{self, Talk};
 use crate::output::{self, Rows};
@@ -75,11 +75,21 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
     if args.runs == 0 || args.batch_sizes.contains(&0) {
         bail!("--runs and --batch-sizes must be at least 1");
     }
-    let (mut loaded, device) = model::open(&args.model, Dtype::F32, false, talk)?;
+    let mut measured = Vec::new();
+    for name in std::iter::once(&args.model.model).chain(&args.more) {
+        let model = ModelArgs { model: name.clone(), ..args.model.clone() };
+        measured.extend(of_model(args, &model, talk)?);
+    }
+    report(args, &measured)
+}
+
+/// A row for each size of batch.
+fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measured>> {
+    let (mut loaded, device) = model::open(model, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     if let Some(data) = &args.data {
         let preprocess = loaded.preprocess.clone().unwrap_or_default();
-        return report(args, &data_rows(args, data, &loaded.name, &preprocess)?);
+        return data_rows(args, data, &loaded.name, &preprocess);
     }
     let precision = if loaded.model.quantized_layers() > 0 { Precision::Int8 } else { Precision::F32 };
     if args.train && precision == Precision::Int8 {
@@ -106,7 +116,7 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
             ..Measured::new(&loaded.name, config.img_size, pass, batch_size, &times)
         });
     }
-    report(args, &measured)
+    Ok(measured)
 }
 
 /// Times of one pass in seconds, shortest first.

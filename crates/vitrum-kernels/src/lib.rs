@@ -17,6 +17,7 @@ mod mlp;
 pub mod optim;
 mod patch_embed;
 mod peak;
+pub mod pixels;
 mod portable;
 mod product;
 mod reference;

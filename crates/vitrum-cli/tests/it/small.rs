@@ -24,6 +24,9 @@ fn bench_measures() {
     }
     assert_eq!(sandbox.ok(&format!("{args} --format csv")).csv().len(), 2);
     assert_eq!(sandbox.ok(args).out.lines().count(), 3);
+    let two = sandbox.ok("bench -m model model --batch-sizes 1,2 --runs 1 --warmup 0 --format json").json();
+    assert_eq!(two.as_array().map(Vec::len), Some(4));
+    sandbox.fails("bench -m model elsewhere --runs 1", 1, &["elsewhere"]);
     for flags in ["--runs 0", "--batch-sizes 0", "--batch-sizes 1,0"] {
         sandbox.fails(&format!("bench -m model {flags}"), 1, &["at least 1"]);
     }

@@ -28,8 +28,14 @@
 //!   weights need no second copy.
 //! - B packed row by row through all strips instead of strip by strip: fewer pages at once. 177 to 196 at
 //!   197 × 768 × 3072 (one thread), 3 to 5 % elsewhere. Kept.
+//! - A read where it lies instead of packed (median of five alternating rounds, one thread): 1.05 to 1.07 times as fast
+//!   with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more. Kept where few strips of B meet it, and where
+//!   its rows are no multiple of 2 KB apart. (With two threads and one image each thread packed A for half of the
+//!   columns.)
 //! - The next block of B prefetched while tiles are computed: nothing. Dropped.
 //! - Blocks of 192, 384, 512, 768 terms, 4 or 16 strips, 192 or 768 rows: nothing beyond the noise of 5 %.
+//! - What follows a product: pieces of a whole tile without a look at each one's length; with the change above and the
+//!   balanced grid ViT-Ti with one image went from 8.5 to 7.7 ms.
 //! - Activations as closures: never inlined, so compiled without vector instructions, 28 to 190. Written out,
 //!   285 to 400.
 
@@ -53,6 +59,10 @@ use tile::Tile;
 const DEPTH: usize = 256;
 /// Rows whose strips of A are packed together: of `f32` 384 KB, a share of the second-level cache.
 const ROWS: usize = 384;
+/// A that so few strips of B meet is read where it lies, if it can be.
+const FEW_STRIPS: usize = 16;
+/// Rows of A as far apart as this (in bytes) stand in the way of one another in the first-level cache.
+const CONFLICT: usize = 2048;
 /// Strips of B that are packed together: with AVX-512 256 KB.
 const STRIPS: usize = 8;
 /// Blocks of the grid per thread, so that a thread that is held up can be helped.
@@ -88,6 +98,12 @@ impl<'a, T: Real> View<'a, T> {
         let last = |length: usize, step: usize| length.saturating_sub(1).saturating_mul(step);
         let end = last(rows, self.steps[0]).saturating_add(last(columns, self.steps[1]));
         assert!(rows == 0 || columns == 0 || end < self.values.len(), "a matrix beyond its numbers");
+    }
+
+    /// Whether rows lie in one piece and a tile of them not in the same few sets of the first-level cache, so that it can
+    /// be read as it is.
+    fn reads_well(&self) -> bool {
+        self.steps[1] == 1 && !(self.steps[0] * size_of::<T>()).is_multiple_of(CONFLICT)
     }
 
     fn at(&self, row: usize, column: usize) -> *const T {
@@ -231,18 +247,21 @@ impl<T: Real> Block<'_, T> {
         let width = WIDTH * V::LANES;
         let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
         let depth = call.k.min(DEPTH);
-        let a_room = (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS);
+        let packed = self.strips.len() > FEW_STRIPS || !self.call.a.reads_well();
+        let a_room = if packed { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) } else { 0 };
         let room = a_room + STRIPS * width * depth + SLACK;
         let a = Line::room::<T>(self.scratch, room);
         let b = a.wrapping_add(a_room);
         for terms in sum_blocks(call.k) {
             // SAFETY: the scratch has room for the rows and for STRIPS strips.
             unsafe {
-                self.pack_a::<V>(&terms, a);
+                if packed {
+                    self.pack_a::<V>(&terms, a);
+                }
                 for first in self.strips.clone().step_by(STRIPS) {
                     let strips = first..self.strips.end.min(first + STRIPS);
                     pack_strips::<T, V>(&call.b, call.n, strips.clone(), &terms, b);
-                    self.tiles::<V, MR>(&terms, strips, a, b);
+                    self.tiles::<V, MR>(&terms, strips, packed.then_some(a), b);
                 }
             }
         }
@@ -266,7 +285,7 @@ impl<T: Real> Block<'_, T> {
         &self,
         terms: &Range<usize>,
         strips: Range<usize>,
-        a: *const T,
+        packed_a: Option<*mut T>,
         b: *const T,
     ) {
         let (call, k, width) = (self.call, terms.len(), WIDTH * V::LANES);
@@ -274,13 +293,17 @@ impl<T: Real> Block<'_, T> {
         for (index, strip) in strips.enumerate() {
             let b = b.wrapping_add(index * width * k);
             let columns = strip * width..call.n.min((strip + 1) * width);
-            let mut a = a;
+            let mut packed_a = packed_a;
             for tile in self.tiles.clone() {
                 let rows = self.tile_rows(tile);
+                let (a, a_step) = match packed_a {
+                    Some(a) => (a.cast_const(), None),
+                    None => (call.a.at(rows.start, terms.start), Some(call.a.steps[0])),
+                };
                 // SAFETY: the tile lies in C, which is the caller's; packed strips are as long as `k`.
                 unsafe {
                     let c = self.c.at(rows.start * call.n + columns.start);
-                    let tile = Tile { k, a, b, b_step: width, c, c_step: call.n, add };
+                    let tile = Tile { k, a, a_step, b, b_step: width, c, c_step: call.n, add };
                     if columns.len() == width {
                         tile.of_height::<V, WIDTH, MR>(rows.len());
                     } else {
@@ -290,7 +313,7 @@ impl<T: Real> Block<'_, T> {
                         call.finish.apply::<V>(&self.c, call.n, rows.clone(), columns.clone());
                     }
                 }
-                a = a.wrapping_add(rows.len() * k);
+                packed_a = packed_a.map(|a| a.wrapping_add(rows.len() * k));
             }
         }
     }

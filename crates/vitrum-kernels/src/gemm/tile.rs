@@ -9,8 +9,10 @@ const LINE: usize = 64;
 pub(super) struct Tile<T> {
     /// Terms of the sum.
     pub k: usize,
-    /// `[k, height]`, packed.
+    /// `[k, height]`, packed; or `[height, k]`, rows at `a_step`.
     pub a: *const T,
+    /// Nothing if `a` is packed.
+    pub a_step: Option<usize>,
     /// `[k, width]`, rows at `b_step`.
     pub b: *const T,
     pub b_step: usize,
@@ -37,7 +39,12 @@ impl<T: crate::simd::Real> Tile<T> {
             ($($mr:literal)*) => {
                 match height {
                     // SAFETY: the caller's.
-                    $($mr if $mr <= MAX => unsafe { self.run::<V, $mr, NR>() },)*
+                    $($mr if $mr <= MAX => unsafe {
+                        match self.a_step {
+                            Some(step) => self.run::<V, $mr, NR, false>(step),
+                            None => self.run::<V, $mr, NR, true>(1),
+                        }
+                    },)*
                     _ => unreachable!("a tile of {height} rows"),
                 }
             };
@@ -81,7 +88,10 @@ impl<T: crate::simd::Real> Tile<T> {
     /// As [`of_height`](Self::of_height), for `MR` rows.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
-    unsafe fn run<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(&self) {
+    unsafe fn run<V: Vector<Scalar = T>, const MR: usize, const NR: usize, const PACKED: bool>(
+        &self,
+        a_step: usize,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [[V::splat(T::ZERO); NR]; MR];
@@ -97,12 +107,12 @@ impl<T: crate::simd::Real> Tile<T> {
                     b_row[j] = V::load(b.add(j * V::LANES));
                 }
                 for i in 0..MR {
-                    let factor = V::splat(*a.add(i));
+                    let factor = V::splat(*a.add(if PACKED { i } else { i * a_step }));
                     for j in 0..NR {
                         sums[i][j] = factor.mul_add(b_row[j], sums[i][j]);
                     }
                 }
-                a = a.wrapping_add(MR);
+                a = a.wrapping_add(if PACKED { MR } else { 1 });
                 b = b.wrapping_add(self.b_step);
             }
             for i in 0..MR {

@@ -198,11 +198,14 @@ impl Preprocess {
         if (width as usize, height as usize) != (input_width, input_height) {
             return Err(PreprocessError::Size { width, height, input_width, input_height });
         }
-        let mut out = Vec::with_capacity(channels * input_height * input_width);
-        for channel in 0..channels {
+        let pixels = image.data().chunks_exact(3);
+        let mut out = vec![0.0; channels * input_height * input_width];
+        for (channel, plane) in out.chunks_exact_mut(input_height * input_width).enumerate() {
             let (mean, std) = (self.mean[channel], self.std[channel]);
             let value: [f32; 256] = std::array::from_fn(|x| (x as f32 / 255.0 - mean) / std);
-            out.extend(image.data().iter().skip(channel).step_by(3).map(|&x| value[usize::from(x)]));
+            for (number, pixel) in plane.iter_mut().zip(pixels.clone()) {
+                *number = value[usize::from(pixel[channel])];
+            }
         }
         Ok(out)
     }

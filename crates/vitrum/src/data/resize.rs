@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use vitrum_kernels::pixels::{PRECISION, Taps, weigh_columns, weigh_rows};
 
 use super::image::RgbImage;
 
@@ -298,21 +299,11 @@ impl Axis {
     }
 }
 
-/// Which source pixels make one output pixel, and with what weights.
-struct Taps {
-    first: usize,
-    weights: Range<usize>,
-}
-
 /// The weights of one direction, those of all output pixels in one vector.
 struct Kernel {
     taps: Vec<Taps>,
     weights: Vec<i32>,
 }
-
-/// Bits after the point: 8 for the pixel and 2 for filters that overshoot leave 22 of 32.
-const PRECISION: u32 = 32 - 8 - 2;
-const HALF: i32 = 1 << (PRECISION - 1);
 
 impl Kernel {
     /// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, for the kept output pixels.
@@ -357,10 +348,6 @@ impl Kernel {
 fn fixed_point(weight: f64) -> i32 {
     let scaled = weight * f64::from(1 << PRECISION);
     (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
-}
-
-fn clip8(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
 }
 
 /// From this many multiplications on, rows are shared out to rayon's threads.
@@ -414,23 +401,14 @@ fn horizontal(source: &[u8], width: usize, kernel: &Kernel) -> Vec<u8> {
     let (stride, out_stride) = (width * 3, kernel.taps.len() * 3);
     let height = source.len() / stride;
     let mut out = vec![0; height * out_stride];
-    let row = |(out, row): (&mut [u8], &[u8])| {
-        for (pixel, taps) in out.chunks_exact_mut(3).zip(&kernel.taps) {
-            let weights = kernel.weights(taps);
-            let pixels = &row[taps.first * 3..][..weights.len() * 3];
-            let mut sum = [HALF; 3];
-            for (p, &w) in pixels.chunks_exact(3).zip(weights) {
-                sum[0] += i32::from(p[0]) * w;
-                sum[1] += i32::from(p[1]) * w;
-                sum[2] += i32::from(p[2]) * w;
-            }
-            pixel.copy_from_slice(&sum.map(clip8));
-        }
+    // A row's slice goes on to the end of the picture.
+    let row = |(y, out): (usize, &mut [u8])| {
+        weigh_columns(&source[y * stride..], &kernel.taps, &kernel.weights, out);
     };
     if height * kernel.weights.len() * 3 >= PARALLEL_FROM {
-        out.par_chunks_exact_mut(out_stride).zip(source.par_chunks_exact(stride)).for_each(row);
+        out.par_chunks_exact_mut(out_stride).enumerate().for_each(row);
     } else {
-        out.chunks_exact_mut(out_stride).zip(source.chunks_exact(stride)).for_each(row);
+        out.chunks_exact_mut(out_stride).enumerate().for_each(row);
     }
     out
 }
@@ -439,23 +417,13 @@ fn horizontal(source: &[u8], width: usize, kernel: &Kernel) -> Vec<u8> {
 fn vertical(source: &[u8], width: usize, kernel: &Kernel) -> Vec<u8> {
     let stride = width * 3;
     let mut out = vec![0; kernel.taps.len() * stride];
-    let row = |sums: &mut Vec<i32>, (out, taps): (&mut [u8], &Taps)| {
-        sums.clear();
-        sums.resize(stride, HALF);
-        for (row, &w) in source[taps.first * stride..].chunks_exact(stride).zip(kernel.weights(taps)) {
-            for (sum, &p) in sums.iter_mut().zip(row) {
-                *sum += i32::from(p) * w;
-            }
-        }
-        for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-            *out = clip8(sum);
-        }
+    let row = |(out, taps): (&mut [u8], &Taps)| {
+        weigh_rows(&source[taps.first * stride..], kernel.weights(taps), out);
     };
     if stride * kernel.weights.len() >= PARALLEL_FROM {
-        out.par_chunks_exact_mut(stride).zip(&kernel.taps).for_each_init(Vec::new, row);
+        out.par_chunks_exact_mut(stride).zip(&kernel.taps).for_each(row);
     } else {
-        let mut sums = Vec::new();
-        out.chunks_exact_mut(stride).zip(&kernel.taps).for_each(|pair| row(&mut sums, pair));
+        out.chunks_exact_mut(stride).zip(&kernel.taps).for_each(row);
     }
     out
 }
