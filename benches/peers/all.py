@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("/tmp/peers-report"))
     parser.add_argument("--photos")
     parser.add_argument("--model")
-    parser.add_argument("--only", default="run,train,scale,data,start")
+    parser.add_argument("--only", default="run,int8,train,scale,data,start")
     parser.add_argument("--rounds", default="3")
     args = parser.parse_args()
 
@@ -36,6 +36,7 @@ def main() -> None:
 
     scripts = {
         "run": ["--rounds", args.rounds, "--seconds", "1"],
+        "int8": ["--rounds", args.rounds, "--seconds", "1", "--precision", "int8"],
         "train": ["--rounds", args.rounds, "--cases", "tiny32,small224,base224"],
         "scale": ["--plot", str(args.output / "scale.png")],
     }
@@ -50,7 +51,8 @@ def main() -> None:
             continue
         report = args.output / f"{name}.md"
         with open(report, "w") as file:
-            subprocess.run([python, HERE / f"{name}.py", *scripts[name], *binary], check=True, stdout=file)
+            script = HERE / ("run.py" if name == "int8" else f"{name}.py")
+            subprocess.run([python, script, *scripts[name], *binary], check=True, stdout=file)
         print(f"{report}:\n{report.read_text()}", flush=True)
 
 
