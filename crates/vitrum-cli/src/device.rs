@@ -41,7 +41,8 @@ fn open(device: DeviceName, threads: usize) -> Result<Device> {
 
 #[cfg(feature = "vulkan")]
 fn vulkan() -> Result<Device> {
-    Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice))
+    use burn::tensor::wgpu::WgpuBackend;
+    graphics(|| Device::wgpu_options().graphics_api(WgpuBackend::Vulkan))
 }
 
 #[cfg(not(feature = "vulkan"))]
@@ -49,14 +50,33 @@ fn vulkan() -> Result<Device> {
     bail!("this binary was built without Vulkan\nhint: cargo build --release --features vulkan")
 }
 
+/// Whatever graphics interface the machine has; shaders in WGSL, WebGPU's language. (Burn's own `Device::webgpu` is the
+/// browser's.)
 #[cfg(feature = "webgpu")]
 fn webgpu() -> Result<Device> {
-    Ok(Device::webgpu(burn::tensor::DeviceKind::DefaultDevice))
+    graphics(Device::wgpu_options)
 }
 
 #[cfg(not(feature = "webgpu"))]
 fn webgpu() -> Result<Device> {
     bail!("this binary was built without WebGPU\nhint: cargo build --release --features webgpu")
+}
+
+/// Opens a graphics device, once in a process: without this, the first tensor would panic where there is none.
+#[cfg(any(feature = "vulkan", feature = "webgpu"))]
+fn graphics(options: impl FnOnce() -> burn::tensor::wgpu::WgpuOptions) -> Result<Device> {
+    static OPENED: std::sync::Mutex<Option<Device>> = std::sync::Mutex::new(None);
+    let mut opened = OPENED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(device) = &*opened {
+        return Ok(device.clone());
+    }
+    let device = options().init().map_err(|error| {
+        anyhow::anyhow!(
+            "no graphics device could be opened: {error}\nhint: `vulkaninfo --summary` lists what there is"
+        )
+    })?;
+    *opened = Some(device.clone());
+    Ok(device)
 }
 
 /// Vector instructions that the processor offers.
