@@ -38,7 +38,7 @@ pub use reference::{
     linear_reference, mlp_reference, patch_embed_reference,
 };
 pub use simd::simd_level;
-pub use threads::{in_parts, on_workers};
+pub use threads::in_parts;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};

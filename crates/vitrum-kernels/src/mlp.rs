@@ -12,7 +12,7 @@ use crate::activation::Activation;
 use crate::gemm::{Finish, Gemm, View};
 use crate::linear::{rows_of, sum_rows, with_last};
 use crate::simd::Real;
-use crate::threads::{Shared, written};
+use crate::threads::{Shared, share, written};
 
 /// Hidden numbers of a block: of `f32` 8 MB.
 const HIDDEN: usize = 1 << 21;
@@ -56,8 +56,8 @@ impl Sizes {
         let rows = (HIDDEN / self.f.max(1)).max(ROWS);
         let (m, blocks) = (self.m, self.m.div_ceil(rows).max(1));
         (0..blocks).map(move |block| {
-            let first = block * m / blocks;
-            (first, (block + 1) * m / blocks - first)
+            let rows = share(m, blocks, block);
+            (rows.start, rows.len())
         })
     }
 

@@ -414,15 +414,14 @@ impl Level {
 /// The level in use: the best, or the one `VITRUM_SIMD` names if it is available.
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        let available = Level::available();
-        let wanted = std::env::var("VITRUM_SIMD").ok();
-        let chosen = match &wanted {
-            Some(name) => available.iter().find(|level| level.name() == name).or(available.first()),
-            None => available.first(),
-        };
-        chosen.copied().unwrap_or(Level::Plain)
-    })
+    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_SIMD"))
+}
+
+/// The first of the levels, or the one that the environment variable names if it is among them.
+pub(crate) fn choose<L: Copy>(available: &[L], name: fn(L) -> &'static str, variable: &str) -> L {
+    let wanted = std::env::var(variable).ok();
+    let named = available.iter().find(|&&level| Some(name(level)) == wanted.as_deref());
+    *named.unwrap_or(&available[0])
 }
 
 /// The level of plain Rust.
@@ -593,7 +592,7 @@ pub(crate) mod x86 {
             $name:ident, $real:ident, $register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident,
             $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $fmadd:ident, $max:ident,
             |$x:ident, $n:ident| $scale_by:expr, |$value:ident, $at:ident, $limit:ident| $zero_below:expr,
-            |$even:ident, $odd:ident| $interleave:expr, |$lanes_of:ident| $sum:expr
+            |$even:ident, $odd:ident| $interleave:expr
         ) => {
             #[derive(Clone, Copy)]
             pub(crate) struct $name($register);
@@ -671,12 +670,6 @@ pub(crate) mod x86 {
                     // SAFETY: as for `add`. "Not less than" keeps NaN.
                     Self(unsafe { $zero_below })
                 }
-                #[inline(always)]
-                fn sum(self) -> $real {
-                    let $lanes_of = self.0;
-                    // SAFETY: as for `add`.
-                    unsafe { $sum }
-                }
             }
         };
     }
@@ -712,11 +705,7 @@ pub(crate) mod x86 {
                 _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
                 b
             )
-        ),
-        |x| {
-            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
-            F32x8(_mm256_add_ps(_mm512_castps512_ps256(x), high)).sum()
-        }
+        )
     );
     x86_vector!(
         F64x8,
@@ -741,8 +730,7 @@ pub(crate) mod x86 {
         |a, b| (
             _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b),
             _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b)
-        ),
-        |x| F64x4(_mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd::<1>(x))).sum()
+        )
     );
     x86_vector!(
         F32x8,
@@ -767,11 +755,6 @@ pub(crate) mod x86 {
         |a, b| {
             let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
             (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
-        },
-        |x| {
-            let fours = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-            let twos = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));
-            _mm_cvtss_f32(_mm_add_ss(twos, _mm_shuffle_ps::<1>(twos, twos)))
         }
     );
     x86_vector!(
@@ -797,10 +780,6 @@ pub(crate) mod x86 {
         |a, b| {
             let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
             (_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high))
-        },
-        |x| {
-            let twos = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd::<1>(x));
-            _mm_cvtsd_f64(_mm_add_sd(twos, _mm_unpackhi_pd(twos, twos)))
         }
     );
 }

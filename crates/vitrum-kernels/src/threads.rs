@@ -13,12 +13,6 @@ use crate::simd::Real;
 /// 5 to 10 µs it takes rayon to hand work over.
 const WORTH_SPLITTING: usize = 1 << 20;
 
-/// Runs `work` on one of the threads that operations are shared among. Handing the operations of a whole pass over from
-/// outside one by one costs a wake-up each: with a ViT-Ti and one image a tenth of the time.
-pub fn on_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
-}
-
 /// Images of a part, at most: with more, what lies between two operations leaves the cache.
 const PART: usize = 8;
 
@@ -27,9 +21,10 @@ const PART: usize = 8;
 ///
 /// Threads that share each operation wait for one another after each, and read what the other has written; with two and
 /// a batch of eight that took 10 to 25 % of the time of ViT-Ti, 16 % of ViT-S, nothing measurable of ViT-B. What is in
-/// memory at a time is that of a part for each thread, however large the batch.
+/// memory at a time is that of a part for each thread, however large the batch. All of it runs on the workers: handing
+/// the operations of a pass over from outside one by one costs a wake-up each, a tenth of ViT-Ti's time with one image.
 pub fn in_parts<R: Send>(images: usize, pass: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
-    on_workers(|| {
+    rayon::scope(|_| {
         let threads = threads();
         let rounds = images.div_ceil(threads * PART).max(1);
         let share =

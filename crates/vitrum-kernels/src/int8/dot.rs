@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 
-use crate::simd::{Plain, Simd, simd_level};
+use crate::simd::{Plain, Simd, choose, simd_level};
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
@@ -148,15 +148,7 @@ impl Level {
 /// The level in use.
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        let available = Level::available();
-        let wanted = std::env::var("VITRUM_INT8").ok();
-        let chosen = match &wanted {
-            Some(name) => available.iter().find(|level| level.name() == name).or(available.first()),
-            None => available.first(),
-        };
-        chosen.copied().unwrap_or(Level::Plain)
-    })
+    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_INT8"))
 }
 
 /// Runs `$call` with the constant `$R` for a number of rows known while running.

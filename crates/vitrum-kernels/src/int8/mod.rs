@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use crate::activation::{Activation, Curve, with_curve};
 use crate::simd::{Simd, Vector};
-use crate::threads::{Shared, for_each_block, threads, written};
+use crate::threads::{Shared, for_each_block, share, threads, written};
 use dot::{Dot, MAX_PANELS, MAX_ROWS, PANEL, Tile};
 use weight::Parts;
 
@@ -128,11 +128,6 @@ impl Grid {
         let columns = if rows >= threads { 1 } else { threads.div_ceil(rows).min(panels.max(1)) };
         Self { rows, columns }
     }
-}
-
-/// Part `index` of `parts` almost equal ones of `0 .. length`.
-fn share(length: usize, parts: usize, index: usize) -> Range<usize> {
-    index * length / parts..(index + 1) * length / parts
 }
 
 /// Room that a thread keeps from call to call.
