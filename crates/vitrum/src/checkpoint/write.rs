@@ -501,27 +501,62 @@ fn write_folder(folder: &Path, files: &[(&str, Vec<u8>)], options: &WriteOptions
     if !options.overwrite && entries.next().is_some() {
         return Err(LoadError::Exists { path: folder.to_path_buf() });
     }
-    files.iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
+    drop(entries);
+    // All of them are on disk before the first gets its name, so that a full disk leaves no half of a model.
+    let mut staged = Vec::new();
+    for (name, bytes) in files {
+        match stage(&folder.join(name), bytes) {
+            Ok(file) => staged.push(file),
+            Err(error) => {
+                drop(staged);
+                let _ = std::fs::remove_dir(folder); // goes only if nothing is in it
+                return Err(error);
+            }
+        }
+    }
+    staged.into_iter().try_for_each(Staged::place)
 }
 
 /// Writes a file beside its place, forces it to disk and renames it, so that no reader sees half of it.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
-    let folder = match path.parent() {
+    stage(path, bytes)?.place()
+}
+
+/// A file that is on disk under another name; removed unless it is placed.
+struct Staged {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+fn stage(path: &Path, bytes: &[u8]) -> Result<Staged, LoadError> {
+    let (mut file, temporary) = temporary_beside(path, folder_of(path))?;
+    let staged = Staged { temporary, path: path.to_path_buf() };
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| LoadError::io(path, e))?;
+    Ok(staged)
+}
+
+impl Staged {
+    /// Gives the file its name.
+    fn place(self) -> Result<(), LoadError> {
+        std::fs::rename(&self.temporary, &self.path).map_err(|e| LoadError::io(&self.path, e))?;
+        // The new name itself; some file systems cannot sync a folder, and the file is whole regardless.
+        let _ = File::open(folder_of(&self.path)).and_then(|f| f.sync_all());
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Gone already where it was placed; nothing can be done about one that cannot be removed either.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    };
-    let (mut file, temporary) = temporary_beside(path, folder)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    drop(file);
-    let placed = written.and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(e) = placed {
-        // Nothing can be done about a temporary file that cannot be removed either.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(LoadError::io(path, e));
     }
-    // The new name itself; some file systems cannot sync a folder, and the file is whole regardless.
-    let _ = File::open(folder).and_then(|f| f.sync_all());
-    Ok(())
 }
 
 fn temporary_beside(path: &Path, folder: &Path) -> Result<(File, PathBuf), LoadError> {
