@@ -35,7 +35,7 @@ struct Measured {
     max_ms: f64,
     /// By the median.
     images_per_second: f64,
-    /// Two operations per multiply-accumulate of the walk; three times the forward pass's for a training step.
+    /// Two operations per multiply-accumulate that the logits need; three times the forward pass's for a training step.
     gflops: Option<f64>,
     /// Share of the multiply-adds in `f32` that these threads can do at most, measured just before; eight bits can
     /// be above it.
@@ -95,7 +95,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     if args.train && precision == Precision::Int8 {
         bail!("--train needs a model in f32: weights in eight bits are not trained");
     }
-    let macs = loaded.model.config().walk()?.macs * if args.train { 3 } else { 1 };
+    let macs = loaded.model.config().walk()?.macs_read * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
         memory::check_batch(&config, batch_size, config.img_size, Dtype::F32)?;
     }

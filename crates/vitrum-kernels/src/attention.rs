@@ -54,6 +54,8 @@ struct Call<'a, T> {
     bias: Option<Bias<'a, T>>,
     b: usize,
     t: usize,
+    /// How many tokens ask, from the first on.
+    queries: usize,
     a: usize,
     /// Columns of a head, and that padded.
     e: usize,
@@ -69,7 +71,7 @@ struct Bias<'a, T> {
 }
 
 impl<'a, T: Real> Call<'a, T> {
-    fn new(qkv: &'a FlexTensor, bias: Option<&'a FlexTensor>, a: usize, scale: f64) -> Self {
+    fn new(qkv: &'a FlexTensor, bias: Option<&'a FlexTensor>, queries: usize, a: usize, scale: f64) -> Self {
         let shape = qkv.shape();
         let [b, t, e] = [shape[0], shape[1], shape[2] / 3 / a];
         let bias = bias.map(|bias| {
@@ -77,11 +79,11 @@ impl<'a, T: Real> Call<'a, T> {
             Bias { values: T::slice(bias), b: shape[0], a: shape[1] }
         });
         let scale = T::from_f64(scale);
-        Self { qkv: T::slice(qkv), bias, b, t, a, e, e_pad: e.next_multiple_of(PAD), scale }
+        Self { qkv: T::slice(qkv), bias, b, t, queries, a, e, e_pad: e.next_multiple_of(PAD), scale }
     }
 
     fn is_empty(&self) -> bool {
-        self.b == 0 || self.t == 0 || self.e == 0
+        self.b == 0 || self.queries == 0 || self.e == 0
     }
 
     /// Steps between tokens of the projection and of the context.
@@ -103,42 +105,45 @@ impl<'a, T: Real> Call<'a, T> {
     }
 
     fn multiplications(&self) -> usize {
-        self.b.saturating_mul(self.a).saturating_mul(self.t).saturating_mul(self.t).saturating_mul(2 * self.e)
+        let pairs = self.queries.saturating_mul(self.t);
+        self.b.saturating_mul(self.a).saturating_mul(pairs).saturating_mul(2 * self.e)
     }
 }
 
-/// Context `[B, T, D]`, row maxima and reciprocal row sums `[B, A, T]`. Tensors must lie in one piece.
+/// Context `[B, Q, D]`, row maxima and reciprocal row sums `[B, A, Q]`, of the first Q tokens. Tensors must lie in one
+/// piece.
 pub(crate) fn forward<T: Real>(
     qkv: &FlexTensor,
     bias: Option<&FlexTensor>,
+    queries: usize,
     num_heads: usize,
     scale: f64,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let call = Call::<T>::new(qkv, bias, num_heads, scale);
-    let [b, t, a] = [call.b, call.t, call.a];
+    let call = Call::<T>::new(qkv, bias, queries, num_heads, scale);
+    let [b, a] = [call.b, call.a];
     let d = call.a * call.e;
-    let mut max = vec![T::ZERO; b * a * t];
-    let mut norm = vec![T::ZERO; b * a * t];
+    let mut max = vec![T::ZERO; b * a * queries];
+    let mut norm = vec![T::ZERO; b * a * queries];
     let write = |context: Shared<T>| {
         if call.is_empty() {
             return; // no tokens, or tokens of no numbers
         }
         let (max, norm) = (Shared::new(&mut max), Shared::new(&mut norm));
-        let blocks = t.div_ceil(QUERIES);
+        let blocks = queries.div_ceil(QUERIES);
         let work = |scratch: &mut ForwardScratch<T>, index: usize| {
             let (head, block) = (index / blocks, index % blocks);
             // As many registers of queries in each: a last block of five rows would leave threads unequal shares.
-            let Range { start, end } = share(t.div_ceil(PAD), blocks, block);
+            let Range { start, end } = share(queries.div_ceil(PAD), blocks, block);
             let (b, h, first) = (head / a, head % a, start * PAD);
-            let rows = t.min(end * PAD) - first;
+            let rows = queries.min(end * PAD) - first;
             simd::run(ForwardBlock { call: &call, b, h, first, rows, scratch, context, max, norm });
         };
         for_each_block(b * a * blocks, call.multiplications(), || ForwardScratch::new(call.e_pad), work);
     };
     // SAFETY: the blocks write all columns of all rows, and read none.
-    let context = unsafe { written(b * t * d, write) };
-    let rows = || Shape::new([b, a, t]);
-    (T::tensor(context, Shape::new([b, t, d])), T::tensor(max, rows()), T::tensor(norm, rows()))
+    let context = unsafe { written(b * queries * d, write) };
+    let rows = || Shape::new([b, a, queries]);
+    (T::tensor(context, Shape::new([b, queries, d])), T::tensor(max, rows()), T::tensor(norm, rows()))
 }
 
 struct ForwardScratch<T> {
@@ -230,14 +235,14 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
                 });
             }
         }
-        let head_rows = (b * call.a + h) * t + first;
+        let head_rows = (b * call.a + h) * call.queries + first;
         // SAFETY: these rows and columns belong to this block alone.
         let (max, norm) = unsafe { (self.max.part(head_rows, rows), self.norm.part(head_rows, rows)) };
         max.copy_from_slice(&scratch.max[..rows]);
         for (i, norm) in norm.iter_mut().enumerate() {
             let sum = scratch.sum[i];
             *norm = if sum == T::ZERO { T::ZERO } else { sum.recip() };
-            let out = self.context.at((b * t + first + i) * d + h * e);
+            let out = self.context.at((b * call.queries + first + i) * d + h * e);
             for (j, &x) in scratch.output[i * e_pad..][..e].iter().enumerate() {
                 // SAFETY: as above.
                 unsafe { out.add(j).write(x * *norm) };
@@ -430,7 +435,7 @@ pub(crate) fn backward<T: Real>(
     scale: f64,
     want_bias: bool,
 ) -> (FlexTensor, Option<FlexTensor>) {
-    let call = Call::<T>::new(qkv, bias, num_heads, scale);
+    let call = Call::<T>::new(qkv, bias, context.shape()[1], num_heads, scale);
     let mut d_qkv = vec![T::ZERO; call.qkv.len()];
     let plan = Plan::new(&call, want_bias);
     let mut d_bias = vec![T::ZERO; plan.parts * plan.bias_size];
@@ -582,9 +587,9 @@ impl<T: Real> Job for BackwardHead<'_, T> {
         unsafe { pack_rows::<T::In<S>>(keys, t, e, e_pad, T::ONE, &mut self.scratch.keys) };
         self.scratch.d_key.fill(T::ZERO);
         self.scratch.d_value.fill(T::ZERO);
-        for first in (0..t).step_by(QUERIES) {
-            let rows = QUERIES.min(t - first);
-            // SAFETY: the instructions are there; blocks and tiles lie within T rows.
+        for first in (0..call.queries).step_by(QUERIES) {
+            let rows = QUERIES.min(call.queries - first);
+            // SAFETY: the instructions are there; blocks lie within the queries, tiles within T rows.
             unsafe {
                 self.load_block::<S>(first, rows);
                 for key in (0..t).step_by(KEYS) {
@@ -610,7 +615,7 @@ impl<T: Real> BackwardHead<'_, T> {
         let (e, e_pad) = (call.e, call.e_pad);
         let (step, d) = call.steps();
         let query = &call.qkv[call.start(self.b, self.h, 0) + first * step..];
-        let start = (self.b * call.t + first) * d + self.h * e;
+        let start = (self.b * call.queries + first) * d + self.h * e;
         let (grad, context) = (&self.saved.grad[start..], &self.saved.context[start..]);
         // SAFETY: the caller's.
         unsafe {
@@ -622,7 +627,7 @@ impl<T: Real> BackwardHead<'_, T> {
         for buffer in [&mut scratch.max, &mut scratch.norm, &mut scratch.delta] {
             buffer.fill(T::ZERO);
         }
-        let statistics = (self.b * call.a + self.h) * call.t + first;
+        let statistics = (self.b * call.a + self.h) * call.queries + first;
         scratch.max[..rows].copy_from_slice(&self.saved.max[statistics..][..rows]);
         scratch.norm[..rows].copy_from_slice(&self.saved.norm[statistics..][..rows]);
         for (i, delta) in scratch.delta[..rows].iter_mut().enumerate() {
@@ -634,7 +639,7 @@ impl<T: Real> BackwardHead<'_, T> {
     /// Adds what a tile of scores contributes to every gradient.
     ///
     /// # Safety
-    /// The processor must have the instructions of `S`; `key + keys` and `first + rows` are at most T.
+    /// The processor must have the instructions of `S`; `key + keys` is at most T, `first + rows` at most the number of queries.
     #[inline(always)]
     unsafe fn tile<S: Simd>(&mut self, first: usize, rows: usize, key: usize, keys: usize) {
         let (call, b, h) = (self.call, self.b, self.h);

@@ -51,17 +51,19 @@ impl<B: Backend> Maybe<B> {
 /// there instead.
 #[backend_extension(Flex, Cube: cfg(any(feature = "vulkan", feature = "webgpu")), Autodiff)]
 pub trait VitrumOps: Backend {
-    /// Attention over a packed projection; see [`attention`](crate::attention) for the meaning of the arguments.
+    /// Attention over a packed projection, for the first Q tokens (`queries`, at most T); see
+    /// [`attention_of_first`](crate::attention_of_first) for the meaning of the arguments.
     ///
-    /// Returns the context `[B, T, D]` and what the backward pass needs to recompute the weights: of each row of
-    /// scores its maximum and the reciprocal of Σ exp(score - maximum), `[B, A, T]` each, without gradient.
+    /// Returns the context `[B, Q, D]` and what the backward pass needs to recompute the weights: of each row of
+    /// scores its maximum and the reciprocal of Σ exp(score - maximum), `[B, A, Q]` each, without gradient.
     fn vitrum_attention(
         qkv: FloatTensor<Self>,
         #[extension_type] bias: Maybe<Self>,
+        queries: usize,
         num_heads: usize,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        portable::attention::<Self>(qkv, bias.into_option(), num_heads, scale)
+        portable::attention::<Self>(qkv, bias.into_option(), queries, num_heads, scale)
     }
 
     /// Gradients of `qkv`, and of `bias` if there is one and `want_bias` is set, given that of the context.
@@ -209,15 +211,17 @@ impl VitrumOps for Flex {
     fn vitrum_attention(
         qkv: FloatTensor<Self>,
         bias: Maybe<Self>,
+        queries: usize,
         num_heads: usize,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let bias = bias.into_option().map(in_one_piece);
-        match qkv.dtype() {
-            DType::F32 => attention::forward::<f32>(&in_one_piece(qkv), bias.as_ref(), num_heads, scale),
-            DType::F64 => attention::forward::<f64>(&in_one_piece(qkv), bias.as_ref(), num_heads, scale),
-            _ => portable::attention::<Self>(qkv, bias, num_heads, scale),
-        }
+        let forward = match qkv.dtype() {
+            DType::F32 => attention::forward::<f32>,
+            DType::F64 => attention::forward::<f64>,
+            _ => return portable::attention::<Self>(qkv, bias, queries, num_heads, scale),
+        };
+        forward(&in_one_piece(qkv), bias.as_ref(), queries, num_heads, scale)
     }
 
     fn vitrum_attention_backward(
@@ -415,13 +419,15 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
     fn vitrum_attention(
         qkv: FloatTensor<Self>,
         bias: Maybe<Self>,
+        queries: usize,
         num_heads: usize,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let step = AttentionStep { num_heads, scale };
         let bias = bias.into_option();
         let inner = Maybe::from_option(bias.as_ref().map(|bias| bias.primitive().clone()));
-        let (context, max, norm) = B::vitrum_attention(qkv.primitive().clone(), inner, num_heads, scale);
+        let (context, max, norm) =
+            B::vitrum_attention(qkv.primitive().clone(), inner, queries, num_heads, scale);
         let saved = (context.clone(), max.clone(), norm.clone());
         let context = match bias {
             None => match Backward::<B, 1>::prepare::<C>(step, [qkv.node()]).compute_bound().stateful() {

@@ -54,12 +54,32 @@ use burn::tensor::{DType, Device, Tensor};
 /// If `num_heads` is 0 or does not divide D, or the last axis is no multiple of three, or `bias` has another shape
 /// or type.
 pub fn attention(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let tokens = qkv.dims()[1];
+    attention_of_first(qkv, tokens, num_heads, scale, bias)
+}
+
+/// [`attention`] of the first `queries` tokens alone, to all of them: where nobody reads what becomes of the others, as
+/// behind the last block of a model whose head reads the class token.
+///
+/// Returns `[B, queries, D]`, the first rows of what [`attention`] gives.
+///
+/// # Panics
+/// Where [`attention`] does, or if `queries` is more than T.
+pub fn attention_of_first(
+    qkv: Tensor<3>,
+    queries: usize,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+) -> Tensor<3> {
     check_attention(&qkv, num_heads, bias.as_ref());
+    let tokens = qkv.dims()[1];
+    assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
     if !has_extension(&qkv.device()) {
-        return attention_reference(qkv, num_heads, scale, bias);
+        return attention_reference(qkv, num_heads, scale, bias).narrow(1, 0, queries);
     }
     let bias = bias.map_or(Maybe::Absent, |bias| Maybe::Present(bias.into_dispatch()));
-    let (context, _, _) = Dispatch::vitrum_attention(qkv.into_dispatch(), bias, num_heads, scale);
+    let (context, _, _) = Dispatch::vitrum_attention(qkv.into_dispatch(), bias, queries, num_heads, scale);
     Tensor::from_dispatch(context)
 }
 

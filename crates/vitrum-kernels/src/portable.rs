@@ -11,19 +11,20 @@ use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
 use crate::reference::lowest;
 
-/// Context `[B, T, D]`, and of each row of scores the maximum and the reciprocal of Σ exp(score - max),
-/// `[B, A, T]` each.
+/// Context `[B, Q, D]` of the first Q tokens, and of each row of scores the maximum and the reciprocal of
+/// Σ exp(score - max), `[B, A, Q]` each.
 pub(crate) fn attention<B: Backend>(
     qkv: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,
+    queries: usize,
     num_heads: usize,
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let packed = Packed::of::<B>(&qkv, num_heads);
+    let packed = Packed::of::<B>(&qkv, queries, num_heads);
     let [q, k, v] = packed.heads::<B>(qkv);
-    let (weights, max, norm) = weights::<B>(q, k, bias, scale);
+    let (weights, max, norm) = weights::<B>(q, k, bias.map(|bias| packed.asked::<B>(bias)), scale);
     let context = packed.merge::<B>(B::float_matmul(weights, v));
-    let rows = || Shape::new([packed.b, packed.a, packed.t]);
+    let rows = || Shape::new([packed.b, packed.a, queries]);
     (context, B::float_reshape(max, rows()), B::float_reshape(norm, rows()))
 }
 
@@ -36,23 +37,26 @@ pub(crate) fn attention_backward<B: Backend>(
     scale: f64,
     want_bias: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let packed = Packed::of::<B>(&qkv, num_heads);
+    let packed = Packed::of::<B>(&qkv, grad.shape()[1], num_heads);
     let bias_shape = bias.as_ref().map(|bias| bias.shape());
     let [q, k, v] = packed.heads::<B>(qkv);
+    let bias = bias.map(|bias| packed.asked::<B>(bias));
     let (weights, _, _) = weights::<B>(q.clone(), k.clone(), bias, scale);
-    let grad = packed.split::<B>(grad); // [B, A, T, E]
+    let grad = packed.split::<B>(grad); // [B, A, Q, E]
 
     let d_v = B::float_matmul(B::float_swap_dims(weights.clone(), 2, 3), grad.clone());
     let d_weights = B::float_matmul(grad, B::float_swap_dims(v, 2, 3));
-    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, T, T]
+    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, Q, T]
     let mean = B::float_sum_dim(pulled.clone(), 3);
     let d_scores = B::float_sub(pulled, B::float_mul(weights, mean));
     let d_q = B::float_mul_scalar(B::float_matmul(d_scores.clone(), k), scale.into());
     let d_k =
         B::float_mul_scalar(B::float_matmul(B::float_swap_dims(d_scores.clone(), 2, 3), q), scale.into());
 
+    let d_q = packed.and_the_rest::<B>(d_q);
     let d_qkv = B::float_cat([d_q, d_k, d_v].map(|part| packed.merge::<B>(part)).to_vec(), 2);
-    let d_bias = bias_shape.filter(|_| want_bias).map(|shape| sum_to::<B>(d_scores, &shape));
+    let d_bias =
+        bias_shape.filter(|_| want_bias).map(|shape| sum_to::<B>(packed.and_the_rest::<B>(d_scores), &shape));
     (d_qkv, d_bias)
 }
 
@@ -336,37 +340,57 @@ pub(crate) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 struct Packed {
     b: usize,
     t: usize,
+    /// How many tokens ask, from the first on.
+    queries: usize,
     a: usize,
     e: usize,
 }
 
 impl Packed {
-    fn of<B: Backend>(qkv: &FloatTensor<B>, a: usize) -> Self {
+    fn of<B: Backend>(qkv: &FloatTensor<B>, queries: usize, a: usize) -> Self {
         let shape = qkv.shape();
-        Self { b: shape[0], t: shape[1], a, e: shape[2] / 3 / a }
+        Self { b: shape[0], t: shape[1], queries, a, e: shape[2] / 3 / a }
     }
 
-    /// q, k and v, each `[B, A, T, E]`.
+    /// q `[B, A, Q, E]`, k and v `[B, A, T, E]`.
     fn heads<B: Backend>(&self, qkv: FloatTensor<B>) -> [FloatTensor<B>; 3] {
-        let d = (self.a * self.e) as isize;
-        [0, d, 2 * d].map(|start| {
-            let columns = [Slice::full(), Slice::full(), Slice::new(start, Some(start + d), 1)];
-            self.split::<B>(B::float_slice(qkv.clone(), &columns))
+        let d = self.a * self.e;
+        [(0, self.queries), (d, self.t), (2 * d, self.t)].map(|(start, tokens)| {
+            let part = [Slice::full(), Slice::from(0..tokens), Slice::from(start..start + d)];
+            self.split::<B>(B::float_slice(qkv.clone(), &part))
         })
     }
 
-    /// `[B, T, D]` to `[B, A, T, E]`.
+    /// `[B, rows, D]` to `[B, A, rows, E]`.
     fn split<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        B::float_swap_dims(B::float_reshape(x, Shape::new([self.b, self.t, self.a, self.e])), 1, 2)
+        let rows = x.shape()[1];
+        B::float_swap_dims(B::float_reshape(x, Shape::new([self.b, rows, self.a, self.e])), 1, 2)
     }
 
-    /// `[B, A, T, E]` to `[B, T, D]`.
+    /// `[B, A, rows, E]` to `[B, rows, D]`.
     fn merge<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([self.b, self.t, self.a * self.e]))
+        let rows = x.shape()[2];
+        B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([self.b, rows, self.a * self.e]))
+    }
+
+    /// The rows of a bias `[.., .., T, T]` that belong to tokens that ask.
+    fn asked<B: Backend>(&self, bias: FloatTensor<B>) -> FloatTensor<B> {
+        let rows = Slice::from(0..self.queries);
+        B::float_slice(bias, &[Slice::full(), Slice::full(), rows, Slice::full()])
+    }
+
+    /// Zeros behind the rows of tokens that ask, `[B, A, Q, n]` to `[B, A, T, n]`.
+    fn and_the_rest<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        if self.queries == self.t {
+            return x;
+        }
+        let shape = Shape::new([self.b, self.a, self.t - self.queries, x.shape()[3]]);
+        let zeros = B::float_zeros(shape, &x.device(), x.dtype().into());
+        B::float_cat(vec![x, zeros], 2)
     }
 }
 
-/// Softmax of `scale · q kᵀ + bias`, with each row's maximum and the reciprocal of its sum, `[B, A, T, 1]`.
+/// Softmax of `scale · q kᵀ + bias`, with each row's maximum and the reciprocal of its sum, `[B, A, Q, 1]`.
 fn weights<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,

@@ -1,7 +1,7 @@
 //! Attention: the fast path against its definition, its gradients, its edges.
 
 use burn::tensor::{DType, Device, Tensor};
-use vitrum_kernels::{attention, attention_reference, attention_weights, has_fast_path};
+use vitrum_kernels::{attention, attention_of_first, attention_reference, attention_weights, has_fast_path};
 
 use crate::support::*;
 
@@ -43,16 +43,22 @@ fn with_gradients(
 
 /// Compares forward and gradients of fast path and reference.
 fn compare(shape: [usize; 4], bias: Option<[usize; 2]>, dtype: DType) {
-    let [b, t, a, e] = shape;
+    compare_first(shape[1], shape, bias, dtype);
+}
+
+/// The same of the first tokens alone.
+fn compare_first(queries: usize, shape: [usize; 4], bias: Option<[usize; 2]>, dtype: DType) {
+    let [b, _, a, e] = shape;
     let (device, _) = devices();
     let (qkv, bias_values) = inputs(shape, bias, &device, dtype);
     let scale = (e as f64).powf(-0.5);
-    let plain = attention(qkv.clone(), a, scale, bias_values.clone());
-    let w = random([b, t, a * e], 1.0, 7, &device, dtype);
-    let fast =
-        with_gradients(|qkv, bias| attention(qkv, a, scale, bias), qkv.clone(), bias_values.clone(), &w);
-    let slow = with_gradients(|qkv, bias| attention_reference(qkv, a, scale, bias), qkv, bias_values, &w);
-    let name = format!("{shape:?} bias {bias:?} {dtype:?}");
+    let op = |qkv, bias| attention_of_first(qkv, queries, a, scale, bias);
+    let reference = |qkv, bias| attention_reference(qkv, a, scale, bias).narrow(1, 0, queries);
+    let plain = op(qkv.clone(), bias_values.clone());
+    let w = random([b, queries, a * e], 1.0, 7, &device, dtype);
+    let fast = with_gradients(op, qkv.clone(), bias_values.clone(), &w);
+    let slow = with_gradients(reference, qkv, bias_values, &w);
+    let name = format!("{queries} of {shape:?} bias {bias:?} {dtype:?}");
     let limit = tolerance(dtype);
     assert_eq!(values(&plain), values(&fast.0), "{name}: forward differs under autodiff");
     // Terms are up to 2 in the context, about 2 (gradient times value) in the gradients; they may cancel.
@@ -94,6 +100,31 @@ fn fast_equals_reference_with_every_kind_of_bias() {
         compare([7, 9, 3, 4], Some([1, 1]), dtype);
         compare([1, 9, 5, 4], Some([1, 1]), dtype);
     }
+}
+
+#[test]
+fn the_first_tokens_alone_get_what_they_get_among_all() {
+    for dtype in [DType::F32, DType::F64] {
+        for (queries, t) in [(1, 1), (1, 2), (1, 197), (2, 65), (65, 130), (129, 130)] {
+            for bias in [None, Some([1, 1]), Some([1, 3]), Some([2, 3])] {
+                compare_first(queries, [2, t, 3, 16], bias, dtype);
+            }
+        }
+        let (device, _) = devices();
+        let (qkv, bias) = inputs([2, 197, 3, 20], Some([1, 3]), &device, dtype);
+        let all = attention(qkv.clone(), 3, 0.3, bias.clone());
+        for queries in [1, 17, 64, 100, 197] {
+            let some = attention_of_first(qkv.clone(), queries, 3, 0.3, bias.clone());
+            assert_eq!(some.dims(), [2, queries, 60]);
+            assert_eq!(values(&some), values(&all.clone().narrow(1, 0, queries)), "to the bit");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "6 queries of 5 tokens")]
+fn more_queries_than_tokens_are_refused() {
+    attention_of_first(random([1, 5, 12], 1.0, 1, &Device::flex(), DType::F32), 6, 2, 0.5, None);
 }
 
 #[test]
@@ -246,13 +277,14 @@ fn half_precision_takes_the_portable_way() {
     assert_eq!(half.dtype(), DType::F16);
     assert!(!has_fast_path(&device, DType::F16));
     assert!(distance(&half.cast(DType::F32), &attention(qkv, 2, 0.3, None)) < 1e-2);
-    for bias in [[1, 2], [2, 1]] {
+    for (queries, bias) in [(20, [1, 2]), (20, [2, 1]), (3, [1, 2])] {
         let (qkv, bias) = inputs([2, 20, 2, 8], Some(bias), &device, DType::F32);
-        let w = random([2, 20, 16], 1.0, 3, &device, DType::F32);
-        let op = |qkv, bias| attention(qkv, 2, 0.3, bias);
+        let w = random([2, queries, 16], 1.0, 3, &device, DType::F32);
+        let op = |qkv, bias| attention_of_first(qkv, queries, 2, 0.3, bias);
         let full = with_gradients(op, qkv.clone(), bias.clone(), &w);
         let bias = bias.map(|bias| bias.cast(DType::F16));
         let half = with_gradients(op, qkv.cast(DType::F16), bias, &w.cast(DType::F16));
+        assert!(distance(&half.0.cast(DType::F32), &full.0) < 1e-2);
         assert!(distance(&half.1.cast(DType::F32), &full.1) < 1e-2);
         let (half, full) = (half.2.expect("a gradient"), full.2.expect("a gradient"));
         assert!(distance(&half.cast(DType::F32), &full) < 1e-2);

@@ -30,6 +30,19 @@ pub struct AttentionConfig {
     pub norm_eps: f64,
 }
 
+/// Where in the encoder a layer stands, and what is wanted of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The block's number, for the observer.
+    pub index: usize,
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+    /// A bias on the scores that all blocks share, `[1, A, T, T]`.
+    pub shared_bias: Option<&'a Tensor<4>>,
+    /// How many tokens, from the first on, are read behind this block; `None`: all. The others are not computed.
+    pub read: Option<usize>,
+}
+
 /// `softmax(q kᵀ / sqrt(E) + bias) v`, then a projection.
 #[derive(Module, Debug)]
 pub struct Attention {
@@ -65,35 +78,20 @@ impl Attention {
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`. `shared_bias` is a bias on the scores that all blocks share,
-    /// `[1, A, T, T]`; `grid` is the grid of patches; `index` is the block's number, for the observer.
-    pub fn forward(
-        &self,
-        x: Tensor<3>,
-        shared_bias: Option<&Tensor<4>>,
-        grid: [usize; 2],
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
-        let context = self.context(x, shared_bias, grid, index, watch); // [B, T, D]
+    /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
+    pub fn forward(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
+        let context = self.context(x, place, watch); // [B, T, D]
         dropout(project(&self.proj, context), self.proj_drop)
     }
 
     /// All but the output projection, `self.proj`.
-    pub(super) fn context(
-        &self,
-        x: Tensor<3>,
-        shared_bias: Option<&Tensor<4>>,
-        grid: [usize; 2],
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
+    pub(super) fn context(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(project(&self.qkv, x)); // [B, T, 3D]
         let bias = match &self.rel_pos {
-            Some(rel_pos) => Some(rel_pos.bias(grid)), // [1, A, T, T]
-            None => shared_bias.cloned(),
+            Some(rel_pos) => Some(rel_pos.bias(place.grid)), // [1, A, T, T]
+            None => place.shared_bias.cloned(),
         };
-        self.attend(qkv, bias, index, watch) // [B, T, D]
+        self.attend(qkv, bias, place, watch) // [B, T, D]
     }
 
     /// Fused, unless somebody wants to see the weights or to drop some of them.
@@ -101,21 +99,22 @@ impl Attention {
         &self,
         qkv: Tensor<3>,
         bias: Option<Tensor<4>>,
-        index: usize,
+        place: Place,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
         let [b, t, d3] = qkv.dims();
         let (d, a) = (d3 / 3, self.num_heads);
         let scale = ((d / a) as f64).powf(-0.5);
+        let read = place.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
         if !drops && !watch.wants_attention() {
-            return vitrum_kernels::attention(qkv, a, scale, bias);
+            return vitrum_kernels::attention_of_first(qkv, read, a, scale, bias);
         }
         let weights = vitrum_kernels::attention_weights(qkv.clone(), a, scale, bias); // [B, A, T, T]
-        watch.attention(format_args!("blocks.{index}.attn.weights"), &weights);
+        watch.attention(format_args!("blocks.{}.attn.weights", place.index), &weights);
         let v = qkv.narrow(2, 2 * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2); // [B, A, T, E]
-        let context = dropout(weights, self.attn_drop).matmul(v); // [B, A, T, E]
-        context.swap_dims(1, 2).reshape([b, t, d])
+        let weights = dropout(weights, self.attn_drop).narrow(2, 0, read);
+        weights.matmul(v).swap_dims(1, 2).reshape([b, read, d])
     }
 
     /// Norms queries and keys head by head; `[B, T, 3D]` stays.

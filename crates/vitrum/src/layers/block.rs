@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::attention::{Attention, AttentionConfig};
+use super::attention::{Attention, AttentionConfig, Place};
 use super::drop::{drop_path, training};
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
@@ -82,23 +82,17 @@ impl Block {
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`; the other arguments are those of [`Attention::forward`].
-    pub fn forward(
-        &self,
-        x: Tensor<3>,
-        shared_bias: Option<&Tensor<4>>,
-        grid: [usize; 2],
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
+    /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
+    pub fn forward(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
         if !watch.wants_tokens() && !self.res_post_norm && !training(&x) {
-            return self.answer(x, shared_bias, grid, index, watch);
+            return self.answer(x, place, watch);
         }
+        let index = place.index;
         let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", index, watch);
-        let y = self.attn.forward(y, shared_bias, grid, index, watch);
+        let y = self.attn.forward(y, place, watch);
         watch.tokens(format_args!("blocks.{index}.attn"), &y);
         let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", index, watch);
-        let x = x + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
+        let x = first(x, place.read) + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
 
         let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", index, watch);
         let y = self.mlp.forward(y);
@@ -111,18 +105,11 @@ impl Block {
     }
 
     /// The same where nobody looks in and nothing is dropped: the residuals are added with the last product.
-    fn answer(
-        &self,
-        x: Tensor<3>,
-        shared_bias: Option<&Tensor<4>>,
-        grid: [usize; 2],
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
+    fn answer(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
         let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
         let y = self.norm1.forward(x.clone());
-        let y = self.attn.context(y, shared_bias, grid, index, watch);
-        let x = project_add(&self.attn.proj, y, x, gain(&self.ls1));
+        let y = self.attn.context(y, place, watch);
+        let x = project_add(&self.attn.proj, y, first(x, place.read), gain(&self.ls1));
         let y = self.norm2.forward(x.clone());
         self.mlp.add(x, y, gain(&self.ls2))
     }
@@ -142,6 +129,14 @@ impl Block {
         let x = norm.forward(x);
         watch.tokens(format_args!("blocks.{index}.{name}"), &x);
         x
+    }
+}
+
+/// The first tokens, or all.
+fn first(x: Tensor<3>, tokens: Option<usize>) -> Tensor<3> {
+    match tokens {
+        Some(tokens) => x.narrow(1, 0, tokens),
+        None => x,
     }
 }
 

@@ -194,6 +194,11 @@ impl Position {
         self.pos_block.get(index).map(|conv| conv.forward(x.clone(), self.config.prefix_tokens, grid))
     }
 
+    /// Whether [`between`](Self::between) does something behind block `index`.
+    pub fn is_between(&self, index: usize) -> bool {
+        index < self.pos_block.len()
+    }
+
     /// Each block's own relative bias, where the encoding has one.
     pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPos> {
         let own = config.kind.is_relative() && !config.kind.is_shared();

@@ -60,6 +60,12 @@ pub trait Backbone: Sync {
     /// Normalised images `[B, C, H, W]` to tokens.
     fn features(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Features;
 
+    /// [`features`](Self::features) as far as [`embedding`](Self::embedding) and [`head`](Self::head) read them: tokens
+    /// behind the first ones may be missing. What these make of it is the same.
+    fn read_features(&self, images: Tensor<4>) -> Features {
+        self.features(images, &mut Silent)
+    }
+
     /// Tokens to one vector per image, `[B, D]`, before any classifier.
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
 
@@ -68,7 +74,7 @@ pub trait Backbone: Sync {
 
     /// Normalised images `[B, C, H, W]` to logits `[B, K]`.
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.head(self.features(images, &mut Silent), &mut Silent)
+        self.head(self.read_features(images), &mut Silent)
     }
 }
 
@@ -82,7 +88,7 @@ pub trait Chain {
     /// Images `[B, C, H, W]` to tokens `[B, T, D]`, and the grid of patches.
     fn first(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]);
 
-    /// One link: `[B, T, D] -> [B, T, D]`.
+    /// One link: `[B, T, D] -> [B, T, D]`; behind the last, tokens that `last` does not read may be missing.
     fn link(&self, index: usize, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3>;
 
     /// Tokens to logits `[B, K]`.

@@ -36,6 +36,8 @@ pub struct Walk {
     pub params: u64,
     /// Multiply-accumulates of the whole model for one image.
     pub macs: u64,
+    /// Those of them that logits and embedding need: the last block is computed as far as the head reads it.
+    pub macs_read: u64,
 }
 
 impl ModelConfig {
@@ -113,7 +115,21 @@ fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
         all.fold(0, u64::saturating_add)
     };
     let (params, macs) = (total(|step| step.params), total(|step| step.macs));
-    Ok(Walk { steps: steps.0, params, macs })
+    let macs_read = macs.saturating_sub(unread(config, &steps.0));
+    Ok(Walk { steps: steps.0, params, macs, macs_read })
+}
+
+/// What the last block leaves out if the head reads the class token alone: all other queries and their MLP.
+fn unread(config: &VitConfig, steps: &[Step]) -> u64 {
+    let moved_after = config.pos_embed == PosEmbed::Cpe && config.depth == 1;
+    if config.global_pool != GlobalPool::Token || moved_after {
+        return 0;
+    }
+    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", "mlp.fc2"];
+    let of_block =
+        |step: &&Step| step.name.strip_prefix("blocks.N.").is_some_and(|name| by_query.contains(&name));
+    let t = num_tokens(config);
+    steps.iter().filter(of_block).map(|step| step.macs / t * (t - 1)).fold(0, u64::saturating_add)
 }
 
 fn long(n: usize) -> u64 {

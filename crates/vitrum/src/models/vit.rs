@@ -20,7 +20,7 @@ pub use crate::layers::mlp::Activation;
 pub use crate::layers::pool::GlobalPool;
 pub use crate::layers::position::{PosEmbed, PosResize};
 
-use crate::layers::attention::AttentionConfig;
+use crate::layers::attention::{AttentionConfig, Place};
 use crate::layers::block::{Block, BlockConfig};
 use crate::layers::drop::{dropout, patch_dropout};
 use crate::layers::init::{InitConfig, initialize};
@@ -482,22 +482,33 @@ impl Vit {
 
     /// The encoder: `[B, T, D] -> [B, T, D]`.
     pub fn encode(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
-        let bias = self.position.bias(grid);
-        (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, bias.as_ref(), grid, watch))
+        self.through(x, grid, |_| None, watch)
     }
 
-    /// Block `i` and what its position encoding does behind it: `[B, T, D] -> [B, T, D]`.
-    fn layer(
+    /// All blocks, of which some keep fewer tokens than they get.
+    fn through(
         &self,
-        i: usize,
         x: Tensor<3>,
-        bias: Option<&Tensor<4>>,
         grid: [usize; 2],
+        read: impl Fn(usize) -> Option<usize>,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
-        let x = self.blocks[i].forward(x, bias, grid, i, watch);
-        let Some(moved) = self.position.between(&x, i, grid) else { return x };
-        watch.tokens(format_args!("pos_block.{i}"), &moved);
+        let bias = self.position.bias(grid);
+        let place = |index| Place { index, grid, shared_bias: bias.as_ref(), read: read(index) };
+        (0..self.blocks.len()).fold(x, |x, i| self.layer(x, place(i), watch))
+    }
+
+    /// How many tokens behind block `index` serve the head: behind the last, of a class token that one; else all.
+    fn read_by_head(&self, index: usize) -> Option<usize> {
+        let last = index + 1 == self.blocks.len() && !self.position.is_between(index);
+        (last && self.config.global_pool == GlobalPool::Token).then_some(1)
+    }
+
+    /// A block and what its position encoding does behind it: `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
+    fn layer(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
+        let x = self.blocks[place.index].forward(x, place, watch);
+        let Some(moved) = self.position.between(&x, place.index, place.grid) else { return x };
+        watch.tokens(format_args!("pos_block.{}", place.index), &moved);
         moved
     }
 
@@ -542,6 +553,12 @@ impl Backbone for Vit {
         self.normed(x, grid, watch)
     }
 
+    fn read_features(&self, images: Tensor<4>) -> Features {
+        let (x, grid) = self.embed(images, &mut Silent); // [B, T, D]
+        let x = self.through(x, grid, |index| self.read_by_head(index), &mut Silent);
+        self.normed(x, grid, &mut Silent)
+    }
+
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         self.pool(features.tokens, watch)
     }
@@ -569,7 +586,9 @@ impl Chain for Vit {
     }
 
     fn link(&self, index: usize, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
-        self.layer(index, x, self.position.bias(grid).as_ref(), grid, &mut Silent)
+        let bias = self.position.bias(grid);
+        let place = Place { index, grid, shared_bias: bias.as_ref(), read: self.read_by_head(index) };
+        self.layer(x, place, &mut Silent)
     }
 
     fn last(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<2> {

@@ -8,7 +8,7 @@ use crate::models::{Model, in_parts};
 /// One vector per image, `[B, C, H, W] -> [B, D]`: what the classifier would see.
 pub fn pooled(model: &Model, images: Tensor<4>) -> Tensor<2> {
     let backbone = model.backbone();
-    in_parts(images, |images| backbone.embedding(backbone.features(images, &mut Silent), &mut Silent))
+    in_parts(images, |images| backbone.embedding(backbone.read_features(images), &mut Silent))
 }
 
 /// All tokens after the last norm, `[B, C, H, W] -> [B, T, D]`.

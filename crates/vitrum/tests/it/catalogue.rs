@@ -111,6 +111,8 @@ fn absurd_configurations_are_counted_or_refused() {
     let tables = 1000 * (((1u64 << 15) - 1).pow(2) + 3) * (1 << 16);
     assert!(walk.params > tables && walk.params < tables + (1 << 50), "{}", walk.params);
     assert_eq!(walk.macs, u64::MAX, "more than can be counted");
+    let walk_of = |config: VitConfig| ModelConfig::Vit(config).walk().unwrap();
+    assert_eq!(walk_of(VitConfig { global_pool: GlobalPool::Token, ..largest.clone() }).macs, u64::MAX);
     let kernel =
         VitConfig { patch_size: [1 << 14; 2], pos_embed: PosEmbed::Learn, depth: 1, ..largest.clone() };
     assert!(ModelConfig::Vit(kernel).walk().unwrap().params > 1 << 54);
@@ -175,4 +177,21 @@ fn unknown_names_answer_with_the_nearest() {
 fn a_tag_may_follow_the_name() {
     let tagged = ModelConfig::named("vit_tiny_patch16_224.augreg_in21k_ft_in1k").unwrap();
     assert_eq!(tagged, ModelConfig::named("vit_tiny_patch16_224").unwrap());
+}
+
+#[test]
+fn what_the_head_does_not_read_is_not_counted_for_it() {
+    let walk = |config: VitConfig| ModelConfig::Vit(config).walk().unwrap();
+    let base = VitConfig::default();
+    let class_token = walk(base.clone());
+    // Of the last block 196 of 197 rows of scores, context (197 D each), projection (D²) and MLP (8 D²) are left out.
+    let (t, d) = (197, 768);
+    assert_eq!(class_token.macs - class_token.macs_read, (t - 1) * (2 * t * d + 9 * d * d));
+    let mean = walk(VitConfig { global_pool: GlobalPool::Avg, ..base.clone() });
+    assert_eq!(mean.macs, mean.macs_read);
+    // A convolution behind the only block reads all of its tokens.
+    let moved = VitConfig { pos_embed: PosEmbed::Cpe, depth: 1, ..base };
+    assert_eq!(walk(moved.clone()).macs, walk(moved.clone()).macs_read);
+    let deeper = walk(VitConfig { depth: 2, ..moved });
+    assert!(deeper.macs_read < deeper.macs);
 }
