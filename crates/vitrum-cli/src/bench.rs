@@ -99,6 +99,9 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     for &batch_size in &args.batch_sizes {
         memory::check_batch(&config, batch_size, config.img_size, Dtype::F32)?;
     }
+    if !args.train {
+        loaded.model = loaded.model.pack();
+    }
     let peak = vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {

@@ -56,6 +56,9 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
+/// So few pictures are not worth getting the weights ready for many.
+const FEW: usize = 16;
+
 /// A model and the pictures it is asked about.
 pub struct Asked {
     /// The files of the pictures.
@@ -72,7 +75,10 @@ pub fn ask(args: &ImagesArgs, class_map: Option<&Path>, talk: Talk) -> Result<As
         bail!("--batch-size must be at least 1");
     }
     let files = image_files(&args.images)?;
-    let classifier = model::classifier(&args.model, &args.preprocess, class_map, talk)?;
+    let mut classifier = model::classifier(&args.model, &args.preprocess, class_map, talk)?;
+    if files.len() > FEW {
+        classifier = classifier.pack();
+    }
     model::check_batch(&classifier, args.batch_size.min(files.len()))?;
     let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
     Ok(Asked { files, classifier, options })

@@ -42,7 +42,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     if let Some(path) = &args.results_file {
         target::check(path)?;
     }
-    let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?;
+    let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?.pack();
     let source = open(args, &classifier, talk)?;
     let preprocess = classifier.preprocess().clone();
     let workers = if args.workers == 0 { rayon::current_num_threads() } else { args.workers };

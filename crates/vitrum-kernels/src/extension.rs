@@ -408,7 +408,7 @@ impl VitrumOps for Flex {
 }
 
 /// The tensor with its numbers in order and side by side; copies only if they are not.
-fn in_one_piece(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn in_one_piece(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 

@@ -74,6 +74,20 @@ pub(crate) fn forward<T: Real>(
     (T::tensor(y, shape), T::tensor(mean, Shape::new([rows])), T::tensor(rstd, Shape::new([rows])))
 }
 
+/// Writes rows `x`, normed, to `y`, by the calling thread alone.
+///
+/// # Safety
+/// `y` must have room for as many numbers as x has, that nobody else touches.
+pub(crate) unsafe fn rows<T: Real>(x: &[T], weight: &[T], bias: &[T], eps: f64, y: Shared<T>) {
+    let d = weight.len();
+    if d == 0 {
+        return;
+    }
+    let (mut mean, mut rstd) = (vec![T::ZERO; x.len() / d], vec![T::ZERO; x.len() / d]);
+    let (bias, eps, mean, rstd) = (Some(bias), T::from_f64(eps), &mut mean[..], &mut rstd[..]);
+    simd::run(ForwardRows { x, weight, bias, eps, y, mean, rstd });
+}
+
 /// Gradients of x, weight and bias. Tensors must lie in one piece.
 pub(crate) fn backward<T: Real>(
     x: &FlexTensor,

@@ -15,6 +15,7 @@ mod linear;
 pub mod memory;
 mod mlp;
 pub mod optim;
+mod packed;
 mod patch_embed;
 mod peak;
 pub mod pixels;
@@ -32,6 +33,10 @@ pub use int8::{
 };
 pub use linear::LinearWants;
 pub use mlp::MlpWants;
+pub use packed::{
+    AfterAttention, PackedOps, PackedWeight, after_attention_packed, linear_add_packed, linear_packed,
+    norm_linear_packed,
+};
 pub use peak::peak_gflops;
 pub use reference::{
     activate_reference, attention_reference, attention_weights, layer_norm_reference, linear_add_reference,
@@ -154,7 +159,7 @@ pub fn linear_add<const R: usize>(
 ) -> Tensor<R> {
     let (bias, gamma) = (bias.into(), gamma.into());
     check_linear("linear_add", &x, &weight, bias.as_ref());
-    check_residual(&x, &weight, &residual, gamma.as_ref());
+    check_residual("linear_add", &x, weight.dims()[1], &residual, gamma.as_ref());
     if !has_extension(&x.device()) {
         return linear_add_reference(x, weight, bias, residual, gamma);
     }
@@ -293,17 +298,18 @@ fn check_patch_embed(images: &Tensor<4>, weight: &Tensor<4>, bias: Option<&Tenso
 
 /// Panics with what is wrong if these are no arguments for a residual branch.
 fn check_residual<const R: usize>(
+    name: &str,
     x: &Tensor<R>,
-    weight: &Tensor<2>,
+    n: usize,
     residual: &Tensor<R>,
     gamma: Option<&Tensor<1>>,
 ) {
-    let (mut shape, n) = (x.dims(), weight.dims()[1]);
+    let mut shape = x.dims();
     shape[R - 1] = n;
-    assert_eq!(residual.dims(), shape, "linear_add: the residual must be like the layer's output");
-    assert_eq!(residual.dtype(), x.dtype(), "linear_add: residual and x differ in type");
+    assert_eq!(residual.dims(), shape, "{name}: the residual must be like the layer's output");
+    assert_eq!(residual.dtype(), x.dtype(), "{name}: residual and x differ in type");
     if let Some(gamma) = gamma {
-        check_vector("linear_add", "gamma", gamma, n, x.dtype());
+        check_vector(name, "gamma", gamma, n, x.dtype());
     }
 }
 

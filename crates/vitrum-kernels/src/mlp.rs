@@ -93,7 +93,7 @@ pub(crate) fn forward<T: Real>(
                 n: f,
                 k: d,
                 a: View::rows(&x[first * d..], rows, d),
-                b: View::rows(fc1, d, f),
+                b: View::rows(fc1, d, f).into(),
                 add: false,
                 finish: Finish::Activate { bias: fc1_bias, activation, keep },
             };
@@ -107,7 +107,7 @@ pub(crate) fn forward<T: Real>(
                 n,
                 k: f,
                 a: View::rows(&hidden, rows, f),
-                b: View::rows(fc2, f, n),
+                b: View::rows(fc2, f, n).into(),
                 add: false,
                 finish: Finish::bias(fc2_bias),
             };
@@ -155,16 +155,18 @@ pub(crate) fn backward<T: Real>(
             let value = Shared::room(&mut active);
             let finish = Finish::Slope { x: &kept[first * f..][..rows * f], activation, value };
             let (a, b) = (View::rows(grad, rows, n), View::columns(fc2, f, n));
-            Gemm { m: rows, n: f, k: n, a, b, add: false, finish }.run(Shared::room(&mut d_hidden));
+            Gemm { m: rows, n: f, k: n, a, b: b.into(), add: false, finish }.run(Shared::room(&mut d_hidden));
             active.set_len(rows * f);
             d_hidden.set_len(rows * f);
             if let Some(d_fc2) = &mut d_fc2 {
                 let (a, b) = (View::columns(&active, rows, f), View::rows(grad, rows, n));
-                Gemm { m: f, n, k: rows, a, b, add, finish: Finish::Nothing }.run(Shared::room(d_fc2));
+                Gemm { m: f, n, k: rows, a, b: b.into(), add, finish: Finish::Nothing }
+                    .run(Shared::room(d_fc2));
             }
             if let Some(d_fc1) = &mut d_fc1 {
                 let (a, b) = (View::columns(x, rows, d), View::rows(&d_hidden, rows, f));
-                Gemm { m: d, n: f, k: rows, a, b, add, finish: Finish::Nothing }.run(Shared::room(d_fc1));
+                Gemm { m: d, n: f, k: rows, a, b: b.into(), add, finish: Finish::Nothing }
+                    .run(Shared::room(d_fc1));
             }
             if let Some(d_fc1_bias) = &mut d_fc1_bias {
                 sum_rows(&d_hidden, f, add, Shared::room(d_fc1_bias));
@@ -172,7 +174,7 @@ pub(crate) fn backward<T: Real>(
             if let Some(d_x) = &mut d_x {
                 let (a, b) = (View::rows(&d_hidden, rows, f), View::columns(fc1, d, f));
                 let to = Shared::room(d_x).offset(first * d);
-                Gemm { m: rows, n: d, k: f, a, b, add: false, finish: Finish::Nothing }.run(to);
+                Gemm { m: rows, n: d, k: f, a, b: b.into(), add: false, finish: Finish::Nothing }.run(to);
             }
         }
     }

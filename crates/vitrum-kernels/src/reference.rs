@@ -128,7 +128,7 @@ pub fn linear_add_reference<const R: usize>(
     residual: Tensor<R>,
     gamma: Option<Tensor<1>>,
 ) -> Tensor<R> {
-    crate::check_residual(&x, &weight, &residual, gamma.as_ref());
+    crate::check_residual("linear_add", &x, weight.dims()[1], &residual, gamma.as_ref());
     let y = linear_reference(x, weight, bias);
     match gamma {
         Some(gamma) => residual + y * gamma.unsqueeze(),

@@ -24,15 +24,19 @@
 //! - Packing strips with a loop over a width that only the run knows, four prefetches a row: 308 where whole vectors
 //!   give 383. Kept whole vectors, also for strips of A that are narrower than a vector and spill over.
 //! - B packed once for all calls: to save the 10 % that packing takes at M = 197. Gained 0 to 7 % with weights in
-//!   cache, 2 to 5 % with weights out of it (noisy), before B was packed row by row, which gained as much. Dropped;
-//!   weights need no second copy.
+//!   cache, 2 to 5 % with weights out of it (noisy), before B was packed row by row, which gained as much. Kept for many
+//!   answers ([`Packed`]), since then the next strip can be asked for into the second-level cache while one is in use: 5 to
+//!   8 % (197 × 768 × 3072, one thread: 204 to 218 of 247; with K = 256 and all in cache the loop reaches 240).
+//! - Packed weights in pages of 2 MB: nothing. Dropped.
 //! - B packed row by row through all strips instead of strip by strip: fewer pages at once. 177 to 196 at
 //!   197 × 768 × 3072 (one thread), 3 to 5 % elsewhere. Kept.
 //! - A read where it lies instead of packed (median of five alternating rounds, one thread): 1.05 to 1.07 times as fast
 //!   with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more. Kept where few strips of B meet it, and where
 //!   its rows are no multiple of 2 KB apart. (With two threads and one image each thread packed A for half of the
-//!   columns.)
-//! - The next block of B prefetched while tiles are computed, or its rows six instead of two ahead while they are packed:
+//!   columns.) Later also where A is small, with packed weights 1.00 to 1.05 up to 197 rows of 768 and more strips; 0.98 with
+//!   788 rows.
+//! - A copied row by row instead of turned: 0.95 to 1.03. Dropped.
+//! - The next block of B, not packed, prefetched while tiles are computed, or its rows six instead of two ahead while they are packed:
 //!   nothing. Dropped.
 //! - Workers kept awake between the products of a pass: nothing (8.4 ms of ViT-Ti with one image either way). Dropped.
 //! - Blocks of 192, 384, 512, 768 terms, 4 or 16 strips, 192 or 768 rows: nothing beyond the noise of 5 %.
@@ -43,9 +47,11 @@
 
 mod finish;
 mod pack;
+mod packed;
 mod tile;
 
 pub(crate) use finish::Finish;
+pub(crate) use packed::Packed;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -61,8 +67,10 @@ use tile::Tile;
 const DEPTH: usize = 256;
 /// Rows whose strips of A are packed together: of `f32` 384 KB, a share of the second-level cache.
 const ROWS: usize = 384;
-/// A that so few strips of B meet is read where it lies, if it can be.
+/// A that so few strips of B meet is read where it lies, if it can be;
 const FEW_STRIPS: usize = 16;
+/// and so is a part of it that is not larger than this (in bytes), a share of the second-level cache.
+const NEAR: usize = 640 << 10;
 /// Rows of A as far apart as this (in bytes) stand in the way of one another in the first-level cache.
 const CONFLICT: usize = 2048;
 /// Strips of B that are packed together: with AVX-512 256 KB.
@@ -113,6 +121,36 @@ impl<'a, T: Real> View<'a, T> {
     }
 }
 
+/// The second operand of a product, `[k, n]`.
+pub(crate) enum Right<'a, T> {
+    /// To be packed on the way.
+    View(View<'a, T>),
+    /// Packed before.
+    Packed(&'a Packed<T>),
+}
+
+impl<'a, T> From<View<'a, T>> for Right<'a, T> {
+    fn from(view: View<'a, T>) -> Self {
+        Right::View(view)
+    }
+}
+
+impl<'a, T> From<&'a Packed<T>> for Right<'a, T> {
+    fn from(packed: &'a Packed<T>) -> Self {
+        Right::Packed(packed)
+    }
+}
+
+impl<T: Real> Right<'_, T> {
+    /// Panics unless it is `[k, n]`.
+    fn check(&self, shape: [usize; 2]) {
+        match self {
+            Right::View(view) => view.check(shape),
+            Right::Packed(packed) => assert_eq!(packed.shape(), shape, "a packed matrix of another shape"),
+        }
+    }
+}
+
 /// `C = A B`, or `C += A B`, and what is done with C then.
 pub(crate) struct Gemm<'a, T> {
     pub m: usize,
@@ -121,7 +159,7 @@ pub(crate) struct Gemm<'a, T> {
     /// `[m, k]`
     pub a: View<'a, T>,
     /// `[k, n]`
-    pub b: View<'a, T>,
+    pub b: Right<'a, T>,
     /// Whether to add to what is in C.
     pub add: bool,
     pub finish: Finish<'a, T>,
@@ -134,9 +172,7 @@ impl<T: Real> Gemm<'_, T> {
     /// `c` must have room for `m · n` numbers that nobody else touches, and hold them if `add` is set; the same goes
     /// for what `finish` writes.
     pub(crate) unsafe fn run(&self, c: Shared<T>) {
-        self.a.check([self.m, self.k]);
-        self.b.check([self.k, self.n]);
-        self.finish.check(self.m, self.n);
+        self.check();
         if self.m == 0 || self.n == 0 {
             return;
         }
@@ -153,6 +189,31 @@ impl<T: Real> Gemm<'_, T> {
                 with_scratch(|scratch| simd::run(Block { call: self, grid, tiles, strips, scratch, c }));
             },
         );
+    }
+}
+
+impl<T: Real> Gemm<'_, T> {
+    /// The same by the calling thread alone, rows first: for a thread that takes its rows through several products.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    pub(crate) unsafe fn run_alone(&self, c: Shared<T>) {
+        self.check();
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        let grid = Grid::new(self.m, self.n, tile_shape::<T>(), 1);
+        for block in 0..grid.row_blocks {
+            let tiles = share(grid.tiles, grid.row_blocks, block);
+            let strips = 0..grid.strips;
+            with_scratch(|scratch| simd::run(Block { call: self, grid, tiles, strips, scratch, c }));
+        }
+    }
+
+    fn check(&self) {
+        self.a.check([self.m, self.k]);
+        self.b.check([self.k, self.n]);
+        self.finish.check(self.m, self.n);
     }
 }
 
@@ -210,6 +271,14 @@ impl Grid {
     }
 }
 
+/// Rows of A for some terms of the sum.
+#[derive(Clone, Copy)]
+struct Left<T> {
+    at: *const T,
+    /// From row to row; nothing if tiles are packed, one after the other.
+    step: Option<usize>,
+}
+
 /// Some tiles and strips of a product.
 struct Block<'a, T> {
     call: &'a Gemm<'a, T>,
@@ -249,21 +318,29 @@ impl<T: Real> Block<'_, T> {
         let width = WIDTH * V::LANES;
         let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
         let depth = call.k.min(DEPTH);
-        let packed = self.strips.len() > FEW_STRIPS || !self.call.a.reads_well();
-        let a_room = if packed { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) } else { 0 };
+        let near = rows.len() * call.k * size_of::<T>() <= NEAR;
+        let in_place = (near || self.strips.len() <= FEW_STRIPS) && call.a.reads_well();
+        let a_room = if in_place { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
         let room = a_room + STRIPS * width * depth + SLACK;
         let a = Line::room::<T>(self.scratch, room);
         let b = a.wrapping_add(a_room);
         for terms in sum_blocks(call.k) {
             // SAFETY: the scratch has room for the rows and for STRIPS strips.
             unsafe {
-                if packed {
-                    self.pack_a::<V>(&terms, a);
-                }
+                let left = match in_place {
+                    true => Left { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
+                    false => self.pack_a::<V>(&terms, a),
+                };
                 for first in self.strips.clone().step_by(STRIPS) {
                     let strips = first..self.strips.end.min(first + STRIPS);
-                    pack_strips::<T, V>(&call.b, call.n, strips.clone(), &terms, b);
-                    self.tiles::<V, MR>(&terms, strips, packed.then_some(a), b);
+                    let b = match &call.b {
+                        Right::Packed(packed) => packed.strip(&terms, strips.start),
+                        Right::View(view) => {
+                            pack_strips::<T, V>(view, call.n, strips.clone(), &terms, b);
+                            b.cast_const()
+                        }
+                    };
+                    self.tiles::<V, MR>(&terms, strips, left, b);
                 }
             }
         }
@@ -271,7 +348,8 @@ impl<T: Real> Block<'_, T> {
 
     /// Packs the rows of A, tile by tile.
     #[inline(always)]
-    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) {
+    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) -> Left<T> {
+        let left = Left { at: to.cast_const(), step: None };
         for tile in self.tiles.clone() {
             let rows = self.tile_rows(tile);
             let strip = Strip::of_rows(&self.call.a, rows.start, rows.len(), terms.start, terms.len());
@@ -279,6 +357,7 @@ impl<T: Real> Block<'_, T> {
             unsafe { strip.pack::<V>(rows.len(), to) };
             to = to.wrapping_add(rows.len() * terms.len());
         }
+        left
     }
 
     /// The tiles of some packed strips.
@@ -287,7 +366,7 @@ impl<T: Real> Block<'_, T> {
         &self,
         terms: &Range<usize>,
         strips: Range<usize>,
-        packed_a: Option<*mut T>,
+        left: Left<T>,
         b: *const T,
     ) {
         let (call, k, width) = (self.call, terms.len(), WIDTH * V::LANES);
@@ -295,17 +374,15 @@ impl<T: Real> Block<'_, T> {
         for (index, strip) in strips.enumerate() {
             let b = b.wrapping_add(index * width * k);
             let columns = strip * width..call.n.min((strip + 1) * width);
-            let mut packed_a = packed_a;
+            let mut a = left.at;
+            let mut later = Later::new(b, width * k);
             for tile in self.tiles.clone() {
                 let rows = self.tile_rows(tile);
-                let (a, a_step) = match packed_a {
-                    Some(a) => (a.cast_const(), None),
-                    None => (call.a.at(rows.start, terms.start), Some(call.a.steps[0])),
-                };
                 // SAFETY: the tile lies in C, which is the caller's; packed strips are as long as `k`.
                 unsafe {
                     let c = self.c.at(rows.start * call.n + columns.start);
-                    let tile = Tile { k, a, a_step, b, b_step: width, c, c_step: call.n, add };
+                    let (a_step, b_step, c_step) = (left.step, width, call.n);
+                    let tile = Tile { k, a, a_step, b, b_step, c, c_step, add, ahead: later.lines(k) };
                     if columns.len() == width {
                         tile.of_height::<V, WIDTH, MR>(rows.len());
                     } else {
@@ -315,9 +392,32 @@ impl<T: Real> Block<'_, T> {
                         call.finish.apply::<V>(&self.c, call.n, rows.clone(), columns.clone());
                     }
                 }
-                packed_a = packed_a.map(|a| a.wrapping_add(rows.len() * k));
+                a = a.wrapping_add(rows.len() * left.step.unwrap_or(k));
             }
         }
+    }
+}
+
+/// The strip behind the one in use, which the tiles ask for bit by bit.
+struct Later<T> {
+    at: *const T,
+    /// Cache lines that nobody has asked for.
+    left: usize,
+}
+
+impl<T> Later<T> {
+    /// Behind the strip at `b`, of as many numbers.
+    fn new(b: *const T, numbers: usize) -> Self {
+        Self { at: b.wrapping_add(numbers), left: (numbers * size_of::<T>()).div_ceil(size_of::<Line>()) }
+    }
+
+    /// The next lines; none if all have been asked for.
+    #[inline(always)]
+    fn lines(&mut self, count: usize) -> Option<*const T> {
+        let at = (self.left > 0).then_some(self.at);
+        self.left = self.left.saturating_sub(count);
+        self.at = self.at.wrapping_add(count * size_of::<Line>() / size_of::<T>());
+        at
     }
 }
 

@@ -7,5 +7,6 @@ mod levels;
 mod linear;
 mod memory;
 mod optim;
+mod packed;
 mod patch_embed;
 mod support;

@@ -80,13 +80,13 @@ impl Attention {
 
     /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
     pub fn forward(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
-        let context = self.context(x, place, watch); // [B, T, D]
+        let context = self.context(project(&self.qkv, x), place, watch); // [B, T, D]
         dropout(project(&self.proj, context), self.proj_drop)
     }
 
-    /// All but the output projection, `self.proj`.
-    pub(super) fn context(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
-        let qkv = self.normalize(project(&self.qkv, x)); // [B, T, 3D]
+    /// What lies between the projections `self.qkv` and `self.proj`: `[B, T, 3D] -> [B, T, D]`.
+    pub(super) fn context(&self, qkv: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
+        let qkv = self.normalize(qkv); // [B, T, 3D]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(place.grid)), // [1, A, T, T]
             None => place.shared_bias.cloned(),

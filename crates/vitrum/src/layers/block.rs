@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use vitrum_kernels::{AfterAttention, after_attention_packed};
 
 use super::attention::{Attention, AttentionConfig, Place};
 use super::drop::{drop_path, training};
@@ -9,7 +10,7 @@ use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
 use super::observe::Observer;
 use super::position::RelPos;
-use super::{parameter, project_add};
+use super::{parameter, project_add, project_normed};
 
 /// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
 #[derive(Module, Debug)]
@@ -107,11 +108,29 @@ impl Block {
     /// The same where nobody looks in and nothing is dropped: the residuals are added with the last product.
     fn answer(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
         let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
-        let y = self.norm1.forward(x.clone());
-        let y = self.attn.context(y, place, watch);
-        let x = project_add(&self.attn.proj, y, first(x, place.read), gain(&self.ls1));
+        let qkv = project_normed(&self.norm1, &self.attn.qkv, x.clone());
+        let context = self.attn.context(qkv, place, watch);
+        let x = first(x, place.read);
+        let gains = [gain(&self.ls1), gain(&self.ls2)];
+        if let Some(layers) = self.after_attention() {
+            let LayerNorm { weight, bias, .. } = &self.norm2;
+            return after_attention_packed(context, x, weight.val(), bias.val(), &layers, gains);
+        }
+        let [gain1, gain2] = gains;
+        let x = project_add(&self.attn.proj, context, x, gain1);
         let y = self.norm2.forward(x.clone());
-        self.mlp.add(x, y, gain(&self.ls2))
+        self.mlp.add(x, y, gain2)
+    }
+
+    /// The layers behind attention, where all of them are packed.
+    fn after_attention(&self) -> Option<AfterAttention> {
+        Some(AfterAttention {
+            proj: self.attn.proj.packed()?.clone(),
+            fc1: self.mlp.fc1.packed()?.clone(),
+            fc2: self.mlp.fc2.packed()?.clone(),
+            activation: self.mlp.act.into(),
+            eps: self.norm2.eps,
+        })
     }
 
     /// `x` through a norm that stands `here`, else `x`.

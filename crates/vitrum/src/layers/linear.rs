@@ -3,8 +3,12 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use vitrum_kernels::{QuantizeError, QuantizedWeight, linear_add_int8, linear_int8};
+use vitrum_kernels::{
+    PackedWeight, QuantizeError, QuantizedWeight, linear_add_int8, linear_add_packed, linear_int8,
+    linear_packed, norm_linear_packed,
+};
 
+use super::norm::LayerNorm;
 use super::{lazy, parameter};
 
 /// A product with a bias: `[.., d_in] -> [.., d_out]`.
@@ -24,6 +28,8 @@ pub struct Linear {
 pub enum Prepared {
     /// In eight bits.
     Int8(QuantizedWeight),
+    /// The same numbers in the order in which this processor reads them.
+    Packed(PackedWeight),
 }
 
 impl Linear {
@@ -34,7 +40,18 @@ impl Linear {
 
     /// The weight in eight bits, if it is.
     pub fn int8(&self) -> Option<&QuantizedWeight> {
-        self.prepared.as_ref().map(|Prepared::Int8(weight)| weight)
+        match &self.prepared {
+            Some(Prepared::Int8(weight)) => Some(weight),
+            _ => None,
+        }
+    }
+
+    /// The packed weight, if it is packed.
+    pub fn packed(&self) -> Option<&PackedWeight> {
+        match &self.prepared {
+            Some(Prepared::Packed(weight)) => Some(weight),
+            _ => None,
+        }
     }
 
     /// Forgets the prepared form, so that the parameters are what counts again.
@@ -42,18 +59,34 @@ impl Linear {
         self.prepared = None;
     }
 
+    /// Packs the weight, unless it has a prepared form, and gives up the other copy: whoever reads the parameter gets it
+    /// unpacked. Does nothing where products would not read it so: on other devices, and in other types than `f32`.
+    pub fn pack(&mut self) {
+        if self.prepared.is_some() || !vitrum_kernels::has_fast_path(&self.weight.lazy_device(), DType::F32) {
+            return;
+        }
+        let weight = self.weight.val();
+        if weight.dtype() != DType::F32 {
+            return;
+        }
+        let shape = weight.dims();
+        let packed = PackedWeight::pack(&floats(weight), shape, self.bias_values().as_deref());
+        let values = packed.clone();
+        self.hold(shape, move || values.unpack(), Prepared::Packed(packed));
+    }
+
     /// Turns the weight into eight bits, and gives up the floating-point one.
     ///
     /// # Errors
     /// [`QuantizeError`] if sums would be too long for 32 bits.
     pub fn quantize(&mut self) -> Result<(), QuantizeError> {
-        if self.prepared.is_some() {
+        if self.int8().is_some() {
             return Ok(());
         }
         let shape = self.weight.lazy_shape().dims::<2>();
         let bias = self.bias_values();
         let weight = QuantizedWeight::quantize(&floats(self.weight.val()), shape, bias.as_deref())?;
-        self.hold(weight);
+        self.hold_int8(weight);
         Ok(())
     }
 
@@ -65,17 +98,26 @@ impl Linear {
         let shape = self.weight.lazy_shape().dims::<2>();
         let bias = self.bias_values();
         let weight = QuantizedWeight::from_values(values, scales, shape, bias.as_deref())?;
-        self.hold(weight);
+        self.hold_int8(weight);
         Ok(())
     }
 
-    /// The parameter takes no memory from now on; whoever reads it gets what the eight bits stand for.
-    fn hold(&mut self, weight: QuantizedWeight) {
-        let (shape, values) = (weight.shape(), weight.clone());
+    fn hold_int8(&mut self, weight: QuantizedWeight) {
+        let values = weight.clone();
+        self.hold(weight.shape(), move || values.dequantize(), Prepared::Int8(weight));
+    }
+
+    /// The parameter takes no memory from now on; whoever reads it gets what the prepared form stands for.
+    fn hold(
+        &mut self,
+        shape: [usize; 2],
+        values: impl Fn() -> Vec<f32> + Send + Sync + 'static,
+        prepared: Prepared,
+    ) {
         self.weight = lazy(shape, &self.weight.lazy_device(), false, move |device| {
-            Tensor::from_data(TensorData::new(values.dequantize(), shape), (device, DType::F32))
+            Tensor::from_data(TensorData::new(values(), shape), (device, DType::F32))
         });
-        self.prepared = Some(Prepared::Int8(weight));
+        self.prepared = Some(prepared);
     }
 
     fn bias_values(&self) -> Option<Vec<f32>> {
@@ -91,10 +133,19 @@ fn floats<const R: usize>(x: Tensor<R>) -> Vec<f32> {
 pub(crate) fn project<const R: usize>(layer: &Linear, x: Tensor<R>) -> Tensor<R> {
     match &layer.prepared {
         Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
+        Some(Prepared::Packed(weight)) => linear_packed(x, weight),
         None => {
             let (weight, bias) = layer.values();
             vitrum_kernels::linear(x, weight, bias)
         }
+    }
+}
+
+/// A norm and the layer behind it.
+pub(crate) fn project_normed<const R: usize>(norm: &LayerNorm, layer: &Linear, x: Tensor<R>) -> Tensor<R> {
+    match layer.packed() {
+        Some(weight) => norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight),
+        None => project(layer, norm.forward(x)),
     }
 }
 
@@ -107,7 +158,8 @@ pub(crate) fn project_add<const R: usize>(
 ) -> Tensor<R> {
     match (&layer.prepared, gamma) {
         (Some(Prepared::Int8(weight)), None) => linear_add_int8(x, weight, residual),
-        (Some(_), Some(gamma)) => residual + project(layer, x) * gamma.unsqueeze(),
+        (Some(Prepared::Int8(_)), Some(gamma)) => residual + project(layer, x) * gamma.unsqueeze(),
+        (Some(Prepared::Packed(weight)), gamma) => linear_add_packed(x, weight, residual, gamma),
         (None, gamma) => {
             let (weight, bias) = layer.values();
             vitrum_kernels::linear_add(x, weight, bias, residual, gamma)

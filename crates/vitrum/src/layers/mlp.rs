@@ -52,7 +52,7 @@ pub struct Mlp {
     /// `F -> D`.
     pub fc2: Linear,
     #[module(skip)]
-    act: Activation,
+    pub(super) act: Activation,
     drop: f64,
 }
 

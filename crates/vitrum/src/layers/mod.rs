@@ -23,7 +23,7 @@ use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor};
 
 pub use linear::{Linear, Prepared};
-pub(crate) use linear::{linear, project, project_add};
+pub(crate) use linear::{linear, project, project_add, project_normed};
 
 /// A parameter of zeros that takes no memory until it is read, so that loading a checkpoint never
 /// pays for values it is about to replace. [`init::initialize`] gives fresh models their values.

@@ -51,6 +51,12 @@ impl Classifier {
         Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
     }
 
+    /// Ready for many pictures: the same answers, sooner, for about the time of one before the first
+    /// ([`Model::pack`]).
+    pub fn pack(self) -> Self {
+        Self { model: self.model.pack(), ..self }
+    }
+
     /// How pictures are prepared.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess

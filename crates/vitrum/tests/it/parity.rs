@@ -150,11 +150,26 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
         let model = model(&name, &case, dtype, &device);
         let read = model.backbone().forward(images.clone());
-        let features = model.backbone().features(images, &mut Silent);
+        let features = model.backbone().features(images.clone(), &mut Silent);
         let tokens = features.tokens.clone();
         let logits = model.backbone().head(features, &mut Silent);
         // Leaving out what the head does not read changes no digit.
         assert_eq!(read.into_data(), logits.clone().into_data(), "{name}");
+        let ModelConfig::Vit(config) = model.config();
+        let packed = model.pack();
+        let answers = packed.logits(images.clone()).into_data();
+        if !config.has_layer_scale() {
+            assert_eq!(answers, logits.clone().into_data(), "{name}");
+        }
+        let watched = packed.backbone().features(images, &mut Recorder::default()).tokens.into_data();
+        let rounding = if dtype == DType::F64 { 1e-14 } else { 1e-6 };
+        for (found, expected) in
+            [(answers, logits.clone().into_data()), (watched, tokens.clone().into_data())]
+        {
+            let numbers = |data: TensorData| data.iter::<f64>().collect::<Vec<_>>();
+            let error = relative(&numbers(found), &numbers(expected));
+            assert!(error <= rounding, "{name}: packed {error:.2e}");
+        }
         let golden = golden(&name);
         let mut compare = |what: &str, ours: Vec<f64>| {
             let Some((_, theirs)) = golden.get(what) else { return };

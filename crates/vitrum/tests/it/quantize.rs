@@ -223,3 +223,27 @@ fn a_fresh_model_is_quantised_too() {
     let ModelConfig::Vit(config) = loaded.model.config();
     assert_eq!(loaded.model.quantized_layers(), 4 * config.depth);
 }
+
+#[test]
+fn packing_keeps_the_answers_and_the_parameters() {
+    let (folder, _) = folders(&[]);
+    let plain = loaded(&folder.path().join("float"), Precision::F32).model;
+    let (answers, before) = (logits(&plain), collect(&plain));
+    let mut packed = plain.pack();
+    assert!(packed.block_layers().all(|(_, layer)| layer.packed().is_some()));
+    assert_eq!(logits(&packed), answers);
+    assert_eq!(packed.logits(images()).into_data().try_to_vec::<f32>().unwrap(), answers);
+    for (key, tensor) in &collect(&packed).tensors {
+        assert_eq!(tensor.to_f32(), before.get(key).unwrap().to_f32(), "{key}");
+    }
+    packed.forget_prepared();
+    assert_eq!(logits(&packed), answers, "unpacked again");
+
+    // What is in eight bits stays so, and what is packed can still be quantised.
+    let int8 = loaded(&folder.path().join("int8"), Precision::F32).model;
+    let of_eight_bits = logits(&int8);
+    let mut still = int8.pack();
+    assert_eq!((still.quantized_layers(), logits(&still)), (8, of_eight_bits.clone()));
+    let mut quantized = packed.pack().quantize(&[]).unwrap();
+    assert_eq!((quantized.quantized_layers(), logits(&quantized)), (8, of_eight_bits));
+}

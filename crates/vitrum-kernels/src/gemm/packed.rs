@@ -1,0 +1,92 @@
+//! The second operand of products, packed once for all of them.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::{Line, SLACK, View, WIDTH, pack_strips, sum_blocks};
+use crate::simd::{self, Job, Real, Simd, Vector};
+
+/// A matrix `[k, n]` as the innermost loop reads it: for each block of the sum all strips, one after the other, each
+/// `[terms, width of a tile]`; columns behind the last are zeros.
+pub(crate) struct Packed<T> {
+    k: usize,
+    n: usize,
+    /// Width of a tile in numbers, at this processor's level.
+    width: usize,
+    lines: Vec<Line>,
+    of: PhantomData<T>,
+}
+
+impl<T: Real> Packed<T> {
+    /// Packs a view of `[k, n]`.
+    pub(crate) fn new(b: View<T>, k: usize, n: usize) -> Self {
+        b.check([k, n]);
+        let width = super::tile_shape::<T>()[1];
+        let mut packed = Self { k, n, width, lines: Vec::new(), of: PhantomData };
+        let numbers = packed.strips() * width * k + SLACK;
+        let to = Line::room::<T>(&mut packed.lines, numbers);
+        for terms in sum_blocks(k) {
+            let to = to.wrapping_add(packed.start(&terms, 0));
+            simd::run(PackBlock { b, n, strips: 0..packed.strips(), terms, to });
+        }
+        packed
+    }
+
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.k, self.n]
+    }
+
+    fn strips(&self) -> usize {
+        self.n.div_ceil(self.width)
+    }
+
+    /// Where a strip of a block of the sum begins, in numbers.
+    fn start(&self, terms: &Range<usize>, strip: usize) -> usize {
+        (terms.start * self.strips() + strip * terms.len()) * self.width
+    }
+
+    /// Where a strip of a block of the sum begins.
+    pub(super) fn strip(&self, terms: &Range<usize>, strip: usize) -> *const T {
+        self.lines.as_ptr().cast::<T>().wrapping_add(self.start(terms, strip))
+    }
+
+    /// The matrix row by row.
+    pub(crate) fn unpack(&self) -> Vec<T> {
+        let mut rows = Vec::with_capacity(self.k * self.n);
+        for terms in sum_blocks(self.k) {
+            for p in 0..terms.len() {
+                for strip in 0..self.strips() {
+                    let columns = self.width.min(self.n - strip * self.width);
+                    let from = self.strip(&terms, strip).wrapping_add(p * self.width);
+                    // SAFETY: the strip was packed, and has so many numbers for each term.
+                    rows.extend_from_slice(unsafe { std::slice::from_raw_parts(from, columns) });
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// Some strips of one block of a sum.
+struct PackBlock<'a, T> {
+    b: View<'a, T>,
+    n: usize,
+    strips: Range<usize>,
+    terms: Range<usize>,
+    to: *mut T,
+}
+
+impl<T: Real> Job for PackBlock<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let strip = WIDTH * T::In::<S>::LANES * self.terms.len();
+        // One by one from the first: what a strip leaves behind its end the next overwrites.
+        for (index, first) in self.strips.clone().enumerate() {
+            let to = self.to.wrapping_add(index * strip);
+            // SAFETY: the caller has room for the strips and what packing may leave behind them.
+            unsafe { pack_strips::<T, T::In<S>>(&self.b, self.n, first..first + 1, &self.terms, to) };
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! Layers whose weights are packed once, for answers alone; and what an encoder block does to each token by itself, in
+//! two operations.
+//!
+//! Where each operation cuts its output into columns for the threads, every thread reads what the others have just
+//! written: the tokens of the layer before. Here a thread keeps its rows from one attention to the next, norms, products,
+//! activation and residuals, so that they stay in its cache, and the threads wait for one another three times a block
+//! instead of seven times. That every thread reads all of the weights is what it costs, so they are packed before.
+//!
+//! Each number is what the separate operations give, to the bit.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::backend::{
+    Backend, Dispatch, DispatchDevice, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::activation::Activation;
+use crate::extension::{Maybe, in_one_piece};
+use crate::gemm::{Finish, Gemm, Packed, View};
+use crate::layer_norm;
+use crate::linear::{rows_of, with_last};
+use crate::simd::Real;
+use crate::threads::{Shared, for_each_block, share, threads, written};
+
+/// Rows that a thread takes through all steps at a time, at most.
+const ROWS: usize = 192;
+/// With fewer rows for each thread the weights are read too often: products are then shared out by columns, too.
+const LEAST_ROWS: usize = 48;
+
+/// The weight `[K, N]` and the bias `[N]` of a linear layer in `f32`, in the order in which products read them on this
+/// processor. Cloning shares the numbers.
+#[derive(Clone)]
+pub struct PackedWeight(Arc<Layer>);
+
+struct Layer {
+    weight: Packed<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+impl std::fmt::Debug for PackedWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedWeight({:?})", self.shape())
+    }
+}
+
+impl PackedWeight {
+    /// Packs a weight `[k, n]`, row by row, and takes over the bias `[n]`.
+    ///
+    /// # Panics
+    /// If the numbers are not as many as the shape says.
+    pub fn pack(weight: &[f32], [k, n]: [usize; 2], bias: Option<&[f32]>) -> Self {
+        assert_eq!(weight.len(), k * n, "PackedWeight: a weight of [{k}, {n}]");
+        assert!(bias.is_none_or(|bias| bias.len() == n), "PackedWeight: a bias of {n} numbers");
+        let weight = Packed::new(View::rows(weight, k, n), k, n);
+        Self(Arc::new(Layer { weight, bias: bias.map(<[f32]>::to_vec) }))
+    }
+
+    /// Rows and columns, `[k, n]`.
+    pub fn shape(&self) -> [usize; 2] {
+        self.0.weight.shape()
+    }
+
+    /// The weight `[k, n]`, row by row.
+    pub fn unpack(&self) -> Vec<f32> {
+        self.0.weight.unpack()
+    }
+
+    /// The bias `[n]`.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.0.bias.as_deref()
+    }
+
+    /// The product of rows `a`, `[m, k]`, with this weight, and what follows it.
+    fn product<'a>(&'a self, a: &'a [f32], m: usize, finish: Finish<'a, f32>) -> Gemm<'a, f32> {
+        let [k, n] = self.shape();
+        Gemm { m, n, k, a: View::rows(a, m, k), b: (&self.0.weight).into(), add: false, finish }
+    }
+}
+
+/// The layers behind attention: `z' = x + γ₁ proj(context)`, `z = z' + γ₂ fc2(activation(fc1(LN(z'))))`.
+#[derive(Clone, Debug)]
+pub struct AfterAttention {
+    /// `[D, D]`
+    pub proj: PackedWeight,
+    /// `[D, F]`
+    pub fc1: PackedWeight,
+    /// `[F, D]`
+    pub fc2: PackedWeight,
+    /// Between `fc1` and `fc2`.
+    pub activation: Activation,
+    /// Added to the variance in the norm.
+    pub eps: f64,
+}
+
+/// Layers with packed weights, on backends that have them.
+#[backend_extension(Flex)]
+pub trait PackedOps: Backend {
+    /// See [`linear_packed`] and [`linear_add_packed`].
+    fn vitrum_linear_packed(
+        x: FloatTensor<Self>,
+        weight: PackedWeight,
+        #[extension_type] residual: Maybe<Self>,
+        #[extension_type] gamma: Maybe<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`norm_linear_packed`].
+    fn vitrum_norm_linear_packed(
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        eps: f64,
+        weight: PackedWeight,
+    ) -> FloatTensor<Self>;
+
+    /// See [`after_attention_packed`].
+    fn vitrum_after_attention_packed(
+        context: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        layers: AfterAttention,
+        #[extension_type] gamma1: Maybe<Self>,
+        #[extension_type] gamma2: Maybe<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+impl PackedOps for Flex {
+    fn vitrum_linear_packed(
+        x: FloatTensor<Self>,
+        weight: PackedWeight,
+        residual: Maybe<Self>,
+        gamma: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let x = in_one_piece(x);
+        let [residual, gamma] = [residual, gamma].map(|part| part.into_option().map(in_one_piece));
+        let [residual, gamma] = [&residual, &gamma].map(|part| part.as_ref().map(f32::slice));
+        let finish = match residual {
+            Some(residual) => Finish::Add { bias: weight.bias(), gamma, residual },
+            None => Finish::bias(weight.bias()),
+        };
+        let (shape, n) = (x.shape(), weight.shape()[1]);
+        let m = rows_of(&shape);
+        let product = weight.product(f32::slice(&x), m, finish);
+        // SAFETY: the product writes all its numbers.
+        f32::tensor(unsafe { written(m * n, |y| product.run(y)) }, with_last(&shape, n))
+    }
+
+    fn vitrum_norm_linear_packed(
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        eps: f64,
+        weight: PackedWeight,
+    ) -> FloatTensor<Self> {
+        let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(in_one_piece);
+        let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps };
+        let shape = x.shape();
+        let y = norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight);
+        f32::tensor(y, with_last(&shape, weight.shape()[1]))
+    }
+
+    fn vitrum_after_attention_packed(
+        context: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        layers: AfterAttention,
+        gamma1: Maybe<Self>,
+        gamma2: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let [context, x, norm_weight, norm_bias] = [context, x, norm_weight, norm_bias].map(in_one_piece);
+        let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(in_one_piece));
+        let branches = Branches {
+            layers: &layers,
+            norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },
+            gammas: [0, 1].map(|branch| gammas[branch].as_ref().map(f32::slice)),
+        };
+        let shape = x.shape();
+        f32::tensor(branches.run(f32::slice(&context), f32::slice(&x), rows_of(&shape)), shape)
+    }
+}
+
+/// A layer norm's parameters, `[D]`.
+#[derive(Clone, Copy)]
+struct Norm<'a> {
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f64,
+}
+
+impl Norm<'_> {
+    /// Writes the rows `x`, normed, to `y`, by the calling thread alone.
+    ///
+    /// # Safety
+    /// `y` must have room for as many numbers as x has.
+    unsafe fn rows(&self, x: &[f32], y: Shared<f32>) {
+        // SAFETY: the caller's.
+        unsafe { layer_norm::rows(x, self.weight, self.bias, self.eps, y) };
+    }
+}
+
+/// Calls `work` for shares of `m` rows, as many for each thread.
+fn for_each_share(m: usize, cost: usize, work: impl Fn(Range<usize>) + Sync + Send) {
+    let threads = threads();
+    let shares = m.div_ceil(ROWS).next_multiple_of(threads);
+    for_each_block(shares, cost.saturating_mul(m), || (), |(), index| work(share(m, shares, index)));
+}
+
+/// Whether rows are too few to be shared out.
+fn are_few(m: usize) -> bool {
+    m < LEAST_ROWS * threads()
+}
+
+/// `LN(x) weight + bias` of rows `x`, `[m, k]`; returns `[m, n]`.
+fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight) -> Vec<f32> {
+    let [k, n] = weight.shape();
+    let write = |y: Shared<f32>| {
+        let work = |rows: Range<usize>| {
+            let x = &x[rows.start * k..rows.end * k];
+            let y = y.offset(rows.start * n);
+            with_room([rows.len() * k, 0, 0], |[normed, ..]| {
+                // SAFETY: there is room for the rows, which belong to this share alone.
+                unsafe {
+                    norm.rows(x, Shared::room(normed));
+                    normed.set_len(x.len());
+                    let product = weight.product(normed, rows.len(), Finish::bias(weight.bias()));
+                    if rows.len() == m { product.run(y) } else { product.run_alone(y) }
+                }
+            });
+        };
+        if are_few(m) { work(0..m) } else { for_each_share(m, k.saturating_mul(n), work) }
+    };
+    // SAFETY: the shares write all rows.
+    unsafe { written(m * n, write) }
+}
+
+/// What [`after_attention_packed`] is given beside the tokens.
+struct Branches<'a> {
+    layers: &'a AfterAttention,
+    norm: Norm<'a>,
+    gammas: [Option<&'a [f32]>; 2],
+}
+
+impl Branches<'_> {
+    /// Rows `context` and `x`, `[m, D]`, to `[m, D]`.
+    fn run(&self, context: &[f32], x: &[f32], m: usize) -> Vec<f32> {
+        let [d, f] = self.layers.fc1.shape();
+        let write = |y: Shared<f32>| {
+            let work = |rows: Range<usize>| {
+                let numbers = rows.start * d..rows.end * d;
+                let y = y.offset(numbers.start);
+                // SAFETY: these rows belong to this share alone.
+                unsafe { self.rows(&context[numbers.clone()], &x[numbers], rows.len(), rows.len() == m, y) };
+            };
+            let cost = d.saturating_mul(d.saturating_add(f.saturating_mul(2)));
+            if are_few(m) { work(0..m) } else { for_each_share(m, cost, work) }
+        };
+        // SAFETY: the shares write all rows.
+        unsafe { written(m * d, write) }
+    }
+
+    /// Some rows, `m` of them, by the calling thread alone or, if they are `all`, by all threads.
+    ///
+    /// # Safety
+    /// `y` must have room for the rows.
+    unsafe fn rows(&self, context: &[f32], x: &[f32], m: usize, all: bool, y: Shared<f32>) {
+        let AfterAttention { proj, fc1, fc2, activation, .. } = self.layers;
+        let [d, f] = fc1.shape();
+        // SAFETY: here and below, there is room for the product's rows.
+        let run =
+            |product: Gemm<f32>, to| unsafe { if all { product.run(to) } else { product.run_alone(to) } };
+        with_room([m * d, m * d, m * f], |[sum, normed, hidden]| {
+            let finish = Finish::Add { bias: proj.bias(), gamma: self.gammas[0], residual: x };
+            run(proj.product(context, m, finish), Shared::room(sum));
+            // SAFETY: the product has written them, and so does the norm.
+            unsafe {
+                sum.set_len(m * d);
+                self.norm.rows(sum, Shared::room(normed));
+                normed.set_len(m * d);
+            }
+            let finish = Finish::Activate { bias: fc1.bias(), activation: *activation, keep: None };
+            run(fc1.product(normed, m, finish), Shared::room(hidden));
+            // SAFETY: the product has written them.
+            unsafe { hidden.set_len(m * f) };
+            let finish = Finish::Add { bias: fc2.bias(), gamma: self.gammas[1], residual: sum };
+            run(fc2.product(hidden, m, finish), y);
+        });
+    }
+}
+
+/// Hands over empty vectors with room for so many numbers, which the thread keeps from call to call.
+fn with_room(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
+    thread_local!(static ROOM: Cell<[Vec<f32>; 3]> = Cell::default());
+    let mut room = ROOM.take();
+    for (vector, numbers) in room.iter_mut().zip(numbers) {
+        vector.clear();
+        vector.reserve_exact(numbers);
+    }
+    work(&mut room);
+    ROOM.set(room);
+}
+
+/// A linear layer, `x weight + bias`, for answers: `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]`. Equals
+/// [`linear`](crate::linear) to the bit.
+///
+/// On the CPU in `f32`, outside of training; anywhere else the weight is unpacked each time.
+///
+/// # Panics
+/// If the last axis of x is not K.
+pub fn linear_packed<const R: usize>(x: Tensor<R>, weight: &PackedWeight) -> Tensor<R> {
+    check("linear_packed", x.dims()[R - 1], weight);
+    if !is_fast(&x) {
+        let (weight, bias) = floats(weight, &x);
+        return crate::linear(x, weight, bias);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.clone());
+    Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, Maybe::Absent, Maybe::Absent))
+}
+
+/// A linear layer that ends a residual branch, `residual + gamma · (x weight + bias)`, for answers; see
+/// [`linear_packed`]. Equals [`linear_add`](crate::linear_add) to the bit.
+///
+/// # Panics
+/// If the last axis of x is not K, or residual or gamma are of another shape or type than the output asks for.
+pub fn linear_add_packed<const R: usize>(
+    x: Tensor<R>,
+    weight: &PackedWeight,
+    residual: Tensor<R>,
+    gamma: Option<Tensor<1>>,
+) -> Tensor<R> {
+    check("linear_add_packed", x.dims()[R - 1], weight);
+    crate::check_residual("linear_add_packed", &x, weight.shape()[1], &residual, gamma.as_ref());
+    if !is_fast(&x) || !is_fast(&residual) {
+        let (weight, bias) = floats(weight, &x);
+        return crate::linear_add(x, weight, bias, residual, gamma);
+    }
+    let (x, weight, residual) = (x.into_dispatch(), weight.clone(), Maybe::Present(residual.into_dispatch()));
+    Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, residual, crate::maybe(gamma)))
+}
+
+/// A layer norm and the linear layer behind it, `LN(x) weight + bias`, for answers: `x` is `[..., D]`, `weight` `[D, N]`.
+/// Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm) and [`linear`](crate::linear) to the bit.
+///
+/// # Panics
+/// If the last axis of x is not D, or the norm's parameters are not `[D]`.
+pub fn norm_linear_packed<const R: usize>(
+    x: Tensor<R>,
+    norm_weight: Tensor<1>,
+    norm_bias: Tensor<1>,
+    eps: f64,
+    weight: &PackedWeight,
+) -> Tensor<R> {
+    check("norm_linear_packed", x.dims()[R - 1], weight);
+    crate::check_layer_norm(&x, &norm_weight, Some(&norm_bias));
+    if !is_fast(&x) {
+        return linear_packed(crate::layer_norm(x, norm_weight, norm_bias, eps), weight);
+    }
+    Tensor::from_dispatch(Dispatch::vitrum_norm_linear_packed(
+        x.into_dispatch(),
+        norm_weight.into_dispatch(),
+        norm_bias.into_dispatch(),
+        eps,
+        weight.clone(),
+    ))
+}
+
+/// What an encoder block does behind attention, for answers: `context` and `x` are `[..., D]`, the norm's parameters
+/// and the gains of the branches (LayerScale; 1 if absent) `[D]`. Returns a tensor like x. Equals
+/// [`linear_add`](crate::linear_add), [`layer_norm`](crate::layer_norm), [`mlp`](crate::mlp) and a sum to the bit.
+///
+/// # Panics
+/// If a tensor has another shape or type, or the weights do not follow on one another.
+pub fn after_attention_packed<const R: usize>(
+    context: Tensor<R>,
+    x: Tensor<R>,
+    norm_weight: Tensor<1>,
+    norm_bias: Tensor<1>,
+    layers: &AfterAttention,
+    [gamma1, gamma2]: [Option<Tensor<1>>; 2],
+) -> Tensor<R> {
+    let AfterAttention { proj, fc1, fc2, activation, eps } = layers;
+    check("after_attention_packed, proj", context.dims()[R - 1], proj);
+    check("after_attention_packed, fc1", x.dims()[R - 1], fc1);
+    check("after_attention_packed, fc2", fc1.shape()[1], fc2);
+    crate::check_residual("after_attention_packed", &context, proj.shape()[1], &x, gamma1.as_ref());
+    crate::check_residual("after_attention_packed", &context, fc2.shape()[1], &x, gamma2.as_ref());
+    crate::check_layer_norm(&x, &norm_weight, Some(&norm_bias));
+    if !is_fast(&x) || !is_fast(&context) {
+        let x = linear_add_packed(context, proj, x, gamma1);
+        let hidden = linear_packed(crate::layer_norm(x.clone(), norm_weight, norm_bias, *eps), fc1);
+        return linear_add_packed(crate::activate(hidden, *activation), fc2, x, gamma2);
+    }
+    Tensor::from_dispatch(Dispatch::vitrum_after_attention_packed(
+        context.into_dispatch(),
+        x.into_dispatch(),
+        norm_weight.into_dispatch(),
+        norm_bias.into_dispatch(),
+        layers.clone(),
+        crate::maybe(gamma1),
+        crate::maybe(gamma2),
+    ))
+}
+
+fn check(name: &str, k: usize, weight: &PackedWeight) {
+    assert_eq!(
+        weight.shape()[0],
+        k,
+        "{name}: the weight must have a row for each of the {k} columns of its input"
+    );
+}
+
+/// Whether packed weights take tensors like this one.
+fn is_fast<const R: usize>(x: &Tensor<R>) -> bool {
+    let device = x.device();
+    x.dtype() == DType::F32
+        && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+        && !device.is_autodiff()
+}
+
+/// The weight `[K, N]` and bias as tensors like x.
+fn floats<const R: usize>(weight: &PackedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
+    let (device, dtype) = (x.device(), x.dtype());
+    let values = TensorData::new(weight.unpack(), weight.shape());
+    let bias = weight.bias().map(|bias| {
+        let data = TensorData::new(bias.to_vec(), [bias.len()]);
+        Tensor::<1>::from_data(data, (&device, DType::F32)).cast(dtype)
+    });
+    (Tensor::<2>::from_data(values, (&device, DType::F32)).cast(dtype), bias)
+}
