@@ -12,7 +12,8 @@ fn every_level_passes_the_other_tests() {
     if std::env::var_os(HELD).is_some() {
         return;
     }
-    let levels = ["avx512f", "avx2+fma", "scalar"];
+    let levels: &[&str] =
+        if cfg!(target_arch = "aarch64") { &["neon", "scalar"] } else { &["avx512f", "avx2+fma", "scalar"] };
     let best = levels.iter().position(|&level| level == simd_level()).expect("a known level");
     for level in &levels[best + 1..] {
         let program = std::env::current_exe().expect("this program's path");
@@ -46,7 +47,11 @@ fn every_integer_level_passes_the_other_tests() {
     if std::env::var_os(HELD).is_some() || std::env::var_os(HELD_INT8).is_some() {
         return;
     }
-    let levels = ["avx512_vnni", "avx_vnni", "avx2", "scalar"];
+    let levels: &[&str] = if cfg!(target_arch = "aarch64") {
+        &["dotprod", "scalar"]
+    } else {
+        &["avx512_vnni", "avx_vnni", "avx2", "scalar"]
+    };
     let best = levels.iter().position(|&level| level == int8_level()).expect("a known level");
     for level in &levels[best + 1..] {
         let program = std::env::current_exe().expect("this program's path");
