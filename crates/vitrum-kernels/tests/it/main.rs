@@ -8,4 +8,5 @@ mod linear;
 mod memory;
 mod optim;
 mod patch_embed;
+mod pixels;
 mod support;
