@@ -96,8 +96,12 @@ pub fn instructions() -> String {
         found.extend(offers.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
     }
     #[cfg(target_arch = "aarch64")]
-    if std::arch::is_aarch64_feature_detected!("neon") {
-        found.push("neon");
+    {
+        let offers = [
+            ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+            ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        ];
+        found.extend(offers.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
     }
     if found.is_empty() { "none known".into() } else { found.join(" ") }
 }

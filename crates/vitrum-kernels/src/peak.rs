@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use crate::simd::{self, Job, Real, Simd, Vector};
 
-/// Sums that wait for none of each other: more than any processor's units times their delay.
-const CHAINS: usize = 12;
+/// Sums that wait for none of each other: more than any processor's units times their delay, as far as there are
+/// registers.
+const CHAINS: usize = if cfg!(target_arch = "aarch64") { 24 } else { 12 };
 
 /// Multiply-adds in 10⁹ operations per second (two per multiply-add), f32, all threads of the current pool, from
 /// registers alone, at the SIMD level in use. The best of `rounds` rounds of about 20 ms.

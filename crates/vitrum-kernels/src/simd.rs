@@ -4,10 +4,13 @@
 //! instructions this processor has. Inside a job, everything that should become vector instructions must be
 //! `#[inline(always)]`: only then is it compiled with those instructions.
 //!
-//! Levels: AVX-512F, AVX2 with FMA, and plain Rust in blocks of four, which the compiler vectorises as far as the
-//! target's baseline allows (SSE2 on x86-64, NEON on aarch64). The environment variable `VITRUM_SIMD`
-//! (`avx512f`, `avx2+fma` or `scalar`) lowers the choice, to reproduce another machine's last digits or to test.
+//! Levels: AVX-512F and AVX2 with FMA on x86-64, NEON on aarch64, and plain Rust in blocks of four, which the compiler
+//! vectorises as far as the target's baseline allows (SSE2 on x86-64, NEON on aarch64). The environment variable
+//! `VITRUM_SIMD` (`avx512f`, `avx2+fma`, `neon` or `scalar`) lowers the choice, to reproduce another machine's last
+//! digits or to test.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::ops::{Add, Mul, Sub};
 use std::sync::OnceLock;
 
@@ -363,13 +366,16 @@ pub(crate) fn run<J: Job>(job: J) -> J::Output {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::Avx2::vectorize(job) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { aarch64::Neon::vectorize(job) },
         // SAFETY: needs no special instructions.
         Level::Plain => unsafe { Plain::vectorize(job) },
     }
 }
 
-/// The instructions the fast paths use on this machine: `avx512f`, `avx2+fma` or `scalar` (plain Rust, vectorised by
-/// the compiler only). The environment variable `VITRUM_SIMD`, read once, can lower it.
+/// The instructions the fast paths use on this machine: `avx512f`, `avx2+fma`, `neon` or `scalar` (plain Rust,
+/// vectorised by the compiler only). The environment variable `VITRUM_SIMD`, read once, can lower it.
 pub fn simd_level() -> &'static str {
     level().name()
 }
@@ -380,6 +386,8 @@ enum Level {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Plain,
 }
 
@@ -390,6 +398,8 @@ impl Level {
             Level::Avx512 => "avx512f",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2+fma",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
             Level::Plain => "scalar",
         }
     }
@@ -405,6 +415,10 @@ impl Level {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 levels.push(Level::Avx2);
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if is_aarch64_feature_detected!("neon") {
+            levels.push(Level::Neon);
         }
         levels.push(Level::Plain);
         levels
@@ -523,6 +537,94 @@ macro_rules! plain_vector {
 plain_vector!(f32, u32, 23);
 plain_vector!(f64, u64, 52);
 
+/// A register of a processor as a [`Vector`], by the names of its instructions.
+macro_rules! register_vector {
+    (
+        $name:ident, $real:ident, $register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident,
+        $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $fmadd:ident, $max:ident,
+        |$x:ident, $n:ident| $scale_by:expr, |$value:ident, $at:ident, $limit:ident| $zero_below:expr,
+        |$even:ident, $odd:ident| $interleave:expr
+    ) => {
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name($register);
+
+        impl Vector for $name {
+            type Scalar = $real;
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            unsafe fn splat(x: $real) -> Self {
+                // SAFETY: the caller has the instructions.
+                Self(unsafe { $splat(x) })
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const $real) -> Self {
+                // SAFETY: the caller has the instructions and the numbers.
+                Self(unsafe { $load(from) })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut $real) {
+                // SAFETY: the caller has the room; a value exists, so the instructions do.
+                unsafe { $store(to, self.0) }
+            }
+            #[inline(always)]
+            fn interleave(self, other: Self) -> (Self, Self) {
+                let ($even, $odd) = (self.0, other.0);
+                // SAFETY: as for `add`.
+                let (low, high) = unsafe { $interleave };
+                (Self(low), Self(high))
+            }
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                // SAFETY: a value exists, so the instructions do (likewise below).
+                Self(unsafe { $add(self.0, other.0) })
+            }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                // SAFETY: as for `add`.
+                Self(unsafe { $sub(self.0, other.0) })
+            }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                // SAFETY: as for `add`.
+                Self(unsafe { $mul(self.0, other.0) })
+            }
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                // SAFETY: as for `add`.
+                Self(unsafe { $div(self.0, other.0) })
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                // SAFETY: as for `add`.
+                Self(unsafe { $sqrt(self.0) })
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, term: Self) -> Self {
+                // SAFETY: as for `add`.
+                Self(unsafe { $fmadd(self.0, factor.0, term.0) })
+            }
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                // SAFETY: as for `add`.
+                Self(unsafe { $max(self.0, other.0) })
+            }
+            #[inline(always)]
+            fn scale_by(self, rounded: Self) -> Self {
+                let ($x, $n) = (self.0, rounded.0);
+                // SAFETY: as for `add`.
+                Self(unsafe { $scale_by })
+            }
+            #[inline(always)]
+            fn zero_below(self, x: Self, limit: Self) -> Self {
+                let ($value, $at, $limit) = (self.0, x.0, limit.0);
+                // SAFETY: as for `add`. "Not less than" keeps NaN.
+                Self(unsafe { $zero_below })
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
     use super::{Job, Simd, Vector};
@@ -587,94 +689,7 @@ pub(crate) mod x86 {
         }
     }
 
-    macro_rules! x86_vector {
-        (
-            $name:ident, $real:ident, $register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident,
-            $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $fmadd:ident, $max:ident,
-            |$x:ident, $n:ident| $scale_by:expr, |$value:ident, $at:ident, $limit:ident| $zero_below:expr,
-            |$even:ident, $odd:ident| $interleave:expr
-        ) => {
-            #[derive(Clone, Copy)]
-            pub(crate) struct $name($register);
-
-            impl Vector for $name {
-                type Scalar = $real;
-                const LANES: usize = $lanes;
-
-                #[inline(always)]
-                unsafe fn splat(x: $real) -> Self {
-                    // SAFETY: the caller has the instructions.
-                    Self(unsafe { $splat(x) })
-                }
-                #[inline(always)]
-                unsafe fn load(from: *const $real) -> Self {
-                    // SAFETY: the caller has the instructions and the numbers.
-                    Self(unsafe { $load(from) })
-                }
-                #[inline(always)]
-                unsafe fn store(self, to: *mut $real) {
-                    // SAFETY: the caller has the room; a value exists, so the instructions do.
-                    unsafe { $store(to, self.0) }
-                }
-                #[inline(always)]
-                fn interleave(self, other: Self) -> (Self, Self) {
-                    let ($even, $odd) = (self.0, other.0);
-                    // SAFETY: as for `add`.
-                    let (low, high) = unsafe { $interleave };
-                    (Self(low), Self(high))
-                }
-                #[inline(always)]
-                fn add(self, other: Self) -> Self {
-                    // SAFETY: a value exists, so the instructions do (likewise below).
-                    Self(unsafe { $add(self.0, other.0) })
-                }
-                #[inline(always)]
-                fn sub(self, other: Self) -> Self {
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $sub(self.0, other.0) })
-                }
-                #[inline(always)]
-                fn mul(self, other: Self) -> Self {
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $mul(self.0, other.0) })
-                }
-                #[inline(always)]
-                fn div(self, other: Self) -> Self {
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $div(self.0, other.0) })
-                }
-                #[inline(always)]
-                fn sqrt(self) -> Self {
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $sqrt(self.0) })
-                }
-                #[inline(always)]
-                fn mul_add(self, factor: Self, term: Self) -> Self {
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $fmadd(self.0, factor.0, term.0) })
-                }
-                #[inline(always)]
-                fn max(self, other: Self) -> Self {
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $max(self.0, other.0) })
-                }
-                #[inline(always)]
-                fn scale_by(self, rounded: Self) -> Self {
-                    let ($x, $n) = (self.0, rounded.0);
-                    // SAFETY: as for `add`.
-                    Self(unsafe { $scale_by })
-                }
-                #[inline(always)]
-                fn zero_below(self, x: Self, limit: Self) -> Self {
-                    let ($value, $at, $limit) = (self.0, x.0, limit.0);
-                    // SAFETY: as for `add`. "Not less than" keeps NaN.
-                    Self(unsafe { $zero_below })
-                }
-            }
-        };
-    }
-
-    x86_vector!(
+    register_vector!(
         F32x16,
         f32,
         __m512,
@@ -707,7 +722,7 @@ pub(crate) mod x86 {
             )
         )
     );
-    x86_vector!(
+    register_vector!(
         F64x8,
         f64,
         __m512d,
@@ -732,7 +747,7 @@ pub(crate) mod x86 {
             _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b)
         )
     );
-    x86_vector!(
+    register_vector!(
         F32x8,
         f32,
         __m256,
@@ -757,7 +772,7 @@ pub(crate) mod x86 {
             (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
         }
     );
-    x86_vector!(
+    register_vector!(
         F64x4,
         f64,
         __m256d,
@@ -782,4 +797,254 @@ pub(crate) mod x86 {
             (_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high))
         }
     );
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64 {
+    use super::{Job, Simd, Vector};
+    use std::arch::aarch64::*;
+
+    pub(crate) struct Neon;
+
+    impl Simd for Neon {
+        type F32 = F32x4;
+        type F64 = F64x2;
+        const MANY_REGISTERS: bool = true;
+
+        #[target_feature(enable = "neon")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+
+        /// The compiler, left alone, puts eight pixels side by side, and there are seldom as many.
+        #[inline(always)]
+        unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
+            // Where a byte of each lane comes from; there is none of number 16, which gives 0.
+            const WIDEN: [u8; 16] = [0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16];
+            // SAFETY: the caller's.
+            unsafe {
+                let widen = vld1q_u8(WIDEN.as_ptr());
+                let mut sums = vdupq_n_s32(start);
+                for (place, &weight) in weights.iter().enumerate() {
+                    let bytes = from.add(3 * place).cast::<u32>().read_unaligned();
+                    let bytes = vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(bytes)), widen);
+                    sums = vmlaq_n_s32(sums, vreinterpretq_s32_u8(bytes), weight);
+                }
+                let mut lanes = [0; 4];
+                vst1q_s32(lanes.as_mut_ptr(), sums);
+                lanes
+            }
+        }
+    }
+
+    // The instructions' operands in the trait's order. `vmaxq` would keep NaN of either.
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn mul_add_f32(x: float32x4_t, factor: float32x4_t, term: float32x4_t) -> float32x4_t {
+        vfmaq_f32(term, x, factor)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn mul_add_f64(x: float64x2_t, factor: float64x2_t, term: float64x2_t) -> float64x2_t {
+        vfmaq_f64(term, x, factor)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn max_f32(x: float32x4_t, other: float32x4_t) -> float32x4_t {
+        vbslq_f32(vcgtq_f32(x, other), x, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn max_f64(x: float64x2_t, other: float64x2_t) -> float64x2_t {
+        vbslq_f64(vcgtq_f64(x, other), x, other)
+    }
+
+    register_vector!(
+        F32x4,
+        f32,
+        float32x4_t,
+        4,
+        vdupq_n_f32,
+        vld1q_f32,
+        vst1q_f32,
+        vaddq_f32,
+        vsubq_f32,
+        vmulq_f32,
+        vdivq_f32,
+        vsqrtq_f32,
+        mul_add_f32,
+        max_f32,
+        |x, n| vreinterpretq_f32_s32(vaddq_s32(
+            vreinterpretq_s32_f32(x),
+            vshlq_n_s32::<23>(vreinterpretq_s32_f32(n))
+        )),
+        |value, at, limit| vreinterpretq_f32_u32(vbicq_u32(
+            vreinterpretq_u32_f32(value),
+            vcltq_f32(at, limit)
+        )),
+        |a, b| (vzip1q_f32(a, b), vzip2q_f32(a, b))
+    );
+    register_vector!(
+        F64x2,
+        f64,
+        float64x2_t,
+        2,
+        vdupq_n_f64,
+        vld1q_f64,
+        vst1q_f64,
+        vaddq_f64,
+        vsubq_f64,
+        vmulq_f64,
+        vdivq_f64,
+        vsqrtq_f64,
+        mul_add_f64,
+        max_f64,
+        |x, n| vreinterpretq_f64_s64(vaddq_s64(
+            vreinterpretq_s64_f64(x),
+            vshlq_n_s64::<52>(vreinterpretq_s64_f64(n))
+        )),
+        |value, at, limit| vreinterpretq_f64_u64(vbicq_u64(
+            vreinterpretq_u64_f64(value),
+            vcltq_f64(at, limit)
+        )),
+        |a, b| (vzip1q_f64(a, b), vzip2q_f64(a, b))
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of every kind; a lane meets each with each.
+    fn kinds<T: Real>() -> Vec<T> {
+        let infinity = T::ZERO.recip();
+        let least = T::LEAST;
+        let finite = [0.0, -0.0, 1.0, -1.0, 3.0, -2.5, 1e-9, 1e30].map(T::from_f64);
+        let rest = [T::LOWEST, least, T::ZERO - least, infinity, T::ZERO - infinity, T::ZERO * infinity];
+        finite.into_iter().chain(rest).collect()
+    }
+
+    /// What is the same number to the sign of zero, or not a number either.
+    fn same<T: Real>(x: T, y: T) -> bool {
+        let is_nan = |x: T| x.partial_cmp(&x).is_none();
+        is_nan(x) && is_nan(y) || x == y && x.recip() == y.recip()
+    }
+
+    /// The operations that go lane by lane.
+    #[inline(always)]
+    fn operations<V: Vector>(a: V, b: V, small: V, count: V) -> [V; 9] {
+        [
+            a.add(b),
+            a.sub(b),
+            a.mul(b),
+            a.div(b),
+            a.sqrt(),
+            a.max(b),
+            a.zero_below(b, small),
+            small.scale_by(count),
+            small.scale_by(count).mul_add(small, small.add(small)),
+        ]
+    }
+
+    /// The lanes of all results for numbers `a`, `b`, small whole numbers, and these as exponents.
+    struct Operations<T>([[T; 16]; 4]);
+
+    impl<T: Real> Operations<T> {
+        /// # Safety
+        /// The processor must have the instructions of `V`.
+        #[inline(always)]
+        unsafe fn from<V: Vector<Scalar = T>>(&self, lane: usize) -> Vec<[T; 16]> {
+            // SAFETY: `lane` is at most 16 less the lanes; results have room for any register.
+            unsafe {
+                let [a, b, small, count] = self.0.each_ref().map(|x| V::load(x.as_ptr().add(lane)));
+                let store = |x: V| {
+                    let mut lanes = [T::ZERO; 16];
+                    x.store(lanes.as_mut_ptr());
+                    lanes
+                };
+                operations(a, b, small, count).map(store).to_vec()
+            }
+        }
+    }
+
+    impl<T: Real> Job for &Operations<T> {
+        type Output = ();
+
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            // SAFETY: the caller's; one number needs none.
+            unsafe {
+                let found = self.from::<T::In<S>>(0);
+                for lane in 0..T::In::<S>::LANES {
+                    let alone = self.from::<T::One>(lane);
+                    for (operation, (found, alone)) in found.iter().zip(&alone).enumerate() {
+                        assert!(same(found[lane], alone[0]), "operation {operation} in lane {lane}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn lanes_are_numbers_alone<T: Real>() {
+        let kinds = kinds::<T>();
+        for shift in 0..kinds.len() {
+            for start in 0..kinds.len() {
+                let a = std::array::from_fn(|i| kinds[(start + i) % kinds.len()]);
+                let b = std::array::from_fn(|i| kinds[(start + i + shift) % kinds.len()]);
+                let small = std::array::from_fn(|i| T::from_f64(i as f64 - 7.0));
+                run(&Operations([a, b, small, small.map(|x| T::ROUND + x)]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_gives_what_its_number_gives_alone() {
+        lanes_are_numbers_alone::<f32>();
+        lanes_are_numbers_alone::<f64>();
+    }
+
+    /// What moves numbers between lanes.
+    struct Moves<T>(std::marker::PhantomData<T>);
+
+    impl<T: Real> Job for Moves<T> {
+        type Output = ();
+
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let lanes = T::In::<S>::LANES;
+            let number = |i: usize| T::from_f64(i as f64 + 1.0);
+            let from: [T; 256] = std::array::from_fn(number);
+            let mut to = [T::ZERO; 256];
+            // SAFETY: the caller's; no register has more than 16 lanes.
+            unsafe {
+                let (a, b) = (T::In::<S>::load(from.as_ptr()), T::In::<S>::load(from[16..].as_ptr()));
+                assert!(a.sum() == T::from_f64((lanes * (lanes + 1) / 2) as f64));
+                let (low, high) = a.interleave(b);
+                low.store(to.as_mut_ptr());
+                high.store(to[lanes..].as_mut_ptr());
+                for i in 0..lanes {
+                    assert!(to[2 * i] == from[i] && to[2 * i + 1] == from[16 + i]);
+                }
+                for rows in 0..=lanes {
+                    T::In::<S>::turn(from.as_ptr(), 16, rows, to.as_mut_ptr(), 16);
+                    for i in 0..lanes * lanes {
+                        let (row, column) = (i / lanes, i % lanes);
+                        let expected = if column < rows { from[column * 16 + row] } else { T::ZERO };
+                        assert!(to[row * 16 + column] == expected, "{rows} rows");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_move_between_lanes_as_promised() {
+        run(Moves::<f32>(std::marker::PhantomData));
+        run(Moves::<f64>(std::marker::PhantomData));
+    }
 }

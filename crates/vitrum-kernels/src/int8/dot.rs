@@ -2,8 +2,11 @@
 //!
 //! Weights lie in panels of [`PANEL`] columns: for every four terms of the sum, four numbers of each column. A tile of
 //! the output is held in registers for the whole sum. All levels compute the same integers: AVX-512 VNNI and AVX-VNNI
-//! multiply bytes, AVX2 multiplies bytes widened to 16 bits (its product of bytes saturates), plain Rust anything.
+//! multiply bytes, AVX2 multiplies bytes widened to 16 bits (its product of bytes saturates), aarch64's dot product
+//! multiplies signed bytes (activations less 128, made up for at the end), plain Rust anything.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 use crate::simd::{Plain, Simd, choose, simd_level};
@@ -26,6 +29,7 @@ pub(super) struct Tile<'a> {
     pub a_step: usize,
     /// The first panel, `b_step` bytes before the next.
     pub b: *const i8,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Other tiles are a panel wide.
     pub b_step: usize,
     /// What stands for zero in each row.
     pub zeros: &'a [i32],
@@ -88,14 +92,17 @@ pub(super) fn run<J: Job>(job: J) -> J::Output {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::Avx2::vectorize(job) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Dotprod => unsafe { aarch64::Dotprod::vectorize(job) },
         // SAFETY: needs no special instructions.
         Level::Plain => unsafe { <Plain as Dot>::vectorize(job) },
     }
 }
 
-/// The instructions of the integer products on this machine: `avx512_vnni`, `avx_vnni`, `avx2` or `scalar`. At most
-/// what [`simd_level`] allows; the environment variable `VITRUM_INT8`, read once, can lower it further. The integers
-/// are the same at every level.
+/// The instructions of the integer products on this machine: `avx512_vnni`, `avx_vnni`, `avx2`, `dotprod` or `scalar`.
+/// At most what [`simd_level`] allows; the environment variable `VITRUM_INT8`, read once, can lower it further. The
+/// integers are the same at every level.
 pub fn int8_level() -> &'static str {
     level().name()
 }
@@ -108,6 +115,8 @@ enum Level {
     Vnni256,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
     Plain,
 }
 
@@ -120,6 +129,8 @@ impl Level {
             Level::Vnni256 => "avx_vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Level::Dotprod => "dotprod",
             Level::Plain => "scalar",
         }
     }
@@ -139,6 +150,10 @@ impl Level {
                 }
                 levels.push(Level::Avx2);
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if simd_level() == "neon" && is_aarch64_feature_detected!("dotprod") {
+            levels.push(Level::Dotprod);
         }
         levels.push(Level::Plain);
         levels
@@ -448,5 +463,117 @@ mod x86 {
                 }
             }
         }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
+    use crate::simd::aarch64 as float;
+
+    /// Quantised activations are held so much lower, for the instruction multiplies signed bytes.
+    const SHIFT: i32 = 128;
+
+    pub(super) struct Dotprod;
+
+    impl Dot for Dotprod {
+        type Float = float::Neon;
+        const BYTES: usize = 1;
+        const ROWS: usize = 6;
+        const PANELS: usize = 1;
+
+        #[target_feature(enable = "neon,dotprod")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
+            // SAFETY: the caller's.
+            unsafe {
+                let low = quantize_128(from, factor, zero - SHIFT);
+                let high = quantize_128(from.add(8), factor, zero - SHIFT);
+                vst1q_s8(to.cast(), vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn tile(tile: Tile, rows: usize, _: usize) {
+            for_rows!(rows, [1 2 3 4 5 6], MR => tile_128::<MR>(tile))
+        }
+    }
+
+    /// Eight numbers, quantised, as 16 bits each.
+    ///
+    /// # Safety
+    /// As [`Dot::quantize`].
+    #[inline(always)]
+    unsafe fn quantize_128(from: *const f32, factor: f32, zero: i32) -> int16x8_t {
+        // SAFETY: the caller's.
+        unsafe {
+            let zero = vdupq_n_s32(zero);
+            let low = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(from), factor));
+            let high = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(from.add(4)), factor));
+            vcombine_s16(vqmovn_s32(vaddq_s32(low, zero)), vqmovn_s32(vaddq_s32(high, zero)))
+        }
+    }
+
+    /// Four columns to a register.
+    ///
+    /// # Safety
+    /// As [`Dot::tile`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    unsafe fn tile_128<const MR: usize>(tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut acc = [[vdupq_n_s32(0); PANEL / 4]; MR];
+            let (mut a, mut b) = (tile.a, tile.b);
+            for _ in 0..tile.groups {
+                let mut columns = [vdupq_n_s8(0); PANEL / 4];
+                for j in 0..PANEL / 4 {
+                    columns[j] = vld1q_s8(b.add(j * 4 * TERMS));
+                }
+                for i in 0..MR {
+                    let row = a.add(i * tile.a_step).cast::<f32>().read_unaligned();
+                    for j in 0..PANEL / 4 {
+                        acc[i][j] = dot(acc[i][j], columns[j], row);
+                    }
+                }
+                a = a.wrapping_add(TERMS);
+                b = b.wrapping_add(PANEL * TERMS);
+            }
+            for j in 0..PANEL / 4 {
+                let sums = vld1q_s32(tile.sums.add(j * 4));
+                for i in 0..MR {
+                    let sum = vmlsq_n_s32(acc[i][j], sums, tile.zeros[i] - SHIFT);
+                    vst1q_f32(tile.to.add(i * MAX_PANELS * PANEL + j * 4), vcvtq_f32_s32(sum));
+                }
+            }
+        }
+    }
+
+    /// Adds to each column's sum its products with the four bytes of `row`, which is no number but fills a vector
+    /// register's first lane. (The compiler offers the instruction to its nightly versions alone.)
+    ///
+    /// # Safety
+    /// The processor must have the dot product.
+    #[inline(always)]
+    unsafe fn dot(mut sum: int32x4_t, columns: int8x16_t, row: f32) -> int32x4_t {
+        // SAFETY: reads and writes registers alone.
+        unsafe {
+            asm!(
+                "sdot {sum:v}.4s, {columns:v}.16b, {row:v}.4b[0]",
+                sum = inout(vreg) sum,
+                columns = in(vreg) columns,
+                row = in(vreg) row,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sum
     }
 }

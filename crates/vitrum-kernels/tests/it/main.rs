@@ -9,4 +9,5 @@ mod memory;
 mod optim;
 mod packed;
 mod patch_embed;
+mod pixels;
 mod support;
