@@ -20,6 +20,7 @@ mod patch_embed;
 mod peak;
 pub mod pixels;
 mod portable;
+mod prefetch;
 mod product;
 mod reference;
 mod simd;

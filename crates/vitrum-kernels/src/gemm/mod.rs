@@ -58,6 +58,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use crate::prefetch::Later;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads};
 use pack::{SLACK, Strip};
@@ -395,29 +396,6 @@ impl<T: Real> Block<'_, T> {
                 a = a.wrapping_add(rows.len() * left.step.unwrap_or(k));
             }
         }
-    }
-}
-
-/// The strip behind the one in use, which the tiles ask for bit by bit.
-struct Later<T> {
-    at: *const T,
-    /// Cache lines that nobody has asked for.
-    left: usize,
-}
-
-impl<T> Later<T> {
-    /// Behind the strip at `b`, of as many numbers.
-    fn new(b: *const T, numbers: usize) -> Self {
-        Self { at: b.wrapping_add(numbers), left: (numbers * size_of::<T>()).div_ceil(size_of::<Line>()) }
-    }
-
-    /// The next lines; none if all have been asked for.
-    #[inline(always)]
-    fn lines(&mut self, count: usize) -> Option<*const T> {
-        let at = (self.left > 0).then_some(self.at);
-        self.left = self.left.saturating_sub(count);
-        self.at = self.at.wrapping_add(count * size_of::<Line>() / size_of::<T>());
-        at
     }
 }
 

@@ -1,9 +1,9 @@
 //! Copies of operands in the order in which the innermost loop reads them.
 
-use super::tile::prefetch;
 use std::ops::Range;
 
 use super::{View, WIDTH};
+use crate::prefetch::prefetch;
 use crate::simd::{Real, Vector};
 
 /// Rows ahead of which to ask memory for the next.

@@ -1,9 +1,7 @@
 //! The innermost loop: one tile of the output over one block of the sum.
 
+use crate::prefetch::{LINE, Lines, prefetch};
 use crate::simd::Vector;
-
-/// Cache lines, the unit of prefetching, in bytes.
-const LINE: usize = 64;
 
 /// Operands of a tile.
 pub(super) struct Tile<T> {
@@ -21,8 +19,8 @@ pub(super) struct Tile<T> {
     pub c_step: usize,
     /// Whether to add to what is in `c`.
     pub add: bool,
-    /// What will be needed later, a cache line for each term; nothing: one place again and again.
-    pub ahead: Option<*const T>,
+    /// What will be needed later, a cache line for each term.
+    pub ahead: Lines<T>,
 }
 
 impl<T: crate::simd::Real> Tile<T> {
@@ -103,15 +101,13 @@ impl<T: crate::simd::Real> Tile<T> {
                 }
             }
             let (mut a, mut b) = (self.a, self.b);
-            let (mut ahead, ahead_step) =
-                self.ahead.map_or((self.a, 0), |ahead| (ahead, LINE / size_of::<T>()));
+            let mut ahead = self.ahead;
             for _ in 0..self.k {
                 let mut b_row = [V::splat(T::ZERO); NR];
                 for j in 0..NR {
                     b_row[j] = V::load(b.add(j * V::LANES));
                 }
-                prefetch_later(ahead);
-                ahead = ahead.wrapping_add(ahead_step);
+                ahead.ask();
                 for i in 0..MR {
                     let factor = V::splat(*a.add(if PACKED { i } else { i * a_step }));
                     for j in 0..NR {
@@ -131,30 +127,4 @@ impl<T: crate::simd::Real> Tile<T> {
             }
         }
     }
-}
-
-/// Asks for a cache line that will be needed later, into the second-level cache.
-#[inline(always)]
-fn prefetch_later<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as for `prefetch`.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// Asks for a cache line that will be needed soon.
-#[inline(always)]
-pub(super) fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }

@@ -9,6 +9,7 @@
 use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
+use crate::prefetch::Lines;
 use crate::simd::{Plain, Simd, choose, simd_level};
 
 /// Columns of a panel.
@@ -31,6 +32,9 @@ pub(super) struct Tile<'a> {
     pub b: *const i8,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Other tiles are a panel wide.
     pub b_step: usize,
+    /// What will be needed later, a cache line for each group.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other processor is asked.
+    pub ahead: Lines<i8>,
     /// What stands for zero in each row.
     pub zeros: &'a [i32],
     /// Sum of the weights of each column.
@@ -293,8 +297,9 @@ mod x86 {
         // SAFETY: the caller's.
         unsafe {
             let mut acc = [[_mm512_setzero_si512(); NR]; MR];
-            let (mut a, mut b) = (tile.a, tile.b);
+            let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead);
             for _ in 0..tile.groups {
+                ahead.ask();
                 let mut columns = [_mm512_setzero_si512(); NR];
                 for j in 0..NR {
                     columns[j] = _mm512_loadu_si512(b.add(j * tile.b_step).cast());

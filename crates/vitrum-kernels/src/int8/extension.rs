@@ -74,7 +74,8 @@ fn with_rows(x: FlexTensor, n: usize, work: impl FnOnce(&[f32], usize) -> Vec<f3
 /// `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]`, of x's type. Each row of x is quantised by itself, to 256
 /// steps between its extremes, so a row of the output does not depend on which other rows there are, and a number is
 /// off by at most `Σ |scale_x / 2 · w| + Σ |x · scale_w / 2|` and a little more. A row that holds NaN or an infinity
-/// gives NaN in all its outputs; numbers that make steps below `f32`'s least normal number count as 0.
+/// gives NaN in all its outputs; numbers that make steps below `f32`'s least normal number count as 0. GELU's own error is
+/// up to 6e-5, a hundredth of what quantising its value adds.
 ///
 /// On the CPU in `f32`, outside of training. Anywhere else the weight's values are computed with as floating-point
 /// numbers, and x is not quantised.

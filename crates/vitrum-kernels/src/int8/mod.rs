@@ -19,8 +19,9 @@ pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::activation::{Activation, Curve, with_curve};
-use crate::simd::{Simd, Vector};
+use crate::activation::{Activation, Curve, Gelu, with_curve};
+use crate::prefetch::Later;
+use crate::simd::{Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads, written};
 use dot::{Dot, MAX_PANELS, MAX_ROWS, PANEL, Tile};
 use weight::Parts;
@@ -277,7 +278,14 @@ fn largest<V: Vector<Scalar = f32>>(x: V) -> f32 {
     let mut lanes = [0f32; 16];
     // SAFETY: no level has more than 16 lanes.
     unsafe { x.store(lanes.as_mut_ptr()) };
-    lanes[..V::LANES].iter().copied().fold(0.0, f32::max)
+    let mut width = V::LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] = if lanes[i] > lanes[i + width] { lanes[i] } else { lanes[i + width] };
+        }
+    }
+    lanes[0]
 }
 
 /// `activation(x weight + bias)` for some panels of the weight.
@@ -299,6 +307,8 @@ unsafe fn multiply<D: Dot>(
     let mut sums = Sums([0.0; MAX_ROWS * MAX_PANELS * PANEL]);
     for panel in panels.clone().step_by(D::PANELS) {
         let count = D::PANELS.min(panels.end - panel);
+        let b = parts.packed[panel * parts.panel()..].as_ptr();
+        let mut later = Later::new(b, count * parts.panel());
         for tile in 0..tiles {
             let tile_rows = share(rows, tiles, tile);
             let mut zeros = [0; MAX_ROWS];
@@ -309,8 +319,9 @@ unsafe fn multiply<D: Dot>(
                 groups: parts.groups(),
                 a: quantized[tile_rows.start * step..].as_ptr(),
                 a_step: step,
-                b: parts.packed[panel * parts.panel()..].as_ptr(),
+                b,
                 b_step: parts.panel(),
+                ahead: later.lines(parts.groups()),
                 zeros: &zeros,
                 sums: parts.sums[panel * PANEL..].as_ptr(),
                 to: sums.0.as_mut_ptr(),
@@ -346,23 +357,134 @@ unsafe fn finish<V: Vector<Scalar = f32>>(
     residual: Option<&[f32]>,
     to: Shared<f32>,
 ) {
-    // SAFETY: the caller's; scales and bias reach to the end of the last panel.
-    unsafe {
-        with_curve!(activation, curve => {
-            for (index, row) in rows.iter().enumerate() {
-                let sums = &sums.0[index * MAX_PANELS * PANEL..];
-                for column in columns.clone().step_by(V::LANES) {
-                    let sum = V::load(sums[column - columns.start..].as_ptr());
-                    let scale = V::load(parts.scales[column..].as_ptr()).mul(V::splat(row.scale));
-                    let mut y = curve.value(sum.mul_add(scale, V::load(parts.bias[column..].as_ptr())));
-                    let (at, count) = (index * parts.n + column, columns.end - column);
-                    if let Some(residual) = residual {
-                        let from = residual[at..].as_ptr();
-                        y = y.add(if count >= V::LANES { V::load(from) } else { V::load_part(from, count) });
-                    }
-                    if count >= V::LANES { y.store(to.at(at)) } else { y.store_part(to.at(at), count) }
+    for column in columns.clone().step_by(V::LANES) {
+        let sums = &sums.0[column - columns.start..];
+        let count = V::LANES.min(columns.end - column);
+        // SAFETY: the caller's.
+        unsafe {
+            match activation {
+                Activation::Gelu => {
+                    finish_vector::<V, _>(NearGelu, sums, rows, parts, (column, count), residual, to);
                 }
+                other => with_curve!(other, curve => {
+                    finish_vector::<V, _>(curve, sums, rows, parts, (column, count), residual, to);
+                }),
             }
-        });
+        }
+    }
+}
+
+/// The same of a vector of columns, or the `count` that are left.
+///
+/// # Safety
+/// As [`finish`].
+#[inline(always)]
+unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
+    curve: C,
+    sums: &[f32],
+    rows: &[Row],
+    parts: &Parts,
+    (column, count): (usize, usize),
+    residual: Option<&[f32]>,
+    to: Shared<f32>,
+) {
+    let residual = residual.map(|residual| &residual[..(rows.len() - 1) * parts.n + column + count]);
+    // SAFETY: the caller's; scales and bias reach to the end of the last panel, sums to that of the last row.
+    unsafe {
+        let scales = V::load(parts.scales[column..].as_ptr());
+        let bias = V::load(parts.bias[column..].as_ptr());
+        for (index, row) in rows.iter().enumerate() {
+            let sum = V::load(sums.as_ptr().add(index * MAX_PANELS * PANEL));
+            let mut y = curve.value(sum.mul_add(scales.mul(V::splat(row.scale)), bias));
+            let at = index * parts.n + column;
+            if let Some(residual) = residual {
+                let from = residual.as_ptr().add(at);
+                y = y.add(if count == V::LANES { V::load(from) } else { V::load_part(from, count) });
+            }
+            if count == V::LANES { y.store(to.at(at)) } else { y.store_part(to.at(at), count) }
+        }
+    }
+}
+
+/// GELU within 6e-5, in a third of the time: `x (1/2 + x P(x²))`, P fitted on |x| ≤ 4.4, where Φ is as good as 0 or 1.
+///
+/// What it gives is quantised next; half a step of a row that reaches up to 4 is 8e-3.
+#[derive(Clone, Copy)]
+struct NearGelu;
+
+impl NearGelu {
+    const END: f32 = 4.4;
+    /// Least largest error of `x² P(x²)` under a linear program, with Φ(4.4) held at 1 (the last number moved by 5e-7 so
+    /// that it is 1 in `f32`); highest power first.
+    const P: [f32; 9] = [
+        3.569_084_6e-11,
+        -3.753_755_5e-9,
+        1.740_743_2e-7,
+        -4.724_668e-6,
+        8.429_074e-5,
+        -1.054_976_8e-3,
+        9.642_965e-3,
+        -6.607_629e-2,
+        3.987_620_2e-1,
+    ];
+}
+
+impl Curve for NearGelu {
+    #[inline(always)]
+    unsafe fn value<V: Vector>(self, x: V) -> V {
+        // SAFETY: the caller's.
+        unsafe {
+            let constant = |number: f32| V::splat(V::Scalar::from_f64(number.into()));
+            let (zero, least) = (constant(0.0), constant(-Self::END));
+            let near = zero.sub(zero.sub(x.max(least)).max(least));
+            let square = near.mul(near);
+            let mut share = constant(Self::P[0]);
+            for coefficient in &Self::P[1..] {
+                share = share.mul_add(square, constant(*coefficient));
+            }
+            share.mul_add(near, constant(0.5)).mul(x)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: the caller's. Nothing in eight bits is trained.
+        unsafe { Gelu.both(x) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(x: f32) -> f32 {
+        type One = <f32 as Real>::One;
+        let mut y = 0.0;
+        // SAFETY: a vector of one number of plain Rust needs no instructions; the pointers are to one number.
+        unsafe { NearGelu.value(One::splat(x)).store(&mut y) };
+        y
+    }
+
+    fn exact(x: f32) -> f32 {
+        type One = <f32 as Real>::One;
+        let mut y = 0.0;
+        // SAFETY: as above.
+        unsafe { Gelu.value(One::splat(x)).store(&mut y) };
+        y
+    }
+
+    #[test]
+    fn near_gelu_is_as_near_as_it_says() {
+        let mut worst = 0f32;
+        for step in -60_000..60_000 {
+            let x = step as f32 / 5000.0;
+            worst = worst.max((near(x) - exact(x)).abs());
+        }
+        assert!(worst < 6e-5, "{worst:e}");
+        for x in [20.0, 1e3, 1e6] {
+            assert!((near(x) - x).abs() <= 3e-6 * x && near(-x).abs() <= 3e-6 * x, "{x}");
+        }
+        assert!(near(f32::NAN).is_nan());
+        assert_eq!(near(0.0), 0.0);
     }
 }

@@ -140,7 +140,9 @@ fn int8_fast_equals_its_definition_with_activations_and_in_mlps() {
         for activation in Activation::ALL {
             let plain = activate(linear_int8(x.clone(), &first, Activation::Identity), activation);
             let hidden = linear_int8(x.clone(), &first, activation);
-            assert!(distance(&hidden, &plain) < 1e-6, "{activation:?}");
+            // GELU is taken from a short polynomial, for it is quantised next.
+            let limit = if activation == Activation::Gelu { 6e-5 } else { 1e-6 };
+            assert!(distance(&hidden, &plain) < limit, "{activation:?}");
             let twice = linear_int8(hidden, &second, Activation::Identity);
             let fused = mlp_int8(x.clone(), &first, &second, activation);
             assert_eq!(values(&fused), values(&twice), "{activation:?}");

@@ -148,11 +148,19 @@ pub(crate) fn in_parts<const R: usize>(
     images: Tensor<4>,
     pass: impl Fn(Tensor<4>) -> Tensor<R> + Sync,
 ) -> Tensor<R> {
-    if !vitrum_kernels::has_fast_path(&images.device(), images.dtype()) {
+    let [batch, c, h, w] = images.dims();
+    let (device, dtype) = (images.device(), images.dtype());
+    if batch == 0 {
+        // Burn broadcasts nothing over an axis of length 0.
+        let mut shape = pass(Tensor::zeros([1, c, h, w], (&device, dtype))).dims();
+        shape[0] = 0;
+        return Tensor::zeros(shape, (&device, dtype));
+    }
+    if !vitrum_kernels::has_fast_path(&device, dtype) {
         return pass(images);
     }
     let part = |part: Range<usize>| pass(images.clone().slice_dim(0, part));
-    let mut parts = vitrum_kernels::in_parts(images.dims()[0], part);
+    let mut parts = vitrum_kernels::in_parts(batch, part);
     if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
 }
 

@@ -353,6 +353,7 @@ fn logits_depend_neither_on_the_batch_nor_on_the_threads() {
         .into_iter()
         .flat_map(|image| numbers(model.backbone().forward(image)))
         .collect();
+    assert_eq!(model.logits(Tensor::zeros([0, 3, 32, 32], &device)).dims(), [0, 7], "of no images");
     for threads in [1, 2, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // Several rounds of parts, and parts of unequal size.

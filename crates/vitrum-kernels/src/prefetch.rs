@@ -1,0 +1,70 @@
+//! Asking memory for what will be needed.
+
+/// Bytes of a cache line, the unit of prefetching.
+pub(crate) const LINE: usize = 64;
+
+/// Asks for a cache line that will be needed soon.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks for a cache line that will be needed later, into the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_later<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as for `prefetch`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// What stands behind the part of an operand that tiles are using, for which they ask bit by bit.
+pub(crate) struct Later<T> {
+    at: *const T,
+    /// Cache lines that nobody has asked for.
+    left: usize,
+}
+
+impl<T> Later<T> {
+    /// Behind the part at `from`, of as many numbers.
+    pub(crate) fn new(from: *const T, numbers: usize) -> Self {
+        Self { at: from.wrapping_add(numbers), left: (numbers * size_of::<T>()).div_ceil(LINE) }
+    }
+
+    /// The next `count` lines.
+    #[inline(always)]
+    pub(crate) fn lines(&mut self, count: usize) -> Lines<T> {
+        let lines = Lines { at: self.at, step: if self.left > 0 { LINE / size_of::<T>() } else { 0 } };
+        self.left = self.left.saturating_sub(count);
+        self.at = self.at.wrapping_add(count * LINE / size_of::<T>());
+        lines
+    }
+}
+
+/// Cache lines that a tile asks for, one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<T> {
+    at: *const T,
+    /// From one to the next, in numbers; 0 if all have been asked for.
+    step: usize,
+}
+
+impl<T> Lines<T> {
+    /// Asks for one.
+    #[inline(always)]
+    pub(crate) fn ask(&mut self) {
+        prefetch_later(self.at);
+        self.at = self.at.wrapping_add(self.step);
+    }
+}
