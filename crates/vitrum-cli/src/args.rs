@@ -770,7 +770,7 @@ pub struct QuantizeArgs {
 /// `vitrum bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A name without weights is measured with fresh ones: the time is the same.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 vit_small_patch16_224 --batch-sizes 1,8 --threads 2\n  vitrum bench -m vit_tiny_patch16_224 --train --img-size 32 --model-kwargs patch_size=4 --batch-sizes 64"
+    after_help = "A name without weights is measured with fresh ones: the time is the same. But for --train, weights are packed first, as `val` does.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 vit_small_patch16_224 --batch-sizes 1,8 --threads 2\n  vitrum bench -m vit_tiny_patch16_224 --train --img-size 32 --model-kwargs patch_size=4 --batch-sizes 64"
 )]
 pub struct BenchArgs {
     /// Which model.

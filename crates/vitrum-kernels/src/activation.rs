@@ -45,7 +45,14 @@ pub(crate) trait Curve: Copy + Send + Sync {
     /// # Safety
     /// Here and below: must be called where the instructions of `V` are; holding `x` does not suffice to inline.
     unsafe fn value<V: Vector>(self, x: V) -> V;
+}
+
+/// One that can be gone back through.
+pub(crate) trait Slope: Curve {
     /// Value and slope.
+    ///
+    /// # Safety
+    /// As [`Curve::value`].
     unsafe fn both<V: Vector>(self, x: V) -> (V, V);
 }
 
@@ -105,6 +112,9 @@ impl Curve for Identity {
     unsafe fn value<V: Vector>(self, x: V) -> V {
         x
     }
+}
+
+impl Slope for Identity {
     #[inline(always)]
     unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
@@ -118,6 +128,9 @@ impl Curve for Relu {
         // SAFETY: the caller's. The maximum takes x if that is NaN.
         unsafe { splat::<V>(0.0).max(x) }
     }
+}
+
+impl Slope for Relu {
     #[inline(always)]
     unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
@@ -161,6 +174,9 @@ impl Curve for Gelu {
         // SAFETY: the caller's.
         unsafe { x.mul(Self::parts(x).0) }
     }
+}
+
+impl Slope for Gelu {
     #[inline(always)]
     unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
@@ -191,6 +207,9 @@ impl Curve for Logistic {
         // SAFETY: the caller's.
         unsafe { x.mul(logistic(x.mul(splat(self.0))).0) }
     }
+}
+
+impl Slope for Logistic {
     #[inline(always)]
     unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
@@ -217,6 +236,9 @@ impl Curve for GeluTanh {
         // SAFETY: the caller's.
         unsafe { x.mul(logistic(Self::argument(x)).0) }
     }
+}
+
+impl Slope for GeluTanh {
     #[inline(always)]
     unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::WIDTH;
-use crate::activation::{Activation, Curve, with_curve};
+use crate::activation::{Activation, Curve, Slope as _, with_curve};
 use crate::simd::{Real, Vector};
 use crate::threads::Shared;
 

@@ -19,7 +19,7 @@ pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::activation::{Activation, Curve, Gelu, with_curve};
+use crate::activation::{Activation, Curve, with_curve};
 use crate::prefetch::Later;
 use crate::simd::{Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads, written};
@@ -445,17 +445,12 @@ impl Curve for NearGelu {
             share.mul_add(near, constant(0.5)).mul(x)
         }
     }
-
-    #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's. Nothing in eight bits is trained.
-        unsafe { Gelu.both(x) }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::Gelu;
 
     fn near(x: f32) -> f32 {
         type One = <f32 as Real>::One;

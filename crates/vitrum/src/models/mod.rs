@@ -171,7 +171,8 @@ pub(crate) fn is_skipped(layer: &str, skip: &[String]) -> bool {
 
 impl Model {
     /// [`Backbone::forward`] for answers alone: as fast as this machine can, so on the threads that the operations
-    /// are shared among, each with images of its own. Not for training: what is dropped is drawn by the calling thread.
+    /// are shared among, each with images of its own; faster still once [packed](Self::pack). Not for training: what is
+    /// dropped is drawn by the calling thread.
     pub fn logits(&self, images: Tensor<4>) -> Tensor<2> {
         in_parts(images, |images| self.backbone().forward(images))
     }
