@@ -21,6 +21,7 @@ mod peak;
 pub mod pixels;
 mod portable;
 mod prefetch;
+mod prepared;
 mod product;
 mod reference;
 mod simd;

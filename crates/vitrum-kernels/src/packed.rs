@@ -12,16 +12,15 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::backend::{
-    Backend, Dispatch, DispatchDevice, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
-};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::extension::{Maybe, in_one_piece};
 use crate::gemm::{Finish, Gemm, Packed, View};
 use crate::layer_norm;
 use crate::linear::{rows_of, with_last};
+use crate::prepared::{self, check, is_fast};
 use crate::simd::Real;
 use crate::threads::{Shared, for_each_block, share, threads, written};
 
@@ -311,7 +310,7 @@ fn with_room(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
 /// # Panics
 /// If the last axis of x is not K.
 pub fn linear_packed<const R: usize>(x: Tensor<R>, weight: &PackedWeight) -> Tensor<R> {
-    check("linear_packed", x.dims()[R - 1], weight);
+    check("linear_packed", x.dims()[R - 1], weight.shape());
     if !is_fast(&x) {
         let (weight, bias) = floats(weight, &x);
         return crate::linear(x, weight, bias);
@@ -331,7 +330,7 @@ pub fn linear_add_packed<const R: usize>(
     residual: Tensor<R>,
     gamma: Option<Tensor<1>>,
 ) -> Tensor<R> {
-    check("linear_add_packed", x.dims()[R - 1], weight);
+    check("linear_add_packed", x.dims()[R - 1], weight.shape());
     crate::check_residual("linear_add_packed", &x, weight.shape()[1], &residual, gamma.as_ref());
     if !is_fast(&x) || !is_fast(&residual) {
         let (weight, bias) = floats(weight, &x);
@@ -353,7 +352,7 @@ pub fn norm_linear_packed<const R: usize>(
     eps: f64,
     weight: &PackedWeight,
 ) -> Tensor<R> {
-    check("norm_linear_packed", x.dims()[R - 1], weight);
+    check("norm_linear_packed", x.dims()[R - 1], weight.shape());
     crate::check_layer_norm(&x, &norm_weight, Some(&norm_bias));
     if !is_fast(&x) {
         return linear_packed(crate::layer_norm(x, norm_weight, norm_bias, eps), weight);
@@ -382,9 +381,9 @@ pub fn after_attention_packed<const R: usize>(
     [gamma1, gamma2]: [Option<Tensor<1>>; 2],
 ) -> Tensor<R> {
     let AfterAttention { proj, fc1, fc2, activation, eps } = layers;
-    check("after_attention_packed, proj", context.dims()[R - 1], proj);
-    check("after_attention_packed, fc1", x.dims()[R - 1], fc1);
-    check("after_attention_packed, fc2", fc1.shape()[1], fc2);
+    check("after_attention_packed, proj", context.dims()[R - 1], proj.shape());
+    check("after_attention_packed, fc1", x.dims()[R - 1], fc1.shape());
+    check("after_attention_packed, fc2", fc1.shape()[1], fc2.shape());
     crate::check_residual("after_attention_packed", &context, proj.shape()[1], &x, gamma1.as_ref());
     crate::check_residual("after_attention_packed", &context, fc2.shape()[1], &x, gamma2.as_ref());
     crate::check_layer_norm(&x, &norm_weight, Some(&norm_bias));
@@ -404,29 +403,7 @@ pub fn after_attention_packed<const R: usize>(
     ))
 }
 
-fn check(name: &str, k: usize, weight: &PackedWeight) {
-    assert_eq!(
-        weight.shape()[0],
-        k,
-        "{name}: the weight must have a row for each of the {k} columns of its input"
-    );
-}
-
-/// Whether packed weights take tensors like this one.
-fn is_fast<const R: usize>(x: &Tensor<R>) -> bool {
-    let device = x.device();
-    x.dtype() == DType::F32
-        && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
-        && !device.is_autodiff()
-}
-
 /// The weight `[K, N]` and bias as tensors like x.
 fn floats<const R: usize>(weight: &PackedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
-    let (device, dtype) = (x.device(), x.dtype());
-    let values = TensorData::new(weight.unpack(), weight.shape());
-    let bias = weight.bias().map(|bias| {
-        let data = TensorData::new(bias.to_vec(), [bias.len()]);
-        Tensor::<1>::from_data(data, (&device, DType::F32)).cast(dtype)
-    });
-    (Tensor::<2>::from_data(values, (&device, DType::F32)).cast(dtype), bias)
+    prepared::floats(weight.unpack(), weight.shape(), weight.bias(), x)
 }

@@ -6,24 +6,20 @@ pub(crate) const LINE: usize = 64;
 /// Asks for a cache line that will be needed soon.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
+    ask_for::<T, false>(at);
+}
+
+/// Asks for a cache line, into the first-level cache or, if it is for later, the second.
+#[inline(always)]
+fn ask_for<T, const LATER: bool>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// Asks for a cache line that will be needed later, into the second-level cache.
-#[inline(always)]
-pub(crate) fn prefetch_later<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as for `prefetch`.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        match LATER {
+            false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
@@ -64,7 +60,7 @@ impl<T> Lines<T> {
     /// Asks for one.
     #[inline(always)]
     pub(crate) fn ask(&mut self) {
-        prefetch_later(self.at);
+        ask_for::<T, true>(self.at);
         self.at = self.at.wrapping_add(self.step);
     }
 }

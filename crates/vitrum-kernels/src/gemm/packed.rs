@@ -3,8 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{Line, SLACK, View, WIDTH, pack_strips, sum_blocks};
-use crate::simd::{self, Job, Real, Simd, Vector};
+use super::{Line, SLACK, View, pack_strips, sum_blocks};
+use crate::simd::{self, Job, Real, Simd};
 
 /// A matrix `[k, n]` as the innermost loop reads it: for each block of the sum all strips, one after the other, each
 /// `[terms, width of a tile]`; columns behind the last are zeros.
@@ -67,7 +67,7 @@ impl<T: Real> Packed<T> {
     }
 }
 
-/// Some strips of one block of a sum.
+/// One block of a sum, all strips; what it leaves behind its end, the next block overwrites.
 struct PackBlock<'a, T> {
     b: View<'a, T>,
     n: usize,
@@ -81,12 +81,7 @@ impl<T: Real> Job for PackBlock<'_, T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let strip = WIDTH * T::In::<S>::LANES * self.terms.len();
-        // One by one from the first: what a strip leaves behind its end the next overwrites.
-        for (index, first) in self.strips.clone().enumerate() {
-            let to = self.to.wrapping_add(index * strip);
-            // SAFETY: the caller has room for the strips and what packing may leave behind them.
-            unsafe { pack_strips::<T, T::In<S>>(&self.b, self.n, first..first + 1, &self.terms, to) };
-        }
+        // SAFETY: the caller has room for the strips and what packing may leave behind them.
+        unsafe { pack_strips::<T, T::In<S>>(&self.b, self.n, self.strips, &self.terms, self.to) };
     }
 }

@@ -1,15 +1,14 @@
 //! The layers on tensors.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::{
-    Backend, Dispatch, DispatchDevice, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
-};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::tensor::Tensor;
 
 use super::QuantizedWeight;
 use crate::activation::Activation;
-use crate::extension::Maybe;
+use crate::extension::{Maybe, in_one_piece};
 use crate::linear::{rows_of, with_last};
+use crate::prepared::{self, check, is_fast};
 use crate::simd::Real;
 
 /// Layers in eight bits, on backends that have them.
@@ -58,10 +57,6 @@ impl Int8Ops for Flex {
     }
 }
 
-fn in_one_piece(x: FlexTensor) -> FlexTensor {
-    if x.is_contiguous() { x } else { x.to_contiguous() }
-}
-
 /// Rows of x to rows of `n` numbers.
 fn with_rows(x: FlexTensor, n: usize, work: impl FnOnce(&[f32], usize) -> Vec<f32>) -> FlexTensor {
     let x = in_one_piece(x);
@@ -87,7 +82,7 @@ pub fn linear_int8<const R: usize>(
     weight: &QuantizedWeight,
     activation: Activation,
 ) -> Tensor<R> {
-    check("linear_int8", x.dims()[R - 1], weight);
+    check("linear_int8", x.dims()[R - 1], weight.shape());
     if !is_fast(&x) {
         let (values, bias) = floats(weight, &x);
         return crate::activate(crate::linear(x, values, bias), activation);
@@ -109,7 +104,7 @@ pub fn linear_add_int8<const R: usize>(
     weight: &QuantizedWeight,
     residual: Tensor<R>,
 ) -> Tensor<R> {
-    check("linear_add_int8", x.dims()[R - 1], weight);
+    check("linear_add_int8", x.dims()[R - 1], weight.shape());
     check_residual(&x, weight, &residual);
     if !is_fast(&x) || !is_fast(&residual) {
         return residual + linear_int8(x, weight, Activation::Identity);
@@ -132,8 +127,8 @@ pub fn mlp_int8<const R: usize>(
     fc2: &QuantizedWeight,
     activation: Activation,
 ) -> Tensor<R> {
-    check("mlp_int8, first layer", x.dims()[R - 1], fc1);
-    check("mlp_int8, second layer", fc1.shape()[1], fc2);
+    check("mlp_int8, first layer", x.dims()[R - 1], fc1.shape());
+    check("mlp_int8, second layer", fc1.shape()[1], fc2.shape());
     if !is_fast(&x) {
         return linear_int8(linear_int8(x, fc1, activation), fc2, Activation::Identity);
     }
@@ -158,8 +153,8 @@ pub fn mlp_add_int8<const R: usize>(
     activation: Activation,
     residual: Tensor<R>,
 ) -> Tensor<R> {
-    check("mlp_add_int8, first layer", x.dims()[R - 1], fc1);
-    check("mlp_add_int8, second layer", fc1.shape()[1], fc2);
+    check("mlp_add_int8, first layer", x.dims()[R - 1], fc1.shape());
+    check("mlp_add_int8, second layer", fc1.shape()[1], fc2.shape());
     check_residual(&x, fc2, &residual);
     if !is_fast(&x) || !is_fast(&residual) {
         return residual + mlp_int8(x, fc1, fc2, activation);
@@ -176,30 +171,7 @@ fn check_residual<const R: usize>(x: &Tensor<R>, weight: &QuantizedWeight, resid
     assert_eq!(residual.dtype(), x.dtype(), "residual and x differ in type");
 }
 
-fn check(name: &str, k: usize, weight: &QuantizedWeight) {
-    assert_eq!(
-        weight.shape()[0],
-        k,
-        "{name}: the weight must have a row for each of the {k} columns of its input"
-    );
-}
-
-/// Whether the integer path takes tensors like this one.
-fn is_fast<const R: usize>(x: &Tensor<R>) -> bool {
-    let device = x.device();
-    x.dtype() == DType::F32
-        && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
-        && !device.is_autodiff()
-}
-
 /// The weight `[K, N]` and bias as tensors like x.
 fn floats<const R: usize>(weight: &QuantizedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
-    let (device, dtype) = (x.device(), x.dtype());
-    let bias = |bias: &[f32]| {
-        let data = TensorData::new(bias.to_vec(), [bias.len()]);
-        Tensor::<1>::from_data(data, (&device, DType::F32)).cast(dtype)
-    };
-    let values = TensorData::new(weight.dequantize(), weight.shape());
-    let values = Tensor::<2>::from_data(values, (&device, DType::F32)).cast(dtype);
-    (values, weight.bias().map(bias))
+    prepared::floats(weight.dequantize(), weight.shape(), weight.bias(), x)
 }

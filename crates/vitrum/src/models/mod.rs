@@ -205,8 +205,8 @@ impl Model {
     }
 
     /// Packs the weights of the linear layers of the blocks for this processor, for many answers: the same bits, sooner
-    /// (but where branches have gains, LayerScale, that meet the residual in one rounding then). It takes as long as an answer
-    /// or two. Layers that have a prepared form stay, and so does everything on other devices
+    /// (but where branches have gains, LayerScale, that meet the residual in one rounding then). It takes as long as a
+    /// few answers. Layers that have a prepared form stay, and so does everything on other devices
     /// and in other types than `f32`.
     ///
     /// Reading the parameters unpacks them, each time anew. A model that is to be trained must not be packed: its weights

@@ -51,7 +51,7 @@ impl Classifier {
         Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
     }
 
-    /// Ready for many pictures: the same answers, sooner, for about the time of one before the first
+    /// Ready for many pictures: the same answers, sooner, for the time of a few before the first
     /// ([`Model::pack`]).
     pub fn pack(self) -> Self {
         Self { model: self.model.pack(), ..self }
