@@ -798,6 +798,10 @@ pub struct BenchArgs {
     /// Passes before, not measured.
     #[arg(long, default_value_t = 2)]
     pub warmup: usize,
+    /// Requests under way at once, each on its share of --threads (one thread at least) and all with the same weights:
+    /// more images per second and a longer wait for each. The median is of one request.
+    #[arg(long, default_value_t = 1, conflicts_with_all = ["train", "data"])]
+    pub streams: usize,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -1,9 +1,10 @@
 //! `vitrum bench`: how fast a model runs on this machine.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use serde::Serialize;
 use vitrum::data::augment::smoothed_one_hot;
@@ -28,12 +29,14 @@ struct Measured {
     /// `f32`, or `int8` where layers of the model are.
     precision: Precision,
     threads: usize,
+    /// Requests under way at once, on their shares of the threads.
+    streams: usize,
     runs: usize,
     /// Median time of one pass.
     median_ms: f64,
     min_ms: f64,
     max_ms: f64,
-    /// By the median.
+    /// By the median, of all streams together.
     images_per_second: f64,
     /// Two operations per multiply-accumulate that the logits need; three times the forward pass's for a training step.
     gflops: Option<f64>,
@@ -54,6 +57,7 @@ impl Measured {
             pass,
             precision: Precision::F32,
             threads: rayon::current_num_threads(),
+            streams: 1,
             runs: times.len(),
             median_ms: 1e3 * median(times),
             min_ms: 1e3 * times[0],
@@ -72,8 +76,11 @@ fn median(sorted: &[f64]) -> f64 {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
-    if args.runs == 0 || args.batch_sizes.contains(&0) {
-        bail!("--runs and --batch-sizes must be at least 1");
+    if args.runs == 0 || args.streams == 0 || args.batch_sizes.contains(&0) {
+        bail!("--runs, --streams and --batch-sizes must be at least 1");
+    }
+    if args.streams > 4096 {
+        bail!("--streams {} is more than any machine has threads for", args.streams);
     }
     let mut measured = Vec::new();
     for name in std::iter::once(&args.model.model).chain(&args.more) {
@@ -97,7 +104,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     }
     let macs = loaded.model.config().walk()?.macs_read * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
-        memory::check_batch(&config, batch_size, config.img_size, Dtype::F32)?;
+        memory::check_batch(&config, batch_size.saturating_mul(args.streams), config.img_size, Dtype::F32)?;
     }
     if !args.train {
         loaded.model = loaded.model.pack();
@@ -108,12 +115,15 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
         let times = if args.train {
             train_times(args, &loaded.model, &config, batch_size, &device)?
         } else {
-            forward_times(args, &loaded.model, &config, batch_size, &device)
+            forward_times(args, &loaded.model, &config, batch_size, &device)?
         };
         let pass = if args.train { "train" } else { "forward" };
-        let gflops = 2e-9 * macs as f64 * batch_size as f64 / median(&times);
+        let images_per_second = (args.streams * batch_size) as f64 / median(&times);
+        let gflops = 2e-9 * macs as f64 * images_per_second;
         measured.push(Measured {
             precision,
+            streams: args.streams,
+            images_per_second,
             gflops: Some(gflops),
             share_of_peak: peak.map(|peak| gflops / peak),
             ..Measured::new(&loaded.name, config.img_size, pass, batch_size, &times)
@@ -143,7 +153,7 @@ fn forward_times(
     config: &VitConfig,
     batch_size: usize,
     device: &Device,
-) -> Vec<f64> {
+) -> Result<Vec<f64>> {
     let [h, w] = config.img_size;
     let images: Tensor<4> =
         Tensor::random([batch_size, config.in_chans, h, w], Distribution::Normal(0.0, 1.0), device);
@@ -151,9 +161,51 @@ fn forward_times(
         let logits = model.logits(images.clone());
         let sum: f64 = logits.into_data().iter::<f64>().sum(); // waits for the device
         std::hint::black_box(sum);
-        Ok(())
     };
-    timed(args, pass).expect("a forward pass has no errors")
+    if args.streams > 1 {
+        return timed_streams(args, pass);
+    }
+    timed(args, || {
+        pass();
+        Ok(())
+    })
+}
+
+/// Times of passes in `--streams` pools of threads side by side, shortest first. All go on until each has its runs, so
+/// that none is measured while another rests.
+fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
+    let threads = (rayon::current_num_threads() / args.streams).max(1);
+    let ready = std::sync::Barrier::new(args.streams);
+    let done = AtomicUsize::new(0);
+    let stream = || {
+        let (mut times, mut counted, begin) = (Vec::new(), false, Instant::now());
+        while done.load(Ordering::Relaxed) < args.streams {
+            let start = Instant::now();
+            pass();
+            times.push(start.elapsed().as_secs_f64());
+            if !counted && times.len() >= args.runs && begin.elapsed().as_secs_f64() >= args.seconds {
+                counted = true;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        times
+    };
+    let pools: Vec<rayon::ThreadPool> = (0..args.streams)
+        .map(|_| rayon::ThreadPoolBuilder::new().num_threads(threads).build())
+        .collect::<Result<_, _>>()
+        .context("--streams")?;
+    let of_pool = |pool: &rayon::ThreadPool| {
+        pool.install(|| (0..args.warmup).for_each(|_| pass()));
+        ready.wait();
+        pool.install(stream)
+    };
+    let mut times = std::thread::scope(|scope| {
+        let streams: Vec<_> = pools.iter().map(|pool| scope.spawn(move || of_pool(pool))).collect();
+        streams.into_iter().map(|stream| stream.join().expect("a pass that ends")).collect::<Vec<_>>()
+    })
+    .concat();
+    times.sort_by(f64::total_cmp);
+    Ok(times)
 }
 
 /// Whole updates as a run makes them, on a batch that is ready.
@@ -212,6 +264,7 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
         "pass",
         "precision",
         "batch",
+        "streams",
         "median ms",
         "min",
         "max",
@@ -226,6 +279,7 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
             m.pass.into(),
             if m.precision == Precision::Int8 { "int8" } else { "f32" }.into(),
             m.batch_size.to_string(),
+            m.streams.to_string(),
             format!("{:.2}", m.median_ms),
             format!("{:.2}", m.min_ms),
             format!("{:.2}", m.max_ms),

@@ -27,7 +27,15 @@ fn bench_measures() {
     let two = sandbox.ok("bench -m model model --batch-sizes 1,2 --runs 1 --warmup 0 --format json").json();
     assert_eq!(two.as_array().map(Vec::len), Some(4));
     sandbox.fails("bench -m model elsewhere --runs 1", 1, &["elsewhere"]);
-    for flags in ["--runs 0", "--batch-sizes 0", "--batch-sizes 1,0"] {
+    let streams = "bench -m model --batch-sizes 2 --runs 3 --streams 3 --format json";
+    let streams = sandbox.ok(streams).json()[0].clone();
+    let number = |key: &str| streams[key].as_f64().expect(key);
+    assert!(number("streams") == 3.0 && number("runs") >= 9.0, "{streams}");
+    let speed = 1e3 * 3.0 * 2.0 / number("median_ms");
+    assert!((number("images_per_second") / speed - 1.0).abs() < 1e-9, "{streams}");
+    sandbox.fails("bench -m model --streams 99999", 1, &["--streams 99999"]);
+    sandbox.fails("bench -m model --streams 2 --train", 2, &["--train"]);
+    for flags in ["--runs 0", "--streams 0", "--batch-sizes 0", "--batch-sizes 1,0"] {
         sandbox.fails(&format!("bench -m model {flags}"), 1, &["at least 1"]);
     }
     sandbox.fails("bench -m model --batch-sizes x", 2, &["--batch-sizes"]);
