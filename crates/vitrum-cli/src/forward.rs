@@ -22,6 +22,7 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
         bail!("--output {} is the input\nhint: name another file", args.output.display());
     }
     target::check(&args.output)?;
+    memory::small_pages();
     let (loaded, device) = model::open(&args.model, args.dtype, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     let file = tensors::read(&args.input)?;

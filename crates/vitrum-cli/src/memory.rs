@@ -67,6 +67,15 @@ fn available() -> Option<u64> {
     Some(kilobytes.saturating_mul(1024))
 }
 
+/// Asks for memory in the system's small pages from now on, for commands that take little and end soon.
+///
+/// The allocator asks for pages of 2 MB, which serve long work a little faster. The system may have to move others'
+/// pages out of the way first: the first answer of ViT-Ti took 0.25 s instead of 0.07, and 80 MB instead of 58.
+pub fn small_pages() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true); // Where it cannot be had, nothing is lost.
+}
+
 /// Most memory this process ever had, in MB; Linux tells it.
 pub fn peak_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -10,6 +10,7 @@ use vitrum::tasks::{Classifier, Prediction};
 
 use crate::args::{Format, ImagesArgs, PredictArgs};
 use crate::demo;
+use crate::memory;
 use crate::model::{self, Talk};
 use crate::output;
 
@@ -56,7 +57,7 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
-/// So few pictures are not worth getting the weights ready for many.
+/// So few pictures are not worth getting weights and memory ready for many.
 const FEW: usize = 16;
 
 /// A model and the pictures it is asked about.
@@ -75,8 +76,12 @@ pub fn ask(args: &ImagesArgs, class_map: Option<&Path>, talk: Talk) -> Result<As
         bail!("--batch-size must be at least 1");
     }
     let files = image_files(&args.images)?;
+    let few = files.len() <= FEW;
+    if few {
+        memory::small_pages();
+    }
     let mut classifier = model::classifier(&args.model, &args.preprocess, class_map, talk)?;
-    if files.len() > FEW {
+    if !few {
         classifier = classifier.pack();
     }
     model::check_batch(&classifier, args.batch_size.min(files.len()))?;
