@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--photos")
     parser.add_argument("--model")
     parser.add_argument("--only", default="run,int8,train,scale,data,start")
-    parser.add_argument("--rounds", default="3")
+    parser.add_argument("--rounds", default="8")
     args = parser.parse_args()
 
     python = args.venv / "bin" / "python"
@@ -35,9 +35,9 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
 
     scripts = {
-        "run": ["--rounds", args.rounds, "--seconds", "1"],
-        "int8": ["--rounds", args.rounds, "--seconds", "1", "--precision", "int8"],
-        "train": ["--rounds", args.rounds, "--cases", "tiny32,small224,base224"],
+        "run": ["--rounds", args.rounds],
+        "int8": ["--rounds", args.rounds, "--precision", "int8"],
+        "train": ["--rounds", "3", "--cases", "tiny32,small224,base224"],
         "scale": ["--plot", str(args.output / "scale.png")],
     }
     if args.photos:
@@ -45,6 +45,8 @@ def main() -> None:
         photo = next((p for p in sorted(Path(args.photos).rglob("*")) if p.suffix.lower() in {".jpg", ".jpeg"}), None)
         if args.model and photo:
             scripts["start"] = [str(photo), args.model]
+    for name in ("run", "int8"):
+        scripts[name] += ["--json", str(args.output / f"{name}.json"), "--plot", str(args.output / f"{name}.png")]
     for name in args.only.split(","):
         if name not in scripts:
             print(f"{name}: left out", file=sys.stderr)

@@ -28,6 +28,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from asked import Asked, peak_mb, serve, spread
 from pace import Pace
 
 
@@ -42,12 +43,6 @@ def timed(step, seconds: float) -> float:
         step()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def peak_mb() -> float:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def answerer(library: str, name: str, batch: int, threads: int, folder: Path):
@@ -107,10 +102,7 @@ def worker(library: str, name: str, batch: int, threads: int, folder: Path) -> N
     """Measures for as many seconds as each line of stdin says."""
     answer, jobs = answerer(library, name, batch, threads, folder)
     answer()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        seconds = timed(answer, float(line)) / jobs
-        print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}), flush=True)
+    serve(lambda seconds: {"seconds": timed(answer, seconds) / jobs, "peak_mb": peak_mb()})
 
 
 def export(name: str, batch: int, peers: list[str], folder: Path) -> None:
@@ -132,36 +124,6 @@ def export(name: str, batch: int, peers: list[str], folder: Path) -> None:
 
             small = folder / f"{library}-{name}-{batch}.onnx"
             quantize_dynamic(onnx, small, weight_type=QuantType.QInt8, per_channel=library.endswith("channel"))
-
-
-class Peer:
-    """A library's process, ready to measure."""
-
-    def __init__(self, library: str, name: str, batch: int, args, folder: str):
-        self.what = f"{library} {name} batch {batch}"
-        own = ["--worker", library, name, str(batch), str(args.threads), folder]
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, *own], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
-        )
-        self.line("ready")
-
-    def line(self, wanted: str) -> str:
-        """The next line of stdout that begins with `wanted`."""
-        for line in self.process.stdout:
-            if line.startswith(wanted):
-                return line
-        self.errors.seek(0)
-        sys.exit(f"{self.what} failed:\n{self.errors.read()[-2000:]}")
-
-    def measure(self, seconds: float) -> dict:
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return json.loads(self.line("{"))
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def vitrum(binary: str, name: str, batch: int, args, streams: int) -> dict:
@@ -189,7 +151,8 @@ def case(name: str, batch: int, peers: list[str], args, folder: str) -> dict:
         pace = stack.enter_context(contextlib.closing(Pace(args.threads)))
         running = {}
         for library in peers:
-            running[library] = stack.enter_context(contextlib.closing(Peer(library, name, batch, args, folder)))
+            own = ["--worker", library, name, str(batch), str(args.threads), folder]
+            running[library] = stack.enter_context(contextlib.closing(Asked(__file__, own)))
         measures = {library: lambda peer=peer: peer.measure(args.seconds) for library, peer in running.items()}
         measures[ONE] = lambda: vitrum(args.vitrum, name, batch, args, 1)
         if "openvino-throughput" in peers:
@@ -203,8 +166,8 @@ def case(name: str, batch: int, peers: list[str], args, folder: str) -> dict:
 
 
 def ratios(rounds: list[dict], library: str, other: str) -> list[float]:
-    """How many times as fast as `other` the library was in each round, least first."""
-    return sorted(seen[other]["seconds"] / seen[library]["seconds"] for seen in rounds)
+    """How many times as fast as `other` the library was in each round."""
+    return [seen[other]["seconds"] / seen[library]["seconds"] for seen in rounds]
 
 
 def row(seen: dict) -> str:
@@ -214,20 +177,47 @@ def row(seen: dict) -> str:
     speed = statistics.median(seen["batch"] / one["torch"]["seconds"] for one in rounds)
     cells = [seen["model"], str(seen["batch"]), f"{speed:.2f}"]
     for library in libraries[1:]:
-        of_rounds = ratios(rounds, library, "torch")
-        cells.append(f"{statistics.median(of_rounds):.2f} ({of_rounds[0]:.2f}–{of_rounds[-1]:.2f})")
+        cells.append(spread(ratios(rounds, library, "torch")))
     several = [library for library in libraries if library.endswith("throughput")]
     one = [library for library in libraries if library not in [*several, ONE, SEVERAL]]
     for own, others in ((ONE, one), (SEVERAL, several)):
         if others:
             to_best = min((statistics.median(ratios(rounds, own, other)), other) for other in others)[1]
-            of_rounds = ratios(rounds, own, to_best)
-            cells.append(f"{statistics.median(of_rounds):.2f} ({of_rounds[0]:.2f}–{of_rounds[-1]:.2f}, {to_best})")
+            cells.append(f"{spread(ratios(rounds, own, to_best))} of {to_best}")
     memory = [f"{statistics.median(one[library]['peak_mb'] for one in rounds):.0f}" for library in libraries]
     if "share_of_peak" in rounds[0][ONE]:
-        shares = sorted(one[own]["share_of_peak"] for one in rounds for own in (ONE, SEVERAL) if own in one)
-        cells.append(f"{statistics.median(shares):.2f} ({shares[0]:.2f}–{shares[-1]:.2f})")
+        cells.append(spread([one[own]["share_of_peak"] for one in rounds for own in (ONE, SEVERAL) if own in one]))
     return "| " + " | ".join([*cells, ", ".join(memory)]) + " |"
+
+
+def draw(everything: list[dict], path: str) -> None:
+    """Speeds as multiples of torch eager's, a group of bars for each case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    libraries = list(everything[0]["rounds"][0])
+    figure, axis = plt.subplots(figsize=(11, 4.2), constrained_layout=True)
+    width = 0.85 / len(libraries)
+    grays = plt.get_cmap("Greys")
+    for index, library in enumerate(libraries):
+        of_cases = [ratios(seen["rounds"], library, "torch") for seen in everything]
+        middle = [statistics.median(of_rounds) for of_rounds in of_cases]
+        # The middle half of the rounds.
+        quartiles = [statistics.quantiles(of_rounds, n=4) if len(of_rounds) > 1 else of_rounds * 3 for of_rounds in of_cases]
+        errors = [[max(m - q[0], 0) for m, q in zip(middle, quartiles)], [max(q[2] - m, 0) for m, q in zip(middle, quartiles)]]
+        blue = {ONE: "tab:blue", SEVERAL: "tab:cyan"}
+        color = blue.get(library, grays(0.25 + 0.5 * index / len(libraries)))
+        places = [case + (index - (len(libraries) - 1) / 2) * width for case in range(len(everything))]
+        axis.bar(places, middle, width, yerr=errors, ecolor="black", capsize=2, color=color, label=library)
+    short = {"tiny": "ViT-Ti/16", "small": "ViT-S/16", "base": "ViT-B/16"}
+    names = [short.get(seen["model"].split("_")[1], seen["model"]) for seen in everything]
+    axis.set_xticks(range(len(everything)), [f"{name}\nbatch {seen['batch']}" for name, seen in zip(names, everything)])
+    axis.set_ylabel("speed, torch eager = 1")
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -241,6 +231,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PEERS, default="f32")
     parser.add_argument("--peers", help="names with commas between; torch first")
     parser.add_argument("--json", help="write every measurement here")
+    parser.add_argument("--plot", help="draw the table's ratios here")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--export", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -265,6 +256,8 @@ def main() -> None:
                 print(row(everything[-1]), flush=True)
                 if args.json:
                     Path(args.json).write_text(json.dumps(everything, indent=1))
+    if args.plot:
+        draw(everything, args.plot)
     total = {key: sum(seen["pace"][key] for seen in everything) for key in everything[0]["pace"]}
     print(f"\nMeasurements: {total['measured']}; taken again: {total['again']}; kept all the same: {total['kept']}.")
 

@@ -6,15 +6,19 @@
 
 A step is forward, cross entropy, backward and AdamW on a batch that is ready in memory. Every round measures every
 library once (a median of several steps each) in a process of its own; the table gives the median over rounds of the
-ratio to PyTorch eager of the same round, and each process's peak memory.
+ratio to PyTorch eager of the same round, and each process's peak memory. See run.py for `pace`.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import time
+
+from asked import Asked, peak_mb, serve, spread
+from pace import Pace
 
 CASES = {
     "tiny32": {"name": "vit_tiny_patch16_224", "img": 32, "patch": 4, "batch": 64, "classes": 10},
@@ -23,9 +27,7 @@ CASES = {
 }
 
 
-def torch_worker(library: str, case: dict, threads: int, seconds: float) -> dict:
-    import resource
-
+def torch_worker(library: str, case: dict, threads: int) -> None:
     import timm
     import torch
 
@@ -45,15 +47,17 @@ def torch_worker(library: str, case: dict, threads: int, seconds: float) -> dict
         optimizer.step()
         return loss.item()
 
-    for _ in range(2):
+    def measure(seconds: float) -> dict:
+        times = []
         step()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 4 or time.perf_counter() < end:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"images_per_second": case["batch"] / statistics.median(times), "peak_mb": peak}
+        while len(times) < 4 or sum(times) < seconds:
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        return {"images_per_second": case["batch"] / statistics.median(times), "peak_mb": peak_mb()}
+
+    step()
+    serve(measure)
 
 
 def vitrum(binary: str, case: dict, threads: int, seconds: float) -> dict:
@@ -67,14 +71,6 @@ def vitrum(binary: str, case: dict, threads: int, seconds: float) -> dict:
     return {"images_per_second": measured["images_per_second"], "peak_mb": measured["peak_mb"]}
 
 
-def measure(library: str, key: str, args) -> dict:
-    if library == "vitrum":
-        return vitrum(args.vitrum, CASES[key], args.threads, args.seconds)
-    command = [sys.executable, __file__, "--worker", library, "--cases", key]
-    command += ["--threads", str(args.threads), "--seconds", str(args.seconds)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vitrum", default="target/release/vitrum")
@@ -86,20 +82,29 @@ def main() -> None:
     parser.add_argument("--worker")
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(torch_worker(args.worker, CASES[args.cases], args.threads, args.seconds)))
-        return
+        return torch_worker(args.worker, CASES[args.cases], args.threads)
     libraries = args.libraries.split(",")
     for key in args.cases.split(","):
         rounds = []
-        for index in range(args.rounds):
-            rounds.append({library: measure(library, key, args) for library in libraries})
-            print(f"{key} round {index}: {json.dumps(rounds[-1])}", file=sys.stderr, flush=True)
+        with contextlib.ExitStack() as stack:
+            pace = stack.enter_context(contextlib.closing(Pace(args.threads)))
+            measures = {}
+            for library in libraries:
+                if library == "vitrum":
+                    measures[library] = lambda: vitrum(args.vitrum, CASES[key], args.threads, args.seconds)
+                    continue
+                own = ["--worker", library, "--cases", key, "--threads", str(args.threads)]
+                peer = stack.enter_context(contextlib.closing(Asked(__file__, own)))
+                measures[library] = lambda peer=peer: peer.measure(args.seconds)
+            for index in range(args.rounds):
+                order = libraries if index % 2 == 0 else libraries[::-1]
+                rounds.append({library: pace.steady(measures[library]) for library in order})
+                print(f"{key} round {index}: {json.dumps(rounds[-1])}", file=sys.stderr, flush=True)
         for library in libraries:
             ratios = [r[library]["images_per_second"] / r[libraries[0]]["images_per_second"] for r in rounds]
             speed = statistics.median(r[library]["images_per_second"] for r in rounds)
             peak = max(r[library]["peak_mb"] for r in rounds)
-            low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-            print(f"| {key} | {library} | {speed:.1f} | {middle:.2f} ({low:.2f}–{high:.2f}) | {peak:.0f} |", flush=True)
+            print(f"| {key} | {library} | {speed:.1f} | {spread(ratios)} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
