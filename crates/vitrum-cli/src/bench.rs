@@ -106,16 +106,17 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     for &batch_size in &args.batch_sizes {
         memory::check_batch(&config, batch_size.saturating_mul(args.streams), config.img_size, Dtype::F32)?;
     }
-    if !args.train {
-        loaded.model = loaded.model.pack();
-    }
+    // Nobody else holds a trainer's weights: they are changed in place.
+    let mut runner = match args.train {
+        true => Runner::Trainer(Box::new(trainer(loaded.model, &device)?)),
+        false => Runner::Model(loaded.model.pack()),
+    };
     let peak = vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {
-        let times = if args.train {
-            train_times(args, &loaded.model, &config, batch_size, &device)?
-        } else {
-            forward_times(args, &loaded.model, &config, batch_size, &device)?
+        let times = match &mut runner {
+            Runner::Trainer(trainer) => train_times(args, trainer, &config, batch_size, &device)?,
+            Runner::Model(model) => forward_times(args, model, &config, batch_size, &device)?,
         };
         let pass = if args.train { "train" } else { "forward" };
         let images_per_second = (args.streams * batch_size) as f64 / median(&times);
@@ -130,6 +131,17 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
         });
     }
     Ok(measured)
+}
+
+/// What is measured.
+enum Runner {
+    Model(Model),
+    Trainer(Box<Trainer>),
+}
+
+fn trainer(model: Model, device: &Device) -> Result<Trainer> {
+    let recipe = Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, ..Recipe::default() };
+    Ok(Trainer::new(model, &recipe, 1_000_000, device)?)
 }
 
 /// Times of one pass in seconds, shortest first.
@@ -211,13 +223,11 @@ fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
 /// Whole updates as a run makes them, on a batch that is ready.
 fn train_times(
     args: &BenchArgs,
-    model: &Model,
+    trainer: &mut Trainer,
     config: &VitConfig,
     batch_size: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
-    let recipe = Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, ..Recipe::default() };
-    let mut trainer = Trainer::new(model.clone(), &recipe, 1_000_000, device)?;
     let [h, w] = config.img_size;
     let shape = [batch_size, config.in_chans, h, w];
     let labels: Vec<usize> = (0..batch_size).map(|i| i % config.num_classes.max(1)).collect();
