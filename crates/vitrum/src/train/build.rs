@@ -16,11 +16,13 @@ use crate::layers::names::{KeyPath, wildcard};
 use crate::models::vit::VitConfig;
 use crate::models::{Model, ModelConfig, catalogue};
 
-/// A model to train, not yet on a device that keeps a graph.
+/// What a run knows of its model beside the weights.
 #[derive(Debug)]
 pub struct Built {
-    /// The model.
-    pub model: Model,
+    /// The model's configuration.
+    pub config: VitConfig,
+    /// How many parameters the model has.
+    pub params: u64,
     /// Name of the catalogue it comes nearest to, for the card.
     pub architecture: String,
     /// How images are prepared.
@@ -31,7 +33,8 @@ pub struct Built {
     pub notes: Vec<String>,
 }
 
-/// Makes the recipe's model for `num_classes`.
+/// Makes the recipe's model for `num_classes`. What is kept of it beside the model holds no weights: a step changes them in
+/// place where nobody else does.
 ///
 /// # Errors
 /// A name nobody knows, weights that cannot be read or do not fit, and options that make no model.
@@ -40,7 +43,7 @@ pub fn build(
     num_classes: usize,
     device: &Device,
     offline: bool,
-) -> Result<Built, TrainError> {
+) -> Result<(Model, Built), TrainError> {
     let edit = |config: VitConfig| recipe.edit(config).map_err(|error| error.to_string());
     let (source, checkpoint) = source(recipe);
     let loaded = load(
@@ -72,7 +75,9 @@ pub fn build(
         .unwrap_or_else(|| catalogue::closest(&config).to_string());
     let preprocess = preprocess(recipe, loaded.preprocess, &architecture, &config)?;
     let model = set_head(loaded.model, recipe);
-    Ok(Built { model, architecture, preprocess, report: loaded.report, notes: loaded.notes })
+    let ModelConfig::Vit(config) = model.config();
+    let (params, report, notes) = (model.num_params() as u64, loaded.report, loaded.notes);
+    Ok((model, Built { config, params, architecture, preprocess, report, notes }))
 }
 
 /// Refuses the weights of another model than the one that was asked for.

@@ -127,10 +127,10 @@ impl<'a> Run<'a> {
                 sets.classes.len()
             )));
         }
-        let built = build(&recipe, num_classes, &job.device, job.offline)?;
+        let (model, built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
-        let model = freeze(built.model.clone(), &recipe)?;
+        let model = freeze(model, &recipe)?;
         let mut trainer = Trainer::new(model, &recipe, updates_per_epoch as u64, &job.device)?;
         let fingerprints = sets.fingerprints();
         // Whatever can be wrong with the arguments was found by now: only a run leaves a folder.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::module::Module;
 use serde_json::json;
 
 use super::data::val_loader;
@@ -25,11 +24,10 @@ use crate::train::trainer::{Examples, Updated};
 
 impl Run<'_> {
     pub(super) fn tell_start(&mut self, job: &Job) {
-        let ModelConfig::Vit(config) = self.built.model.config();
         self.tell(Event::Started(Started {
             model: self.built.architecture.clone(),
-            params: self.built.model.num_params() as u64,
-            img_size: config.img_size,
+            params: self.built.params,
+            img_size: self.built.config.img_size,
             run: self.folder.path().to_path_buf(),
             data: self.recipe.data.clone(),
             train_images: self.sets.train.len(),
@@ -211,17 +209,15 @@ impl Run<'_> {
     }
 
     fn num_classes(&self) -> usize {
-        let ModelConfig::Vit(config) = self.built.model.config();
-        config.num_classes
+        self.built.config.num_classes
     }
 
     pub(super) fn finished(&self, model_dir: Option<PathBuf>, interrupted: bool) -> Finished {
-        let ModelConfig::Vit(config) = self.built.model.config();
         let best = self.progress.best;
         Finished {
             model: self.built.architecture.clone(),
-            params: self.built.model.num_params() as u64,
-            img_size: config.img_size,
+            params: self.built.params,
+            img_size: self.built.config.img_size,
             run: self.folder.path().to_path_buf(),
             model_dir,
             eval_metric: self.recipe.eval_metric.clone(),
