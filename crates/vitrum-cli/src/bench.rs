@@ -26,7 +26,7 @@ struct Measured {
     batch_size: usize,
     /// `forward`, `train` or `data`.
     pass: &'static str,
-    /// `f32`, or `int8` where layers of the model are.
+    /// `f32`, or `bf16` or `int8` where layers of the model are.
     precision: Precision,
     threads: usize,
     /// Requests under way at once, on their shares of the threads.
@@ -40,8 +40,8 @@ struct Measured {
     images_per_second: f64,
     /// Two operations per multiply-accumulate that the logits need; three times the forward pass's for a training step.
     gflops: Option<f64>,
-    /// Share of the multiply-adds in `f32` that these threads can do at most, measured just before; eight bits can
-    /// be above it.
+    /// Share of the multiply-adds in `f32` that these threads can do at most, measured just before; bf16 and eight bits
+    /// can be above it.
     share_of_peak: Option<f64>,
     /// Most memory the process ever had, where the system tells it.
     peak_mb: Option<f64>,
@@ -92,15 +92,22 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
 
 /// A row for each size of batch.
 fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measured>> {
-    let (mut loaded, device) = model::open(model, Dtype::F32, false, talk)?;
+    // Training rounds for each pass anew what it keeps in f32.
+    let kept =
+        if args.train && model.precision == Precision::Bf16 { Precision::F32 } else { model.precision };
+    let kept = ModelArgs { precision: kept, ..model.clone() };
+    let (mut loaded, device) = model::open(&kept, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     if let Some(data) = &args.data {
         let preprocess = loaded.preprocess.clone().unwrap_or_default();
         return data_rows(args, data, &loaded.name, &preprocess);
     }
-    let precision = if loaded.model.quantized_layers() > 0 { Precision::Int8 } else { Precision::F32 };
+    let mut precision = loaded.model.precision();
     if args.train && precision == Precision::Int8 {
         bail!("--train needs a model in f32: weights in eight bits are not trained");
+    }
+    if args.train {
+        precision = args.model.precision;
     }
     let macs = loaded.model.config().walk()?.macs_read * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
@@ -113,7 +120,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {
         let times = if args.train {
-            train_times(args, &loaded.model, &config, batch_size, &device)?
+            train_times(args, precision, &loaded.model, &config, batch_size, &device)?
         } else {
             forward_times(args, &loaded.model, &config, batch_size, &device)?
         };
@@ -208,15 +215,18 @@ fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Whole updates as a run makes them, on a batch that is ready.
+/// Whole updates as a run makes them (in bf16: with `--amp-dtype bf16`), on a batch that is ready.
 fn train_times(
     args: &BenchArgs,
+    precision: Precision,
     model: &Model,
     config: &VitConfig,
     batch_size: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
-    let recipe = Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, ..Recipe::default() };
+    let amp_dtype = if precision == Precision::Bf16 { "bf16" } else { "none" }.into();
+    let recipe =
+        Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, amp_dtype, ..Recipe::default() };
     let mut trainer = Trainer::new(model.clone(), &recipe, 1_000_000, device)?;
     let [h, w] = config.img_size;
     let shape = [batch_size, config.in_chans, h, w];
@@ -277,7 +287,7 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
         rows.push([
             m.model.clone(),
             m.pass.into(),
-            if m.precision == Precision::Int8 { "int8" } else { "f32" }.into(),
+            m.precision.name().into(),
             m.batch_size.to_string(),
             m.streams.to_string(),
             format!("{:.2}", m.median_ms),
