@@ -779,7 +779,8 @@ pub struct BenchArgs {
     /// More models, measured one after the other; the peak of memory is that of the process so far.
     #[arg(value_name = "MODEL")]
     pub more: Vec<String>,
-    /// Time whole training steps: forward, cross entropy, backward, AdamW.
+    /// Time whole training steps: forward, cross entropy, backward, AdamW; with --precision bf16 as `vitrum train` does
+    /// them with --amp-dtype bf16.
     #[arg(long)]
     pub train: bool,
     /// Time the way from files to batches instead: decode, resize, crop, normalise as the model wants them, with

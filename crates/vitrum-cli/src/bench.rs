@@ -96,6 +96,10 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     let kept =
         if args.train && model.precision == Precision::Bf16 { Precision::F32 } else { model.precision };
     let kept = ModelArgs { precision: kept, ..model.clone() };
+    if args.data.is_some() && model.precision != Precision::F32 {
+        let name = model.precision.name();
+        bail!("--data asks no model, so nothing is computed in {name}\nhint: leave out --precision");
+    }
     let (mut loaded, device) = model::open(&kept, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     if let Some(data) = &args.data {
