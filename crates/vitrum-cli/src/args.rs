@@ -148,9 +148,9 @@ pub struct ModelArgs {
     /// [default: the card's, else bicubic_antialias].
     #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
     pub pos_resize: Option<vitrum::models::vit::PosResize>,
-    /// f32, or int8: the weights of the blocks are turned into eight bits, and multiplied with activations in eight
-    /// bits; all else stays f32. A folder of `vitrum quantize` needs no flag.
-    #[arg(long, value_name = "f32|int8", default_value = "f32", value_parser = parse_precision)]
+    /// f32; bf16: the weights of the blocks, and what they are multiplied with, are rounded to bf16 and summed in f32; or
+    /// int8: both are turned into eight bits. All else stays f32. A folder of `vitrum quantize` needs no flag.
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = parse_precision)]
     pub precision: vitrum::models::Precision,
     /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
@@ -779,7 +779,8 @@ pub struct BenchArgs {
     /// More models, measured one after the other; the peak of memory is that of the process so far.
     #[arg(value_name = "MODEL")]
     pub more: Vec<String>,
-    /// Time whole training steps: forward, cross entropy, backward, AdamW.
+    /// Time whole training steps: forward, cross entropy, backward, AdamW; with --precision bf16 as `vitrum train` does
+    /// them with --amp-dtype bf16.
     #[arg(long)]
     pub train: bool,
     /// Time the way from files to batches instead: decode, resize, crop, normalise as the model wants them, with
@@ -850,9 +851,12 @@ fn parse_pool(text: &str) -> Result<vitrum::models::vit::GlobalPool, String> {
 fn parse_precision(text: &str) -> Result<vitrum::models::Precision, String> {
     match text {
         "f32" => Ok(vitrum::models::Precision::F32),
+        "bf16" => Ok(vitrum::models::Precision::Bf16),
         "int8" => Ok(vitrum::models::Precision::Int8),
-        "bf16" | "f16" => Err("models are not computed in 16 bits here; want f32 or int8".into()),
-        _ => Err("want f32 or int8".into()),
+        "f16" => {
+            Err("of the types of 16 bits models are computed in bf16 alone; want f32, bf16 or int8".into())
+        }
+        _ => Err("want f32, bf16 or int8".into()),
     }
 }
 

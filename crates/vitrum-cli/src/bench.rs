@@ -26,7 +26,7 @@ struct Measured {
     batch_size: usize,
     /// `forward`, `train` or `data`.
     pass: &'static str,
-    /// `f32`, or `int8` where layers of the model are.
+    /// `f32`, or `bf16` or `int8` where layers of the model are.
     precision: Precision,
     threads: usize,
     /// Requests under way at once, on their shares of the threads.
@@ -40,8 +40,8 @@ struct Measured {
     images_per_second: f64,
     /// Two operations per multiply-accumulate that the logits need; three times the forward pass's for a training step.
     gflops: Option<f64>,
-    /// Share of the multiply-adds in `f32` that these threads can do at most, measured just before; eight bits can
-    /// be above it.
+    /// Share of the multiply-adds in `f32` that these threads can do at most, by the better of two readings, before and
+    /// after; bf16 and eight bits can be above it.
     share_of_peak: Option<f64>,
     /// Most memory the process ever had, where the system tells it.
     peak_mb: Option<f64>,
@@ -92,15 +92,26 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
 
 /// A row for each size of batch.
 fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measured>> {
-    let (mut loaded, device) = model::open(model, Dtype::F32, false, talk)?;
+    // Training rounds for each pass anew what it keeps in f32.
+    let kept =
+        if args.train && model.precision == Precision::Bf16 { Precision::F32 } else { model.precision };
+    let kept = ModelArgs { precision: kept, ..model.clone() };
+    if args.data.is_some() && model.precision != Precision::F32 {
+        let name = model.precision.name();
+        bail!("--data asks no model, so nothing is computed in {name}\nhint: leave out --precision");
+    }
+    let (mut loaded, device) = model::open(&kept, Dtype::F32, false, talk)?;
     let ModelConfig::Vit(config) = loaded.model.config();
     if let Some(data) = &args.data {
         let preprocess = loaded.preprocess.clone().unwrap_or_default();
         return data_rows(args, data, &loaded.name, &preprocess);
     }
-    let precision = if loaded.model.quantized_layers() > 0 { Precision::Int8 } else { Precision::F32 };
+    let mut precision = loaded.model.precision();
     if args.train && precision == Precision::Int8 {
         bail!("--train needs a model in f32: weights in eight bits are not trained");
+    }
+    if args.train {
+        precision = args.model.precision;
     }
     let macs = loaded.model.config().walk()?.macs_read * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
@@ -108,10 +119,12 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     }
     // Nobody else holds a trainer's weights: they are changed in place.
     let mut runner = match args.train {
-        true => Runner::Trainer(Box::new(trainer(loaded.model, &device)?)),
+        true => Runner::Trainer(Box::new(trainer(loaded.model, precision, &device)?)),
         false => Runner::Model(loaded.model.pack()),
     };
-    let peak = vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
+    // Looked at twice: a processor that others share may be slow for a moment.
+    let peak = || vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
+    let before = peak();
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {
         let times = match &mut runner {
@@ -126,9 +139,13 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
             streams: args.streams,
             images_per_second,
             gflops: Some(gflops),
-            share_of_peak: peak.map(|peak| gflops / peak),
             ..Measured::new(&loaded.name, config.img_size, pass, batch_size, &times)
         });
+    }
+    if let Some(peak) = before.into_iter().chain(peak()).reduce(f64::max) {
+        for row in &mut measured {
+            row.share_of_peak = row.gflops.map(|gflops| gflops / peak);
+        }
     }
     Ok(measured)
 }
@@ -139,8 +156,11 @@ enum Runner {
     Trainer(Box<Trainer>),
 }
 
-fn trainer(model: Model, device: &Device) -> Result<Trainer> {
-    let recipe = Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, ..Recipe::default() };
+/// In bf16 as a run with `--amp-dtype bf16`.
+fn trainer(model: Model, precision: Precision, device: &Device) -> Result<Trainer> {
+    let amp_dtype = if precision == Precision::Bf16 { "bf16" } else { "none" }.into();
+    let recipe =
+        Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, amp_dtype, ..Recipe::default() };
     Ok(Trainer::new(model, &recipe, 1_000_000, device)?)
 }
 
@@ -287,7 +307,7 @@ fn report(args: &BenchArgs, measured: &[Measured]) -> Result<()> {
         rows.push([
             m.model.clone(),
             m.pass.into(),
-            if m.precision == Precision::Int8 { "int8" } else { "f32" }.into(),
+            m.precision.name().into(),
             m.batch_size.to_string(),
             m.streams.to_string(),
             format!("{:.2}", m.median_ms),

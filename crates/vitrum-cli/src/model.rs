@@ -91,6 +91,11 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
         let level = vitrum_kernels::int8_level();
         talk.detail(1, format_args!("int8: {quantized} layers, {level}"));
     }
+    let rounded = loaded.model.bf16_layers();
+    if rounded > 0 {
+        let level = vitrum_kernels::bf16_level();
+        talk.detail(1, format_args!("bf16: {rounded} layers, {level}"));
+    }
     talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())?));
     Ok((loaded, device))
 }

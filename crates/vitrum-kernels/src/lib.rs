@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod bf16;
 mod extension;
 mod gemm;
 mod int8;
@@ -28,6 +29,7 @@ mod simd;
 mod threads;
 
 pub use activation::Activation;
+pub use bf16::bf16_level;
 pub use extension::{Maybe, VitrumOps};
 pub use int8::{
     Int8Ops, QuantizeError, QuantizedWeight, int8_level, linear_add_int8, linear_int8, mlp_add_int8,

@@ -6,18 +6,20 @@
 //! activation and residuals, so that they stay in its cache, and the threads wait for one another three times a block
 //! instead of seven times. That every thread reads all of the weights is what it costs, so they are packed before.
 //!
-//! Each number is what the separate operations give, to the bit.
+//! Each number is what the separate operations give, to the bit. That is so of weights in bf16, too, where a separate
+//! operation is one on the same weight: the rows that meet it are rounded right before, by the thread that has them.
 
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::activation::Activation;
+use crate::bf16::{self, RowPairs};
 use crate::extension::{Maybe, in_one_piece};
-use crate::gemm::{Finish, Gemm, Packed, View};
+use crate::gemm::{Finish, Gemm, Numbers, Packed, Pairs, View};
 use crate::layer_norm;
 use crate::linear::{rows_of, with_last};
 use crate::prepared::{self, check, is_fast};
@@ -29,19 +31,23 @@ const ROWS: usize = 192;
 /// With fewer rows for each thread the weights are read too often: products are then shared out by columns, too.
 const LEAST_ROWS: usize = 48;
 
-/// The weight `[K, N]` and the bias `[N]` of a linear layer in `f32`, in the order in which products read them on this
-/// processor. Cloning shares the numbers.
+/// The weight `[K, N]`, in `f32` or rounded to bf16, and the bias `[N]` of a linear layer, in the order in which products
+/// read them on this processor. Cloning shares the numbers.
 #[derive(Clone)]
 pub struct PackedWeight(Arc<Layer>);
 
 struct Layer {
+    k: usize,
+    /// `[k, n]`; or `[k / 2, n]` pairs in bf16.
     weight: Packed<f32>,
     bias: Option<Vec<f32>>,
+    /// Of the rows that meet a weight in bf16.
+    pairs: Option<RowPairs>,
 }
 
 impl std::fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedWeight({:?})", self.shape())
+        write!(f, "PackedWeight({:?}{})", self.shape(), if self.is_bf16() { ", bf16" } else { "" })
     }
 }
 
@@ -51,20 +57,44 @@ impl PackedWeight {
     /// # Panics
     /// If the numbers are not as many as the shape says.
     pub fn pack(weight: &[f32], [k, n]: [usize; 2], bias: Option<&[f32]>) -> Self {
+        Self::check(weight, [k, n], bias);
+        let weight = Packed::new(View::rows(weight, k, n), k, n);
+        Self(Arc::new(Layer { k, weight, bias: bias.map(<[f32]>::to_vec), pairs: None }))
+    }
+
+    /// Rounds a weight `[k, n]`, row by row, to bf16 (to nearest, ties to even) and packs it; takes over the bias `[n]` as
+    /// it is. What meets this weight is rounded likewise, and the products are summed in `f32`.
+    ///
+    /// # Panics
+    /// If the numbers are not as many as the shape says.
+    pub fn pack_bf16(weight: &[f32], [k, n]: [usize; 2], bias: Option<&[f32]>) -> Self {
+        Self::check(weight, [k, n], bias);
+        let terms = k.div_ceil(2);
+        let weight = Packed::new(View::rows(&bf16::pairs_of_rows(weight, k, n), terms, n), terms, n);
+        Self(Arc::new(Layer { k, weight, bias: bias.map(<[f32]>::to_vec), pairs: Some(RowPairs::new(k)) }))
+    }
+
+    fn check(weight: &[f32], [k, n]: [usize; 2], bias: Option<&[f32]>) {
         assert_eq!(weight.len(), k * n, "PackedWeight: a weight of [{k}, {n}]");
         assert!(bias.is_none_or(|bias| bias.len() == n), "PackedWeight: a bias of {n} numbers");
-        let weight = Packed::new(View::rows(weight, k, n), k, n);
-        Self(Arc::new(Layer { weight, bias: bias.map(<[f32]>::to_vec) }))
+    }
+
+    /// Whether the weight, and what meets it, is rounded to bf16.
+    pub fn is_bf16(&self) -> bool {
+        self.0.pairs.is_some()
     }
 
     /// Rows and columns, `[k, n]`.
     pub fn shape(&self) -> [usize; 2] {
-        self.0.weight.shape()
+        let [_, n] = self.0.weight.shape();
+        [self.0.k, n]
     }
 
-    /// The weight `[k, n]`, row by row.
+    /// The weight `[k, n]`, row by row; rounded, if it is in bf16.
     pub fn unpack(&self) -> Vec<f32> {
-        self.0.weight.unpack()
+        let numbers = self.0.weight.unpack();
+        let [k, n] = self.shape();
+        if self.is_bf16() { bf16::rows_of_pairs(&numbers, k, n) } else { numbers }
     }
 
     /// The bias `[n]`.
@@ -72,10 +102,49 @@ impl PackedWeight {
         self.0.bias.as_deref()
     }
 
-    /// The product of rows `a`, `[m, k]`, with this weight, and what follows it.
-    fn product<'a>(&'a self, a: &'a [f32], m: usize, finish: Finish<'a, f32>) -> Gemm<'a, f32> {
-        let [k, n] = self.shape();
-        Gemm { m, n, k, a: View::rows(a, m, k), b: (&self.0.weight).into(), add: false, finish }
+    /// Rows `[m, k]` as this weight takes them: where they lie or, for bf16, rounded to `room`, whose content is lost.
+    fn take<'a>(&self, rows: &'a [f32], m: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+        let Some(pairs) = self.0.pairs else { return rows };
+        assert_eq!(rows.len(), m * self.0.k, "PackedWeight: rows of {} numbers", self.0.k);
+        room.clear();
+        room.resize(pairs.room(m), 0.0);
+        // SAFETY: there is room for the rows.
+        unsafe { pairs.round(rows.as_ptr(), m, room.as_mut_ptr()) };
+        room
+    }
+
+    /// The same of rows that nobody else reads, where they lie.
+    fn take_in_place<'a>(&self, rows: &'a mut [f32], m: usize) -> &'a [f32] {
+        if let Some(pairs) = self.0.pairs {
+            assert_eq!(rows.len(), m * self.0.k, "PackedWeight: rows of {} numbers", self.0.k);
+            // SAFETY: pairs take no more room than their numbers.
+            unsafe { pairs.round(rows.as_ptr(), m, rows.as_mut_ptr()) };
+        }
+        rows
+    }
+
+    /// Writes the product of `m` rows `a`, as [`take`](Self::take) gives them, with this weight, and what follows it, to
+    /// `y`: by the calling thread alone or, if these are `all` rows, by all threads.
+    ///
+    /// # Safety
+    /// `y` must have room for `[m, n]` numbers that nobody else touches.
+    unsafe fn multiply(&self, a: &[f32], m: usize, finish: Finish<f32>, all: bool, y: Shared<f32>) {
+        let [k, n] = self.0.weight.shape();
+        let b = (&self.0.weight).into();
+        let a = match self.0.pairs {
+            Some(pairs) => pairs.view(a, m),
+            None => View::rows(a, m, k),
+        };
+        let product = Gemm { m, n, k, a, b, add: false, finish };
+        // SAFETY: the caller's.
+        unsafe {
+            match (self.is_bf16(), all) {
+                (false, false) => product.run_alone::<Numbers>(y),
+                (false, true) => product.run_terms::<Numbers>(y),
+                (true, false) => product.run_alone::<Pairs>(y),
+                (true, true) => product.run_terms::<Pairs>(y),
+            }
+        }
     }
 }
 
@@ -142,9 +211,11 @@ impl PackedOps for Flex {
         };
         let (shape, n) = (x.shape(), weight.shape()[1]);
         let m = rows_of(&shape);
-        let product = weight.product(f32::slice(&x), m, finish);
+        let rounded = weight.0.pairs.map(|pairs| pairs.rounded(f32::slice(&x), m));
+        let a = rounded.as_deref().unwrap_or(f32::slice(&x));
         // SAFETY: the product writes all its numbers.
-        f32::tensor(unsafe { written(m * n, |y| product.run(y)) }, with_last(&shape, n))
+        let y = unsafe { written(m * n, |y| weight.multiply(a, m, finish, true, y)) };
+        f32::tensor(y, with_last(&shape, n))
     }
 
     fn vitrum_norm_linear_packed(
@@ -225,8 +296,8 @@ fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight) -> Vec<f3
                 unsafe {
                     norm.rows(x, Shared::room(normed));
                     normed.set_len(x.len());
-                    let product = weight.product(normed, rows.len(), Finish::bias(weight.bias()));
-                    if rows.len() == m { product.run(y) } else { product.run_alone(y) }
+                    let a = weight.take_in_place(normed, rows.len());
+                    weight.multiply(a, rows.len(), Finish::bias(weight.bias()), rows.len() == m, y);
                 }
             });
         };
@@ -269,11 +340,12 @@ impl Branches<'_> {
         let AfterAttention { proj, fc1, fc2, activation, .. } = self.layers;
         let [d, f] = fc1.shape();
         // SAFETY: here and below, there is room for the product's rows.
-        let run =
-            |product: Gemm<f32>, to| unsafe { if all { product.run(to) } else { product.run_alone(to) } };
+        let run = |layer: &PackedWeight, a: &[f32], finish: Finish<f32>, to| unsafe {
+            layer.multiply(a, m, finish, all, to);
+        };
         with_room([m * d, m * d, m * f], |[sum, normed, hidden]| {
             let finish = Finish::Add { bias: proj.bias(), gamma: self.gammas[0], residual: x };
-            run(proj.product(context, m, finish), Shared::room(sum));
+            run(proj, proj.take(context, m, normed), finish, Shared::room(sum));
             // SAFETY: the product has written them, and so does the norm.
             unsafe {
                 sum.set_len(m * d);
@@ -281,11 +353,11 @@ impl Branches<'_> {
                 normed.set_len(m * d);
             }
             let finish = Finish::Activate { bias: fc1.bias(), activation: *activation, keep: None };
-            run(fc1.product(normed, m, finish), Shared::room(hidden));
+            run(fc1, fc1.take_in_place(normed, m), finish, Shared::room(hidden));
             // SAFETY: the product has written them.
             unsafe { hidden.set_len(m * f) };
             let finish = Finish::Add { bias: fc2.bias(), gamma: self.gammas[1], residual: sum };
-            run(fc2.product(hidden, m, finish), y);
+            run(fc2, fc2.take_in_place(hidden, m), finish, y);
         });
     }
 }
@@ -303,24 +375,26 @@ fn with_room(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
 }
 
 /// A linear layer, `x weight + bias`, for answers: `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]`. Equals
-/// [`linear`](crate::linear) to the bit.
+/// [`linear`](crate::linear) to the bit; with a weight in bf16, that of x rounded to bf16 and of the rounded weight, up to
+/// the order of the sum.
 ///
-/// On the CPU in `f32`, outside of training; anywhere else the weight is unpacked each time.
+/// On the CPU in `f32`, outside of training; anywhere else the weight is unpacked each time, and x rounded if the weight is
+/// in bf16.
 ///
 /// # Panics
 /// If the last axis of x is not K.
 pub fn linear_packed<const R: usize>(x: Tensor<R>, weight: &PackedWeight) -> Tensor<R> {
     check("linear_packed", x.dims()[R - 1], weight.shape());
     if !is_fast(&x) {
-        let (weight, bias) = floats(weight, &x);
-        return crate::linear(x, weight, bias);
+        let (floats, bias) = floats(weight, &x);
+        return crate::linear(rounded(weight, x), floats, bias);
     }
     let (x, weight) = (x.into_dispatch(), weight.clone());
     Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, Maybe::Absent, Maybe::Absent))
 }
 
 /// A linear layer that ends a residual branch, `residual + gamma · (x weight + bias)`, for answers; see
-/// [`linear_packed`]. Equals [`linear_add`](crate::linear_add) to the bit.
+/// [`linear_packed`]. Equals [`linear_add`](crate::linear_add) to the bit, with the same exception.
 ///
 /// # Panics
 /// If the last axis of x is not K, or residual or gamma are of another shape or type than the output asks for.
@@ -333,15 +407,15 @@ pub fn linear_add_packed<const R: usize>(
     check("linear_add_packed", x.dims()[R - 1], weight.shape());
     crate::check_residual("linear_add_packed", &x, weight.shape()[1], &residual, gamma.as_ref());
     if !is_fast(&x) || !is_fast(&residual) {
-        let (weight, bias) = floats(weight, &x);
-        return crate::linear_add(x, weight, bias, residual, gamma);
+        let (floats, bias) = floats(weight, &x);
+        return crate::linear_add(rounded(weight, x), floats, bias, residual, gamma);
     }
     let (x, weight, residual) = (x.into_dispatch(), weight.clone(), Maybe::Present(residual.into_dispatch()));
     Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, residual, crate::maybe(gamma)))
 }
 
 /// A layer norm and the linear layer behind it, `LN(x) weight + bias`, for answers: `x` is `[..., D]`, `weight` `[D, N]`.
-/// Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm) and [`linear`](crate::linear) to the bit.
+/// Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm) and [`linear_packed`] to the bit.
 ///
 /// # Panics
 /// If the last axis of x is not D, or the norm's parameters are not `[D]`.
@@ -368,7 +442,8 @@ pub fn norm_linear_packed<const R: usize>(
 
 /// What an encoder block does behind attention, for answers: `context` and `x` are `[..., D]`, the norm's parameters
 /// and the gains of the branches (LayerScale; 1 if absent) `[D]`. Returns a tensor like x. Equals
-/// [`linear_add`](crate::linear_add), [`layer_norm`](crate::layer_norm), [`mlp`](crate::mlp) and a sum to the bit.
+/// [`linear_add_packed`], [`layer_norm`](crate::layer_norm), [`linear_packed`] and [`activate`](crate::activate) to the
+/// bit. Layers in `f32` and in bf16 may be mixed.
 ///
 /// # Panics
 /// If a tensor has another shape or type, or the weights do not follow on one another.
@@ -406,4 +481,10 @@ pub fn after_attention_packed<const R: usize>(
 /// The weight `[K, N]` and bias as tensors like x.
 fn floats<const R: usize>(weight: &PackedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
     prepared::floats(weight.unpack(), weight.shape(), weight.bias(), x)
+}
+
+/// x as a weight in bf16 takes it.
+fn rounded<const R: usize>(weight: &PackedWeight, x: Tensor<R>) -> Tensor<R> {
+    let dtype = x.dtype();
+    if weight.is_bf16() { x.cast(DType::BF16).cast(dtype) } else { x }
 }

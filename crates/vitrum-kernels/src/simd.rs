@@ -17,6 +17,8 @@ use std::sync::OnceLock;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, TensorData};
 
+use crate::bf16;
+
 /// A number type the fast paths compute in.
 pub trait Real:
     Copy + Send + Sync + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + 'static
@@ -328,6 +330,35 @@ pub trait Simd: 'static {
     /// The processor must have this level's instructions.
     unsafe fn vectorize<J: Job>(job: J) -> J::Output;
 
+    /// The first and the second number of each pair in bf16 (see [`bf16`](crate::bf16)).
+    ///
+    /// # Safety
+    /// As `vectorize`.
+    unsafe fn halves(pairs: Self::F32) -> [Self::F32; 2];
+
+    /// `sum + a₁ b₁ + a₂ b₂` of pairs in bf16.
+    ///
+    /// # Safety
+    /// As `vectorize`.
+    #[inline(always)]
+    unsafe fn dot_pairs(a: Self::F32, b: Self::F32, sum: Self::F32) -> Self::F32 {
+        // SAFETY: the caller's.
+        let ([a1, a2], [b1, b2]) = unsafe { (Self::halves(a), Self::halves(b)) };
+        a2.mul_add(b2, a1.mul_add(b1, sum))
+    }
+
+    /// Rounds 32 numbers to 16 pairs in bf16. The two places may overlap: all is read first.
+    ///
+    /// # Safety
+    /// As `vectorize`; the numbers must be readable and the pairs have room.
+    #[inline(always)]
+    unsafe fn round_pairs(from: *const f32, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe {
+            to.cast::<[f32; 16]>().write_unaligned(bf16::pairs_of(from.cast::<[f32; 32]>().read_unaligned()))
+        };
+    }
+
     /// `start` and the weighted sum of four bytes at each third place from `from` on, byte by byte.
     ///
     /// # Safety
@@ -450,6 +481,15 @@ impl Simd for Plain {
     unsafe fn vectorize<J: Job>(job: J) -> J::Output {
         // SAFETY: no special instructions are used.
         unsafe { job.run::<Self>() }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(PlainVector(pairs): Self::F32) -> [Self::F32; 2] {
+        let (mut first, mut second) = ([0.0; 4], [0.0; 4]);
+        for (i, pair) in pairs.into_iter().enumerate() {
+            [first[i], second[i]] = bf16::halves(pair);
+        }
+        [PlainVector(first), PlainVector(second)]
     }
 }
 
@@ -629,8 +669,11 @@ macro_rules! register_vector {
 pub(crate) mod x86 {
     use super::{Job, Simd, Vector};
     use std::arch::x86_64::*;
+    use std::mem::transmute;
 
     pub(crate) struct Avx512;
+    /// The same with dot products of pairs in bf16.
+    pub(crate) struct Avx512Bf16;
     pub(crate) struct Avx2;
 
     impl Simd for Avx512 {
@@ -642,6 +685,17 @@ pub(crate) mod x86 {
         unsafe fn vectorize<J: Job>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn halves(pairs: F32x16) -> [F32x16; 2] {
+            // SAFETY: the caller's.
+            unsafe {
+                let bits = _mm512_castps_si512(pairs.0);
+                let first = _mm512_slli_epi32::<16>(bits);
+                let second = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+                [F32x16(_mm512_castsi512_ps(first)), F32x16(_mm512_castsi512_ps(second))]
+            }
         }
 
         #[inline(always)]
@@ -663,9 +717,53 @@ pub(crate) mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn halves(pairs: F32x8) -> [F32x8; 2] {
+            // SAFETY: the caller's.
+            unsafe {
+                let bits = _mm256_castps_si256(pairs.0);
+                let first = _mm256_slli_epi32::<16>(bits);
+                let second = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+                [F32x8(_mm256_castsi256_ps(first)), F32x8(_mm256_castsi256_ps(second))]
+            }
+        }
+
+        #[inline(always)]
         unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
             // SAFETY: the caller's; SSE 4.1 is part of this level.
             unsafe { weigh_pixels(from, weights, start) }
+        }
+    }
+
+    impl Simd for Avx512Bf16 {
+        type F32 = F32x16;
+        type F64 = F64x8;
+        const MANY_REGISTERS: bool = true;
+
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+            // SAFETY: the caller has the instructions.
+            unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn halves(pairs: F32x16) -> [F32x16; 2] {
+            // SAFETY: the caller's.
+            unsafe { Avx512::halves(pairs) }
+        }
+
+        #[inline(always)]
+        unsafe fn dot_pairs(a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
+            // SAFETY: the caller has the instructions; both types are 512 bits, whatever they stand for.
+            unsafe { F32x16(_mm512_dpbf16_ps(sum.0, transmute(a.0), transmute(b.0))) }
+        }
+
+        #[inline(always)]
+        unsafe fn round_pairs(from: *const f32, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe {
+                let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+                _mm512_storeu_ps(to, transmute(_mm512_cvtne2ps_pbh(high, low)));
+            }
         }
     }
 
@@ -815,6 +913,17 @@ pub(crate) mod aarch64 {
         unsafe fn vectorize<J: Job>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
+        }
+
+        #[inline(always)]
+        unsafe fn halves(pairs: F32x4) -> [F32x4; 2] {
+            // SAFETY: the caller's.
+            unsafe {
+                let bits = vreinterpretq_u32_f32(pairs.0);
+                let first = vshlq_n_u32::<16>(bits);
+                let second = vandq_u32(bits, vdupq_n_u32(0xffff_0000));
+                [F32x4(vreinterpretq_f32_u32(first)), F32x4(vreinterpretq_f32_u32(second))]
+            }
         }
 
         /// The compiler, left alone, puts eight pixels side by side, and there are seldom as many.

@@ -62,8 +62,39 @@ fn bench_tells_the_precision() {
     assert_eq!(rows("-m model --precision int8")[0]["precision"], "int8");
     assert_eq!(rows("-m small")[0]["precision"], "int8");
     assert_eq!(rows("-m test_vit --precision int8")[0]["precision"], "int8");
-    sandbox.fails("bench -m model --precision bf16", 2, &["16 bits", "f32 or int8"]);
+    assert_eq!(rows("-m model --precision bf16")[0]["precision"], "bf16");
+    assert_eq!(rows("-m test_vit --precision bf16")[0]["precision"], "bf16");
+    let step = rows("-m model --precision bf16 --train --batch-sizes 1");
+    assert_eq!((&step[0]["precision"], &step[0]["pass"]), (&json!("bf16"), &json!("train")));
+    let text = sandbox.ok("bench -m model --precision bf16 --runs 1 --warmup 0 --batch-sizes 1 -v");
+    assert!(text.out.contains("bf16") && text.err.contains("bf16: 8 layers, "), "{}{}", text.out, text.err);
+    sandbox.fails("bench -m model --precision f16", 2, &["16 bits", "f32, bf16 or int8"]);
     sandbox.fails("bench -m small --train --batch-sizes 1", 1, &["--train needs a model in f32"]);
+    sandbox.fails("bench -m small --train --precision bf16", 1, &["--train needs a model in f32"]);
+    for precision in ["bf16", "int8"] {
+        let flags = format!("bench -m model --data demo --precision {precision}");
+        sandbox.fails(&flags, 1, &["--data", "no model", "hint:"]);
+    }
+}
+
+#[test]
+fn answers_in_bf16() {
+    let sandbox = Sandbox::new();
+    sandbox.picture("a.png", 1);
+    let of = |flags: &str| {
+        probabilities(&sandbox.ok(&format!("predict a.png --topk 10 --format json {flags}")).json())
+    };
+    let (float, rounded) = (of("-m model"), of("-m model --precision bf16"));
+    let change = float.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(change > 0.0 && change < 0.02, "{float:?} {rounded:?}");
+    sandbox.ok("val demo -m model --limit 4 --precision bf16");
+    sandbox.ok("embed a.png -m model --precision bf16 --output features.npy");
+    sandbox.input("in.safetensors", [1, 3, 32, 32]);
+    let forward = "forward --input in.safetensors --output out.safetensors -m model --precision bf16";
+    sandbox.ok(forward);
+    sandbox.fails(&format!("{forward} --dtype f64"), 1, &["--precision bf16", "f32", "hint:"]);
+    sandbox.ok("quantize -m model -o small");
+    sandbox.fails("predict a.png -m small --precision bf16", 1, &["eight bits", "bf16", "hint:"]);
 }
 
 #[test]

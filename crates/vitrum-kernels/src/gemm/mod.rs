@@ -48,10 +48,12 @@
 mod finish;
 mod pack;
 mod packed;
+mod terms;
 mod tile;
 
 pub(crate) use finish::Finish;
 pub(crate) use packed::Packed;
+pub(crate) use terms::{Numbers, Pairs, Terms};
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -73,7 +75,7 @@ const FEW_STRIPS: usize = 16;
 /// and so is a part of it that is not larger than this (in bytes), a share of the second-level cache.
 const NEAR: usize = 640 << 10;
 /// Rows of A as far apart as this (in bytes) stand in the way of one another in the first-level cache.
-const CONFLICT: usize = 2048;
+pub(crate) const CONFLICT: usize = 2048;
 /// Strips of B that are packed together: with AVX-512 256 KB.
 const STRIPS: usize = 8;
 /// Blocks of the grid per thread, so that a thread that is held up can be helped.
@@ -98,7 +100,8 @@ impl<'a, T: Real> View<'a, T> {
         Self::new(values, [columns, rows], [1, columns])
     }
 
-    fn new(values: &'a [T], shape: [usize; 2], steps: [usize; 2]) -> Self {
+    /// `[rows, columns]` with these steps between rows and between columns.
+    pub(crate) fn new(values: &'a [T], shape: [usize; 2], steps: [usize; 2]) -> Self {
         let view = Self { values, steps };
         view.check(shape);
         view
@@ -173,6 +176,15 @@ impl<T: Real> Gemm<'_, T> {
     /// `c` must have room for `m · n` numbers that nobody else touches, and hold them if `add` is set; the same goes
     /// for what `finish` writes.
     pub(crate) unsafe fn run(&self, c: Shared<T>) {
+        // SAFETY: the caller's.
+        unsafe { self.run_terms::<Numbers>(c) }
+    }
+
+    /// The same of terms of another kind.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    pub(crate) unsafe fn run_terms<R: Terms<T>>(&self, c: Shared<T>) {
         self.check();
         if self.m == 0 || self.n == 0 {
             return;
@@ -187,7 +199,7 @@ impl<T: Real> Gemm<'_, T> {
                 let (row, column) = (index % grid.row_blocks, index / grid.row_blocks);
                 let tiles = share(grid.tiles, grid.row_blocks, row);
                 let strips = share(grid.strips, grid.column_blocks, column);
-                with_scratch(|scratch| simd::run(Block { call: self, grid, tiles, strips, scratch, c }));
+                with_scratch(|scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
             },
         );
     }
@@ -198,7 +210,7 @@ impl<T: Real> Gemm<'_, T> {
     ///
     /// # Safety
     /// As [`run`](Self::run).
-    pub(crate) unsafe fn run_alone(&self, c: Shared<T>) {
+    pub(crate) unsafe fn run_alone<R: Terms<T>>(&self, c: Shared<T>) {
         self.check();
         if self.m == 0 || self.n == 0 {
             return;
@@ -207,7 +219,7 @@ impl<T: Real> Gemm<'_, T> {
         for block in 0..grid.row_blocks {
             let tiles = share(grid.tiles, grid.row_blocks, block);
             let strips = 0..grid.strips;
-            with_scratch(|scratch| simd::run(Block { call: self, grid, tiles, strips, scratch, c }));
+            with_scratch(|scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
         }
     }
 
@@ -281,16 +293,17 @@ struct Left<T> {
 }
 
 /// Some tiles and strips of a product.
-struct Block<'a, T> {
+struct Block<'a, T, R> {
     call: &'a Gemm<'a, T>,
     grid: Grid,
     tiles: Range<usize>,
     strips: Range<usize>,
     scratch: &'a mut Vec<Line>,
     c: Shared<T>,
+    terms: PhantomData<R>,
 }
 
-impl<T: Real> Job for Block<'_, T> {
+impl<T: Real, R: Terms<T>> Job for Block<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
@@ -298,25 +311,36 @@ impl<T: Real> Job for Block<'_, T> {
         // SAFETY: the caller's.
         unsafe {
             match height::<S>() {
-                12 => self.sums::<T::In<S>, 12>(),
-                _ => self.sums::<T::In<S>, 6>(),
+                12 => self.sums::<S, 12>(),
+                _ => self.sums::<S, 6>(),
             }
         }
     }
 }
 
-impl<T: Real> Block<'_, T> {
+impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
+    fn new(
+        call: &'a Gemm<'a, T>,
+        grid: Grid,
+        tiles: Range<usize>,
+        strips: Range<usize>,
+        scratch: &'a mut Vec<Line>,
+        c: Shared<T>,
+    ) -> Self {
+        Self { call, grid, tiles, strips, scratch, c, terms: PhantomData }
+    }
+
     /// Rows of tile `index`.
     fn tile_rows(&self, index: usize) -> Range<usize> {
         share(self.call.m, self.grid.tiles, index)
     }
 
     /// # Safety
-    /// Here and below: the processor must have the instructions of `V`, and what [`Gemm::run`] asks for.
+    /// Here and below: the processor must have the instructions of `S`, and what [`Gemm::run`] asks for.
     #[inline(always)]
-    unsafe fn sums<V: Vector<Scalar = T>, const MR: usize>(self) {
+    unsafe fn sums<S: Simd, const MR: usize>(self) {
         let call = self.call;
-        let width = WIDTH * V::LANES;
+        let width = WIDTH * T::In::<S>::LANES;
         let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
         let depth = call.k.min(DEPTH);
         let near = rows.len() * call.k * size_of::<T>() <= NEAR;
@@ -330,18 +354,18 @@ impl<T: Real> Block<'_, T> {
             unsafe {
                 let left = match in_place {
                     true => Left { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
-                    false => self.pack_a::<V>(&terms, a),
+                    false => self.pack_a::<T::In<S>>(&terms, a),
                 };
                 for first in self.strips.clone().step_by(STRIPS) {
                     let strips = first..self.strips.end.min(first + STRIPS);
                     let b = match &call.b {
                         Right::Packed(packed) => packed.strip(&terms, strips.start),
                         Right::View(view) => {
-                            pack_strips::<T, V>(view, call.n, strips.clone(), &terms, b);
+                            pack_strips::<T, T::In<S>>(view, call.n, strips.clone(), &terms, b);
                             b.cast_const()
                         }
                     };
-                    self.tiles::<V, MR>(&terms, strips, left, b);
+                    self.tiles::<S, MR>(&terms, strips, left, b);
                 }
             }
         }
@@ -363,14 +387,14 @@ impl<T: Real> Block<'_, T> {
 
     /// The tiles of some packed strips.
     #[inline(always)]
-    unsafe fn tiles<V: Vector<Scalar = T>, const MR: usize>(
+    unsafe fn tiles<S: Simd, const MR: usize>(
         &self,
         terms: &Range<usize>,
         strips: Range<usize>,
         left: Left<T>,
         b: *const T,
     ) {
-        let (call, k, width) = (self.call, terms.len(), WIDTH * V::LANES);
+        let (call, k, width) = (self.call, terms.len(), WIDTH * T::In::<S>::LANES);
         let (add, last) = (call.add || terms.start > 0, terms.end == call.k);
         for (index, strip) in strips.enumerate() {
             let b = b.wrapping_add(index * width * k);
@@ -385,12 +409,12 @@ impl<T: Real> Block<'_, T> {
                     let (a_step, b_step, c_step) = (left.step, width, call.n);
                     let tile = Tile { k, a, a_step, b, b_step, c, c_step, add, ahead: later.lines(k) };
                     if columns.len() == width {
-                        tile.of_height::<V, WIDTH, MR>(rows.len());
+                        tile.of_height::<S, R, WIDTH, MR>(rows.len());
                     } else {
-                        tile.narrow::<V, MR>(rows.len(), columns.len());
+                        tile.narrow::<S, R, MR>(rows.len(), columns.len());
                     }
                     if last {
-                        call.finish.apply::<V>(&self.c, call.n, rows.clone(), columns.clone());
+                        call.finish.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
                     }
                 }
                 a = a.wrapping_add(rows.len() * left.step.unwrap_or(k));

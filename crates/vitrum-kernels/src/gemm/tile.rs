@@ -1,7 +1,9 @@
 //! The innermost loop: one tile of the output over one block of the sum.
 
 use crate::prefetch::{LINE, Lines, prefetch};
-use crate::simd::Vector;
+use crate::simd::{Real, Simd, Vector};
+
+use super::Terms;
 
 /// Operands of a tile.
 pub(super) struct Tile<T> {
@@ -23,14 +25,14 @@ pub(super) struct Tile<T> {
     pub ahead: Lines<T>,
 }
 
-impl<T: crate::simd::Real> Tile<T> {
-    /// Computes the tile; `height` is 1 to 12, at most what [`Shape`](super::Shape) says for `V`.
+impl<T: Real> Tile<T> {
+    /// Computes the tile; `height` is 1 to 12, at most what [`height`](super::height) says for `S`.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`; the pointers must reach as far as the struct says, for a width
+    /// The processor must have the instructions of `S`; the pointers must reach as far as the struct says, for a width
     /// of `NR` vectors.
     #[inline(always)]
-    pub(super) unsafe fn of_height<V: Vector<Scalar = T>, const NR: usize, const MAX: usize>(
+    pub(super) unsafe fn of_height<S: Simd, R: Terms<T>, const NR: usize, const MAX: usize>(
         &self,
         height: usize,
     ) {
@@ -41,8 +43,8 @@ impl<T: crate::simd::Real> Tile<T> {
                     // SAFETY: the caller's.
                     $($mr if $mr <= MAX => unsafe {
                         match self.a_step {
-                            Some(step) => self.run::<V, $mr, NR, false>(step),
-                            None => self.run::<V, $mr, NR, true>(1),
+                            Some(step) => self.run::<S, R, $mr, NR, false>(step),
+                            None => self.run::<S, R, $mr, NR, true>(1),
                         }
                     },)*
                     _ => unreachable!("a tile of {height} rows"),
@@ -57,20 +59,20 @@ impl<T: crate::simd::Real> Tile<T> {
     /// # Safety
     /// As [`of_height`](Self::of_height), with `c` reaching as far as `columns`.
     #[inline(always)]
-    pub(super) unsafe fn narrow<V: Vector<Scalar = T>, const MAX: usize>(
+    pub(super) unsafe fn narrow<S: Simd, R: Terms<T>, const MAX: usize>(
         &self,
         height: usize,
         columns: usize,
     ) {
         let mut aside = [T::ZERO; 12 * super::WIDTH * 16];
-        let c_step = super::WIDTH * V::LANES;
+        let c_step = super::WIDTH * T::In::<S>::LANES;
         let tile = Self { c: aside.as_mut_ptr(), c_step, add: false, ..*self };
         // SAFETY: the caller's; aside there is room for the largest tile of the longest vectors.
         unsafe {
-            if columns <= V::LANES {
-                tile.of_height::<V, 1, MAX>(height);
+            if columns <= T::In::<S>::LANES {
+                tile.of_height::<S, R, 1, MAX>(height);
             } else {
-                tile.of_height::<V, { super::WIDTH }, MAX>(height);
+                tile.of_height::<S, R, { super::WIDTH }, MAX>(height);
             }
             for (i, row) in aside.chunks_exact(c_step).take(height).enumerate() {
                 for (j, &sum) in row[..columns].iter().enumerate() {
@@ -81,37 +83,37 @@ impl<T: crate::simd::Real> Tile<T> {
         }
     }
 
-    /// Each sum is one chain of fused multiplications and additions in the order of k, whatever the tile's shape: so
+    /// Each sum is one chain of terms added in the order of k, whatever the tile's shape: so
     /// an element does not depend on how the output is cut.
     ///
     /// # Safety
     /// As [`of_height`](Self::of_height), for `MR` rows.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
-    unsafe fn run<V: Vector<Scalar = T>, const MR: usize, const NR: usize, const PACKED: bool>(
+    unsafe fn run<S: Simd, R: Terms<T>, const MR: usize, const NR: usize, const PACKED: bool>(
         &self,
         a_step: usize,
     ) {
         // SAFETY: the caller's.
         unsafe {
-            let mut sums = [[V::splat(T::ZERO); NR]; MR];
+            let mut sums = [[T::In::<S>::splat(T::ZERO); NR]; MR];
             for i in 0..MR {
-                for line in 0..(NR * V::LANES * size_of::<T>()).div_ceil(LINE) {
+                for line in 0..(NR * T::In::<S>::LANES * size_of::<T>()).div_ceil(LINE) {
                     prefetch(self.c.add(i * self.c_step).cast::<u8>().wrapping_add(line * LINE));
                 }
             }
             let (mut a, mut b) = (self.a, self.b);
             let mut ahead = self.ahead;
             for _ in 0..self.k {
-                let mut b_row = [V::splat(T::ZERO); NR];
+                let mut b_row = [T::In::<S>::splat(T::ZERO); NR];
                 for j in 0..NR {
-                    b_row[j] = V::load(b.add(j * V::LANES));
+                    b_row[j] = T::In::<S>::load(b.add(j * T::In::<S>::LANES));
                 }
                 ahead.ask();
                 for i in 0..MR {
-                    let factor = V::splat(*a.add(if PACKED { i } else { i * a_step }));
+                    let factor = T::In::<S>::splat(*a.add(if PACKED { i } else { i * a_step }));
                     for j in 0..NR {
-                        sums[i][j] = factor.mul_add(b_row[j], sums[i][j]);
+                        sums[i][j] = R::add::<S>(factor, b_row[j], sums[i][j]);
                     }
                 }
                 a = a.wrapping_add(if PACKED { MR } else { 1 });
@@ -119,9 +121,9 @@ impl<T: crate::simd::Real> Tile<T> {
             }
             for i in 0..MR {
                 for j in 0..NR {
-                    let at = self.c.add(i * self.c_step + j * V::LANES);
+                    let at = self.c.add(i * self.c_step + j * T::In::<S>::LANES);
                     // Added at the end: short sums of their own round less than one long one.
-                    let sum = if self.add { V::load(at).add(sums[i][j]) } else { sums[i][j] };
+                    let sum = if self.add { T::In::<S>::load(at).add(sums[i][j]) } else { sums[i][j] };
                     sum.store(at);
                 }
             }

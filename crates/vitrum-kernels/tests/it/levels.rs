@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use vitrum_kernels::{int8_level, simd_level};
+use vitrum_kernels::{bf16_level, int8_level, simd_level};
 
 /// Set in those processes, so that they do not start more.
 const HELD: &str = "VITRUM_SIMD";
@@ -28,11 +28,12 @@ fn every_level_passes_the_other_tests() {
             "almost_constant",
             "nan_is",
             "level_can_be",
+            "bf16::",
         ];
         let run = Command::new(program).args(args).env(HELD, level).output().expect("this program runs");
         let said = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "{level}:\n{said}");
-        assert!(said.contains("30 passed"), "{level} ran other tests than meant:\n{said}");
+        assert!(said.contains("38 passed"), "{level} ran other tests than meant:\n{said}");
     }
 }
 
@@ -40,6 +41,21 @@ fn every_level_passes_the_other_tests() {
 fn the_level_can_be_lowered_and_unknown_names_do_nothing() {
     let Some(held) = std::env::var_os(HELD) else { return };
     assert_eq!(Some(simd_level()), held.to_str());
+}
+
+/// Set in processes held to a level of the products in bf16.
+const HELD_BF16: &str = "VITRUM_BF16";
+
+#[test]
+fn pairs_taken_apart_pass_the_other_tests() {
+    if [HELD, HELD_BF16].iter().any(|held| std::env::var_os(held).is_some()) || bf16_level() == simd_level() {
+        return;
+    }
+    let program = std::env::current_exe().expect("this program's path");
+    let run = Command::new(program).arg("bf16::").env(HELD_BF16, simd_level()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}");
+    assert!(said.contains("8 passed"), "other tests than meant:\n{said}");
 }
 
 /// Set in processes held to a level of the integer products.

@@ -1,6 +1,7 @@
 //! Integration tests of the kernels, one binary.
 
 mod attention;
+mod bf16;
 mod int8;
 mod layer_norm;
 mod levels;

@@ -46,7 +46,8 @@ pub struct LoadOptions<'a> {
     pub edit: Option<&'a Edit<'a>>,
     /// Type of the model's values: f32 or f64.
     pub dtype: DType,
-    /// Whether weights are turned into eight bits while they are loaded; those of a file that are, stay.
+    /// Whether weights are rounded to bf16 or turned into eight bits once they are loaded; those of a file that are in
+    /// eight bits stay so, and are refused beside bf16.
     pub precision: Precision,
     /// Whether a file with weights in eight bits is refused: for training, which needs the floating-point ones.
     pub floats_only: bool,
@@ -211,16 +212,21 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     });
     let labels = labels(&mut found, config.num_classes, new_head || options.num_classes == Some(0));
     let seed = options.seed;
-    if options.precision == Precision::Int8 && options.dtype != DType::F32 {
-        return Err(ModelError::Edit(NOT_F32.into()));
+    if options.precision != Precision::F32 && options.dtype != DType::F32 {
+        return Err(ModelError::Edit(format!(
+            "--precision {} computes the rest in f32\nhint: leave out --dtype, or --precision",
+            options.precision.name()
+        )));
     }
     let Some(Converted { map: mut tensors, .. }) = tensors else {
         let note = format!("{}: no weights, fresh values from seed {seed}", found.name);
         found.notes.push(note);
-        let mut model = Model::Vit(config.init_as(device, seed, options.dtype)?);
-        if options.precision == Precision::Int8 {
-            model = model.quantize(&[])?;
-        }
+        let model = Model::Vit(config.init_as(device, seed, options.dtype)?);
+        let model = match options.precision {
+            Precision::F32 => model,
+            Precision::Bf16 => model.round_to_bf16(),
+            Precision::Int8 => model.quantize(&[])?,
+        };
         let Found { name, card, notes, .. } = found;
         return Ok(Loaded { model, name, preprocess, labels, card, report: None, notes });
     };
@@ -247,11 +253,12 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         return Err(ModelError::Refused { path, report: Box::new(report) });
     }
     give_int8(&mut model, quantized).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
+    if options.precision == Precision::Bf16 {
+        model = model.round_to_bf16();
+    }
     let Found { name, card, notes, .. } = found;
     Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
 }
-
-const NOT_F32: &str = "--precision int8 computes the rest in f32\nhint: leave out --dtype, or --precision";
 
 /// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
 fn int8_weights(tensors: &mut TensorMap, options: &LoadOptions<'_>) -> Result<Int8Map, ModelError> {
@@ -265,6 +272,11 @@ fn int8_weights(tensors: &mut TensorMap, options: &LoadOptions<'_>) -> Result<In
         if options.dtype != DType::F32 {
             return refuse(
                 "weights in eight bits, which are computed with in f32 alone\nhint: leave out --dtype",
+            );
+        }
+        if options.precision == Precision::Bf16 {
+            return refuse(
+                "weights in eight bits, which are not computed with in bf16\nhint: leave out --precision, or begin from the model they were made from",
             );
         }
     }

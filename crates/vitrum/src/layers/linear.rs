@@ -28,7 +28,7 @@ pub struct Linear {
 pub enum Prepared {
     /// In eight bits.
     Int8(QuantizedWeight),
-    /// The same numbers in the order in which this processor reads them.
+    /// The same numbers, or these rounded to bf16, in the order in which this processor reads them.
     Packed(PackedWeight),
 }
 
@@ -46,7 +46,12 @@ impl Linear {
         }
     }
 
-    /// The packed weight, if it is packed.
+    /// The weight in bf16, if it is.
+    pub fn bf16(&self) -> Option<&PackedWeight> {
+        self.packed().filter(|weight| weight.is_bf16())
+    }
+
+    /// The packed weight, in `f32` or bf16, if it is packed.
     pub fn packed(&self) -> Option<&PackedWeight> {
         match &self.prepared {
             Some(Prepared::Packed(weight)) => Some(weight),
@@ -70,9 +75,23 @@ impl Linear {
             return;
         }
         let shape = weight.dims();
-        let packed = PackedWeight::pack(&floats(weight), shape, self.bias_values().as_deref());
+        self.hold_packed(PackedWeight::pack(&floats(weight), shape, self.bias_values().as_deref()));
+    }
+
+    /// Rounds the weight to bf16, packs it, and gives up the other copy: whoever reads the parameter gets it rounded. What
+    /// meets the weight is rounded from now on, too. A weight in eight bits stays.
+    pub fn round_to_bf16(&mut self) {
+        if self.int8().is_some() || self.bf16().is_some() {
+            return;
+        }
+        let shape = self.weight.lazy_shape().dims::<2>();
+        let bias = self.bias_values();
+        self.hold_packed(PackedWeight::pack_bf16(&floats(self.weight.val()), shape, bias.as_deref()));
+    }
+
+    fn hold_packed(&mut self, packed: PackedWeight) {
         let values = packed.clone();
-        self.hold(shape, move || values.unpack(), Prepared::Packed(packed));
+        self.hold(packed.shape(), move || values.unpack(), Prepared::Packed(packed));
     }
 
     /// Turns the weight into eight bits, and gives up the floating-point one.

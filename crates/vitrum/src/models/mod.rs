@@ -134,13 +134,27 @@ impl ModelConfig {
 
 /// The numbers that a forward pass multiplies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Floating-point numbers, as the model holds them.
     #[default]
     F32,
+    /// Weights and inputs of the linear layers of the blocks rounded to bf16 (eight digits of mantissa), their products
+    /// summed in `f32`; all else in `f32`. For answers.
+    Bf16,
     /// Whole numbers of eight bits in the linear layers of the blocks; all else in `f32`.
     Int8,
+}
+
+impl Precision {
+    /// As the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 /// `pass` over a batch `[B, C, H, W]`, for answers alone: what it gives for an image must not depend on the others.
@@ -204,6 +218,17 @@ impl Model {
         Ok(self)
     }
 
+    /// Rounds the weights of the linear layers of the blocks to bf16, for answering alone, and gives up the other ones;
+    /// what they are multiplied with is rounded, too, and summed in `f32`. Patch embedding, norms, attention, activations,
+    /// residuals and the head stay in `f32`. They are packed for this processor with that. Layers in eight bits stay.
+    ///
+    /// Reading the parameters of such a model (`collect`, records) gives the rounded numbers. A model that is to be trained
+    /// must not be rounded: its weights would get no gradient.
+    pub fn round_to_bf16(mut self) -> Self {
+        self.block_layers().for_each(|(_, layer)| layer.round_to_bf16());
+        self
+    }
+
     /// Packs the weights of the linear layers of the blocks for this processor, for many answers: the same bits, sooner
     /// (but where branches have gains, LayerScale, that meet the residual in one rounding then). It takes as long as a
     /// few answers. Layers that have a prepared form stay, and so does everything on other devices
@@ -224,6 +249,20 @@ impl Model {
     /// How many of the blocks' linear layers are in eight bits.
     pub fn quantized_layers(&mut self) -> usize {
         self.block_layers().filter(|(_, layer)| layer.int8().is_some()).count()
+    }
+
+    /// How many of the blocks' linear layers are in bf16.
+    pub fn bf16_layers(&mut self) -> usize {
+        self.block_layers().filter(|(_, layer)| layer.bf16().is_some()).count()
+    }
+
+    /// What the linear layers of the blocks are computed in: in eight bits or bf16 if one of them is.
+    pub fn precision(&mut self) -> Precision {
+        match (self.quantized_layers(), self.bf16_layers()) {
+            (0, 0) => Precision::F32,
+            (0, _) => Precision::Bf16,
+            _ => Precision::Int8,
+        }
     }
 
     /// The model behind the waist.

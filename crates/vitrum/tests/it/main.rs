@@ -1,5 +1,6 @@
 //! Integration tests of the library, one binary.
 
+mod bf16;
 mod catalogue;
 mod checkpoint;
 mod data;

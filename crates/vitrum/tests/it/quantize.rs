@@ -40,7 +40,7 @@ fn tensors() -> TensorMap {
 }
 
 /// Folders `float` and `int8` with one model.
-fn folders(skip: &[&str]) -> (TempDir, Vec<QuantizedLayer>) {
+pub fn folders(skip: &[&str]) -> (TempDir, Vec<QuantizedLayer>) {
     let folder = TempDir::new().unwrap();
     let base = &catalogue::entry("test_vit").unwrap().config;
     let (mut map, options) = (tensors(), WriteOptions::default());
@@ -51,20 +51,20 @@ fn folders(skip: &[&str]) -> (TempDir, Vec<QuantizedLayer>) {
     (folder, layers)
 }
 
-fn options(path: &Path) -> LoadOptions<'static> {
+pub fn options(path: &Path) -> LoadOptions<'static> {
     LoadOptions::new(path.to_string_lossy())
 }
 
-fn loaded(path: &Path, precision: Precision) -> Loaded {
+pub fn loaded(path: &Path, precision: Precision) -> Loaded {
     load(&LoadOptions { precision, ..options(path) }, &Device::flex()).unwrap()
 }
 
-fn images() -> Tensor<4> {
+pub fn images() -> Tensor<4> {
     let values: Vec<f32> = (0..2 * 3 * 32 * 32).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
     Tensor::from_data(TensorData::new(values, [2, 3, 32, 32]), (&Device::flex(), DType::F32))
 }
 
-fn logits(model: &Model) -> Vec<f32> {
+pub fn logits(model: &Model) -> Vec<f32> {
     model.backbone().forward(images()).into_data().try_to_vec().unwrap()
 }
 

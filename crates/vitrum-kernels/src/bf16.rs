@@ -1,0 +1,305 @@
+//! Numbers in bfloat16, for products: the upper half of an `f32`, eight digits of mantissa.
+//!
+//! Two numbers that belong to consecutive terms of a sum, in the bits of one `f32`, are a *pair*: the first in the lower
+//! half. A matrix `[rows, K]` of numbers is one of `[rows, K / 2]` pairs, and all that copies numbers copies pairs. What
+//! multiplies them is [`Simd::dot_pairs`]: with AVX512-BF16 one instruction for 16 pairs, which a Zen 5 core does
+//! twice a cycle, so that products take half the time of those in `f32` and weights half the memory. Elsewhere pairs are
+//! taken apart and multiplied as `f32`: the same products (of two numbers of eight digits they are exact), summed in
+//! another order.
+//!
+//! The instruction takes numbers below `f32`'s least normal number (1.2e-38) for 0, and so does the rounding to bf16
+//! there; what takes pairs apart keeps them.
+
+use std::sync::OnceLock;
+
+use crate::gemm::{CONFLICT, View};
+use crate::simd::{self, Job, Simd, choose, simd_level};
+use crate::threads::{Shared, for_each_block, share, written};
+
+/// Numbers that are rounded at a time.
+const PIECE: usize = 32;
+/// Rows of a block.
+const ROWS: usize = 64;
+/// What a number costs to round, in multiplications (see `threads`).
+const COST: usize = 4;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Pairs are taken apart, with the instructions of [`simd_level`].
+    Apart,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512_bf16",
+            Level::Apart => simd_level(),
+        }
+    }
+
+    fn available() -> Vec<Level> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if simd_level() == "avx512f" && is_x86_feature_detected!("avx512bf16") {
+            levels.push(Level::Avx512);
+        }
+        levels.push(Level::Apart);
+        levels
+    }
+}
+
+/// The instructions of products in bf16 on this machine: `avx512_bf16`, or, where pairs are taken apart and multiplied in
+/// `f32`, those of [`simd_level`]. At most what [`simd_level`] allows; the environment variable `VITRUM_BF16`, read
+/// once, can lower it to that.
+pub fn bf16_level() -> &'static str {
+    level().name()
+}
+
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_BF16"))
+}
+
+/// Runs a job at the best level for pairs.
+pub(crate) fn run<J: Job>(job: J) -> J::Output {
+    match level() {
+        // SAFETY: `level` has seen the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { simd::x86::Avx512Bf16::vectorize(job) },
+        Level::Apart => simd::run(job),
+    }
+}
+
+/// The bits of the nearest number in bf16, ties to even, as those of an `f32`; NaN stays NaN.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    // Half of the last digit that stays, less one unless that digit is odd; what carries over is right as an exponent.
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let quiet = bits | 0x0040_0000;
+    (if x.is_nan() { quiet } else { nearest }) & 0xffff_0000
+}
+
+/// Two numbers as a pair.
+#[inline(always)]
+fn pair_of(first: f32, second: f32) -> f32 {
+    f32::from_bits(rounded(first) >> 16 | rounded(second))
+}
+
+/// 32 numbers as pairs.
+#[inline(always)]
+pub(crate) fn pairs_of(numbers: [f32; PIECE]) -> [f32; PIECE / 2] {
+    let mut pairs = [0.0; PIECE / 2];
+    for (i, pair) in pairs.iter_mut().enumerate() {
+        *pair = pair_of(numbers[2 * i], numbers[2 * i + 1]);
+    }
+    pairs
+}
+
+/// The numbers of a pair.
+#[inline(always)]
+pub(crate) fn halves(pair: f32) -> [f32; 2] {
+    let bits = pair.to_bits();
+    [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
+}
+
+/// A matrix `[k, n]` as `[k / 2, n]` pairs of rows; behind an odd one stand zeros.
+pub(crate) fn pairs_of_rows(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
+    let row = |p: usize| &matrix[p * n..(p + 1) * n];
+    let mut pairs = Vec::with_capacity(k.div_ceil(2) * n);
+    for p in (0..k).step_by(2) {
+        if p + 1 < k {
+            pairs.extend(row(p).iter().zip(row(p + 1)).map(|(&first, &second)| pair_of(first, second)));
+        } else {
+            pairs.extend(row(p).iter().map(|&last| pair_of(last, 0.0)));
+        }
+    }
+    pairs
+}
+
+/// The matrix `[k, n]` that pairs of rows stand for.
+pub(crate) fn rows_of_pairs(pairs: &[f32], k: usize, n: usize) -> Vec<f32> {
+    let mut rows = vec![0.0; k * n];
+    for (p, row) in rows.chunks_exact_mut(n.max(1)).enumerate() {
+        let pairs = &pairs[p / 2 * n..][..n];
+        row.iter_mut().zip(pairs).for_each(|(number, &pair)| *number = halves(pair)[p % 2]);
+    }
+    rows
+}
+
+/// Rows of `k` numbers as pairs, `step` pairs apart, the last one of an odd row with a zero.
+#[derive(Clone, Copy)]
+pub(crate) struct RowPairs {
+    k: usize,
+    /// At most `k`, so that rows can be rounded where they lie, and no distance at which they are in one another's way.
+    step: usize,
+}
+
+impl RowPairs {
+    pub(crate) fn new(k: usize) -> Self {
+        let pairs = k.div_ceil(2);
+        let conflict = pairs > 0 && (pairs * size_of::<f32>()).is_multiple_of(CONFLICT);
+        Self { k, step: if conflict { pairs + PIECE / 2 } else { pairs } }
+    }
+
+    /// Room for so many rows, in pairs.
+    pub(crate) fn room(self, rows: usize) -> usize {
+        rows * self.step
+    }
+
+    /// Rounded rows as the first operand of a product.
+    pub(crate) fn view(self, pairs: &[f32], rows: usize) -> View<'_, f32> {
+        View::new(pairs, [rows, self.k.div_ceil(2)], [self.step, 1])
+    }
+
+    /// Rounds `rows`, `[_, k]`, to `to`, which may be where they lie.
+    ///
+    /// # Safety
+    /// The rows must be readable; `to` must have [`room`](Self::room) for them, be nobody else's, and not overlap with the
+    /// rows unless it is where they begin.
+    pub(crate) unsafe fn round(self, from: *const f32, rows: usize, to: *mut f32) {
+        run(RoundRows { pairs: self, from, rows, to });
+    }
+
+    /// Rows `[rows, k]` rounded by all threads.
+    pub(crate) fn rounded(self, x: &[f32], rows: usize) -> Vec<f32> {
+        assert_eq!(x.len(), rows * self.k, "rows of {} numbers", self.k);
+        let blocks = rows.div_ceil(ROWS);
+        let write = |to: Shared<f32>| {
+            let cost = x.len().saturating_mul(COST);
+            for_each_block(
+                blocks,
+                cost,
+                || (),
+                |(), block| {
+                    let rows = share(rows, blocks, block);
+                    let from = x[rows.start * self.k..].as_ptr();
+                    // SAFETY: each block has its rows to itself; what stands between rows is never read.
+                    unsafe { self.round(from, rows.len(), to.at(rows.start * self.step)) };
+                },
+            );
+        };
+        // SAFETY: the blocks write all pairs but those between rows, which are zeros before.
+        unsafe {
+            if self.step == self.k.div_ceil(2) {
+                return written(self.room(rows), write);
+            }
+            let mut pairs = vec![0.0; self.room(rows)];
+            write(Shared::new(&mut pairs));
+            pairs
+        }
+    }
+}
+
+struct RoundRows {
+    pairs: RowPairs,
+    from: *const f32,
+    rows: usize,
+    to: *mut f32,
+}
+
+impl Job for RoundRows {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let RowPairs { k, step } = self.pairs;
+        let bulk = k - k % PIECE;
+        for row in 0..self.rows {
+            // SAFETY: the caller's. Where the rows are rounded in place, nothing is written before it was read: a row
+            // of pairs ends at or before its numbers, a piece of it where half of what was read ends.
+            unsafe {
+                let (from, to) = (self.from.add(row * k), self.to.add(row * step));
+                for p in (0..bulk).step_by(PIECE) {
+                    S::round_pairs(from.add(p), to.add(p / 2));
+                }
+                if bulk < k {
+                    let (mut rest, mut pairs) = ([0.0; PIECE], [0.0; PIECE / 2]);
+                    std::ptr::copy_nonoverlapping(from.add(bulk), rest.as_mut_ptr(), k - bulk);
+                    S::round_pairs(rest.as_ptr(), pairs.as_mut_ptr());
+                    let count = (k - bulk).div_ceil(2);
+                    std::ptr::copy_nonoverlapping(pairs.as_ptr(), to.add(bulk / 2), count);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nearest number in bf16 by comparing both neighbours in f64.
+    fn nearest(x: f32) -> f32 {
+        let low = f32::from_bits(x.to_bits() & 0xffff_0000);
+        let high = f32::from_bits((x.to_bits() & 0xffff_0000).wrapping_add(0x1_0000));
+        let (x, to_low) = (f64::from(x), (f64::from(x) - f64::from(low)).abs());
+        // Beyond the largest number stands, for rounding, the next power of two.
+        let beyond = if high.is_infinite() { 2f64.powi(128).copysign(x) } else { f64::from(high) };
+        let to_high = (beyond - x).abs();
+        let even = low.to_bits() >> 16 & 1 == 0;
+        if to_low < to_high || to_low == to_high && even { low } else { high }
+    }
+
+    #[test]
+    fn rounding_gives_the_nearest_number_and_keeps_what_is_none() {
+        let mut numbers: Vec<f32> = Vec::new();
+        for upper in (0..0x7f80_u32).step_by(7) {
+            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let bits = upper << 16 | lower;
+                numbers.extend([bits, bits | 1 << 31].map(f32::from_bits));
+            }
+        }
+        for &x in &numbers {
+            assert_eq!(rounded(x), nearest(x).to_bits(), "{x:e}");
+        }
+        for x in [f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(f32::from_bits(rounded(x)), x);
+        }
+        assert_eq!(f32::from_bits(rounded(f32::MAX)), f32::INFINITY);
+        for bits in [0x7f80_0001, 0x7fff_ffff, 0xff80_0001, 0x7fc0_0000] {
+            assert!(f32::from_bits(rounded(f32::from_bits(bits))).is_nan(), "{bits:x}");
+        }
+    }
+
+    /// Rows of every kind of length, elsewhere and in place, against one number after the other.
+    #[test]
+    fn rows_are_rounded_wherever_they_lie() {
+        for (rows, k) in
+            [(1, 1), (3, 2), (5, 31), (2, 32), (4, 33), (3, 100), (2, 1024), (3, 2048), (0, 5), (2, 0)]
+        {
+            let pairs = RowPairs::new(k);
+            let x: Vec<f32> = (0..rows * k).map(|i| (i as f32 * 0.37).sin() * 3.0 + 1e-3).collect();
+            let elsewhere = pairs.rounded(&x, rows);
+            let mut in_place = x.clone();
+            // SAFETY: pairs take no more room than their numbers.
+            unsafe { pairs.round(in_place.as_ptr(), rows, in_place.as_mut_ptr()) };
+            for found in [&elsewhere, &in_place] {
+                for row in 0..rows {
+                    for p in 0..k.next_multiple_of(2) {
+                        let expected = if p < k { rounded(x[row * k + p]) } else { 0 };
+                        let pair = found[row * pairs.step + p / 2];
+                        assert_eq!(
+                            halves(pair)[p % 2].to_bits(),
+                            expected,
+                            "number {p} of row {row}, {k} in a row"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_matrix_survives_as_pairs_of_rows() {
+        for (k, n) in [(1, 1), (2, 3), (5, 4), (0, 3), (3, 0)] {
+            let matrix: Vec<f32> = (0..k * n).map(|i| i as f32 - 7.0).collect();
+            let pairs = pairs_of_rows(&matrix, k, n);
+            assert_eq!(pairs.len(), k.div_ceil(2) * n);
+            assert_eq!(rows_of_pairs(&pairs, k, n), matrix);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What a term of a sum is.
+
+use crate::bf16;
+use crate::simd::{self, Job, Real, Simd, Vector};
+
+/// How a term is added to a sum, and with which instructions.
+pub(crate) trait Terms<T: Real>: 'static {
+    /// Runs a job at the best level for such terms.
+    fn run<J: Job>(job: J) -> J::Output;
+
+    /// `sum` and the term of two factors.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `S`.
+    unsafe fn add<S: Simd>(factor: T::In<S>, other: T::In<S>, sum: T::In<S>) -> T::In<S>;
+}
+
+/// A factor is a number.
+pub(crate) struct Numbers;
+
+impl<T: Real> Terms<T> for Numbers {
+    fn run<J: Job>(job: J) -> J::Output {
+        simd::run(job)
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Simd>(factor: T::In<S>, other: T::In<S>, sum: T::In<S>) -> T::In<S> {
+        factor.mul_add(other, sum)
+    }
+}
+
+/// A factor is a pair of numbers in bf16, in the bits of an `f32`: two terms of the sum at once.
+pub(crate) struct Pairs;
+
+impl Terms<f32> for Pairs {
+    fn run<J: Job>(job: J) -> J::Output {
+        bf16::run(job)
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Simd>(factor: S::F32, other: S::F32, sum: S::F32) -> S::F32 {
+        // SAFETY: the caller's.
+        unsafe { S::dot_pairs(factor, other, sum) }
+    }
+}
