@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("/tmp/peers-report"))
     parser.add_argument("--photos")
     parser.add_argument("--model")
-    parser.add_argument("--only", default="run,int8,train,scale,data,start")
+    parser.add_argument("--only", default="run,bf16,int8,train,scale,data,start")
     parser.add_argument("--rounds", default="8")
     args = parser.parse_args()
 
@@ -36,6 +36,7 @@ def main() -> None:
 
     scripts = {
         "run": ["--rounds", args.rounds],
+        "bf16": ["--rounds", args.rounds, "--precision", "bf16"],
         "int8": ["--rounds", args.rounds, "--precision", "int8"],
         "train": ["--rounds", "3", "--cases", "tiny32,small224,base224"],
         "scale": ["--plot", str(args.output / "scale.png")],
@@ -45,7 +46,7 @@ def main() -> None:
         photo = next((p for p in sorted(Path(args.photos).rglob("*")) if p.suffix.lower() in {".jpg", ".jpeg"}), None)
         if args.model and photo:
             scripts["start"] = [str(photo), args.model]
-    for name in ("run", "int8"):
+    for name in ("run", "bf16", "int8"):
         scripts[name] += ["--json", str(args.output / f"{name}.json"), "--plot", str(args.output / f"{name}.png")]
     for name in args.only.split(","):
         if name not in scripts:
@@ -53,7 +54,7 @@ def main() -> None:
             continue
         report = args.output / f"{name}.md"
         with open(report, "w") as file:
-            script = HERE / ("run.py" if name == "int8" else f"{name}.py")
+            script = HERE / ("run.py" if name in ("bf16", "int8") else f"{name}.py")
             subprocess.run([python, script, *scripts[name], *binary], check=True, stdout=file)
         print(f"{report}:\n{report.read_text()}", flush=True)
 

@@ -6,7 +6,8 @@
 
 With `--precision int8` the peers are those that quantise without data to calibrate on: ONNX Runtime's dynamic
 quantisation (weights int8 per channel and per tensor) and torch's; OpenVINO's int8 needs nncf and calibration, and is
-left out. vitrum runs with `--precision int8`; torch eager in f32 stays the unit.
+left out. vitrum runs with `--precision int8`; torch eager in f32 stays the unit. So it does with `--precision bf16`,
+where torch's model is in bf16 and OpenVINO is told to compute in it.
 
 Every library has a process of its own that stays and is asked for a measurement (a median of several passes) once a
 round, in turn, forwards and backwards; only the one asked works. The table gives medians over rounds of ratios within a
@@ -58,7 +59,9 @@ def answerer(library: str, name: str, batch: int, threads: int, folder: Path):
         torch.set_num_threads(threads)
         model = timm.create_model(name, num_classes=1000).eval()
         tensor = torch.from_numpy(x)
-        if library == "torch.compile":
+        if library.startswith("torch-bf16"):
+            model, tensor = model.to(torch.bfloat16), tensor.to(torch.bfloat16)
+        if library == "torch.compile" or library == "torch-bf16-compile":
             model = torch.compile(model)
         if library == "torch-int8":
             import warnings
@@ -83,7 +86,8 @@ def answerer(library: str, name: str, batch: int, threads: int, folder: Path):
     import openvino as ov
 
     hint = "LATENCY" if library.endswith("latency") else "THROUGHPUT"
-    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"}
+    precision = "bf16" if "-bf16-" in library else "f32"
+    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision}
     compiled = ov.Core().compile_model(str(onnx), "CPU", config)
     if hint == "LATENCY":
         return lambda: compiled(x), 1
@@ -139,6 +143,7 @@ def vitrum(binary: str, name: str, batch: int, args, streams: int) -> dict:
 
 PEERS = {
     "f32": ["torch", "torch.compile", "onnxruntime", "openvino-latency", "openvino-throughput"],
+    "bf16": ["torch", "torch-bf16", "torch-bf16-compile", "openvino-bf16-latency", "openvino-bf16-throughput"],
     "int8": ["torch", "torch-int8", "onnxruntime-int8-channel", "onnxruntime-int8-tensor"],
 }
 ONE, SEVERAL = "vitrum", "vitrum-streams"
@@ -155,7 +160,7 @@ def case(name: str, batch: int, peers: list[str], args, folder: str) -> dict:
             running[library] = stack.enter_context(contextlib.closing(Asked(__file__, own)))
         measures = {library: lambda peer=peer: peer.measure(args.seconds) for library, peer in running.items()}
         measures[ONE] = lambda: vitrum(args.vitrum, name, batch, args, 1)
-        if "openvino-throughput" in peers:
+        if any(peer.endswith("throughput") for peer in peers):
             measures[SEVERAL] = lambda: vitrum(args.vitrum, name, batch, args, args.threads)
         rounds = []
         for index in range(args.rounds):
