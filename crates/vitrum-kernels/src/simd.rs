@@ -763,7 +763,10 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn dot_pairs(a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
             // SAFETY: the caller has the instructions; both types are 512 bits, whatever they stand for.
-            unsafe { F32x16(_mm512_dpbf16_ps(sum.0, transmute(a.0), transmute(b.0))) }
+            unsafe {
+                let (a, b) = (transmute::<__m512, __m512bh>(a.0), transmute::<__m512, __m512bh>(b.0));
+                F32x16(_mm512_dpbf16_ps(sum.0, a, b))
+            }
         }
 
         #[inline(always)]
@@ -771,7 +774,8 @@ pub(crate) mod x86 {
             // SAFETY: as above.
             unsafe {
                 let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
-                _mm512_storeu_ps(to, transmute(_mm512_cvtne2ps_pbh(high, low)));
+                let pairs = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_ps(to, pairs);
             }
         }
 
@@ -785,7 +789,7 @@ pub(crate) mod x86 {
                     lane,
                     _mm512_slli_epi32::<16>(_mm512_add_epi32(lane, _mm512_set1_epi32(16))),
                 );
-                let both = transmute(_mm512_cvtne2ps_pbh(second.0, first.0));
+                let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, first.0));
                 F32x16(_mm512_castsi512_ps(_mm512_permutexvar_epi16(from, both)))
             }
         }
