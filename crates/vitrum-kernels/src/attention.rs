@@ -26,6 +26,10 @@
 //! a store per transposed number and rows copied by `memcpy` (11 % slower in all); sums of 577 terms in one chain
 //! (error 1.2e-6 instead of 6.6e-7 of the largest number). The sizes below are reasoned, not searched.
 
+mod pairs;
+
+pub(crate) use pairs::forward_bf16;
+
 use std::ops::Range;
 
 use burn::backend::TensorMetadata;
@@ -119,8 +123,16 @@ pub(crate) fn forward<T: Real>(
     num_heads: usize,
     scale: f64,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let call = Call::<T>::new(qkv, bias, queries, num_heads, scale);
-    let [b, a] = [call.b, call.a];
+    let run = |block: ForwardBlock<T>| simd::run(block);
+    forward_by(&Call::new(qkv, bias, queries, num_heads, scale), run)
+}
+
+/// The same by `run`, which computes one block after the other.
+fn forward_by<T: Real>(
+    call: &Call<T>,
+    run: impl Fn(ForwardBlock<T>) + Sync + Send,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let [b, a, queries] = [call.b, call.a, call.queries];
     let d = call.a * call.e;
     let mut max = vec![T::ZERO; b * a * queries];
     let mut norm = vec![T::ZERO; b * a * queries];
@@ -136,7 +148,7 @@ pub(crate) fn forward<T: Real>(
             let Range { start, end } = share(queries.div_ceil(PAD), blocks, block);
             let (b, h, first) = (head / a, head % a, start * PAD);
             let rows = queries.min(end * PAD) - first;
-            simd::run(ForwardBlock { call: &call, b, h, first, rows, scratch, context, max, norm });
+            run(ForwardBlock { call, b, h, first, rows, scratch, context, max, norm });
         };
         for_each_block(b * a * blocks, call.multiplications(), || ForwardScratch::new(call.e_pad), work);
     };
@@ -197,7 +209,7 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
         let Self { call, b, h, first, rows, scratch, .. } = self;
         let lanes = T::In::<S>::LANES;
         let (e, e_pad, t) = (call.e, call.e_pad, call.t);
-        let (step, d) = call.steps();
+        let step = call.steps().0;
         let width = rows.next_multiple_of(lanes);
         let query = &call.qkv[call.start(b, h, 0) + first * step..];
         // SAFETY: `query` has `rows` rows of `e` numbers at `step`; scratch has `e` rows of QUERIES.
@@ -235,18 +247,38 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
                 });
             }
         }
-        let head_rows = (b * call.a + h) * call.queries + first;
-        // SAFETY: these rows and columns belong to this block alone.
-        let (max, norm) = unsafe { (self.max.part(head_rows, rows), self.norm.part(head_rows, rows)) };
-        max.copy_from_slice(&scratch.max[..rows]);
-        for (i, norm) in norm.iter_mut().enumerate() {
-            let sum = scratch.sum[i];
-            *norm = if sum == T::ZERO { T::ZERO } else { sum.recip() };
-            let out = self.context.at((b * call.queries + first + i) * d + h * e);
-            for (j, &x) in scratch.output[i * e_pad..][..e].iter().enumerate() {
-                // SAFETY: as above.
-                unsafe { out.add(j).write(x * *norm) };
-            }
+        // SAFETY: all keys are in the sums.
+        unsafe {
+            let shared = (self.context, self.max, self.norm);
+            hand_over(call, (b, h), (first, rows), scratch, shared);
+        }
+    }
+}
+
+/// Writes the context of a block's rows: outputs over sums; with it maxima and reciprocal sums.
+///
+/// # Safety
+/// The rows must be this block's alone.
+#[inline(always)]
+unsafe fn hand_over<T: Real>(
+    call: &Call<T>,
+    (b, h): (usize, usize),
+    (first, rows): (usize, usize),
+    scratch: &ForwardScratch<T>,
+    (context, max, norm): (Shared<T>, Shared<T>, Shared<T>),
+) {
+    let (e, e_pad, d) = (call.e, call.e_pad, call.steps().1);
+    let head_rows = (b * call.a + h) * call.queries + first;
+    // SAFETY: these rows and columns belong to this block alone.
+    let (max, norm) = unsafe { (max.part(head_rows, rows), norm.part(head_rows, rows)) };
+    max.copy_from_slice(&scratch.max[..rows]);
+    for (i, norm) in norm.iter_mut().enumerate() {
+        let sum = scratch.sum[i];
+        *norm = if sum == T::ZERO { T::ZERO } else { sum.recip() };
+        let out = context.at((b * call.queries + first + i) * d + h * e);
+        for (j, &x) in scratch.output[i * e_pad..][..e].iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { out.add(j).write(x * *norm) };
         }
     }
 }
@@ -281,6 +313,17 @@ unsafe fn score_tile<S: Simd, T: Real>(
             add: false,
         });
     }
+    add_bias(call, (b, h, key, keys), (first, rows), scores);
+}
+
+/// Adds the bias, if there is one, to the scores `[keys, rows]` of a tile.
+#[inline(always)]
+fn add_bias<T: Real>(
+    call: &Call<T>,
+    (b, h, key, keys): (usize, usize, usize, usize),
+    (first, rows): (usize, usize),
+    scores: &mut [T],
+) {
     if let Some(bias) = call.bias(b, h) {
         for i in 0..rows {
             let row = &bias[(first + i) * call.t + key..][..keys];

@@ -13,7 +13,7 @@
 use std::sync::OnceLock;
 
 use crate::gemm::{CONFLICT, View};
-use crate::simd::{self, Job, Simd, choose, simd_level};
+use crate::simd::{self, Job, Simd, Vector, choose, simd_level};
 use crate::threads::{Shared, for_each_block, share, written};
 
 /// Numbers that are rounded at a time.
@@ -43,7 +43,10 @@ impl Level {
     fn available() -> Vec<Level> {
         let mut levels = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        if simd_level() == "avx512f" && is_x86_feature_detected!("avx512bf16") {
+        if simd_level() == "avx512f"
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512bw")
+        {
             levels.push(Level::Avx512);
         }
         levels.push(Level::Apart);
@@ -207,24 +210,47 @@ impl Job for RoundRows {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let RowPairs { k, step } = self.pairs;
-        let bulk = k - k % PIECE;
         for row in 0..self.rows {
-            // SAFETY: the caller's. Where the rows are rounded in place, nothing is written before it was read: a row
-            // of pairs ends at or before its numbers, a piece of it where half of what was read ends.
-            unsafe {
-                let (from, to) = (self.from.add(row * k), self.to.add(row * step));
-                for p in (0..bulk).step_by(PIECE) {
-                    S::round_pairs(from.add(p), to.add(p / 2));
-                }
-                if bulk < k {
-                    let (mut rest, mut pairs) = ([0.0; PIECE], [0.0; PIECE / 2]);
-                    std::ptr::copy_nonoverlapping(from.add(bulk), rest.as_mut_ptr(), k - bulk);
-                    S::round_pairs(rest.as_ptr(), pairs.as_mut_ptr());
-                    let count = (k - bulk).div_ceil(2);
-                    std::ptr::copy_nonoverlapping(pairs.as_ptr(), to.add(bulk / 2), count);
-                }
-            }
+            // SAFETY: the caller's. Where the rows are rounded in place, a row of pairs ends at or before its numbers.
+            unsafe { round_row::<S>(self.from.add(row * k), k, self.to.add(row * step)) };
         }
+    }
+}
+
+/// Rounds `k` numbers to pairs, the last with a zero if they are odd.
+///
+/// # Safety
+/// The processor must have the instructions of `S`; the numbers must be readable, and `to` have room for `k / 2` pairs, which
+/// may begin where the numbers do or anywhere before.
+#[inline(always)]
+pub(crate) unsafe fn round_row<S: Simd>(from: *const f32, k: usize, to: *mut f32) {
+    let bulk = k - k % PIECE;
+    // SAFETY: the caller's. Nothing is written before it was read: a piece of pairs ends where half of what was read does.
+    unsafe {
+        for p in (0..bulk).step_by(PIECE) {
+            S::round_pairs(from.add(p), to.add(p / 2));
+        }
+        if bulk < k {
+            let (mut rest, mut pairs) = ([0.0; PIECE], [0.0; PIECE / 2]);
+            std::ptr::copy_nonoverlapping(from.add(bulk), rest.as_mut_ptr(), k - bulk);
+            S::round_pairs(rest.as_ptr(), pairs.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(pairs.as_ptr(), to.add(bulk / 2), (k - bulk).div_ceil(2));
+        }
+    }
+}
+
+/// Pairs of the numbers of `first` and `second` in each lane, by plain instructions.
+#[inline(always)]
+pub(crate) fn lanes_of_pairs<V: Vector<Scalar = f32>>(first: V, second: V) -> V {
+    let (mut pairs, mut others) = ([0.0; 16], [0.0; 16]);
+    // SAFETY: no level has more than 16 lanes; values exist, so the instructions do.
+    unsafe {
+        first.store(pairs.as_mut_ptr());
+        second.store(others.as_mut_ptr());
+        for (pair, &other) in pairs.iter_mut().zip(&others).take(V::LANES) {
+            *pair = pair_of(*pair, other);
+        }
+        V::load(pairs.as_ptr())
     }
 }
 

@@ -38,8 +38,8 @@ pub use int8::{
 pub use linear::LinearWants;
 pub use mlp::MlpWants;
 pub use packed::{
-    AfterAttention, PackedOps, PackedWeight, after_attention_packed, linear_add_packed, linear_packed,
-    norm_linear_packed,
+    AfterAttention, PackedOps, PackedWeight, after_attention_packed, attention_bf16, linear_add_packed,
+    linear_packed, norm_linear_packed,
 };
 pub use peak::peak_gflops;
 pub use reference::{

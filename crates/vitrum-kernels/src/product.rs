@@ -1,5 +1,6 @@
 //! The one matrix product of the fast paths: small, in cache, by one thread.
 
+use crate::gemm::{Numbers, Pairs, Terms};
 use crate::simd::{Job, Real, Simd, Vector};
 
 /// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with rows in one piece.
@@ -25,57 +26,70 @@ pub(crate) struct Product<T> {
 impl<T: Real> Job for Product<T> {
     type Output = ();
 
-    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16; the rest hold a row of b and one of a's
-    // numbers. Each number of b is then used 6 (4) times per load.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's, passed on.
-        unsafe {
-            if S::MANY_REGISTERS {
-                self.columns::<T::In<S>, 6, 4>()
-            } else {
-                self.columns::<T::In<S>, 4, 3>()
-            }
-        }
+        // SAFETY: the caller's.
+        unsafe { self.run_terms::<S, Numbers>() }
+    }
+}
+
+/// A product of pairs in bf16, `k` of them.
+pub(crate) struct PairProduct(pub Product<f32>);
+
+impl Job for PairProduct {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's.
+        unsafe { self.0.run_terms::<S, Pairs>() }
     }
 }
 
 impl<T: Real> Product<T> {
+    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16; the rest hold a row of b and one of a's
+    // numbers. Each number of b is then used 6 (4) times per load.
+    #[inline(always)]
+    unsafe fn run_terms<S: Simd, R: Terms<T>>(&self) {
+        // SAFETY: the caller's, passed on.
+        unsafe { if S::MANY_REGISTERS { self.columns::<S, R, 6, 4>() } else { self.columns::<S, R, 4, 3>() } }
+    }
+
     /// Walks over stripes of at most `NR` vectors.
     #[inline(always)]
-    unsafe fn columns<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(&self) {
+    unsafe fn columns<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self) {
         let mut column = 0;
         while column < self.n {
-            let left = (self.n - column) / V::LANES;
+            let left = (self.n - column) / T::In::<S>::LANES;
             // SAFETY: columns below `n`; the pointers reach as far as the struct says.
             unsafe {
                 match left.min(NR) {
-                    1 => self.rows::<V, MR, 1>(column),
-                    2 => self.rows::<V, MR, 2>(column),
-                    3 => self.rows::<V, MR, 3>(column),
-                    _ => self.rows::<V, MR, 4>(column),
+                    1 => self.rows::<S, R, MR, 1>(column),
+                    2 => self.rows::<S, R, MR, 2>(column),
+                    3 => self.rows::<S, R, MR, 3>(column),
+                    _ => self.rows::<S, R, MR, 4>(column),
                 }
             }
-            column += left.min(NR) * V::LANES;
+            column += left.min(NR) * T::In::<S>::LANES;
         }
     }
 
     /// Walks down a stripe in tiles of at most `MR` rows.
     #[inline(always)]
-    unsafe fn rows<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(&self, column: usize) {
+    unsafe fn rows<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self, column: usize) {
         let mut row = 0;
         // SAFETY: rows below `m`.
         unsafe {
             while self.m - row >= MR {
-                self.tile::<V, MR, NR>(row, column);
+                self.tile::<S, R, MR, NR>(row, column);
                 row += MR;
             }
             match self.m - row {
-                1 => self.tile::<V, 1, NR>(row, column),
-                2 => self.tile::<V, 2, NR>(row, column),
-                3 => self.tile::<V, 3, NR>(row, column),
-                4 => self.tile::<V, 4, NR>(row, column),
-                5 => self.tile::<V, 5, NR>(row, column),
+                1 => self.tile::<S, R, 1, NR>(row, column),
+                2 => self.tile::<S, R, 2, NR>(row, column),
+                3 => self.tile::<S, R, 3, NR>(row, column),
+                4 => self.tile::<S, R, 4, NR>(row, column),
+                5 => self.tile::<S, R, 5, NR>(row, column),
                 _ => {}
             }
         }
@@ -83,27 +97,23 @@ impl<T: Real> Product<T> {
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
-    unsafe fn tile<V: Vector<Scalar = T>, const MR: usize, const NR: usize>(
-        &self,
-        row: usize,
-        column: usize,
-    ) {
+    unsafe fn tile<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self, row: usize, column: usize) {
         let [a_row, a_column] = self.a_steps;
         // SAFETY: the tile lies within `m` rows and `n` columns, which the pointers cover.
         unsafe {
             let c = self.c.add(row * self.c_step + column);
-            let mut sums = [[V::splat(T::ZERO); NR]; MR];
+            let mut sums = [[T::In::<S>::splat(T::ZERO); NR]; MR];
             let mut a = self.a.add(row * a_row);
             let mut b = self.b.add(column);
             for _ in 0..self.k {
-                let mut b_row = [V::splat(T::ZERO); NR];
+                let mut b_row = [T::In::<S>::splat(T::ZERO); NR];
                 for j in 0..NR {
-                    b_row[j] = V::load(b.add(j * V::LANES));
+                    b_row[j] = T::In::<S>::load(b.add(j * T::In::<S>::LANES));
                 }
                 for i in 0..MR {
-                    let factor = V::splat(*a.add(i * a_row));
+                    let factor = T::In::<S>::splat(*a.add(i * a_row));
                     for j in 0..NR {
-                        sums[i][j] = factor.mul_add(b_row[j], sums[i][j]);
+                        sums[i][j] = R::add::<S>(factor, b_row[j], sums[i][j]);
                     }
                 }
                 a = a.wrapping_add(a_column);
@@ -111,9 +121,9 @@ impl<T: Real> Product<T> {
             }
             for i in 0..MR {
                 for j in 0..NR {
-                    let at = c.add(i * self.c_step + j * V::LANES);
+                    let at = c.add(i * self.c_step + j * T::In::<S>::LANES);
                     // Added at the end: short sums of their own round less than one long one.
-                    let sum = if self.add { V::load(at).add(sums[i][j]) } else { sums[i][j] };
+                    let sum = if self.add { T::In::<S>::load(at).add(sums[i][j]) } else { sums[i][j] };
                     sum.store(at);
                 }
             }

@@ -359,6 +359,15 @@ pub trait Simd: 'static {
         };
     }
 
+    /// The numbers of each lane as a pair in bf16.
+    ///
+    /// # Safety
+    /// As `vectorize`.
+    #[inline(always)]
+    unsafe fn pair(first: Self::F32, second: Self::F32) -> Self::F32 {
+        bf16::lanes_of_pairs(first, second)
+    }
+
     /// `start` and the weighted sum of four bytes at each third place from `from` on, byte by byte.
     ///
     /// # Safety
@@ -739,7 +748,7 @@ pub(crate) mod x86 {
         type F64 = F64x8;
         const MANY_REGISTERS: bool = true;
 
-        #[target_feature(enable = "avx512f,avx512bf16")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn vectorize<J: Job>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
@@ -754,7 +763,10 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn dot_pairs(a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
             // SAFETY: the caller has the instructions; both types are 512 bits, whatever they stand for.
-            unsafe { F32x16(_mm512_dpbf16_ps(sum.0, transmute(a.0), transmute(b.0))) }
+            unsafe {
+                let (a, b) = (transmute::<__m512, __m512bh>(a.0), transmute::<__m512, __m512bh>(b.0));
+                F32x16(_mm512_dpbf16_ps(sum.0, a, b))
+            }
         }
 
         #[inline(always)]
@@ -762,7 +774,23 @@ pub(crate) mod x86 {
             // SAFETY: as above.
             unsafe {
                 let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
-                _mm512_storeu_ps(to, transmute(_mm512_cvtne2ps_pbh(high, low)));
+                let pairs = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_ps(to, pairs);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn pair(first: F32x16, second: F32x16) -> F32x16 {
+            // SAFETY: as above.
+            unsafe {
+                // Lane i of the first is number i, that of the second number 16 + i.
+                let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let from = _mm512_or_si512(
+                    lane,
+                    _mm512_slli_epi32::<16>(_mm512_add_epi32(lane, _mm512_set1_epi32(16))),
+                );
+                let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, first.0));
+                F32x16(_mm512_castsi512_ps(_mm512_permutexvar_epi16(from, both)))
             }
         }
     }

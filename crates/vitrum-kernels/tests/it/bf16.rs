@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use vitrum_kernels::{
-    Activation, AfterAttention, PackedWeight, activate, after_attention_packed, bf16_level, layer_norm,
-    linear_add_packed, linear_packed, norm_linear_packed, simd_level,
+    Activation, AfterAttention, PackedWeight, activate, after_attention_packed, attention_bf16, bf16_level,
+    layer_norm, linear_add_packed, linear_packed, norm_linear_packed, simd_level,
 };
 
 use crate::support::*;
@@ -238,4 +238,133 @@ fn the_level_in_use_is_known() {
     if let Some(held) = std::env::var_os("VITRUM_BF16") {
         assert_eq!(Some(bf16_level()), held.to_str());
     }
+}
+
+/// Attention `[B, Q, D]` in f64, of q, k and v that are rounded, the first after scaling; and what rounding the weights
+/// may change at most.
+fn attention_of_rounded(
+    qkv: &Tensor<3>,
+    queries: usize,
+    heads: usize,
+    scale: f32,
+    bias: Option<&Tensor<4>>,
+) -> (Vec<f64>, Vec<f64>) {
+    let [b, t, d3] = qkv.dims();
+    let (d, e) = (d3 / 3, d3 / 3 / heads);
+    let (qkv, bias) = (floats(qkv), bias.map(|bias| (bias.dims(), floats(bias))));
+    let number = |image: usize, token: usize, part: usize, column: usize| {
+        let x = qkv[(image * t + token) * d3 + part * d + column];
+        f64::from(rounded(if part == 0 { x * scale } else { x }))
+    };
+    let (mut all, mut bounds) = (Vec::new(), Vec::new());
+    for (image, query) in (0..b).flat_map(|image| (0..queries).map(move |query| (image, query))) {
+        for head in 0..heads {
+            let score = |key: usize| {
+                let columns = head * e..(head + 1) * e;
+                let product: f64 =
+                    columns.map(|c| number(image, query, 0, c) * number(image, key, 1, c)).sum();
+                product
+                    + bias.as_ref().map_or(0.0, |([bb, ba, ..], bias)| {
+                        let index = (image % bb) * ba + head % ba;
+                        f64::from(bias[(index * t + query) * t + key])
+                    })
+            };
+            let scores: Vec<f64> = (0..t).map(score).collect();
+            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for column in head * e..(head + 1) * e {
+                let parts = (0..t).map(|key| weights[key] / sum * number(image, key, 2, column));
+                let (value, size) = parts.fold((0.0, 0.0), |(v, s), part| (v + part, s + part.abs()));
+                all.push(value);
+                // A weight is off by half a unit of eight digits, and all else by rounding in f32.
+                bounds.push((2f64.powi(-9) + 1e-5) * size);
+            }
+        }
+    }
+    (all, bounds)
+}
+
+#[test]
+fn attention_is_that_of_rounded_numbers() {
+    for (b, t, heads, e, queries) in [
+        (1, 1, 1, 1, 1),
+        (2, 3, 2, 5, 3),
+        (1, 197, 3, 64, 197),
+        (2, 50, 2, 16, 50),
+        (1, 130, 1, 33, 70),
+        (1, 257, 2, 80, 1),
+        (1, 65, 4, 8, 17),
+    ] {
+        let qkv = random([b, t, 3 * heads * e], 2.0, 5, &Device::flex(), DType::F32);
+        let scale = (e as f64).powf(-0.5);
+        let shared = random([1, heads, t, t], 1.0, 6, &Device::flex(), DType::F32);
+        let own = random([b, 1, t, t], 1.0, 7, &Device::flex(), DType::F32);
+        for bias in [None, Some(shared), Some(own)] {
+            let (expected, bounds) = attention_of_rounded(&qkv, queries, heads, scale as f32, bias.as_ref());
+            let found = attention_bf16(qkv.clone(), queries, heads, scale, bias);
+            assert_eq!(found.dims(), [b, queries, heads * e]);
+            for (i, (found, (expected, bound))) in
+                values(&found).iter().zip(expected.iter().zip(&bounds)).enumerate()
+            {
+                let gap = (found - expected).abs();
+                assert!(
+                    gap <= *bound,
+                    "{b} {t} {heads} {e} {queries}: {i} is off by {gap:e}, may be by {bound:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_in_bf16_does_not_depend_on_company_or_threads() {
+    let qkv: Tensor<3> = random([5, 99, 3 * 2 * 24], 2.0, 5, &Device::flex(), DType::F32);
+    let run = |threads| with_threads(threads, || values(&attention_bf16(qkv.clone(), 99, 2, 0.2, None)));
+    let all = run(1);
+    for threads in [2, 3] {
+        assert_eq!(all, run(threads), "{threads} threads");
+    }
+    for image in [0, 4] {
+        let alone = attention_bf16(qkv.clone().narrow(0, image, 1), 99, 2, 0.2, None);
+        assert_eq!(values(&alone), all[image * 99 * 48..][..99 * 48], "image {image}");
+    }
+    let none = Tensor::<3>::zeros([0, 99, 144], &Device::flex());
+    assert_eq!(attention_bf16(none, 7, 2, 0.2, None).dims(), [0, 7, 48]);
+}
+
+#[test]
+fn masks_and_what_is_no_number_in_bf16() {
+    let (t, e) = (40, 16);
+    let qkv: Tensor<3> = random([1, t, 3 * e], 2.0, 5, &Device::flex(), DType::F32);
+    // Keys from 10 on are hidden, but from the first token, which sees nothing.
+    let mask: Vec<f32> =
+        (0..t * t).map(|i| if i % t >= 10 || i < t { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, t, t]), &Device::flex());
+    let masked = values(&attention_bf16(qkv.clone(), t, 1, 0.25, Some(mask)));
+    let first = qkv.clone().narrow(1, 0, 10);
+    let seen = values(&attention_bf16(first, 10, 1, 0.25, None));
+    assert!(masked[..e].iter().all(|&x| x == 0.0), "a row that sees nothing");
+    for (masked, seen) in masked[e..10 * e].iter().zip(&seen[e..]) {
+        assert!((masked - seen).abs() <= 1e-6 * seen.abs().max(1e-3), "{masked} {seen}");
+    }
+    // What is no number in the value of a token reaches its column alone; in a query, its row alone.
+    let with = |token: usize, column: usize| {
+        let mut numbers = floats(&qkv);
+        numbers[token * 3 * e + column] = f32::NAN;
+        let qkv = Tensor::<3>::from_data(TensorData::new(numbers, [1, t, 3 * e]), &Device::flex());
+        values(&attention_bf16(qkv, t, 1, 0.25, None))
+    };
+    assert!(with(17, 2 * e + 3).iter().enumerate().all(|(i, x)| x.is_nan() == (i % e == 3)));
+    assert!(with(17, 3).iter().enumerate().all(|(i, x)| x.is_nan() == (i / e == 17)));
+}
+
+#[test]
+fn attention_of_other_types_rounds_the_projection() {
+    let qkv: Tensor<3> = random([2, 9, 24], 1.0, 5, &Device::flex(), DType::F64);
+    let found = attention_bf16(qkv.clone(), 4, 2, 0.5, None);
+    let rounded = qkv.clone().cast(DType::BF16).cast(DType::F64);
+    let expected = vitrum_kernels::attention_of_first(rounded, 4, 2, 0.5, None);
+    assert_eq!((found.dtype(), values(&found)), (DType::F64, values(&expected)));
+    assert_ne!(values(&found), values(&vitrum_kernels::attention_of_first(qkv, 4, 2, 0.5, None)));
 }

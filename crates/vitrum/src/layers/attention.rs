@@ -107,6 +107,9 @@ impl Attention {
         let scale = ((d / a) as f64).powf(-0.5);
         let read = place.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
+        if !drops && !watch.wants_attention() && self.qkv.bf16().is_some() {
+            return vitrum_kernels::attention_bf16(qkv, read, a, scale, bias);
+        }
         if !drops && !watch.wants_attention() {
             return vitrum_kernels::attention_of_first(qkv, read, a, scale, bias);
         }

@@ -139,8 +139,8 @@ pub enum Precision {
     /// Floating-point numbers, as the model holds them.
     #[default]
     F32,
-    /// Weights and inputs of the linear layers of the blocks rounded to bf16 (eight digits of mantissa), their products
-    /// summed in `f32`; all else in `f32`. For answers.
+    /// What the linear layers of the blocks and attention multiply is rounded to bf16 (eight digits of mantissa), and summed
+    /// in `f32`; all else is in `f32`. For answers.
     Bf16,
     /// Whole numbers of eight bits in the linear layers of the blocks; all else in `f32`.
     Int8,
@@ -219,8 +219,9 @@ impl Model {
     }
 
     /// Rounds the weights of the linear layers of the blocks to bf16, for answering alone, and gives up the other ones;
-    /// what they are multiplied with is rounded, too, and summed in `f32`. Patch embedding, norms, attention, activations,
-    /// residuals and the head stay in `f32`. They are packed for this processor with that. Layers in eight bits stay.
+    /// what they are multiplied with is rounded, too, and summed in `f32`; so are the products of attention, unless somebody
+    /// watches its weights. Patch embedding, norms, softmax, activations, residuals and the head stay in `f32`. The weights are
+    /// packed for this processor with that. Layers in eight bits stay, and attention behind such a projection.
     ///
     /// Reading the parameters of such a model (`collect`, records) gives the rounded numbers. A model that is to be trained
     /// must not be rounded: its weights would get no gradient.
