@@ -7,7 +7,7 @@ use super::drop::{dropout, training};
 use super::norm::LayerNorm;
 use super::observe::Observer;
 use super::position::RelPos;
-use super::{Linear, linear, project};
+use super::{Linear, Prepared, linear, project};
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ impl Attention {
         let scale = ((d / a) as f64).powf(-0.5);
         let read = place.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
-        if !drops && !watch.wants_attention() && self.qkv.bf16().is_some() {
+        if !drops && !watch.wants_attention() && self.is_rounded() {
             return vitrum_kernels::attention_bf16(qkv, read, a, scale, bias);
         }
         if !drops && !watch.wants_attention() {
@@ -118,6 +118,16 @@ impl Attention {
         let v = qkv.narrow(2, 2 * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2); // [B, A, T, E]
         let weights = dropout(weights, self.attn_drop).narrow(2, 0, read);
         weights.matmul(v).swap_dims(1, 2).reshape([b, read, d])
+    }
+
+    /// Whether products are of numbers in bf16: behind a projection in bf16; and behind one in eight bits, which is
+    /// coarser, where the processor has an instruction for it.
+    fn is_rounded(&self) -> bool {
+        match self.qkv.prepared() {
+            Some(Prepared::Packed(weight)) => weight.is_bf16(),
+            Some(Prepared::Int8(_)) => vitrum_kernels::bf16_level() == "avx512_bf16",
+            None => false,
+        }
     }
 
     /// Norms queries and keys head by head; `[B, T, 3D]` stays.

@@ -142,7 +142,8 @@ pub enum Precision {
     /// What the linear layers of the blocks and attention multiply is rounded to bf16 (eight digits of mantissa), and summed
     /// in `f32`; all else is in `f32`. For answers.
     Bf16,
-    /// Whole numbers of eight bits in the linear layers of the blocks; all else in `f32`.
+    /// Whole numbers of eight bits in the linear layers of the blocks; attention as in `Bf16` where the processor has an
+    /// instruction for it; all else in `f32`.
     Int8,
 }
 
@@ -199,7 +200,8 @@ impl Model {
     }
 
     /// Turns the weights of the linear layers of the blocks into eight bits, for answering alone, and gives up the
-    /// floating-point ones. Layers whose name or weight's key matches one of `skip` (`*` stands for any text) stay.
+    /// floating-point ones. Where the processor has AVX512-BF16, attention behind them multiplies in bf16, as with
+    /// [`round_to_bf16`](Self::round_to_bf16), which rounds less than eight bits do. Layers whose name or weight's key matches one of `skip` (`*` stands for any text) stay.
     ///
     /// Reading the parameters of such a model (`collect`, records) gives what the eight bits stand for. A model that is
     /// to be trained must not be quantised: its weights would get no gradient.

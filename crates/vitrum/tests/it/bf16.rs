@@ -4,12 +4,14 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::data::{DecodeOptions, decode};
-use vitrum::layers::observe::Recorder;
+use vitrum::layers::Linear;
+use vitrum::layers::attention::Place;
+use vitrum::layers::observe::{Recorder, Silent};
 use vitrum::models::{Model, Precision};
 use vitrum::tasks::Classifier;
 
 use crate::data::decode::real_data;
-use crate::quantize::{folders, images, loaded, logits, options};
+use crate::quantize::{config, folders, images, loaded, logits, options};
 
 fn norm(x: &[f32]) -> f32 {
     x.iter().map(|x| x * x).sum::<f32>().sqrt()
@@ -87,6 +89,43 @@ fn parameters_in_bf16_are_the_rounded_ones() {
     // The rounded weights with inputs that are not rounded.
     let (in_f32, in_bf16) = (logits(&model), logits(&loaded(&float, Precision::Bf16).model));
     assert_ne!(in_f32, in_bf16);
+}
+
+/// An attention layer against its three steps: the one between is in bf16 behind a projection in bf16, and in eight bits
+/// where the processor has the instruction.
+#[test]
+fn attention_is_in_bf16_where_it_should_be() {
+    let (folder, _) = folders(&[]);
+    let float = folder.path().join("float");
+    let config = config();
+    let (d, heads) = (config.embed_dim, config.num_heads);
+    let values: Vec<f32> = (0..2 * 17 * d).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+    let x = Tensor::<3>::from_data(TensorData::new(values, [2, 17, d]), (&Device::flex(), DType::F32));
+    let scale = ((d / heads) as f64).powf(-0.5);
+    let attend = |qkv, in_bf16| match in_bf16 {
+        true => vitrum_kernels::attention_bf16(qkv, 17, heads, scale, None),
+        false => vitrum_kernels::attention(qkv, heads, scale, None),
+    };
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let Model::Vit(vit) = loaded(&float, precision).model;
+        let attn = &vit.blocks[0].attn;
+        let place = Place { index: 0, grid: [4, 4], shared_bias: None, read: None };
+        let found = attn.forward(x.clone(), place, &mut Silent);
+        let layer = |layer: &Linear, x: Tensor<3>| match (layer.int8(), layer.packed()) {
+            (Some(weight), _) => vitrum_kernels::linear_int8(x, weight, vitrum_kernels::Activation::Identity),
+            (_, Some(weight)) => vitrum_kernels::linear_packed(x, weight),
+            _ => vitrum_kernels::linear(x, layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val())),
+        };
+        let in_bf16 = match precision {
+            Precision::F32 => false,
+            Precision::Bf16 => true,
+            Precision::Int8 => vitrum_kernels::bf16_level() == "avx512_bf16",
+        };
+        let context = |in_bf16| attend(layer(&attn.qkv, x.clone()), in_bf16);
+        let expected = layer(&attn.proj, context(in_bf16));
+        assert_eq!(found.into_data(), expected.into_data(), "{precision:?}");
+        assert_ne!(context(true).into_data(), context(false).into_data(), "{precision:?}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use vitrum::tasks::Classifier;
 
 use crate::data::decode::real_data;
 
-fn config() -> VitConfig {
+pub fn config() -> VitConfig {
     let base = catalogue::entry("test_vit").unwrap().config.clone();
     VitConfig { img_size: [32, 32], patch_size: [8, 8], depth: 2, num_classes: 5, ..base }
 }
