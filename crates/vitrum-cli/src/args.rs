@@ -149,7 +149,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
     pub pos_resize: Option<vitrum::models::vit::PosResize>,
     /// f32; bf16: what the blocks multiply, weights and the rest, is rounded to bf16 and summed in f32; or int8: weights
-    /// and their inputs are turned into eight bits (attention is in bf16 where the processor has it). All else stays f32. A folder of `vitrum quantize` needs no flag.
+    /// and their inputs are turned into eight bits (attention is in bf16 where the processor has it). All else stays
+    /// f32. A folder of `vitrum quantize` needs no flag.
     #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = parse_precision)]
     pub precision: vitrum::models::Precision,
     /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.

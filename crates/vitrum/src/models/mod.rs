@@ -200,8 +200,9 @@ impl Model {
     }
 
     /// Turns the weights of the linear layers of the blocks into eight bits, for answering alone, and gives up the
-    /// floating-point ones. Where the processor has AVX512-BF16, attention behind them multiplies in bf16, as with
-    /// [`round_to_bf16`](Self::round_to_bf16), which rounds less than eight bits do. Layers whose name or weight's key matches one of `skip` (`*` stands for any text) stay.
+    /// floating-point ones. Layers whose name or weight's key matches one of `skip` (`*` stands for any text) stay. Where
+    /// the processor has AVX512-BF16, attention behind them multiplies in bf16, as with
+    /// [`round_to_bf16`](Self::round_to_bf16), which rounds less than eight bits do.
     ///
     /// Reading the parameters of such a model (`collect`, records) gives what the eight bits stand for. A model that is
     /// to be trained must not be quantised: its weights would get no gradient.
