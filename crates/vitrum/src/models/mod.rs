@@ -188,6 +188,9 @@ impl Model {
     /// [`Backbone::forward`] for answers alone: as fast as this machine can, so on the threads that the operations
     /// are shared among, each with images of its own; faster still once [packed](Self::pack). Not for training: what is
     /// dropped is drawn by the calling thread.
+    ///
+    /// Several threads may ask one model at a time. Most images per second come of requests that share no threads: each
+    /// asked within `rayon::ThreadPool::install` of a pool of its own with one thread (`vitrum bench --streams`).
     pub fn logits(&self, images: Tensor<4>) -> Tensor<2> {
         in_parts(images, |images| self.backbone().forward(images))
     }

@@ -21,7 +21,7 @@ pub struct Prediction {
     pub prob: f64,
 }
 
-/// A model with what it takes to ask it about pictures.
+/// A model with what it takes to ask it about pictures. Several threads may ask at a time; see [`Model::logits`].
 #[derive(Debug)]
 pub struct Classifier {
     model: Model,
