@@ -120,7 +120,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     // Nobody else holds a trainer's weights: they are changed in place.
     let mut runner = match args.train {
         true => Runner::Trainer(Box::new(trainer(loaded.model, precision, &device)?)),
-        false => Runner::Model(loaded.model.pack()),
+        false => Runner::Model(Box::new(loaded.model.pack())),
     };
     // Looked at twice: a processor that others share may be slow for a moment.
     let peak = || vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
@@ -152,7 +152,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
 
 /// What is measured.
 enum Runner {
-    Model(Model),
+    Model(Box<Model>),
     Trainer(Box<Trainer>),
 }
 
