@@ -218,6 +218,10 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
             options.precision.name()
         )));
     }
+    if options.precision == Precision::Bf16 && !vitrum_kernels::has_fast_path(device, DType::F32) {
+        let reason = "--precision bf16 is computed on the CPU\nhint: leave out --device, or --precision";
+        return Err(ModelError::Edit(reason.into()));
+    }
     let Some(Converted { map: mut tensors, .. }) = tensors else {
         let note = format!("{}: no weights, fresh values from seed {seed}", found.name);
         found.notes.push(note);

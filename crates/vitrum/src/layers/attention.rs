@@ -107,7 +107,7 @@ impl Attention {
         let scale = ((d / a) as f64).powf(-0.5);
         let read = place.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
-        if !drops && !watch.wants_attention() && self.is_rounded() {
+        if !drops && !watch.wants_attention() && self.is_rounded(&qkv) {
             return vitrum_kernels::attention_bf16(qkv, read, a, scale, bias);
         }
         if !drops && !watch.wants_attention() {
@@ -122,10 +122,13 @@ impl Attention {
 
     /// Whether products are of numbers in bf16: behind a projection in bf16; and behind one in eight bits, which is
     /// coarser, where the processor has an instruction for it.
-    fn is_rounded(&self) -> bool {
+    fn is_rounded(&self, qkv: &Tensor<3>) -> bool {
         match self.qkv.prepared() {
             Some(Prepared::Packed(weight)) => weight.is_bf16(),
-            Some(Prepared::Int8(_)) => vitrum_kernels::bf16_level() == "avx512_bf16",
+            Some(Prepared::Int8(_)) => {
+                let on_cpu = vitrum_kernels::has_fast_path(&qkv.device(), qkv.dtype());
+                on_cpu && vitrum_kernels::bf16_level() == "avx512_bf16"
+            }
             None => false,
         }
     }
