@@ -79,9 +79,10 @@ impl Linear {
     }
 
     /// Rounds the weight to bf16, packs it, and gives up the other copy: whoever reads the parameter gets it rounded. What
-    /// meets the weight is rounded from now on, too. A weight in eight bits stays.
+    /// meets the weight is rounded from now on, too. A weight in eight bits stays, and so does one on another device than the CPU.
     pub fn round_to_bf16(&mut self) {
-        if self.int8().is_some() || self.bf16().is_some() {
+        let on_cpu = vitrum_kernels::has_fast_path(&self.weight.lazy_device(), DType::F32);
+        if self.int8().is_some() || self.bf16().is_some() || !on_cpu {
             return;
         }
         let shape = self.weight.lazy_shape().dims::<2>();

@@ -65,7 +65,7 @@ impl Trainer {
     /// Begins with `model`, whose frozen parameters want no gradient; an epoch has so many updates.
     ///
     /// # Errors
-    /// An optimiser, schedule or way of clipping that nobody knows, or numbers that make none.
+    /// An optimiser, schedule or way of clipping that nobody knows, numbers that make none, or bf16 on a device without.
     pub fn new(
         model: Model,
         recipe: &Recipe,
@@ -73,6 +73,11 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         let clip_mode = recipe.clip_mode.parse()?;
+        let narrow = (recipe.amp_dtype == "bf16").then_some(DType::BF16);
+        if narrow.is_some_and(|dtype| !device.supports_dtype(dtype)) {
+            let reason = "amp_dtype bf16: this device has no arithmetic in bf16\nhint: amp_dtype none, or another device";
+            return Err(TrainError::Option(reason.into()));
+        }
         let model = model.train();
         Ok(Self {
             optimizer: Optimizer::new(OptimConfig::from_recipe(recipe)?)?,
@@ -82,7 +87,7 @@ impl Trainer {
             clip: recipe.clip_grad.map(|value| (clip_mode, value)),
             objective: Objective::from(recipe),
             grad_checkpointing: recipe.grad_checkpointing,
-            narrow: (recipe.amp_dtype == "bf16").then_some(DType::BF16),
+            narrow,
             seed: recipe.seed,
             updates: 0,
             device: device.clone().autodiff(),
