@@ -1,7 +1,9 @@
 //! What a signal asks of a run.
 //!
 //! The first SIGINT (Ctrl-C) or SIGTERM asks it to save and stop; the second ends the process at once, with 130 or 143
-//! as shells expect. SIGUSR1 asks for a checkpoint now.
+//! as shells expect. SIGHUP (the terminal closed, the connection broke) asks to save and stop, too, however often it
+//! comes: a shell and its terminal may both send it. A process that ignores SIGHUP from its start, as under `nohup`,
+//! goes on ignoring it. SIGUSR1 asks for a checkpoint now.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +29,12 @@ impl Signals {
             flag::register(signal, signals.stop.clone())?;
         }
         #[cfg(unix)]
-        flag::register(signal_hook::consts::SIGUSR1, signals.save.clone())?;
+        {
+            if !ignores_hangup() {
+                flag::register(signal_hook::consts::SIGHUP, signals.stop.clone())?;
+            }
+            flag::register(signal_hook::consts::SIGUSR1, signals.save.clone())?;
+        }
         Ok(signals)
     }
 
@@ -45,4 +52,20 @@ impl Signals {
     pub fn take_save(&self) -> bool {
         self.save.swap(false, Ordering::Relaxed)
     }
+}
+
+/// Whether the parent, for instance `nohup`, had this process ignore SIGHUP. Linux alone tells; elsewhere a hangup
+/// saves and stops.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| ignored(&status, signal_hook::consts::SIGHUP))
+}
+
+/// Reads the mask of ignored signals, in hex, out of `/proc/self/status`.
+#[cfg(unix)]
+fn ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -77,7 +77,7 @@ fn killed_at_any_moment() {
 #[test]
 fn a_signal_saves_and_stops() {
     cut_off(times("VITRUM_SIGNALS", 4), |i, child| {
-        let signal = ["TERM", "INT"][i as usize % 2];
+        let signal = ["TERM", "INT", "HUP"][i as usize % 3];
         let sent = std::process::Command::new("kill")
             .args([format!("-{signal}"), child.id().to_string()])
             .stderr(Stdio::null())

@@ -42,7 +42,11 @@ struct Listener {
 
 impl Listener {
     fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        Self::started_by(Command::new(std::env::current_exe().expect("this binary")))
+    }
+
+    fn started_by(mut command: Command) -> Self {
+        let mut child = command
             .args(["signals::listener", "--exact", "--nocapture", "--test-threads=1"])
             .env(LISTENER, "1")
             .stdout(Stdio::piped())
@@ -82,6 +86,34 @@ fn the_first_asks_to_stop_and_the_second_ends() {
         listener.signal(second);
         listener.ends(code);
     }
+}
+
+#[test]
+fn a_hangup_asks_to_stop_and_never_ends_the_process_by_itself() {
+    let mut listener = Listener::start();
+    listener.signal("HUP");
+    listener.says("stop");
+    listener.signal("HUP");
+    listener.signal("USR1");
+    listener.says("save");
+    listener.signal("TERM");
+    listener.ends(143);
+}
+
+#[test]
+fn a_hangup_that_nohup_ignores_stays_ignored() {
+    let mut nohup = Command::new("nohup");
+    nohup.arg(std::env::current_exe().expect("this binary"));
+    let mut listener = Listener::started_by(nohup);
+    listener.signal("HUP");
+    listener.signal("USR1");
+    listener.says("save");
+    listener.signal("USR1");
+    let mut until_saved =
+        listener.lines.by_ref().map(|line| line.expect("text")).take_while(|line| line != "save");
+    assert!(!until_saved.any(|line| line == "stop"));
+    listener.signal("KILL");
+    listener.child.wait().expect("a child");
 }
 
 #[test]
