@@ -15,5 +15,6 @@ mod sandbox;
 #[cfg(unix)]
 mod signals;
 mod small;
+mod told;
 mod train;
 mod val;

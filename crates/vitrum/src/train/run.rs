@@ -3,6 +3,7 @@
 mod data;
 mod place;
 mod records;
+mod report;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,7 +16,9 @@ use super::build::{Built, build, freeze};
 use super::evaluate::Evaluated;
 use super::fit::{Flow, Job, Outcome, Requests};
 use super::log::event::number;
-use super::log::{Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Scores, Watch};
+use super::log::{
+    DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Scores, Watch,
+};
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
 use super::trainer::{Examples, Trainer, TrainerState};
@@ -104,6 +107,10 @@ pub(super) struct Run<'a> {
     images: usize,
     training_seconds: f64,
     newest: Option<PathBuf>,
+    /// What became of the data so far.
+    report: DataReport,
+    /// Training images that this process found unusable.
+    bad_images: usize,
     /// Scores of the epoch under way, set by validation.
     scores: [Option<Scores>; 2],
     epoch_began: Instant,
@@ -145,6 +152,7 @@ impl<'a> Run<'a> {
         Environment::gather(&format!("{:?}", job.device), &fingerprints[0], job.command.clone())
             .write(&folder, found.is_some())?;
         let logger = Logger::resume(&folder, reached)?;
+        let report = if found.is_some() { DataReport::of_run(&folder) } else { DataReport::default() };
         let now = Instant::now();
         let mut run = Self {
             mixup: data::mixup(&recipe, num_classes, true)?,
@@ -168,11 +176,14 @@ impl<'a> Run<'a> {
             saved_at: now,
             images: 0,
             training_seconds: 0.0,
+            report,
+            bad_images: 0,
             newest: found,
             scores: [None, None],
             epoch_began: now,
         };
         run.tell_start(job);
+        run.tell_data()?;
         Ok(run)
     }
 
@@ -210,6 +221,7 @@ impl<'a> Run<'a> {
                 examples.push(self.mixed(&batch, number)?);
                 newest.push(batch);
             }
+            self.tell_replaced()?;
             if self.trainer.updates() == 0 {
                 self.draw_first(&examples);
             }

@@ -4,6 +4,7 @@
 //! runs/classify/vit_tiny_patch16_224[-2]
 //!   args.toml               the recipe as resolved; feed it back to repeat the run
 //!   env.json                version, machine, command line
+//!   data.json               what was chosen, left out and replaced among the data
 //!   summary.csv             a row per epoch, timm's columns
 //!   metrics.jsonl           an object per line of the log
 //!   events.out.tfevents.*   the same for TensorBoard
@@ -96,6 +97,11 @@ impl RunFolder {
     /// `env.json`: see [`Environment`](super::Environment).
     pub fn env(&self) -> PathBuf {
         self.path.join("env.json")
+    }
+
+    /// `data.json`: see [`DataReport`](super::DataReport).
+    pub fn data(&self) -> PathBuf {
+        self.path.join("data.json")
     }
 
     /// `summary.csv`.

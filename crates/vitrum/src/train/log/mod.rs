@@ -5,9 +5,11 @@
 //!
 //! Reading order: [`event`] is what can be told, [`folder`] where it goes, [`logger`] who writes it. [`text`] are the
 //! lines in timm's form, [`tables`] `metrics.jsonl` and `summary.csv`, [`tensorboard`] its event files, [`plots`],
-//! [`confusion`] and [`pictures`] what is drawn, [`environment`] the machine, [`results`] the end.
+//! [`confusion`] and [`pictures`] what is drawn, [`environment`] the machine,
+//! [`data_report`] what became of the data, [`results`] the end.
 
 pub mod confusion;
+pub mod data_report;
 pub mod environment;
 pub mod event;
 pub mod files;
@@ -22,6 +24,7 @@ pub mod tensorboard;
 pub mod text;
 
 pub use confusion::Confusion;
+pub use data_report::{DataReport, Unusable};
 pub use environment::Environment;
 pub use event::{EpochSummary, EvalLine, Event, Started, Step, TrainLine, Watch};
 pub use folder::RunFolder;

@@ -63,6 +63,12 @@ pub struct Finished {
     /// Length of the run in this process.
     #[serde(with = "number")]
     pub seconds: f64,
+    /// Training images that cannot be used; another took the place of each.
+    #[serde(default)]
+    pub replaced: usize,
+    /// Validation images that cannot be used, and were left out.
+    #[serde(default)]
+    pub unreadable: usize,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
 }
@@ -100,6 +106,8 @@ impl Finished {
             "epochs": self.epochs,
             "images_per_second": rounded(self.images_per_second, 2),
             "seconds": rounded(self.seconds, 1),
+            "replaced": self.replaced,
+            "unreadable": self.unreadable,
             "run": self.run.display().to_string(),
         })
         .to_string()

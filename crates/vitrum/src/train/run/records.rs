@@ -41,8 +41,6 @@ impl Run<'_> {
             threads: rayon::current_num_threads(),
             seed: self.recipe.seed,
         }));
-        let how = self.sets.how.clone();
-        self.note(how);
         if let Some(report) = &self.built.report {
             let text =
                 format!("{}: {report}", self.recipe.pretrained.as_deref().unwrap_or(&self.recipe.model));
@@ -196,6 +194,7 @@ impl Run<'_> {
             !requests.stop()
         };
         let evaluated = evaluate(model, &mut loader, classes, &device, &mut on_batch)?;
+        self.tell_unreadable(loader.bad())?;
         if let Err(error) = drawn {
             self.note(format!("no pictures of predictions: {error}"));
         }
@@ -229,6 +228,8 @@ impl Run<'_> {
             updates: self.trainer.updates(),
             images_per_second: self.images as f64 / self.training_seconds.max(f64::MIN_POSITIVE),
             seconds: self.began.elapsed().as_secs_f64(),
+            replaced: self.report.replaced.len(),
+            unreadable: self.report.unreadable.len(),
             interrupted,
         }
     }

@@ -1,0 +1,42 @@
+//! What a run tells of its data: what was chosen, left out and replaced.
+
+use super::Run;
+use crate::data::loader::BadSample;
+use crate::train::TrainError;
+use crate::train::log::DataReport;
+
+impl Run<'_> {
+    /// Where the images come from, and what was left out while they were listed.
+    pub(super) fn tell_data(&mut self) -> Result<(), TrainError> {
+        self.report.notes = vec![self.sets.how.clone()];
+        for note in self.report.notes.clone() {
+            self.note(note);
+        }
+        Ok(self.report.write(&self.folder)?)
+    }
+
+    /// Names the training images that were found unusable since the last call.
+    pub(super) fn tell_replaced(&mut self) -> Result<(), TrainError> {
+        let bad = self.loader.bad();
+        if bad.len() == self.bad_images {
+            return Ok(());
+        }
+        self.bad_images = bad.len();
+        for image in DataReport::add(&mut self.report.replaced, &bad) {
+            self.note(format!("training image replaced by the next one: {image}"));
+        }
+        Ok(self.report.write(&self.folder)?)
+    }
+
+    /// Names the validation images that cannot be used, each once in a run.
+    pub(super) fn tell_unreadable(&mut self, bad: &[BadSample]) -> Result<(), TrainError> {
+        let new = DataReport::add(&mut self.report.unreadable, bad);
+        if new.is_empty() {
+            return Ok(());
+        }
+        for image in new {
+            self.note(format!("validation image left out: {image}"));
+        }
+        Ok(self.report.write(&self.folder)?)
+    }
+}
