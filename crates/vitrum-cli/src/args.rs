@@ -132,6 +132,10 @@ pub struct ModelArgs {
     /// Weights: .safetensors, .npz, .pth, .bin, or a folder; instead of those that come with the model.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
+    /// Which of several sets of weights in the file, by the words in front of its tensors: student, state_dict
+    /// [default: averaged weights before others, a teacher before its student].
+    #[arg(long, value_name = "NAME", alias = "weights-key")]
+    pub weight_set: Option<String>,
     /// Number of classes; another than the checkpoint's gives the model a new head, and says so.
     #[arg(long, value_name = "K")]
     pub num_classes: Option<usize>,
@@ -523,6 +527,9 @@ pub enum CheckpointCommand {
         /// Also minimum, maximum, mean and deviation of every tensor.
         #[arg(long)]
         stats: bool,
+        /// Which of several sets of weights to describe, by the words in front of its tensors.
+        #[arg(long, value_name = "NAME", alias = "weights-key")]
+        weight_set: Option<String>,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -539,9 +546,16 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         /// The model, where the input has no card: a name or a folder.
         #[arg(short, long)]
         model: Option<String>,
+        /// Which of several sets of weights in the file, by the words in front of its tensors.
+        #[arg(long, value_name = "NAME", alias = "weights-key")]
+        weight_set: Option<String>,
         /// Layout to write.
         #[arg(long, value_enum, default_value_t = Layout::Timm)]
         to: Layout,
+        /// With `--to timm`: take the epsilon of timm's architecture where it cannot state the model's own, and say
+        /// how much that changes.
+        #[arg(long)]
+        timm_epsilon: bool,
         /// Element type to write.
         #[arg(long, value_enum, default_value_t = WeightDtype::F32)]
         dtype: WeightDtype,
@@ -745,6 +759,9 @@ pub struct QuantizeArgs {
     /// Weights instead of those that come with the model.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
+    /// Which of several sets of weights in the file, by the words in front of its tensors.
+    #[arg(long, value_name = "NAME", alias = "weights-key")]
+    pub weight_set: Option<String>,
     /// The folder to write.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use vitrum::checkpoint::Dtype;
 use vitrum::checkpoint::diff::diff;
-use vitrum::checkpoint::inspect::{Inspection, inspect, verify};
-use vitrum::checkpoint::load::{LoadOptions, open};
+use vitrum::checkpoint::epsilon::change_of_epsilon;
+use vitrum::checkpoint::finite::check_narrowing;
+use vitrum::checkpoint::inspect::{Inspection, inspect_set, verify};
+use vitrum::checkpoint::load::{LoadOptions, Opened, open};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
-use vitrum::models::catalogue;
+use vitrum::checkpoint::{Dtype, LoadError, ModelCard};
+use vitrum::models::{VitConfig, catalogue};
 
 use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
 use crate::model::{Talk, download_bar};
@@ -18,10 +20,25 @@ use crate::output::{self, Rows};
 /// Runs the command; false when files differ (`diff`) or hold values that are not finite (`verify`).
 pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
     match command {
-        CheckpointCommand::Inspect { path, stats, format } => show(&path, stats, format).map(|()| true),
-        CheckpointCommand::Convert { input, output, model, to, dtype, overwrite } => {
+        CheckpointCommand::Inspect { path, stats, weight_set, format } => {
+            show(&path, stats, weight_set.as_deref(), format).map(|()| true)
+        }
+        CheckpointCommand::Convert {
+            input,
+            output,
+            model,
+            weight_set,
+            to,
+            timm_epsilon,
+            dtype,
+            overwrite,
+        } => {
             let options = WriteOptions { dtype: Some(dtype.into()), overwrite };
-            convert(&input, &output, model, to, &options, talk).map(|()| true)
+            let mut opened = read(&input, model, weight_set, talk)?;
+            if timm_epsilon && to == Layout::Timm {
+                take_timm_epsilon(&mut opened, talk)?;
+            }
+            convert(&opened, &output, to, &options, talk).map(|()| true)
         }
         CheckpointCommand::Diff { a, b, tolerance, format } => compare(&a, &b, tolerance, format),
         CheckpointCommand::Verify { path, sha256, format } => check(&path, sha256.as_deref(), format),
@@ -38,9 +55,9 @@ impl From<WeightDtype> for Dtype {
     }
 }
 
-fn show(path: &Path, stats: bool, format: Format) -> Result<()> {
+fn show(path: &Path, stats: bool, weight_set: Option<&str>, format: Format) -> Result<()> {
     let resolve = |name: &str| catalogue::entry(name).map(|e| e.config.clone()).map_err(|e| e.to_string());
-    let found = inspect(path, &resolve)?;
+    let found = inspect_set(path, weight_set, &resolve)?;
     if format == Format::Json {
         return output::json(&found);
     }
@@ -86,6 +103,12 @@ fn summary(found: &Inspection) -> Result<()> {
         found.path.display(),
         found.tensors.len()
     ))?;
+    found.notes.iter().try_for_each(|note| output::line(format_args!("note: {note}")))?;
+    for set in found.sets.iter().filter(|_| found.sets.len() > 1) {
+        let name = if set.name.is_empty() { "top level" } else { &set.name };
+        let mark = if set.chosen { "taken" } else { "not taken" };
+        output::line(format_args!("weights: {name}, {} tensors, {mark}", set.tensors))?;
+    }
     match found.dialect {
         Some(dialect) => output::line(format_args!("dialect: {}", dialect.name()))?,
         None => output::line("dialect: none that is known")?,
@@ -114,30 +137,51 @@ fn summary(found: &Inspection) -> Result<()> {
         .try_for_each(|(name, reason)| output::line(format_args!("left out: {name} ({reason})")))
 }
 
-fn convert(
-    input: &Path,
-    target: &Path,
-    model: Option<String>,
-    to: Layout,
-    options: &WriteOptions,
-    talk: Talk,
-) -> Result<()> {
+/// The weights to convert, with their card.
+fn read(input: &Path, model: Option<String>, weight_set: Option<String>, talk: Talk) -> Result<Opened> {
     let progress = (!talk.quiet).then(download_bar);
     let load = match model {
         Some(model) => {
             LoadOptions { checkpoint: Some(input.to_path_buf()), progress, ..LoadOptions::new(model) }
         }
-        None if input.exists() => LoadOptions::new(input.to_string_lossy()),
+        None if input.exists() || input.is_symlink() => LoadOptions::new(input.to_string_lossy()),
         None => bail!("{}: no such file or folder", input.display()),
     };
-    let opened = open(&load)?;
+    let opened = open(&LoadOptions { weight_set, ..load })?;
     opened.notes.iter().for_each(|note| talk.say(note));
+    Ok(opened)
+}
+
+/// Gives a model the epsilon of timm's architecture, and says what that changes.
+fn take_timm_epsilon(opened: &mut Opened, talk: Talk) -> Result<()> {
+    let (own, timm) = (opened.card.config.norm_eps, architecture(opened)?.norm_eps);
+    if own == timm {
+        return Ok(());
+    }
+    let change = change_of_epsilon(&opened.tensors, &opened.card.config, timm)?;
+    talk.say(format_args!(
+        "epsilon {own:e} becomes timm's {timm:e}: answers to noise change by {change:.1e} of the largest value"
+    ));
+    opened.card.config.norm_eps = timm;
+    Ok(())
+}
+
+/// The configuration of timm's architecture that the model is written as.
+fn architecture(opened: &Opened) -> Result<VitConfig> {
+    let name = opened.card.architecture.as_deref().unwrap_or("vit_base_patch16_224");
+    Ok(catalogue::entry(name)?.config.clone())
+}
+
+fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, talk: Talk) -> Result<()> {
     let card = &opened.card;
+    if let Some(dtype) = options.dtype {
+        check_narrowing(&opened.tensors, dtype)?.iter().for_each(|note| talk.say(note));
+    }
     match to {
         Layout::Timm => {
-            let name = card.architecture.as_deref().unwrap_or("vit_base_patch16_224");
-            let base = catalogue::entry(name)?.config.clone();
-            write_timm(target, &opened.tensors, card, &base, options)?;
+            let base = architecture(opened)?;
+            write_timm(target, &opened.tensors, card, &base, options)
+                .map_err(|error| with_hint(error, card, &base))?;
         }
         Layout::HuggingFace => write_huggingface(target, &opened.tensors, card, options)?,
     }
@@ -153,6 +197,16 @@ fn convert(
         opened.dialect.name()
     ));
     Ok(())
+}
+
+/// What can be done where timm has no word for an epsilon.
+fn with_hint(error: LoadError, card: &ModelCard, base: &VitConfig) -> anyhow::Error {
+    match error {
+        LoadError::Config { .. } if card.config.norm_eps != base.norm_eps => anyhow::anyhow!(
+            "{error}\nhint: --timm-epsilon takes the architecture's and says what that changes; --to hf states the model's own"
+        ),
+        other => other.into(),
+    }
 }
 
 fn compare(a: &Path, b: &Path, tolerance: f64, format: Format) -> Result<bool> {

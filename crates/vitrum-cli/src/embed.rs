@@ -5,17 +5,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use serde_json::json;
 use vitrum::checkpoint::write::write_atomically;
-use vitrum::data::{batch, decode};
+use vitrum::data::decode;
+use vitrum::tasks::Embedder;
 use vitrum::tasks::classify::rows;
-use vitrum::tasks::embed::{normalized, pooled, tokens};
+use vitrum::tasks::embed::normalized;
 
 use crate::args::{EmbedArgs, EmbedFormat, EmbedKind};
-use crate::model::Talk;
+use crate::model::{self, Talk};
 use crate::output;
-use crate::predict::{Asked, ask};
+use crate::predict::{Asked, ask, named};
 use crate::target;
 use crate::tensors::{self, Output};
 
@@ -25,15 +26,18 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
     if let Some(output) = &args.output {
         target::check(output)?;
     }
-    let Asked { files, classifier, options } = ask(&args.input, None, talk)?;
+    let load = || model::embedder(&args.input.model, &args.input.preprocess, talk);
+    let Asked { files, model, options } = ask(&args.input, load, Embedder::pack, Embedder::model)?;
     let (mut vectors, mut all_tokens) = (Vec::new(), Vec::new());
     for chunk in files.chunks(args.input.batch_size) {
         let images = chunk.iter().map(|file| decode::open(file, &options)).collect::<Result<Vec<_>, _>>()?;
-        let images = batch::of_images(&images, classifier.preprocess(), DType::F32, classifier.device())?;
+        let names: Vec<String> = chunk.iter().map(|file| file.display().to_string()).collect();
         match args.kind {
-            EmbedKind::Tokens => all_tokens.push(tokens(classifier.model(), images)),
+            EmbedKind::Tokens => {
+                all_tokens.push(model.tokens(&images).map_err(|error| named(error, &names))?)
+            }
             EmbedKind::Pooled => {
-                let x = pooled(classifier.model(), images);
+                let x = model.pooled(&images).map_err(|error| named(error, &names))?;
                 let x = if args.normalize { normalized(x) } else { x };
                 if format == EmbedFormat::JsonLines && args.output.is_none() {
                     print_lines(chunk, x)?; // as they come

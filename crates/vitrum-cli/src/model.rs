@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vitrum::checkpoint::load::{LoadOptions, Loaded, Progress, load};
+use vitrum::Error;
+use vitrum::checkpoint::load::{LoadOptions, Loaded, ModelError, Progress, load};
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
-use vitrum::models::{ModelConfig, VitConfig};
-use vitrum::tasks::Classifier;
+use vitrum::models::{Model, ModelConfig, VitConfig};
+use vitrum::tasks::{Classifier, Embedder};
 
 use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
 use crate::device;
@@ -50,8 +51,20 @@ impl From<Dtype> for DType {
     }
 }
 
-/// Loads what the flags ask for and says what happened.
+/// Loads what the flags ask for and says what happened. The images come as numbers, so no processor has a say in their
+/// size.
 pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> Result<(Loaded, Device)> {
+    open_for(args, dtype, needs_weights, false, talk)
+}
+
+/// As [`open`]; for pictures, whose size is the processor's.
+fn open_for(
+    args: &ModelArgs,
+    dtype: Dtype,
+    needs_weights: bool,
+    size_of_processor: bool,
+    talk: Talk,
+) -> Result<(Loaded, Device)> {
     let device = device::prepare(&args.device)?;
     let edit = |config| {
         let config = with_kwargs(config, &args.model_kwargs).map_err(|error| format!("{error:#}"))?;
@@ -60,8 +73,10 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
     };
     let options = LoadOptions {
         checkpoint: args.checkpoint.clone(),
+        weight_set: args.weight_set.clone(),
         num_classes: args.num_classes,
         img_size: args.img_size.map(|size| size.0),
+        size_of_processor,
         in_chans: args.in_chans,
         global_pool: args.gp,
         pos_resize: args.pos_resize,
@@ -139,12 +154,29 @@ pub fn classifier(
     class_map: Option<&Path>,
     talk: Talk,
 ) -> Result<Classifier> {
-    let (mut loaded, device) = open(args, Dtype::F32, true, talk)?;
+    let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
     adjust(&mut loaded, preprocess)?;
     if let Some(path) = class_map {
         loaded.labels = Some(class_names(path)?);
     }
-    Ok(Classifier::new(loaded, device)?)
+    Classifier::new(loaded, device).map_err(with_hint)
+}
+
+/// A model for features: as [`classifier`], but it needs no head.
+pub fn embedder(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Result<Embedder> {
+    let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
+    adjust(&mut loaded, preprocess)?;
+    Ok(Embedder::new(loaded, device)?)
+}
+
+/// What this program has for a model without a head.
+fn with_hint(error: Error) -> anyhow::Error {
+    match error {
+        Error::Model(ModelError::NoHead { .. }) => {
+            anyhow::anyhow!("{error}\nhint: `vitrum embed` gives its features, `vitrum finetune` a head")
+        }
+        other => other.into(),
+    }
 }
 
 /// Flags over the card.
@@ -176,6 +208,12 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
         preprocess.std.clone_from(&args.std);
     }
     let channels = preprocess.input_size[0];
+    if !matches!(channels, 1 | 3) {
+        bail!(
+            "the model takes images of {channels} channels, and pictures have 3, or 1 where they are grey\n\
+             hint: `vitrum forward --input FILE` takes numbers of any number of channels"
+        );
+    }
     let told = preprocess.mean.len() == channels && preprocess.std.len() == channels;
     preprocess.check().map_err(|error| match told {
         true => error.into(),
@@ -186,8 +224,8 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
 }
 
 /// Refuses batches of the model's own image size that do not fit into memory.
-pub fn check_batch(classifier: &Classifier, batch: usize) -> Result<()> {
-    let ModelConfig::Vit(config) = classifier.model().config();
+pub fn check_batch(model: &Model, batch: usize) -> Result<()> {
+    let ModelConfig::Vit(config) = model.config();
     memory::check_batch(&config, batch, config.img_size, Dtype::F32)
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use vitrum::Error;
 use vitrum::data::{DecodeOptions, RgbImage, decode};
+use vitrum::models::Model;
 use vitrum::tasks::{Classifier, Prediction};
 
 use crate::args::{Format, ImagesArgs, PredictArgs};
@@ -25,7 +27,10 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     if args.topk == 0 {
         bail!("--topk must be at least 1");
     }
-    let Asked { files, classifier, options } = ask(&args.input, args.class_map.as_deref(), talk)?;
+    let load =
+        || model::classifier(&args.input.model, &args.input.preprocess, args.class_map.as_deref(), talk);
+    let Asked { files, model: classifier, options } =
+        ask(&args.input, load, Classifier::pack, Classifier::model)?;
     let mut writer = Writer::new(args.format)?;
     let mut failed = 0;
     for chunk in files.chunks(args.input.batch_size) {
@@ -46,7 +51,8 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
         if images.is_empty() {
             continue;
         }
-        for (file, predictions) in names.iter().zip(classifier.predict(&images, args.topk)?) {
+        let answers = classifier.predict(&images, args.topk).map_err(|error| named(error, &names))?;
+        for (file, predictions) in names.iter().zip(answers) {
             writer.write(&Answer { file, predictions })?;
         }
     }
@@ -57,21 +63,37 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
+/// An answer that is no number belongs to a file.
+pub fn named(error: Error, names: &[String]) -> anyhow::Error {
+    match error {
+        Error::NotFinite { image } if image < names.len() => {
+            anyhow::Error::new(error).context(names[image].clone())
+        }
+        other => other.into(),
+    }
+}
+
 /// So few pictures are not worth getting weights and memory ready for many.
 const FEW: usize = 16;
 
 /// A model and the pictures it is asked about.
-pub struct Asked {
+pub struct Asked<M> {
     /// The files of the pictures.
     pub files: Vec<PathBuf>,
     /// The model, with its preprocessing.
-    pub classifier: Classifier,
+    pub model: M,
     /// How the files are decoded.
     pub options: DecodeOptions,
 }
 
-/// What the flags ask for, once it is known to be possible.
-pub fn ask(args: &ImagesArgs, class_map: Option<&Path>, talk: Talk) -> Result<Asked> {
+/// What the flags ask for, once it is known to be possible: `load` gives the model, `pack` makes it ready for many
+/// pictures.
+pub fn ask<M>(
+    args: &ImagesArgs,
+    load: impl FnOnce() -> Result<M>,
+    pack: impl FnOnce(M) -> M,
+    inner: impl Fn(&M) -> &Model,
+) -> Result<Asked<M>> {
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
@@ -80,13 +102,13 @@ pub fn ask(args: &ImagesArgs, class_map: Option<&Path>, talk: Talk) -> Result<As
     if few {
         memory::small_pages();
     }
-    let mut classifier = model::classifier(&args.model, &args.preprocess, class_map, talk)?;
+    let mut model = load()?;
     if !few {
-        classifier = classifier.pack();
+        model = pack(model);
     }
-    model::check_batch(&classifier, args.batch_size.min(files.len()))?;
+    model::check_batch(inner(&model), args.batch_size.min(files.len()))?;
     let options = model::decode_options(&args.limits, !args.preprocess.no_exif);
-    Ok(Asked { files, classifier, options })
+    Ok(Asked { files, model, options })
 }
 
 /// Files as they were named; folders give their images, sorted.

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use vitrum::checkpoint::Dtype;
 use vitrum::checkpoint::load::{LoadOptions, load, open};
-use vitrum::checkpoint::quantize::{QuantizedLayer, quantize_file};
+use vitrum::checkpoint::quantize::{QuantizedLayer, check_skip, quantize_file};
 use vitrum::checkpoint::write::{WriteOptions, write_quantized};
 use vitrum::data::{DecodeOptions, decode};
 use vitrum::models::catalogue;
@@ -50,6 +50,7 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     let device = device::prepare(&args.device)?;
     let options = || LoadOptions {
         checkpoint: args.checkpoint.clone(),
+        weight_set: args.weight_set.clone(),
         offline: args.offline,
         progress: (!talk.quiet).then(download_bar),
         ..LoadOptions::new(args.model.clone())
@@ -58,6 +59,7 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     opened.notes.iter().for_each(|note| talk.say(note));
     let map = &mut opened.tensors;
     let bytes_f32 = map.tensors.values().map(|t| t.num_elements() * Dtype::F32.size()).sum();
+    check_skip(map, &args.skip).map_err(|error| anyhow::anyhow!("--skip: {error}"))?;
     let layers = quantize_file(map, &args.skip);
     if layers.is_empty() {
         bail!("{}: --skip leaves no layer to quantise", args.model);

@@ -46,4 +46,12 @@ pub enum Error {
         /// The model as it was asked for.
         model: String,
     },
+    /// An answer of the model is no number.
+    #[error(
+        "the model's answer to image {image} of the batch is not finite\nhint: its weights may be damaged, or too large for its type of numbers"
+    )]
+    NotFinite {
+        /// Place of the image in its batch, from 0.
+        image: usize,
+    },
 }

@@ -17,7 +17,7 @@ pub(crate) use infer::infer;
 pub use infer::{Inferred, infer_config};
 
 use super::LoadError;
-use super::read::{Limits, read_bounded};
+use super::read::{Limits, check_link, read_bounded};
 use crate::data::Preprocess;
 use crate::models::ModelConfig;
 use crate::models::vit::{Activation, VitConfig};
@@ -97,6 +97,7 @@ impl ModelCard {
     pub fn find(path: &Path, resolve: &Resolve<'_>) -> Result<Option<Self>, LoadError> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config = folder.join("config.json");
+        check_link(&config)?;
         if !config.is_file() {
             return Ok(None);
         }
@@ -133,6 +134,11 @@ impl ModelCard {
             card.labels = None;
         }
         Ok(card)
+    }
+
+    /// Whether Hugging Face's file leaves open which class of models it is, so that the tensors decide on a head.
+    pub(crate) fn is_open(&self) -> bool {
+        self.source == CardSource::HuggingFace && self.architecture.is_none()
     }
 
     /// Refuses a card that describes far more parameters than the file of weights holds, before any model is

@@ -28,7 +28,8 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    const ALL: [Self; 5] = [Self::Timm, Self::HuggingFace, Self::Torchvision, Self::Google, Self::Clip];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Timm, Self::HuggingFace, Self::Torchvision, Self::Google, Self::Clip];
 
     /// The library's name for people.
     pub fn name(self) -> &'static str {
@@ -41,7 +42,8 @@ impl Dialect {
         }
     }
 
-    fn telltale(self) -> &'static str {
+    /// The end of a name that every file of this naming has.
+    pub(crate) fn telltale(self) -> &'static str {
         match self {
             Self::Timm => keys::timm::TELLTALE,
             Self::HuggingFace => keys::huggingface::TELLTALE,
@@ -103,6 +105,9 @@ impl Converted {
             Dialect::Google => (Activation::GeluTanh, 1e-6, PosResize::BilinearAligned),
             Dialect::Clip => (Activation::QuickGelu, 1e-5, PosResize::BicubicAntialias),
         };
+        // transformers resizes the positions of its model with registers in another way than the rest.
+        let registers = self.dialect == Dialect::HuggingFace && config.reg_tokens > 0;
+        let resize = if registers { PosResize::BicubicAntialias } else { resize };
         (config.act_layer, config.norm_eps, config.pos_resize) = (act, eps, resize);
         let mut card = ModelCard::new(config, CardSource::Tensors, &self.map.path);
         card.dist_token = dist_token;
@@ -121,7 +126,7 @@ impl Converted {
 pub fn to_timm(map: TensorMap) -> Result<Converted, LoadError> {
     let (dialect, prefix) = Dialect::detect(&map)?;
     let path = map.path.clone();
-    let mut out = TensorMap { metadata: map.metadata, dropped: map.dropped, ..TensorMap::new(&path) };
+    let mut out = map.without_tensors();
     let tensors = match dialect {
         Dialect::Google => unstack(
             map.tensors,

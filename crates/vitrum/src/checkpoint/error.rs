@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Dtype;
+
 /// An error of reading, converting or writing a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -37,6 +39,83 @@ pub enum LoadError {
         path: PathBuf,
         /// What was seen instead.
         reason: String,
+    },
+    /// The file belongs to another program.
+    #[error("{path}: {what}\nhint: {hint}", path = .path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// How weights can be had from it.
+        hint: String,
+    },
+    /// A link that leads nowhere.
+    #[error("{path}: a link to {target}, which is not there", path = .path.display(), target = .target.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// The file holds several sets of weights, and it is not told which one is meant.
+    #[error("{path}: {reason}; it holds {sets}\nhint: name the set of weights to take", path = .path.display())]
+    Sets {
+        /// The file.
+        path: PathBuf,
+        /// Why none can be taken.
+        reason: String,
+        /// The sets it holds.
+        sets: String,
+    },
+    /// A tensor has values that are no numbers or are infinite.
+    #[error(
+        "{path}: tensor `{name}`: {nan} of {count} values are NaN and {infinite} infinite, the first at {first}\n\
+         hint: training that diverged leaves such weights; take an earlier checkpoint",
+        path = .path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        name: String,
+        /// Values that are no number.
+        nan: usize,
+        /// Values that are infinite, or would be as f32.
+        infinite: usize,
+        /// All values.
+        count: usize,
+        /// The first one, counted row by row.
+        first: usize,
+    },
+    /// A value does not fit into the type that is to be written.
+    #[error(
+        "{path}: tensor `{name}`: {largest:e} is beyond {dtype}, whose largest number is {limit:e}\n\
+         hint: write it as {wider}",
+        path = .path.display(),
+        wider = if *.dtype == Dtype::F16 { "bf16 or f32" } else { "f64" }
+    )]
+    TooSmallType {
+        /// Where the tensor comes from.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its largest magnitude.
+        largest: f64,
+        /// The type asked for.
+        dtype: Dtype,
+        /// The largest number of that type.
+        limit: f64,
+    },
+    /// A pattern names no layer.
+    #[error("{path}: '{pattern}' matches none of the layers, such as {example}", path = .path.display())]
+    NoLayer {
+        /// The weights.
+        path: PathBuf,
+        /// What was asked for.
+        pattern: String,
+        /// A layer that there is.
+        example: String,
     },
     /// The file breaks the rules of its own format.
     #[error("{path}: broken {format}: {reason}", path = .path.display())]
@@ -121,6 +200,10 @@ impl LoadError {
         Self::UnknownFormat { path: path.to_path_buf(), reason: reason.into() }
     }
 
+    pub(crate) fn foreign(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Foreign { path: path.to_path_buf(), what: what.into(), hint: hint.into() }
+    }
+
     pub(crate) fn folder(path: &Path, reason: impl Into<String>) -> Self {
         Self::Folder { path: path.to_path_buf(), reason: reason.into() }
     }
@@ -139,6 +222,12 @@ impl LoadError {
             Self::Io { path, .. }
             | Self::TooLarge { path, .. }
             | Self::UnknownFormat { path, .. }
+            | Self::Foreign { path, .. }
+            | Self::Link { path, .. }
+            | Self::Sets { path, .. }
+            | Self::NotFinite { path, .. }
+            | Self::TooSmallType { path, .. }
+            | Self::NoLayer { path, .. }
             | Self::Format { path, .. }
             | Self::Folder { path, .. }
             | Self::Tensor { path, .. }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::card::{ModelCard, Resolve};
 use super::dialect::{Dialect, to_timm};
-use super::read::{open, weights_in};
+use super::read::{WeightSet, open, read_set, weights_in};
 use super::{Dtype, HostTensor, LoadError, TensorMap};
 use crate::data::dataset::natural_order;
 
@@ -87,6 +87,10 @@ pub struct Inspection {
     pub metadata: Vec<(String, String)>,
     /// Tensors the reader left out, with the reason.
     pub dropped: Vec<(String, String)>,
+    /// The sets of weights in the file, and which of them is described.
+    pub sets: Vec<WeightSet>,
+    /// How the file was chosen and read.
+    pub notes: Vec<String>,
     /// The naming, where it is known.
     pub dialect: Option<Dialect>,
     /// The model: from the configuration beside the weights, else from the tensors.
@@ -102,8 +106,20 @@ pub struct Inspection {
 /// # Errors
 /// Files that cannot be read. A configuration that cannot be understood is part of the description.
 pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadError> {
-    let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
-    let map = super::read(&file)?;
+    inspect_set(path, None, resolve)
+}
+
+/// As [`inspect`], with the set of weights to describe ([`read_set`]).
+///
+/// # Errors
+/// Those of [`inspect`], and a set that the file does not have.
+pub fn inspect_set(
+    path: &Path,
+    weight_set: Option<&str>,
+    resolve: &Resolve<'_>,
+) -> Result<Inspection, LoadError> {
+    let map = read_set(path, weight_set)?;
+    let file = map.path.clone();
     let sha256 = file_sha256(&file)?;
     let mut tensors: Vec<TensorInfo> =
         map.tensors.iter().map(|(name, tensor)| describe(name, tensor)).collect();
@@ -111,7 +127,7 @@ pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadErr
     let dialect = Dialect::detect(&map).ok().map(|(dialect, _)| dialect);
     let (num_elements, num_bytes) = (map.num_elements(), map.num_bytes());
     let metadata = map.metadata.clone().into_iter().collect();
-    let dropped = map.dropped.clone();
+    let (dropped, sets, notes) = (map.dropped.clone(), map.sets.clone(), map.notes.clone());
     let (card, card_error) = match card(path, map, resolve) {
         Ok(card) => (Some(ModelCard { sha256: Some(sha256.clone()), ..card }), None),
         Err(e) => (None, Some(e.to_string())),
@@ -123,6 +139,8 @@ pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadErr
         num_bytes,
         metadata,
         dropped,
+        sets,
+        notes,
         dialect,
         card,
         card_error,

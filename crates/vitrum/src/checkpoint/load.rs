@@ -6,18 +6,21 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device};
 
+mod find;
+
 use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors};
 use super::card::{CardSource, ModelCard};
-use super::demo;
 use super::dialect::{Converted, Dialect, to_timm};
-use super::error::LoadError;
+use super::error::{LoadError, shorten};
+use super::finite::not_finite;
 use super::imagenet;
 use super::quantize::{Int8Map, give_int8, is_quantized, quantize_tensors, shapes, take_int8};
-use super::read::read;
+use super::read::read_set;
 use super::tensors::TensorMap;
-use crate::data::{CropMode, Interpolation, Preprocess};
+use crate::data::Preprocess;
 use crate::models::vit::{GlobalPool, PosResize, VitConfig};
 use crate::models::{ConfigError, Model, ModelConfig, Precision, catalogue};
+use find::{Found, adopt, find};
 
 /// Changes a configuration before a model is made of it; the error is a sentence for the user.
 pub type Edit<'a> = dyn Fn(VitConfig) -> Result<VitConfig, String> + 'a;
@@ -31,10 +34,16 @@ pub struct LoadOptions<'a> {
     pub model: String,
     /// Weights instead of those that come with the model.
     pub checkpoint: Option<PathBuf>,
+    /// Which of several sets of weights in the file, by the words in front of its tensors: `student`, `state_dict`.
+    /// Without it averaged weights come before others, and a teacher before its student.
+    pub weight_set: Option<String>,
     /// Number of classes; another than the file's means a new head.
     pub num_classes: Option<usize>,
     /// Height and width; positions are resized.
     pub img_size: Option<[usize; 2]>,
+    /// Whether a Hugging Face processor's own size decides what enters the model, where `img_size` does not: positions
+    /// are resized to it. Else the model keeps the size in its `config.json`.
+    pub size_of_processor: bool,
     /// Channels of the images; the patch projection is adapted, as timm adapts it.
     pub in_chans: Option<usize>,
     /// How tokens become one vector, over the card's way; the norm of a model that pools one token moves behind the
@@ -71,8 +80,10 @@ impl<'a> LoadOptions<'a> {
         Self {
             model: model.into(),
             checkpoint: None,
+            weight_set: None,
             num_classes: None,
             img_size: None,
+            size_of_processor: true,
             in_chans: None,
             global_pool: None,
             pos_resize: None,
@@ -139,7 +150,8 @@ pub enum ModelError {
     },
     /// A name without weights, where weights are needed.
     #[error(
-        "{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{model}.TAG (tags: `vitrum models info {model}`)"
+        "{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{}",
+        published(.model)
     )]
     NoWeights {
         /// What was asked for.
@@ -149,12 +161,25 @@ pub enum ModelError {
     #[error("{0}")]
     Edit(String),
     /// File and model differ in ways nobody excused.
-    #[error("{path}: these weights are not this model's\n{report}\n{hint}", path = .path.display(), hint = hint(.report))]
+    #[error(
+        "{path}: these weights are not this model's\n{report}{left_out}\n{hint}",
+        path = .path.display(),
+        left_out = lines(.notes),
+        hint = hint(.report)
+    )]
     Refused {
         /// The weights.
         path: PathBuf,
         /// What differs.
         report: Box<Report>,
+        /// What was taken of the file, and what was left out.
+        notes: Vec<String>,
+    },
+    /// A model that names no classes was asked for classes.
+    #[error("{model}: the model has no head, so it gives features and names no classes")]
+    NoHead {
+        /// The model as it was asked for.
+        model: String,
     },
     /// A model of a kind that is not built yet.
     #[error("{path}: {what}", path = .path.display())]
@@ -164,6 +189,18 @@ pub enum ModelError {
         /// What it is.
         what: &'static str,
     },
+}
+
+/// Where weights of a name of the catalogue are published; the name may have its tag already.
+fn published(model: &str) -> String {
+    match model.contains('.') {
+        true => model.to_string(),
+        false => format!("{model}.TAG (tags: `vitrum models info {model}`)"),
+    }
+}
+
+fn lines(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("\n{note}")).collect()
 }
 
 fn hint(report: &Report) -> String {
@@ -183,8 +220,8 @@ fn hint(report: &Report) -> String {
 /// [`ModelError`], naming the file.
 pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelError> {
     let mut found = find(options)?;
-    let tensors = match &found.weights {
-        Some(path) => Some(to_timm(read(path)?)?),
+    let tensors = match found.weights.clone() {
+        Some(path) => Some(weights(&path, &mut found, options)?),
         None if options.needs_weights => return Err(ModelError::NoWeights { model: options.model.clone() }),
         None => None,
     };
@@ -199,7 +236,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         (None, _) => false,
     };
     config.num_classes = options.num_classes.unwrap_or(config.num_classes);
-    config.img_size = options.img_size.unwrap_or(config.img_size);
+    config.img_size = image_size(&config, &mut found, options);
     config.in_chans = options.in_chans.unwrap_or(config.in_chans);
     config.global_pool = options.global_pool.unwrap_or(config.global_pool);
     config.pos_resize = options.pos_resize.unwrap_or(config.pos_resize);
@@ -254,7 +291,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     };
     let (mut model, report) = apply(skeleton, tensors, options.dtype, &excuses);
     if report.is_refused() {
-        return Err(ModelError::Refused { path, report: Box::new(report) });
+        return Err(ModelError::Refused { path, report: Box::new(report), notes: found.notes });
     }
     give_int8(&mut model, quantized).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
     if options.precision == Precision::Bf16 {
@@ -262,6 +299,63 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     }
     let Found { name, card, notes, .. } = found;
     Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
+}
+
+/// The weights of a file under timm's names, with a note of what was taken and what was left out.
+fn weights(path: &Path, found: &mut Found, options: &LoadOptions<'_>) -> Result<Converted, ModelError> {
+    let map = read_set(path, options.weight_set.as_deref())?;
+    let broken = not_finite(&map, options.dtype != DType::F64);
+    let converted = to_timm(map)?;
+    let map = &converted.map;
+    let is_used = |name: &str| !map.dropped.iter().any(|(dropped, _)| dropped == name);
+    if let Some(broken) = broken.into_iter().find(|broken| is_used(&broken.name)) {
+        return Err(broken.error(map).into());
+    }
+    found.notes.extend(map.notes.iter().cloned());
+    found.notes.extend(left_out(map));
+    Ok(converted)
+}
+
+/// One line about the tensors of a file that were left out, by the first word of their names.
+fn left_out(map: &TensorMap) -> Option<String> {
+    const MOST: usize = 6;
+    let mut groups: Vec<(String, usize, &str)> = Vec::new();
+    for (name, reason) in &map.dropped {
+        let word = name.split(['.', '/']).next().unwrap_or(name);
+        match groups.iter_mut().find(|(group, ..)| group == word) {
+            Some((_, count, _)) => *count += 1,
+            None => groups.push((word.to_string(), 1, reason)),
+        }
+    }
+    let (first, rest) = groups.split_at(groups.len().min(MOST));
+    let said =
+        |(word, count, reason): &(String, usize, &str)| format!("{} ({count}: {reason})", shorten(word));
+    let shown: Vec<String> = first.iter().map(said).collect();
+    let more = if rest.is_empty() { String::new() } else { format!(", and {} more names", rest.len()) };
+    let (path, count) = (map.path.display(), map.dropped.len());
+    let plural = if count == 1 { "tensor" } else { "tensors" };
+    (count > 0).then(|| format!("{path}: left out {count} {plural}: {}{more}", shown.join(", ")))
+}
+
+/// Height and width of the images: those asked for, else the processor's, else the model's own.
+fn image_size(config: &VitConfig, found: &mut Found, options: &LoadOptions<'_>) -> [usize; 2] {
+    let own = config.img_size;
+    let of_hugging_face = found.card.as_ref().is_some_and(|card| card.source == CardSource::HuggingFace);
+    if let Some(asked) = options.img_size {
+        return asked;
+    }
+    let Some(processor) = found.preprocess.as_ref().filter(|_| of_hugging_face && options.size_of_processor)
+    else {
+        return own;
+    };
+    let [_, height, width] = processor.input_size;
+    if [height, width] != own {
+        let ([h, w], name) = (own, &found.name);
+        found.notes.push(format!(
+            "{name}: images enter as {height}x{width}, the size of the processor; config.json has {h}x{w}"
+        ));
+    }
+    [height, width]
 }
 
 /// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
@@ -310,10 +404,10 @@ pub struct Opened {
 /// [`ModelError`], naming the file.
 pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let mut found = find(options)?;
-    let Some(path) = &found.weights else {
+    let Some(path) = found.weights.clone() else {
         return Err(ModelError::NoWeights { model: options.model.clone() });
     };
-    let converted = to_timm(read(path)?)?;
+    let converted = weights(&path, &mut found, options)?;
     let config = configuration(&mut found, Some(&converted), options)?;
     let Converted { map: tensors, dialect, .. } = converted;
     if is_quantized(&tensors) {
@@ -325,7 +419,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     if let Some(card) = &found.card {
         card.check_size(tensors.num_elements())?;
     }
-    check_shapes(&config, &tensors)?;
+    check_shapes(&config, &tensors, &found.notes)?;
     let mut card =
         found.card.unwrap_or_else(|| ModelCard::new(config, CardSource::Tensors, tensors.path.clone()));
     card.preprocess = found.preprocess;
@@ -337,7 +431,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
 }
 
 /// Refuses tensors that are not those of the model described; what the model does not know may be there.
-fn check_shapes(config: &VitConfig, tensors: &TensorMap) -> Result<(), ModelError> {
+fn check_shapes(config: &VitConfig, tensors: &TensorMap, notes: &[String]) -> Result<(), ModelError> {
     let skeleton = ModelConfig::Vit(config.clone()).skeleton(&Device::flex())?;
     let mut report = Report::default();
     for (key, expected) in expected_tensors(&skeleton) {
@@ -351,7 +445,8 @@ fn check_shapes(config: &VitConfig, tensors: &TensorMap) -> Result<(), ModelErro
         }
     }
     if report.is_refused() {
-        return Err(ModelError::Refused { path: tensors.path.clone(), report: Box::new(report) });
+        let (path, notes) = (tensors.path.clone(), notes.to_vec());
+        return Err(ModelError::Refused { path, report: Box::new(report), notes });
     }
     Ok(())
 }
@@ -371,156 +466,22 @@ fn labels(found: &mut Found, num_classes: usize, head_is_new: bool) -> Option<Ve
     }
 }
 
-/// What the name led to.
-struct Found {
-    name: String,
-    card: Option<ModelCard>,
-    /// The configuration of a catalogue name.
-    named: Option<VitConfig>,
-    weights: Option<PathBuf>,
-    preprocess: Option<Preprocess>,
-    labels: Option<Vec<String>>,
-    notes: Vec<String>,
-}
-
-fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
-    let spec = options.model.as_str();
-    if names_hub(spec) {
-        return of_path(&fetch(options)?, spec, options);
-    }
-    let path = Path::new(spec);
-    if path.exists() {
-        return of_path(path, spec, options);
-    }
-    if spec == demo::NAME {
-        return of_path(&demo::folder()?, spec, options);
-    }
-    match catalogue::entry(spec) {
-        Ok(entry) => of_name(spec, entry, options),
-        Err(_) if looks_like_path(spec) => Err(ModelError::NotFound { model: spec.into() }),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn looks_like_path(spec: &str) -> bool {
-    let extensions = [".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".json"];
-    spec.contains(['/', '\\']) || spec.starts_with('.') || extensions.iter().any(|end| spec.ends_with(end))
-}
-
-#[cfg(feature = "hub")]
-fn names_hub(spec: &str) -> bool {
-    super::hub::is_hub_spec(spec)
-}
-
-/// Without the hub's module, enough to say that this build cannot fetch.
-#[cfg(not(feature = "hub"))]
-fn names_hub(spec: &str) -> bool {
-    spec.starts_with("hf:") || spec.starts_with("hf-hub:")
-}
-
-#[cfg(feature = "hub")]
-fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
-    let mut hub = super::hub::HubOptions::from_env();
-    hub.offline |= options.offline;
-    hub.progress.clone_from(&options.progress);
-    Ok(super::hub::fetch(&options.model, &hub)?)
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
-    Err(ModelError::NoHub { model: options.model.clone() })
-}
-
-/// A folder, a `config.json`, or a file of weights with or without a card beside it.
-fn of_path(path: &Path, spec: &str, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
-    let card = card_of(path)?;
-    let is_card = path.extension().is_some_and(|extension| extension == "json") && !is_index(path);
-    let own =
-        if is_card { path.parent().unwrap_or(Path::new(".")).to_path_buf() } else { path.to_path_buf() };
-    let name = spec.trim_end_matches('/').to_string();
-    let mut found = Found {
-        name,
-        card: None,
-        named: None,
-        weights: Some(options.checkpoint.clone().unwrap_or(own)),
-        preprocess: None,
-        labels: None,
-        notes: Vec::new(),
-    };
-    if let Some(card) = card {
-        adopt(card, &mut found)?;
-    }
-    Ok(found)
-}
-
-fn is_index(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".index.json"))
-}
-
-fn card_of(path: &Path) -> Result<Option<ModelCard>, ModelError> {
-    let resolve = |name: &str| match catalogue::entry(name) {
-        Ok(entry) => Ok(entry.config.clone()),
-        Err(error) => Err(error.to_string()),
-    };
-    Ok(ModelCard::find(path, &resolve)?)
-}
-
-fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
-    if card.dist_token || card.dist_head {
-        return Err(ModelError::Unsupported {
-            path: card.path,
-            what: "a distilled DeiT with a second head: this family is not built yet",
-        });
-    }
-    found.notes.extend(card.notes.iter().map(|note| format!("{}: {note}", card.path.display())));
-    found.preprocess.clone_from(&card.preprocess);
-    found.labels.clone_from(&card.labels);
-    found.card = Some(card);
-    Ok(())
-}
-
-/// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
-fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
-    Ok(Found {
-        name: spec.into(),
-        card: None,
-        named: Some(entry.config.clone()),
-        weights: options.checkpoint.clone(),
-        preprocess: Some(
-            preprocess_of(entry).map_err(|reason| ModelError::Edit(format!("{spec}: {reason}")))?,
-        ),
-        labels: None,
-        notes: Vec::new(),
-    })
-}
-
-/// The catalogue's words for preprocessing, understood.
-fn preprocess_of(entry: &catalogue::Entry) -> Result<Preprocess, String> {
-    let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
-    let [height, width] = entry.config.img_size;
-    Ok(Preprocess {
-        input_size: [entry.config.in_chans, height, width],
-        interpolation: Interpolation::of_name(interpolation)
-            .ok_or_else(|| format!("unknown interpolation `{interpolation}`"))?,
-        crop_pct: *crop_pct,
-        crop_mode: CropMode::of_name(crop_mode).ok_or_else(|| format!("unknown crop_mode `{crop_mode}`"))?,
-        mean: mean.clone(),
-        std: std.clone(),
-    })
-}
-
 /// The configuration before the user's changes: the card's, the catalogue's, or what the tensors show.
 fn configuration(
     found: &mut Found,
     tensors: Option<&Converted>,
     options: &LoadOptions<'_>,
 ) -> Result<VitConfig, ModelError> {
-    if let Some(card) = &found.card {
-        let mut config = card.config.clone();
-        if card.source != CardSource::Timm {
-            config.pos_resize = PosResize::Bicubic;
+    if let Some(card) = &mut found.card {
+        if let (true, Some(converted)) = (card.is_open(), tensors)
+            && !converted.map.contains("head.weight")
+        {
+            // No class is stated, and no head is there: the bare model.
+            card.config.num_classes = 0;
+            card.config.representation_size = rows(&converted.map, "pre_logits.fc.weight");
+            found.labels = None;
         }
-        return Ok(config);
+        return Ok(card.config.clone());
     }
     let Some(converted) = tensors else {
         return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.model.clone() });
@@ -533,9 +494,12 @@ fn configuration(
         return Ok(config);
     };
     // A file that has another number of classes than the catalogue's 1000 is right about itself.
-    let rows = |key: &str| converted.map.get(key).and_then(|tensor| tensor.shape().first().copied());
-    config.num_classes = rows("head.weight").unwrap_or(0);
-    config.representation_size = rows("pre_logits.fc.weight");
+    config.num_classes = rows(&converted.map, "head.weight").unwrap_or(0);
+    config.representation_size = rows(&converted.map, "pre_logits.fc.weight");
+    if config.num_classes == 0 && options.num_classes.is_none() {
+        let path = converted.map.path.display();
+        found.notes.push(format!("{path}: no head in this file: a model of features, without classes"));
+    }
     if converted.dialect != Dialect::Timm {
         let shown = converted.card()?.config;
         let VitConfig { act_layer, norm_eps, pos_resize, .. } = shown;
@@ -551,6 +515,10 @@ fn configuration(
     Ok(config)
 }
 
+fn rows(map: &TensorMap, key: &str) -> Option<usize> {
+    map.get(key)?.shape().first().copied()
+}
+
 /// The name that a configuration file uses.
 fn spelled(value: impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
@@ -558,6 +526,7 @@ fn spelled(value: impl serde::Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::find::preprocess_of;
     use super::*;
 
     #[test]

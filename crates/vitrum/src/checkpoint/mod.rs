@@ -14,7 +14,9 @@ pub mod convert;
 pub mod demo;
 pub mod dialect;
 pub mod diff;
+pub mod epsilon;
 pub mod error;
+pub mod finite;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod imagenet;

@@ -139,6 +139,30 @@ pub fn put_int8(map: &mut TensorMap, quantized: Int8Map) {
     }
 }
 
+/// Refuses a pattern of `skip` that matches none of the layers that would be quantised.
+///
+/// # Errors
+/// [`LoadError::NoLayer`], naming the first such pattern.
+pub fn check_skip(map: &TensorMap, skip: &[String]) -> Result<(), LoadError> {
+    let layers: Vec<&str> = map
+        .names()
+        .filter(|key| is_block_weight(key))
+        .filter_map(|key| key.strip_suffix(".weight"))
+        .collect();
+    let idle = skip.iter().find(|pattern| {
+        let pattern = std::slice::from_ref(*pattern);
+        !layers.iter().any(|layer| is_skipped(layer, pattern))
+    });
+    match idle {
+        None => Ok(()),
+        Some(pattern) => Err(LoadError::NoLayer {
+            path: map.path.clone(),
+            pattern: pattern.clone(),
+            example: layers.first().copied().unwrap_or("none").to_string(),
+        }),
+    }
+}
+
 /// Quantises the weights of the blocks' linear layers within a file's tensors, and says what each lost.
 pub fn quantize_file(map: &mut TensorMap, skip: &[String]) -> Vec<QuantizedLayer> {
     let before: BTreeMap<String, HostTensor> = map

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
+use super::read::WeightSet;
+
 /// Most axes a tensor may have.
 pub const MAX_RANK: usize = 8;
 
@@ -385,12 +387,29 @@ pub struct TensorMap {
     pub path: PathBuf,
     /// Tensors of the file that were left out on purpose: name and reason.
     pub dropped: Vec<(String, String)>,
+    /// The sets of weights that the file holds, and which of them these tensors are.
+    pub sets: Vec<WeightSet>,
+    /// What a user should know of how the file was read.
+    pub notes: Vec<String>,
 }
 
 impl TensorMap {
     /// No tensors yet, from `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), ..Self::default() }
+    }
+
+    /// What is known of these tensors, without the tensors.
+    pub(crate) fn without_tensors(&self) -> Self {
+        let Self { tensors: _, metadata, path, dropped, sets, notes } = self;
+        Self {
+            tensors: BTreeMap::new(),
+            metadata: metadata.clone(),
+            path: path.clone(),
+            dropped: dropped.clone(),
+            sets: sets.clone(),
+            notes: notes.clone(),
+        }
     }
 
     /// A tensor by name.

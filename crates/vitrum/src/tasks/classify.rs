@@ -6,9 +6,9 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::Serialize;
 
 use crate::Error;
-use crate::checkpoint::load::{LoadOptions, Loaded, load};
+use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
 use crate::data::{Preprocess, RgbImage, batch};
-use crate::models::Model;
+use crate::models::{Model, ModelConfig};
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,8 +44,13 @@ impl Classifier {
     /// A classifier from a loaded model.
     ///
     /// # Errors
-    /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
+    /// [`ModelError::NoHead`] if the model has no classes, [`Error::NoPreprocess`] if nothing says how pictures are
+    /// prepared.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
+        let ModelConfig::Vit(config) = loaded.model.config();
+        if config.num_classes == 0 {
+            return Err(ModelError::NoHead { model: loaded.name }.into());
+        }
         let preprocess =
             loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
         Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
@@ -80,25 +85,38 @@ impl Classifier {
     /// The `k` likeliest classes of each picture, likeliest first.
     ///
     /// # Errors
-    /// A picture that cannot be preprocessed.
+    /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
     pub fn predict(&self, images: &[RgbImage], k: usize) -> Result<Vec<Vec<Prediction>>, Error> {
         let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
-        Ok(self.answers(self.model.logits(batch), k))
+        let logits = self.logits(batch)?;
+        Ok(logits.iter().map(|row| self.answer(row, k)).collect())
+    }
+
+    /// The logits of images `[B, C, H, W]`, a row of `K` for each.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for an answer that is no number, which no class can be told from.
+    pub fn logits(&self, images: Tensor<4>) -> Result<Vec<Vec<f64>>, Error> {
+        let rows = rows(self.model.logits(images));
+        match rows.iter().position(|row| !row.iter().all(|logit| logit.is_finite())) {
+            Some(image) => Err(Error::NotFinite { image }),
+            None => Ok(rows),
+        }
     }
 
     /// The `k` likeliest classes from logits `[B, K]`.
     pub fn answers(&self, logits: Tensor<2>, k: usize) -> Vec<Vec<Prediction>> {
-        let answer = |probabilities: Vec<f64>| {
-            top_k(&probabilities, k)
-                .into_iter()
-                .map(|index| Prediction {
-                    index,
-                    label: self.label(index).map(str::to_string),
-                    prob: probabilities[index],
-                })
-                .collect()
+        rows(logits).iter().map(|row| self.answer(row, k)).collect()
+    }
+
+    fn answer(&self, logits: &[f64], k: usize) -> Vec<Prediction> {
+        let probabilities = softmax(logits);
+        let prediction = |index: usize| Prediction {
+            index,
+            label: self.label(index).map(str::to_string),
+            prob: probabilities[index],
         };
-        rows(logits).iter().map(|row| answer(softmax(row))).collect()
+        top_k(&probabilities, k).into_iter().map(prediction).collect()
     }
 }
 

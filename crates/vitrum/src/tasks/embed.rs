@@ -1,9 +1,76 @@
 //! Images to feature vectors.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Tensor};
 
+use crate::Error;
+use crate::checkpoint::load::Loaded;
+use crate::data::{Preprocess, RgbImage, batch};
 use crate::layers::observe::Silent;
 use crate::models::{Model, in_parts};
+
+/// A model with what it takes to turn pictures into features; it needs no head.
+#[derive(Debug)]
+pub struct Embedder {
+    model: Model,
+    preprocess: Preprocess,
+    device: Device,
+}
+
+impl Embedder {
+    /// From a loaded model.
+    ///
+    /// # Errors
+    /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
+    pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
+        let preprocess =
+            loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
+        Ok(Self { model: loaded.model, preprocess, device })
+    }
+
+    /// Ready for many pictures ([`Model::pack`]).
+    pub fn pack(self) -> Self {
+        Self { model: self.model.pack(), ..self }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// One vector per picture, `[B, D]` ([`pooled`]).
+    ///
+    /// # Errors
+    /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
+    pub fn pooled(&self, images: &[RgbImage]) -> Result<Tensor<2>, Error> {
+        let x = pooled(&self.model, self.batch(images)?);
+        check_finite(x.clone())?;
+        Ok(x)
+    }
+
+    /// All tokens of each picture, `[B, T, D]` ([`tokens`]).
+    ///
+    /// # Errors
+    /// As [`pooled`](Self::pooled).
+    pub fn tokens(&self, images: &[RgbImage]) -> Result<Tensor<3>, Error> {
+        let x = tokens(&self.model, self.batch(images)?);
+        check_finite(x.clone().flatten(1, 2))?;
+        Ok(x)
+    }
+
+    fn batch(&self, images: &[RgbImage]) -> Result<Tensor<4>, Error> {
+        Ok(batch::of_images(images, &self.preprocess, DType::F32, &self.device)?)
+    }
+}
+
+/// Refuses features `[B, N]` that are no numbers.
+fn check_finite(x: Tensor<2>) -> Result<(), Error> {
+    // NaN and infinity stay, whatever they are multiplied with; what is finite becomes 0.
+    let rest: Vec<f64> = (x * 0.0).sum_dim(1).into_data().iter::<f64>().collect();
+    match rest.iter().position(|value| !value.is_finite()) {
+        Some(image) => Err(Error::NotFinite { image }),
+        None => Ok(()),
+    }
+}
 
 /// One vector per image, `[B, C, H, W] -> [B, D]`: what the classifier would see.
 pub fn pooled(model: &Model, images: Tensor<4>) -> Tensor<2> {

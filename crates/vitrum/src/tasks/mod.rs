@@ -5,3 +5,4 @@ pub mod embed;
 pub mod evaluate;
 
 pub use classify::{Classifier, Prediction};
+pub use embed::Embedder;

@@ -1,13 +1,13 @@
 //! Hugging Face's `config.json` and `preprocessor_config.json` (transformers 4.x and 5.x).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{CardSource, Fields, ModelCard, activation, expected, labels, mlp_ratio};
+use super::{CardSource, Fields, ModelCard, activation, expected, labels, mlp_ratio, read_object};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::error::shorten;
-use crate::checkpoint::read::{Limits, read_bounded};
+use crate::checkpoint::read::check_link;
 use crate::data::Preprocess;
 use crate::data::preprocess::PreprocessError;
 use crate::models::vit::{Activation, PosResize, VitConfig};
@@ -98,11 +98,12 @@ fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Resul
     config.mlp_ratio = fields.number("mlp_ratio")?.unwrap_or(4.0);
     config.init_values = Some(fields.number("layerscale_value")?.unwrap_or(1.0));
     config.norm_eps = fields.number("layer_norm_eps")?.unwrap_or(1e-6);
-    config.pos_resize = PosResize::BicubicDino;
     if fields.text("model_type")? == Some("dinov2_with_registers") {
         config.reg_tokens = fields.size("num_register_tokens")?.unwrap_or(4);
         // Registers get no position; the class token's is added to it when the names are converted.
         config.no_embed_class = true;
+        // Alone among transformers' models, in 4.48 and later: `antialias=True`.
+        config.pos_resize = PosResize::BicubicAntialias;
     }
     Ok(())
 }
@@ -137,17 +138,19 @@ fn pooler(fields: &Fields, class: Option<&str>) -> Result<Option<usize>, String>
     }))
 }
 
-/// Reads `preprocessor_config.json` beside `config` into the card, if it is there.
+/// Reads the processor's configuration beside `config` into the card, if it is there. As transformers 5 does it: the
+/// `image_processor` within `processor_config.json`, else `preprocessor_config.json`.
 pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), LoadError> {
-    let path = config.with_file_name("preprocessor_config.json");
-    if !path.is_file() {
+    let Some((path, json)) = processor(config)? else {
         card.notes.push("preprocessing is not known: no preprocessor_config.json".into());
         return Ok(());
-    }
-    let text = read_bounded(&path, "the configuration", Limits::default().json_bytes)?;
-    let text = str::from_utf8(&text).map_err(|error| LoadError::format(&path, "JSON object", error))?;
-    match Preprocess::from_huggingface(text, card.config.in_chans) {
-        Ok(found) => card.preprocess = Some(found),
+    };
+    match Preprocess::from_processor(&json, card.config.in_chans) {
+        Ok((found, notes)) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            card.notes.extend(notes.into_iter().map(|note| format!("{name}: {note}")));
+            card.preprocess = Some(found);
+        }
         Err(PreprocessError::NotKnown(why)) => {
             card.notes.push(format!("preprocessing is not known: {}", shorten(&why)));
         }
@@ -155,4 +158,21 @@ pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), 
         Err(error) => return Err(LoadError::config(&path, error)),
     }
     Ok(())
+}
+
+/// The fields of the image processor, and the file they stand in.
+fn processor(config: &Path) -> Result<Option<(PathBuf, Map<String, Value>)>, LoadError> {
+    let whole = config.with_file_name("processor_config.json");
+    check_link(&whole)?;
+    if whole.is_file()
+        && let Some(Value::Object(inner)) = read_object(&whole)?.remove("image_processor")
+    {
+        return Ok(Some((whole, inner)));
+    }
+    let own = config.with_file_name("preprocessor_config.json");
+    check_link(&own)?;
+    match own.is_file() {
+        true => Ok(Some((own.clone(), read_object(&own)?))),
+        false => Ok(None),
+    }
 }

@@ -24,6 +24,12 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
         Some((name, tag)) => (name, Some(tag)),
         None => (full_name, None),
     };
+    // A model of ours that timm's arguments cannot express (`write_model`) names the nearest architecture aside.
+    let own = top.get("vitrum");
+    let name = match own {
+        Some(_) => top.text("base_architecture")?.unwrap_or(name),
+        None => name,
+    };
     let base = resolve(name).map_err(|reason| format!("architecture `{name}`: {reason}"))?;
     let mut card = ModelCard::new(base, CardSource::Timm, "");
     card.architecture = Some(name.to_string());
@@ -32,8 +38,7 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     card.dist_head = card.dist_token;
     apply_pretrained(&mut card.config, &top, &pretrained)?;
     apply_model_args(&mut card, &top)?;
-    if let Some(whole) = top.get("vitrum") {
-        // A model of ours that timm's arguments cannot express (`write_model`).
+    if let Some(whole) = own {
         card.config = serde_json::from_value(whole.clone()).map_err(|error| format!("`vitrum`: {error}"))?;
     }
     note_pool(&mut card, &top)?;

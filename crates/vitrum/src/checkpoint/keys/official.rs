@@ -14,7 +14,12 @@ pub fn left_out(name: &str) -> Option<&'static str> {
     if let Some((_, reason)) = PARTS.iter().find(|(part, _)| name.starts_with(part)) {
         return Some(reason);
     }
-    name.starts_with("head.mlp.").then_some("DINO's projection head")
+    if name.starts_with("head.mlp.") {
+        return Some("DINO's projection head");
+    }
+    // MoCo v3 and others keep a small network where a classifier would be.
+    let layer = name.strip_prefix("head.")?.split('.').next()?;
+    layer.bytes().all(|digit| digit.is_ascii_digit()).then_some("a projection head of pretraining")
 }
 
 /// DINOv2's register tokens; timm calls them `reg_token` and folds the class token's position away.

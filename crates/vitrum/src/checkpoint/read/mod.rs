@@ -1,15 +1,25 @@
 //! Files to named tensors. Every reader is bounded by the real size of the file it reads.
 
-pub mod npz;
-pub mod pytorch;
+mod entry;
+mod folder;
+mod npz;
+mod pytorch;
 pub mod safetensors;
+mod sets;
+mod shards;
+mod sniff;
 
 use std::fs::File;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+pub use folder::weights_in;
+pub use sets::WeightSet;
 
 use super::{LoadError, TensorMap};
+use entry::{Entry, Listing};
+use sniff::{Content, sniff};
 
 /// What a file may ask for before it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,128 +57,92 @@ impl Limits {
 
 /// The tensors of a file or folder, under the names the file gives them.
 ///
-/// The format is told from the content: safetensors, a sharded safetensors index, `.npz`, `.npy`, or what
-/// `torch.save` writes. In a folder the first of `model.safetensors`, `model.safetensors.index.json`,
-/// `pytorch_model.bin`, … is taken, else the only file of weights.
+/// The format is told from the content: safetensors, an index of shards, `.npz`, `.npy`, or what `torch.save` writes.
+/// [`weights_in`] chooses the file of a folder. Of several sets of weights in a file one is taken, the same in every
+/// format: averaged weights before others, a teacher before its student ([`TensorMap::sets`]). What stands in front of
+/// its names (`state_dict.`, `module.`) goes; other tensors are left out by name ([`TensorMap::dropped`]).
 ///
 /// # Errors
 /// [`LoadError`], naming the file.
 pub fn read(path: impl AsRef<Path>) -> Result<TensorMap, LoadError> {
-    read_with(path.as_ref(), &Limits::default())
+    read_set(path, None)
 }
 
-/// As [`read`], with other limits.
-pub fn read_with(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
+/// As [`read`], with the set of weights to take, by the words in front of its tensors: `student`, `model_ema`.
+///
+/// # Errors
+/// [`LoadError`]; [`LoadError::Sets`] when the file has no such set, or several.
+pub fn read_set(path: impl AsRef<Path>, weight_set: Option<&str>) -> Result<TensorMap, LoadError> {
+    let (path, limits) = (path.as_ref(), Limits::default());
+    check_link(path)?;
     let metadata = std::fs::metadata(path).map_err(|e| LoadError::io(path, e))?;
-    if metadata.is_dir() {
-        return read_file(&weights_in(path)?, limits);
+    if !metadata.is_dir() {
+        return take(path, list_file(path, &limits)?, weight_set, &limits);
     }
-    read_file(path, limits)
-}
-
-fn read_file(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
-    let map = match sniff(path)? {
-        Content::Safetensors => safetensors::read(path, limits),
-        Content::Index => safetensors::read_sharded(path, limits),
-        Content::Npy => npz::read_npy(path, limits),
-        Content::Zip => match npz::zip_kind(path)? {
-            npz::ZipKind::Npz => npz::read(path, limits),
-            npz::ZipKind::Pytorch => pytorch::read(path, limits),
-        },
-        Content::Pickle => pytorch::read(path, limits),
-    }?;
-    if map.is_empty() {
-        return Err(LoadError::unknown(path, "it holds no tensors"));
+    let (file, others) = folder::choose(path)?;
+    let mut map = take(&file, list_file(&file, &limits)?, weight_set, &limits)?;
+    if !others.is_empty() {
+        let shown = others.iter().take(6).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let more = if others.len() > 6 { ", …" } else { "" };
+        map.notes.insert(0, format!("{}: taken; left aside {shown}{more}", file.display()));
     }
     Ok(map)
 }
 
-/// Names looked for in a folder, in this order.
-const PREFERRED: [&str; 8] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-];
-
-/// Endings looked for in a folder without any of the preferred names, in this order.
-const ENDINGS: [&str; 7] = ["safetensors", "npz", "pth", "pt", "bin", "ckpt", "npy"];
-
-/// The file of weights in a folder.
-///
-/// # Errors
-/// [`LoadError::Folder`] when there is none, or several of the same kind.
-pub fn weights_in(folder: &Path) -> Result<PathBuf, LoadError> {
-    if let Some(found) = PREFERRED.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
-        return Ok(found);
+/// What a file holds, in whatever format it is.
+fn list_file(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
+    check_link(path)?;
+    match sniff(path)? {
+        Content::Safetensors => safetensors::list(path, limits),
+        Content::Index => shards::list(path, limits),
+        Content::Npy => npz::list_npy(path),
+        Content::Npz => npz::list(path, limits),
+        Content::Pytorch => pytorch::list(path, limits),
     }
-    let entries = std::fs::read_dir(folder).map_err(|e| LoadError::io(folder, e))?;
-    let mut files: Vec<PathBuf> =
-        entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.is_file()).collect();
-    files.sort();
-    for ending in ENDINGS {
-        let mut found = files.iter().filter(|p| p.extension().is_some_and(|e| e == ending));
-        match (found.next(), found.next()) {
-            (Some(one), None) => return Ok(one.clone()),
-            (Some(one), Some(two)) => {
-                let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Err(LoadError::folder(
-                    folder,
-                    format!("several files could be meant, among them {} and {}", name(one), name(two)),
-                ));
-            }
-            _ => {}
+}
+
+/// Chooses a set of weights and reads it.
+fn take(
+    path: &Path,
+    mut listing: Listing,
+    weight_set: Option<&str>,
+    limits: &Limits,
+) -> Result<TensorMap, LoadError> {
+    if listing.entries.is_empty() {
+        return Err(LoadError::unknown(path, "it holds no tensors"));
+    }
+    let shapes =
+        listing.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice())).collect();
+    let chosen = sets::select(path, &shapes, weight_set)?;
+    at_most(path, "the number of tensors", chosen.names.len(), limits.tensors)?;
+    let mut wanted: Vec<(String, Entry)> = Vec::with_capacity(chosen.names.len());
+    for (name, new) in chosen.names {
+        wanted.extend(listing.entries.remove(&name).map(|entry| (new, entry)));
+    }
+    let total = wanted.iter().map(|(_, entry)| entry.bytes()).fold(0u64, u64::saturating_add);
+    if total > listing.most_bytes {
+        let what = "the size of all tensors in bytes";
+        return Err(LoadError::too_large(path, what, total, listing.most_bytes));
+    }
+    wanted.sort_by_key(|(_, entry)| entry.offset());
+    let mut map = TensorMap { metadata: listing.metadata, ..TensorMap::new(path) };
+    (map.dropped, map.sets, map.notes) = (chosen.dropped, chosen.sets, chosen.notes);
+    for (name, entry) in wanted {
+        let tensor = entry.read(&name)?;
+        if map.tensors.insert(name.clone(), tensor).is_some() {
+            return Err(LoadError::tensor(path, &name, "two tensors of the file go by this name"));
         }
     }
-    Err(LoadError::folder(folder, "no file of weights in this folder"))
+    Ok(map)
 }
 
-/// Kinds of content told apart by their first bytes.
-enum Content {
-    Safetensors,
-    Index,
-    Npy,
-    Zip,
-    Pickle,
-}
-
-/// The kind of a file from its first bytes.
-fn sniff(path: &Path) -> Result<Content, LoadError> {
-    let (file, length) = open(path)?;
-    let mut head = Vec::new();
-    file.take(512).read_to_end(&mut head).map_err(|e| LoadError::io(path, e))?;
-    let first = head.iter().copied().find(|b| !b.is_ascii_whitespace());
-    if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
-        Ok(Content::Zip)
-    } else if head.starts_with(b"\x93NUMPY") {
-        Ok(Content::Npy)
-    } else if head.get(257..262) == Some(b"ustar") {
-        Err(LoadError::unknown(
-            path,
-            "a tar archive; PyTorch has not written checkpoints this way since 2017",
-        ))
-    } else if head.get(8) == Some(&b'{') && head[0] != b'{' {
-        Ok(Content::Safetensors)
-    } else if head.starts_with(b"version https://git-lfs") {
-        Err(LoadError::unknown(path, "a Git LFS pointer, not the file itself; run `git lfs pull`"))
-    } else if first == Some(b'{') {
-        Ok(Content::Index)
-    } else if first == Some(b'<') {
-        Err(LoadError::unknown(path, "a web page, not the file itself"))
-    } else if length == 0 {
-        Err(LoadError::unknown(path, "the file is empty"))
-    } else if matches!(head[0], 0x80 | b'(' | b']' | b'c') {
-        Ok(Content::Pickle)
-    } else if head.get(8).is_none() || head[7] == 0 {
-        // A length below 2^56 stands in the first eight bytes of every safetensors file.
-        Ok(Content::Safetensors)
-    } else {
-        Err(LoadError::unknown(path, "its first bytes belong to no known format"))
+/// Refuses a link that leads nowhere.
+pub(crate) fn check_link(path: &Path) -> Result<(), LoadError> {
+    if path.is_symlink() && !path.exists() {
+        let target = std::fs::read_link(path).map_err(|e| LoadError::io(path, e))?;
+        return Err(LoadError::Link { path: path.to_path_buf(), target });
     }
+    Ok(())
 }
 
 /// A regular file and its length in bytes.

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use npyz::npz::{NpzArchive, array_name_from_file_name};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 
+use super::entry::{Entry, Listing, Source};
 use super::{Limits, at_most, guarded, open};
 use crate::checkpoint::tensors::{MAX_RANK, TensorError, count};
-use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
+use crate::checkpoint::{Dtype, HostTensor, LoadError};
 
 const NPZ: &str = "npz archive";
 const NPY: &str = "npy array";
@@ -17,26 +19,11 @@ const NPY: &str = "npy array";
 /// Longest text in front of an array that is parsed.
 const MAX_HEADER: usize = 16 << 10;
 
-/// What a zip archive is.
-pub enum ZipKind {
-    /// Arrays with names ending in `.npy`.
-    Npz,
-    /// Written by `torch.save`.
-    Pytorch,
-}
-
-/// Looks at the names in a zip archive.
-pub fn zip_kind(path: &Path) -> Result<ZipKind, LoadError> {
+/// The names in a zip archive.
+pub(super) fn entry_names(path: &Path) -> Result<Vec<String>, LoadError> {
     guarded(path, "zip archive", || {
         let mut archive = open_archive(path, "zip archive")?;
-        let names: Vec<&str> = archive.zip_archive().file_names().collect();
-        if names.iter().any(|name| name.ends_with("data.pkl")) {
-            Ok(ZipKind::Pytorch)
-        } else if names.iter().any(|name| name.ends_with(".npy")) {
-            Ok(ZipKind::Npz)
-        } else {
-            Err(LoadError::unknown(path, "a zip archive with neither `.npy` arrays nor PyTorch's `data.pkl`"))
-        }
+        Ok(archive.zip_archive().file_names().map(str::to_string).collect())
     })
 }
 
@@ -75,12 +62,13 @@ fn check_sizes(
 }
 
 /// The arrays of an `.npz` file, by their names without `.npy`.
-pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
+pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     guarded(path, NPZ, || {
         let mut archive = open_archive(path, NPZ)?;
         check_sizes(path, &mut archive, limits)?;
         let zip = archive.zip_archive();
-        let mut map = TensorMap::new(path);
+        let mut listing = Listing::new(u64::MAX);
+        let file = Arc::new(path.to_path_buf());
         for i in 0..zip.len() {
             let entry = zip.by_index(i).map_err(|e| LoadError::format(path, NPZ, e))?;
             let Some(name) = array_name_from_file_name(entry.name()).map(str::to_string) else { continue };
@@ -94,25 +82,31 @@ pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
                 let reason = format!("`{name}` announces {size} bytes and holds {}", bytes.len());
                 return Err(LoadError::format(path, NPZ, reason));
             }
-            let tensor = array(path, &name, &bytes)?;
-            if map.tensors.insert(name.clone(), tensor).is_some() {
+            let entry = held(&file, array(path, &name, &bytes)?);
+            if listing.entries.insert(name.clone(), entry).is_some() {
                 return Err(LoadError::tensor(path, &name, "occurs twice in the archive"));
             }
         }
-        Ok(map)
+        Ok(listing)
     })
 }
 
+/// A tensor whose values are here already.
+fn held(file: &Arc<PathBuf>, tensor: HostTensor) -> Entry {
+    let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+    Entry { file: file.clone(), dtype, shape, source: Source::Memory(tensor) }
+}
+
 /// The array of an `.npy` file, named as the file.
-pub fn read_npy(path: &Path, _limits: &Limits) -> Result<TensorMap, LoadError> {
+pub(super) fn list_npy(path: &Path) -> Result<Listing, LoadError> {
     let (mut file, length) = open(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut bytes = Vec::with_capacity(length as usize);
     file.read_to_end(&mut bytes).map_err(|e| LoadError::io(path, e))?;
-    let mut map = TensorMap::new(path);
+    let mut listing = Listing::new(u64::MAX);
     let tensor = guarded(path, NPY, || array(path, &name, &bytes))?;
-    map.tensors.insert(name, tensor);
-    Ok(map)
+    listing.entries.insert(name, held(&Arc::new(path.to_path_buf()), tensor));
+    Ok(listing)
 }
 
 /// One array: header, then elements.

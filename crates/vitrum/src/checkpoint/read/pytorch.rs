@@ -1,44 +1,41 @@
 //! What `torch.save` writes: `.pth`, `.pt`, `.bin`, `.ckpt`. Only tensors are read, nothing is executed.
 
-use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use pytorch_reader::{DType, PytorchReader, Tensor};
 
+use super::entry::{Entry, Listing, Source};
 use super::npz::check_archive;
-use super::{Limits, at_most, guarded, open};
-use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
+use super::{Limits, guarded, open};
+use crate::checkpoint::{Dtype, LoadError};
 
 const FORMAT: &str = "PyTorch checkpoint";
 
-/// The tensors of a PyTorch checkpoint.
-///
-/// Weights beside optimiser state and the like are taken from where training scripts put them (averaged
-/// weights first, as timm does); what is left out stands in [`TensorMap::dropped`].
-pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
+/// What a PyTorch checkpoint holds, optimiser state and the like included.
+pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let (_, length) = open(path)?;
     if is_zip(path)? {
         check_archive(path, limits)?;
     }
     guarded(path, FORMAT, || {
         let reader = PytorchReader::new(path).map_err(|e| LoadError::format(path, FORMAT, e))?;
-        let tensors: BTreeMap<String, Tensor> = reader.into_tensors().into_iter().collect();
-        let (tensors, dropped) = unwrap(tensors);
-        at_most(path, "the number of tensors", tensors.len(), limits.tensors)?;
-        check_total(path, &tensors, length, limits)?;
-        let mut map = TensorMap::new(path);
-        map.dropped = dropped;
-        for (name, tensor) in tensors {
-            let data = tensor.read().map_err(|e| LoadError::format(path, FORMAT, e))?;
-            let tensor = HostTensor::new(
-                dtype(tensor.dtype()),
-                tensor.shape().to_vec(),
-                little_endian(tensor.dtype(), data),
-            )
-            .map_err(|e| LoadError::tensor(path, &name, e))?;
-            map.tensors.insert(name, tensor);
+        let mut listing = Listing::new(limits.unpacked(length));
+        let place = Arc::new(path.to_path_buf());
+        for (name, tensor) in reader.into_tensors() {
+            let (file, shape) = (place.clone(), tensor.shape().to_vec());
+            let entry = Entry { file, dtype: dtype(tensor.dtype()), shape, source: Source::Pytorch(tensor) };
+            listing.entries.insert(name, entry);
         }
-        Ok(map)
+        Ok(listing)
+    })
+}
+
+/// The values of a tensor as little-endian bytes, row by row.
+pub(super) fn values(path: &Path, tensor: &Tensor) -> Result<Vec<u8>, LoadError> {
+    guarded(path, FORMAT, || {
+        let data = tensor.read().map_err(|e| LoadError::format(path, FORMAT, e))?;
+        Ok(little_endian(tensor.dtype(), data))
     })
 }
 
@@ -47,67 +44,6 @@ fn is_zip(path: &Path) -> Result<bool, LoadError> {
     let mut head = Vec::new();
     open(path)?.0.take(4).read_to_end(&mut head).map_err(|e| LoadError::io(path, e))?;
     Ok(head.starts_with(b"PK"))
-}
-
-/// A view may repeat elements of its storage, so a small file can describe large tensors.
-fn check_total(
-    path: &Path,
-    tensors: &BTreeMap<String, Tensor>,
-    length: u64,
-    limits: &Limits,
-) -> Result<(), LoadError> {
-    let bytes = |t: &Tensor| {
-        let elements = t.shape().iter().try_fold(1u64, |n, &axis| n.checked_mul(axis as u64));
-        elements.and_then(|n| n.checked_mul(t.dtype().size() as u64)).unwrap_or(u64::MAX)
-    };
-    let total = tensors.values().map(bytes).fold(0u64, u64::saturating_add);
-    let limit = limits.unpacked(length);
-    if total > limit {
-        return Err(LoadError::too_large(path, "the size of all tensors in bytes", total, limit));
-    }
-    Ok(())
-}
-
-/// Where training scripts keep the weights, first choice first: averaged weights before the last ones, as
-/// timm does; then Lightning and plain scripts; then DINO's teacher.
-const CONTAINERS: [&str; 9] = [
-    "state_dict_ema.",
-    "model_ema.",
-    "state_dict.",
-    "model_state_dict.",
-    "model_state.",
-    "model.",
-    "net.",
-    "target_encoder.",
-    "teacher.",
-];
-
-type Dropped = Vec<(String, String)>;
-
-/// The weights inside a training checkpoint, and what was left out.
-fn unwrap<T>(mut tensors: BTreeMap<String, T>) -> (BTreeMap<String, T>, Dropped) {
-    let mut dropped = Dropped::new();
-    // Two levels: `{"model": {"state_dict": …}}` is seen in the wild.
-    for _ in 0..2 {
-        let Some(container) = CONTAINERS.iter().find(|c| tensors.keys().any(|name| name.starts_with(**c)))
-        else {
-            break;
-        };
-        let mut inside = BTreeMap::new();
-        for (name, tensor) in tensors {
-            match name.strip_prefix(container) {
-                Some(inner) => {
-                    inside.insert(inner.to_string(), tensor);
-                }
-                None => {
-                    let reason = format!("not among the weights in `{}`", container.trim_end_matches('.'));
-                    dropped.push((name, reason));
-                }
-            }
-        }
-        tensors = inside;
-    }
-    (tensors, dropped)
 }
 
 fn dtype(dtype: DType) -> Dtype {

@@ -1,24 +1,39 @@
-//! safetensors, one file or several with an index (<https://github.com/huggingface/safetensors>).
+//! safetensors, one file (<https://github.com/huggingface/safetensors>).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Component, Path};
+use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::tensor::{Dtype as FileDtype, Metadata};
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
-use super::{Limits, at_most, guarded, open, read_bounded};
-use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
+use super::entry::{Entry, Listing, Source};
+use super::{Limits, at_most, guarded, open};
+use crate::checkpoint::{Dtype, LoadError, TensorMap};
 
 const FORMAT: &str = "safetensors";
 
-/// The tensors of one safetensors file.
+/// The tensors of one safetensors file, all of them and under its own names.
 pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
+    let Listing { entries, metadata, .. } = list(path, limits)?;
+    let mut map = TensorMap { metadata, ..TensorMap::new(path) };
+    let mut entries: Vec<(String, Entry)> = entries.into_iter().collect();
+    entries.sort_by_key(|(_, entry)| entry.offset());
+    for (name, entry) in entries {
+        let tensor = entry.read(&name)?;
+        map.tensors.insert(name, tensor);
+    }
+    Ok(map)
+}
+
+/// What one safetensors file holds.
+pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let (file, length) = open(path)?;
-    let mut file = BufReader::with_capacity(1 << 16, file);
-    let (metadata, header) = read_header(path, &mut file, length, limits)?;
+    let mut reader = BufReader::with_capacity(1 << 16, &file);
+    let (metadata, header) = read_header(path, &mut reader, length, limits)?;
     if metadata.data_len() as u64 != length - header {
         let reason = format!(
             "the header describes {} bytes of tensors, the file holds {}",
@@ -27,26 +42,26 @@ pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
         );
         return Err(LoadError::format(path, FORMAT, reason));
     }
-    let mut map = TensorMap::new(path);
-    map.metadata = metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-    // Offsets are checked by the header's parser to be gapless, so tensors follow each other in the file.
+    let mut listing = Listing::new(u64::MAX);
+    listing.metadata = metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let (file, place) = (Arc::new(file), Arc::new(path.to_path_buf()));
+    // Offsets are checked by the header's parser to be gapless and inside the file.
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
         let dtype = dtype(info.dtype)
             .ok_or_else(|| LoadError::tensor(path, &name, format!("type {} is not read", info.dtype)))?;
-        let mut data = vec![0; info.data_offsets.1 - info.data_offsets.0];
-        file.read_exact(&mut data).map_err(|e| LoadError::io(path, e))?;
-        let tensor = HostTensor::new(dtype, info.shape.clone(), data)
-            .map_err(|e| LoadError::tensor(path, &name, e))?;
-        map.tensors.insert(name, tensor);
+        let (first, end) = info.data_offsets;
+        let source = Source::Bytes(file.clone(), header + first as u64, end - first);
+        let entry = Entry { file: place.clone(), dtype, shape: info.shape.clone(), source };
+        listing.entries.insert(name, entry);
     }
-    Ok(map)
+    Ok(listing)
 }
 
 /// The parsed header and where the tensors begin.
 fn read_header(
     path: &Path,
-    file: &mut BufReader<File>,
+    file: &mut BufReader<&File>,
     length: u64,
     limits: &Limits,
 ) -> Result<(Metadata, u64), LoadError> {
@@ -121,54 +136,4 @@ fn dtype(dtype: FileDtype) -> Option<Dtype> {
         FileDtype::BOOL => Dtype::Bool,
         _ => return None,
     })
-}
-
-/// `model.safetensors.index.json`: which tensor lies in which file beside it.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// The tensors of a sharded checkpoint, from its index.
-pub fn read_sharded(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
-    const FORMAT: &str = "safetensors index";
-    let text = read_bounded(path, "the index", limits.json_bytes)?;
-    let index: Index = serde_json::from_slice(&text).map_err(|e| LoadError::format(path, FORMAT, e))?;
-    let shards: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-    at_most(path, "the number of shards", shards.len(), limits.shards)?;
-    if let Some(bad) = shards.iter().find(|name| !is_plain_name(name)) {
-        return Err(LoadError::format(path, FORMAT, format!("shard `{bad}` is not a plain file name")));
-    }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut map = TensorMap::new(path);
-    for shard in shards {
-        let file = folder.join(shard);
-        let part = read(&file, limits)?;
-        for (name, tensor) in part.tensors {
-            if index.weight_map.get(&name).map(String::as_str) != Some(shard) {
-                return Err(LoadError::tensor(
-                    &file,
-                    &name,
-                    format!("the index {} does not place it here", path.display()),
-                ));
-            }
-            map.tensors.insert(name, tensor);
-        }
-        map.metadata.extend(part.metadata);
-        at_most(path, "the number of tensors", map.len(), limits.tensors)?;
-    }
-    match index.weight_map.keys().find(|name| !map.contains(name)) {
-        Some(missing) => {
-            Err(LoadError::tensor(path, missing, "the index names it, its shard does not hold it"))
-        }
-        None => Ok(map),
-    }
-}
-
-/// Whether a name is one file in the same folder: no separators, no `..`, no drive.
-fn is_plain_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    let single =
-        matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
-    single && !name.contains(['/', '\\', ':', '\0'])
 }

@@ -1,0 +1,153 @@
+//! From what a user names to files and a card.
+
+use std::path::{Path, PathBuf};
+
+use super::{LoadOptions, ModelError};
+use crate::checkpoint::card::ModelCard;
+use crate::checkpoint::demo;
+use crate::checkpoint::read::check_link;
+use crate::data::{CropMode, Interpolation, Preprocess};
+use crate::models::catalogue;
+use crate::models::vit::VitConfig;
+
+/// What the name led to.
+pub(super) struct Found {
+    pub name: String,
+    pub card: Option<ModelCard>,
+    /// The configuration of a catalogue name.
+    pub named: Option<VitConfig>,
+    pub weights: Option<PathBuf>,
+    pub preprocess: Option<Preprocess>,
+    pub labels: Option<Vec<String>>,
+    pub notes: Vec<String>,
+}
+
+/// Finds the files, or the name, that the options lead to.
+pub(super) fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
+    let spec = options.model.as_str();
+    if names_hub(spec) {
+        return of_path(&fetch(options)?, spec, options);
+    }
+    let path = Path::new(spec);
+    check_link(path)?;
+    if path.exists() {
+        return of_path(path, spec, options);
+    }
+    if spec == demo::NAME {
+        return of_path(&demo::folder()?, spec, options);
+    }
+    match catalogue::entry(spec) {
+        Ok(entry) => of_name(spec, entry, options),
+        Err(_) if looks_like_path(spec) => Err(ModelError::NotFound { model: spec.into() }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn looks_like_path(spec: &str) -> bool {
+    let extensions =
+        [".safetensors", ".npz", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".json", ".pt2", ".onnx", ".h5"];
+    spec.contains(['/', '\\']) || spec.starts_with('.') || extensions.iter().any(|end| spec.ends_with(end))
+}
+
+#[cfg(feature = "hub")]
+fn names_hub(spec: &str) -> bool {
+    crate::checkpoint::hub::is_hub_spec(spec)
+}
+
+/// Without the hub's module, enough to say that this build cannot fetch.
+#[cfg(not(feature = "hub"))]
+fn names_hub(spec: &str) -> bool {
+    spec.starts_with("hf:") || spec.starts_with("hf-hub:")
+}
+
+#[cfg(feature = "hub")]
+fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
+    let mut hub = crate::checkpoint::hub::HubOptions::from_env();
+    hub.offline |= options.offline;
+    hub.progress.clone_from(&options.progress);
+    Ok(crate::checkpoint::hub::fetch(&options.model, &hub)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
+    Err(ModelError::NoHub { model: options.model.clone() })
+}
+
+/// A folder, a `config.json`, or a file of weights with or without a card beside it.
+fn of_path(path: &Path, spec: &str, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
+    let card = card_of(path)?;
+    let is_card = path.extension().is_some_and(|extension| extension == "json") && !is_index(path);
+    let own =
+        if is_card { path.parent().unwrap_or(Path::new(".")).to_path_buf() } else { path.to_path_buf() };
+    let name = spec.trim_end_matches('/').to_string();
+    let mut found = Found {
+        name,
+        card: None,
+        named: None,
+        weights: Some(options.checkpoint.clone().unwrap_or(own)),
+        preprocess: None,
+        labels: None,
+        notes: Vec::new(),
+    };
+    if let Some(card) = card {
+        adopt(card, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn is_index(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".index.json"))
+}
+
+fn card_of(path: &Path) -> Result<Option<ModelCard>, ModelError> {
+    let resolve = |name: &str| match catalogue::entry(name) {
+        Ok(entry) => Ok(entry.config.clone()),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(ModelCard::find(path, &resolve)?)
+}
+
+/// Takes over what a card says.
+pub(super) fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
+    if card.dist_token || card.dist_head {
+        return Err(ModelError::Unsupported {
+            path: card.path,
+            what: "a distilled DeiT with a second head: this family is not built yet",
+        });
+    }
+    found.notes.extend(card.notes.iter().map(|note| format!("{}: {note}", card.path.display())));
+    found.preprocess.clone_from(&card.preprocess);
+    found.labels.clone_from(&card.labels);
+    found.card = Some(card);
+    Ok(())
+}
+
+/// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
+fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
+    Ok(Found {
+        name: spec.into(),
+        card: None,
+        named: Some(entry.config.clone()),
+        weights: options.checkpoint.clone(),
+        preprocess: Some(
+            preprocess_of(entry).map_err(|reason| ModelError::Edit(format!("{spec}: {reason}")))?,
+        ),
+        labels: None,
+        notes: Vec::new(),
+    })
+}
+
+/// The catalogue's words for preprocessing, understood.
+pub(super) fn preprocess_of(entry: &catalogue::Entry) -> Result<Preprocess, String> {
+    let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
+    let [height, width] = entry.config.img_size;
+    Ok(Preprocess {
+        input_size: [entry.config.in_chans, height, width],
+        interpolation: Interpolation::of_name(interpolation)
+            .ok_or_else(|| format!("unknown interpolation `{interpolation}`"))?,
+        crop_pct: *crop_pct,
+        crop_mode: CropMode::of_name(crop_mode).ok_or_else(|| format!("unknown crop_mode `{crop_mode}`"))?,
+        mean: mean.clone(),
+        std: std.clone(),
+    })
+}

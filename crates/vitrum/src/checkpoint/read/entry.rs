@@ -1,0 +1,85 @@
+//! Tensors of a file before their values are read: what there is, then what of it is wanted.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pytorch_reader::Tensor;
+
+use super::pytorch;
+use crate::checkpoint::{Dtype, HostTensor, LoadError};
+
+/// A tensor that is known by its shape, and can be read.
+pub struct Entry {
+    /// The file it lies in.
+    pub file: Arc<PathBuf>,
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Where its values are.
+    pub source: Source,
+}
+
+/// Where the values of a tensor are.
+pub enum Source {
+    /// In memory: archives are unpacked while their names are read.
+    Memory(HostTensor),
+    /// In a safetensors file: first byte and number of bytes.
+    Bytes(Arc<File>, u64, usize),
+    /// In what `torch.save` wrote.
+    Pytorch(Tensor),
+}
+
+/// All tensors of a file, or of several with an index.
+pub struct Listing {
+    /// By name.
+    pub entries: BTreeMap<String, Entry>,
+    /// What the file says about itself.
+    pub metadata: BTreeMap<String, String>,
+    /// Most bytes that the tensors taken may have: a view can describe more than its file holds.
+    pub most_bytes: u64,
+}
+
+impl Listing {
+    /// Nothing yet, for tensors of at most `most_bytes`.
+    pub fn new(most_bytes: u64) -> Self {
+        Self { entries: BTreeMap::new(), metadata: BTreeMap::new(), most_bytes }
+    }
+}
+
+impl Entry {
+    /// Bytes of the values; the largest number where they cannot be counted.
+    pub fn bytes(&self) -> u64 {
+        let elements = self.shape.iter().try_fold(1u64, |n, &axis| n.checked_mul(axis as u64));
+        elements.and_then(|n| n.checked_mul(self.dtype.size() as u64)).unwrap_or(u64::MAX)
+    }
+
+    /// A number to sort by, so that a file is read from its beginning to its end.
+    pub fn offset(&self) -> u64 {
+        match self.source {
+            Source::Bytes(_, offset, _) => offset,
+            _ => 0,
+        }
+    }
+
+    /// The tensor with its values.
+    pub fn read(self, name: &str) -> Result<HostTensor, LoadError> {
+        let path: &Path = &self.file;
+        let data = match self.source {
+            Source::Memory(tensor) => return Ok(tensor),
+            Source::Pytorch(tensor) => pytorch::values(path, &tensor)?,
+            Source::Bytes(file, offset, length) => {
+                let mut file: &File = &file;
+                let mut data = vec![0; length];
+                file.seek(SeekFrom::Start(offset))
+                    .and_then(|_| file.read_exact(&mut data))
+                    .map_err(|e| LoadError::io(path, e))?;
+                data
+            }
+        };
+        HostTensor::new(self.dtype, self.shape, data).map_err(|e| LoadError::tensor(path, name, e))
+    }
+}

@@ -1,0 +1,170 @@
+//! Which file of a folder holds the weights: one rule, and a word about what was left aside.
+
+use std::path::{Path, PathBuf};
+
+use super::sniff::foreign_name;
+use crate::checkpoint::LoadError;
+use crate::data::dataset::natural_order;
+
+/// Names that libraries give to the weights of a model, in this order.
+const PREFERRED: [&str; 10] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.pth",
+    "model.pth",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "mp_rank_00_model_states.pt",
+];
+
+/// Endings of files of weights, in this order.
+pub(super) const WEIGHTS: [&str; 9] =
+    [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
+
+/// Stems of what training scripts leave, the better choice first: the best epoch before the last one.
+const STEMS: [&[&str]; 3] = [
+    &[
+        "model_best",
+        "best",
+        "best_model",
+        "checkpoint_best",
+        "best_checkpoint",
+        "model-best",
+        "checkpoint-best",
+    ],
+    &["last", "latest", "checkpoint_last", "model_last", "final", "model_final", "checkpoint_latest"],
+    &["checkpoint", "model", "weights", "state_dict", "ckpt"],
+];
+
+/// What lies beside weights and is none: states of optimisers, schedulers, random numbers.
+const BESIDE: [&str; 9] = [
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "training_args",
+    "scaler",
+    "random_states",
+    "optim_states",
+    "trainer_state",
+    "consolidated.optim",
+];
+
+/// The file of weights in a folder.
+///
+/// Names of libraries come first (`model.safetensors`, `pytorch_model.bin`, their indices, …), then what training
+/// scripts leave: the best epoch (`model_best.pth.tar`, `best.pt`), the last one (`last.ckpt`), `checkpoint.pth`, the
+/// highest of `checkpoint-N.pth.tar`; else the only file of the first kind that is there.
+///
+/// # Errors
+/// [`LoadError::Folder`] when there is none, or several that could be meant; [`LoadError::Link`].
+pub fn weights_in(folder: &Path) -> Result<PathBuf, LoadError> {
+    choose(folder).map(|(file, _)| file)
+}
+
+/// As [`weights_in`], with the names of the other files of weights.
+pub(super) fn choose(folder: &Path) -> Result<(PathBuf, Vec<String>), LoadError> {
+    let names = names_in(folder)?;
+    let weights: Vec<&String> = names.iter().filter(|name| is_candidate(name)).collect();
+    // A link that leads nowhere counts, so that it is named and no other file taken for it.
+    let is_there = |name: &&&str| folder.join(name).is_file() || folder.join(name).is_symlink();
+    let preferred = PREFERRED.iter().find(is_there).map(ToString::to_string);
+    let chosen = match preferred.or_else(|| of_training(&weights)) {
+        Some(name) => name,
+        None => only_one(folder, &weights, &names)?,
+    };
+    let shard = |name: &str| name.contains("-of-0");
+    let others = weights.into_iter().filter(|name| **name != chosen && !shard(name)).cloned().collect();
+    let file = folder.join(&chosen);
+    super::check_link(&file)?;
+    Ok((file, others))
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>, LoadError> {
+    let entries = std::fs::read_dir(folder).map_err(|e| LoadError::io(folder, e))?;
+    let name = |entry: std::fs::DirEntry| entry.file_name().to_str().map(str::to_string);
+    let mut names: Vec<String> = entries.filter_map(|e| e.ok()).filter_map(name).collect();
+    names.sort_by(|a, b| natural_order(a, b));
+    names.retain(|name| !name.starts_with('.'));
+    Ok(names)
+}
+
+/// Name and ending of a file of weights.
+fn parts(name: &str) -> Option<(&str, usize)> {
+    WEIGHTS.iter().enumerate().find_map(|(rank, ending)| Some((name.strip_suffix(ending)?, rank)))
+}
+
+fn is_candidate(name: &str) -> bool {
+    parts(name).is_some() && !BESIDE.iter().any(|word| name.to_lowercase().contains(word))
+}
+
+/// The file a training script means by its name.
+fn of_training(names: &[&String]) -> Option<String> {
+    for stems in STEMS {
+        for stem in stems {
+            let is_it =
+                |name: &&&String| parts(name).is_some_and(|(found, _)| found.eq_ignore_ascii_case(stem));
+            let best = names.iter().filter(is_it).min_by_key(|name| parts(name).map(|(_, rank)| rank));
+            if let Some(name) = best {
+                return Some((*name).clone());
+            }
+        }
+    }
+    numbered(names)
+}
+
+/// The highest of files whose names differ in one number at their end alone.
+fn numbered(names: &[&String]) -> Option<String> {
+    let number = |name: &&String| -> Option<(String, u64)> {
+        let (stem, rank) = parts(name)?;
+        let digits = stem.len() - stem.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        let (front, number) = stem.split_at(stem.len() - digits);
+        let plain = front.ends_with(['-', '_', '=']) || front.chars().all(|c| c.is_ascii_alphabetic());
+        (plain && !front.contains("-of-")).then_some(())?;
+        Some((format!("{front}{rank}"), number.parse().ok()?))
+    };
+    let found: Vec<(String, u64)> = names.iter().map(number).collect::<Option<_>>()?;
+    let first = &found.first()?.0;
+    let same = found.len() > 1 && found.iter().all(|(front, _)| front == first);
+    let highest = names.iter().zip(&found).max_by_key(|(_, (_, number))| *number)?;
+    same.then(|| (*highest.0).clone())
+}
+
+/// The only file of the first kind that is there.
+fn only_one(folder: &Path, weights: &[&String], names: &[String]) -> Result<String, LoadError> {
+    let kind = weights.iter().filter_map(|name| parts(name)).map(|(_, rank)| rank).min();
+    let of_kind: Vec<&str> = weights
+        .iter()
+        .filter(|name| parts(name).map(|(_, rank)| rank) == kind)
+        .map(|name| name.as_str())
+        .collect();
+    match of_kind[..] {
+        [one] => Ok(one.to_string()),
+        [] => Err(LoadError::folder(folder, none_reason(folder, names))),
+        [one, two] => {
+            Err(LoadError::folder(folder, format!("several files could be meant: {one} and {two}")))
+        }
+        [..] => {
+            let shown = of_kind[..of_kind.len().min(8)].join(", ");
+            let more =
+                if of_kind.len() > 8 { format!(" and {} more", of_kind.len() - 8) } else { String::new() };
+            Err(LoadError::folder(folder, format!("several files could be meant: {shown}{more}")))
+        }
+    }
+}
+
+/// What is there instead of weights.
+fn none_reason(folder: &Path, names: &[String]) -> String {
+    let foreign = names.iter().find_map(|name| Some((name, foreign_name(Path::new(name))?)));
+    if let Some((name, (what, hint))) = foreign {
+        return format!("no file of weights in this folder; {name} is {what} ({hint})");
+    }
+    let holds = |name: &&String| folder.join(name).is_dir() && weights_in(&folder.join(name)).is_ok();
+    let below: Vec<&str> = names.iter().filter(holds).take(4).map(String::as_str).collect();
+    match below.is_empty() {
+        true => "no file of weights in this folder".into(),
+        false => format!("no file of weights in this folder itself; there are some in {}", below.join(", ")),
+    }
+}

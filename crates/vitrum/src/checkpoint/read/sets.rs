@@ -1,0 +1,412 @@
+//! One choice among the sets of weights in a file, the same for every format.
+//!
+//! Training scripts keep several in one file: `student.*` and `teacher.*`, `state_dict.*` and `state_dict_ema.*`. A
+//! patch projection marks each; what stands in front of it is the set's name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::LoadError;
+use crate::checkpoint::dialect::Dialect;
+use crate::checkpoint::error::shorten;
+
+/// Weights of one model within a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightSet {
+    /// What stands in front of the names of its tensors, such as `teacher.backbone`; often nothing.
+    pub name: String,
+    /// Number of its tensors.
+    pub tensors: usize,
+    /// Whether it is the one that was taken.
+    pub chosen: bool,
+}
+
+/// Names and shapes of a file's tensors.
+pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
+
+/// What is taken of a file.
+pub(super) struct Selection {
+    /// The name in the file, and the name without the container in front.
+    pub names: Vec<(String, String)>,
+    /// What is left out: name and reason.
+    pub dropped: Vec<(String, String)>,
+    /// All sets that the file holds.
+    pub sets: Vec<WeightSet>,
+    /// What a user should know.
+    pub notes: Vec<String>,
+}
+
+/// Where weights stand in what libraries and scripts save, in the order of choice: timm's first.
+const CONTAINERS: [&str; 24] = [
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_model",
+    "params_ema",
+    "average_model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "params",
+    "weights",
+    "teacher",
+    "base_encoder",
+    "target_encoder",
+    "encoder_q",
+    "current_model_state",
+    "momentum_encoder",
+    "encoder_k",
+    "student",
+    "shadow",
+];
+
+/// Further words that stand in front of a model, and stay for the dialect to see.
+const PARTS: [&str; 9] =
+    ["", "backbone", "encoder", "vit", "deit", "dinov2", "visual", "trunk", "image_encoder"];
+
+/// Segments that wrappers put anywhere into a name.
+const WRAPPERS: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
+
+/// Chooses a set, and finds a head beside it.
+///
+/// Averaged weights come before a teacher's, those before plain ones, a student's last; of equal ones timm's order
+/// of containers decides, then the shorter name.
+///
+/// # Errors
+/// [`LoadError::Sets`] where `wanted` names none or several, and where nothing tells which of several is meant.
+pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Result<Selection, LoadError> {
+    let plain: BTreeMap<String, &str> = shapes.keys().map(|name| (unwrapped(name), *name)).collect();
+    if plain.len() != shapes.len() {
+        return Err(LoadError::format(
+            path,
+            "checkpoint",
+            "two names differ by what a wrapper put in front alone",
+        ));
+    }
+    let found = sets_of(&plain);
+    let names: Vec<String> = found.iter().map(|(prefix, _)| shown(prefix)).collect();
+    let chosen = match wanted {
+        Some(wanted) => wanted_set(path, &names, wanted)?,
+        None => best_set(path, &names)?,
+    };
+    let Some(chosen) = chosen else { return Ok(without_sets(&plain)) };
+    let (prefix, dialect) = &found[chosen];
+    let mut taken = Taken { prefix, dialect: *dialect, others: &found, plain: &plain, shapes };
+    let (names_kept, mut dropped) = taken.split();
+    let mut selection =
+        Selection { names: names_kept, dropped: Vec::new(), sets: Vec::new(), notes: Vec::new() };
+    if let Some((module, renamed)) = taken.head_beside(&selection.names) {
+        let of_head = |name: &str| renamed.iter().any(|(file, _)| file == name);
+        dropped.retain(|(name, _)| !of_head(name));
+        selection.names.retain(|(name, _)| !of_head(name));
+        selection.names.extend(renamed);
+        let place = shown(prefix);
+        selection
+            .notes
+            .push(format!("{}: `{module}`, beside `{place}`, is taken for its head", path.display()));
+    }
+    selection.dropped = dropped;
+    let count = |prefix: &str| plain.keys().filter(|name| name.starts_with(prefix)).count();
+    selection.sets = found
+        .iter()
+        .enumerate()
+        .map(|(at, (prefix, _))| WeightSet {
+            name: shown(prefix),
+            tensors: count(prefix),
+            chosen: at == chosen,
+        })
+        .collect();
+    if found.len() > 1 {
+        let others: Vec<String> =
+            names.iter().enumerate().filter(|(at, _)| *at != chosen).map(|(_, name)| quoted(name)).collect();
+        let note = format!(
+            "{}: weights of {} taken, not of {}",
+            path.display(),
+            quoted(&names[chosen]),
+            others[..others.len().min(6)].join(", ")
+        );
+        selection.notes.insert(0, note);
+    }
+    Ok(selection)
+}
+
+/// A name without the segments of wrappers.
+fn unwrapped(name: &str) -> String {
+    let mut name = name.to_string();
+    for wrapper in WRAPPERS {
+        while let Some(at) = name.find(wrapper).filter(|&at| at == 0 || name[..at].ends_with('.')) {
+            name.replace_range(at..at + wrapper.len(), "");
+        }
+    }
+    name
+}
+
+fn shown(prefix: &str) -> String {
+    prefix.trim_end_matches(['.', '/']).to_string()
+}
+
+fn quoted(name: &str) -> String {
+    if name.is_empty() { "the file's top level".into() } else { format!("`{}`", shorten(name)) }
+}
+
+/// What stands in front of each patch projection, and whose naming it is in.
+fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, Dialect)> {
+    let mut found: BTreeMap<String, Dialect> = BTreeMap::new();
+    for name in names.keys() {
+        let prefix = Dialect::ALL.into_iter().find_map(|dialect| {
+            let prefix = name.strip_suffix(dialect.telltale())?;
+            (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), dialect))
+        });
+        if let Some((prefix, dialect)) = prefix {
+            found.entry(prefix).or_insert(dialect);
+        }
+    }
+    // CLIP's telltale is a word of others, too; a file in another naming is not CLIP's.
+    if found.values().any(|dialect| *dialect != Dialect::Clip) {
+        found.retain(|_, dialect| *dialect != Dialect::Clip);
+    }
+    found.into_iter().collect()
+}
+
+/// The set a user asks for: by its whole name, by the words it begins with, or by one word of it.
+fn wanted_set(path: &Path, names: &[String], wanted: &str) -> Result<Option<usize>, LoadError> {
+    let wanted = wanted.trim_end_matches(['.', '/']);
+    let matching = |test: &dyn Fn(&str) -> bool| -> Vec<usize> {
+        (0..names.len()).filter(|&at| test(&names[at])).collect()
+    };
+    let begins = |name: &str| {
+        name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']))
+    };
+    for test in [&(|name: &str| name == wanted) as &dyn Fn(&str) -> bool, &begins, &|name: &str| {
+        name.split(['.', '/']).any(|word| word == wanted)
+    }] {
+        match matching(test)[..] {
+            [] => {}
+            [one] => return Ok(Some(one)),
+            _ => {
+                return Err(sets_error(
+                    path,
+                    names,
+                    &format!("`{}` is the beginning of several", shorten(wanted)),
+                ));
+            }
+        }
+    }
+    Err(sets_error(path, names, &format!("no set of weights is named `{}`", shorten(wanted))))
+}
+
+fn sets_error(path: &Path, names: &[String], reason: &str) -> LoadError {
+    let list: Vec<String> = names.iter().take(12).map(|name| quoted(name)).collect();
+    LoadError::Sets { path: path.to_path_buf(), reason: reason.to_string(), sets: list.join(", ") }
+}
+
+/// The set to take where none is asked for; `None` where there is none.
+fn best_set(path: &Path, names: &[String]) -> Result<Option<usize>, LoadError> {
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    order.sort_by_key(|&at| {
+        let name = &names[at];
+        let words = name.split(['.', '/']).count();
+        (rank(name), container(name), words, name.clone())
+    });
+    if let [first, second, ..] = order[..]
+        && rank(&names[first]) == rank(&names[second])
+        && is_unknown(&names[first], &names[second])
+    {
+        return Err(sets_error(path, names, "several sets of weights could be meant"));
+    }
+    Ok(order.first().copied())
+}
+
+/// Averaged weights, a teacher, plain weights, a student.
+fn rank(name: &str) -> u8 {
+    let name = name.to_lowercase();
+    let mut words = name.split(['.', '/', '_', '-']);
+    let has = |list: &[&str]| name.split(['.', '/', '_', '-']).any(|word| list.contains(&word));
+    let is_ema = |word: &str| word.starts_with("ema") && !word.starts_with("emb");
+    if words.any(is_ema) || has(&["swa", "average", "averaged", "avg", "shadow", "polyak"]) {
+        0
+    } else if has(&["teacher", "target"]) {
+        1
+    } else if has(&["student", "momentum", "current", "k"]) {
+        3
+    } else {
+        2
+    }
+}
+
+/// The place of a name's first known word in the order of containers.
+fn container(name: &str) -> usize {
+    let place = |word: &str| CONTAINERS.iter().position(|known| *known == word);
+    match name.is_empty() {
+        true => CONTAINERS.len(),
+        false => name.split('.').find_map(place).unwrap_or(CONTAINERS.len() + 1),
+    }
+}
+
+/// Whether two sets are told apart by words that say nothing of which is meant.
+fn is_unknown(a: &str, b: &str) -> bool {
+    let known = |word: &str| CONTAINERS.contains(&word) || PARTS.contains(&word);
+    let (mut a, mut b) = (a.split(['.', '/']), b.split(['.', '/']));
+    loop {
+        match (a.next(), b.next()) {
+            (Some(x), Some(y)) if x == y => {}
+            (Some(x), Some(y)) => return !known(x) && !known(y),
+            _ => return false,
+        }
+    }
+}
+
+/// Everything, where nothing looks like a Vision Transformer: other models, and single tensors.
+fn without_sets(plain: &BTreeMap<String, &str>) -> Selection {
+    let (mut names, mut dropped) = (Vec::new(), Vec::new());
+    const USUAL: [&str; 6] =
+        ["state_dict_ema.", "model_ema.", "state_dict.", "model_state_dict.", "model_state.", "model."];
+    let is_used = |container: &&&str| plain.keys().any(|name| name.starts_with(**container));
+    let container = USUAL.iter().find(is_used).copied().unwrap_or_default();
+    for (name, file) in plain {
+        match name.strip_prefix(container) {
+            Some(inner) => names.push((file.to_string(), inner.to_string())),
+            None => dropped.push((file.to_string(), outside(container))),
+        }
+    }
+    Selection { names, dropped, sets: Vec::new(), notes: Vec::new() }
+}
+
+fn outside(container: &str) -> String {
+    format!("not among the weights in `{}`", shown(container))
+}
+
+/// A chosen set within its file.
+struct Taken<'a> {
+    prefix: &'a str,
+    dialect: Dialect,
+    others: &'a [(String, Dialect)],
+    plain: &'a BTreeMap<String, &'a str>,
+    shapes: &'a Shapes<'a>,
+}
+
+/// What a head beside a backbone is called.
+const HEADS: [&str; 12] = [
+    "head",
+    "classifier",
+    "fc",
+    "linear",
+    "heads.head",
+    "cls_head",
+    "linear_head",
+    "classification_head",
+    "linear_classifier",
+    "head.fc",
+    "mlp_head",
+    "out",
+];
+
+impl Taken<'_> {
+    /// The part of the prefix that is a container, and goes.
+    fn container(&self) -> &str {
+        let mut end = 0;
+        while let Some(length) = self.prefix[end..].find('.') {
+            let word = &self.prefix[end..end + length];
+            if !CONTAINERS.contains(&word) && rank(word) == 2 {
+                break;
+            }
+            end += length + 1;
+        }
+        &self.prefix[..end]
+    }
+
+    /// Names that are taken, without the container, and those that are left out.
+    fn split(&self) -> (Vec<(String, String)>, Vec<(String, String)>) {
+        let container = self.container();
+        let (mut names, mut dropped) = (Vec::new(), Vec::new());
+        for (name, file) in self.plain {
+            match name.strip_prefix(container) {
+                None => dropped.push((file.to_string(), outside(container))),
+                Some(inner) => match self.other_set(name) {
+                    Some(other) => {
+                        dropped.push((file.to_string(), format!("of other weights, `{}`", shown(other))))
+                    }
+                    None => names.push((file.to_string(), inner.to_string())),
+                },
+            }
+        }
+        (names, dropped)
+    }
+
+    /// The other set that a tensor belongs to: the one with the longest name in front of it.
+    fn other_set(&self, name: &str) -> Option<&str> {
+        let under = |prefix: &&str| name.starts_with(*prefix);
+        let all = self.others.iter().map(|(prefix, _)| prefix.as_str());
+        let longest = all.filter(under).max_by_key(|prefix| prefix.len())?;
+        (longest != self.prefix && !longest.is_empty()).then_some(longest)
+    }
+
+    /// A linear layer beside the set that fits it, where the set has no head of its own: its name, and its tensors
+    /// with the names that they get.
+    fn head_beside(&mut self, kept: &[(String, String)]) -> Option<(String, Vec<(String, String)>)> {
+        let inner = &self.prefix[self.container().len()..];
+        let target = match self.dialect {
+            Dialect::Timm => format!("{inner}head"),
+            Dialect::HuggingFace => "classifier".to_string(),
+            Dialect::Torchvision => format!("{inner}heads.head"),
+            Dialect::Google | Dialect::Clip => return None,
+        };
+        let own = match self.dialect {
+            Dialect::HuggingFace => {
+                vec!["classifier.".into(), "cls_classifier.".into(), format!("{inner}classifier.")]
+            }
+            Dialect::Torchvision => vec![format!("{inner}heads.")],
+            _ => vec![format!("{target}.")],
+        };
+        let is_own = |name: &str| own.iter().any(|own: &String| name.starts_with(own));
+        if self.prefix.ends_with("visual.trunk.") || kept.iter().any(|(_, name)| is_own(name)) {
+            return None;
+        }
+        let places: BTreeSet<String> =
+            self.ancestors().into_iter().flat_map(|at| self.linear_layers(&at)).collect();
+        let [place] = &places.into_iter().collect::<Vec<_>>()[..] else { return None };
+        let tensors = ["weight", "bias"].iter().filter_map(|part| {
+            let file = self.plain.get(&format!("{place}.{part}"))?;
+            Some((file.to_string(), format!("{target}.{part}")))
+        });
+        Some((place.clone(), tensors.collect()))
+    }
+
+    /// What stands in front of the set, shorter by a word each time.
+    fn ancestors(&self) -> Vec<String> {
+        let words: Vec<&str> = self.prefix.split_inclusive('.').collect();
+        (0..words.len().max(1)).map(|n| words[..n].concat()).collect()
+    }
+
+    /// Layers under `at` that may be the set's head: `[K, D]` and a bias `[K]` at most.
+    fn linear_layers(&self, at: &str) -> Vec<String> {
+        let digits = (0..10).map(|n| n.to_string());
+        let words = HEADS.iter().map(ToString::to_string).chain(digits);
+        words.map(|word| format!("{at}{word}")).filter(|module| self.is_head(module)).collect()
+    }
+
+    fn is_head(&self, module: &str) -> bool {
+        let shape = |name: String| self.plain.get(&name).and_then(|file| self.shapes.get(file)).copied();
+        let width =
+            shape(format!("{}{}", self.prefix, self.dialect.telltale())).and_then(|s| s.first().copied());
+        let inside = format!("{module}.");
+        if self.prefix.starts_with(&inside) {
+            return false;
+        }
+        let tensors =
+            self.plain.range(inside.clone()..).take_while(|(name, _)| name.starts_with(&inside)).count();
+        match (shape(format!("{module}.weight")), shape(format!("{module}.bias"))) {
+            (Some(&[classes, columns]), None) => tensors == 1 && classes > 0 && Some(columns) == width,
+            (Some(&[classes, columns]), Some(&[bias])) => {
+                tensors == 2 && classes > 0 && bias == classes && Some(columns) == width
+            }
+            _ => false,
+        }
+    }
+}
