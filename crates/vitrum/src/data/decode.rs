@@ -21,14 +21,15 @@
 
 mod gif;
 mod jpeg;
+mod orientation;
+mod png;
 mod tiff;
 
 use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use ::image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
-use ::image::metadata::Orientation;
+use ::image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
 use ::image::{ColorType, ImageDecoder, ImageError, ImageFormat};
 
 use super::image::RgbImage;
@@ -198,6 +199,23 @@ pub enum DecodeProblem {
     },
 }
 
+/// A picture and what a reader should know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The picture.
+    pub image: RgbImage,
+    /// Short sentences about what was wrong with the file or left out of it, without the file's name. Mostly none.
+    pub notes: Vec<String>,
+}
+
+/// Decodes an image held in memory; what [`decode_noting`] says of it is dropped.
+///
+/// # Errors
+/// [`DecodeError`] without a file name; add one with [`DecodeError::named`].
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+    decode_noting(bytes, options).map(|decoded| decoded.image)
+}
+
 /// Decodes an image held in memory.
 ///
 /// A decoder that panics on damaged input is caught and reported as [`DecodeProblem::Damaged`]; the panic hook,
@@ -205,13 +223,17 @@ pub enum DecodeProblem {
 ///
 /// # Errors
 /// [`DecodeError`] without a file name; add one with [`DecodeError::named`].
-pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+pub fn decode_noting(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     if bytes.len() as u64 > options.limits.max_bytes {
         return Err(DecodeProblem::TooManyBytes { limit: options.limits.max_bytes }.into());
     }
     let format = format_of(bytes)?;
     GUARDED.set(true);
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, options)));
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        let mut notes = Vec::new();
+        let image = decode_as(format, bytes, options, &mut notes)?;
+        Ok(Decoded { image, notes })
+    }));
     GUARDED.set(false);
     let panicked = |_| Err(damaged(format_name(format), "the decoder gave up"));
     decoded.unwrap_or_else(panicked).map_err(DecodeError::from)
@@ -226,15 +248,23 @@ pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Reads and decodes an image file.
+/// Reads and decodes an image file; what [`open_noting`] says of it is dropped.
 ///
 /// # Errors
 /// [`DecodeError`], naming the file.
 pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
+    open_noting(path, options).map(|decoded| decoded.image)
+}
+
+/// Reads and decodes an image file.
+///
+/// # Errors
+/// [`DecodeError`], naming the file.
+pub fn open_noting(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     let path = path.as_ref();
     let named = |error: DecodeError| error.named(path.display().to_string());
     let bytes = read_limited(path, options.limits.max_bytes).map_err(|problem| named(problem.into()))?;
-    decode(&bytes, options).map_err(named)
+    decode_noting(&bytes, options).map_err(named)
 }
 
 /// All bytes of a file, of which there may be `limit` at most.
@@ -282,18 +312,18 @@ fn format_name(format: ImageFormat) -> &'static str {
     }
 }
 
-fn decode_as(format: ImageFormat, bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeProblem> {
+fn decode_as(
+    format: ImageFormat,
+    bytes: &[u8],
+    options: &DecodeOptions,
+    notes: &mut Vec<String>,
+) -> Result<RgbImage, DecodeProblem> {
     let limits = &options.limits;
     let problem = |error| of_image_crate(format_name(format), error);
     match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, options),
+        ImageFormat::Jpeg => jpeg::decode(bytes, options, notes),
         ImageFormat::Gif => gif::decode(bytes, limits),
-        ImageFormat::Png => {
-            let decoder =
-                PngDecoder::with_limits(Cursor::new(bytes), limits.of_image_crate()).map_err(problem)?;
-            // Bit depth 16, colour type 0 in the header: with a transparent value the decoder adds alpha.
-            decode_with(decoder, format, bytes.get(24..26) == Some(&[16, 0]), options)
-        }
+        ImageFormat::Png => png::decode(bytes, options, notes),
         ImageFormat::WebP => {
             decode_with(WebPDecoder::new(Cursor::new(bytes)).map_err(problem)?, format, false, options)
         }
@@ -317,18 +347,16 @@ fn decode_with(
     let (width, height) = decoder.dimensions();
     options.limits.check_samples(width, height, decoder.total_bytes())?;
     decoder.set_limits(options.limits.of_image_crate()).map_err(|error| of_image_crate(name, error))?;
-    let orientation = if options.exif_orientation {
-        // Damaged metadata do not make the picture unreadable.
-        decoder.orientation().unwrap_or(Orientation::NoTransforms)
-    } else {
-        Orientation::NoTransforms
-    };
+    // Damaged metadata do not make the picture unreadable.
+    let exif = decoder.exif_metadata().unwrap_or_default();
+    let xmp = decoder.xmp_metadata().unwrap_or_default();
+    let orientation = orientation::of(exif.as_deref(), xmp.as_deref(), options);
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(|error| of_image_crate(name, error))?;
     let rgb = rgb_of_samples(color, grey16, samples)
         .ok_or_else(|| unsupported(name, format!("samples of type {color:?}")))?;
-    Ok(orient(rgb_image(name, width, height, rgb)?, orientation))
+    Ok(orientation::orient(rgb_image(name, width, height, rgb)?, orientation))
 }
 
 fn bmp_is_16_bit(bytes: &[u8]) -> bool {
@@ -371,39 +399,6 @@ fn rgb_of_samples(color: ColorType, grey16: bool, samples: Vec<u8>) -> Option<Ve
         }
         _ => return None,
     })
-}
-
-/// Turns the stored picture upright.
-fn orient(image: RgbImage, orientation: Orientation) -> RgbImage {
-    let (w, h) = (image.width(), image.height());
-    // Where pixel (x, y) of the upright picture is stored.
-    let stored: fn(u32, u32, u32, u32) -> (u32, u32) = match orientation {
-        Orientation::NoTransforms => return image,
-        Orientation::FlipHorizontal => |x, y, w, _| (w - 1 - x, y),
-        Orientation::Rotate180 => |x, y, w, h| (w - 1 - x, h - 1 - y),
-        Orientation::FlipVertical => |x, y, _, h| (x, h - 1 - y),
-        Orientation::Rotate90FlipH => |x, y, _, _| (y, x),
-        Orientation::Rotate90 => |x, y, _, h| (y, h - 1 - x),
-        Orientation::Rotate270FlipH => |x, y, w, h| (w - 1 - y, h - 1 - x),
-        Orientation::Rotate270 => |x, y, w, _| (w - 1 - y, x),
-    };
-    let swaps = matches!(
-        orientation,
-        Orientation::Rotate90FlipH
-            | Orientation::Rotate90
-            | Orientation::Rotate270FlipH
-            | Orientation::Rotate270
-    );
-    let (width, height) = if swaps { (h, w) } else { (w, h) };
-    let mut data = Vec::with_capacity(image.data().len());
-    for y in 0..height {
-        for x in 0..width {
-            let (sx, sy) = stored(x, y, w, h);
-            data.extend_from_slice(&image.row(sy)[sx as usize * 3..][..3]);
-        }
-    }
-    // A permutation of the pixels of an image.
-    RgbImage::new(width, height, data).expect("as many pixels as before")
 }
 
 /// Pillow's `cmyk2rgb`: `k - c * k / 255` with rounding, `c` and `k` counting ink.

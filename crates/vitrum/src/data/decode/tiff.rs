@@ -9,8 +9,8 @@ use ::tiff::decoder::{Decoder, DecodingResult};
 use ::tiff::tags::Tag;
 
 use super::{
-    DecodeProblem, Limits, damaged, of_image_crate, orient, rgb_image, rgb_of_cmyk, rgb_of_samples,
-    unsupported,
+    DecodeProblem, Limits, damaged, of_image_crate, orientation::orient, rgb_image, rgb_of_cmyk,
+    rgb_of_samples, unsupported,
 };
 use crate::data::image::RgbImage;
 
