@@ -293,6 +293,7 @@ fn format_of(bytes: &[u8]) -> Result<ImageFormat, DecodeProblem> {
             | ImageFormat::Bmp
             | ImageFormat::Tiff),
         ) => Ok(format),
+        _ if bytes.starts_with(b"II\x2b\0") || bytes.starts_with(b"MM\0\x2b") => Ok(ImageFormat::Tiff),
         _ if bytes.is_empty() => Err(DecodeProblem::NoBytes),
         _ => {
             let begins = bytes[..bytes.len().min(12)].escape_ascii().to_string();

@@ -12,7 +12,7 @@ mod planes;
 mod source;
 mod standard;
 
-use self::frame::{Frame, Reader};
+use self::frame::{Color, Frame, Reader, State};
 use self::planes::Plane;
 use super::orientation::{self, orient};
 use super::{DecodeOptions, DecodeProblem, Limits, damaged, rgb_image, rgb_of_cmyk};
@@ -84,6 +84,37 @@ fn exact_pixels(
         notes.push("its packed data are damaged: some of the pixels may be wrong".into());
     }
     Ok(pixels(frame))
+}
+
+/// The samples of one JPEG of a TIFF.
+pub(super) struct Strip {
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    /// RGB where the file has YCbCr, and else as they are.
+    pub(super) pixels: Vec<u8>,
+}
+
+/// A JPEG with the tables that TIFF keeps apart; its markers do not tell its colours.
+pub(super) fn strip(
+    tables: Option<&[u8]>,
+    bytes: &[u8],
+    is_ycc: bool,
+    limits: &Limits,
+) -> Result<Strip, DecodeProblem> {
+    let color = if is_ycc { Color::YCbCr } else { Color::Plain };
+    let mut state = State::default();
+    state.color = Some(color);
+    if let Some(tables) = tables {
+        state.read_tables(tables)?;
+    }
+    let mut reader = Reader::with(bytes, state);
+    reader.read_header(limits)?;
+    if is_ycc && reader.channels() != 3 {
+        return Err(damaged(NAME, "YCbCr of other than three components"));
+    }
+    let (width, channels) = (reader.size().0 as usize, reader.channels());
+    let pixels = exact_pixels(reader, limits, &mut Vec::new())?;
+    Ok(Strip { width, channels, pixels })
 }
 
 fn pixels(mut frame: Frame) -> Vec<u8> {

@@ -7,6 +7,7 @@ pub mod decode;
 mod demo;
 mod loader;
 pub mod pattern;
+mod pictures;
 mod preprocess;
 mod resize;
 mod train_loader;

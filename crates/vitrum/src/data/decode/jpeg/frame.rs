@@ -122,7 +122,6 @@ fn bad(what: &str) -> DecodeProblem {
 }
 
 impl State {
-    #[expect(dead_code)]
     /// Reads a stream of tables alone, as TIFF keeps them beside its strips.
     pub(super) fn read_tables(&mut self, bytes: &[u8]) -> Result<(), DecodeProblem> {
         let mut source = Source::new(bytes);
