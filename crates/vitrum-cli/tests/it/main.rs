@@ -17,3 +17,4 @@ mod signals;
 mod small;
 mod train;
 mod val;
+mod weights;
