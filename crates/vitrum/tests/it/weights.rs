@@ -116,7 +116,9 @@ fn every_format_gives_the_same_of_two_sets() {
         }
     }
     // The same rule for what `torch.save` wrote.
-    for (file, chosen) in [("dino_full.pth", "teacher.backbone"), ("timm_train.pth.tar", "state_dict_ema")] {
+    for (file, chosen) in
+        [("dino_full.pth", "teacher.backbone"), ("timm_train.pth.tar", "state_dict_ema.module")]
+    {
         let sets = read(golden(file)).unwrap().sets;
         assert!(sets.iter().any(|set| set.chosen && set.name == chosen) && sets.len() == 2, "{sets:?}");
     }
