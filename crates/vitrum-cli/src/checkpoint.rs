@@ -42,7 +42,10 @@ pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
                 LoadOptions { weight_set, size_of_processor, ..LoadOptions::new("") },
                 talk,
             )?;
-            if timm_epsilon && to == Layout::Timm {
+            if timm_epsilon && to != Layout::Timm {
+                bail!("--timm-epsilon goes with --to timm");
+            }
+            if timm_epsilon {
                 take_timm_epsilon(&mut opened, talk)?;
             }
             convert(&opened, &output, to, &options, talk).map(|()| true)

@@ -133,7 +133,11 @@ fn the_epsilon_of_transformers_goes_to_timm_with_a_word_about_it() {
         said.contains("epsilon 1e-12 becomes timm's 1e-6") && said.contains("of the largest value"),
         "{said}"
     );
-    sandbox.ok("checkpoint convert hf again --to hf --timm-epsilon");
+    sandbox.fails(
+        "checkpoint convert hf again --to hf --timm-epsilon",
+        1,
+        &["--timm-epsilon goes with --to timm"],
+    );
 }
 
 #[test]
