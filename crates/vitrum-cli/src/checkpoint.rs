@@ -34,8 +34,18 @@ pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
             overwrite,
         } => {
             let options = WriteOptions { dtype: Some(dtype.into()), overwrite };
-            let mut opened = read(&input, model, weight_set, talk)?;
-            if timm_epsilon && to == Layout::Timm {
+            // transformers' layout states both sizes, timm's one.
+            let size_of_processor = to == Layout::Timm;
+            let mut opened = read(
+                &input,
+                model,
+                LoadOptions { weight_set, size_of_processor, ..LoadOptions::new("") },
+                talk,
+            )?;
+            if timm_epsilon && to != Layout::Timm {
+                bail!("--timm-epsilon goes with --to timm");
+            }
+            if timm_epsilon {
                 take_timm_epsilon(&mut opened, talk)?;
             }
             convert(&opened, &output, to, &options, talk).map(|()| true)
@@ -131,23 +141,23 @@ fn summary(found: &Inspection) -> Result<()> {
     for (key, value) in &found.metadata {
         output::line(format_args!("metadata: {key} = {value}"))?;
     }
+    // Those of other sets are told by the sets.
     found
         .dropped
         .iter()
+        .filter(|(_, reason)| !reason.starts_with("of other weights"))
         .try_for_each(|(name, reason)| output::line(format_args!("left out: {name} ({reason})")))
 }
 
 /// The weights to convert, with their card.
-fn read(input: &Path, model: Option<String>, weight_set: Option<String>, talk: Talk) -> Result<Opened> {
+fn read(input: &Path, model: Option<String>, options: LoadOptions<'_>, talk: Talk) -> Result<Opened> {
     let progress = (!talk.quiet).then(download_bar);
-    let load = match model {
-        Some(model) => {
-            LoadOptions { checkpoint: Some(input.to_path_buf()), progress, ..LoadOptions::new(model) }
-        }
-        None if input.exists() || input.is_symlink() => LoadOptions::new(input.to_string_lossy()),
+    let (model, checkpoint) = match model {
+        Some(model) => (model, Some(input.to_path_buf())),
+        None if input.exists() || input.is_symlink() => (input.to_string_lossy().into_owned(), None),
         None => bail!("{}: no such file or folder", input.display()),
     };
-    let opened = open(&LoadOptions { weight_set, ..load })?;
+    let opened = open(&LoadOptions { model, checkpoint, progress, ..options })?;
     opened.notes.iter().for_each(|note| talk.say(note));
     Ok(opened)
 }

@@ -57,6 +57,9 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     };
     let mut opened = open(&options())?;
     opened.notes.iter().for_each(|note| talk.say(note));
+    if opened.card.config.num_classes == 0 && !args.images.is_empty() {
+        bail!("--images compares classes, and {} has no head", args.model);
+    }
     let map = &mut opened.tensors;
     let bytes_f32 = map.tensors.values().map(|t| t.num_elements() * Dtype::F32.size()).sum();
     check_skip(map, &args.skip).map_err(|error| anyhow::anyhow!("--skip: {error}"))?;

@@ -40,11 +40,14 @@ pub enum Error {
     Loader(#[from] LoaderError),
     /// Nothing says how pictures are prepared for this model.
     #[error(
-        "{model}: no card says how images are prepared\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json"
+        "{model}: {}\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json",
+        why.as_deref().unwrap_or("no card says how images are prepared")
     )]
     NoPreprocess {
         /// The model as it was asked for.
         model: String,
+        /// Why its card does not say it.
+        why: Option<String>,
     },
     /// An answer of the model is no number.
     #[error(

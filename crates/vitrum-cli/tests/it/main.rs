@@ -18,3 +18,4 @@ mod small;
 mod told;
 mod train;
 mod val;
+mod weights;

@@ -372,7 +372,7 @@ fn fixed_positions(config: &VitConfig) -> HostTensor {
 }
 
 /// Brings learned position tables to the model's grid, where their length says that they are of another.
-fn resize_positions(
+pub(crate) fn resize_positions(
     config: &VitConfig,
     tensors: &mut TensorMap,
     source_grid: Option<[usize; 2]>,

@@ -136,11 +136,6 @@ impl ModelCard {
         Ok(card)
     }
 
-    /// Whether Hugging Face's file leaves open which class of models it is, so that the tensors decide on a head.
-    pub(crate) fn is_open(&self) -> bool {
-        self.source == CardSource::HuggingFace && self.architecture.is_none()
-    }
-
     /// Refuses a card that describes far more parameters than the file of weights holds, before any model is
     /// made from it.
     ///

@@ -37,6 +37,7 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const PICKLE: &str = "pytorch_model.bin";
+const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 
 /// Limits for files that are read whole into memory.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -166,7 +167,7 @@ pub fn is_hub_spec(spec: &str) -> bool {
 /// `spec` is `hf:org/name` or `hf:org/name@revision` (`hf-hub:` is read too); the revision may be a branch,
 /// a tag or a commit. The folder holds `config.json`, `preprocessor_config.json` where the repository has one, and
 /// the weights: `model.safetensors`, or `model.safetensors.index.json` with its shards, or, where there is neither,
-/// `pytorch_model.bin`. A snapshot that Python downloaded and that is known to be whole is used without a request.
+/// `pytorch_model.bin`, in one file or in shards. A snapshot that Python downloaded and that is known to be whole is used without a request.
 /// If the hub cannot be reached, a snapshot with configuration and weights is used as it is.
 ///
 /// Every downloaded file is checked against the hub's checksum before it enters the cache. Interrupted
@@ -220,6 +221,11 @@ fn download(wanted: &Wanted, cache: &RepoCache, client: &Client) -> Result<PathB
         cache.mark_absent(commit, WEIGHTS)?;
         cache.mark_absent(commit, INDEX)?;
         get(PICKLE, client.max_file_bytes)?;
+    } else if has(PICKLE_INDEX) {
+        [WEIGHTS, INDEX, PICKLE].into_iter().try_for_each(|file| cache.mark_absent(commit, file))?;
+        for shard in cache::shards_of(&get(PICKLE_INDEX, MAX_INDEX_BYTES)?)? {
+            get(&shard, client.max_file_bytes)?;
+        }
     } else {
         return Err(HubError::NoWeights { repo: wanted.repo.clone(), revision: commit.to_owned() });
     }

@@ -1,26 +1,28 @@
 //! From what a user names to a model that answers: find the files, read the card, give the tensors
 //! timm's names, fill the model, report.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device};
 
+mod error;
 mod find;
+mod weights;
 
-use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors};
+use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors, resize_positions};
 use super::card::{CardSource, ModelCard};
-use super::dialect::{Converted, Dialect, to_timm};
-use super::error::{LoadError, shorten};
-use super::finite::not_finite;
+use super::dialect::{Converted, Dialect};
+use super::error::LoadError;
 use super::imagenet;
-use super::quantize::{Int8Map, give_int8, is_quantized, quantize_tensors, shapes, take_int8};
-use super::read::read_set;
+use super::quantize::{give_int8, is_quantized, shapes};
 use super::tensors::TensorMap;
 use crate::data::Preprocess;
 use crate::models::vit::{GlobalPool, PosResize, VitConfig};
-use crate::models::{ConfigError, Model, ModelConfig, Precision, catalogue};
+use crate::models::{Model, ModelConfig, Precision, catalogue};
+pub use error::ModelError;
 use find::{Found, adopt, find};
+use weights::{int8_weights, weights};
 
 /// Changes a configuration before a model is made of it; the error is a sentence for the user.
 pub type Edit<'a> = dyn Fn(VitConfig) -> Result<VitConfig, String> + 'a;
@@ -120,100 +122,6 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
-/// What stands between a name and a model.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ModelError {
-    /// A file.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A name or a configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The hub.
-    #[cfg(feature = "hub")]
-    #[error(transparent)]
-    Hub(#[from] super::hub::HubError),
-    /// This build knows no hub.
-    #[error("{model}: this build cannot fetch models\nhint: build with the feature `hub`, or name a folder")]
-    NoHub {
-        /// What was asked for.
-        model: String,
-    },
-    /// It looks like a path, and nothing is there.
-    #[error(
-        "{model}: no such file or folder\nhint: a model is a folder, a file of weights, a name of `vitrum models list`, or hf:ORG/NAME"
-    )]
-    NotFound {
-        /// What was asked for.
-        model: String,
-    },
-    /// A name without weights, where weights are needed.
-    #[error(
-        "{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{}",
-        published(.model)
-    )]
-    NoWeights {
-        /// What was asked for.
-        model: String,
-    },
-    /// A flag that does not go with the model.
-    #[error("{0}")]
-    Edit(String),
-    /// File and model differ in ways nobody excused.
-    #[error(
-        "{path}: these weights are not this model's\n{report}{left_out}\n{hint}",
-        path = .path.display(),
-        left_out = lines(.notes),
-        hint = hint(.report)
-    )]
-    Refused {
-        /// The weights.
-        path: PathBuf,
-        /// What differs.
-        report: Box<Report>,
-        /// What was taken of the file, and what was left out.
-        notes: Vec<String>,
-    },
-    /// A model that names no classes was asked for classes.
-    #[error("{model}: the model has no head, so it gives features and names no classes")]
-    NoHead {
-        /// The model as it was asked for.
-        model: String,
-    },
-    /// A model of a kind that is not built yet.
-    #[error("{path}: {what}", path = .path.display())]
-    Unsupported {
-        /// The card or weights.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-}
-
-/// Where weights of a name of the catalogue are published; the name may have its tag already.
-fn published(model: &str) -> String {
-    match model.contains('.') {
-        true => model.to_string(),
-        false => format!("{model}.TAG (tags: `vitrum models info {model}`)"),
-    }
-}
-
-fn lines(notes: &[String]) -> String {
-    notes.iter().map(|note| format!("\n{note}")).collect()
-}
-
-fn hint(report: &Report) -> String {
-    let heads = |keys: &[String]| keys.iter().any(|key| key.starts_with("head."));
-    if heads(&report.missing) || report.mismatched.iter().any(|change| change.key.starts_with("head.")) {
-        return "hint: --num-classes K gives the model a new head, --num-classes 0 none".into();
-    }
-    if !report.mismatched.is_empty() {
-        return "hint: is it another model? `vitrum checkpoint inspect` shows what the file holds".into();
-    }
-    "hint: --allow-missing KEY and --allow-unexpected KEY excuse differences by name".into()
-}
-
 /// Loads a model on `device`.
 ///
 /// # Errors
@@ -243,10 +151,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     if let Some(edit) = options.edit {
         config = edit(config).map_err(ModelError::Edit)?;
     }
-    let preprocess = found.preprocess.take().map(|preprocess| Preprocess {
-        input_size: [config.in_chans, config.img_size[0], config.img_size[1]],
-        ..preprocess
-    });
+    let preprocess = found.preprocess.take().map(|preprocess| prepared_for(&config, preprocess));
     let labels = labels(&mut found, config.num_classes, new_head || options.num_classes == Some(0));
     let seed = options.seed;
     if options.precision != Precision::F32 && options.dtype != DType::F32 {
@@ -301,40 +206,15 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
 }
 
-/// The weights of a file under timm's names, with a note of what was taken and what was left out.
-fn weights(path: &Path, found: &mut Found, options: &LoadOptions<'_>) -> Result<Converted, ModelError> {
-    let map = read_set(path, options.weight_set.as_deref())?;
-    let broken = not_finite(&map, options.dtype != DType::F64);
-    let converted = to_timm(map)?;
-    let map = &converted.map;
-    let is_used = |name: &str| !map.dropped.iter().any(|(dropped, _)| dropped == name);
-    if let Some(broken) = broken.into_iter().find(|broken| is_used(&broken.name)) {
-        return Err(broken.error(map).into());
+/// Preprocessing for the model's images. Grey ones keep the level that all channels share, where they share one.
+fn prepared_for(config: &VitConfig, mut preprocess: Preprocess) -> Preprocess {
+    preprocess.input_size = [config.in_chans, config.img_size[0], config.img_size[1]];
+    let is_one = |levels: &[f32]| levels.windows(2).all(|pair| pair[0] == pair[1]);
+    if config.in_chans == 1 && is_one(&preprocess.mean) && is_one(&preprocess.std) {
+        preprocess.mean.truncate(1);
+        preprocess.std.truncate(1);
     }
-    found.notes.extend(map.notes.iter().cloned());
-    found.notes.extend(left_out(map));
-    Ok(converted)
-}
-
-/// One line about the tensors of a file that were left out, by the first word of their names.
-fn left_out(map: &TensorMap) -> Option<String> {
-    const MOST: usize = 6;
-    let mut groups: Vec<(String, usize, &str)> = Vec::new();
-    for (name, reason) in &map.dropped {
-        let word = name.split(['.', '/']).next().unwrap_or(name);
-        match groups.iter_mut().find(|(group, ..)| group == word) {
-            Some((_, count, _)) => *count += 1,
-            None => groups.push((word.to_string(), 1, reason)),
-        }
-    }
-    let (first, rest) = groups.split_at(groups.len().min(MOST));
-    let said =
-        |(word, count, reason): &(String, usize, &str)| format!("{} ({count}: {reason})", shorten(word));
-    let shown: Vec<String> = first.iter().map(said).collect();
-    let more = if rest.is_empty() { String::new() } else { format!(", and {} more names", rest.len()) };
-    let (path, count) = (map.path.display(), map.dropped.len());
-    let plural = if count == 1 { "tensor" } else { "tensors" };
-    (count > 0).then(|| format!("{path}: left out {count} {plural}: {}{more}", shown.join(", ")))
+    preprocess
 }
 
 /// Height and width of the images: those asked for, else the processor's, else the model's own.
@@ -358,33 +238,6 @@ fn image_size(config: &VitConfig, found: &mut Found, options: &LoadOptions<'_>) 
     [height, width]
 }
 
-/// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
-fn int8_weights(tensors: &mut TensorMap, options: &LoadOptions<'_>) -> Result<Int8Map, ModelError> {
-    let refuse = |what| Err(ModelError::Unsupported { path: tensors.path.clone(), what });
-    if is_quantized(tensors) {
-        if options.floats_only {
-            return refuse(
-                "weights in eight bits, which cannot be trained\nhint: begin from the model they were made from",
-            );
-        }
-        if options.dtype != DType::F32 {
-            return refuse(
-                "weights in eight bits, which are computed with in f32 alone\nhint: leave out --dtype",
-            );
-        }
-        if options.precision == Precision::Bf16 {
-            return refuse(
-                "weights in eight bits, which are not computed with in bf16\nhint: leave out --precision, or begin from the model they were made from",
-            );
-        }
-    }
-    let mut quantized = take_int8(tensors)?;
-    if options.precision == Precision::Int8 {
-        quantized.extend(quantize_tensors(tensors, &[]));
-    }
-    Ok(quantized)
-}
-
 /// A checkpoint under timm's names, with its card.
 #[derive(Debug)]
 pub struct Opened {
@@ -398,7 +251,8 @@ pub struct Opened {
     pub notes: Vec<String>,
 }
 
-/// Reads a checkpoint without making a model of it.
+/// Reads a checkpoint without making a model of it. Positions are brought to the size that [`load`] would give the
+/// model.
 ///
 /// # Errors
 /// [`ModelError`], naming the file.
@@ -408,8 +262,8 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
         return Err(ModelError::NoWeights { model: options.model.clone() });
     };
     let converted = weights(&path, &mut found, options)?;
-    let config = configuration(&mut found, Some(&converted), options)?;
-    let Converted { map: tensors, dialect, .. } = converted;
+    let mut config = configuration(&mut found, Some(&converted), options)?;
+    let Converted { map: mut tensors, dialect, .. } = converted;
     if is_quantized(&tensors) {
         return Err(ModelError::Unsupported {
             path: tensors.path,
@@ -420,8 +274,16 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
         card.check_size(tensors.num_elements())?;
     }
     check_shapes(&config, &tensors, &found.notes)?;
-    let mut card =
-        found.card.unwrap_or_else(|| ModelCard::new(config, CardSource::Tensors, tensors.path.clone()));
+    let source_grid = config.grid();
+    config.img_size = image_size(&config, &mut found, options);
+    if config.grid() != source_grid {
+        resize_positions(&config, &mut tensors, Some(source_grid), &mut Report::default());
+    }
+    let path = tensors.path.clone();
+    let mut card = match found.card {
+        Some(card) => ModelCard { config, ..card },
+        None => ModelCard::new(config, CardSource::Tensors, path),
+    };
     card.preprocess = found.preprocess;
     if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
         let name = if found.named.is_some() { found.name.as_str() } else { catalogue::closest(&card.config) };
@@ -473,13 +335,9 @@ fn configuration(
     options: &LoadOptions<'_>,
 ) -> Result<VitConfig, ModelError> {
     if let Some(card) = &mut found.card {
-        if let (true, Some(converted)) = (card.is_open(), tensors)
-            && !converted.map.contains("head.weight")
-        {
-            // No class is stated, and no head is there: the bare model.
-            card.config.num_classes = 0;
-            card.config.representation_size = rows(&converted.map, "pre_logits.fc.weight");
-            found.labels = None;
+        if let Some(converted) = tensors {
+            found.notes.extend(fit_to_tensors(card, &converted.map));
+            found.labels.clone_from(&card.labels);
         }
         return Ok(card.config.clone());
     }
@@ -513,6 +371,27 @@ fn configuration(
         config = VitConfig { act_layer, norm_eps, pos_resize, ..config };
     }
     Ok(config)
+}
+
+/// What Hugging Face's `config.json` does not say: whether a model of no stated class has a head, and whether a bare
+/// model has a pooler.
+fn fit_to_tensors(card: &mut ModelCard, map: &TensorMap) -> Option<String> {
+    const POOLER: &str = "pre_logits.fc.weight";
+    if card.source != CardSource::HuggingFace || map.contains("head.weight") {
+        return None;
+    }
+    if card.architecture.is_none() {
+        card.config.num_classes = 0;
+        card.config.representation_size = rows(map, POOLER);
+        card.labels = None;
+    } else if card.config.num_classes == 0
+        && card.config.representation_size.is_some()
+        && !map.contains(POOLER)
+    {
+        card.config.representation_size = None;
+        return Some(format!("{}: no pooler in this file: the class token as it is", map.path.display()));
+    }
+    None
 }
 
 fn rows(map: &TensorMap, key: &str) -> Option<usize> {

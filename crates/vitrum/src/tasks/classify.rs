@@ -51,8 +51,7 @@ impl Classifier {
         if config.num_classes == 0 {
             return Err(ModelError::NoHead { model: loaded.name }.into());
         }
-        let preprocess =
-            loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
+        let preprocess = preprocess_of(&loaded)?;
         Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
     }
 
@@ -118,6 +117,21 @@ impl Classifier {
         };
         top_k(&probabilities, k).into_iter().map(prediction).collect()
     }
+}
+
+/// How the pictures of a loaded model are prepared.
+pub(super) fn preprocess_of(loaded: &Loaded) -> Result<Preprocess, Error> {
+    let because =
+        |note: &String| note.split_once("preprocessing is not known: ").map(|(_, why)| why.to_string());
+    let missing = || Error::NoPreprocess {
+        model: loaded.name.clone(),
+        why: loaded
+            .notes
+            .iter()
+            .find_map(because)
+            .map(|why| format!("how images are prepared is not known: {why}")),
+    };
+    loaded.preprocess.clone().ok_or_else(missing)
 }
 
 /// The rows of `[B, K]` on the host.

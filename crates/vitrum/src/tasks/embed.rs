@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
+use super::classify::preprocess_of;
 use crate::Error;
 use crate::checkpoint::load::Loaded;
 use crate::data::{Preprocess, RgbImage, batch};
@@ -22,8 +23,7 @@ impl Embedder {
     /// # Errors
     /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
-        let preprocess =
-            loaded.preprocess.ok_or_else(|| Error::NoPreprocess { model: loaded.name.clone() })?;
+        let preprocess = preprocess_of(&loaded)?;
         Ok(Self { model: loaded.model, preprocess, device })
     }
 

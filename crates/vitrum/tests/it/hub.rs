@@ -546,6 +546,29 @@ fn pickled_weights_are_the_last_resort() {
 }
 
 #[test]
+fn shards_that_torch_saved_come_where_there_are_no_others() {
+    let index = br#"{"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}"#;
+    let (one, two, cache) = (weights(2000), weights(3000), cache());
+    let files: [(&str, &[u8]); 4] = [
+        ("config.json", CONFIG),
+        ("pytorch_model.bin.index.json", index),
+        ("pytorch_model-00001-of-00002.bin", &one),
+        ("pytorch_model-00002-of-00002.bin", &two),
+    ];
+    let hub = Hub::holding(&files);
+    let snapshot = fetch(SPEC, &hub.options(&cache)).unwrap();
+    assert_eq!(fs::read(snapshot.join("pytorch_model-00002-of-00002.bin")).unwrap(), two);
+    assert_eq!(tree(&snapshot).len(), 4);
+    let asked = hub.seen().len();
+    assert_eq!(fetch(SPEC, &hub.options(&cache)).unwrap(), snapshot);
+    assert_eq!(hub.seen().len(), asked, "the snapshot is known to be whole");
+    let bad = br#"{"weight_map": {"a": "model.safetensors"}}"#;
+    let hub = Hub::holding(&[("config.json", CONFIG), ("pytorch_model.bin.index.json", bad)]);
+    let error = fetch(SPEC, &hub.options(&self::cache())).unwrap_err();
+    assert!(matches!(&error, HubError::BadIndex { .. }), "{error}");
+}
+
+#[test]
 fn a_sharded_model_comes_whole() {
     let index = br#"{"metadata": {"total_size": 9}, "weight_map": {
         "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors",

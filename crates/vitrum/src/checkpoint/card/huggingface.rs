@@ -108,13 +108,19 @@ fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Resul
     Ok(())
 }
 
-/// Classes: as many as labels are named, else `num_labels`, else transformers' default.
+/// Classes: as many as `id2label` reaches and `num_labels` says, else transformers' default.
 fn num_labels(fields: &Fields) -> Result<usize, String> {
-    match fields.get("id2label") {
-        Some(Value::Object(names)) => Ok(names.len()),
-        Some(other) => Err(expected("id2label", "a map of class number to name", other)),
-        None => Ok(fields.size("num_labels")?.unwrap_or(2)),
-    }
+    let stated = fields.size("num_labels")?;
+    let named = match fields.get("id2label") {
+        Some(Value::Object(names)) => {
+            let last = names.keys().filter_map(|class| class.parse::<usize>().ok()).max();
+            // A few classes may have no name; a number far beyond the names is refused with the labels.
+            Some(last.map_or(0, |last| last.saturating_add(1)).max(names.len()))
+        }
+        Some(other) => return Err(expected("id2label", "a map of class number to name", other)),
+        None => None,
+    };
+    Ok(named.max(stated).unwrap_or(2))
 }
 
 /// Names transformers invents: `LABEL_0`, `LABEL_1`, …

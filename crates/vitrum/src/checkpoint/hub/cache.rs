@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use hf_hub::{Cache, CacheRepo};
 
-use super::{CONFIG, HubError, INDEX, MAX_INDEX_BYTES, PICKLE, PREPROCESSOR, WEIGHTS, Wanted, is_commit};
+use super::{
+    CONFIG, HubError, INDEX, MAX_INDEX_BYTES, PICKLE, PICKLE_INDEX, PREPROCESSOR, WEIGHTS, Wanted, is_commit,
+};
 
 /// As Python writes it, so that backup programs leave the cache out.
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -79,6 +81,10 @@ impl RepoCache {
             true
         } else if has(PICKLE) {
             known_absent(WEIGHTS) && known_absent(INDEX)
+        } else if has(PICKLE_INDEX) {
+            let shards = shards_of(&snapshot.join(PICKLE_INDEX))?;
+            missing.extend(shards.into_iter().filter(|shard| !has(shard)));
+            [WEIGHTS, INDEX, PICKLE].into_iter().all(known_absent)
         } else {
             missing.push(format!("{WEIGHTS} (or {INDEX} with its shards, or {PICKLE})"));
             false
@@ -205,7 +211,7 @@ impl RepoCache {
 }
 
 /// The shards that an index names, each once, in order. A shard lies beside its index: a name with a
-/// folder in it is refused, as is anything but a `.safetensors` file.
+/// folder in it is refused, as is anything but a `.safetensors` file, or a `.bin` file in the index of such.
 pub(super) fn shards_of(index: &Path) -> Result<BTreeSet<String>, HubError> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -223,15 +229,17 @@ pub(super) fn shards_of(index: &Path) -> Result<BTreeSet<String>, HubError> {
     if shards.is_empty() {
         return Err(bad("it names no shard".to_owned()));
     }
-    match shards.iter().find(|shard| !is_shard_name(shard)) {
-        Some(shard) => Err(bad(format!("{shard:?} is not the plain name of a .safetensors file"))),
+    let is_pickle = index.file_name().is_some_and(|name| name == PICKLE_INDEX);
+    let ending = if is_pickle { ".bin" } else { ".safetensors" };
+    match shards.iter().find(|shard| !is_shard_name(shard, ending)) {
+        Some(shard) => Err(bad(format!("{shard:?} is not the plain name of a {ending} file"))),
         None => Ok(shards),
     }
 }
 
-fn is_shard_name(name: &str) -> bool {
+fn is_shard_name(name: &str, ending: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    name.len() <= 200 && !name.starts_with('.') && name.ends_with(".safetensors") && name.chars().all(known)
+    name.len() <= 200 && !name.starts_with('.') && name.ends_with(ending) && name.chars().all(known)
 }
 
 pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {

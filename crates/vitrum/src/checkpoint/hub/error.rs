@@ -212,8 +212,8 @@ pub enum HubError {
         /// Hexadecimal.
         found: String,
     },
-    /// `model.safetensors.index.json` is not an index.
-    #[error("{} is not an index of safetensors shards: {reason}", path.display())]
+    /// `model.safetensors.index.json` or `pytorch_model.bin.index.json` is not an index.
+    #[error("{} is not an index of shards: {reason}", path.display())]
     BadIndex {
         /// The file.
         path: PathBuf,

@@ -7,7 +7,7 @@ use super::{Edit, Row};
 pub const TELLTALE: &str = "embeddings.patch_embeddings.projection.weight";
 
 /// Without the base model's name (`vit.`, `deit.`, `dinov2.`). The first row for a timm name is the one written.
-pub const ROWS: [Row; 29] = [
+pub const ROWS: [Row; 33] = [
     ("embeddings.cls_token", "cls_token", Edit::Keep),
     ("embeddings.distillation_token", "dist_token", Edit::Keep),
     ("embeddings.register_tokens", "register_tokens", Edit::Keep),
@@ -32,6 +32,11 @@ pub const ROWS: [Row; 29] = [
     ("layers.{N}.layernorm_after", "blocks.{N}.norm2", Edit::Keep),
     ("layers.{N}.mlp.fc1", "blocks.{N}.mlp.fc1", Edit::Keep),
     ("layers.{N}.mlp.fc2", "blocks.{N}.mlp.fc2", Edit::Keep),
+    // DINOv2, in memory of 5.x.
+    ("encoder.layer.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
+    ("encoder.layer.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
+    ("encoder.layer.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
+    ("encoder.layer.{N}.attention.o_proj", "blocks.{N}.attn.proj", Edit::Keep),
     // DINOv2.
     ("encoder.layer.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
     ("encoder.layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),

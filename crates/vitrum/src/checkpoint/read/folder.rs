@@ -75,8 +75,12 @@ pub(super) fn choose(folder: &Path) -> Result<(PathBuf, Vec<String>), LoadError>
         Some(name) => name,
         None => only_one(folder, &weights, &names)?,
     };
-    let shard = |name: &str| name.contains("-of-0");
-    let others = weights.into_iter().filter(|name| **name != chosen && !shard(name)).cloned().collect();
+    let is_standard = PREFERRED.contains(&chosen.as_str());
+    let could_be_meant = |name: &str| {
+        let is_known = PREFERRED.contains(&name) || stem_rank(name).is_some();
+        name != chosen && !name.contains("-of-0") && !name.ends_with(".npy") && (is_known || !is_standard)
+    };
+    let others = weights.into_iter().filter(|name| could_be_meant(name)).cloned().collect();
     let file = folder.join(&chosen);
     super::check_link(&file)?;
     Ok((file, others))
@@ -100,19 +104,17 @@ fn is_candidate(name: &str) -> bool {
     parts(name).is_some() && !BESIDE.iter().any(|word| name.to_lowercase().contains(word))
 }
 
+/// How early a name stands in the order of what training scripts leave.
+fn stem_rank(name: &str) -> Option<usize> {
+    let (found, _) = parts(name)?;
+    STEMS.iter().flat_map(|stems| stems.iter()).position(|stem| found.eq_ignore_ascii_case(stem))
+}
+
 /// The file a training script means by its name.
 fn of_training(names: &[&String]) -> Option<String> {
-    for stems in STEMS {
-        for stem in stems {
-            let is_it =
-                |name: &&&String| parts(name).is_some_and(|(found, _)| found.eq_ignore_ascii_case(stem));
-            let best = names.iter().filter(is_it).min_by_key(|name| parts(name).map(|(_, rank)| rank));
-            if let Some(name) = best {
-                return Some((*name).clone());
-            }
-        }
-    }
-    numbered(names)
+    let rank = |name: &&&String| Some((stem_rank(name)?, parts(name)?.1));
+    let best = names.iter().filter(|name| rank(name).is_some()).min_by_key(rank);
+    best.map(|name| (*name).clone()).or_else(|| numbered(names))
 }
 
 /// The highest of files whose names differ in one number at their end alone.

@@ -15,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 pub use folder::weights_in;
+pub(crate) use sets::OTHER_SET;
 pub use sets::WeightSet;
 
 use super::{LoadError, TensorMap};

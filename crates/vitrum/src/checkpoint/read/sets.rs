@@ -26,6 +26,9 @@ pub struct WeightSet {
 /// Names and shapes of a file's tensors.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
+/// Why tensors of a set that is not taken are left out.
+pub(crate) const OTHER_SET: &str = "of other weights";
+
 /// What is taken of a file.
 pub(super) struct Selection {
     /// The name in the file, and the name without the container in front.
@@ -106,10 +109,10 @@ pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Resu
         dropped.retain(|(name, _)| !of_head(name));
         selection.names.retain(|(name, _)| !of_head(name));
         selection.names.extend(renamed);
-        let place = shown(prefix);
+        let place = quoted(&shown(prefix));
         selection
             .notes
-            .push(format!("{}: `{module}`, beside `{place}`, is taken for its head", path.display()));
+            .push(format!("{}: `{module}`, beside {place}, is taken for its head", path.display()));
     }
     selection.dropped = dropped;
     let count = |prefix: &str| plain.keys().filter(|name| name.starts_with(prefix)).count();
@@ -326,14 +329,12 @@ impl Taken<'_> {
         let container = self.container();
         let (mut names, mut dropped) = (Vec::new(), Vec::new());
         for (name, file) in self.plain {
-            match name.strip_prefix(container) {
-                None => dropped.push((file.to_string(), outside(container))),
-                Some(inner) => match self.other_set(name) {
-                    Some(other) => {
-                        dropped.push((file.to_string(), format!("of other weights, `{}`", shown(other))))
-                    }
-                    None => names.push((file.to_string(), inner.to_string())),
-                },
+            match (self.other_set(name), name.strip_prefix(container)) {
+                (Some(other), _) => {
+                    dropped.push((file.to_string(), format!("{OTHER_SET}, `{}`", shown(other))))
+                }
+                (None, Some(inner)) => names.push((file.to_string(), inner.to_string())),
+                (None, None) => dropped.push((file.to_string(), outside(container))),
             }
         }
         (names, dropped)

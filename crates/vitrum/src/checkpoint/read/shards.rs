@@ -24,6 +24,12 @@ struct Index {
 /// An index that is broken, leads out of its folder, or does not fit its files; a file that is missing, by name.
 pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let text = read_bounded(path, "the index", limits.json_bytes)?;
+    let any: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| LoadError::format(path, "JSON", e))?;
+    if any.get("weight_map").is_none() {
+        let hint = "name the folder, a file of weights, or an index such as `model.safetensors.index.json`";
+        return Err(LoadError::foreign(path, "a JSON file, and no index of shards (`weight_map`)", hint));
+    }
     let index: Index = serde_json::from_slice(&text).map_err(|e| LoadError::format(path, FORMAT, e))?;
     let Places { places, twice } = index.weight_map;
     if let Some(name) = twice {

@@ -129,7 +129,7 @@ impl Preprocess {
         }
         let notes = fields.unknown_words()?;
         if fields.get("do_resize")? == Some(false) {
-            return not_known("`do_resize` is false, so that pictures keep sizes of their own");
+            return not_known("`do_resize` is false");
         }
         let (crop_mode, [height, width], crop_pct) = fields.geometry()?;
         let interpolation = fields.interpolation()?;

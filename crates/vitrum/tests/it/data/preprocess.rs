@@ -91,8 +91,7 @@ fn reads_hugging_face_processors() {
     };
     assert_eq!(convnext(224), (CropMode::Center, 0.875, 224));
     assert_eq!(convnext(384), (CropMode::Squash, 1.0, 384));
-    for bad in [r#"{"size": {"longest_edge": 7}}"#, "[]", r#"{"size": 0}"#, r#"{"size": 224, "resample": 9}"#]
-    {
+    for bad in [r#"{"size": {"edge": 7}}"#, "[]", r#"{"size": 0}"#, r#"{"size": 224, "resample": 9}"#] {
         let read = Preprocess::from_huggingface(bad, 3);
         assert!(matches!(read, Err(PreprocessError::HuggingFace(_))), "{bad}");
     }
@@ -101,7 +100,7 @@ fn reads_hugging_face_processors() {
         r#"{"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}"#,
         r#"{"size": {"shortest_edge": 224}, "resample": 3, "do_normalize": false}"#,
         r#"{"size": 224, "do_center_crop": true, "resample": 3, "do_normalize": false}"#,
-        r#"{"size": 224, "rescale_factor": 1, "resample": 3, "do_normalize": false}"#,
+        r#"{"size": {"longest_edge": 7}, "resample": 3, "do_normalize": false}"#,
         r#"{"size": [224, 448], "do_center_crop": true, "crop_size": 224, "resample": 3}"#,
     ] {
         let read = Preprocess::from_huggingface(open, 3);

@@ -1,0 +1,91 @@
+//! The weights of a file, as a model takes them.
+
+use std::path::Path;
+
+use burn::tensor::DType;
+
+use super::{Found, LoadOptions, ModelError};
+use crate::checkpoint::TensorMap;
+use crate::checkpoint::dialect::{Converted, to_timm};
+use crate::checkpoint::error::shorten;
+use crate::checkpoint::finite::not_finite;
+use crate::checkpoint::quantize::{Int8Map, is_quantized, quantize_tensors, take_int8};
+use crate::checkpoint::read::{OTHER_SET, read_set};
+use crate::models::Precision;
+
+/// The weights of a file under timm's names, with a note of what was taken and what was left out.
+pub(super) fn weights(
+    path: &Path,
+    found: &mut Found,
+    options: &LoadOptions<'_>,
+) -> Result<Converted, ModelError> {
+    let map = read_set(path, options.weight_set.as_deref())?;
+    let broken = not_finite(&map, options.dtype != DType::F64);
+    let converted = to_timm(map)?;
+    let map = &converted.map;
+    let is_used = |name: &str| !map.dropped.iter().any(|(dropped, _)| dropped == name);
+    if let Some(broken) = broken.into_iter().find(|broken| is_used(&broken.name)) {
+        return Err(broken.error(map).into());
+    }
+    found.notes.extend(map.notes.iter().cloned());
+    found.notes.extend(left_out(map));
+    Ok(converted)
+}
+
+/// One line about the tensors of a file that were left out: by name, or by the first word of many.
+fn left_out(map: &TensorMap) -> Option<String> {
+    const MOST: usize = 6;
+    let mut groups: Vec<(&str, usize, &str)> = Vec::new();
+    // Those of other sets are told with the choice among the sets.
+    let dropped = || map.dropped.iter().filter(|(_, reason)| !reason.starts_with(OTHER_SET));
+    for (name, reason) in dropped() {
+        let word = name.split(['.', '/']).next().unwrap_or(name);
+        let same = |group: &&mut (&str, usize, &str)| {
+            group.2 == reason && group.0.split(['.', '/']).next() == Some(word)
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => *group = (word, group.1 + 1, reason),
+            None => groups.push((name, 1, reason)),
+        }
+    }
+    let (first, rest) = groups.split_at(groups.len().min(MOST));
+    let said = |(name, count, reason): &(&str, usize, &str)| match count {
+        1 => format!("{} ({reason})", shorten(name)),
+        _ => format!("{count} of {} ({reason})", shorten(name)),
+    };
+    let shown: Vec<String> = first.iter().map(said).collect();
+    let more = if rest.is_empty() { String::new() } else { format!(", and {} more kinds", rest.len()) };
+    let (path, count) = (map.path.display(), dropped().count());
+    let plural = if count == 1 { "tensor" } else { "tensors" };
+    (count > 0).then(|| format!("{path}: left out {count} {plural}: {}{more}", shown.join(", ")))
+}
+
+/// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
+pub(super) fn int8_weights(
+    tensors: &mut TensorMap,
+    options: &LoadOptions<'_>,
+) -> Result<Int8Map, ModelError> {
+    let refuse = |what| Err(ModelError::Unsupported { path: tensors.path.clone(), what });
+    if is_quantized(tensors) {
+        if options.floats_only {
+            return refuse(
+                "weights in eight bits, which cannot be trained\nhint: begin from the model they were made from",
+            );
+        }
+        if options.dtype != DType::F32 {
+            return refuse(
+                "weights in eight bits, which are computed with in f32 alone\nhint: leave out --dtype",
+            );
+        }
+        if options.precision == Precision::Bf16 {
+            return refuse(
+                "weights in eight bits, which are not computed with in bf16\nhint: leave out --precision, or begin from the model they were made from",
+            );
+        }
+    }
+    let mut quantized = take_int8(tensors)?;
+    if options.precision == Precision::Int8 {
+        quantized.extend(quantize_tensors(tensors, &[]));
+    }
+    Ok(quantized)
+}
