@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use vitrum::data::dataset::{ClassMap, DatasetOptions, Source, Split, open_dataset};
+use vitrum::data::dataset::{ClassMap, DatasetOptions, Skipped, Source, Split, open_dataset};
 use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
 use vitrum::data::{Preprocess, batch};
 use vitrum::models::ModelConfig;
@@ -30,6 +30,8 @@ struct Results {
     accuracy: Accuracy,
     /// Images that could not be read, and were left out.
     bad: usize,
+    /// Entries of the data that were left out, and how it was read.
+    left_out: Skipped,
     images_per_second: f64,
     seconds: f64,
 }
@@ -59,14 +61,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     for bad in loader.bad() {
         output::complain(format_args!("skipped {}: {}", bad.name, bad.reason));
     }
-    let left_out = loader.skipped();
-    if let Some(first) = left_out.first.first() {
-        output::complain(format_args!(
-            "left out {} entries of {}, first {first}",
-            left_out.count,
-            args.data.display()
-        ));
-    }
+    output::told(args.data.display(), loader.skipped(), talk);
     report(&results, args.format)?;
     match args.min_top1 {
         Some(least) if results.accuracy.top1 < least => {
@@ -170,6 +165,7 @@ fn evaluate(
         images_per_second: accuracy.images as f64 / seconds,
         accuracy,
         bad: loader.bad().len(),
+        left_out: loader.skipped().clone(),
         seconds,
     })
 }
