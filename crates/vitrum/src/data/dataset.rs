@@ -16,6 +16,7 @@
 //! which parts there are.
 
 mod cifar;
+mod class_file;
 mod class_map;
 mod folder;
 mod foreign;
