@@ -16,6 +16,7 @@ use vitrum::data::{DecodeOptions, RgbImage, decode};
 
 use crate::args::{DataCommand, DataReadArgs};
 use crate::model::{self, Talk};
+use crate::output;
 use crate::val::progress;
 
 /// Runs the command; false when a gate that was asked for is not met.
@@ -40,7 +41,7 @@ impl Part {
 }
 
 /// Every part of every dataset. The name of a part says its dataset where there are several.
-fn open(paths: &[PathBuf], args: &DataReadArgs) -> Result<Vec<Part>> {
+fn open(paths: &[PathBuf], args: &DataReadArgs, talk: Talk) -> Result<Vec<Part>> {
     let class_map = args.class_map.as_ref().map(ClassMap::open).transpose()?;
     let mut parts = Vec::new();
     for path in paths {
@@ -53,7 +54,9 @@ fn open(paths: &[PathBuf], args: &DataReadArgs) -> Result<Vec<Part>> {
                 ..DatasetOptions::default()
             };
             let options = TrainSetOptions { dataset, ..TrainSetOptions::default() };
-            parts.push(Part { name, set: Arc::new(TrainSet::open(path, &options)?) });
+            let set = Arc::new(TrainSet::open(path, &options)?);
+            output::told(format_args!("{name} of {}", path.display()), set.skipped(), talk);
+            parts.push(Part { name, set });
             Ok(())
         };
         let place = |name: &str| match paths.len() {

@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrum::Error;
 use vitrum::checkpoint::load::{LoadOptions, Loaded, ModelError, Progress, load};
+use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
 use vitrum::models::{Model, ModelConfig, VitConfig};
 use vitrum::tasks::{Classifier, Embedder};
@@ -157,7 +158,8 @@ pub fn classifier(
     let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
     adjust(&mut loaded, preprocess)?;
     if let Some(path) = class_map {
-        loaded.labels = Some(class_names(path)?);
+        let ModelConfig::Vit(config) = loaded.model.config();
+        loaded.labels = Some(class_names(path, config.num_classes)?);
     }
     Classifier::new(loaded, device).map_err(with_hint)
 }
@@ -234,10 +236,14 @@ fn parse<T: serde::de::DeserializeOwned>(flag: &str, text: &str, want: &str) -> 
         .map_err(|_| anyhow::anyhow!("{flag} '{text}': want {want}"))
 }
 
-/// One class name a line.
-pub fn class_names(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect())
+/// The names of a class map, as many as the model has classes.
+fn class_names(path: &Path, num_classes: usize) -> Result<Vec<String>> {
+    let map = ClassMap::open(path).context("--class-map")?;
+    let found = map.names().len();
+    if found != num_classes {
+        bail!("--class-map {}: {found} classes, but the model has {num_classes}", path.display());
+    }
+    Ok(map.names().to_vec())
 }
 
 /// Bounds and orientation from the flags.

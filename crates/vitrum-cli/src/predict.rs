@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use vitrum::Error;
+use vitrum::data::dataset::list_images;
 use vitrum::data::{DecodeOptions, RgbImage, decode};
 use vitrum::models::Model;
 use vitrum::tasks::{Classifier, Prediction};
@@ -97,7 +98,7 @@ pub fn ask<M>(
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
-    let files = image_files(&args.images)?;
+    let files = image_files(&args.images, talk)?;
     let few = files.len() <= FEW;
     if few {
         memory::small_pages();
@@ -112,19 +113,13 @@ pub fn ask<M>(
 }
 
 /// Files as they were named; folders give their images, sorted.
-pub fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub fn image_files(named: &[PathBuf], talk: Talk) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in named {
         if path.is_dir() {
-            let before = files.len();
-            collect(path, &mut files)?;
-            if files.len() == before {
-                bail!(
-                    "{}: no images in this folder\nhint: {} are looked for",
-                    path.display(),
-                    EXTENSIONS.join(", ")
-                );
-            }
+            let (found, skipped) = list_images(path)?;
+            output::told(path.display(), &skipped, talk);
+            files.extend(found);
         } else if path.exists() {
             files.push(path.clone());
         } else if path == Path::new("demo") {
@@ -134,30 +129,6 @@ pub fn image_files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
-}
-
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let read = || format!("reading {}", folder.display());
-    let mut entries: Vec<_> =
-        std::fs::read_dir(folder).with_context(read)?.collect::<io::Result<_>>().with_context(read)?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        let kind = entry.file_type().with_context(read)?;
-        if kind.is_dir() {
-            collect(&path, files)?;
-            continue;
-        }
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-        // A pipe would be waited for; a link that leads nowhere is named when it is read.
-        let readable = path.metadata().map_or(true, |found| found.is_file());
-        if readable && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Answers one after the other, in the format asked for.

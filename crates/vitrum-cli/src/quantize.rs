@@ -77,7 +77,7 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
         false => {
             let before = Classifier::new(load(&options(), &device)?, device.clone())?;
             let after = load(&LoadOptions::new(args.output.to_string_lossy()), &device)?;
-            Some(agree(&before, &Classifier::new(after, device)?, &image_files(&args.images)?)?)
+            Some(agree(&before, &Classifier::new(after, device)?, &image_files(&args.images, talk)?)?)
         }
     };
     let (model, output) = (args.model.clone(), args.output.display().to_string());

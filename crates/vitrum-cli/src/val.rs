@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use vitrum::data::dataset::{ClassMap, DatasetOptions, Source, Split, open_dataset};
+use vitrum::data::dataset::{ClassMap, DatasetOptions, Skipped, Source, Split, open_dataset};
 use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
 use vitrum::data::{Preprocess, batch};
-use vitrum::models::ModelConfig;
+use vitrum::models::{ModelConfig, VitConfig};
 use vitrum::tasks::Classifier;
 use vitrum::tasks::classify::rows;
 use vitrum::tasks::evaluate::{Accuracy, Evaluation};
@@ -30,6 +30,10 @@ struct Results {
     accuracy: Accuracy,
     /// Images that could not be read, and were left out.
     bad: usize,
+    /// Entries of the data that were left out, and how it was read.
+    left_out: Skipped,
+    /// How classes of the data became classes of the model.
+    classes_matched: String,
     images_per_second: f64,
     seconds: f64,
 }
@@ -43,7 +47,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
         target::check(path)?;
     }
     let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?.pack();
-    let source = open(args, &classifier, talk)?;
+    let (source, how) = open(args, &classifier, talk)?;
     let preprocess = classifier.preprocess().clone();
     let workers = if args.workers == 0 { rayon::current_num_threads() } else { args.workers };
     let options = LoaderOptions {
@@ -55,18 +59,12 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
         ..LoaderOptions::default()
     };
     let mut loader = Loader::new(source, preprocess.clone(), options)?;
-    let results = evaluate(args, &classifier, &mut loader, &preprocess, talk)?;
+    let mut results = evaluate(args, &classifier, &mut loader, &preprocess, talk)?;
+    results.classes_matched = how;
     for bad in loader.bad() {
         output::complain(format_args!("skipped {}: {}", bad.name, bad.reason));
     }
-    let left_out = loader.skipped();
-    if let Some(first) = left_out.first.first() {
-        output::complain(format_args!(
-            "left out {} entries of {}, first {first}",
-            left_out.count,
-            args.data.display()
-        ));
-    }
+    output::told(args.data.display(), loader.skipped(), talk);
     report(&results, args.format)?;
     match args.min_top1 {
         Some(least) if results.accuracy.top1 < least => {
@@ -78,8 +76,8 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     }
 }
 
-/// The dataset; classes are matched by name where the model's labels have them all.
-fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<Box<dyn Source>> {
+/// The dataset, and how its classes are matched: by name where the model knows any of them.
+fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn Source>, String)> {
     let split = match &args.split {
         None => None,
         Some(name) => Some(
@@ -90,28 +88,64 @@ fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<Box<dyn S
     let class_map = args.class_map.as_ref().map(ClassMap::open).transpose()?;
     let options =
         DatasetOptions { class_map, image_dir: args.image_dir.clone(), split, ..DatasetOptions::default() };
-    let source = open_dataset(&args.data, &options)?;
-    if options.class_map.is_some() || source.classes().is_empty() {
-        return Ok(source);
-    }
     let ModelConfig::Vit(config) = classifier.model().config();
+    if let (Some(map), Some(path)) = (&options.class_map, &args.class_map) {
+        let (found, classes) = (map.names().len(), config.num_classes);
+        if found > classes {
+            bail!("--class-map {}: {found} classes, but the model has {classes}", path.display());
+        }
+        return Ok((open_dataset(&args.data, &options)?, "by the class map".into()));
+    }
+    let source = open_dataset(&args.data, &options)?;
+    if source.classes().is_empty() {
+        return Ok((source, "by number".into()));
+    }
     let labels: Vec<String> =
         (0..config.num_classes).map_while(|i| classifier.label(i).map(str::to_string)).collect();
-    let ours = source.classes();
-    if ours != labels.as_slice() && !labels.is_empty() && ours.iter().all(|class| labels.contains(class)) {
-        talk.say(format_args!("{}: classes matched with the model's labels by name", args.data.display()));
-        let class_map = Some(ClassMap::from_names(labels));
-        return Ok(open_dataset(&args.data, &DatasetOptions { class_map, ..options })?);
+    let (ours, map) = (source.classes(), ClassMap::of_labels(&labels));
+    let known = ours.iter().filter(|class| map.get(class).is_some()).count();
+    if known == 0 {
+        by_position(args, ours, &config)?;
+        let how = "by position: the model knows none of their names";
+        talk.say(format_args!("{}: classes matched {how}", args.data.display()));
+        return Ok((source, how.into()));
     }
-    if ours.len() > config.num_classes {
+    let mut how = "with the model's labels by name".to_string();
+    let loose: Vec<&str> = ours.iter().filter(|class| map.is_loose(class)).map(String::as_str).collect();
+    if !loose.is_empty() {
+        how.push_str(&format!(", case and synonyms aside: {}", shortened(&loose)));
+    }
+    let unknown: Vec<&str> =
+        ours.iter().filter(|class| map.get(class).is_none()).map(String::as_str).collect();
+    if !unknown.is_empty() {
+        how.push_str(&format!(
+            "; {} of {} are unknown to the model and left out: {}",
+            unknown.len(),
+            ours.len(),
+            shortened(&unknown)
+        ));
+    }
+    talk.say(format_args!("{}: classes matched {how}", args.data.display()));
+    Ok((open_dataset(&args.data, &DatasetOptions { class_map: Some(map), ..options })?, how))
+}
+
+fn shortened(names: &[&str]) -> String {
+    let more = if names.len() > 10 { format!(" and {} more", names.len() - 10) } else { String::new() };
+    format!("{}{more}", names[..names.len().min(10)].join(", "))
+}
+
+/// Positions mean something only where there are as many classes as the model has.
+fn by_position(args: &ValArgs, ours: &[String], config: &VitConfig) -> Result<()> {
+    if ours.len() != config.num_classes {
         bail!(
-            "{}: {} classes, but the model knows {}\nhint: --class-map FILE names the model's classes in their order",
+            "{}: {} classes ({}) of which the model knows no name, and the model knows {} classes\nhint: --class-map FILE names the model's classes in their order",
             args.data.display(),
             ours.len(),
+            shortened(&ours.iter().map(String::as_str).collect::<Vec<_>>()),
             config.num_classes
         );
     }
-    Ok(source)
+    Ok(())
 }
 
 fn evaluate(
@@ -170,6 +204,8 @@ fn evaluate(
         images_per_second: accuracy.images as f64 / seconds,
         accuracy,
         bad: loader.bad().len(),
+        left_out: loader.skipped().clone(),
+        classes_matched: String::new(),
         seconds,
     })
 }

@@ -75,7 +75,7 @@ struct Report {
 
 /// Runs the command; false when there are findings and `--strict` was asked for.
 pub fn run(args: &DataCheckArgs, talk: Talk) -> Result<bool> {
-    let parts = open(&args.data, &args.read)?;
+    let parts = open(&args.data, &args.read, talk)?;
     let mut check = Check { args, parts: &parts, findings: Vec::new(), known: HashMap::new() };
     let mut images = 0;
     for (at, part) in parts.iter().enumerate() {

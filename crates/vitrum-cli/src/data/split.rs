@@ -10,6 +10,7 @@ use vitrum::data::train_set::{Cache, Subset, TrainDataOptions, TrainValSets};
 use super::class_map;
 use crate::args::DataSplitArgs;
 use crate::model::Talk;
+use crate::output;
 use crate::target::{self, Table};
 use crate::val::progress;
 
@@ -37,6 +38,7 @@ pub fn run(args: &DataSplitArgs, talk: Talk) -> Result<()> {
         ..TrainDataOptions::new(&args.data)
     };
     let sets = TrainValSets::open(&options)?;
+    output::told(args.data.display(), &sets.skipped(), talk);
     match (&args.output, &args.output_dir) {
         (Some(file), _) => one_table(args, &sets, file)?,
         (None, Some(folder)) if args.copy || args.link => tree(args, &sets, folder, talk)?,
@@ -96,8 +98,14 @@ fn rows(args: &DataSplitArgs, subset: &Subset) -> Result<Vec<[String; 3]>> {
             )
         })?;
         let file = file.strip_prefix(&base).unwrap_or(file);
-        let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();
-        let file = if file.is_absolute() { file.display().to_string() } else { parts.join("/") };
+        let name = file.to_str().with_context(|| {
+            format!(
+                "{}: its name is not UTF-8, so that no table can hold it\nhint: rename it",
+                file.display()
+            )
+        })?;
+        let parts: Vec<&str> = file.iter().filter_map(|part| part.to_str()).collect();
+        let file = if file.is_absolute() { name.to_string() } else { parts.join("/") };
         // Training data have labels.
         let label = set.label(index).unwrap_or_default();
         Ok([file, set.classes()[label].clone(), label.to_string()])
@@ -147,6 +155,7 @@ fn two_tables(args: &DataSplitArgs, sets: &TrainValSets, folder: &Path) -> Resul
 
 /// `folder/train/CLASS/…` and `folder/val/CLASS/…`.
 fn tree(args: &DataSplitArgs, sets: &TrainValSets, folder: &Path, talk: Talk) -> Result<()> {
+    refuse_broken_names(sets)?;
     sets.classes.iter().try_for_each(|class| check_class(class))?;
     let all_files =
         |subset: &Subset| subset.indexes().iter().all(|&index| subset.set().file(index).is_some());
@@ -176,6 +185,17 @@ fn tree(args: &DataSplitArgs, sets: &TrainValSets, folder: &Path, talk: Talk) ->
         }
     }
     bar.finish_and_clear();
+    Ok(())
+}
+
+/// Names that are not UTF-8 would be written with other letters.
+fn refuse_broken_names(sets: &TrainValSets) -> Result<()> {
+    for subset in [&sets.train, &sets.val] {
+        let mut files = subset.indexes().iter().filter_map(|&index| subset.set().file(index));
+        if let Some(file) = files.find(|file| file.to_str().is_none()) {
+            bail!("{}: its name is not UTF-8\nhint: rename it", file.display());
+        }
+    }
     Ok(())
 }
 

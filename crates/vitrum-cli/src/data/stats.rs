@@ -51,7 +51,7 @@ impl Spread {
 
 /// Runs the command.
 pub fn run(args: &DataStatsArgs, talk: Talk) -> Result<()> {
-    let parts = open(&args.data, &args.read)?;
+    let parts = open(&args.data, &args.read, talk)?;
     let mut reports = Vec::new();
     for part in &parts {
         let mut sums = Sums::default();

@@ -16,10 +16,13 @@
 //! which parts there are.
 
 mod cifar;
+mod class_file;
 mod class_map;
 mod folder;
+mod foreign;
 mod idx;
 mod indexed;
+mod skipped;
 mod table;
 mod tar;
 
@@ -28,9 +31,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use class_map::ClassMap;
-pub use folder::natural_order;
+pub use folder::{IMAGE_EXTENSIONS, list_images, natural_order};
+pub use foreign::is_foreign;
 pub use indexed::{Entry, Indexed};
 pub(crate) use indexed::{Place, dimensions};
+pub use skipped::Skipped;
 
 use super::decode::{self, DecodeOptions};
 use super::demo::DemoSet;
@@ -90,6 +95,11 @@ pub trait Source: Send {
     /// What was left out so far, and why.
     fn skipped(&self) -> &Skipped;
 
+    /// What was chosen, renamed or taken for what.
+    fn notes(&self) -> &[String] {
+        &self.skipped().notes
+    }
+
     /// The next sample, or `None` at the end.
     ///
     /// # Errors
@@ -105,24 +115,6 @@ pub trait Source: Send {
         // Only archives can choose.
         let _ = sequential;
         Indexed::drain(&mut *self)
-    }
-}
-
-/// Entries left out of a dataset.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Skipped {
-    /// How many.
-    pub count: usize,
-    /// Name and reason of the first hundred.
-    pub first: Vec<String>,
-}
-
-impl Skipped {
-    fn add(&mut self, name: impl std::fmt::Display, reason: impl std::fmt::Display) {
-        self.count += 1;
-        if self.first.len() < 100 {
-            self.first.push(format!("{name}: {reason}"));
-        }
     }
 }
 

@@ -184,7 +184,7 @@ impl Loader {
             seen: 0,
             bad: Vec::new(),
             ended: false,
-            skipped: Skipped::default(),
+            skipped: source.skipped().clone(),
             options,
         };
         loader.start(source, &preprocess).map_err(|error| LoaderError::Thread(error.to_string()))?;
@@ -230,6 +230,11 @@ impl Loader {
     /// Entries the source left out; complete once the last batch was handed out.
     pub fn skipped(&self) -> &Skipped {
         &self.skipped
+    }
+
+    /// What was chosen, renamed or taken for what, as far as it is known.
+    pub fn notes(&self) -> &[String] {
+        &self.skipped.notes
     }
 
     fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {

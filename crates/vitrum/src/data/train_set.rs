@@ -409,8 +409,7 @@ impl Subset {
     /// [`DatasetError`] when a stream cannot be opened.
     pub fn source(&self) -> Result<Box<dyn Source>, DatasetError> {
         let stream = self.set.stream()?;
-        let skipped = Skipped::default();
-        Ok(Box::new(SubsetSource { subset: self.clone(), stream, read: 0, next: 0, skipped }))
+        Ok(Box::new(SubsetSource { subset: self.clone(), stream, read: 0, next: 0 }))
     }
 }
 
@@ -422,7 +421,6 @@ struct SubsetSource {
     read: u32,
     /// Place in the subset.
     next: usize,
-    skipped: Skipped,
 }
 
 impl Source for SubsetSource {
@@ -435,7 +433,7 @@ impl Source for SubsetSource {
     }
 
     fn skipped(&self) -> &Skipped {
-        &self.skipped
+        self.subset.set.skipped()
     }
 
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {

@@ -6,29 +6,54 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use super::foreign::is_foreign;
 use super::{
     ClassFolder, ClassMap, DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_SAMPLES,
     Skipped, Split,
 };
 
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+/// Endings of image files that folders are searched for, without the dot.
+pub const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Whether the extension is that of an image.
 pub(super) fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// Kinds of reasons why entries are left out.
+pub(super) const UNKNOWN_CLASS: &str = "of a class that is not in the class map";
+pub(super) const NO_FOLDER: &str = "not in a class folder";
+pub(super) const FOREIGN: &str = "hidden or of the system";
+const BESIDE: &str = "beside the splits";
+const BAD_LINK: &str = "that cannot be followed or read";
+
+/// The image files below a folder, sorted by name folder by folder, links followed, and what was left out.
+///
+/// # Errors
+/// [`DatasetError`] when the folder cannot be read, holds too many files, or none.
+pub fn list_images(root: impl AsRef<Path>) -> Result<(Vec<PathBuf>, Skipped), DatasetError> {
+    let (root, mut skipped) = (root.as_ref(), Skipped::default());
+    let files = image_files(root, &mut skipped)?;
+    if files.is_empty() {
+        return Err(no_images(&skipped).at(root));
+    }
+    Ok((files.into_iter().map(|file| file.path).collect(), skipped))
+}
+
+fn no_images(skipped: &Skipped) -> DatasetProblem {
+    let also = if skipped.is_empty() { String::new() } else { format!("; {skipped}") };
+    let extensions = IMAGE_EXTENSIONS.join(", .");
+    DatasetProblem::NoImages(format!("{also}\n  hint: looked for files ending in .{extensions}"))
 }
 
 pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, DatasetError> {
-    let root = choose_split(path, options.split)?;
     let mut skipped = Skipped::default();
+    let root = choose_split(path, options.split, &mut skipped)?;
     let mut files = image_files(&root, &mut skipped)?;
     files.sort_by(|a, b| natural_order(&a.name, &b.name));
     if files.is_empty() {
-        let extensions = EXTENSIONS.join(", .");
-        return Err(
-            DatasetProblem::NoImages(format!("\n  hint: looked for files ending in .{extensions}")).at(root)
-        );
+        return Err(no_images(&skipped).at(root));
     }
     let class_of = |file: &Found| class_name(&file.name, options.class_folder);
     let found: BTreeSet<String> = files.iter().filter_map(class_of).collect();
@@ -41,8 +66,10 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     for file in files {
         match class_of(&file).map(|class| (classes.get(&class), class)) {
             Some((label @ Some(_), _)) => samples.push(Listed { name: file.name, label, path: file.path }),
-            Some((None, class)) => skipped.add(file.name, format!("class `{class}` is not in the class map")),
-            None => skipped.add(file.name, "not in a class folder"),
+            Some((None, class)) => {
+                skipped.add(UNKNOWN_CLASS, file.name, format!("class `{class}` is not in the class map"))
+            }
+            None => skipped.add(NO_FOLDER, file.name, "not in a class folder"),
         }
     }
     if samples.is_empty() {
@@ -77,16 +104,25 @@ struct Found {
 
 fn image_files(root: &Path, skipped: &mut Skipped) -> Result<Vec<Found>, DatasetError> {
     let mut files = Vec::new();
-    for entry in WalkDir::new(root).follow_links(true) {
+    let mut walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
+    while let Some(entry) = walk.next() {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) if error.depth() == 0 => return Err(DatasetProblem::Io(error.into()).at(root)),
             Err(error) => {
                 let path = error.path().unwrap_or(root).display().to_string();
-                skipped.add(path, error);
+                skipped.add(BAD_LINK, path, error);
                 continue;
             }
         };
+        // The root is read whatever it is called.
+        let foreign = entry.depth() > 0 && is_foreign(&entry.file_name().to_string_lossy());
+        if foreign && entry.file_type().is_dir() {
+            let name = entry.path().strip_prefix(root).unwrap_or(entry.path()).display().to_string();
+            skipped.add(FOREIGN, name, "a hidden folder, or one of the system");
+            walk.skip_current_dir();
+            continue;
+        }
         if !entry.file_type().is_file() || !is_image(entry.path()) {
             continue;
         }
@@ -95,6 +131,10 @@ fn image_files(root: &Path, skipped: &mut Skipped) -> Result<Vec<Found>, Dataset
             return Err(DatasetProblem::TooLarge { what: "image files".into(), found, limit }.at(root));
         }
         let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        if foreign {
+            skipped.add(FOREIGN, relative.display(), "a hidden file, or one of the system");
+            continue;
+        }
         let parts: Vec<_> = relative.components().map(|part| part.as_os_str().to_string_lossy()).collect();
         files.push(Found { name: parts.join("/"), path: entry.into_path() });
     }
@@ -103,14 +143,29 @@ fn image_files(root: &Path, skipped: &mut Skipped) -> Result<Vec<Found>, Dataset
 
 /// The parts that the folder's folders are called after. Where other folders lie beside a single one, it is a class.
 pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
-    let folders = folders(path)?;
-    let splits: Vec<Split> = folders.iter().filter_map(|folder| split_named(folder)).collect();
-    Ok(if splits.len() == folders.len() || splits.len() > 1 { splits } else { Vec::new() })
+    Ok(split_folders(path)?.iter().filter_map(|folder| split_named(folder)).collect())
+}
+
+/// The folders that hold the splits, in order; none where a folder called `test` is a class among others. A folder
+/// without images, such as `annotations`, is no class.
+fn split_folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let (mut splits, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        folders(path)?.into_iter().partition(|folder| split_named(folder).is_some());
+    splits.sort();
+    let distinct: BTreeSet<Split> = splits.iter().filter_map(|folder| split_named(folder)).collect();
+    let alone = || !others.iter().any(|folder| holds_images(folder));
+    Ok(if !splits.is_empty() && (distinct.len() > 1 || alone()) { splits } else { Vec::new() })
+}
+
+fn holds_images(folder: &Path) -> bool {
+    let files = WalkDir::new(folder).follow_links(true).into_iter().flatten();
+    files.filter(|entry| entry.file_type().is_file()).any(|entry| is_image(entry.path()))
 }
 
 fn folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let entries = std::fs::read_dir(path).map_err(|error| DatasetProblem::from(error).at(path))?;
-    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+    let own = |path: &PathBuf| !path.file_name().is_some_and(|name| is_foreign(&name.to_string_lossy()));
+    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).filter(own).collect())
 }
 
 fn split_named(folder: &Path) -> Option<Split> {
@@ -118,26 +173,38 @@ fn split_named(folder: &Path) -> Option<Split> {
 }
 
 /// The folder itself, or the one of its folders that holds the split.
-fn choose_split(path: &Path, wanted: Option<Split>) -> Result<PathBuf, DatasetError> {
-    let folders = folders(path)?;
-    let mut splits: Vec<&PathBuf> = folders.iter().filter(|folder| split_named(folder).is_some()).collect();
-    splits.sort();
+fn choose_split(path: &Path, wanted: Option<Split>, skipped: &mut Skipped) -> Result<PathBuf, DatasetError> {
+    let mut splits = split_folders(path)?;
+    if splits.is_empty() && wanted.is_some() {
+        splits = folders(path)?.into_iter().filter(|folder| split_named(folder).is_some()).collect();
+    }
     let names =
         || splits.iter().filter_map(|f| Some(f.file_name()?.to_string_lossy().into_owned())).collect();
-    match wanted {
-        // Class folders may happen to be called `test`; then there are others.
-        None if splits.is_empty() || splits.len() < folders.len() => Ok(path.to_path_buf()),
-        None if splits.len() == 1 => Ok(splits[0].clone()),
-        None => Err(DatasetProblem::Split { found: "several splits".into(), available: names() }.at(path)),
-        Some(wanted) => match splits.iter().find(|folder| split_named(folder) == Some(wanted)) {
-            Some(folder) => Ok(folder.to_path_buf()),
-            None if splits.is_empty() => Ok(path.to_path_buf()),
-            None => {
-                let found = format!("no split `{}`", wanted.name());
-                Err(DatasetProblem::Split { found, available: names() }.at(path))
-            }
-        },
+    let refuse = |found: String| Err(DatasetProblem::Split { found, available: names() }.at(path));
+    let fits = |folder: &&PathBuf| wanted.is_none_or(|wanted| split_named(folder) == Some(wanted));
+    let fitting: Vec<&PathBuf> = splits.iter().filter(fits).collect();
+    match (fitting.as_slice(), wanted) {
+        _ if splits.is_empty() => Ok(path.to_path_buf()),
+        ([folder], _) => {
+            name_others(path, &splits, skipped)?;
+            Ok(folder.to_path_buf())
+        }
+        ([], Some(wanted)) => refuse(format!("no split `{}`", wanted.name())),
+        (_, Some(wanted)) => refuse(format!("several folders for the split `{}`", wanted.name())),
+        _ => refuse("several splits".into()),
     }
+}
+
+/// Leaves out, by name, the folders that lie beside the splits.
+fn name_others(path: &Path, splits: &[PathBuf], skipped: &mut Skipped) -> Result<(), DatasetError> {
+    let mut others: Vec<PathBuf> =
+        folders(path)?.into_iter().filter(|folder| !splits.contains(folder)).collect();
+    others.sort();
+    for other in &others {
+        let name = other.file_name().unwrap_or_default().to_string_lossy();
+        skipped.add(BESIDE, name, "a folder beside the splits");
+    }
+    Ok(())
 }
 
 /// timm's `natural_key`: case aside, and runs of digits compared as numbers (`a2 < a10`). Equal keys fall back to

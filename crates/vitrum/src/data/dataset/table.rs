@@ -5,7 +5,7 @@ use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim};
 
-use super::folder::none_of_the_classes;
+use super::folder::{UNKNOWN_CLASS, none_of_the_classes};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_CLASSES, MAX_SAMPLES,
     Skipped, class_map,
@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
         let label = match labels.get(&row) {
             Ok(label) => label,
             Err(reason) => {
-                skipped.add(row.file, reason);
+                skipped.add(UNKNOWN_CLASS, row.file, reason);
                 continue;
             }
         };

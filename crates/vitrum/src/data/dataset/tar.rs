@@ -13,7 +13,8 @@ use flate2::bufread::MultiGzDecoder;
 use tar::{EntryType, Header, PaxExtensions};
 
 use super::cifar::{self, CifarSource};
-use super::folder::{class_name, is_image, none_of_the_classes};
+use super::folder::{UNKNOWN_CLASS, class_name, is_image, none_of_the_classes};
+use super::foreign::is_foreign;
 use super::indexed::{Archive, Store};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, Entry, ImageSource, Indexed, MAX_CLASSES,
@@ -21,6 +22,7 @@ use super::{
 };
 
 const BLOCK: usize = 512;
+const REFUSED: &str = "that archives may not hold, or of the system";
 /// Longest member name, pax record or other metadata, in bytes.
 const MAX_METADATA: u64 = 64 << 10;
 
@@ -84,7 +86,7 @@ impl Scan {
                 Picture::Yes => member.name,
                 Picture::No => continue,
                 Picture::Refused(reason) => {
-                    scan.skipped.add(member.name.escape_debug(), reason);
+                    scan.skipped.add(REFUSED, member.name.escape_debug(), reason);
                     continue;
                 }
             };
@@ -199,7 +201,7 @@ impl TarSource {
                     self.handed_out += 1;
                     return Ok(Some((member, label)));
                 }
-                Err(reason) => self.skipped.add(member.name, reason),
+                Err(reason) => self.skipped.add(UNKNOWN_CLASS, member.name, reason),
             }
         }
         if self.handed_out == 0 {
@@ -305,6 +307,8 @@ impl Member {
             || folders.any(|part| part == ".." || part.contains(['\0', '\\']))
         {
             Picture::Refused("a path that leads out of the archive")
+        } else if self.name.split('/').any(is_foreign) {
+            Picture::Refused("hidden, or of the system")
         } else if self.size > MAX_MEMBER {
             Picture::Refused("larger than the limit of 256 MiB")
         } else {

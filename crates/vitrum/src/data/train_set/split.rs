@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::RngCore;
 
 use super::{Cache, Subset, TrainDataError, TrainSet, TrainSetOptions};
-use crate::data::dataset::{ClassMap, DatasetOptions, Split, splits_of};
+use crate::data::dataset::{ClassMap, DatasetOptions, Skipped, Split, splits_of};
 use crate::data::decode::DecodeOptions;
 use crate::data::random::{DataRng, split_rng};
 
@@ -174,6 +174,20 @@ impl TrainValSets {
         let set = Arc::new(set.with_cache(options.cache, train.len() + val.len())?);
         let classes = set.classes().to_vec();
         Ok(Self { train: Subset::new(Arc::clone(&set), train), val: Subset::new(set, val), classes, how })
+    }
+
+    /// What was left out of both parts, and how they were read.
+    pub fn skipped(&self) -> Skipped {
+        let mut all = self.train.set().skipped().clone();
+        if !Arc::ptr_eq(self.train.set(), self.val.set()) {
+            all.merge(self.val.set().skipped());
+        }
+        all
+    }
+
+    /// What was chosen, renamed or taken for what in either part.
+    pub fn notes(&self) -> Vec<String> {
+        self.skipped().notes
     }
 
     /// The fingerprints of both parts; see [`Subset::fingerprint`].

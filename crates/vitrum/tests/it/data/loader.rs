@@ -100,7 +100,7 @@ impl Source for Breaks {
     }
 
     fn skipped(&self) -> &Skipped {
-        static NONE: Skipped = Skipped { count: 0, first: Vec::new() };
+        static NONE: Skipped = Skipped::NONE;
         &NONE
     }
 
