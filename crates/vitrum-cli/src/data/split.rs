@@ -32,6 +32,7 @@ pub fn run(args: &DataSplitArgs, talk: Talk) -> Result<()> {
     let options = TrainDataOptions {
         val_fraction: args.val_fraction,
         class_map: class_map(args.class_map.as_ref())?,
+        allow_empty_classes: true,
         image_dir: args.image_dir.clone(),
         seed: args.seed,
         cache: Cache::None,

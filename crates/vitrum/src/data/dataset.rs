@@ -237,6 +237,16 @@ pub enum DatasetProblem {
     /// A class map.
     #[error("class map: {0}")]
     ClassMap(String),
+    /// The first line of a table is a header without a column of paths.
+    #[error(
+        "no column of paths in the header: {}\n  hint: name it `file`, `path`, `image` or `filename`, or another of its \
+         usual names",
+        header.join(", ")
+    )]
+    Header {
+        /// The names of the columns.
+        header: Vec<String>,
+    },
 }
 
 impl DatasetProblem {

@@ -76,6 +76,19 @@ pub enum TrainDataError {
         /// The class.
         class: String,
     },
+    /// Class numbers without a picture.
+    #[error(
+        "{}: {} of {total} classes have no training image: {}\n  hint: class numbers begin at 0 and have no gaps; say the \
+         number of classes to keep the empty ones", path.display(), empty.len(), listed(empty)
+    )]
+    EmptyClasses {
+        /// The dataset.
+        path: PathBuf,
+        /// Numbers without a picture.
+        empty: Vec<String>,
+        /// Classes in all.
+        total: usize,
+    },
     /// Validation pictures of classes that training does not have.
     #[error(
         "{}: {} that the training images do not have: {}\n  hint: classes are matched by name; the training images \

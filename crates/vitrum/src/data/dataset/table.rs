@@ -1,42 +1,56 @@
-//! A table of image paths and labels: CSV, TSV, or a plain list of paths.
+//! A table of image paths and labels: CSV as pandas, R, Excel and Kaggle write it, TSV, `path label` lines, or a plain
+//! list of paths.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+mod columns;
+mod labels;
+mod read;
 
-use csv::{ReaderBuilder, StringRecord, Trim};
+use std::path::{Path, PathBuf};
 
-use super::folder::{UNKNOWN_CLASS, none_of_the_classes};
+use self::columns::Columns;
+use self::labels::Labels;
+use self::read::{Line, Table};
+use super::folder::{UNKNOWN_CLASS, is_image, none_of_the_classes};
 use super::{
-    ClassMap, DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_CLASSES, MAX_SAMPLES,
-    Skipped, class_map,
+    DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_SAMPLES, Skipped, class_map,
 };
 
-const PATHS: [&str; 6] = ["file", "path", "filename", "filepath", "file_name", "image"];
-const NUMBERS: [&str; 4] = ["class_index", "label_index", "index", "target"];
-const NAMES: [&str; 6] = ["label", "class", "class_name", "category", "wnid", "name"];
 const MAX_BYTES: u64 = 4 << 30;
+/// Tried, in this order, behind an id that is no file.
+const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "tif", "bmp"];
 
-/// The first line is a header when one of its fields is a known name of the path column; otherwise the first column
-/// holds paths and the second, if there is one, labels. Labels are numbers, or names that a class map or their natural
-/// order numbers. Relative paths begin at `image_dir`, or at the table's folder.
+/// A row of the table.
+struct Row {
+    line: u64,
+    file: String,
+    label: Option<String>,
+    /// The class's name beside its number.
+    name: Option<String>,
+}
+
+/// The first line is a header when a field of it is a known name of the path column; a first line that is no header and
+/// names no picture, while the next one does, is refused. Without a header the first column holds paths and the second,
+/// if there is one, labels. Labels are numbers (also `1.0`), or names that a class map or their natural order numbers.
+/// Relative paths begin at `image_dir`, or at the table's folder.
 pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, DatasetError> {
     let text = class_map::read_text(path, MAX_BYTES)?;
-    let rows = rows(path, &text)?;
     let table_folder = path.parent().unwrap_or(Path::new(""));
     let folder = options.image_dir.as_deref().unwrap_or(table_folder);
-    let labels = Labels::of(&rows, options).map_err(|problem| problem.at(path))?;
     let mut skipped = Skipped::default();
+    let rows = rows(&text, folder, &mut skipped).map_err(|problem| problem.at(path))?;
+    let labels = Labels::of(&rows, options).map_err(|problem| problem.at(path))?;
+    let mut places = Places::new(folder, rows.first().map(|row| row.file.as_str()));
     let mut samples = Vec::with_capacity(rows.len());
     for row in rows {
-        let label = match labels.get(&row) {
-            Ok(label) => label,
-            Err(reason) => {
-                skipped.add(UNKNOWN_CLASS, row.file, reason);
-                continue;
+        match labels.get(&row) {
+            Ok(label) => {
+                let (name, path) = places.of(row.file);
+                samples.push(Listed { path, name, label });
             }
-        };
-        samples.push(Listed { path: folder.join(&row.file), name: row.file, label });
+            Err(reason) => skipped.add(UNKNOWN_CLASS, row.file, reason),
+        }
     }
+    places.notes().into_iter().for_each(|note| skipped.note(note));
     match samples.is_empty() {
         true if skipped.count == 0 => Err(DatasetProblem::NoImages(": no rows".into()).at(path)),
         true => Err(none_of_the_classes(&skipped).at(path)),
@@ -44,138 +58,77 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     }
 }
 
-struct Row {
-    file: String,
-    number: Option<usize>,
-    name: Option<String>,
-}
-
-/// Which columns hold what.
-struct Columns {
-    file: usize,
-    number: Option<usize>,
-    name: Option<usize>,
-}
-
-impl Columns {
-    fn of_header(header: &StringRecord) -> Option<Self> {
-        let find = |known: &[&str]| {
-            let at = |name: &&str| header.iter().position(|field| field.eq_ignore_ascii_case(name));
-            known.iter().find_map(at)
-        };
-        Some(Self { file: find(&PATHS)?, number: find(&NUMBERS), name: find(&NAMES) })
+fn rows(text: &str, folder: &Path, skipped: &mut Skipped) -> Result<Vec<Row>, DatasetProblem> {
+    let table = Table::read(text)?;
+    if let Some(delimiter) = table.unusual_delimiter() {
+        skipped.note(format!("columns are separated by {delimiter}"));
     }
-
-    fn without_header(first: &StringRecord) -> Self {
-        Self { file: 0, number: None, name: (first.len() > 1).then_some(1) }
+    let found = table.lines.len() as u64;
+    if found > MAX_SAMPLES {
+        return Err(DatasetProblem::TooLarge { what: "rows".into(), found, limit: MAX_SAMPLES });
     }
+    let is_picture = |field: &str| is_image(Path::new(field)) || folder.join(field).is_file();
+    let columns = Columns::of(&table, &is_picture)?;
+    columns.notes.iter().for_each(|note| skipped.note(note.clone()));
+    table.lines[columns.first_row..].iter().map(|line| row(line, &columns)).collect()
 }
 
-fn rows(path: &Path, text: &str) -> Result<Vec<Row>, DatasetError> {
-    let first_line = text.lines().next().unwrap_or_default();
-    let tabs = first_line.contains('\t');
-    let delimiter = if tabs { b'\t' } else { b',' };
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = ReaderBuilder::new()
-        .delimiter(delimiter)
-        .has_headers(false)
-        .trim(Trim::All)
-        .from_reader(text.as_bytes());
-    let mut columns = None;
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| csv_problem(&error).at(path))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let columns = match &columns {
-            Some(columns) => columns,
-            None => match Columns::of_header(&record) {
-                Some(header) => {
-                    columns = Some(header);
-                    continue;
-                }
-                None => columns.insert(Columns::without_header(&record)),
-            },
-        };
-        rows.push(row(&record, columns).map_err(|reason| DatasetProblem::Row { line, reason }.at(path))?);
-        if rows.len() as u64 > MAX_SAMPLES {
-            let (found, limit) = (rows.len() as u64, MAX_SAMPLES);
-            return Err(DatasetProblem::TooLarge { what: "rows".into(), found, limit }.at(path));
-        }
+fn row(line: &Line, columns: &Columns) -> Result<Row, DatasetProblem> {
+    let wrong = |reason: String| DatasetProblem::Row { line: line.number, reason };
+    if line.fields.len() != columns.width {
+        let (found, expected) = (line.fields.len(), columns.width);
+        return Err(wrong(format!("{found} columns, expected {expected}")));
     }
-    Ok(rows)
-}
-
-fn row(record: &StringRecord, columns: &Columns) -> Result<Row, String> {
-    let field = |at: usize| record.get(at).filter(|field| !field.is_empty());
-    let file = field(columns.file).ok_or("no path")?.to_owned();
+    let field = |at: usize| line.fields.get(at).filter(|field| !field.is_empty()).cloned();
+    let file = field(columns.file).ok_or_else(|| wrong("no path".into()))?;
     if file.contains('\0') {
-        return Err("a path with a zero byte".into());
+        return Err(wrong("a path with a zero byte".into()));
     }
-    let number = match columns.number.and_then(field) {
-        Some(text) => Some(class_number(text)?),
-        None => None,
-    };
-    Ok(Row { file, number, name: columns.name.and_then(field).map(String::from) })
+    Ok(Row {
+        line: line.number,
+        file,
+        label: columns.label.and_then(field),
+        name: columns.name.and_then(field),
+    })
 }
 
-fn class_number(text: &str) -> Result<usize, String> {
-    let number: usize = text.parse().map_err(|_| format!("class index `{text}` is not a whole number"))?;
-    if number >= MAX_CLASSES {
-        return Err(format!("class index {number} is more than the limit of {MAX_CLASSES}"));
-    }
-    Ok(number)
+/// Where the rows' files lie.
+struct Places<'a> {
+    folder: &'a Path,
+    /// Put behind ids that are no names of images.
+    extension: Option<&'static str>,
+    turned: usize,
 }
 
-fn csv_problem(error: &csv::Error) -> DatasetProblem {
-    match error.position() {
-        Some(position) => DatasetProblem::Row { line: position.line(), reason: error.to_string() },
-        None => DatasetProblem::Damaged(error.to_string()),
-    }
-}
-
-/// How rows get their class numbers.
-struct Labels {
-    map: Option<ClassMap>,
-    names: Vec<String>,
-}
-
-impl Labels {
-    fn of(rows: &[Row], options: &DatasetOptions) -> Result<Self, DatasetProblem> {
-        if let Some(map) = &options.class_map {
-            return Ok(Self { names: map.names().to_vec(), map: Some(map.clone()) });
-        }
-        if rows.iter().any(|row| row.number.is_some()) {
-            return Ok(Self { map: None, names: names_of_numbers(rows) });
-        }
-        let found: BTreeSet<String> = rows.iter().filter_map(|row| row.name.clone()).collect();
-        if !found.is_empty() && found.iter().all(|name| name.parse::<usize>().is_ok()) {
-            found
-                .iter()
-                .try_for_each(|name| class_number(name).map(drop))
-                .map_err(DatasetProblem::Damaged)?;
-            return Ok(Self { map: None, names: Vec::new() });
-        }
-        let map = ClassMap::sorted(found);
-        Ok(Self { names: map.names().to_vec(), map: Some(map) })
+impl<'a> Places<'a> {
+    fn new(folder: &'a Path, first: Option<&str>) -> Self {
+        let missing = first.filter(|first| !is_image(Path::new(first)) && !folder.join(first).is_file());
+        let extension = missing.and_then(|first| {
+            EXTENSIONS.into_iter().find(|end| folder.join(format!("{first}.{end}")).is_file())
+        });
+        Self { folder, extension, turned: 0 }
     }
 
-    /// A number in the table counts as it stands; a name is looked up.
-    fn get(&self, row: &Row) -> Result<Option<usize>, String> {
-        if let Some(number) = row.number {
-            return Ok(Some(number));
+    /// Name and place of a file. A path of Windows is turned where there is no file of that very name.
+    fn of(&mut self, mut file: String) -> (String, PathBuf) {
+        if let Some(extension) = self.extension
+            && !is_image(Path::new(&file))
+        {
+            file = format!("{file}.{extension}");
         }
-        let Some(name) = &row.name else { return Ok(None) };
-        if let Some(label) = self.map.as_ref().and_then(|map| map.get(name)) {
-            return Ok(Some(label));
+        if file.contains('\\') && !self.folder.join(&file).exists() {
+            file = file.replace('\\', "/");
+            self.turned += 1;
         }
-        class_number(name).map(Some).map_err(|_| format!("class `{name}` is not in the class map"))
+        let path = self.folder.join(&file);
+        (file, path)
     }
-}
 
-/// Where rows have both number and name, the names in the order of the numbers.
-fn names_of_numbers(rows: &[Row]) -> Vec<String> {
-    let named: BTreeMap<usize, &String> =
-        rows.iter().filter_map(|row| Some((row.number?, row.name.as_ref()?))).collect();
-    let complete = named.keys().copied().eq(0..named.len());
-    if complete { named.into_values().cloned().collect() } else { Vec::new() }
+    fn notes(&self) -> Vec<String> {
+        let extension =
+            self.extension.map(|end| format!("`.{end}` is put behind names without an extension"));
+        let turned =
+            (self.turned > 0).then(|| format!("backslashes of {} paths are read as `/`", self.turned));
+        extension.into_iter().chain(turned).collect()
+    }
 }

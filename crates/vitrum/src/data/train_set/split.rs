@@ -28,6 +28,8 @@ pub struct TrainDataOptions {
     pub fraction: f64,
     /// Class names and their numbers; by default the training images' in natural order.
     pub class_map: Option<ClassMap>,
+    /// Whether class numbers may have gaps: classes that no training image has.
+    pub allow_empty_classes: bool,
     /// Where the paths of a table begin.
     pub image_dir: Option<PathBuf>,
     /// Seed of the split.
@@ -55,6 +57,7 @@ impl TrainDataOptions {
             val_fraction: 0.1,
             fraction: 1.0,
             class_map: None,
+            allow_empty_classes: false,
             image_dir: None,
             seed: 42,
             demo_size: 224,
@@ -130,8 +133,9 @@ impl TrainValSets {
     pub fn open(options: &TrainDataOptions) -> Result<Self, TrainDataError> {
         let [train_split, val_split] = options.check()?;
         let parts = splits_of(&options.data)?;
-        let train = options.open(&options.data, (!parts.is_empty()).then_some(train_split))?;
+        let mut train = options.open(&options.data, (!parts.is_empty()).then_some(train_split))?;
         check_labels(&train)?;
+        check_empty(&mut train, options.allow_empty_classes)?;
         let (path, part) = match &options.val_data {
             Some(path) => (path, choose(&splits_of(path)?, val_split)),
             None => (&options.data, choose(&parts, val_split).filter(|&part| part != train_split)),
@@ -217,6 +221,25 @@ fn check_labels(set: &TrainSet) -> Result<(), TrainDataError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses numbers that leave gaps, unless they are wanted; of names, those that no picture has are told.
+fn check_empty(set: &mut TrainSet, allowed: bool) -> Result<(), TrainDataError> {
+    let used: BTreeSet<usize> = set.indexed.entries.iter().filter_map(|entry| entry.label).collect();
+    let empty: Vec<usize> = (0..set.classes.len()).filter(|class| !used.contains(class)).collect();
+    if empty.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = empty.iter().map(|&class| set.classes[class].clone()).collect();
+    let total = set.classes.len();
+    // Names say themselves that such a class exists.
+    if set.indexed.classes.is_empty() && !allowed {
+        return Err(TrainDataError::EmptyClasses { path: set.path.clone(), empty: names, total });
+    }
+    let note =
+        format!("{} of {total} classes have no training image: {}", names.len(), super::listed(&names));
+    set.indexed.skipped.note(note);
+    Ok(())
 }
 
 /// Gives the pictures the labels that the classes of the same name have in `classes`.

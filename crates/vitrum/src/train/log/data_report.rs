@@ -3,14 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use super::{LogError, RunFolder, files};
+use crate::data::dataset::Skipped;
 use crate::data::loader::BadSample;
 
 /// What became of a run's data; `data.json` has these fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataReport {
-    /// Where the validation images come from, and what was chosen while the data was read.
-    pub notes: Vec<String>,
+    /// Where the validation images come from.
+    pub validation: String,
+    /// What the training and validation data left out, and what was chosen while they were read.
+    #[serde(skip_deserializing)]
+    pub left_out: Skipped,
     /// Training images that cannot be used. The next usable image takes the place of each.
     pub replaced: Vec<Unusable>,
     /// Validation images that cannot be used. They are left out.

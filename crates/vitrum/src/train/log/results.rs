@@ -63,6 +63,9 @@ pub struct Finished {
     /// Length of the run in this process.
     #[serde(with = "number")]
     pub seconds: f64,
+    /// Entries of the data that were left out.
+    #[serde(default)]
+    pub left_out: usize,
     /// Training images that cannot be used; another took the place of each.
     #[serde(default)]
     pub replaced: usize,
@@ -106,6 +109,7 @@ impl Finished {
             "epochs": self.epochs,
             "images_per_second": rounded(self.images_per_second, 2),
             "seconds": rounded(self.seconds, 1),
+            "left_out": self.left_out,
             "replaced": self.replaced,
             "unreadable": self.unreadable,
             "run": self.run.display().to_string(),

@@ -30,6 +30,7 @@ pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
         val_fraction: recipe.val_fraction,
         fraction: recipe.fraction,
         class_map: recipe.class_map.as_ref().map(ClassMap::open).transpose()?,
+        allow_empty_classes: recipe.num_classes.is_some(),
         image_dir: recipe.image_dir.clone(),
         seed: recipe.seed,
         demo_size: side,

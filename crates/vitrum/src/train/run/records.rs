@@ -228,6 +228,7 @@ impl Run<'_> {
             updates: self.trainer.updates(),
             images_per_second: self.images as f64 / self.training_seconds.max(f64::MIN_POSITIVE),
             seconds: self.began.elapsed().as_secs_f64(),
+            left_out: self.report.left_out.count,
             replaced: self.report.replaced.len(),
             unreadable: self.report.unreadable.len(),
             interrupted,

@@ -8,9 +8,11 @@ use crate::train::log::DataReport;
 impl Run<'_> {
     /// Where the images come from, and what was left out while they were listed.
     pub(super) fn tell_data(&mut self) -> Result<(), TrainError> {
-        self.report.notes = vec![self.sets.how.clone()];
-        for note in self.report.notes.clone() {
-            self.note(note);
+        self.report.validation.clone_from(&self.sets.how);
+        self.report.left_out = self.sets.skipped();
+        self.note(self.sets.how.clone());
+        if !self.report.left_out.is_empty() {
+            self.note(format!("{}: {}", self.recipe.data, self.report.left_out));
         }
         Ok(self.report.write(&self.folder)?)
     }

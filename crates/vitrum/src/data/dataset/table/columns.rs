@@ -1,0 +1,160 @@
+//! Which columns of a table hold what.
+
+use super::read::{Line, Table};
+use crate::data::dataset::DatasetProblem;
+
+/// Names of the column of paths, the better first. Names are compared without case, blanks, `_` and `-`.
+const PATHS: [&str; 18] = [
+    "file",
+    "path",
+    "filename",
+    "filepath",
+    "image",
+    "imagepath",
+    "img",
+    "imgpath",
+    "imagename",
+    "imgname",
+    "imagefile",
+    "relativepath",
+    "filenames",
+    "images",
+    "imageid",
+    "imgid",
+    "fileid",
+    "id",
+];
+/// Names of the column of class numbers.
+const NUMBERS: [&str; 10] = [
+    "classindex",
+    "labelindex",
+    "index",
+    "target",
+    "classid",
+    "labelid",
+    "categoryid",
+    "classidx",
+    "labelidx",
+    "labelnumber",
+];
+/// Names of the column of class names, or of numbers where all are.
+const NAMES: [&str; 15] = [
+    "label",
+    "labels",
+    "class",
+    "classname",
+    "category",
+    "wnid",
+    "name",
+    "species",
+    "breed",
+    "diagnosis",
+    "classes",
+    "labelname",
+    "tag",
+    "y",
+    "dx",
+];
+
+/// The columns of a table.
+pub(super) struct Columns {
+    pub file: usize,
+    /// Class numbers or names.
+    pub label: Option<usize>,
+    /// Class names beside numbers.
+    pub name: Option<usize>,
+    /// How many columns a row has.
+    pub width: usize,
+    /// The first row that is no header.
+    pub first_row: usize,
+    pub notes: Vec<String>,
+}
+
+impl Columns {
+    /// By the header, where there is one; `is_picture` tells whether a field names a picture.
+    pub(super) fn of(table: &Table, is_picture: &dyn Fn(&str) -> bool) -> Result<Self, DatasetProblem> {
+        let Some(first) = table.lines.first() else {
+            return Ok(Self { file: 0, label: None, name: None, width: 0, first_row: 0, notes: Vec::new() });
+        };
+        if let Some(columns) = Self::of_header(first, &table.lines[1..])? {
+            return Ok(columns);
+        }
+        let next = table.lines.get(1);
+        let is_header = !first.fields.iter().any(|field| is_picture(field))
+            && next.is_some_and(|next| next.fields.iter().any(|field| is_picture(field)));
+        if is_header {
+            return Err(DatasetProblem::Header { header: quoted(first) });
+        }
+        let width = first.fields.len();
+        let label = (width > 1).then_some(1);
+        Ok(Self { file: 0, label, name: None, width, first_row: 0, notes: Vec::new() })
+    }
+
+    fn of_header(header: &Line, rows: &[Line]) -> Result<Option<Self>, DatasetProblem> {
+        let names: Vec<String> = header.fields.iter().map(|field| plain(field)).collect();
+        let find =
+            |known: &[&str]| known.iter().find_map(|name| names.iter().position(|found| found == name));
+        let Some(file) = find(&PATHS) else { return Ok(None) };
+        // R writes the rows' names without a name for their column.
+        let shift =
+            usize::from(!rows.is_empty() && rows.iter().all(|row| row.fields.len() == names.len() + 1));
+        let (number, name) = (find(&NUMBERS), find(&NAMES).filter(|&at| at != file));
+        let mut notes = Vec::new();
+        if !["file", "path", "filename"].contains(&names[file].as_str()) {
+            notes.push(format!("paths are in column `{}`", header.fields[file]));
+        }
+        let others: Vec<usize> = (0..names.len()).filter(|&at| at != file && !names[at].is_empty()).collect();
+        let label = number.or(name);
+        if label.is_none() && is_one_hot(&others, rows, shift) {
+            let columns: Vec<String> = others.iter().map(|&at| header.fields[at].clone()).collect();
+            let reason = format!(
+                "a column for each class ({}), and none of labels\n  hint: make it one column `label`",
+                columns.join(", ")
+            );
+            return Err(DatasetProblem::Row { line: header.number, reason });
+        }
+        let label = match (label, &others[..]) {
+            (None, [only]) => Some(*only),
+            (label, _) => label,
+        };
+        match label {
+            Some(at) if plain(&header.fields[at]) != "label" => {
+                notes.push(format!("labels are in column `{}`", header.fields[at]));
+            }
+            None if !others.is_empty() => {
+                notes.push(format!("no column of labels among {}", quoted(header).join(", ")));
+            }
+            _ => {}
+        }
+        Ok(Some(Self {
+            file: file + shift,
+            label: label.map(|at| at + shift),
+            name: number.and(name).map(|at| at + shift),
+            width: names.len() + shift,
+            first_row: 1,
+            notes,
+        }))
+    }
+}
+
+/// Whether three columns and more hold 0 and 1, one of them 1.
+fn is_one_hot(columns: &[usize], rows: &[Line], shift: usize) -> bool {
+    let value =
+        |row: &Line, at: usize| row.fields.get(at + shift).and_then(|field| field.parse::<f64>().ok());
+    let is_hot = |row: &Line| {
+        let values: Option<Vec<f64>> = columns.iter().map(|&at| value(row, at)).collect();
+        values.is_some_and(|values| {
+            values.iter().all(|v| [0.0, 1.0].contains(v)) && values.iter().sum::<f64>() == 1.0
+        })
+    };
+    columns.len() > 1 && !rows.is_empty() && rows.iter().take(100).all(is_hot)
+}
+
+fn quoted(line: &Line) -> Vec<String> {
+    line.fields.iter().map(|field| format!("`{field}`")).collect()
+}
+
+/// A column's name without case, blanks, `_` and `-`.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !c.is_whitespace() && !['_', '-'].contains(c)).collect::<String>().to_lowercase()
+}
