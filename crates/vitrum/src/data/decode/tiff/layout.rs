@@ -105,7 +105,9 @@ impl Layout {
             tiled,
             subsampling: if mode == Mode::YCbCr { subsampling(directory)? } else { (1, 1) },
         };
-        let chunk_bytes = (layout.chunk.1 as u64).saturating_mul(layout.row_bytes(chunk.0) as u64);
+        // A chunk may be larger than the picture, and grows when its bits become bytes.
+        let sizes = [layout.chunk.0, layout.chunk.1, layout.channels_together(), layout.sample_bytes()];
+        let chunk_bytes = sizes.iter().fold(1_u64, |product, &size| product.saturating_mul(size as u64));
         limits.check_samples(width, height, chunk_bytes)?;
         Ok(layout)
     }
