@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Tensor;
 use serde_json::json;
 use vitrum::checkpoint::write::write_atomically;
-use vitrum::data::decode;
 use vitrum::tasks::Embedder;
 use vitrum::tasks::classify::rows;
 use vitrum::tasks::embed::normalized;
@@ -16,7 +15,7 @@ use vitrum::tasks::embed::normalized;
 use crate::args::{EmbedArgs, EmbedFormat, EmbedKind};
 use crate::model::{self, Talk};
 use crate::output;
-use crate::predict::{Asked, ask, named};
+use crate::predict::{Asked, ask, named, open_telling};
 use crate::target;
 use crate::tensors::{self, Output};
 
@@ -27,10 +26,13 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
         target::check(output)?;
     }
     let load = || model::embedder(&args.input.model, &args.input.preprocess, talk);
-    let Asked { files, model, options } = ask(&args.input, load, Embedder::pack, Embedder::model)?;
+    let Asked { files, model, options } = ask(&args.input, load, Embedder::pack, Embedder::model, talk)?;
     let (mut vectors, mut all_tokens) = (Vec::new(), Vec::new());
     for chunk in files.chunks(args.input.batch_size) {
-        let images = chunk.iter().map(|file| decode::open(file, &options)).collect::<Result<Vec<_>, _>>()?;
+        let images = chunk
+            .iter()
+            .map(|file| Ok(open_telling(file, &options, talk)?.image))
+            .collect::<Result<Vec<_>>>()?;
         let names: Vec<String> = chunk.iter().map(|file| file.display().to_string()).collect();
         match args.kind {
             EmbedKind::Tokens => {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+use serde_json::json;
 use vitrum::Error;
 use vitrum::data::dataset::list_images;
-use vitrum::data::{DecodeOptions, RgbImage, decode};
+use vitrum::data::decode::{self, Decoded};
+use vitrum::data::{DecodeError, DecodeOptions, RgbImage};
 use vitrum::models::Model;
 use vitrum::tasks::{Classifier, Prediction};
 
@@ -21,6 +23,9 @@ use crate::output;
 struct Answer<'a> {
     file: &'a str,
     predictions: Vec<Prediction>,
+    /// What was wrong with the file, though it was read.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    notes: &'a [String],
 }
 
 /// Runs the command; an unreadable image is named at once and makes the command fail at its end.
@@ -31,21 +36,24 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     let load =
         || model::classifier(&args.input.model, &args.input.preprocess, args.class_map.as_deref(), talk);
     let Asked { files, model: classifier, options } =
-        ask(&args.input, load, Classifier::pack, Classifier::model)?;
+        ask(&args.input, load, Classifier::pack, Classifier::model, talk)?;
     let mut writer = Writer::new(args.format)?;
     let mut failed = 0;
     for chunk in files.chunks(args.input.batch_size) {
         let mut names = Vec::new();
         let mut images: Vec<RgbImage> = Vec::new();
+        let mut notes = Vec::new();
         for file in chunk {
-            match decode::open(file, &options) {
-                Ok(image) => {
+            match open_telling(file, &options, talk) {
+                Ok(Decoded { image, notes: found }) => {
                     names.push(file.display().to_string());
                     images.push(image);
+                    notes.push(found);
                 }
                 Err(error) => {
                     failed += 1;
                     output::complain(format_args!("error: {error}"));
+                    writer.write_error(file, &error)?;
                 }
             }
         }
@@ -53,8 +61,8 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
             continue;
         }
         let answers = classifier.predict(&images, args.topk).map_err(|error| named(error, &names))?;
-        for (file, predictions) in names.iter().zip(answers) {
-            writer.write(&Answer { file, predictions })?;
+        for ((file, predictions), notes) in names.iter().zip(answers).zip(&notes) {
+            writer.write(&Answer { file, predictions, notes })?;
         }
     }
     writer.end()?;
@@ -62,6 +70,13 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
         bail!("{failed} of {} images could not be read", files.len());
     }
     Ok(())
+}
+
+/// A decoded file; what was wrong with it is said.
+pub fn open_telling(file: &Path, options: &DecodeOptions, talk: Talk) -> Result<Decoded, DecodeError> {
+    let decoded = decode::open_noting(file, options)?;
+    decoded.notes.iter().for_each(|note| talk.say(format_args!("{}: {note}", file.display())));
+    Ok(decoded)
 }
 
 /// An answer that is no number belongs to a file.
@@ -94,6 +109,7 @@ pub fn ask<M>(
     load: impl FnOnce() -> Result<M>,
     pack: impl FnOnce(M) -> M,
     inner: impl Fn(&M) -> &Model,
+    talk: Talk,
 ) -> Result<Asked<M>> {
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
@@ -174,6 +190,14 @@ impl Writer {
                 }
                 writer.flush()?;
             }
+        }
+        Ok(())
+    }
+
+    /// Names a file that could not be read, where a program reads the answers.
+    fn write_error(&mut self, file: &Path, error: &DecodeError) -> Result<()> {
+        if let Self::Json(all) = self {
+            all.push(json!({ "file": file.display().to_string(), "error": error.to_string() }));
         }
         Ok(())
     }

@@ -64,6 +64,9 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     for bad in loader.bad() {
         output::complain(format_args!("skipped {}: {}", bad.name, bad.reason));
     }
+    for fault in loader.faults() {
+        talk.say(format_args!("{}: {}", fault.name, fault.reason));
+    }
     output::told(args.data.display(), loader.skipped(), talk);
     report(&results, args.format)?;
     match args.min_top1 {

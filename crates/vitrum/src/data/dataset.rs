@@ -29,6 +29,7 @@ mod tar;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use class_map::ClassMap;
 pub use folder::{IMAGE_EXTENSIONS, list_images, natural_order};
@@ -37,7 +38,7 @@ pub use indexed::{Entry, Indexed};
 pub(crate) use indexed::{Place, dimensions};
 pub use skipped::Skipped;
 
-use super::decode::{self, DecodeOptions};
+use super::decode::{self, DecodeOptions, Decoded};
 use super::demo::DemoSet;
 use super::image::RgbImage;
 use super::train_set::Held;
@@ -73,13 +74,23 @@ impl ImageSource {
     /// # Errors
     /// What is wrong with the picture, in words that name its file where it has one.
     pub fn decode(self, options: &DecodeOptions) -> Result<RgbImage, String> {
+        self.decode_noting(options).map(|decoded| decoded.image)
+    }
+
+    /// As [`decode`](Self::decode), with what was wrong with the file. Of a [`Held`](Self::Held) one its set knows that.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_noting(self, options: &DecodeOptions) -> Result<Decoded, String> {
+        let fine = |image| Decoded { image, notes: Vec::new() };
         match self {
-            Self::Path(path) => decode::open(path, options).map_err(|error| error.to_string()),
-            Self::Encoded(bytes) => decode::decode(&bytes, options).map_err(|error| error.to_string()),
-            Self::Pixels(image) => Ok(image),
-            Self::Held(held) => {
-                held.decode().map(std::sync::Arc::unwrap_or_clone).map_err(|fault| fault.to_string())
-            }
+            Self::Path(path) => decode::open_noting(path, options).map_err(|error| error.to_string()),
+            Self::Encoded(bytes) => decode::decode_noting(&bytes, options).map_err(|error| error.to_string()),
+            Self::Pixels(image) => Ok(fine(image)),
+            Self::Held(held) => held
+                .decode()
+                .map(|image| fine(Arc::unwrap_or_clone(image)))
+                .map_err(|fault| fault.to_string()),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source};
-use super::decode::DecodeOptions;
+use super::decode::{DecodeOptions, Decoded};
 use super::preprocess::{Preprocess, PreprocessError};
 
 /// How many pictures may be unreadable before the rest is given up.
@@ -132,7 +132,7 @@ fn list(bad: &[BadSample]) -> String {
 
 /// What a worker makes of one sample.
 enum Loaded {
-    Good { name: String, label: Option<usize>, values: Vec<f32> },
+    Good { name: String, label: Option<usize>, values: Vec<f32>, notes: Vec<String> },
     Bad(BadSample),
     Broken(DatasetError),
 }
@@ -156,6 +156,7 @@ pub struct Loader {
     num_samples: Option<usize>,
     seen: usize,
     bad: Vec<BadSample>,
+    faults: Vec<BadSample>,
     ended: bool,
     skipped: Skipped,
 }
@@ -183,6 +184,7 @@ impl Loader {
             num_samples: source.count(),
             seen: 0,
             bad: Vec::new(),
+            faults: Vec::new(),
             ended: false,
             skipped: source.skipped().clone(),
             options,
@@ -227,6 +229,11 @@ impl Loader {
         &self.bad
     }
 
+    /// Pictures so far that were read although something is wrong with their files.
+    pub fn faults(&self) -> &[BadSample] {
+        &self.faults
+    }
+
     /// Entries the source left out; complete once the last batch was handed out.
     pub fn skipped(&self) -> &Skipped {
         &self.skipped
@@ -253,8 +260,11 @@ impl Loader {
             };
             self.turn = (self.turn + 1) % self.results.len();
             match loaded {
-                Loaded::Good { name, label, values } => {
+                Loaded::Good { name, label, values, notes } => {
                     self.seen += 1;
+                    if !notes.is_empty() {
+                        self.faults.push(BadSample { name: name.clone(), reason: notes.join("; ") });
+                    }
                     batch.names.push(name);
                     batch.labels.push(label);
                     batch.values.extend(values);
@@ -347,13 +357,16 @@ fn load(sample: Sample, preprocess: &Preprocess, decode: &DecodeOptions) -> Load
     let Sample { name, label, image } = sample;
     let values = catch_unwind(AssertUnwindSafe(|| values(image, preprocess, decode)));
     match values.unwrap_or_else(|_| Err("its preprocessing panicked".into())) {
-        Ok(values) => Loaded::Good { name, label, values },
+        Ok((values, notes)) => Loaded::Good { name, label, values, notes },
         Err(reason) => Loaded::Bad(BadSample { name, reason }),
     }
 }
 
-fn values(image: ImageSource, preprocess: &Preprocess, options: &DecodeOptions) -> Result<Vec<f32>, String> {
-    preprocess.apply(&image.decode(options)?).map_err(|error| error.to_string())
+type Values = (Vec<f32>, Vec<String>);
+
+fn values(image: ImageSource, preprocess: &Preprocess, options: &DecodeOptions) -> Result<Values, String> {
+    let Decoded { image, notes } = image.decode_noting(options)?;
+    Ok((preprocess.apply(&image).map_err(|error| error.to_string())?, notes))
 }
 
 impl Iterator for Loader {

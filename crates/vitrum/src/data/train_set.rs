@@ -7,8 +7,9 @@
 mod cache;
 mod split;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -20,8 +21,9 @@ use super::dataset::{
     DatasetError, DatasetOptions, Entry, ImageSource, Indexed, Place, Sample, Skipped, Source, dimensions,
     open_dataset,
 };
-use super::decode::DecodeOptions;
+use super::decode::{DecodeOptions, Decoded};
 use super::image::RgbImage;
+use super::loader::BadSample;
 
 /// How to read a [`TrainSet`].
 #[derive(Debug, Clone)]
@@ -161,6 +163,8 @@ pub struct TrainSet {
     shuffle_buffer: usize,
     /// Pictures decoded so far, where they are kept.
     cache: Option<Vec<OnceLock<Arc<RgbImage>>>>,
+    /// What was wrong with files that were read all the same, by index.
+    faults: Mutex<BTreeMap<u32, String>>,
 }
 
 impl TrainSet {
@@ -186,6 +190,7 @@ impl TrainSet {
             decode: options.decode.clone(),
             shuffle_buffer: options.shuffle_buffer,
             cache: None,
+            faults: Mutex::default(),
         })
     }
 
@@ -283,12 +288,27 @@ impl TrainSet {
         if let Some(kept) = self.kept(index) {
             return Ok(kept);
         }
-        let image = Arc::new(image.decode(&self.decode).map_err(ImageFault::Bad)?);
+        let Decoded { image, notes } = image.decode_noting(&self.decode).map_err(ImageFault::Bad)?;
+        if !notes.is_empty() {
+            let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+            faults.entry(index).or_insert_with(|| notes.join("; "));
+        }
+        let image = Arc::new(image);
         if let Some(cache) = &self.cache {
             // Another thread may have been faster, with the same picture.
             let _ = cache[index as usize].set(Arc::clone(&image));
         }
         Ok(image)
+    }
+
+    /// Pictures that were read so far although something is wrong with their files, in the order of the set.
+    pub fn faults(&self) -> Vec<BadSample> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = |(&index, reason): (&u32, &String)| BadSample {
+            name: self.name(index).into(),
+            reason: reason.clone(),
+        };
+        faults.iter().map(fault).collect()
     }
 
     /// The picture, if it is in memory already.

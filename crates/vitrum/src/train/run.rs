@@ -307,6 +307,7 @@ impl<'a> Run<'a> {
                 self.progress.since_best += 1;
             }
         }
+        self.tell_damaged()?;
         self.tell(Event::Epoch(summary.clone()));
         let patience = self.recipe.patience;
         let ends = self.is_last_update() || (patience > 0 && self.progress.since_best >= patience);

@@ -19,6 +19,8 @@ pub struct DataReport {
     pub replaced: Vec<Unusable>,
     /// Validation images that cannot be used. They are left out.
     pub unreadable: Vec<Unusable>,
+    /// Images that were used although something is wrong with their files.
+    pub damaged: Vec<Unusable>,
 }
 
 /// An image that cannot be used.

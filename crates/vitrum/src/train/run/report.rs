@@ -30,6 +30,20 @@ impl Run<'_> {
         Ok(self.report.write(&self.folder)?)
     }
 
+    /// Names the images whose files are damaged, and which were used all the same; each once in a run.
+    pub(super) fn tell_damaged(&mut self) -> Result<(), TrainError> {
+        let mut faults = self.sets.train.set().faults();
+        faults.extend(self.sets.val.set().faults());
+        let new = DataReport::add(&mut self.report.damaged, &faults);
+        if new.is_empty() {
+            return Ok(());
+        }
+        for image in new {
+            self.note(format!("image used although its file is damaged: {image}"));
+        }
+        Ok(self.report.write(&self.folder)?)
+    }
+
     /// Names the validation images that cannot be used, each once in a run.
     pub(super) fn tell_unreadable(&mut self, bad: &[BadSample]) -> Result<(), TrainError> {
         let new = DataReport::add(&mut self.report.unreadable, bad);
