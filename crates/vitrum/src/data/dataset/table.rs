@@ -1,19 +1,51 @@
 //! A table of image paths and labels: CSV, TSV, or a plain list of paths.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use csv::{ReaderBuilder, StringRecord, Trim};
 
-use super::folder::{UNKNOWN_CLASS, none_of_the_classes};
+use super::folder::{UNKNOWN_CLASS, is_image, none_of_the_classes};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_CLASSES, MAX_SAMPLES,
     Skipped, class_map,
 };
 
-const PATHS: [&str; 6] = ["file", "path", "filename", "filepath", "file_name", "image"];
-const NUMBERS: [&str; 4] = ["class_index", "label_index", "index", "target"];
-const NAMES: [&str; 6] = ["label", "class", "class_name", "category", "wnid", "name"];
+const PATHS: [&str; 16] = [
+    "file",
+    "path",
+    "filename",
+    "filepath",
+    "file_name",
+    "file_path",
+    "image_path",
+    "img_path",
+    "image_name",
+    "img_name",
+    "image_file",
+    "image",
+    "img",
+    "image_id",
+    "imageid",
+    "id",
+];
+const NUMBERS: [&str; 7] =
+    ["class_index", "label_index", "classid", "class_id", "category_id", "label_id", "index"];
+const NAMES: [&str; 13] = [
+    "label",
+    "class",
+    "class_name",
+    "category",
+    "wnid",
+    "name",
+    "labels",
+    "target",
+    "species",
+    "breed",
+    "diagnosis",
+    "label_name",
+    "y",
+];
 const MAX_BYTES: u64 = 4 << 30;
 
 /// The first line is a header when one of its fields is a known name of the path column; otherwise the first column
@@ -35,13 +67,19 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
                 continue;
             }
         };
-        samples.push(Listed { path: folder.join(&row.file), name: row.file, label });
+        samples.push(Listed { path: place(folder, &row.file), name: row.file, label });
     }
     match samples.is_empty() {
         true if skipped.count == 0 => Err(DatasetProblem::NoImages(": no rows".into()).at(path)),
         true => Err(none_of_the_classes(&skipped).at(path)),
         false => Ok(ListSource::new(samples, labels.names, skipped)),
     }
+}
+
+/// The file a row names. Backslashes separate folders where no file has them in its name.
+fn place(folder: &Path, file: &str) -> PathBuf {
+    let path = folder.join(file);
+    if file.contains('\\') && !path.exists() { folder.join(file.replace('\\', "/")) } else { path }
 }
 
 struct Row {
@@ -72,10 +110,8 @@ impl Columns {
 }
 
 fn rows(path: &Path, text: &str) -> Result<Vec<Row>, DatasetError> {
-    let first_line = text.lines().next().unwrap_or_default();
-    let tabs = first_line.contains('\t');
-    let delimiter = if tabs { b'\t' } else { b',' };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let delimiter = delimiter_of(text.lines().next().unwrap_or_default());
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
         .has_headers(false)
@@ -93,6 +129,9 @@ fn rows(path: &Path, text: &str) -> Result<Vec<Row>, DatasetError> {
                     columns = Some(header);
                     continue;
                 }
+                None if !is_image(Path::new(&record[0])) && rows_hold_images(text, delimiter) => {
+                    return Err(unknown_header(&record).at(path));
+                }
                 None => columns.insert(Columns::without_header(&record)),
             },
         };
@@ -105,17 +144,61 @@ fn rows(path: &Path, text: &str) -> Result<Vec<Row>, DatasetError> {
     Ok(rows)
 }
 
+/// What separates the fields, by the first line.
+fn delimiter_of(line: &str) -> u8 {
+    let has = |delimiter: &u8| line.as_bytes().contains(delimiter);
+    let space = || {
+        (has(&b' ') && line.rsplit_once(' ').is_some_and(|(file, _)| is_image(Path::new(file))))
+            .then_some(b' ')
+    };
+    let found = [b'\t', b';', b',', b'|'].into_iter().find(has);
+    found.or_else(space).unwrap_or(b',')
+}
+
+/// Whether a line after the first has a field that names an image file.
+fn rows_hold_images(text: &str, delimiter: u8) -> bool {
+    let second = text.lines().nth(1).unwrap_or_default();
+    second.split(char::from(delimiter)).any(|field| is_image(Path::new(field.trim().trim_matches('"'))))
+}
+
+fn unknown_header(header: &StringRecord) -> DatasetProblem {
+    let found = header.iter().collect::<Vec<_>>().join(", ");
+    let reason = format!(
+        "no column of paths in the header ({found})\n  hint: the names looked for are {}",
+        PATHS.join(", ")
+    );
+    DatasetProblem::Row { line: 1, reason }
+}
+
+/// A label that means no class: a negative number, or what programs write for a missing one.
+fn refuse_no_class(label: &str) -> Result<(), String> {
+    let negative = label.parse::<f64>().is_ok_and(|number| number < 0.0 || number.is_nan());
+    match negative {
+        true => Err(format!("label `{label}` is no class\n  hint: leave unlabelled rows out of the table")),
+        false => Ok(()),
+    }
+}
+
+/// `1.0` as `1`: programs write so where a column has gaps.
+fn whole(label: &str) -> String {
+    let cut = label.trim_end_matches('0').strip_suffix('.');
+    cut.filter(|digits| digits.parse::<usize>().is_ok()).unwrap_or(label).to_string()
+}
+
 fn row(record: &StringRecord, columns: &Columns) -> Result<Row, String> {
     let field = |at: usize| record.get(at).filter(|field| !field.is_empty());
     let file = field(columns.file).ok_or("no path")?.to_owned();
     if file.contains('\0') {
         return Err("a path with a zero byte".into());
     }
+    for label in [columns.number, columns.name].into_iter().flatten().filter_map(field) {
+        refuse_no_class(label)?;
+    }
     let number = match columns.number.and_then(field) {
-        Some(text) => Some(class_number(text)?),
+        Some(text) => Some(class_number(&whole(text))?),
         None => None,
     };
-    Ok(Row { file, number, name: columns.name.and_then(field).map(String::from) })
+    Ok(Row { file, number, name: columns.name.and_then(field).map(whole) })
 }
 
 fn class_number(text: &str) -> Result<usize, String> {
