@@ -98,6 +98,9 @@ fn finished(folder: &RunFolder) -> Finished {
         updates: 200,
         images_per_second: 412.345,
         seconds: 65.0,
+        left_out: 0,
+        replaced: 0,
+        unreadable: 0,
         interrupted: false,
     }
 }

@@ -334,3 +334,60 @@ fn real_table_of_photos() {
     assert!(samples.iter().all(|sample| sample.label.is_some()));
     assert!(pixels(samples[0].image.clone()).width() > 32);
 }
+
+#[test]
+fn tables_as_people_bring_them_are_read_or_refused_by_line() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "a/1.png", &png(1));
+    for text in [
+        "image_path;ClassId\na\\1.png;1.0\n",
+        "ClassId,Path\n1,a/1.png\n",
+        "a/1.png 1\n",
+        "\u{feff}file,label\r\na/1.png,1\r\n",
+    ] {
+        let mut source = open(&write(root.path(), "t.csv", text.as_bytes()));
+        assert_eq!(source.next_sample().unwrap().unwrap().label, Some(1), "{text}");
+    }
+    for (text, says) in
+        [("where,label\na/1.png,x\n", "no column of paths"), ("file,label\na/1.png,-1\n", "line 2")]
+    {
+        let path = write(root.path(), "t.csv", text.as_bytes());
+        let error = open_dataset(&path, &DatasetOptions::default()).map(drop).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn hidden_folders_are_no_classes_and_no_splits() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a/1.png", "b/2.png", "a/._1.png", ".ipynb_checkpoints/3.png", "__MACOSX/a/4.png"] {
+        write(root.path(), name, &png(1));
+    }
+    let source = open(root.path());
+    assert_eq!(source.classes(), ["a", "b"]);
+    assert_eq!(source.skipped().count, 3);
+}
+
+#[test]
+fn class_maps_in_every_form_name_the_same_classes() {
+    let root = tempfile::tempdir().unwrap();
+    let same = [
+        "\u{feff}a\nb\n\n",
+        "0 a\n1 b\n",
+        "b,1\na,0\n",
+        "{\"b\": 1, \"a\": 0}",
+        "{\"id2label\": {\"0\": \"a\", \"1\": \"b\"}}",
+    ];
+    for text in same {
+        let path = write(root.path(), "map.txt", text.as_bytes());
+        assert_eq!(ClassMap::open(&path).unwrap().names(), ["a", "b"], "{text}");
+    }
+    let blank = ClassMap::open(write(root.path(), "map.txt", b"a\n\nb\n")).unwrap_err().to_string();
+    assert!(blank.contains("line 2 is blank"), "{blank}");
+}
+
+#[test]
+fn labels_of_imagenet_know_their_wordnet_ids() {
+    let map = ClassMap::of_labels(&vitrum::checkpoint::imagenet::names());
+    assert_eq!((map.get("n01440764"), map.get("Tench"), map.get("crane")), (Some(0), Some(0), None));
+}
