@@ -285,10 +285,11 @@ fn usage() {
     sandbox.fails("predct a.png", 2, &["predict"]);
 }
 
-/// Found by fuzzing: a JPEG over which the decoder's own code panics.
+/// Found by fuzzing: a JPEG over which another decoder's code panics. Pillow reads it with a warning, and so is it here.
 #[test]
-fn a_decoder_that_panics_is_an_error_and_no_more() {
+fn a_damaged_jpeg_is_read_as_pillow_reads_it_and_that_is_said() {
     let sandbox = Sandbox::new();
     sandbox.write("bad.jpg", include_bytes!("../../../../fixtures/golden/hostile/decoder_panics.jpg"));
-    sandbox.fails("predict -m model bad.jpg", 1, &["bad.jpg: JPEG: damaged"]);
+    let ran = sandbox.ok("predict -m model bad.jpg");
+    assert!(ran.err.contains("bad.jpg: ") && ran.err.contains("damaged"), "{}", ran.err);
 }

@@ -1,5 +1,6 @@
 //! The `vitrum` binary, driven as a user drives it. One test binary.
 
+mod brought;
 mod checkpoint;
 mod data;
 mod embed;

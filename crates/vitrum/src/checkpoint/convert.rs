@@ -158,12 +158,24 @@ pub fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
     if cls.num_elements() != width || first.num_elements() != width {
         return Err(fail(TensorError::shape(format!("[1, 1 + N, {}]", cls.num_elements()), table.shape())));
     }
-    let sum: Vec<f32> = cls.to_f32().iter().zip(first.to_f32()).map(|(a, b)| a + b).collect();
-    let folded =
-        HostTensor::from_f32(cls.shape().to_vec(), &sum).and_then(|t| t.cast(float_of(cls))).map_err(fail)?;
+    // In f64, where the sum of two f32 is exact: a model in f64 gets it as the library computes it.
+    let sum = cls.to_f64().into_iter().zip(first.to_f64()).flat_map(|(a, b)| (a + b).to_le_bytes()).collect();
+    let folded = HostTensor::new(Dtype::F64, cls.shape().to_vec(), sum).map_err(fail)?;
     let patches = table.slice(1, 1..rows).map_err(fail)?;
     tensors.insert("cls_token".to_string(), folded);
     tensors.insert("pos_embed".to_string(), patches);
+    Ok(())
+}
+
+/// Rounds a class token that [`fold_registers`] made to the type of the other tensors, for files.
+pub fn narrow_folded(tensors: &mut Tensors) -> Result<(), Named> {
+    let Some(dtype) = tensors.get("pos_embed").map(HostTensor::dtype) else { return Ok(()) };
+    let Some(cls) = tensors.get("cls_token").filter(|cls| cls.dtype() == Dtype::F64 && dtype != Dtype::F64)
+    else {
+        return Ok(());
+    };
+    let narrow = cls.cast(dtype).map_err(|e| ("cls_token".to_string(), e))?;
+    tensors.insert("cls_token".to_string(), narrow);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod weights;
 
 use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors, resize_positions};
 use super::card::{CardSource, ModelCard};
+use super::convert::narrow_folded;
 use super::dialect::{Converted, Dialect};
 use super::error::LoadError;
 use super::imagenet;
@@ -270,6 +271,8 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
             what: "weights in eight bits, which are neither converted nor quantised again\nhint: begin from the model they were made from",
         });
     }
+    let path = tensors.path.clone();
+    narrow_folded(&mut tensors.tensors).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
     if let Some(card) = &found.card {
         card.check_size(tensors.num_elements())?;
     }
@@ -279,7 +282,6 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     if config.grid() != source_grid {
         resize_positions(&config, &mut tensors, Some(source_grid), &mut Report::default());
     }
-    let path = tensors.path.clone();
     let mut card = match found.card {
         Some(card) => ModelCard { config, ..card },
         None => ModelCard::new(config, CardSource::Tensors, path),

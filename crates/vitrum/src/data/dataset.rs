@@ -18,6 +18,7 @@
 mod cifar;
 mod class_file;
 mod class_map;
+mod containers;
 mod folder;
 mod foreign;
 mod idx;
@@ -210,6 +211,14 @@ pub enum DatasetProblem {
          CIFAR's or MNIST's binary files, or `demo`"
     )]
     Unknown(String),
+    /// It is known and not read.
+    #[error("{what}, which is not read\n  hint: {hint}")]
+    Foreign {
+        /// What it is.
+        what: &'static str,
+        /// How to come to a form that is read.
+        hint: &'static str,
+    },
     /// A file without content.
     #[error("the file is empty")]
     Empty,
@@ -342,6 +351,9 @@ fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>,
     if let Some(source) = cifar::open_folder(path, options)? {
         return Ok(Box::new(source));
     }
+    if let Some(problem) = containers::folder(path) {
+        return Err(problem.at(path));
+    }
     Ok(Box::new(folder::open(path, options)?))
 }
 
@@ -367,6 +379,9 @@ fn open_file(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, D
     }
     if head.is_empty() {
         return Err(DatasetProblem::Empty.at(path));
+    }
+    if let Some(problem) = containers::file(path, &head) {
+        return Err(problem.at(path));
     }
     let begins = head[..head.len().min(16)].escape_ascii().to_string();
     Err(DatasetProblem::Unknown(format!("a file that begins with \"{begins}\"")).at(path))

@@ -43,7 +43,9 @@ fn of_fields(lines: &[&str], delimiter: char, is_table: bool) -> Result<Option<N
             continue;
         }
         let wnids = (0..width).find(|&at| body.iter().all(|row| is_wnid(&row[at])));
-        let numbers = (0..width).find(|&at| body.iter().all(|row| row[at].parse::<usize>().is_ok()));
+        // Behind a blank a number is a part of the name: `name 0`.
+        let columns = if delimiter == ' ' { 1 } else { width };
+        let numbers = (0..columns).find(|&at| body.iter().all(|row| row[at].parse::<usize>().is_ok()));
         let named = (0..width).rev().find(|&at| Some(at) != numbers && Some(at) != wnids).or(wnids);
         let Some(named) = named else { continue };
         let mut found: Vec<(usize, &Vec<String>)> = match (numbers, wnids) {

@@ -24,6 +24,8 @@ struct Row {
     line: u64,
     file: String,
     label: Option<String>,
+    /// Whether the label should be a number.
+    numeric: bool,
     /// The class's name beside its number.
     name: Option<String>,
 }
@@ -88,6 +90,7 @@ fn row(line: &Line, columns: &Columns) -> Result<Row, DatasetProblem> {
         line: line.number,
         file,
         label: columns.label.and_then(field),
+        numeric: columns.numeric,
         name: columns.name.and_then(field),
     })
 }

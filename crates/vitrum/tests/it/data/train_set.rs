@@ -222,10 +222,23 @@ fn tables_are_matched_by_name_or_number() {
     assert_eq!((sets.classes.join(" "), sets.val.class_counts()), ("cat dog".into(), vec![0, 1]));
     let train = table("train.csv", "file,class_index\n1.png,0\n2.png,2\n");
     let val = table("val.csv", "file,class_index\n3.png,2\n");
-    let sets = split(&train, |o| o.val_data = Some(val.clone())).unwrap();
-    assert_eq!((sets.classes.join(" "), sets.val.class_counts()), ("0 1 2".into(), vec![0, 0, 1]));
-    let val = table("val.csv", "file,class_index\n3.png,3\n");
     let error = split(&train, |o| o.val_data = Some(val.clone())).unwrap_err();
+    assert!(
+        matches!(&error, TrainDataError::EmptyClasses { empty, total: 3, .. } if empty == &["1"]),
+        "{error}"
+    );
+    let with_gaps = |val: &std::path::Path| {
+        split(&train, |o| {
+            o.val_data = Some(val.to_path_buf());
+            o.allow_empty_classes = true;
+        })
+    };
+    let sets = with_gaps(&val).unwrap();
+    assert_eq!((sets.classes.join(" "), sets.val.class_counts()), ("0 1 2".into(), vec![0, 0, 1]));
+    let told = sets.notes().join("; ");
+    assert!(told.contains("1 of 3 classes have no training image: `1`"), "{told}");
+    let val = table("val.csv", "file,class_index\n3.png,3\n");
+    let error = with_gaps(&val).unwrap_err();
     assert!(matches!(&error, TrainDataError::ValClasses { unknown, .. } if unknown == &["3"]), "{error}");
 }
 

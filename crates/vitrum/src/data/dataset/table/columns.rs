@@ -61,6 +61,8 @@ pub(super) struct Columns {
     pub file: usize,
     /// Class numbers or names.
     pub label: Option<usize>,
+    /// Whether the name of the column of labels says that they are numbers.
+    pub numeric: bool,
     /// Class names beside numbers.
     pub name: Option<usize>,
     /// How many columns a row has.
@@ -74,7 +76,15 @@ impl Columns {
     /// By the header, where there is one; `is_picture` tells whether a field names a picture.
     pub(super) fn of(table: &Table, is_picture: &dyn Fn(&str) -> bool) -> Result<Self, DatasetProblem> {
         let Some(first) = table.lines.first() else {
-            return Ok(Self { file: 0, label: None, name: None, width: 0, first_row: 0, notes: Vec::new() });
+            return Ok(Self {
+                file: 0,
+                label: None,
+                numeric: false,
+                name: None,
+                width: 0,
+                first_row: 0,
+                notes: Vec::new(),
+            });
         };
         if let Some(columns) = Self::of_header(first, &table.lines[1..])? {
             return Ok(columns);
@@ -87,7 +97,7 @@ impl Columns {
         }
         let width = first.fields.len();
         let label = (width > 1).then_some(1);
-        Ok(Self { file: 0, label, name: None, width, first_row: 0, notes: Vec::new() })
+        Ok(Self { file: 0, label, numeric: false, name: None, width, first_row: 0, notes: Vec::new() })
     }
 
     fn of_header(header: &Line, rows: &[Line]) -> Result<Option<Self>, DatasetProblem> {
@@ -129,6 +139,7 @@ impl Columns {
         Ok(Some(Self {
             file: file + shift,
             label: label.map(|at| at + shift),
+            numeric: number.is_some(),
             name: number.and(name).map(|at| at + shift),
             width: names.len() + shift,
             first_row: 1,

@@ -30,6 +30,17 @@ impl Labels {
             return Ok(Self { names: map.names().to_vec(), map: Some(map.clone()) });
         }
         let labels = || rows.iter().filter_map(|row| row.label.as_deref());
+        // A word among numbers of a column that is called after numbers is a fault; words alone are names.
+        let is_word = |row: &&Row| {
+            row.numeric && row.label.as_deref().is_some_and(|text| matches!(read(text), Label::Name))
+        };
+        if labels().any(|text| matches!(read(text), Label::Number(_)))
+            && let Some(row) = rows.iter().find(is_word)
+        {
+            let reason =
+                format!("class index `{}` is not a whole number", row.label.as_deref().unwrap_or_default());
+            return Err(DatasetProblem::Row { line: row.line, reason });
+        }
         let has_name = labels().any(|text| matches!(read(text), Label::Name));
         if !has_name {
             return Ok(Self { map: None, names: names_of_numbers(rows) });
