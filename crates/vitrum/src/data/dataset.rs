@@ -8,6 +8,8 @@
 //! | folder of images, or one image | the images | none |
 //! | `.csv`, `.tsv`, `.txt` | a column of paths | a column of labels |
 //! | `.tar`, `.tar.gz` of class folders | in archive order, as a stream, never unpacked | the folder an image lies in |
+//! | WebDataset `.tar`: `000.jpg` with `000.cls`, `.json` or `.txt` | in archive order | the companion's number or name |
+//! | shards: folder of archives, `set-{000..009}.tar`, `set-*.tar` | as of one archive, shard by shard | as of one archive |
 //! | CIFAR-10/100 binary: folder, `.bin`, `.tar.gz` | 32 x 32 pixels | `batches.meta.txt`, `fine_label_names.txt` |
 //! | MNIST idx pair, also `.gz` | grey pixels | digits |
 //! | `demo`, `demo:COUNT` | drawn by [`DemoSet`] | ten shapes |
@@ -23,9 +25,11 @@ mod folder;
 mod foreign;
 mod idx;
 mod indexed;
+mod shards;
 mod skipped;
 mod table;
 mod tar;
+mod webdataset;
 
 use std::fs::File;
 use std::io::Read;
@@ -37,6 +41,7 @@ pub use folder::{IMAGE_EXTENSIONS, list_images, natural_order};
 pub use foreign::is_foreign;
 pub use indexed::{Entry, Indexed};
 pub(crate) use indexed::{Place, dimensions};
+use shards::Shards;
 pub use skipped::Skipped;
 
 use super::decode::{self, DecodeOptions, Decoded};
@@ -254,6 +259,43 @@ pub enum DatasetProblem {
         /// What is wrong.
         reason: String,
     },
+    /// A member of an archive.
+    #[error("member `{name}`: {reason}")]
+    Member {
+        /// The member.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A WebDataset sample with more than one picture.
+    #[error(
+        "key `{key}`: several pictures, the second is `{second}`\n  hint: a sample is one picture and its label; a key \
+         ends at the first dot of the file's name"
+    )]
+    SeveralImages {
+        /// What the sample's members share.
+        key: String,
+        /// The picture that is too many.
+        second: String,
+    },
+    /// A shard of a range is missing.
+    #[error(
+        "{} is missing ({missing} of {of} shards are)\n  hint: check the range in braces, or fetch the shard again",
+        first.display()
+    )]
+    MissingShard {
+        /// The first one.
+        first: PathBuf,
+        /// How many are missing.
+        missing: usize,
+        /// How many the range names.
+        of: usize,
+    },
+    /// A pattern that no archive fits.
+    #[error(
+        "no .tar, .tar.gz or .tgz fits the pattern\n  hint: `*` and `?` stand for parts of a file's name, not of a folder's"
+    )]
+    NoShards,
     /// A class map.
     #[error("class map: {0}")]
     ClassMap(String),
@@ -295,6 +337,9 @@ pub fn open_dataset(
         let size = options.demo_size.unwrap_or(224);
         return Ok(Box::new(DemoSet::part(size, train_count, options.split.unwrap_or(Split::Val))));
     }
+    if let Some(shards) = Shards::of_pattern(path)? {
+        return shards.open(options);
+    }
     let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
     if kind.is_dir() {
         return open_folder(path, options);
@@ -331,17 +376,34 @@ pub fn splits_of(path: impl AsRef<Path>) -> Result<Vec<Split>, DatasetError> {
     if demo_count(path)?.is_some() {
         return Ok(vec![Split::Train, Split::Val]);
     }
+    if let Some(shards) = Shards::of_pattern(path)? {
+        return sorted(shards.splits()?);
+    }
     let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
-    let mut splits = if kind.is_dir() {
-        let found = [idx::splits_in(path)?, cifar::splits_in(path), folder::splits_in(path)?];
-        found.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+    let splits = if kind.is_dir() {
+        splits_in_folder(path)?
     } else {
         let head = head(path).map_err(|error| DatasetProblem::from(error).at(path))?;
         if tar::is_tar(&head) { tar::splits_in(path)? } else { Vec::new() }
     };
+    sorted(splits)
+}
+
+fn sorted(mut splits: Vec<Split>) -> Result<Vec<Split>, DatasetError> {
     splits.sort();
     splits.dedup();
     Ok(splits)
+}
+
+fn splits_in_folder(path: &Path) -> Result<Vec<Split>, DatasetError> {
+    let found = [idx::splits_in(path)?, cifar::splits_in(path)];
+    if let Some(found) = found.into_iter().find(|found| !found.is_empty()) {
+        return Ok(found);
+    }
+    match Shards::in_folder(path)? {
+        Some(shards) => shards.splits(),
+        None => folder::splits_in(path),
+    }
 }
 
 fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
@@ -353,6 +415,9 @@ fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>,
     }
     if let Some(problem) = containers::folder(path) {
         return Err(problem.at(path));
+    }
+    if let Some(shards) = Shards::in_folder(path)? {
+        return shards.open(options);
     }
     Ok(Box::new(folder::open(path, options)?))
 }

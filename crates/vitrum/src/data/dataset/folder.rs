@@ -25,7 +25,7 @@ pub(super) fn is_image(path: &Path) -> bool {
 pub(super) const UNKNOWN_CLASS: &str = "of a class that is not in the class map";
 pub(super) const NO_FOLDER: &str = "not in a class folder";
 pub(super) const FOREIGN: &str = "hidden or of the system";
-const BESIDE: &str = "beside the splits";
+pub(super) const BESIDE: &str = "beside the splits";
 const BAD_LINK: &str = "that cannot be followed or read";
 
 /// The image files below a folder, sorted by name folder by folder, links followed, and what was left out.
@@ -148,7 +148,7 @@ pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
 
 /// The folders that hold the splits, in order; none where a folder called `test` is a class among others. A folder
 /// without images, such as `annotations`, is no class.
-fn split_folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+pub(super) fn split_folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let (mut splits, others): (Vec<PathBuf>, Vec<PathBuf>) =
         folders(path)?.into_iter().partition(|folder| split_named(folder).is_some());
     splits.sort();
@@ -157,7 +157,7 @@ fn split_folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(if !splits.is_empty() && (distinct.len() > 1 || alone()) { splits } else { Vec::new() })
 }
 
-fn holds_images(folder: &Path) -> bool {
+pub(super) fn holds_images(folder: &Path) -> bool {
     let files = WalkDir::new(folder).follow_links(true).into_iter().flatten();
     files.filter(|entry| entry.file_type().is_file()).any(|entry| is_image(entry.path()))
 }
@@ -168,7 +168,7 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).filter(own).collect())
 }
 
-fn split_named(folder: &Path) -> Option<Split> {
+pub(super) fn split_named(folder: &Path) -> Option<Split> {
     Split::of_name(&folder.file_name()?.to_string_lossy())
 }
 

@@ -1,8 +1,8 @@
 //! A dataset as a list of places, so that its pictures can be had in any order.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
-use std::path::{Path, PathBuf};
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 
 use super::{DatasetError, DatasetProblem, ImageSource, Skipped, Source};
 use crate::data::demo::DemoSet;
@@ -23,8 +23,8 @@ pub struct Entry {
 pub(crate) enum Place {
     /// An image file.
     File(PathBuf),
-    /// Bytes of the archive.
-    Span { offset: u64, size: u64 },
+    /// Bytes of one of the archives.
+    Span { archive: u32, offset: u64, size: u64 },
     /// An encoded picture held in memory.
     Encoded(Vec<u8>),
     /// Pixels held in memory.
@@ -44,8 +44,8 @@ pub(super) enum Store {
     /// Nothing: files and memory.
     #[default]
     None,
-    /// A plain archive.
-    Archive(Archive),
+    /// Plain archives.
+    Archives(Vec<Archive>),
     /// A stream, whose k-th picture is entry k.
     Stream(Reopen),
     /// The demo set.
@@ -116,7 +116,8 @@ impl Indexed {
             (Place::Encoded(bytes), _) => ImageSource::Encoded(bytes.clone()),
             (Place::Pixels(image), _) => ImageSource::Pixels(image.clone()),
             (Place::Drawn(number), Store::Demo(set)) => ImageSource::Pixels(set.image(*number)),
-            (Place::Span { offset, size }, Store::Archive(archive)) => {
+            (Place::Span { archive, offset, size }, Store::Archives(archives)) => {
+                let archive = archives.get(*archive as usize).ok_or_else(nothing)?;
                 ImageSource::Encoded(archive.read(*offset, *size)?)
             }
             (Place::Streamed { .. }, Store::Stream(open)) => {
@@ -174,31 +175,31 @@ pub(crate) fn dimensions(image: &ImageSource) -> Option<(u32, u32)> {
     }
 }
 
+/// Most archives that are held open.
+const MAX_OPEN: usize = 128;
+
 /// A plain archive that any number of threads read at once.
 pub(super) struct Archive {
     path: PathBuf,
-    #[cfg(unix)]
-    file: File,
+    /// Held open where there are few, and the system lets threads share it.
+    file: Option<File>,
 }
 
 impl Archive {
-    pub(super) fn open(path: &Path) -> Result<Self, DatasetError> {
-        let file = File::open(path).map_err(|error| DatasetProblem::from(error).at(path))?;
-        #[cfg(not(unix))]
-        drop(file);
-        Ok(Self {
-            path: path.to_path_buf(),
-            #[cfg(unix)]
-            file,
-        })
+    /// All of a dataset's archives.
+    pub(super) fn open_all(paths: &[PathBuf]) -> Result<Vec<Self>, DatasetError> {
+        let open = |path: &PathBuf| -> std::io::Result<Self> {
+            let file = File::open(path)?;
+            let held = cfg!(unix) && paths.len() <= MAX_OPEN;
+            Ok(Self { path: path.clone(), file: held.then_some(file) })
+        };
+        paths.iter().map(|path| open(path).map_err(|error| DatasetProblem::from(error).at(path))).collect()
     }
 
     /// `size` bytes, which were found within the archive when it was listed.
     fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, DatasetError> {
         let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
-        self.at(offset)
-            .and_then(|from| from.take(size).read_to_end(&mut bytes))
-            .map_err(|error| DatasetProblem::from(error).at(&self.path))?;
+        self.read_to(offset, size, &mut bytes).map_err(|error| DatasetProblem::from(error).at(&self.path))?;
         if bytes.len() as u64 != size {
             let missing = size - bytes.len() as u64;
             let what = format!("tar, byte {offset}: the archive now ends {missing} bytes too early");
@@ -207,17 +208,14 @@ impl Archive {
         Ok(bytes)
     }
 
-    #[cfg(unix)]
-    fn at(&self, offset: u64) -> std::io::Result<impl Read> {
-        Ok(At { file: &self.file, offset })
-    }
-
-    #[cfg(not(unix))]
-    fn at(&self, offset: u64) -> std::io::Result<impl Read> {
-        use std::io::{Seek, SeekFrom};
+    fn read_to(&self, offset: u64, size: u64, bytes: &mut Vec<u8>) -> std::io::Result<usize> {
+        #[cfg(unix)]
+        if let Some(file) = &self.file {
+            return At { file, offset }.take(size).read_to_end(bytes);
+        }
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(offset))?;
-        Ok(file)
+        file.take(size).read_to_end(bytes)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use self::columns::Columns;
 use self::labels::Labels;
+pub(super) use self::labels::{Label, check, read};
 use self::read::{Line, Table};
 use super::folder::{UNKNOWN_CLASS, is_image, none_of_the_classes};
 use super::{

@@ -1,6 +1,6 @@
-//! A tar of class folders, read as a stream and never unpacked.
+//! Tars of class folders or WebDataset samples, read as a stream and never unpacked; several are read as one.
 //!
-//! One pass over the headers finds the classes, a second hands out the pictures. Nothing in the archive can name a
+//! One pass over the headers finds the classes and reads the labels of samples, a second hands out the pictures. Nothing in the archive can name a
 //! place on this machine: a path that is absolute or holds `..`, a link, a device is skipped by name, and the sizes
 //! of members and of their long names are bounded before they are read.
 
@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 use tar::{EntryType, Header, PaxExtensions};
@@ -16,12 +17,14 @@ use super::cifar::{self, CifarSource};
 use super::folder::{UNKNOWN_CLASS, class_name, is_image, none_of_the_classes};
 use super::foreign::is_foreign;
 use super::indexed::{Archive, Store};
+use super::webdataset::{Companions, Kind, Labels, MAX_COMPANION, member_name};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, Entry, ImageSource, Indexed, MAX_CLASSES,
-    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split,
+    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split, refuse_empty,
 };
 
 const BLOCK: usize = 512;
+const NO_LABEL: &str = "without a label";
 const REFUSED: &str = "that archives may not hold, or of the system";
 /// Longest member name, pax record or other metadata, in bytes.
 const MAX_METADATA: u64 = 64 << 10;
@@ -32,8 +35,20 @@ pub(super) fn is_tar(head: &[u8]) -> bool {
 }
 
 pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
-    let scan = Scan::of(path, options)?;
-    if scan.is_cifar {
+    open_shards(path, vec![path.to_path_buf()], options, Skipped::default())
+}
+
+/// Several archives, one after the other, as one dataset. `given` is what they are called together.
+pub(super) fn open_shards(
+    given: &Path,
+    shards: Vec<PathBuf>,
+    options: &DatasetOptions,
+    mut skipped: Skipped,
+) -> Result<Box<dyn Source>, DatasetError> {
+    let scan = Scan::of(given, &shards, options)?;
+    if let [path] = shards.as_slice()
+        && scan.is_cifar
+    {
         return Ok(Box::new(open_cifar(path, options)?));
     }
     if scan.count == 0 {
@@ -41,9 +56,10 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Sour
             Some(first) => format!("; {} were skipped, first {first}", scan.skipped.count),
             None => " in the archive".into(),
         };
-        return Err(DatasetProblem::NoImages(hint).at(path));
+        return Err(DatasetProblem::NoImages(hint).at(given));
     }
-    Ok(Box::new(TarSource::open(path, options, scan)?))
+    skipped.merge(&scan.skipped);
+    Ok(Box::new(TarSource::open(given, shards, options, Scan { skipped, ..scan })?))
 }
 
 /// The parts that the pictures' folders, or CIFAR's batches, are called after.
@@ -71,51 +87,99 @@ struct Scan {
     classes: BTreeSet<String>,
     count: u64,
     is_cifar: bool,
+    is_compressed: bool,
+    labels: Option<Labels>,
     skipped: Skipped,
+    splits: BTreeSet<&'static str>,
+    splitless: bool,
 }
 
 impl Scan {
-    fn of(path: &Path, options: &DatasetOptions) -> Result<Self, DatasetError> {
-        let mut scan = Self::default();
-        let mut splits = BTreeSet::new();
-        let mut splitless = false;
+    fn of(given: &Path, shards: &[PathBuf], options: &DatasetOptions) -> Result<Self, DatasetError> {
+        let (mut scan, mut companions) = (Self::default(), Companions::default());
+        for shard in shards {
+            refuse_empty(shard)?;
+            scan.shard(shard, options, &mut companions)?;
+            companions.end_shard(shard)?;
+        }
+        scan.check_splits(given, options)?;
+        if !scan.is_cifar {
+            scan.labels = companions.finish(options, &mut scan.skipped)?;
+        }
+        Ok(scan)
+    }
+
+    fn shard(
+        &mut self,
+        path: &Path,
+        options: &DatasetOptions,
+        companions: &mut Companions,
+    ) -> Result<(), DatasetError> {
         let mut walk = Walk::open(path)?;
+        self.is_compressed |= walk.length.is_none();
         while let Some(member) = walk.next()? {
-            scan.is_cifar |= cifar::is_member(&member.name) && member.is_file();
-            let name = match member.picture() {
-                Picture::Yes => member.name,
-                Picture::No => continue,
-                Picture::Refused(reason) => {
-                    scan.skipped.add(REFUSED, member.name.escape_debug(), reason);
+            self.is_cifar |= cifar::is_member(&member.name) && member.is_file();
+            match member.picture() {
+                Picture::Yes => {}
+                Picture::No => {
+                    read_companion(&mut walk, &member, companions)?;
                     continue;
                 }
-            };
-            match split_of(&name) {
-                Some((split, _)) => _ = splits.insert(split.name()),
-                None => splitless = true,
+                Picture::Refused(reason) => {
+                    self.skipped.add(REFUSED, member.name.escape_debug(), reason);
+                    continue;
+                }
             }
-            if !in_split(&name, options.split) {
-                continue;
-            }
-            scan.count += 1;
-            if let Some(class) = class_of(&name, options) {
-                scan.classes.insert(class);
-            }
-            if scan.classes.len() > MAX_CLASSES || scan.count > MAX_SAMPLES {
-                let (what, found) = ("pictures or classes".to_string(), scan.count);
-                return Err(DatasetProblem::TooLarge { what, found, limit: MAX_SAMPLES }.at(path));
+            self.picture(path, &member.name, options)?;
+            if in_split(&member.name, options.split) {
+                companions.image(path, &member.name);
             }
         }
-        let available: Vec<String> = splits.into_iter().map(String::from).collect();
+        Ok(())
+    }
+
+    fn picture(&mut self, path: &Path, name: &str, options: &DatasetOptions) -> Result<(), DatasetError> {
+        match split_of(name) {
+            Some((split, _)) => _ = self.splits.insert(split.name()),
+            None => self.splitless = true,
+        }
+        if !in_split(name, options.split) {
+            return Ok(());
+        }
+        self.count += 1;
+        self.classes.extend(class_of(name, options));
+        if self.classes.len() > MAX_CLASSES || self.count > MAX_SAMPLES {
+            let (what, found) = ("pictures or classes".to_string(), self.count);
+            return Err(DatasetProblem::TooLarge { what, found, limit: MAX_SAMPLES }.at(path));
+        }
+        Ok(())
+    }
+
+    fn check_splits(&self, given: &Path, options: &DatasetOptions) -> Result<(), DatasetError> {
+        let available: Vec<String> = self.splits.iter().copied().map(String::from).collect();
         let found = match options.split {
-            None if available.len() > 1 && !splitless => "several splits".to_string(),
-            Some(split) if !available.is_empty() && !available.iter().any(|name| name == split.name()) => {
+            None if available.len() > 1 && !self.splitless => "several splits".to_string(),
+            Some(split) if !available.is_empty() && !self.splits.contains(split.name()) => {
                 format!("no split `{}`", split.name())
             }
-            _ => return Ok(scan),
+            _ => return Ok(()),
         };
-        Err(DatasetProblem::Split { found, available }.at(path))
+        Err(DatasetProblem::Split { found, available }.at(given))
     }
+}
+
+/// Reads what may be the label of a sample.
+fn read_companion(walk: &mut Walk, member: &Member, companions: &mut Companions) -> Result<(), DatasetError> {
+    let name = &member.name;
+    let Some(kind) = Kind::of(name).filter(|_| member.is_file() && !name.split('/').any(is_foreign)) else {
+        return Ok(());
+    };
+    if member.size > MAX_COMPANION {
+        companions.leave_unread(name);
+        return Ok(());
+    }
+    let content = walk.read_content()?;
+    companions.companion(&walk.path, name, kind, &content)
 }
 
 /// The split among a name's folders, and what follows it.
@@ -159,31 +223,55 @@ fn open_cifar(path: &Path, options: &DatasetOptions) -> Result<CifarSource, Data
     CifarSource::from_members(path, members, &names, options)
 }
 
+/// How pictures get their classes.
+#[derive(Clone)]
+enum Classes {
+    Unlabelled,
+    Folders(ClassMap),
+    Companions(Arc<Labels>),
+}
+
 struct TarSource {
+    /// What the shards are called together.
     path: PathBuf,
+    shards: Arc<[PathBuf]>,
+    /// The shard that `walk` is in.
+    at: usize,
     walk: Walk,
     options: DatasetOptions,
-    classes: ClassMap,
-    labelled: bool,
+    classes: Classes,
+    is_compressed: bool,
     count: usize,
+    /// Pictures of the split so far, with or without a class.
+    seen: usize,
     handed_out: usize,
     skipped: Skipped,
 }
 
 impl TarSource {
-    fn open(path: &Path, options: &DatasetOptions, scan: Scan) -> Result<Self, DatasetError> {
-        let labelled = !scan.classes.is_empty();
-        let classes = match &options.class_map {
-            Some(map) if labelled => map.clone(),
-            _ => ClassMap::sorted(scan.classes),
+    fn open(
+        path: &Path,
+        shards: Vec<PathBuf>,
+        options: &DatasetOptions,
+        scan: Scan,
+    ) -> Result<Self, DatasetError> {
+        let count = scan.labels.as_ref().map_or(scan.count as usize, Labels::count);
+        let classes = match (scan.labels, &options.class_map) {
+            (Some(labels), _) => Classes::Companions(Arc::new(labels)),
+            _ if scan.classes.is_empty() => Classes::Unlabelled,
+            (None, Some(map)) => Classes::Folders(map.clone()),
+            (None, None) => Classes::Folders(ClassMap::sorted(scan.classes)),
         };
         Ok(Self {
             path: path.to_path_buf(),
-            walk: Walk::open(path)?,
+            walk: Walk::open(&shards[0])?,
+            shards: shards.into(),
+            at: 0,
             options: options.clone(),
             classes,
-            labelled,
-            count: scan.count as usize,
+            is_compressed: scan.is_compressed,
+            count,
+            seen: 0,
             handed_out: 0,
             skipped: scan.skipped,
         })
@@ -191,17 +279,20 @@ impl TarSource {
 
     /// Goes on to the next picture that is wanted, whose content is then still to be read.
     fn next_member(&mut self) -> Result<Option<(Member, Option<usize>)>, DatasetError> {
-        while let Some(member) = self.walk.next()? {
+        while let Some(mut member) = self.next_of_shards()? {
             // Refused members were counted by the first pass.
             if !matches!(member.picture(), Picture::Yes) || !in_split(&member.name, self.options.split) {
                 continue;
             }
-            match self.label(&member.name) {
+            let label = self.label(&member.name);
+            self.seen += 1;
+            member.name = member_name(&self.shards, self.at, &member.name);
+            match label {
                 Ok(label) => {
                     self.handed_out += 1;
                     return Ok(Some((member, label)));
                 }
-                Err(reason) => self.skipped.add(UNKNOWN_CLASS, member.name, reason),
+                Err((kind, reason)) => self.skipped.add(kind, member.name, reason),
             }
         }
         if self.handed_out == 0 {
@@ -210,36 +301,61 @@ impl TarSource {
         Ok(None)
     }
 
-    /// The same archive from its beginning.
+    fn next_of_shards(&mut self) -> Result<Option<Member>, DatasetError> {
+        loop {
+            if let Some(member) = self.walk.next()? {
+                return Ok(Some(member));
+            }
+            let Some(next) = self.shards.get(self.at + 1) else { return Ok(None) };
+            self.walk = Walk::open(next)?;
+            self.at += 1;
+        }
+    }
+
+    /// The same archives from their beginning.
     fn again(&self) -> Result<Self, DatasetError> {
         Ok(Self {
             path: self.path.clone(),
-            walk: Walk::open(&self.path)?,
+            shards: self.shards.clone(),
+            at: 0,
+            walk: Walk::open(&self.shards[0])?,
             options: self.options.clone(),
             classes: self.classes.clone(),
-            labelled: self.labelled,
+            is_compressed: self.is_compressed,
             count: self.count,
+            seen: 0,
             handed_out: 0,
             skipped: Skipped::default(),
         })
     }
 
-    /// The label, or why the member is left out.
-    fn label(&self, name: &str) -> Result<Option<usize>, String> {
-        if !self.labelled {
-            return Ok(None);
-        }
-        let class = class_of(name, &self.options).ok_or("not in a class folder")?;
-        match self.classes.get(&class) {
-            Some(label) => Ok(Some(label)),
-            None => Err(format!("class `{class}` is not in the class map")),
-        }
+    /// The label, or the kind of reason and the reason why the member is left out.
+    fn label(&self, name: &str) -> Result<Option<usize>, (&'static str, String)> {
+        let map = match &self.classes {
+            Classes::Unlabelled => return Ok(None),
+            Classes::Folders(map) => map,
+            Classes::Companions(labels) => {
+                return match labels.get(self.seen) {
+                    Some(Ok(label)) => Ok(Some(*label)),
+                    Some(Err(reason)) => Err((UNKNOWN_CLASS, reason.clone())),
+                    None => Err((NO_LABEL, "no member with its key holds a label".into())),
+                };
+            }
+        };
+        let not_in = || (UNKNOWN_CLASS, "not in a class folder".to_string());
+        let class = class_of(name, &self.options).ok_or_else(not_in)?;
+        let unknown = || (UNKNOWN_CLASS, format!("class `{class}` is not in the class map"));
+        map.get(&class).map(Some).ok_or_else(unknown)
     }
 }
 
 impl Source for TarSource {
     fn classes(&self) -> &[String] {
-        self.classes.names()
+        match &self.classes {
+            Classes::Unlabelled => &[],
+            Classes::Folders(map) => map.names(),
+            Classes::Companions(labels) => &labels.names,
+        }
     }
 
     /// Pictures in the wanted split; with a class map some of them may be skipped.
@@ -259,18 +375,19 @@ impl Source for TarSource {
 
     /// A pass over the headers. A compressed archive can only be read as a stream.
     fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
-        let streamed = sequential || self.walk.length.is_none();
+        let streamed = sequential || self.is_compressed;
         let mut entries = Vec::with_capacity(self.count);
         while let Some((Member { name, size, .. }, label)) = self.next_member()? {
-            let offset = self.walk.position;
-            let place = if streamed { Place::Streamed { size } } else { Place::Span { offset, size } };
+            let (archive, offset) = (self.at as u32, self.walk.position);
+            let place =
+                if streamed { Place::Streamed { size } } else { Place::Span { archive, offset, size } };
             entries.push(Entry { name, label, place });
         }
-        let (classes, skipped) = (self.classes.names().to_vec(), std::mem::take(&mut self.skipped));
+        let (classes, skipped) = (self.classes().to_vec(), std::mem::take(&mut self.skipped));
         let store = if streamed {
             Store::Stream(Box::new(move || Ok(Box::new(self.again()?))))
         } else {
-            Store::Archive(Archive::open(&self.path)?)
+            Store::Archives(Archive::open_all(&self.shards)?)
         };
         Ok(Indexed::new(classes, skipped, entries, store))
     }

@@ -12,6 +12,7 @@ mod preprocess;
 mod resize;
 mod train_loader;
 mod train_set;
+mod webdataset;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

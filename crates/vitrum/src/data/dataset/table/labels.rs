@@ -12,7 +12,7 @@ pub(super) struct Labels {
 }
 
 /// What a label is.
-enum Label {
+pub(in crate::data::dataset) enum Label {
     Missing,
     Number(usize),
     Name,
@@ -69,7 +69,7 @@ impl Labels {
 }
 
 /// Numbers may end in `.0`, as pandas writes a column with gaps.
-fn read(text: &str) -> Label {
+pub(in crate::data::dataset) fn read(text: &str) -> Label {
     if matches!(text, "" | "nan" | "NaN" | "NA" | "N/A" | "null") {
         return Label::Missing;
     }
@@ -79,7 +79,7 @@ fn read(text: &str) -> Label {
 }
 
 /// Refuses numbers that cannot be classes.
-fn check(text: &str) -> Result<(), String> {
+pub(in crate::data::dataset) fn check(text: &str) -> Result<(), String> {
     if let Label::Number(number) = read(text)
         && number >= MAX_CLASSES
     {
