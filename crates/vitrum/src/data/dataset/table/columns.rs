@@ -56,6 +56,9 @@ const NAMES: [&str; 15] = [
     "dx",
 ];
 
+/// Names of the column of labels that need no word.
+const USUAL: [&str; 4] = ["label", "class", "classname", "classindex"];
+
 /// The columns of a table.
 pub(super) struct Columns {
     pub file: usize,
@@ -128,7 +131,7 @@ impl Columns {
             (label, _) => label,
         };
         match label {
-            Some(at) if plain(&header.fields[at]) != "label" => {
+            Some(at) if !USUAL.contains(&plain(&header.fields[at]).as_str()) => {
                 notes.push(format!("labels are in column `{}`", header.fields[at]));
             }
             None if !others.is_empty() => {
