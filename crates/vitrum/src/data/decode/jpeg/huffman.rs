@@ -17,6 +17,7 @@ const AHEAD: u32 = 10;
 
 /// What the next bits begin with: a code, and the number behind it.
 #[derive(Clone, Copy)]
+#[repr(align(4))]
 struct Entry {
     symbol: u8,
     /// Bits of the code; 0 for a code longer than the lookup sees.
@@ -278,6 +279,7 @@ impl Huffman {
         Ok(self.last[slot])
     }
 
+    #[inline(never)]
     fn sequential(&mut self, source: &mut Source, slot: usize, block: &mut [i16; 64]) -> Result<(), Cut> {
         block[0] = self.dc(source, slot)? as i16;
         let (table, mut bits) = (&self.tables[slot].ac, self.bits);
@@ -298,6 +300,7 @@ impl Huffman {
         Ok(())
     }
 
+    #[inline(never)]
     fn first_band(&mut self, source: &mut Source, block: &mut [i16; 64]) -> Result<(), Cut> {
         if self.empty_run > 0 {
             self.empty_run -= 1;
@@ -324,6 +327,7 @@ impl Huffman {
         Ok(())
     }
 
+    #[inline(never)]
     fn refined_band(&mut self, source: &mut Source, block: &mut [i16; 64]) -> Result<(), Cut> {
         let (mut k, last, low) = (self.band.first, self.band.last, self.band.low);
         if self.empty_run == 0 {
