@@ -147,10 +147,13 @@ fn rgb_row([y, cb, cr]: [&[u8]; 3], out: &mut [u8]) {
 }
 
 fn rgb_span(y: &[u8; SPAN], cb: &[u8; SPAN], cr: &[u8; SPAN]) -> [u8; SPAN * 3] {
+    let [mut r, mut g, mut b] = [[0; SPAN]; 3];
+    for k in 0..SPAN {
+        [r[k], g[k], b[k]] = rgb_of_ycc(y[k], cb[k], cr[k]);
+    }
     let mut pixels = [0; SPAN];
     for k in 0..SPAN {
-        let [r, g, b] = rgb_of_ycc(y[k], cb[k], cr[k]);
-        pixels[k] = u32::from_le_bytes([r, g, b, 0]);
+        pixels[k] = u32::from_le_bytes([r[k], g[k], b[k], 0]);
     }
     let mut out = [0; SPAN * 3];
     for (out, pixels) in out.as_chunks_mut::<12>().0.iter_mut().zip(pixels.as_chunks::<4>().0) {
@@ -166,11 +169,12 @@ fn rgb_span(y: &[u8; SPAN], cb: &[u8; SPAN], cr: &[u8; SPAN]) -> [u8; SPAN * 3] 
 #[inline(always)]
 fn rgb_of_ycc(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    let clamp = |v: i32| v.clamp(0, 255) as u8;
+    let [y, cb, cr] = [i16::from(y), i16::from(cb) - 128, i16::from(cr) - 128];
+    let part = |a: i32, b: i32| ((a * i32::from(cb) + b * i32::from(cr) + HALF) >> 16) as i16;
+    let clamp = |v: i16| v.clamp(0, 255) as u8;
     [
-        clamp(y + cr + (((91881 - 65536) * cr + HALF) >> 16)),
-        clamp(y - cr + ((-22554 * cb + (65536 - 46802) * cr + HALF) >> 16)),
-        clamp(y + 2 * cb + (((116130 - 131072) * cb + HALF) >> 16)),
+        clamp(y + cr + part(0, 91881 - 65536)),
+        clamp(y - cr + part(-22554, 65536 - 46802)),
+        clamp(y + 2 * cb + part(116130 - 131072, 0)),
     ]
 }
