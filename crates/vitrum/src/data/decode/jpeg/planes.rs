@@ -130,7 +130,7 @@ fn interleave(rows: &[Vec<u8>], color: Color, out: &mut [u8]) {
 }
 
 /// How many pixels are converted at once.
-const SPAN: usize = 8;
+const SPAN: usize = 16;
 
 fn rgb_row([y, cb, cr]: [&[u8]; 3], out: &mut [u8]) {
     let (y, last_y) = y.as_chunks::<SPAN>();
@@ -151,15 +151,9 @@ fn rgb_span(y: &[u8; SPAN], cb: &[u8; SPAN], cr: &[u8; SPAN]) -> [u8; SPAN * 3] 
     for k in 0..SPAN {
         [r[k], g[k], b[k]] = rgb_of_ycc(y[k], cb[k], cr[k]);
     }
-    let mut pixels = [0; SPAN];
-    for k in 0..SPAN {
-        pixels[k] = u32::from_le_bytes([r[k], g[k], b[k], 0]);
-    }
     let mut out = [0; SPAN * 3];
-    for (out, pixels) in out.as_chunks_mut::<12>().0.iter_mut().zip(pixels.as_chunks::<4>().0) {
-        let [first, second, third, fourth] = pixels.map(u128::from);
-        let four = first | second << 24 | third << 48 | fourth << 72;
-        out.copy_from_slice(&four.to_le_bytes()[..12]);
+    for k in 0..SPAN {
+        (out[3 * k], out[3 * k + 1], out[3 * k + 2]) = (r[k], g[k], b[k]);
     }
     out
 }
