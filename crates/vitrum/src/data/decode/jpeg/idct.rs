@@ -15,7 +15,7 @@ const F_2_562: i32 = 20995;
 const F_3_072: i32 = 25172;
 const BITS: u32 = 13;
 
-/// Eight rows or columns of a block; the transform works on the vectors of their first to eighth values.
+/// Rows of a block, or its columns.
 type Square = [[i16; 8]; 8];
 
 /// A block of coefficients to 8 rows of 8 samples, written to `out` at a distance of `stride`.
@@ -24,7 +24,7 @@ pub(super) fn block(coefficients: &[i16; 64], steps: &[u16; 64], out: &mut [u8],
         // One level for all.
         let dc = i32::from(coefficients[0].wrapping_mul(steps[0] as i16) << 2);
         let level = sample(((dc + 16) >> 5) as i16);
-        out.chunks_mut(stride).take(8).for_each(|row| row[..8].fill(level));
+        (0..8).for_each(|y| out[y * stride..][..8].fill(level));
         return;
     }
     let mut values = [[0; 8]; 8];
@@ -35,10 +35,10 @@ pub(super) fn block(coefficients: &[i16; 64], steps: &[u16; 64], out: &mut [u8],
             values[x] = coefficients[x].wrapping_mul(steps[x] as i16);
         }
     }
-    let columns = transposed(&pass::<{ BITS - 2 }>(&values));
-    let rows = transposed(&pass::<{ BITS + 5 }>(&columns));
-    for (row, out) in rows.iter().zip(out.chunks_mut(stride)) {
-        let out = out.first_chunk_mut::<8>().expect("a row of 8 samples");
+    let columns = pass::<{ BITS - 2 }>(&values);
+    let rows = pass::<{ BITS + 5 }>(&columns);
+    for (y, row) in rows.iter().enumerate() {
+        let out = out[y * stride..].first_chunk_mut::<8>().expect("a row of 8 samples");
         for x in 0..8 {
             out[x] = sample(row[x]);
         }
@@ -49,9 +49,10 @@ fn sample(value: i16) -> u8 {
     (value.clamp(-128, 127) as i8 as u8) ^ 0x80
 }
 
-/// The one-dimensional transform of eight columns at once. Like the vector code it adds in 16 bits where it says so,
-/// and its results are clamped to 16 bits.
-#[inline(always)]
+/// The one-dimensional transform of eight columns at once; its results are rows. Like the vector code it adds in 16
+/// bits where it says so, and its results are clamped to 16 bits. Apart from its caller, for the compiler makes better
+/// vector code of it so.
+#[inline(never)]
 fn pass<const SHIFT: u32>(v: &Square) -> Square {
     let mut out = [[0; 8]; 8];
     for x in 0..8 {
@@ -74,19 +75,8 @@ fn pass<const SHIFT: u32>(v: &Square) -> Square {
         ];
         let rounded = |sum: i32| (sum.wrapping_add(1 << (SHIFT - 1)) >> SHIFT).clamp(-32768, 32767) as i16;
         for k in 0..4 {
-            out[k][x] = rounded(even[k].wrapping_add(odd[k]));
-            out[7 - k][x] = rounded(even[k].wrapping_sub(odd[k]));
-        }
-    }
-    out
-}
-
-#[inline(always)]
-fn transposed(v: &Square) -> Square {
-    let mut out = [[0; 8]; 8];
-    for y in 0..8 {
-        for x in 0..8 {
-            out[y][x] = v[x][y];
+            out[x][k] = rounded(even[k].wrapping_add(odd[k]));
+            out[x][7 - k] = rounded(even[k].wrapping_sub(odd[k]));
         }
     }
     out
