@@ -112,13 +112,18 @@ impl Bits {
     }
 
     /// At least `wanted` bits, at most 16. How far it reads ahead decides which bytes before a marker are superfluous.
-    #[inline(never)]
+    #[inline(always)]
     fn filled(mut self, source: &mut Source, wanted: u32) -> Result<Self, Cut> {
         if let Some(four) = source.four_plain() {
             self.buffer |= u64::from(four) << (32 - self.left);
             self.left += 32;
             return Ok(self);
         }
+        self.filled_by_bytes(source, wanted)
+    }
+
+    #[inline(never)]
+    fn filled_by_bytes(mut self, source: &mut Source, wanted: u32) -> Result<Self, Cut> {
         while self.left <= 48 {
             let Some(byte) = source.packed()? else {
                 break;
