@@ -119,6 +119,6 @@ pub(super) fn strip(
 
 fn pixels(mut frame: Frame) -> Vec<u8> {
     let components = std::mem::take(&mut frame.components);
-    let planes: Vec<Plane> = components.into_iter().map(|component| Plane::new(&component, &frame)).collect();
+    let planes: Vec<Plane> = components.into_iter().map(|component| Plane::new(component, &frame)).collect();
     planes::pixels(&planes, &frame)
 }

@@ -3,6 +3,7 @@
 use super::NAME;
 use super::arithmetic::{Arithmetic, Slot};
 use super::huffman::{Bits, Codes, Huffman, Table, Tables};
+use super::idct;
 use super::source::{Cut, Source};
 use crate::data::decode::{DecodeProblem, Limits, damaged, unsupported};
 
@@ -64,6 +65,8 @@ pub(super) struct Component {
     pub(super) stride: usize,
     pub(super) rows: usize,
     pub(super) blocks: Vec<[i16; 64]>,
+    /// The samples of the blocks, in place of the blocks, where one scan gives all.
+    pub(super) samples: Vec<u8>,
     /// For each of the first ten coefficients, the lowest bit that is known; -1 for none.
     known: [i8; 64],
 }
@@ -272,7 +275,8 @@ impl Frame {
         (self.width.div_ceil(8 * self.across), self.height.div_ceil(8 * self.down))
     }
 
-    fn allocate(&mut self, limits: &Limits) -> Result<(), DecodeProblem> {
+    /// Takes the memory: for samples where the first scan, of `count` components, gives all, and else for blocks.
+    fn allocate(&mut self, limits: &Limits, count: usize) -> Result<(), DecodeProblem> {
         let (across, down) = self.units();
         let mut bytes = 0;
         for component in &mut self.components {
@@ -281,8 +285,14 @@ impl Frame {
             bytes += (component.stride * component.rows) as u64 * 128;
         }
         limits.check_samples(self.width as u32, self.height as u32, bytes)?;
+        let is_direct = !self.progressive && count == self.components.len();
         for component in &mut self.components {
-            component.blocks = vec![[0; 64]; component.stride * component.rows];
+            let blocks = component.stride * component.rows;
+            if is_direct {
+                component.samples = vec![128; blocks * 64];
+            } else {
+                component.blocks = vec![[0; 64]; blocks];
+            }
         }
         Ok(())
     }
@@ -396,15 +406,14 @@ impl Frame {
         source: &mut Source,
     ) -> Result<(), Cut> {
         if let [index] = *indices {
-            let component = &mut self.components[index];
-            return coder.block(source, 0, &mut component.blocks[y * component.stride + x]);
+            return self.components[index].block(x, y, |block| coder.block(source, 0, block));
         }
         for (slot, &index) in indices.iter().enumerate() {
             let component = &mut self.components[index];
             for down in 0..component.down {
-                let row = (y * component.down + down) * component.stride + x * component.across;
-                for block in &mut component.blocks[row..row + component.across] {
-                    coder.block(source, slot, block)?;
+                for across in 0..component.across {
+                    let (x, y) = (x * component.across + across, y * component.down + down);
+                    component.block(x, y, |block| coder.block(source, slot, block))?;
                 }
             }
         }
@@ -531,7 +540,7 @@ impl<'a> Reader<'a> {
     pub(super) fn read_scans(&mut self, limits: &Limits) -> Result<Frame, DecodeProblem> {
         let color = self.color();
         let mut frame = self.frame.take().expect("read_header has read it");
-        frame.allocate(limits)?;
+        frame.allocate(limits, self.scan.first().copied().unwrap_or(0).into())?;
         let read = self.read_to_end(&mut frame);
         // Of a picture of one scan libjpeg has all rows already when the end of the file is missing.
         if !(frame.complete && self.source.is_cut()) {
@@ -569,6 +578,7 @@ impl Component {
             stride: 0,
             rows: 0,
             blocks: Vec::new(),
+            samples: Vec::new(),
             known: [-1; 64],
         }
     }
@@ -580,6 +590,25 @@ impl Component {
             self.steps = Some(steps.ok_or_else(|| bad("a quantization table is missing"))?);
         }
         self.known[band.first..=band.last].fill(band.low as i8);
+        Ok(())
+    }
+
+    /// Reads the block at `x` and `y`, and transforms it where no other scan can add to it.
+    #[inline(always)]
+    fn block(
+        &mut self,
+        x: usize,
+        y: usize,
+        read: impl FnOnce(&mut [i16; 64]) -> Result<(), Cut>,
+    ) -> Result<(), Cut> {
+        if let Some(block) = self.blocks.get_mut(y * self.stride + x) {
+            return read(block);
+        }
+        let mut block = [0; 64];
+        read(&mut block)?;
+        let steps = self.steps.as_ref().unwrap_or(&[0; 64]);
+        let at = (y * self.stride * 8 + x) * 8;
+        idct::block(&block, steps, &mut self.samples[at..], self.stride * 8);
         Ok(())
     }
 }

@@ -12,10 +12,26 @@ pub(super) struct Codes {
     pub(super) symbols: Vec<u8>,
 }
 
+/// How many bits the lookup of codes sees at once.
+const AHEAD: u32 = 10;
+
+/// What the next bits begin with: a code, and the number behind it.
+#[derive(Clone, Copy)]
+#[repr(align(4))]
+struct Entry {
+    symbol: u8,
+    /// Bits of the code; 0 for a code longer than the lookup sees.
+    length: u8,
+    /// Bits of the code and of its number; more than there ever are where the code is too long.
+    whole: u8,
+}
+
+const LONG: Entry = Entry { symbol: 0, length: 0, whole: u8::MAX };
+
 /// A table ready for decoding.
 pub(super) struct Table {
-    /// Length and symbol for every value of the next 8 bits; length 0 for a longer code.
-    short: [(u8, u8); 256],
+    /// The entry for every value of the next bits.
+    short: [Entry; 1 << AHEAD],
     /// The largest code of each length, -1 for none.
     largest: [i32; 17],
     /// What to add to a code of each length for the index of its symbol.
@@ -26,7 +42,7 @@ pub(super) struct Table {
 impl Table {
     /// A table of no code, where a scan needs none.
     pub(super) fn empty() -> Self {
-        Self { short: [(0, 0); 256], largest: [-1; 17], offset: [0; 17], symbols: Vec::new() }
+        Self { short: [LONG; 1 << AHEAD], largest: [-1; 17], offset: [0; 17], symbols: Vec::new() }
     }
 
     /// # Errors
@@ -39,10 +55,11 @@ impl Table {
             table.offset[length] = at as i32 - code;
             for _ in 0..count {
                 let &symbol = table.symbols.get(at).filter(|&&symbol| symbol <= most).ok_or_else(bad)?;
-                if length <= 8 {
-                    let first = (code as usize) << (8 - length);
-                    let places = table.short.get_mut(first..first + (1 << (8 - length))).ok_or_else(bad)?;
-                    places.fill((length as u8, symbol));
+                if length <= AHEAD as usize {
+                    let places = 1 << (AHEAD as usize - length);
+                    let first = code as usize * places;
+                    let places = table.short.get_mut(first..first + places).ok_or_else(bad)?;
+                    places.fill(Entry { symbol, length: length as u8, whole: length as u8 + (symbol & 15) });
                 }
                 table.largest[length] = code;
                 code += 1;
@@ -58,8 +75,24 @@ impl Table {
     }
 }
 
-/// Reads codes and numbers; behind a marker it reads zeros, and says so.
+/// A symbol, and the number in as many bits behind it as its lower four bits say.
+struct Coded {
+    symbol: u8,
+    value: i32,
+}
+
+impl Coded {
+    /// How many zeros come before the value, and the bits of the value.
+    #[inline(always)]
+    fn run(&self) -> (usize, u8) {
+        (usize::from(self.symbol >> 4), self.symbol & 15)
+    }
+}
+
+/// Reads codes and numbers; behind a marker it reads zeros, and says so. A copy of it can stay in registers.
+#[derive(Clone, Copy)]
 pub(super) struct Bits {
+    /// The next bits from the highest one down, and zeros below them.
     buffer: u64,
     left: u32,
     /// More bits were asked for than there are before the next marker.
@@ -72,65 +105,94 @@ impl Bits {
     }
 
     fn restart(&mut self, source: &Source) {
-        self.left = 0;
+        (self.buffer, self.left) = (0, 0);
         if source.marker == 0 {
             self.insufficient = false;
         }
     }
 
-    /// At least `wanted` bits, at most 16.
-    #[inline(never)]
-    fn fill(&mut self, source: &mut Source, wanted: u32) -> Result<(), Cut> {
+    /// At least `wanted` bits, at most 16. How far it reads ahead decides which bytes before a marker are superfluous.
+    #[inline(always)]
+    fn filled(mut self, source: &mut Source, wanted: u32) -> Result<Self, Cut> {
         if let Some(four) = source.four_plain() {
-            self.buffer = self.buffer << 32 | u64::from(four);
+            self.buffer |= u64::from(four) << (32 - self.left);
             self.left += 32;
-            return Ok(());
+            return Ok(self);
         }
+        self.filled_by_bytes(source, wanted)
+    }
+
+    #[inline(never)]
+    fn filled_by_bytes(mut self, source: &mut Source, wanted: u32) -> Result<Self, Cut> {
         while self.left <= 48 {
             let Some(byte) = source.packed()? else {
                 break;
             };
-            self.buffer = self.buffer << 8 | u64::from(byte);
+            self.buffer |= u64::from(byte) << (56 - self.left);
             self.left += 8;
         }
         if self.left < wanted {
             self.insufficient = true;
             source.faults = true;
-            self.buffer <<= 32;
             self.left += 32;
         }
-        Ok(())
+        Ok(self)
     }
 
-    #[inline]
+    #[inline(always)]
+    fn skip(&mut self, bits: u32) {
+        self.buffer <<= bits;
+        self.left -= bits;
+    }
+
+    #[inline(always)]
     fn number(&mut self, source: &mut Source, bits: u32) -> Result<i32, Cut> {
         if self.left < bits {
-            self.fill(source, bits)?;
+            *self = self.filled(source, bits)?;
         }
-        self.left -= bits;
-        Ok((self.buffer >> self.left) as i32 & ((1 << bits) - 1))
+        let value = leading(self.buffer, bits);
+        self.skip(bits);
+        Ok(value)
     }
 
-    /// A number of `bits` bits whose lower half stands for negative values.
-    fn signed(&mut self, source: &mut Source, bits: u32) -> Result<i32, Cut> {
-        if bits == 0 {
-            return Ok(0);
+    /// A symbol and its number.
+    #[inline(always)]
+    fn coded(&mut self, source: &mut Source, table: &Table) -> Result<Coded, Cut> {
+        if self.left < 8 {
+            *self = self.filled(source, 0)?;
         }
-        let value = self.number(source, bits)?;
-        Ok(if value < 1 << (bits - 1) { value - (1 << bits) + 1 } else { value })
+        let entry = table.short[(self.buffer >> (64 - AHEAD)) as usize];
+        if u32::from(entry.whole) <= self.left {
+            let value = signed(self.buffer << entry.length, (entry.symbol & 15).into());
+            self.skip(entry.whole.into());
+            return Ok(Coded { symbol: entry.symbol, value });
+        }
+        let (bits, coded) = self.long_coded(source, table)?;
+        *self = bits;
+        Ok(coded)
     }
 
-    #[inline]
+    /// As `coded`, where the code is long or bits are missing.
+    #[inline(never)]
+    fn long_coded(mut self, source: &mut Source, table: &Table) -> Result<(Self, Coded), Cut> {
+        let symbol = self.symbol(source, table)?;
+        let bits = u32::from(symbol & 15);
+        if self.left < bits {
+            self = self.filled(source, bits)?;
+        }
+        let value = signed(self.buffer, bits);
+        self.skip(bits);
+        Ok((self, Coded { symbol, value }))
+    }
+
     fn symbol(&mut self, source: &mut Source, table: &Table) -> Result<u8, Cut> {
         if self.left < 8 {
-            self.fill(source, 0)?;
+            *self = self.filled(source, 0)?;
         }
-        if self.left >= 8 {
-            let (length, symbol) = table.short[(self.buffer >> (self.left - 8)) as usize & 0xff];
-            if length > 0 {
-                self.left -= u32::from(length);
-                return Ok(symbol);
-            }
+        let entry = table.short[(self.buffer >> (64 - AHEAD)) as usize];
+        if entry.length > 0 && u32::from(entry.length) <= self.left {
+            self.skip(entry.length.into());
+            return Ok(entry.symbol);
         }
         self.long_symbol(source, table)
     }
@@ -148,6 +210,19 @@ impl Bits {
         source.faults = true;
         Ok(0)
     }
+}
+
+/// The first bits of `buffer`, from 0 to 15 or 16 of them.
+#[inline(always)]
+fn leading(buffer: u64, bits: u32) -> i32 {
+    (buffer >> 1 >> (63 - bits)) as i32
+}
+
+/// The first bits of `buffer` as a number whose lower half stands for negative values.
+#[inline(always)]
+fn signed(buffer: u64, bits: u32) -> i32 {
+    let is_negative = !((buffer as i64 >> 63) as i32);
+    leading(buffer, bits) - (is_negative & ((1 << bits) - 1))
 }
 
 /// The tables that a component of a scan uses.
@@ -202,59 +277,62 @@ impl Huffman {
         }
     }
 
+    #[inline(always)]
     fn dc(&mut self, source: &mut Source, slot: usize) -> Result<i32, Cut> {
-        let table = &self.tables[slot].dc;
-        let bits = self.bits.symbol(source, table)?;
-        let step = self.bits.signed(source, bits.into())?;
+        let step = self.bits.coded(source, &self.tables[slot].dc)?.value;
         self.last[slot] = self.last[slot].wrapping_add(step);
         Ok(self.last[slot])
     }
 
+    #[inline(never)]
     fn sequential(&mut self, source: &mut Source, slot: usize, block: &mut [i16; 64]) -> Result<(), Cut> {
         block[0] = self.dc(source, slot)? as i16;
-        let table = &self.tables[slot].ac;
+        let (table, mut bits) = (&self.tables[slot].ac, self.bits);
         let mut k = 1;
         while k < 64 {
-            let symbol = self.bits.symbol(source, table)?;
-            let (run, bits) = (usize::from(symbol >> 4), symbol & 15);
-            if bits > 0 {
-                k += run;
-                block[NATURAL[k]] = self.bits.signed(source, bits.into())? as i16;
-            } else if run == 15 {
-                k += 15;
-            } else {
-                break;
+            let coded = bits.coded(source, table)?;
+            match coded.run() {
+                (15, 0) => k += 15,
+                (_, 0) => break,
+                (run, _) => {
+                    k += run;
+                    block[NATURAL[k] & 63] = coded.value as i16;
+                }
             }
             k += 1;
         }
+        self.bits = bits;
         Ok(())
     }
 
+    #[inline(never)]
     fn first_band(&mut self, source: &mut Source, block: &mut [i16; 64]) -> Result<(), Cut> {
         if self.empty_run > 0 {
             self.empty_run -= 1;
             return Ok(());
         }
-        let table = &self.tables[0].ac;
+        let (table, mut bits) = (&self.tables[0].ac, self.bits);
         let mut k = self.band.first;
         while k <= self.band.last {
-            let symbol = self.bits.symbol(source, table)?;
-            let (run, bits) = (usize::from(symbol >> 4), symbol & 15);
-            if bits > 0 {
-                k += run;
-                let value = self.bits.signed(source, bits.into())?;
-                block[NATURAL[k]] = (value << self.band.low) as i16;
-            } else if run == 15 {
-                k += 15;
-            } else {
-                self.empty_run = (1 << run) - 1 + self.bits.number(source, run as u32)? as u32;
-                break;
+            let coded = bits.coded(source, table)?;
+            match coded.run() {
+                (15, 0) => k += 15,
+                (run, 0) => {
+                    self.empty_run = (1 << run) - 1 + bits.number(source, run as u32)? as u32;
+                    break;
+                }
+                (run, _) => {
+                    k += run;
+                    block[NATURAL[k] & 63] = (coded.value << self.band.low) as i16;
+                }
             }
             k += 1;
         }
+        self.bits = bits;
         Ok(())
     }
 
+    #[inline(never)]
     fn refined_band(&mut self, source: &mut Source, block: &mut [i16; 64]) -> Result<(), Cut> {
         let (mut k, last, low) = (self.band.first, self.band.last, self.band.low);
         if self.empty_run == 0 {

@@ -15,58 +15,69 @@ const F_2_562: i32 = 20995;
 const F_3_072: i32 = 25172;
 const BITS: u32 = 13;
 
+/// Rows of a block, or its columns.
+type Square = [[i16; 8]; 8];
+
 /// A block of coefficients to 8 rows of 8 samples, written to `out` at a distance of `stride`.
 pub(super) fn block(coefficients: &[i16; 64], steps: &[u16; 64], out: &mut [u8], stride: usize) {
-    let value = |at: usize| i32::from(coefficients[at].wrapping_mul(steps[at] as i16));
     if coefficients[1..] == [0; 63] {
         // One level for all.
-        let dc = i32::from((value(0) << 2) as i16);
-        let level = sample((dc + 16) >> 5);
-        out.chunks_mut(stride).take(8).for_each(|row| row[..8].fill(level));
+        let dc = i32::from(coefficients[0].wrapping_mul(steps[0] as i16) << 2);
+        let level = sample(((dc + 16) >> 5) as i16);
+        (0..8).for_each(|y| out[y * stride..][..8].fill(level));
         return;
     }
-    let mut columns = [[0; 8]; 8];
+    let mut values = [[0; 8]; 8];
+    for (values, (coefficients, steps)) in
+        values.iter_mut().zip(coefficients.as_chunks::<8>().0.iter().zip(steps.as_chunks::<8>().0))
+    {
+        for x in 0..8 {
+            values[x] = coefficients[x].wrapping_mul(steps[x] as i16);
+        }
+    }
+    let columns = pass::<{ BITS - 2 }>(&values);
+    let rows = pass::<{ BITS + 5 }>(&columns);
+    for (y, row) in rows.iter().enumerate() {
+        let out = out[y * stride..].first_chunk_mut::<8>().expect("a row of 8 samples");
+        for x in 0..8 {
+            out[x] = sample(row[x]);
+        }
+    }
+}
+
+fn sample(value: i16) -> u8 {
+    (value.clamp(-128, 127) as i8 as u8) ^ 0x80
+}
+
+/// The one-dimensional transform of eight columns at once; its results are rows. Like the vector code it adds in 16
+/// bits where it says so, and its results are clamped to 16 bits. Apart from its caller, for the compiler makes better
+/// vector code of it so.
+#[inline(never)]
+fn pass<const SHIFT: u32>(v: &Square) -> Square {
+    let mut out = [[0; 8]; 8];
     for x in 0..8 {
-        let column = std::array::from_fn(|y| value(y * 8 + x));
-        let result = pass::<{ BITS - 2 }>(column);
-        (0..8).for_each(|y| columns[y][x] = result[y].clamp(-32768, 32767));
+        let at = |k: usize| i32::from(v[k][x]);
+        let sum = |a: usize, b: usize| i32::from(v[a][x].wrapping_add(v[b][x]));
+        let difference = i32::from(v[0][x].wrapping_sub(v[4][x]));
+        // Factors are added beforehand, so that each product is one of 16 bits by 16.
+        let t2 = (at(2) * F_0_541).wrapping_add(at(6) * (F_0_541 - F_1_847));
+        let t3 = (at(2) * (F_0_541 + F_0_765)).wrapping_add(at(6) * F_0_541);
+        let (t0, t1) = (sum(0, 4) << BITS, difference << BITS);
+        let even = [t0.wrapping_add(t3), t1.wrapping_add(t2), t1.wrapping_sub(t2), t0.wrapping_sub(t3)];
+        let (s3, s4) = (sum(7, 3), sum(5, 1));
+        let z3 = (s3 * (F_1_175 - F_1_961)).wrapping_add(s4 * F_1_175);
+        let z4 = (s3 * F_1_175).wrapping_add(s4 * (F_1_175 - F_0_390));
+        let odd = [
+            (at(1) * (F_1_501 - F_0_899)).wrapping_add(at(7) * -F_0_899).wrapping_add(z4),
+            (at(3) * (F_3_072 - F_2_562)).wrapping_add(at(5) * -F_2_562).wrapping_add(z3),
+            (at(5) * (F_2_053 - F_2_562)).wrapping_add(at(3) * -F_2_562).wrapping_add(z4),
+            (at(7) * (F_0_298 - F_0_899)).wrapping_add(at(1) * -F_0_899).wrapping_add(z3),
+        ];
+        let rounded = |sum: i32| (sum.wrapping_add(1 << (SHIFT - 1)) >> SHIFT).clamp(-32768, 32767) as i16;
+        for k in 0..4 {
+            out[x][k] = rounded(even[k].wrapping_add(odd[k]));
+            out[x][7 - k] = rounded(even[k].wrapping_sub(odd[k]));
+        }
     }
-    for (row, out) in columns.into_iter().zip(out.chunks_mut(stride)) {
-        let result = pass::<{ BITS + 5 }>(row);
-        out[..8].iter_mut().zip(result).for_each(|(out, value)| *out = sample(value));
-    }
-}
-
-fn sample(value: i32) -> u8 {
-    (value.clamp(-128, 127) + 128) as u8
-}
-
-/// The one-dimensional transform. The vector code adds in 16 bits where this one wraps.
-#[inline(always)]
-fn pass<const SHIFT: u32>(v: [i32; 8]) -> [i32; 8] {
-    let half = 1 << (SHIFT - 1);
-    let wrapped = |sum: i32| i32::from(sum as i16);
-    if v[1..] == [0; 7] {
-        return [((v[0] << BITS) + half) >> SHIFT; 8];
-    }
-    let z1 = (v[2] + v[6]) * F_0_541;
-    let (t2, t3) = (z1 - v[6] * F_1_847, z1 + v[2] * F_0_765);
-    let (t0, t1) = (wrapped(v[0] + v[4]) << BITS, wrapped(v[0] - v[4]) << BITS);
-    let even = [t0.wrapping_add(t3), t1.wrapping_add(t2), t1.wrapping_sub(t2), t0.wrapping_sub(t3)];
-    let (a0, a1, a2, a3) = (v[7], v[5], v[3], v[1]);
-    let (z3, z4) = (wrapped(a0 + a2), wrapped(a1 + a3));
-    let (z1, z2) = ((a0 + a3) * -F_0_899, (a1 + a2).wrapping_mul(-F_2_562));
-    let z5 = (z3 + z4).wrapping_mul(F_1_175);
-    let (z3, z4) = (z5.wrapping_sub(z3 * F_1_961), z5.wrapping_sub(z4 * F_0_390));
-    let odd = [
-        (a3 * F_1_501).wrapping_add(z1).wrapping_add(z4),
-        (a2 * F_3_072).wrapping_add(z2).wrapping_add(z3),
-        (a1 * F_2_053).wrapping_add(z2).wrapping_add(z4),
-        (a0 * F_0_298).wrapping_add(z1).wrapping_add(z3),
-    ];
-    let shifted = |sum: i32| sum.wrapping_add(half) >> SHIFT;
-    std::array::from_fn(|k| match k {
-        0..4 => shifted(even[k].wrapping_add(odd[k])),
-        _ => shifted(even[7 - k].wrapping_sub(odd[7 - k])),
-    })
+    out
 }

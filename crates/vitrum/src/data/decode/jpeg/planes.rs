@@ -16,18 +16,11 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    pub(super) fn new(component: &Component, frame: &Frame) -> Self {
+    pub(super) fn new(component: Component, frame: &Frame) -> Self {
         let stride = component.stride * 8;
-        let mut samples = vec![0; stride * component.rows * 8];
-        let steps = component.steps.unwrap_or([0; 64]);
-        let rows = samples.chunks_exact_mut(stride * 8);
-        for (row, blocks) in rows.zip(component.blocks.chunks_exact(component.stride)) {
-            for (x, block) in blocks.iter().enumerate() {
-                idct::block(block, &steps, &mut row[x * 8..], stride);
-            }
-        }
         let (across, down) = (frame.across / component.across, frame.down / component.down);
         let (width, height) = (frame.width.div_ceil(across), frame.height.div_ceil(down));
+        let samples = if component.samples.is_empty() { samples(&component) } else { component.samples };
         Self { samples, stride, width, height, across, down }
     }
 
@@ -88,6 +81,20 @@ impl Plane {
     }
 }
 
+/// The samples of the blocks.
+fn samples(component: &Component) -> Vec<u8> {
+    let stride = component.stride * 8;
+    let mut samples = vec![0; stride * component.rows * 8];
+    let steps = component.steps.unwrap_or([0; 64]);
+    let rows = samples.chunks_exact_mut(stride * 8);
+    for (row, blocks) in rows.zip(component.blocks.chunks_exact(component.stride)) {
+        for (x, block) in blocks.iter().enumerate() {
+            idct::block(block, &steps, &mut row[x * 8..], stride);
+        }
+    }
+    samples
+}
+
 /// The pixels, the components side by side: grey, RGB, or four inks.
 pub(super) fn pixels(planes: &[Plane], frame: &Frame) -> Vec<u8> {
     let mut rows = vec![Vec::new(); planes.len()];
@@ -104,10 +111,7 @@ pub(super) fn pixels(planes: &[Plane], frame: &Frame) -> Vec<u8> {
 fn interleave(rows: &[Vec<u8>], color: Color, out: &mut [u8]) {
     match (rows, color) {
         ([y, cb, cr], Color::YCbCr) => {
-            let samples = y.iter().zip(cb).zip(cr);
-            for (out, ((&y, &cb), &cr)) in out.chunks_exact_mut(3).zip(samples) {
-                out.copy_from_slice(&rgb_of_ycc(y, cb, cr));
-            }
+            rgb_row([y, cb, cr].map(|row| &row[..out.len() / 3]), out);
         }
         ([y, cb, cr, k], Color::Ycck) => {
             let samples = y.iter().zip(cb).zip(cr).zip(k);
@@ -125,14 +129,46 @@ fn interleave(rows: &[Vec<u8>], color: Color, out: &mut [u8]) {
     }
 }
 
-/// Factors in 16-bit fixed point: 1.402, 1.772, 0.71414, 0.34414.
+/// How many pixels are converted at once.
+const SPAN: usize = 16;
+
+fn rgb_row([y, cb, cr]: [&[u8]; 3], out: &mut [u8]) {
+    let (y, last_y) = y.as_chunks::<SPAN>();
+    let (cb, last_cb) = cb.as_chunks::<SPAN>();
+    let (cr, last_cr) = cr.as_chunks::<SPAN>();
+    let (out, last) = out.as_chunks_mut::<{ SPAN * 3 }>();
+    for (((y, cb), cr), out) in y.iter().zip(cb).zip(cr).zip(out) {
+        *out = rgb_span(y, cb, cr);
+    }
+    let samples = last_y.iter().zip(last_cb).zip(last_cr);
+    for (out, ((&y, &cb), &cr)) in last.chunks_exact_mut(3).zip(samples) {
+        out.copy_from_slice(&rgb_of_ycc(y, cb, cr));
+    }
+}
+
+fn rgb_span(y: &[u8; SPAN], cb: &[u8; SPAN], cr: &[u8; SPAN]) -> [u8; SPAN * 3] {
+    let [mut r, mut g, mut b] = [[0; SPAN]; 3];
+    for k in 0..SPAN {
+        [r[k], g[k], b[k]] = rgb_of_ycc(y[k], cb[k], cr[k]);
+    }
+    let mut out = [0; SPAN * 3];
+    for k in 0..SPAN {
+        (out[3 * k], out[3 * k + 1], out[3 * k + 2]) = (r[k], g[k], b[k]);
+    }
+    out
+}
+
+/// Factors in 16-bit fixed point: 1.402, 1.772, 0.71414, 0.34414; whole parts are added apart, so that each product is
+/// one of 16 bits by 16.
+#[inline(always)]
 fn rgb_of_ycc(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    let clamp = |v: i32| v.clamp(0, 255) as u8;
+    let [y, cb, cr] = [i16::from(y), i16::from(cb) - 128, i16::from(cr) - 128];
+    let part = |a: i32, b: i32| ((a * i32::from(cb) + b * i32::from(cr) + HALF) >> 16) as i16;
+    let clamp = |v: i16| v.clamp(0, 255) as u8;
     [
-        clamp(y + ((91881 * cr + HALF) >> 16)),
-        clamp(y + ((-22554 * cb - 46802 * cr + HALF) >> 16)),
-        clamp(y + ((116130 * cb + HALF) >> 16)),
+        clamp(y + cr + part(0, 91881 - 65536)),
+        clamp(y - cr + part(-22554, 65536 - 46802)),
+        clamp(y + 2 * cb + part(116130 - 131072, 0)),
     ]
 }

@@ -92,15 +92,17 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The next four bytes of packed data, when none of them could be a marker's.
+    /// The next four bytes of packed data, when none of them is 0xff, which could be a marker's.
     #[inline]
     pub(super) fn four_plain(&mut self) -> Option<u32> {
         let &four = self.bytes.get(self.at..)?.first_chunk()?;
-        if self.marker != 0 || four.contains(&0xff) {
+        let four = u32::from_be_bytes(four);
+        let has_ones = four & 0x8080_8080 & (!four).wrapping_sub(0x0101_0101) != 0;
+        if self.marker != 0 || has_ones {
             return None;
         }
         self.at += 4;
-        Some(u32::from_be_bytes(four))
+        Some(four)
     }
 
     /// The next byte of packed data; `None` at a marker, which then waits.
