@@ -167,7 +167,10 @@ pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), 
 }
 
 /// The fields of the image processor, and the file they stand in.
-fn processor(config: &Path) -> Result<Option<(PathBuf, Map<String, Value>)>, LoadError> {
+type Processor = (PathBuf, Map<String, Value>);
+
+/// The newer file of the processor where it is there, else the older one.
+fn processor(config: &Path) -> Result<Option<Processor>, LoadError> {
     let whole = config.with_file_name("processor_config.json");
     check_link(&whole)?;
     if whole.is_file()

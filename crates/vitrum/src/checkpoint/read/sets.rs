@@ -101,7 +101,7 @@ pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Resu
     let Some(chosen) = chosen else { return Ok(without_sets(&plain)) };
     let (prefix, dialect) = &found[chosen];
     let mut taken = Taken { prefix, dialect: *dialect, others: &found, plain: &plain, shapes };
-    let (names_kept, mut dropped) = taken.split();
+    let [names_kept, mut dropped] = taken.split();
     let mut selection =
         Selection { names: names_kept, dropped: Vec::new(), sets: Vec::new(), notes: Vec::new() };
     if let Some((module, renamed)) = taken.head_beside(&selection.names) {
@@ -325,7 +325,7 @@ impl Taken<'_> {
     }
 
     /// Names that are taken, without the container, and those that are left out.
-    fn split(&self) -> (Vec<(String, String)>, Vec<(String, String)>) {
+    fn split(&self) -> [Vec<(String, String)>; 2] {
         let container = self.container();
         let (mut names, mut dropped) = (Vec::new(), Vec::new());
         for (name, file) in self.plain {
@@ -337,7 +337,7 @@ impl Taken<'_> {
                 (None, None) => dropped.push((file.to_string(), outside(container))),
             }
         }
-        (names, dropped)
+        [names, dropped]
     }
 
     /// The other set that a tensor belongs to: the one with the longest name in front of it.

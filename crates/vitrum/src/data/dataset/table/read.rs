@@ -37,7 +37,7 @@ impl Table {
         // Excel says its separator in a line of its own.
         let (text, skipped, told) = match text.split_once('\n') {
             Some((first, rest)) if first.to_ascii_lowercase().starts_with("sep=") => {
-                (rest, 1, first.trim_end().bytes().nth(4))
+                (rest, 1, first.trim_end().as_bytes().get(4).copied())
             }
             _ => (text, 0, None),
         };

@@ -153,7 +153,7 @@ impl Unpacker<'_> {
                 let value = |row: &[u8], at: usize| {
                     let three = |n: usize| u16::from(*row.get(at / 2 * 3 + n).unwrap_or(&0));
                     let first = three(0) << 4 | three(1) >> 4;
-                    (if at % 2 == 0 { first } else { (three(1) & 15) << 8 | three(2) }).to_ne_bytes()
+                    (if at.is_multiple_of(2) { first } else { (three(1) & 15) << 8 | three(2) }).to_ne_bytes()
                 };
                 let rows = bytes.chunks_exact(row);
                 rows.flat_map(|row| (0..count).flat_map(move |at| value(row, at))).collect()
