@@ -161,6 +161,33 @@ fn mlps(c: &mut Criterion) {
     }
 }
 
+/// Windows, width, heads of the stages of Swin-T with one picture of 224 pixels, and of its first stage with eight.
+const WINDOWS: [[usize; 3]; 4] = [[64, 96, 3], [16, 192, 6], [4, 384, 12], [512, 96, 3]];
+
+/// Attention in windows of 49 tokens with a bias that all share. An element is a multiplication or addition.
+fn windows(c: &mut Criterion) {
+    for (name, device, passes) in
+        [("windows", Device::flex(), 1), ("windows_train", Device::flex().autodiff(), 3)]
+    {
+        let mut group = c.benchmark_group(name);
+        for size @ [b, d, a] in WINDOWS {
+            group.throughput(Throughput::Elements((4 * passes * b * 49 * 49 * d) as u64));
+            let (qkv, bias) = (parameter([b, 49, 3 * d], &device), parameter([1, a, 49, 49], &device));
+            for (kind, bias) in [("plain", None), ("bias", Some(bias))] {
+                group.bench_function(BenchmarkId::new(kind, format!("{size:?}")), |bench| {
+                    let forward = || attention(qkv.clone(), a, 32f64.powf(-0.5), bias.clone());
+                    if passes == 1 {
+                        bench.iter(forward);
+                    } else {
+                        bench.iter(|| forward().sum().backward());
+                    }
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
 type ActivateFn = fn(Tensor<2>, Activation) -> Tensor<2>;
 
 /// Activations of the hidden numbers of ViT-S with one image.
@@ -227,6 +254,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = forward, forward_and_backward, linear_layers, mlps, activations, adamw
+    targets = forward, forward_and_backward, linear_layers, mlps, activations, windows, adamw
 }
 criterion_main!(benches);

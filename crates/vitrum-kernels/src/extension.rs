@@ -14,14 +14,16 @@ use burn::backend::autodiff::{
 use burn::backend::flex::FlexTensor;
 use burn::backend::{
     Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, TensorMetadata, backend_extension,
-    ops::FloatTensorOps, tensor::FloatTensor,
+    ops::FloatTensorOps,
+    tensor::{BoolTensor, FloatTensor},
 };
 use burn::tensor::{DType, Shape};
 
 use crate::activation::{self, Activation};
+use crate::attention::{self, AttentionForm, AttentionInputs, Operands, Saved};
 use crate::linear::{self, LinearWants};
 use crate::mlp::{self, MlpWants};
-use crate::{attention, layer_norm, patch_embed, portable};
+use crate::{layer_norm, patch_embed, portable};
 
 /// A tensor that may be missing. (The macro that spreads the trait over backends knows no `Option` arguments.)
 #[derive(ExtensionType)]
@@ -40,8 +42,30 @@ impl<B: Backend> Maybe<B> {
         }
     }
 
-    fn from_option(tensor: Option<FloatTensor<B>>) -> Self {
+    pub(crate) fn from_option(tensor: Option<FloatTensor<B>>) -> Self {
         tensor.map_or(Maybe::Absent, Maybe::Present)
+    }
+}
+
+/// A mask that may be missing.
+#[derive(ExtensionType)]
+pub enum MaybeBool<B: Backend> {
+    /// Nothing.
+    Absent,
+    /// A mask.
+    Present(BoolTensor<B>),
+}
+
+impl<B: Backend> MaybeBool<B> {
+    pub(crate) fn into_option(self) -> Option<BoolTensor<B>> {
+        match self {
+            MaybeBool::Absent => None,
+            MaybeBool::Present(mask) => Some(mask),
+        }
+    }
+
+    pub(crate) fn from_option(mask: Option<BoolTensor<B>>) -> Self {
+        mask.map_or(MaybeBool::Absent, MaybeBool::Present)
     }
 }
 
@@ -51,38 +75,33 @@ impl<B: Backend> Maybe<B> {
 /// there instead.
 #[backend_extension(Flex, Cube: cfg(any(feature = "vulkan", feature = "webgpu")), Autodiff)]
 pub trait VitrumOps: Backend {
-    /// Attention over a packed projection, for the first Q tokens (`queries`, at most T); see
+    /// Attention of the first `queries` rows of q; see [`cross_attention`](crate::cross_attention) and
     /// [`attention_of_first`](crate::attention_of_first) for the meaning of the arguments.
     ///
-    /// Returns the context `[B, Q, D]` and what the backward pass needs to recompute the weights: of each row of
+    /// Returns the context `[B, Q, V]` and what the backward pass needs to recompute the weights: of each row of
     /// scores its maximum and the reciprocal of Σ exp(score - maximum), `[B, A, Q]` each, without gradient.
     fn vitrum_attention(
-        qkv: FloatTensor<Self>,
-        #[extension_type] bias: Maybe<Self>,
-        queries: usize,
-        num_heads: usize,
-        scale: f64,
+        #[extension_type] inputs: AttentionInputs<Self>,
+        form: AttentionForm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        portable::attention::<Self>(qkv, bias.into_option(), queries, num_heads, scale)
+        attention::portable::attention::<Self>(inputs, form)
     }
 
-    /// Gradients of `qkv`, and of `bias` if there is one and `want_bias` is set, given that of the context.
+    /// Gradients of the tensors that hold q, k and v, in their order, and of the bias if there is one and `want_bias` is
+    /// set, given that of the context.
     ///
     /// `context`, `max` and `norm` are what the forward pass on the same backend returned.
-    #[allow(clippy::too_many_arguments)]
     fn vitrum_attention_backward(
-        qkv: FloatTensor<Self>,
-        #[extension_type] bias: Maybe<Self>,
+        #[extension_type] inputs: AttentionInputs<Self>,
         context: FloatTensor<Self>,
         max: FloatTensor<Self>,
         norm: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        num_heads: usize,
-        scale: f64,
+        form: AttentionForm,
         want_bias: bool,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+    ) -> (Vec<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
         let _ = (context, max, norm);
-        portable::attention_backward::<Self>(qkv, bias.into_option(), grad, num_heads, scale, want_bias)
+        attention::portable::attention_backward::<Self>(inputs, grad, form, want_bias)
     }
 
     /// Layer normalisation over the last axis; see [`layer_norm`](crate::layer_norm).
@@ -209,40 +228,33 @@ pub trait VitrumOps: Backend {
 
 impl VitrumOps for Flex {
     fn vitrum_attention(
-        qkv: FloatTensor<Self>,
-        bias: Maybe<Self>,
-        queries: usize,
-        num_heads: usize,
-        scale: f64,
+        inputs: AttentionInputs<Self>,
+        form: AttentionForm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let bias = bias.into_option().map(in_one_piece);
-        let forward = match qkv.dtype() {
+        let forward = match inputs.dtype() {
             DType::F32 => attention::forward::<f32>,
             DType::F64 => attention::forward::<f64>,
-            _ => return portable::attention::<Self>(qkv, bias, queries, num_heads, scale),
+            _ => return attention::portable::attention::<Self>(inputs, form),
         };
-        forward(&in_one_piece(qkv), bias.as_ref(), queries, num_heads, scale)
+        forward(&Operands::new(inputs, form))
     }
 
     fn vitrum_attention_backward(
-        qkv: FloatTensor<Self>,
-        bias: Maybe<Self>,
+        inputs: AttentionInputs<Self>,
         context: FloatTensor<Self>,
         max: FloatTensor<Self>,
         norm: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        num_heads: usize,
-        scale: f64,
+        form: AttentionForm,
         want_bias: bool,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let bias = bias.into_option().map(in_one_piece);
-        let backward = match qkv.dtype() {
+    ) -> (Vec<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        let backward = match inputs.dtype() {
             DType::F32 => attention::backward::<f32>,
             DType::F64 => attention::backward::<f64>,
-            _ => return portable::attention_backward::<Self>(qkv, bias, grad, num_heads, scale, want_bias),
+            _ => return attention::portable::attention_backward::<Self>(inputs, grad, form, want_bias),
         };
-        let [qkv, context, max, norm, grad] = [qkv, context, max, norm, grad].map(in_one_piece);
-        backward(&qkv, bias.as_ref(), &context, &max, &norm, &grad, num_heads, scale, want_bias)
+        let [context, max, norm, grad] = [context, max, norm, grad].map(in_one_piece);
+        backward(&Operands::new(inputs, form), &Saved { context, max, norm, grad }, want_bias)
     }
 
     fn vitrum_layer_norm(
@@ -417,39 +429,10 @@ impl VitrumOps for burn::backend::Cube {}
 
 impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
     fn vitrum_attention(
-        qkv: FloatTensor<Self>,
-        bias: Maybe<Self>,
-        queries: usize,
-        num_heads: usize,
-        scale: f64,
+        inputs: AttentionInputs<Self>,
+        form: AttentionForm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let step = AttentionStep { num_heads, scale };
-        let bias = bias.into_option();
-        let inner = Maybe::from_option(bias.as_ref().map(|bias| bias.primitive().clone()));
-        let (context, max, norm) =
-            B::vitrum_attention(qkv.primitive().clone(), inner, queries, num_heads, scale);
-        let saved = (context.clone(), max.clone(), norm.clone());
-        let context = match bias {
-            None => match Backward::<B, 1>::prepare::<C>(step, [qkv.node()]).compute_bound().stateful() {
-                OpsKind::Tracked(mut prep) => {
-                    let state = AttentionState { qkv: prep.checkpoint(&qkv), bias: None, saved };
-                    prep.finish(state, context)
-                }
-                OpsKind::UnTracked(prep) => prep.finish(context),
-            },
-            Some(bias) => {
-                let nodes = [qkv.node(), bias.node()];
-                match Backward::<B, 2>::prepare::<C>(step, nodes).compute_bound().stateful() {
-                    OpsKind::Tracked(mut prep) => {
-                        let qkv = prep.checkpoint(&qkv);
-                        let state = AttentionState { qkv, bias: Some(prep.checkpoint(&bias)), saved };
-                        prep.finish(state, context)
-                    }
-                    OpsKind::UnTracked(prep) => prep.finish(context),
-                }
-            }
-        };
-        (context, Self::from_inner(max), Self::from_inner(norm))
+        attention::step::attention::<B, C>(inputs, form)
     }
 
     fn vitrum_layer_norm(
@@ -572,12 +555,14 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
 }
 
 /// The same without gradient.
-fn inner_maybe<B: Backend, C: CheckpointStrategy>(tensor: &Option<FloatTensor<Autodiff<B, C>>>) -> Maybe<B> {
+pub(crate) fn inner_maybe<B: Backend, C: CheckpointStrategy>(
+    tensor: &Option<FloatTensor<Autodiff<B, C>>>,
+) -> Maybe<B> {
     Maybe::from_option(tensor.as_ref().map(|tensor| tensor.primitive().clone()))
 }
 
 /// The tensor, or an empty one without gradient in its place, so that a step always has as many parents.
-fn or_constant<B: Backend, C: CheckpointStrategy>(
+pub(crate) fn or_constant<B: Backend, C: CheckpointStrategy>(
     tensor: Option<FloatTensor<Autodiff<B, C>>>,
     like: &FloatTensor<Autodiff<B, C>>,
 ) -> FloatTensor<Autodiff<B, C>> {
@@ -586,51 +571,6 @@ fn or_constant<B: Backend, C: CheckpointStrategy>(
         let empty = B::float_empty(Shape::new([0]), &like.device(), like.dtype().into());
         Autodiff::<B, C>::from_inner(empty)
     })
-}
-
-/// Backward step of attention; N is 2 with a bias, 1 without.
-#[derive(Debug)]
-struct AttentionStep {
-    num_heads: usize,
-    scale: f64,
-}
-
-/// What the backward pass of attention starts from: inputs by node, and context, max and norm themselves.
-#[derive(Clone, Debug)]
-struct AttentionState<B: Backend> {
-    qkv: NodeId,
-    bias: Option<NodeId>,
-    saved: (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
-}
-
-impl<B: VitrumOps, const N: usize> Backward<B, N> for AttentionStep {
-    type State = AttentionState<B>;
-
-    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
-        let AttentionState { qkv, bias, saved: (context, max, norm) } = ops.state;
-        let qkv = checkpointer.retrieve_node_output(qkv);
-        let bias = Maybe::from_option(bias.map(|bias| checkpointer.retrieve_node_output(bias)));
-        let mut parents = ops.parents.into_iter();
-        let (qkv_node, bias_node) = (parents.next().flatten(), parents.next().flatten());
-        let (d_qkv, d_bias) = B::vitrum_attention_backward(
-            qkv,
-            bias,
-            context,
-            max,
-            norm,
-            grad,
-            self.num_heads,
-            self.scale,
-            bias_node.is_some(),
-        );
-        if let Some(node) = qkv_node {
-            grads.register::<B>(node.id, d_qkv);
-        }
-        if let (Some(node), Some(d_bias)) = (bias_node, d_bias) {
-            grads.register::<B>(node.id, d_bias);
-        }
-    }
 }
 
 /// Backward step of layer normalisation; N is 3 with a bias, 2 without.

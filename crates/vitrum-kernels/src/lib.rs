@@ -29,8 +29,12 @@ mod simd;
 mod threads;
 
 pub use activation::Activation;
+pub use attention::{
+    AttentionForm, AttentionInputs, Projections, attention, attention_bf16, attention_of_first,
+    attention_padded, cross_attention, cross_attention_bf16, cross_attention_kv,
+};
 pub use bf16::bf16_level;
-pub use extension::{Maybe, VitrumOps};
+pub use extension::{Maybe, MaybeBool, VitrumOps};
 pub use int8::{
     Int8Ops, QuantizeError, QuantizedWeight, int8_level, linear_add_int8, linear_int8, mlp_add_int8,
     mlp_int8, quantize_weight_rows,
@@ -38,59 +42,20 @@ pub use int8::{
 pub use linear::LinearWants;
 pub use mlp::MlpWants;
 pub use packed::{
-    AfterAttention, PackedOps, PackedWeight, after_attention_packed, attention_bf16, linear_add_packed,
-    linear_packed, norm_linear_packed,
+    AfterAttention, PackedOps, PackedWeight, after_attention_packed, linear_add_packed, linear_packed,
+    norm_linear_packed,
 };
 pub use peak::peak_gflops;
 pub use reference::{
-    activate_reference, attention_reference, attention_weights, layer_norm_reference, linear_add_reference,
-    linear_reference, mlp_reference, patch_embed_reference,
+    activate_reference, attention_reference, attention_weights, cross_attention_reference,
+    cross_attention_weights, layer_norm_reference, linear_add_reference, linear_reference, mlp_reference,
+    patch_embed_reference,
 };
 pub use simd::simd_level;
 pub use threads::in_parts;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
-
-/// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
-///
-/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each of `num_heads` heads of `D / num_heads` columns
-/// (timm's layout). `bias` is added to the scores, `[1 or B, num_heads or 1, T, T]`: relative positions, or a mask
-/// whose entries are 0 and `-inf`; it receives a gradient. A row whose scores are all `-inf` gives zeros.
-/// Returns `[B, T, D]`. Equals [`attention_reference`].
-///
-/// # Panics
-/// If `num_heads` is 0 or does not divide D, or the last axis is no multiple of three, or `bias` has another shape
-/// or type.
-pub fn attention(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<3> {
-    let tokens = qkv.dims()[1];
-    attention_of_first(qkv, tokens, num_heads, scale, bias)
-}
-
-/// [`attention`] of the first `queries` tokens alone, to all of them: where nobody reads what becomes of the others, as
-/// behind the last block of a model whose head reads the class token.
-///
-/// Returns `[B, queries, D]`, the first rows of what [`attention`] gives.
-///
-/// # Panics
-/// Where [`attention`] does, or if `queries` is more than T.
-pub fn attention_of_first(
-    qkv: Tensor<3>,
-    queries: usize,
-    num_heads: usize,
-    scale: f64,
-    bias: Option<Tensor<4>>,
-) -> Tensor<3> {
-    check_attention(&qkv, num_heads, bias.as_ref());
-    let tokens = qkv.dims()[1];
-    assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
-    if !has_extension(&qkv.device()) {
-        return attention_reference(qkv, num_heads, scale, bias).narrow(1, 0, queries);
-    }
-    let bias = bias.map_or(Maybe::Absent, |bias| Maybe::Present(bias.into_dispatch()));
-    let (context, _, _) = Dispatch::vitrum_attention(qkv.into_dispatch(), bias, queries, num_heads, scale);
-    Tensor::from_dispatch(context)
-}
 
 /// Normalises each row of the last axis to mean 0 and deviation 1, then scales and shifts it (arXiv:1607.06450).
 ///
@@ -243,25 +208,6 @@ fn has_extension(device: &Device) -> bool {
         #[allow(unreachable_patterns)] // Burn may have been built with further backends.
         _ => false,
     }
-}
-
-/// Panics with what is wrong if these are no arguments for attention.
-fn check_attention(qkv: &Tensor<3>, num_heads: usize, bias: Option<&Tensor<4>>) {
-    let [b, t, d3] = qkv.dims();
-    assert!(
-        num_heads > 0 && d3.is_multiple_of(3 * num_heads),
-        "attention: qkv of shape [{b}, {t}, {d3}] does not hold q, k and v of {num_heads} heads"
-    );
-    let Some(bias) = bias else { return };
-    let [bias_b, bias_a, rows, columns] = bias.dims();
-    let fits =
-        (bias_b == 1 || bias_b == b) && (bias_a == 1 || bias_a == num_heads) && rows == t && columns == t;
-    assert!(
-        fits,
-        "attention: the bias must be [1 or {b}, 1 or {num_heads}, {t}, {t}], found {:?}",
-        [bias_b, bias_a, rows, columns]
-    );
-    assert_eq!(bias.dtype(), qkv.dtype(), "attention: bias and qkv differ in type");
 }
 
 /// Panics with what is wrong if these are no arguments for layer normalisation.

@@ -17,7 +17,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, 
 use burn::tensor::{DType, Tensor};
 
 use crate::activation::Activation;
-use crate::attention;
+use crate::attention::{self, AttentionForm, AttentionInputs, Operands};
 use crate::bf16::{self, RowPairs};
 use crate::extension::{Maybe, in_one_piece};
 use crate::gemm::{Finish, Gemm, Numbers, Packed, Pairs, View};
@@ -195,13 +195,10 @@ pub trait PackedOps: Backend {
         #[extension_type] gamma2: Maybe<Self>,
     ) -> FloatTensor<Self>;
 
-    /// See [`attention_bf16`].
+    /// See [`attention_bf16`](crate::attention_bf16).
     fn vitrum_attention_bf16(
-        qkv: FloatTensor<Self>,
-        #[extension_type] bias: Maybe<Self>,
-        queries: usize,
-        num_heads: usize,
-        scale: f64,
+        #[extension_type] inputs: AttentionInputs<Self>,
+        form: AttentionForm,
     ) -> FloatTensor<Self>;
 }
 
@@ -262,15 +259,8 @@ impl PackedOps for Flex {
         f32::tensor(branches.run(f32::slice(&context), f32::slice(&x), rows_of(&shape)), shape)
     }
 
-    fn vitrum_attention_bf16(
-        qkv: FloatTensor<Self>,
-        bias: Maybe<Self>,
-        queries: usize,
-        num_heads: usize,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        let bias = bias.into_option().map(in_one_piece);
-        attention::forward_bf16(&in_one_piece(qkv), bias.as_ref(), queries, num_heads, scale)
+    fn vitrum_attention_bf16(inputs: AttentionInputs<Self>, form: AttentionForm) -> FloatTensor<Self> {
+        attention::forward_bf16(&Operands::new(inputs, form))
     }
 }
 
@@ -497,33 +487,6 @@ pub fn after_attention_packed<const R: usize>(
         crate::maybe(gamma1),
         crate::maybe(gamma2),
     ))
-}
-
-/// [`attention_of_first`](crate::attention_of_first) with products in bf16, for answers: scaled queries, keys, the
-/// softmax's weights and values are rounded to bf16, sums, scores and softmax are in `f32`. A row of scores is not rounded,
-/// nor what it is divided by. An image's numbers do not depend on the others, to the bit.
-///
-/// On the CPU in `f32`, outside of training; anywhere else q, k and v alone are rounded.
-///
-/// # Panics
-/// Where [`attention_of_first`](crate::attention_of_first) does.
-pub fn attention_bf16(
-    qkv: Tensor<3>,
-    queries: usize,
-    num_heads: usize,
-    scale: f64,
-    bias: Option<Tensor<4>>,
-) -> Tensor<3> {
-    crate::check_attention(&qkv, num_heads, bias.as_ref());
-    let tokens = qkv.dims()[1];
-    assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
-    if !is_fast(&qkv) || bias.as_ref().is_some_and(|bias| !is_fast(bias)) {
-        let dtype = qkv.dtype();
-        let qkv = qkv.cast(DType::BF16).cast(dtype);
-        return crate::attention_of_first(qkv, queries, num_heads, scale, bias);
-    }
-    let (qkv, bias) = (qkv.into_dispatch(), crate::maybe(bias));
-    Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(qkv, bias, queries, num_heads, scale))
 }
 
 /// The weight `[K, N]` and bias as tensors like x.

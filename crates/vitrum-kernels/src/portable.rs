@@ -9,56 +9,6 @@ use burn::tensor::{Shape, Slice};
 use crate::activation::{Activation, DENSITY, QUICK, TANH};
 use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
-use crate::reference::lowest;
-
-/// Context `[B, Q, D]` of the first Q tokens, and of each row of scores the maximum and the reciprocal of
-/// Σ exp(score - max), `[B, A, Q]` each.
-pub(crate) fn attention<B: Backend>(
-    qkv: FloatTensor<B>,
-    bias: Option<FloatTensor<B>>,
-    queries: usize,
-    num_heads: usize,
-    scale: f64,
-) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let packed = Packed::of::<B>(&qkv, queries, num_heads);
-    let [q, k, v] = packed.heads::<B>(qkv);
-    let (weights, max, norm) = weights::<B>(q, k, bias.map(|bias| packed.asked::<B>(bias)), scale);
-    let context = packed.merge::<B>(B::float_matmul(weights, v));
-    let rows = || Shape::new([packed.b, packed.a, queries]);
-    (context, B::float_reshape(max, rows()), B::float_reshape(norm, rows()))
-}
-
-/// Gradients of qkv, and of the bias if asked for, given that of the context.
-pub(crate) fn attention_backward<B: Backend>(
-    qkv: FloatTensor<B>,
-    bias: Option<FloatTensor<B>>,
-    grad: FloatTensor<B>,
-    num_heads: usize,
-    scale: f64,
-    want_bias: bool,
-) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let packed = Packed::of::<B>(&qkv, grad.shape()[1], num_heads);
-    let bias_shape = bias.as_ref().map(|bias| bias.shape());
-    let [q, k, v] = packed.heads::<B>(qkv);
-    let bias = bias.map(|bias| packed.asked::<B>(bias));
-    let (weights, _, _) = weights::<B>(q.clone(), k.clone(), bias, scale);
-    let grad = packed.split::<B>(grad); // [B, A, Q, E]
-
-    let d_v = B::float_matmul(B::float_swap_dims(weights.clone(), 2, 3), grad.clone());
-    let d_weights = B::float_matmul(grad, B::float_swap_dims(v, 2, 3));
-    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, Q, T]
-    let mean = B::float_sum_dim(pulled.clone(), 3);
-    let d_scores = B::float_sub(pulled, B::float_mul(weights, mean));
-    let d_q = B::float_mul_scalar(B::float_matmul(d_scores.clone(), k), scale.into());
-    let d_k =
-        B::float_mul_scalar(B::float_matmul(B::float_swap_dims(d_scores.clone(), 2, 3), q), scale.into());
-
-    let d_q = packed.and_the_rest::<B>(d_q);
-    let d_qkv = B::float_cat([d_q, d_k, d_v].map(|part| packed.merge::<B>(part)).to_vec(), 2);
-    let d_bias =
-        bias_shape.filter(|_| want_bias).map(|shape| sum_to::<B>(packed.and_the_rest::<B>(d_scores), &shape));
-    (d_qkv, d_bias)
-}
 
 /// The normalised rows, and of each row mean and reciprocal deviation, `[rows]`.
 pub(crate) fn layer_norm<B: Backend>(
@@ -336,83 +286,8 @@ pub(crate) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_reshape(B::float_sum_dim(x, 0), Shape::new([d]))
 }
 
-/// Sizes of a packed projection.
-struct Packed {
-    b: usize,
-    t: usize,
-    /// How many tokens ask, from the first on.
-    queries: usize,
-    a: usize,
-    e: usize,
-}
-
-impl Packed {
-    fn of<B: Backend>(qkv: &FloatTensor<B>, queries: usize, a: usize) -> Self {
-        let shape = qkv.shape();
-        Self { b: shape[0], t: shape[1], queries, a, e: shape[2] / 3 / a }
-    }
-
-    /// q `[B, A, Q, E]`, k and v `[B, A, T, E]`.
-    fn heads<B: Backend>(&self, qkv: FloatTensor<B>) -> [FloatTensor<B>; 3] {
-        let d = self.a * self.e;
-        [(0, self.queries), (d, self.t), (2 * d, self.t)].map(|(start, tokens)| {
-            let part = [Slice::full(), Slice::from(0..tokens), Slice::from(start..start + d)];
-            self.split::<B>(B::float_slice(qkv.clone(), &part))
-        })
-    }
-
-    /// `[B, rows, D]` to `[B, A, rows, E]`.
-    fn split<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let rows = x.shape()[1];
-        B::float_swap_dims(B::float_reshape(x, Shape::new([self.b, rows, self.a, self.e])), 1, 2)
-    }
-
-    /// `[B, A, rows, E]` to `[B, rows, D]`.
-    fn merge<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let rows = x.shape()[2];
-        B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([self.b, rows, self.a * self.e]))
-    }
-
-    /// The rows of a bias `[.., .., T, T]` that belong to tokens that ask.
-    fn asked<B: Backend>(&self, bias: FloatTensor<B>) -> FloatTensor<B> {
-        let rows = Slice::from(0..self.queries);
-        B::float_slice(bias, &[Slice::full(), Slice::full(), rows, Slice::full()])
-    }
-
-    /// Zeros behind the rows of tokens that ask, `[B, A, Q, n]` to `[B, A, T, n]`.
-    fn and_the_rest<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        if self.queries == self.t {
-            return x;
-        }
-        let shape = Shape::new([self.b, self.a, self.t - self.queries, x.shape()[3]]);
-        let zeros = B::float_zeros(shape, &x.device(), x.dtype().into());
-        B::float_cat(vec![x, zeros], 2)
-    }
-}
-
-/// Softmax of `scale · q kᵀ + bias`, with each row's maximum and the reciprocal of its sum, `[B, A, Q, 1]`.
-fn weights<B: Backend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    bias: Option<FloatTensor<B>>,
-    scale: f64,
-) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let lowest = lowest(q.dtype());
-    let q = B::float_mul_scalar(q, scale.into());
-    let mut scores = B::float_matmul(q, B::float_swap_dims(k, 2, 3));
-    if let Some(bias) = bias {
-        scores = B::float_add(scores, bias);
-    }
-    let max = B::float_clamp_min(B::float_max_dim(scores.clone(), 3), lowest.into());
-    let weights = B::float_exp(B::float_sub(scores, max.clone()));
-    // At least 1 but in rows of -inf, whose weights stay 0.
-    let sum = B::float_clamp_min(B::float_sum_dim(weights.clone(), 3), 0.5.into());
-    let norm = B::float_recip(sum);
-    (B::float_mul(weights, norm.clone()), max, norm)
-}
-
 /// Sums `grad` over the axes along which `shape` was broadcast.
-fn sum_to<B: Backend>(grad: FloatTensor<B>, shape: &Shape) -> FloatTensor<B> {
+pub(crate) fn sum_to<B: Backend>(grad: FloatTensor<B>, shape: &Shape) -> FloatTensor<B> {
     let from = grad.shape();
     (0..from.num_dims()).filter(|&axis| shape[axis] != from[axis]).fold(grad, B::float_sum_dim)
 }

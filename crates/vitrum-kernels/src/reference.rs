@@ -4,14 +4,15 @@
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Tensor, activation};
+use burn::tensor::{Bool, DType, Tensor, activation};
 
 use crate::activation::{Activation, QUICK};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
 /// `qkv` is `[B, T, 3D]` with q, k and v in that order, each of `num_heads` heads of `D / num_heads` columns
-/// (timm's layout); `bias` is `[1 or B, num_heads or 1, T, T]`. Returns `[B, T, D]`.
+/// (timm's layout); `bias` is `[n, num_heads or 1, T, T]`, of which entry b of the batch takes the one at `b % n`.
+/// Returns `[B, T, D]`.
 ///
 /// # Panics
 /// Where [`attention`](crate::attention) does.
@@ -21,10 +22,9 @@ pub fn attention_reference(
     scale: f64,
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
-    let [b, t, d3] = qkv.dims();
-    let v = head_part(&qkv, num_heads, 2); // [B, A, T, E]
-    let weights = attention_weights(qkv, num_heads, scale, bias); // [B, A, T, T]
-    weights.matmul(v).swap_dims(1, 2).reshape([b, t, d3 / 3])
+    crate::attention::check_attention(&qkv, num_heads, bias.as_ref());
+    let [q, k, v] = [0, 1, 2].map(|part| columns(&qkv, part));
+    context(weights_of(q, k, num_heads, scale, bias, None), heads(v, num_heads))
 }
 
 /// The weights of [`attention_reference`]: for each query (third axis) how much of each key (fourth) it takes.
@@ -34,14 +34,52 @@ pub fn attention_reference(
 /// # Panics
 /// Where [`attention`](crate::attention) does.
 pub fn attention_weights(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<4> {
-    crate::check_attention(&qkv, num_heads, bias.as_ref());
-    let q = head_part(&qkv, num_heads, 0); // [B, A, T, E]
-    let k = head_part(&qkv, num_heads, 1);
-    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [B, A, T, T]
-    softmax_rows(match bias {
-        Some(bias) => scores + bias,
-        None => scores,
-    })
+    crate::attention::check_attention(&qkv, num_heads, bias.as_ref());
+    weights_of(columns(&qkv, 0), columns(&qkv, 1), num_heads, scale, bias, None)
+}
+
+/// Softmax attention of queries to other keys and values: `q` `[B, Q, D]`, `k` `[B, K, D]`, `v` `[B, K, V]`, `bias`
+/// `[n, num_heads or 1, Q, K]` with n dividing B, `key_padding_mask` `[B, K]`, `true` where there is no key. Returns
+/// `[B, Q, V]`.
+///
+/// # Panics
+/// Where [`cross_attention`](crate::cross_attention) does.
+pub fn cross_attention_reference(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Option<Tensor<2, Bool>>,
+) -> Tensor<3> {
+    crate::attention::check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    let ([b, queries, _], [_, keys, width]) = (q.dims(), v.dims());
+    if keys == 0 {
+        return Tensor::zeros([b, queries, width], (&q.device(), q.dtype()));
+    }
+    let v = hide_keys(heads(v, num_heads), key_padding_mask.as_ref());
+    context(weights_of(q, k, num_heads, scale, bias, key_padding_mask), v)
+}
+
+/// The weights of [`cross_attention_reference`], `[B, A, Q, K]`; rows sum to one, except that a row without keys is zero.
+///
+/// # Panics
+/// Where [`cross_attention`](crate::cross_attention) does.
+pub fn cross_attention_weights(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Option<Tensor<2, Bool>>,
+) -> Tensor<4> {
+    crate::attention::check_cross([&q, &k, &k], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    let ([b, queries, _], keys) = (q.dims(), k.dims()[1]);
+    if keys == 0 {
+        return Tensor::zeros([b, num_heads, queries, 0], (&q.device(), q.dtype()));
+    }
+    weights_of(q, k, num_heads, scale, bias, key_padding_mask)
 }
 
 /// Normalises each row of the last axis to mean 0 and deviation 1, then scales and shifts it (arXiv:1607.06450).
@@ -154,11 +192,59 @@ pub fn mlp_reference<const R: usize>(
     linear_reference(hidden, fc2_weight, fc2_bias)
 }
 
-/// Heads of q (`part` 0), k (1) or v (2): `[B, A, T, E]`.
-fn head_part(qkv: &Tensor<3>, num_heads: usize, part: usize) -> Tensor<4> {
-    let [b, t, d3] = qkv.dims();
-    let d = d3 / 3;
-    qkv.clone().narrow(2, part * d, d).reshape([b, t, num_heads, d / num_heads]).swap_dims(1, 2)
+fn weights_of(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Option<Tensor<2, Bool>>,
+) -> Tensor<4> {
+    let q = heads(q, num_heads); // [B, A, Q, E]
+    let k = hide_keys(heads(k, num_heads), key_padding_mask.as_ref()); // [B, A, K, E]
+    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [B, A, Q, K]
+    let [b, _, _, keys] = scores.dims();
+    let scores = match bias {
+        Some(bias) if [1, b].contains(&bias.dims()[0]) => scores + bias,
+        Some(bias) => {
+            let rounds = b / bias.dims()[0];
+            scores + bias.repeat_dim(0, rounds) // [B, A or 1, Q, K]
+        }
+        None => scores,
+    };
+    softmax_rows(match key_padding_mask {
+        Some(mask) => {
+            let mask = mask.reshape([b, 1, 1, keys]).expand(scores.dims());
+            scores.mask_fill(mask, f64::NEG_INFINITY)
+        }
+        None => scores,
+    })
+}
+
+/// `[B, K, E]` of all heads with zeros where there is no key, so that what stands there changes nothing.
+fn hide_keys(x: Tensor<4>, key_padding_mask: Option<&Tensor<2, Bool>>) -> Tensor<4> {
+    let Some(mask) = key_padding_mask else { return x };
+    let [b, keys] = mask.dims();
+    let mask = mask.clone().reshape([b, 1, keys, 1]).expand(x.dims());
+    x.mask_fill(mask, 0.0)
+}
+
+/// What weights `[B, A, Q, K]` take of values `[B, A, K, E]`: `[B, Q, V]`.
+fn context(weights: Tensor<4>, v: Tensor<4>) -> Tensor<3> {
+    let ([b, a, queries, _], e) = (weights.dims(), v.dims()[3]);
+    weights.matmul(v).swap_dims(1, 2).reshape([b, queries, a * e])
+}
+
+/// q (`part` 0), k (1) or v (2) of a packed projection: `[B, T, D]`.
+fn columns(qkv: &Tensor<3>, part: usize) -> Tensor<3> {
+    let d = qkv.dims()[2] / 3;
+    qkv.clone().narrow(2, part * d, d)
+}
+
+/// `[B, T, D]` by heads: `[B, A, T, E]`.
+fn heads(x: Tensor<3>, num_heads: usize) -> Tensor<4> {
+    let [b, t, d] = x.dims();
+    x.reshape([b, t, num_heads, d / num_heads]).swap_dims(1, 2)
 }
 
 /// Softmax over the last axis in which a row of `-inf` gives zeros instead of NaN.

@@ -54,6 +54,8 @@ pub trait Real:
     fn sqrt(self) -> Self;
     /// The numbers of a tensor of this type that lies in one piece.
     fn slice(tensor: &FlexTensor) -> &[Self];
+    /// The whole buffer of a tensor of this type, of which its layout tells what belongs to it.
+    fn storage(tensor: &FlexTensor) -> &[Self];
     /// The whole buffer of a tensor of this type, to write to; copies it first if others read it too.
     fn buffer(tensor: &mut FlexTensor) -> &mut [Self];
     /// A tensor of these numbers.
@@ -92,6 +94,10 @@ macro_rules! real {
 
             fn slice(tensor: &FlexTensor) -> &[Self] {
                 tensor.as_slice().unwrap_or_else(|| panic!("not one piece of {}", stringify!($real)))
+            }
+
+            fn storage(tensor: &FlexTensor) -> &[Self] {
+                tensor.storage()
             }
 
             fn buffer(tensor: &mut FlexTensor) -> &mut [Self] {

@@ -5,24 +5,19 @@
 
 use burn::backend::flex::FlexTensor;
 
-use super::{
-    Call, ForwardBlock, ForwardScratch, QUERIES, add_bias, forward_by, hand_over, pack_rows, shrink_rows,
-    softmax_tile,
-};
+use super::QUERIES;
+use super::call::{Call, Operands, Tile};
+use super::forward::{ForwardBlock, ForwardScratch, forward_by, shrink_rows, softmax_tile};
+use super::inputs::Sizes;
+use super::tile::{finish_scores, pack_rows};
 use crate::bf16::{self, round_row};
 use crate::product::{PairProduct, Product};
-use crate::simd::{Job, Real, Simd, Vector};
+use crate::simd::{Job, Simd, Vector};
 
-/// Context `[B, Q, D]` of the first Q tokens. Tensors must lie in one piece.
-pub(crate) fn forward_bf16(
-    qkv: &FlexTensor,
-    bias: Option<&FlexTensor>,
-    queries: usize,
-    num_heads: usize,
-    scale: f64,
-) -> FlexTensor {
+/// Context `[B, Q, V]`.
+pub(crate) fn forward_bf16(operands: &Operands) -> FlexTensor {
     let run = |block: ForwardBlock<f32>| bf16::run(PairBlock(block));
-    forward_by(&Call::new(qkv, bias, queries, num_heads, scale), run).0
+    forward_by(&Call::new(operands), run).0
 }
 
 /// A block of queries, as [`ForwardBlock`] computes them, by pairs.
@@ -33,40 +28,43 @@ impl Job for PairBlock<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let ForwardBlock { call, b, h, first, rows, scratch, context, max, norm } = self.0;
-        let (lanes, step) = (S::F32::LANES, call.steps().0);
+        let block = self.0;
+        let ForwardBlock { call, b, h, first, rows, .. } = block;
+        let (lanes, ev_pad) = (S::F32::LANES, call.ev_pad);
+        let Sizes { e, ev, .. } = call.sizes;
         let width = rows.next_multiple_of(lanes);
-        scratch.max.fill(f32::LOWEST);
-        scratch.sum.fill(0.0);
-        let query = &call.qkv[call.start(b, h, 0) + first * step..];
-        // SAFETY: `query` has `rows` rows at `step`; tiles lie within the projection's rows and the scratch buffers' sizes.
+        let query = call.q.at(b, first, h * e);
+        let scratch = &mut *block.scratch;
+        scratch.start();
+        // SAFETY: `query` has `rows` rows at its step; tiles lie within the rows of keys and values and the scratch
+        // buffers' sizes; the rows are this block's alone.
         unsafe {
             pack_queries::<S>(call, query, rows, scratch);
-            for key in (0..call.t).step_by(super::KEYS) {
-                let keys = super::KEYS.min(call.t - key);
-                score_pairs::<S>(call, (b, h, key, keys), width, scratch);
-                add_bias(call, (b, h, key, keys), (first, rows), &mut scratch.scores);
+            for tile in call.tiles(b, h, first, rows) {
+                let Tile { key, keys, .. } = tile;
+                score_pairs::<S>(call, tile, width, scratch);
                 softmax_tile::<S::F32>(scratch, keys, width);
                 if key > 0 {
-                    shrink_rows::<S, f32>(&mut scratch.output, &scratch.shrink, rows, call.e_pad);
+                    shrink_rows::<S, f32>(&mut scratch.output, &scratch.shrink, rows, ev_pad);
                 }
                 pair_weights::<S>(&mut scratch.scores, keys, width);
-                let values = &call.qkv[call.start(b, h, 2) + key * step..];
-                pair_rows::<S>((values, step), keys, call.e, call.e_pad, &mut scratch.values);
+                let values = (call.v.at(b, key, h * ev), call.v.token);
+                let padding = call.padding(b, key, keys);
+                pair_rows::<S>(values, keys, ev, ev_pad, padding, &mut scratch.values);
                 S::vectorize(PairProduct(Product {
                     m: rows,
-                    n: call.e.next_multiple_of(lanes),
+                    n: ev.next_multiple_of(lanes),
                     k: keys.div_ceil(2),
                     a: scratch.scores.as_ptr(),
                     a_steps: [1, QUERIES],
                     b: scratch.values.as_ptr(),
-                    b_step: call.e_pad,
+                    b_step: ev_pad,
                     c: scratch.output.as_mut_ptr(),
-                    c_step: call.e_pad,
+                    c_step: ev_pad,
                     add: key > 0,
                 }));
             }
-            hand_over(call, (b, h), (first, rows), scratch, (context, max, norm));
+            block.hand_over();
         }
     }
 }
@@ -82,13 +80,13 @@ unsafe fn pack_queries<S: Simd>(
     rows: usize,
     scratch: &mut ForwardScratch<f32>,
 ) {
-    let (e, e_pad, lanes) = (call.e, call.e_pad, S::F32::LANES);
+    let (e, e_pad, lanes) = (call.sizes.e, call.e_pad, S::F32::LANES);
     // The output is written later. Behind the pairs of a row stands what is left of its numbers, which nobody reads.
     let room = scratch.output.as_mut_ptr();
     // SAFETY: the output has QUERIES rows of `e_pad`, in which the pairs of a row take at most half; so many rows has
     // the room for queries, in which a square begins at the pairs there are.
     unsafe {
-        pack_rows::<S::F32>((query, call.steps().0), rows, e, e_pad, call.scale, &mut scratch.output);
+        pack_rows::<S::F32>((query, call.q.token), rows, e, e_pad, call.scale, &mut scratch.output);
         for row in 0..rows {
             round_row::<S>(room.add(row * e_pad), e, room.add(row * e_pad));
         }
@@ -109,12 +107,13 @@ unsafe fn pack_queries<S: Simd>(
 #[inline(always)]
 unsafe fn score_pairs<S: Simd>(
     call: &Call<f32>,
-    (b, h, key, keys): (usize, usize, usize, usize),
+    tile: Tile,
     width: usize,
     scratch: &mut ForwardScratch<f32>,
 ) {
-    let (step, e, pairs_step) = (call.steps().0, call.e, call.e_pad / 2);
-    let k = &call.qkv[call.start(b, h, 1) + key * step..];
+    let Tile { b, h, key, keys, .. } = tile;
+    let (step, e, pairs_step) = (call.k.token, call.sizes.e, call.e_pad / 2);
+    let k = call.k.at(b, key, h * e);
     assert!(k.len() >= (keys - 1) * step + e);
     let pairs = scratch.values.as_mut_ptr();
     // SAFETY: `keys` rows of `e` numbers are there; as pairs they take half of the room for values; scores have room for
@@ -135,6 +134,7 @@ unsafe fn score_pairs<S: Simd>(
             c_step: QUERIES,
             add: false,
         }));
+        finish_scores::<S::F32>(call, tile, &mut scratch.scores);
     }
 }
 
@@ -162,7 +162,7 @@ unsafe fn pair_weights<S: Simd>(weights: &mut [f32], keys: usize, width: usize) 
     }
 }
 
-/// Rows of `e` numbers at `step` to rows of `e_pad` pairs of two rows each, zeros behind.
+/// Rows of `e` numbers at `step` to rows of `e_pad` pairs of two rows each, zeros behind and where there is no key.
 ///
 /// # Safety
 /// As above; `e_pad` must be a multiple of the lanes.
@@ -172,23 +172,29 @@ unsafe fn pair_rows<S: Simd>(
     rows: usize,
     e: usize,
     e_pad: usize,
+    padding: Option<&[u8]>,
     to: &mut [f32],
 ) {
     let lanes = S::F32::LANES;
     assert!(from.len() >= (rows - 1) * step + e && to.len() >= rows.div_ceil(2) * e_pad);
+    let is_there = |row: usize| row < rows && padding.is_none_or(|padding| padding[row] == 0);
     // SAFETY: the rows are there, and room for theirs.
     unsafe {
         for pair in 0..rows.div_ceil(2) {
             let first = from.as_ptr().add(2 * pair * step);
-            let is_pair = 2 * pair + 1 < rows;
+            let there = [is_there(2 * pair), is_there(2 * pair + 1)];
             let to = to.as_mut_ptr().add(pair * e_pad);
             for column in (0..e).step_by(lanes) {
                 let count = lanes.min(e - column);
-                let second = match is_pair {
+                let number = match there[0] {
+                    true => load_some::<S>(first.add(column), count),
+                    false => S::F32::splat(0.0),
+                };
+                let second = match there[1] {
                     true => load_some::<S>(first.add(step + column), count),
                     false => S::F32::splat(0.0),
                 };
-                S::pair(load_some::<S>(first.add(column), count), second).store(to.add(column));
+                S::pair(number, second).store(to.add(column));
             }
         }
     }

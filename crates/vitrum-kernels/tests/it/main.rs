@@ -2,6 +2,7 @@
 
 mod attention;
 mod bf16;
+mod cross_attention;
 mod int8;
 mod layer_norm;
 mod levels;

@@ -1,0 +1,185 @@
+//! The numbers of one call, where they lie.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::Shape;
+
+use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
+use super::{KEYS, PAD};
+use crate::extension::in_one_piece;
+use crate::simd::Real;
+
+/// Tensors of a call, as the fast path reads them.
+pub(crate) struct Operands {
+    /// Of the tensors that hold q, k and v.
+    pub shapes: Vec<Shape>,
+    pub parts: [Part; 3],
+    /// q, k and v, rows in one piece.
+    views: [FlexTensor; 3],
+    pub bias: Option<FlexTensor>,
+    padding: Option<FlexTensor>,
+    pub form: AttentionForm,
+}
+
+impl Operands {
+    pub(crate) fn new(inputs: AttentionInputs<Flex>, form: AttentionForm) -> Self {
+        let AttentionInputs { projections, bias, key_padding } = inputs;
+        let parts = projections.parts();
+        let tensors = projections.into_tensors();
+        let view = |part: Part| rows_in_one_piece(tensors[part.tensor].narrow(2, part.column, part.width));
+        Self {
+            shapes: tensors.iter().map(TensorMetadata::shape).collect(),
+            parts,
+            views: parts.map(view),
+            bias: bias.into_option().map(in_one_piece),
+            padding: key_padding.into_option().map(in_one_piece),
+            form,
+        }
+    }
+}
+
+/// A tensor `[B, T, D]` whose rows lie in one piece, anywhere; copies it only if they do not.
+fn rows_in_one_piece(tensor: FlexTensor) -> FlexTensor {
+    let strides = tensor.layout().strides();
+    let fits = (strides[2] == 1 || tensor.shape()[2] == 1) && strides.iter().all(|&stride| stride >= 0);
+    if fits { tensor } else { tensor.to_contiguous() }
+}
+
+/// Rows of q, k or v.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a, T> {
+    values: &'a [T],
+    /// Steps between images and between tokens.
+    image: usize,
+    pub token: usize,
+}
+
+impl<'a, T: Real> Rows<'a, T> {
+    /// Panics unless the rows lie in their buffer, which what follows relies on.
+    fn new(view: &'a FlexTensor) -> Self {
+        let (layout, shape) = (view.layout(), view.shape());
+        let [image, token] = [0, 1].map(|axis| layout.strides()[axis] as usize);
+        if shape.num_elements() == 0 {
+            return Self { values: &[], image: 0, token: 0 };
+        }
+        let values = &T::storage(view)[layout.start_offset()..];
+        let end = (shape[0] - 1) * image + (shape[1] - 1) * token + shape[2];
+        assert!(end <= values.len(), "rows beyond their numbers");
+        Self { values, image, token }
+    }
+
+    /// The numbers from a column of a token on.
+    #[inline(always)]
+    pub(super) fn at(&self, image: usize, token: usize, column: usize) -> &'a [T] {
+        &self.values[image * self.image + token * self.token + column..]
+    }
+}
+
+/// Added to the scores: `[n, A or 1, rows, K]`.
+struct Bias<'a, T> {
+    values: &'a [T],
+    n: usize,
+    a: usize,
+    rows: usize,
+}
+
+/// Shapes and numbers of one call.
+pub(super) struct Call<'a, T> {
+    pub q: Rows<'a, T>,
+    pub k: Rows<'a, T>,
+    pub v: Rows<'a, T>,
+    bias: Option<Bias<'a, T>>,
+    /// `[B, K]`, other than 0 where there is no key.
+    padding: Option<&'a [u8]>,
+    pub sizes: Sizes,
+    /// Columns of a head of q and k, and of one of v, padded; one vector at least.
+    pub e_pad: usize,
+    pub ev_pad: usize,
+    pub scale: T,
+}
+
+/// A tile of the scores of head `h` of image `b`: `keys` keys from `key` on, `rows` queries from `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub b: usize,
+    pub h: usize,
+    pub key: usize,
+    pub keys: usize,
+    pub first: usize,
+    pub rows: usize,
+}
+
+impl<'a, T: Real> Call<'a, T> {
+    pub(super) fn new(operands: &'a Operands) -> Self {
+        let Operands { shapes, parts, views: [q, k, v], bias, padding, form } = operands;
+        let sizes = Sizes::new(shapes, parts, *form);
+        let bias = bias.as_ref().map(|bias| {
+            let shape = bias.shape();
+            Bias { values: T::slice(bias), n: shape[0], a: shape[1], rows: shape[2] }
+        });
+        let pad = |columns: usize| columns.next_multiple_of(PAD).max(PAD);
+        Self {
+            q: Rows::new(q),
+            k: Rows::new(k),
+            v: Rows::new(v),
+            bias,
+            padding: padding.as_ref().map(|padding| flags(padding, sizes.b * sizes.keys)),
+            sizes,
+            e_pad: pad(sizes.e),
+            ev_pad: pad(sizes.ev),
+            scale: T::from_f64(form.scale),
+        }
+    }
+
+    /// Whether there is nothing to add up: no rows, no keys, or values of no numbers.
+    pub(super) fn is_empty(&self) -> bool {
+        let Sizes { b, queries, keys, ev, .. } = self.sizes;
+        b == 0 || queries == 0 || keys == 0 || ev == 0
+    }
+
+    /// Axes of the bias that are not its rows and columns, and how many numbers a head's has.
+    pub(super) fn bias_axes(&self) -> Option<([usize; 2], usize)> {
+        self.bias.as_ref().map(|bias| ([bias.n, bias.a], bias.rows * self.sizes.keys))
+    }
+
+    /// The bias `[rows, K]` of a head.
+    #[inline(always)]
+    pub(super) fn bias(&self, b: usize, h: usize) -> Option<&'a [T]> {
+        let bias = self.bias.as_ref()?;
+        let index = (b % bias.n) * bias.a + if bias.a == 1 { 0 } else { h };
+        let size = bias.rows * self.sizes.keys;
+        Some(&bias.values[index * size..][..size])
+    }
+
+    /// Of each of `keys` keys of image `b`, from `key` on, whether there is none; nothing if no image is padded.
+    #[inline(always)]
+    pub(super) fn padding(&self, b: usize, key: usize, keys: usize) -> Option<&'a [u8]> {
+        Some(&self.padding?[b * self.sizes.keys + key..][..keys])
+    }
+
+    /// The tiles of the scores of `rows` queries of a head, from `first` on.
+    #[inline(always)]
+    pub(super) fn tiles(
+        &self,
+        b: usize,
+        h: usize,
+        first: usize,
+        rows: usize,
+    ) -> impl Iterator<Item = Tile> + use<T> {
+        let all = self.sizes.keys;
+        (0..all).step_by(KEYS).map(move |key| Tile { b, h, key, keys: KEYS.min(all - key), first, rows })
+    }
+
+    pub(super) fn multiplications(&self) -> usize {
+        let Sizes { b, queries, keys, a, e, ev } = self.sizes;
+        b.saturating_mul(a).saturating_mul(queries.saturating_mul(keys)).saturating_mul(e + ev)
+    }
+}
+
+/// The bytes of `count` flags that lie in one piece.
+fn flags(tensor: &FlexTensor, count: usize) -> &[u8] {
+    let (start, end) = tensor.layout().contiguous_offsets().expect("copied where it was not");
+    let bytes = &tensor.bytes()[start..end];
+    assert_eq!(bytes.len(), count, "a flag is a byte");
+    bytes
+}

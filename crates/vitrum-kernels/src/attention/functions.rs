@@ -1,0 +1,270 @@
+//! Attention on tensors.
+
+use burn::backend::Dispatch;
+use burn::tensor::{Bool, DType, Tensor};
+
+use super::inputs::{AttentionForm, AttentionInputs, Projections};
+use crate::extension::{Maybe, MaybeBool, VitrumOps};
+use crate::packed::PackedOps;
+use crate::prepared::is_fast;
+use crate::reference::{attention_reference, cross_attention_reference};
+use crate::{has_extension, maybe};
+
+/// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
+///
+/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each of `num_heads` heads of `D / num_heads` columns
+/// (timm's layout). `bias` is added to the scores, `[n, num_heads or 1, T, T]`: relative positions, or a mask
+/// whose entries are 0 and `-inf`; it receives a gradient. n divides B, and entry b of the batch takes the bias at
+/// `b % n`: one for all, one for each, or one for each window of a picture (B = pictures · windows, windows fastest).
+/// A row whose scores are all `-inf` gives zeros. Returns `[B, T, D]`. Equals [`attention_reference`].
+///
+/// # Panics
+/// If `num_heads` is 0 or does not divide D, or the last axis is no multiple of three, or `bias` has another shape
+/// or type.
+pub fn attention(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let tokens = qkv.dims()[1];
+    attention_of_first(qkv, tokens, num_heads, scale, bias)
+}
+
+/// [`attention`] of the first `queries` tokens alone, to all of them: where nobody reads what becomes of the others, as
+/// behind the last block of a model whose head reads the class token.
+///
+/// Returns `[B, queries, D]`, the first rows of what [`attention`] gives.
+///
+/// # Panics
+/// Where [`attention`] does, or if `queries` is more than T.
+pub fn attention_of_first(
+    qkv: Tensor<3>,
+    queries: usize,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+) -> Tensor<3> {
+    check_first(&qkv, queries, num_heads, bias.as_ref());
+    if !has_extension(&qkv.device()) {
+        return attention_reference(qkv, num_heads, scale, bias).narrow(1, 0, queries);
+    }
+    let projections = Projections::Packed(qkv.into_dispatch());
+    run(inputs(projections, bias, None), AttentionForm { queries, num_heads, scale })
+}
+
+/// [`attention`] in batches some of whose tokens are padding: `key_padding_mask` is `[B, T]`, `true` where there is no
+/// token (as torch's `key_padding_mask`).
+///
+/// What stands in the key and the value of such a token changes nothing, not even NaN, and they receive zeros as
+/// gradients; its query is answered like others. Entries of the batch without any token give zeros.
+///
+/// # Panics
+/// Where [`attention`] does, or if the mask has another shape.
+pub fn attention_padded(
+    qkv: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Tensor<2, Bool>,
+) -> Tensor<3> {
+    check_attention(&qkv, num_heads, bias.as_ref());
+    let [b, t, d3] = qkv.dims();
+    check_mask(Some(&key_padding_mask), [b, t]);
+    if !has_extension(&qkv.device()) {
+        let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(2, part * d3 / 3, d3 / 3));
+        return cross_attention_reference(q, k, v, num_heads, scale, bias, Some(key_padding_mask));
+    }
+    let projections = Projections::Packed(qkv.into_dispatch());
+    let inputs = inputs(projections, bias, Some(key_padding_mask));
+    run(inputs, AttentionForm { queries: t, num_heads, scale })
+}
+
+/// Softmax attention of queries to keys and values from elsewhere: `softmax(scale · q kᵀ + bias) v`, heads side by side.
+///
+/// `q` is `[B, Q, D]`, `k` `[B, K, D]`, `v` `[B, K, V]`; D and V are each divided among `num_heads` heads, and may differ.
+/// They may be views whose rows lie in one piece, such as columns of a larger projection: these are not copied. `bias` is
+/// added to the scores, `[n, num_heads or 1, Q, K]`, as in [`attention`]. `key_padding_mask` is `[B, K]`, `true` where there
+/// is no key, as in [`attention_padded`]. A query without keys gets zeros. Returns `[B, Q, V]`. Equals
+/// [`cross_attention_reference`].
+///
+/// # Panics
+/// If `num_heads` is 0 or does not divide D and V, or a tensor has another shape or type.
+pub fn cross_attention(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Option<Tensor<2, Bool>>,
+) -> Tensor<3> {
+    check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    if !has_extension(&q.device()) {
+        return cross_attention_reference(q, k, v, num_heads, scale, bias, key_padding_mask);
+    }
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale };
+    let projections = Projections::Apart(q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    run(inputs(projections, bias, key_padding_mask), form)
+}
+
+/// [`cross_attention`] with keys and values side by side: `kv` is `[B, K, D + V]`, k before v, as one projection leaves
+/// them. They receive one gradient, likewise.
+///
+/// # Panics
+/// Where [`cross_attention`] does, or if `kv` has fewer columns than `q`.
+pub fn cross_attention_kv(
+    q: Tensor<3>,
+    kv: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Option<Tensor<2, Bool>>,
+) -> Tensor<3> {
+    let [k, v] = halves(&q, &kv);
+    check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    if !has_extension(&q.device()) {
+        return cross_attention_reference(q, k, v, num_heads, scale, bias, key_padding_mask);
+    }
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale };
+    let projections = Projections::KeyValue(q.into_dispatch(), kv.into_dispatch());
+    run(inputs(projections, bias, key_padding_mask), form)
+}
+
+/// [`attention_of_first`] with products in bf16, for answers: scaled queries, keys, the
+/// softmax's weights and values are rounded to bf16, sums, scores and softmax are in `f32`. A row of scores is not rounded,
+/// nor what it is divided by. An image's numbers do not depend on the others, to the bit.
+///
+/// On the CPU in `f32`, outside of training; anywhere else q, k and v alone are rounded.
+///
+/// # Panics
+/// Where [`attention_of_first`] does.
+pub fn attention_bf16(
+    qkv: Tensor<3>,
+    queries: usize,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+) -> Tensor<3> {
+    check_first(&qkv, queries, num_heads, bias.as_ref());
+    if !is_fast(&qkv) || bias.as_ref().is_some_and(|bias| !is_fast(bias)) {
+        return attention_of_first(rounded(qkv), queries, num_heads, scale, bias);
+    }
+    let inputs = inputs(Projections::Packed(qkv.into_dispatch()), bias, None);
+    let form = AttentionForm { queries, num_heads, scale };
+    Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(inputs, form))
+}
+
+/// [`cross_attention`] with products in bf16, as [`attention_bf16`].
+///
+/// # Panics
+/// Where [`cross_attention`] does.
+pub fn cross_attention_bf16(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    key_padding_mask: Option<Tensor<2, Bool>>,
+) -> Tensor<3> {
+    check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    if ![&q, &k, &v].into_iter().all(is_fast) || bias.as_ref().is_some_and(|bias| !is_fast(bias)) {
+        let [q, k, v] = [q, k, v].map(rounded);
+        return cross_attention(q, k, v, num_heads, scale, bias, key_padding_mask);
+    }
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale };
+    let projections = Projections::Apart(q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    let inputs = inputs(projections, bias, key_padding_mask);
+    Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(inputs, form))
+}
+
+fn inputs(
+    projections: Projections<Dispatch>,
+    bias: Option<Tensor<4>>,
+    mask: Option<Tensor<2, Bool>>,
+) -> AttentionInputs<Dispatch> {
+    let bias: Maybe<Dispatch> = maybe(bias);
+    AttentionInputs {
+        projections,
+        bias,
+        key_padding: MaybeBool::from_option(mask.map(Tensor::into_dispatch)),
+    }
+}
+
+fn run(inputs: AttentionInputs<Dispatch>, form: AttentionForm) -> Tensor<3> {
+    let (context, _, _) = Dispatch::vitrum_attention(inputs, form);
+    Tensor::from_dispatch(context)
+}
+
+/// Numbers rounded to bf16, in the type they had.
+fn rounded(x: Tensor<3>) -> Tensor<3> {
+    let dtype = x.dtype();
+    x.cast(DType::BF16).cast(dtype)
+}
+
+/// k and v of a projection `[B, K, D + V]`.
+fn halves(q: &Tensor<3>, kv: &Tensor<3>) -> [Tensor<3>; 2] {
+    let (d, all) = (q.dims()[2], kv.dims()[2]);
+    assert!(d <= all, "attention: kv of shape {:?} has no keys for q of shape {:?}", kv.dims(), q.dims());
+    [kv.clone().narrow(2, 0, d), kv.clone().narrow(2, d, all - d)]
+}
+
+/// Panics with what is wrong if these are no arguments for attention.
+pub(crate) fn check_attention(qkv: &Tensor<3>, num_heads: usize, bias: Option<&Tensor<4>>) {
+    let [b, t, d3] = qkv.dims();
+    assert!(
+        num_heads > 0 && d3.is_multiple_of(3 * num_heads),
+        "attention: qkv of shape [{b}, {t}, {d3}] does not hold q, k and v of {num_heads} heads"
+    );
+    check_bias(bias, [b, num_heads, t, t], qkv.dtype());
+}
+
+fn check_first(qkv: &Tensor<3>, queries: usize, num_heads: usize, bias: Option<&Tensor<4>>) {
+    check_attention(qkv, num_heads, bias);
+    let tokens = qkv.dims()[1];
+    assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
+}
+
+/// Panics with what is wrong if these are no arguments for attention to other keys.
+pub(crate) fn check_cross(
+    [q, k, v]: [&Tensor<3>; 3],
+    num_heads: usize,
+    bias: Option<&Tensor<4>>,
+    mask: Option<&Tensor<2, Bool>>,
+) {
+    let ([b, queries, d], [_, keys, _]) = (q.dims(), k.dims());
+    assert!(
+        num_heads > 0 && d.is_multiple_of(num_heads),
+        "attention: q of shape {:?} does not hold {num_heads} heads",
+        q.dims()
+    );
+    assert!(k.dims() == [b, keys, d], "attention: k must be [{b}, K, {d}] as q is, found {:?}", k.dims());
+    let [v_b, v_keys, width] = v.dims();
+    assert!(
+        v_b == b && v_keys == keys && width.is_multiple_of(num_heads),
+        "attention: v must be [{b}, {keys}, V] of {num_heads} heads, found {:?}",
+        v.dims()
+    );
+    for (name, tensor) in [("k", k), ("v", v)] {
+        assert_eq!(tensor.dtype(), q.dtype(), "attention: {name} and q differ in type");
+    }
+    check_bias(bias, [b, num_heads, queries, keys], q.dtype());
+    check_mask(mask, [b, keys]);
+}
+
+fn check_bias(bias: Option<&Tensor<4>>, [b, a, queries, keys]: [usize; 4], dtype: DType) {
+    let Some(bias) = bias else { return };
+    let [n, bias_a, rows, columns] = bias.dims();
+    let divides = n == b || n > 0 && b.is_multiple_of(n);
+    assert!(
+        divides && (bias_a == 1 || bias_a == a) && rows == queries && columns == keys,
+        "attention: the bias must be [1 or {b}, 1 or {a}, {queries}, {keys}], or its first axis divide {b}, found {:?}",
+        bias.dims()
+    );
+    assert_eq!(bias.dtype(), dtype, "attention: bias and projections differ in type");
+}
+
+fn check_mask(mask: Option<&Tensor<2, Bool>>, shape: [usize; 2]) {
+    let Some(mask) = mask else { return };
+    assert_eq!(
+        mask.dims(),
+        shape,
+        "attention: the key padding mask must have a flag for each key of each entry"
+    );
+}

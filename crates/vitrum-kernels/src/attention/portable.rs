@@ -1,0 +1,201 @@
+//! Attention in any backend's own primitive operations.
+
+use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{Shape, Slice};
+
+use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
+use crate::portable::sum_to;
+use crate::reference::lowest;
+
+/// Context `[B, Q, V]` of the rows of q that ask, and of each row of scores the maximum and the reciprocal of
+/// Σ exp(score - max), `[B, A, Q]` each.
+pub(crate) fn attention<B: Backend>(
+    inputs: AttentionInputs<B>,
+    form: AttentionForm,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let call = Call::<B>::new(inputs, form);
+    let Sizes { b, a, queries, .. } = call.sizes;
+    let rows = || Shape::new([b, a, queries]);
+    if call.sizes.keys == 0 {
+        return (
+            call.zeros([b, queries, a * call.sizes.ev]),
+            call.zeros([b, a, queries]),
+            call.zeros([b, a, queries]),
+        );
+    }
+    let [q, k, v] = call.heads();
+    let (weights, max, norm) = call.weights(q, k);
+    let context = merge::<B>(B::float_matmul(weights, v));
+    (context, B::float_reshape(max, rows()), B::float_reshape(norm, rows()))
+}
+
+/// Gradients of the tensors that hold q, k and v, and of the bias if asked for, given that of the context.
+pub(crate) fn attention_backward<B: Backend>(
+    inputs: AttentionInputs<B>,
+    grad: FloatTensor<B>,
+    form: AttentionForm,
+    want_bias: bool,
+) -> (Vec<FloatTensor<B>>, Option<FloatTensor<B>>) {
+    let call = Call::<B>::new(inputs, form);
+    if call.sizes.keys == 0 {
+        return call.no_gradients(want_bias);
+    }
+    let scaled = |x| B::float_mul_scalar(x, form.scale.into());
+    let turned = |x| B::float_swap_dims(x, 2, 3);
+    let [q, k, v] = call.heads();
+    let (weights, _, _) = call.weights(q.clone(), k.clone());
+    let grad = call.split(grad); // [B, A, Q, V / A]
+
+    let d_v = B::float_matmul(turned(weights.clone()), grad.clone());
+    let d_weights = B::float_matmul(grad, turned(v));
+    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, Q, K]
+    let mean = B::float_sum_dim(pulled.clone(), 3);
+    let d_scores = B::float_sub(pulled, B::float_mul(weights, mean));
+    let d_q = scaled(B::float_matmul(d_scores.clone(), k));
+    let d_k = scaled(B::float_matmul(turned(d_scores.clone()), q));
+
+    let d_q = call.and_the_rest(d_q, call.tensors[0].shape()[1]);
+    let gradients = call.together([d_q, call.hide_keys(d_k), call.hide_keys(d_v)]);
+    let d_bias =
+        call.bias.as_ref().filter(|_| want_bias).map(|bias| call.sum_to_bias(d_scores, bias.shape()));
+    (gradients, d_bias)
+}
+
+struct Call<B: Backend> {
+    tensors: Vec<FloatTensor<B>>,
+    parts: [Part; 3],
+    bias: Option<FloatTensor<B>>,
+    /// `[B, K]`
+    padding: Option<BoolTensor<B>>,
+    sizes: Sizes,
+    scale: f64,
+}
+
+impl<B: Backend> Call<B> {
+    fn new(inputs: AttentionInputs<B>, form: AttentionForm) -> Self {
+        let parts = inputs.projections.parts();
+        let tensors = inputs.projections.into_tensors();
+        let shapes: Vec<Shape> = tensors.iter().map(TensorMetadata::shape).collect();
+        let sizes = Sizes::new(&shapes, &parts, form);
+        let (bias, padding) = (inputs.bias.into_option(), inputs.key_padding.into_option());
+        Self { tensors, parts, bias, padding, sizes, scale: form.scale }
+    }
+
+    fn zeros<const R: usize>(&self, shape: [usize; R]) -> FloatTensor<B> {
+        zeros_like::<B>(&self.tensors[0], Shape::new(shape))
+    }
+
+    /// Gradients of a call without keys.
+    fn no_gradients(self, want_bias: bool) -> (Vec<FloatTensor<B>>, Option<FloatTensor<B>>) {
+        let zeros = |tensor: FloatTensor<B>| zeros_like::<B>(&tensor, tensor.shape());
+        (self.tensors.into_iter().map(zeros).collect(), self.bias.filter(|_| want_bias).map(zeros))
+    }
+
+    /// q `[B, A, Q, E]`, k and v `[B, A, K, E]`, where there is no key zeros.
+    fn heads(&self) -> [FloatTensor<B>; 3] {
+        let Sizes { queries, keys, .. } = self.sizes;
+        let [q, k, v] = [0, 1, 2].map(|i| {
+            let Part { tensor, column, width } = self.parts[i];
+            let rows = if i == 0 { queries } else { keys };
+            let part = [Slice::full(), Slice::from(0..rows), Slice::from(column..column + width)];
+            self.split(B::float_slice(self.tensors[tensor].clone(), &part))
+        });
+        [q, self.hide_keys(k), self.hide_keys(v)]
+    }
+
+    /// `[B, rows, D]` to `[B, A, rows, E]`.
+    fn split(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let (a, shape) = (self.sizes.a, x.shape());
+        let heads = Shape::new([shape[0], shape[1], a, shape[2] / a]);
+        B::float_swap_dims(B::float_reshape(x, heads), 1, 2)
+    }
+
+    /// `[B, A, K, E]` with zeros where there is no key.
+    fn hide_keys(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let Some(padding) = self.padding.clone() else { return x };
+        let Sizes { b, keys, .. } = self.sizes;
+        let mask = B::bool_expand(B::bool_reshape(padding, Shape::new([b, 1, keys, 1])), x.shape());
+        B::float_mask_fill(x, mask, 0.0.into())
+    }
+
+    /// `[B, A, Q, K]` with `-inf` where there is no key.
+    fn hide_scores(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let Some(padding) = self.padding.clone() else { return x };
+        let Sizes { b, keys, .. } = self.sizes;
+        let mask = B::bool_expand(B::bool_reshape(padding, Shape::new([b, 1, 1, keys])), x.shape());
+        B::float_mask_fill(x, mask, f64::NEG_INFINITY.into())
+    }
+
+    /// Softmax of `scale · q kᵀ + bias`, with each row's maximum and the reciprocal of its sum, `[B, A, Q, 1]`.
+    fn weights(
+        &self,
+        q: FloatTensor<B>,
+        k: FloatTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+        let lowest = lowest(q.dtype());
+        let q = B::float_mul_scalar(q, self.scale.into());
+        let scores = self.add_bias(B::float_matmul(q, B::float_swap_dims(k, 2, 3)));
+        let scores = self.hide_scores(scores);
+        let max = B::float_clamp_min(B::float_max_dim(scores.clone(), 3), lowest.into());
+        let weights = B::float_exp(B::float_sub(scores, max.clone()));
+        // At least 1 but in rows of -inf, whose weights stay 0.
+        let sum = B::float_clamp_min(B::float_sum_dim(weights.clone(), 3), 0.5.into());
+        let norm = B::float_recip(sum);
+        (B::float_mul(weights, norm.clone()), max, norm)
+    }
+
+    /// Scores `[B, A, Q, K]` and the rows of the bias that belong to queries that ask.
+    fn add_bias(&self, scores: FloatTensor<B>) -> FloatTensor<B> {
+        let Some(bias) = self.bias.clone() else { return scores };
+        let rows = Slice::from(0..self.sizes.queries);
+        let bias = B::float_slice(bias, &[Slice::full(), Slice::full(), rows, Slice::full()]);
+        let (shape, [n, a]) = (scores.shape(), [bias.shape()[0], bias.shape()[1]]);
+        if n == 1 || n == shape[0] {
+            return B::float_add(scores, bias);
+        }
+        let scores = B::float_reshape(scores, Shape::new([shape[0] / n, n, shape[1], shape[2], shape[3]]));
+        let bias = B::float_reshape(bias, Shape::new([1, n, a, shape[2], shape[3]]));
+        B::float_reshape(B::float_add(scores, bias), shape)
+    }
+
+    /// The gradient of a bias of this shape, given that of the scores.
+    fn sum_to_bias(&self, d_scores: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
+        let Sizes { b, a, keys, .. } = self.sizes;
+        let [n, rows] = [shape[0], shape[2]];
+        let d_scores = self.and_the_rest(d_scores, rows);
+        let d_scores = B::float_reshape(d_scores, Shape::new([b / n.max(1), n, a, rows, keys]));
+        B::float_reshape(sum_to::<B>(d_scores, &Shape::new([1, n, shape[1], rows, keys])), shape)
+    }
+
+    /// Zeros behind the rows of tokens that ask, `[B, A, Q, m]` to `[B, A, rows, m]`.
+    fn and_the_rest(&self, x: FloatTensor<B>, rows: usize) -> FloatTensor<B> {
+        let Sizes { b, a, queries, .. } = self.sizes;
+        if queries == rows {
+            return x;
+        }
+        let zeros = self.zeros([b, a, rows - queries, x.shape()[3]]);
+        B::float_cat(vec![x, zeros], 2)
+    }
+
+    /// q, k and v, or their gradients, in the tensors that they came in.
+    fn together(&self, heads: [FloatTensor<B>; 3]) -> Vec<FloatTensor<B>> {
+        let mut tensors = vec![Vec::new(); self.tensors.len()];
+        for (part, heads) in self.parts.iter().zip(heads) {
+            tensors[part.tensor].push(merge::<B>(heads));
+        }
+        let join =
+            |mut parts: Vec<_>| if parts.len() == 1 { parts.remove(0) } else { B::float_cat(parts, 2) };
+        tensors.into_iter().map(join).collect()
+    }
+}
+
+/// `[B, A, rows, E]` to `[B, rows, D]`.
+fn merge<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = x.shape();
+    B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([shape[0], shape[2], shape[1] * shape[3]]))
+}
+
+fn zeros_like<B: Backend>(tensor: &FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
+    B::float_zeros(shape, &tensor.device(), tensor.dtype().into())
+}

@@ -1,0 +1,205 @@
+//! What both passes do with a tile of scores, and how rows become what products read.
+
+use super::QUERIES;
+use super::call::{Call, Tile};
+use crate::product::Product;
+use crate::simd::{Real, Simd, Vector};
+
+/// The largest square that is turned in registers.
+const SQUARE: usize = 16 * 16;
+
+/// Scores `[keys, rows]` of a tile: `k · (scale · q) + bias`, and `-inf` where there is no key.
+///
+/// # Safety
+/// The processor must have the instructions of `S`; `queries` must hold `[E, QUERIES]` numbers and `scores` have room for
+/// `[keys, QUERIES]`.
+#[inline(always)]
+pub(super) unsafe fn score_tile<S: Simd, T: Real>(
+    call: &Call<T>,
+    tile: Tile,
+    queries: &[T],
+    scores: &mut [T],
+) {
+    let (e, step) = (call.sizes.e, call.k.token);
+    let k = call.k.at(tile.b, tile.key, tile.h * e);
+    debug_assert!(k.len() >= (tile.keys - 1) * step + e);
+    // SAFETY: `keys` rows of `e` numbers are there; the rest is the caller's.
+    unsafe {
+        S::vectorize(Product {
+            m: tile.keys,
+            n: tile.rows.next_multiple_of(T::In::<S>::LANES),
+            k: e,
+            a: k.as_ptr(),
+            a_steps: [step, 1],
+            b: queries.as_ptr(),
+            b_step: QUERIES,
+            c: scores.as_mut_ptr(),
+            c_step: QUERIES,
+            add: false,
+        });
+        finish_scores::<T::In<S>>(call, tile, scores);
+    }
+}
+
+/// What is done with products of queries and keys, `[keys, rows]`: the bias is added, and where there is no key stands
+/// `-inf`.
+///
+/// # Safety
+/// The processor must have the instructions of `V`; `scores` must have room for `[keys, QUERIES]`.
+#[inline(always)]
+pub(super) unsafe fn finish_scores<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [V::Scalar]) {
+    // SAFETY: the caller's.
+    unsafe { add_bias::<V>(call, tile, scores) };
+    let padding = call.padding(tile.b, tile.key, tile.keys);
+    fill_padding(padding, scores, QUERIES, V::Scalar::from_f64(f64::NEG_INFINITY));
+}
+
+/// Adds the bias, if there is one, to the scores `[keys, rows]` of a tile: squares are turned in registers, keys that fill
+/// no square are taken one by one.
+///
+/// # Safety
+/// As [`finish_scores`].
+#[inline(always)]
+unsafe fn add_bias<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [V::Scalar]) {
+    let Some(bias) = call.bias(tile.b, tile.h) else { return };
+    let (step, whole) = (call.sizes.keys, tile.keys - tile.keys % V::LANES);
+    let row_of = |row: usize| &bias[(tile.first + row) * step + tile.key..][..tile.keys];
+    assert!(scores.len() >= tile.keys * QUERIES && tile.rows <= QUERIES);
+    let mut turned = [V::Scalar::ZERO; SQUARE];
+    for row in (0..tile.rows).step_by(V::LANES) {
+        let rows = V::LANES.min(tile.rows - row);
+        for key in (0..whole).step_by(V::LANES) {
+            // SAFETY: each of `rows` rows of the bias has LANES numbers from `key` on, since `whole` is at most `keys`.
+            // Rows of scores end at QUERIES, which is a multiple of the lanes.
+            unsafe {
+                let from = row_of(row).as_ptr().add(key);
+                V::turn(from, step, rows, turned.as_mut_ptr(), V::LANES);
+                for i in 0..V::LANES {
+                    let at = scores.as_mut_ptr().add((key + i) * QUERIES + row);
+                    V::load(at).add(V::load(turned.as_ptr().add(i * V::LANES))).store(at);
+                }
+            }
+        }
+        for row in row..row + rows {
+            for (key, &bias) in row_of(row).iter().enumerate().skip(whole) {
+                let score = &mut scores[key * QUERIES + row];
+                *score = *score + bias;
+            }
+        }
+    }
+}
+
+/// Adds the gradient of a tile's scores, `[keys, rows]`, to that of the bias, `[_, K]`.
+///
+/// # Safety
+/// The processor must have the instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn add_to_bias<V: Vector>(
+    d_scores: &[V::Scalar],
+    tile: Tile,
+    step: usize,
+    d_bias: &mut [V::Scalar],
+) {
+    let whole = tile.keys - tile.keys % V::LANES;
+    assert!(d_scores.len() >= tile.keys * QUERIES && tile.rows <= QUERIES);
+    let mut turned = [V::Scalar::ZERO; SQUARE];
+    for row in (0..tile.rows).step_by(V::LANES) {
+        let rows = V::LANES.min(tile.rows - row);
+        for key in (0..whole).step_by(V::LANES) {
+            // SAFETY: LANES rows of the scores begin at `key`, of which LANES numbers are read from `row` on.
+            unsafe {
+                let from = d_scores.as_ptr().add(key * QUERIES + row);
+                V::turn(from, QUERIES, V::LANES, turned.as_mut_ptr(), V::LANES);
+            }
+            for i in 0..rows {
+                let to = &mut d_bias[(tile.first + row + i) * step + tile.key + key..][..V::LANES];
+                // SAFETY: `to` is as long as a vector.
+                unsafe {
+                    let sum = V::load(to.as_ptr()).add(V::load(turned.as_ptr().add(i * V::LANES)));
+                    sum.store(to.as_mut_ptr());
+                }
+            }
+        }
+        for row in row..row + rows {
+            let to = &mut d_bias[(tile.first + row) * step + tile.key..][..tile.keys];
+            for (key, to) in to.iter_mut().enumerate().skip(whole) {
+                *to = *to + d_scores[key * QUERIES + row];
+            }
+        }
+    }
+}
+
+/// Fills those of the rows at `step` where there is no key.
+#[inline(always)]
+pub(super) fn fill_padding<T: Real>(padding: Option<&[u8]>, rows: &mut [T], step: usize, value: T) {
+    let Some(padding) = padding else { return };
+    for (row, &is_padding) in rows.chunks_exact_mut(step).zip(padding) {
+        if is_padding != 0 {
+            row.fill(value);
+        }
+    }
+}
+
+/// `to[column, row] = factor · from[row, column]`, rows of `to` QUERIES long and filled with zeros to a vector's end.
+///
+/// # Safety
+/// The processor must have the instructions of `S`.
+#[inline(always)]
+pub(super) unsafe fn transpose<S: Simd, T: Real>(
+    from: &[T],
+    step: usize,
+    rows: usize,
+    columns: usize,
+    factor: T,
+    to: &mut [T],
+) {
+    let width = rows.next_multiple_of(T::In::<S>::LANES);
+    let row_of = |row: usize| &from[row * step..][..columns];
+    let fours = rows - rows % 4;
+    // Four rows at a time: a store for each number took 10 % of the whole forward pass, this a third of that.
+    for row in (0..fours).step_by(4) {
+        let (a, b, c, d) = (row_of(row), row_of(row + 1), row_of(row + 2), row_of(row + 3));
+        for (column, to) in to.chunks_exact_mut(QUERIES).take(columns).enumerate() {
+            let four = [a[column] * factor, b[column] * factor, c[column] * factor, d[column] * factor];
+            to[row..row + 4].copy_from_slice(&four);
+        }
+    }
+    for row in fours..rows {
+        for (to, &x) in to.chunks_exact_mut(QUERIES).zip(row_of(row)) {
+            to[row] = x * factor;
+        }
+    }
+    for column in 0..columns {
+        to[column * QUERIES + rows..column * QUERIES + width].fill(T::ZERO);
+    }
+}
+
+/// Copies rows of `e` numbers at `step` into rows of `e_pad`, multiplied with `factor` and padded with zeros.
+///
+/// # Safety
+/// The processor must have the instructions of `V`; `e_pad` must be a multiple of the lanes.
+#[inline(always)]
+pub(super) unsafe fn pack_rows<V: Vector>(
+    (from, step): (&[V::Scalar], usize),
+    rows: usize,
+    e: usize,
+    e_pad: usize,
+    factor: V::Scalar,
+    to: &mut [V::Scalar],
+) {
+    let bulk = e - e % V::LANES;
+    for (row, to) in to.chunks_exact_mut(e_pad).take(rows).enumerate() {
+        let from = &from[row * step..][..e];
+        // SAFETY: the bulk of both rows is whole vectors.
+        unsafe {
+            let factor = V::splat(factor);
+            for column in (0..bulk).step_by(V::LANES) {
+                V::load(from.as_ptr().add(column)).mul(factor).store(to.as_mut_ptr().add(column));
+            }
+        }
+        for column in bulk..e {
+            to[column] = from[column] * factor;
+        }
+        to[e..].fill(V::Scalar::ZERO);
+    }
+}
