@@ -104,7 +104,7 @@ impl Scan {
         }
         scan.check_splits(given, options)?;
         if !scan.is_cifar {
-            scan.labels = companions.finish(options, &mut scan.skipped)?;
+            scan.labels = companions.finish(options, scan.classes.len(), &mut scan.skipped)?;
         }
         Ok(scan)
     }
