@@ -15,7 +15,7 @@ use super::{ClassMap, DatasetError, DatasetOptions, DatasetProblem, MAX_CLASSES,
 
 /// Largest companion that is read, in bytes.
 pub(super) const MAX_COMPANION: u64 = 64 << 10;
-/// With more pictures than this, texts that mostly differ are captions.
+/// With more pictures than this, texts that mostly differ are captions; of fewer, where folders may tell the classes.
 const MANY: usize = 1000;
 const NONE: u32 = u32::MAX;
 const BAD: u32 = u32::MAX - 1;
@@ -154,13 +154,14 @@ impl Companions {
         self.number(shard, told)
     }
 
-    /// The labels, where companions tell any.
+    /// The labels, where companions tell any. `folders` is how many class folders there are.
     ///
     /// # Errors
     /// [`DatasetError`] for a label that is no class, or a key with several pictures.
     pub(super) fn finish(
         mut self,
         options: &DatasetOptions,
+        folders: usize,
         skipped: &mut Skipped,
     ) -> Result<Option<Labels>, DatasetError> {
         if let Some(first) = self.unread.first() {
@@ -170,7 +171,7 @@ impl Companions {
                 MAX_COMPANION >> 10
             ));
         }
-        self.drop_captions(skipped);
+        self.drop_captions(folders, skipped);
         if let Some(error) = self.first_bad() {
             return Err(error);
         }
@@ -191,10 +192,10 @@ impl Companions {
     }
 
     /// Takes the texts for captions where one is long, or they mostly differ.
-    fn drop_captions(&mut self, skipped: &mut Skipped) {
+    fn drop_captions(&mut self, folders: usize, skipped: &mut Skipped) {
         let is_text = |number: u32| self.told.get(number as usize).is_some_and(|told| told.kind == Kind::Txt);
         let texts: BTreeSet<u32> = self.images.iter().copied().filter(|&number| is_text(number)).collect();
-        let differ = self.images.len() > MANY && texts.len() * 2 > self.images.len();
+        let differ = (self.images.len() > MANY || folders > 1) && texts.len() * 2 > self.images.len();
         let reason = match &self.caption {
             Some(first) => format!("{first} is too long for the name of a class"),
             None if differ => format!("{} differ among {} pictures", texts.len(), self.images.len()),
@@ -274,7 +275,7 @@ fn names_of_numbers(used: &[(u32, Told)], skipped: &mut Skipped) -> Vec<String> 
     Vec::new()
 }
 
-/// The shards' common name and where they are; see [`super::shards`].
+/// What to call a member: of several shards, with the shard's name before its own.
 pub(super) fn member_name(shards: &[PathBuf], at: usize, member: &str) -> String {
     match shards.get(at).and_then(|shard| shard.file_name()).filter(|_| shards.len() > 1) {
         Some(shard) => format!("{}/{member}", shard.to_string_lossy()),

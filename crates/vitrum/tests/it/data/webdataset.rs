@@ -159,6 +159,9 @@ fn captions_and_boxes_are_no_labels() {
     assert!(found.skipped.contains("captions, not labels: a.txt"), "{}", found.skipped);
     let found = read(&[("cat/a.png", "PNG"), ("cat/a.txt", "0 0.5 0.5 0.2 0.2")]);
     assert_eq!((found.classes, found.labels), (vec!["cat".into()], vec![Some(0)]));
+    // Short captions beside class folders.
+    let found = read(&[("x/a.png", "PNG"), ("x/a.txt", "one"), ("y/b.png", "PNG"), ("y/b.txt", "two")]);
+    assert_eq!((found.classes, found.labels), (vec!["x".into(), "y".into()], vec![Some(0), Some(1)]));
     let names: Vec<String> = (0..1001).flat_map(|at| [format!("{at}.png"), format!("{at}.txt")]).collect();
     let texts: Vec<String> = (0..1001).map(|at| format!("picture number {at}")).collect();
     let members: Members = names
