@@ -14,7 +14,7 @@ use crate::progress::{LogFormat, Tui};
 #[derive(Debug, Args)]
 #[command(
     after_help = "DATA: a folder of class folders (train/, val/), labels.csv or .tsv, cifar-10-batches-bin or\n\
-cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, or demo.\n\n\
+cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, WebDataset shards, or demo.\n\n\
 Every value comes from the defaults, then the files of -c in their order, then the flags.\n\
 Recipes that are built in: demo, cifar/cifar10_test_vit_patch4, cifar/cifar10_vit_tiny_patch4,\n\
 cifar/cifar100_vit_tiny_patch4,\n\
