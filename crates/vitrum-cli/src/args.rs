@@ -259,7 +259,7 @@ pub struct PredictArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "DATA: a folder of class folders, labels.csv or .tsv with columns file and class_index (or class),\n\
-cifar-10-batches-bin or cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, or demo.\n\n\
+cifar-10-batches-bin or cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, WebDataset shards, or demo.\n\n\
 Examples:\n  \
 vitrum val imagenet/val -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k\n  \
 vitrum val labels.csv --image-dir images -m model/ --format json\n  \
