@@ -27,11 +27,14 @@ struct AttentionState<B: Backend> {
     saved: (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
 }
 
+/// Context, maxima and norms, as the operation returns them.
+type Answer<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+
 /// What the operation of the inner backend returns, with its step recorded.
 pub(crate) fn attention<B: VitrumOps, C: CheckpointStrategy>(
     inputs: AttentionInputs<Autodiff<B, C>>,
     form: AttentionForm,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> Answer<Autodiff<B, C>> {
     let AttentionInputs { projections, bias, key_padding } = inputs;
     let (tensors, bias, key_padding) =
         (projections.into_tensors(), bias.into_option(), key_padding.into_option());
