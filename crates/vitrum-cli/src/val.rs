@@ -11,12 +11,12 @@ use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
 use vitrum::data::{Preprocess, batch};
 use vitrum::models::{ModelConfig, VitConfig};
 use vitrum::tasks::Classifier;
-use vitrum::tasks::classify::rows;
 use vitrum::tasks::evaluate::{Accuracy, Evaluation};
 
 use crate::args::{Format, ValArgs};
 use crate::model::{self, Talk};
 use crate::output;
+use crate::predict::named;
 use crate::target::{self, Table};
 
 #[derive(Serialize)]
@@ -169,7 +169,7 @@ fn evaluate(
     while left > 0 {
         let Some(batch) = loader.next().transpose()? else { break };
         let images = batch::to_tensor(batch.values, batch.shape, DType::F32, classifier.device())?;
-        let logits = rows(classifier.model().logits(images));
+        let logits = classifier.logits(images).map_err(|error| named(error, &batch.names))?;
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits).take(left) {
             let label =
                 label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;

@@ -92,6 +92,8 @@ fn weights_and_answers_that_are_no_numbers_end_the_command() {
     huge.tensors.insert("head.weight".into(), head);
     sandbox.store("model/model.safetensors", &huge);
     sandbox.fails("predict a.png -m model", 1, &["a.png", "not finite", "hint:"]);
+    sandbox.write("labels.csv", "file,class_index\na.png,1\n");
+    sandbox.fails("val labels.csv -m model", 1, &["a.png", "not finite", "hint:"]);
 }
 
 #[test]

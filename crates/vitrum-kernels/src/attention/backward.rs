@@ -71,7 +71,7 @@ struct Plan {
     /// Heads that share a slot, and in how many parts they are done.
     sharing: usize,
     parts: usize,
-    /// Numbers of a slot in the gradient of the bias, 0 if nobody wants it.
+    /// Numbers of a slot in the gradient of the bias; 0 if that gradient is not wanted.
     slot_size: usize,
 }
 

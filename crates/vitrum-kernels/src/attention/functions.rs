@@ -26,8 +26,8 @@ pub fn attention(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tens
     attention_of_first(qkv, tokens, num_heads, scale, bias)
 }
 
-/// [`attention`] of the first `queries` tokens alone, to all of them: where nobody reads what becomes of the others, as
-/// behind the last block of a model whose head reads the class token.
+/// [`attention`] in which only the first `queries` tokens ask; keys and values are all tokens. For outputs that are not
+/// read, as behind the last block of a model whose head reads the class token.
 ///
 /// Returns `[B, queries, D]`, the first rows of what [`attention`] gives.
 ///

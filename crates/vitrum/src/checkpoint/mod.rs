@@ -19,7 +19,6 @@ pub mod error;
 pub mod finite;
 #[cfg(feature = "hub")]
 pub mod hub;
-pub mod imagenet;
 pub mod inspect;
 pub mod keys;
 pub mod load;
@@ -29,6 +28,7 @@ pub mod resample;
 pub mod tensors;
 pub mod write;
 
+pub use crate::data::imagenet;
 pub use card::ModelCard;
 pub use dialect::Dialect;
 pub use error::LoadError;

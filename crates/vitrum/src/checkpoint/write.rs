@@ -126,7 +126,7 @@ fn common_dtype(map: &TensorMap) -> Dtype {
     map.get("patch_embed.proj.weight").map_or(Dtype::F32, HostTensor::dtype)
 }
 
-/// Writes a model that was trained here, so that whoever loads it computes the same: timm's hub layout as
+/// Writes a model that was trained here, so that the library that loads it computes the same: timm's hub layout as
 /// [`write_timm`] writes it; where timm cannot express the model and transformers can (a fine-tuned ViT of theirs has
 /// another epsilon), the layout of [`write_huggingface`]; else a folder of our own, whose `config.json` has the whole
 /// configuration under the key `vitrum` and names an architecture that timm does not know. Returns why timm cannot load

@@ -9,6 +9,7 @@ pub mod dataset;
 pub mod decode;
 pub mod demo;
 pub mod image;
+pub mod imagenet;
 pub mod loader;
 pub mod preprocess;
 pub mod random;

@@ -65,7 +65,7 @@ impl Trainer {
     /// Begins with `model`, whose frozen parameters want no gradient; an epoch has so many updates.
     ///
     /// # Errors
-    /// An optimiser, schedule or way of clipping that nobody knows, numbers that make none, or bf16 on a device without.
+    /// An unknown optimiser, schedule or way of clipping; a setting out of range; or bf16 on a device that has no bf16.
     pub fn new(
         model: Model,
         recipe: &Recipe,

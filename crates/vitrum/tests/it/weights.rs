@@ -430,7 +430,7 @@ fn the_epsilon_of_another_library_changes_answers() {
     assert!(0.0 < change(1e-4) && change(1e-4) < change(1e-2), "{} {}", change(1e-4), change(1e-2));
 }
 
-// ---- What is written is computed alike by whoever loads it
+// ---- Other libraries compute the same from what is written
 
 fn written(
     config: &VitConfig,

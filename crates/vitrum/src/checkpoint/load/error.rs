@@ -46,7 +46,7 @@ pub enum ModelError {
     /// A flag that does not go with the model.
     #[error("{0}")]
     Edit(String),
-    /// File and model differ in ways nobody excused.
+    /// File and model differ, and the difference was not allowed by name.
     #[error(
         "{path}: these weights are not this model's\n{report}{left_out}\n{hint}",
         path = .path.display(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::class_file;
 use super::{DatasetError, DatasetProblem, MAX_CLASSES, natural_order};
-use crate::checkpoint::imagenet;
+use crate::data::imagenet;
 
 /// Class names and their numbers, with other names for the same class where needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Forms of datasets that are known by name and not read, with the way to one that is.
+//! Forms of datasets that are recognised but not read, each with a hint how to convert it.
 
 use std::path::Path;
 

@@ -192,7 +192,7 @@ fn fits(pattern: &[char], name: &[char]) -> bool {
     pattern[p..].iter().all(|&c| c == '*')
 }
 
-/// Every name that a pattern with braces stands for.
+/// All names that a pattern with braces expands to.
 fn braces(pattern: &str) -> Result<Vec<String>, DatasetProblem> {
     let mut names = vec![String::new()];
     let mut rest = pattern;

@@ -17,7 +17,7 @@ use super::{
 };
 
 const MAX_BYTES: u64 = 4 << 30;
-/// Tried, in this order, behind an id that is no file.
+/// Extensions tried, in this order, for an id that is not a file.
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "tif", "bmp"];
 
 /// A row of the table.
@@ -31,8 +31,8 @@ struct Row {
     name: Option<String>,
 }
 
-/// The first line is a header when a field of it is a known name of the path column; a first line that is no header and
-/// names no picture, while the next one does, is refused. Without a header the first column holds paths and the second,
+/// The first line is a header if one of its fields is a known name of the path column. A first line without a picture is
+/// refused if the next line has one: it is a header with unknown names. Without a header the first column holds paths and the second,
 /// if there is one, labels. Labels are numbers (also `1.0`), or names that a class map or their natural order numbers.
 /// Relative paths begin at `image_dir`, or at the table's folder.
 pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, DatasetError> {
@@ -99,7 +99,7 @@ fn row(line: &Line, columns: &Columns) -> Result<Row, DatasetProblem> {
 /// Where the rows' files lie.
 struct Places<'a> {
     folder: &'a Path,
-    /// Put behind ids that are no names of images.
+    /// Appended to ids without an image extension.
     extension: Option<&'static str>,
     turned: usize,
 }
@@ -113,7 +113,7 @@ impl<'a> Places<'a> {
         Self { folder, extension, turned: 0 }
     }
 
-    /// Name and place of a file. A path of Windows is turned where there is no file of that very name.
+    /// Name and place of a file. Backslashes become `/` unless a file has exactly that name.
     fn of(&mut self, mut file: String) -> (String, PathBuf) {
         if let Some(extension) = self.extension
             && !is_image(Path::new(&file))

@@ -1,6 +1,7 @@
 //! Tars of class folders or WebDataset samples, read as a stream and never unpacked; several are read as one.
 //!
-//! One pass over the headers finds the classes and reads the labels of samples, a second hands out the pictures. Nothing in the archive can name a
+//! One pass over the headers finds the classes and reads the labels of samples; a second pass hands out the pictures.
+//! Nothing in the archive can name a
 //! place on this machine: a path that is absolute or holds `..`, a link, a device is skipped by name, and the sizes
 //! of members and of their long names are bounded before they are read.
 

@@ -208,7 +208,7 @@ impl Companions {
 
 /// The label of every picture.
 pub(super) struct Labels {
-    /// The class names; empty where numbers stand for themselves.
+    /// The class names; empty where labels are numbers without names.
     pub names: Vec<String>,
     images: Vec<u32>,
     labels: HashMap<u32, Result<usize, String>>,

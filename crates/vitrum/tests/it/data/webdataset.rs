@@ -11,7 +11,7 @@ use super::{gz, png, tar, tar_header, write};
 
 type Members<'a> = Vec<(&'a str, &'a str)>;
 
-/// A tar in which `PNG` stands for a picture.
+/// A tar; the content `PNG` becomes a picture.
 fn shard(members: &[(&str, &str)]) -> Vec<u8> {
     let content = |at: usize, text: &str| if text == "PNG" { png(at as u64) } else { text.into() };
     let contents: Vec<Vec<u8>> =

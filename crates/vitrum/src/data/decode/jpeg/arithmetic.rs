@@ -72,7 +72,7 @@ impl Decisions {
         let bound = self.interval << self.count;
         let rare = self.code >= bound;
         if rare || self.interval < 0x8000 {
-            // The smaller interval stands for the rare symbol, whichever of the two it is.
+            // The rare symbol always gets the smaller interval.
             let exchanged = self.interval < size;
             if rare {
                 self.code -= bound;

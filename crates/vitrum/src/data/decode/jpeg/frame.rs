@@ -31,7 +31,7 @@ pub(super) const NATURAL: [usize; 80] = {
     order
 };
 
-/// What the samples stand for.
+/// The colour space of the samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Color {
     /// Grey, RGB or CMYK, as they are.

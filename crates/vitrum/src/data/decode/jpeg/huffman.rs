@@ -218,7 +218,7 @@ fn leading(buffer: u64, bits: u32) -> i32 {
     (buffer >> 1 >> (63 - bits)) as i32
 }
 
-/// The first bits of `buffer` as a number whose lower half stands for negative values.
+/// The first bits of `buffer` as a signed number: the lower half of the codes is negative.
 #[inline(always)]
 fn signed(buffer: u64, bits: u32) -> i32 {
     let is_negative = !((buffer as i64 >> 63) as i32);
