@@ -3,6 +3,7 @@
 //! A family's room knows the names that libraries give its tensors, how a configuration follows from tensors, how
 //! tensors of one size become those of another, and how other libraries write its configuration.
 
+mod deit;
 mod vit;
 
 use serde_json::{Map, Value};

@@ -187,6 +187,8 @@ macro_rules! families {
 families! { ($)
     /// The plain Vision Transformer.
     Vit: vit { VitConfig, Vit },
+    /// DeiT with its distillation token.
+    Deit: deit { DeitConfig, Deit },
 }
 
 pub(crate) use each_config;

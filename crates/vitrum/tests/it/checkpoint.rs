@@ -211,6 +211,22 @@ fn hugging_face_base_model_has_a_pooler_and_no_classes() {
 }
 
 #[test]
+fn hugging_face_deit_has_two_heads() {
+    let mut shapes = timm_shapes();
+    shapes.insert("pos_embed".into(), vec![1, 6, WIDTH]);
+    shapes.insert("dist_token".into(), vec![1, 1, WIDTH]);
+    shapes.insert("head_dist.weight".into(), vec![3, WIDTH]);
+    shapes.insert("head_dist.bias".into(), vec![3]);
+    assert_formula(&convert_golden("hf_deit").map, &shapes);
+    let card = ModelCard::find(&golden("hf_deit"), &tiny_any).unwrap().unwrap();
+    let preprocess = card.preprocess.unwrap();
+    // Both sides to 9, the middle 8.
+    assert_eq!((preprocess.input_size, preprocess.crop_mode.name()), ([3, 8, 8], "squash"));
+    assert_eq!((8.0 / preprocess.crop_pct).floor(), 9.0);
+    assert!(card.labels.is_none(), "LABEL_0 is no label");
+}
+
+#[test]
 fn torchvision_old_and_new() {
     let mut shapes = timm_shapes();
     shapes.insert("pre_logits.fc.weight".into(), vec![6, WIDTH]);
@@ -778,7 +794,7 @@ fn hugging_face_folder_written_reads_back() {
 
 #[test]
 fn every_dialect_of_hugging_face_goes_back_to_the_same_names() {
-    for file in ["hf_vit", "hf_vit_model"] {
+    for file in ["hf_vit", "hf_deit", "hf_vit_model"] {
         let theirs = read(golden(file)).unwrap();
         let ours = to_huggingface(&to_timm(theirs.clone()).unwrap().map).unwrap();
         assert_eq!(ours.tensors, theirs.tensors, "{file}");
@@ -912,7 +928,7 @@ fn written_folders_are_left_for_python_to_load() {
     write_timm(&folder.join("timm"), &map, &timm, &base, &options(Dtype::F32)).unwrap();
     let hf = card(VitConfig { norm_eps: 1e-12, ..tiny("").unwrap() });
     write_huggingface(&folder.join("hf_center"), &map, &hf, &options(Dtype::F32)).unwrap();
-    for name in ["hf_vit", "hf_vit_model"] {
+    for name in ["hf_vit", "hf_deit", "hf_vit_model"] {
         let card = ModelCard::find(&golden(name), &tiny_any).unwrap().unwrap();
         let converted = convert_golden(name);
         for (suffix, dtype) in [("", Dtype::F32), ("_bf16", Dtype::BF16)] {
