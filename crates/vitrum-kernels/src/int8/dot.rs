@@ -10,7 +10,7 @@ use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 use crate::prefetch::Lines;
-use crate::simd::{Plain, Simd, choose, simd_level};
+use crate::simd::{Scalar, Simd, choose, simd_level};
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
@@ -100,7 +100,7 @@ pub(super) fn run<J: Job>(job: J) -> J::Output {
         #[cfg(target_arch = "aarch64")]
         Level::Dotprod => unsafe { aarch64::Dotprod::vectorize(job) },
         // SAFETY: needs no special instructions.
-        Level::Plain => unsafe { <Plain as Dot>::vectorize(job) },
+        Level::Plain => unsafe { <Scalar as Dot>::vectorize(job) },
     }
 }
 
@@ -187,8 +187,8 @@ macro_rules! for_rows {
 /// 1.5 · 2²³: adding it to a small number rounds that to an integer, which then sits in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 
-impl Dot for Plain {
-    type Float = Plain;
+impl Dot for Scalar {
+    type Float = Scalar;
     const BYTES: usize = 1;
     const ROWS: usize = 4;
     const PANELS: usize = 1;
@@ -250,14 +250,14 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
-    use crate::simd::x86 as float;
+    use crate::simd;
 
     pub(super) struct Vnni512;
     pub(super) struct Vnni256;
     pub(super) struct Avx2;
 
     impl Dot for Vnni512 {
-        type Float = float::Avx512;
+        type Float = simd::Avx512;
         const BYTES: usize = 1;
         const ROWS: usize = 12;
         const PANELS: usize = 2;
@@ -342,7 +342,7 @@ mod x86 {
     }
 
     impl Dot for Vnni256 {
-        type Float = float::Avx2;
+        type Float = simd::Avx2;
         const BYTES: usize = 1;
         const ROWS: usize = 6;
         const PANELS: usize = 1;
@@ -414,7 +414,7 @@ mod x86 {
     }
 
     impl Dot for Avx2 {
-        type Float = float::Avx2;
+        type Float = simd::Avx2;
         const BYTES: usize = 2;
         const ROWS: usize = 4;
         const PANELS: usize = 1;
@@ -477,7 +477,7 @@ mod aarch64 {
     use std::arch::asm;
 
     use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
-    use crate::simd::aarch64 as float;
+    use crate::simd;
 
     /// Quantised activations are held so much lower, for the instruction multiplies signed bytes.
     const SHIFT: i32 = 128;
@@ -485,7 +485,7 @@ mod aarch64 {
     pub(super) struct Dotprod;
 
     impl Dot for Dotprod {
-        type Float = float::Neon;
+        type Float = simd::Neon;
         const BYTES: usize = 1;
         const ROWS: usize = 6;
         const PANELS: usize = 1;
