@@ -10,72 +10,15 @@
 //! The instruction takes numbers below `f32`'s least normal number (1.2e-38) for 0, and so does the rounding to bf16
 //! there; what takes pairs apart keeps them.
 
-use std::sync::OnceLock;
-
 use crate::gemm::{CONFLICT, View};
-#[cfg(target_arch = "x86_64")]
-use crate::simd::Avx512Bf16;
 use crate::simd::pairs::{PIECE, halves, pair_of};
-use crate::simd::{self, Job, Simd, choose, simd_level};
+use crate::simd::{self, Job, Simd};
 use crate::threads::{Shared, for_each_block, share, written};
 
 /// Rows of a block.
 const ROWS: usize = 64;
 /// What a number costs to round, in multiplications (see `threads`).
 const COST: usize = 4;
-
-#[derive(Clone, Copy, PartialEq)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// Pairs are taken apart, with the instructions of [`simd_level`].
-    Apart,
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => "avx512_bf16",
-            Level::Apart => simd_level(),
-        }
-    }
-
-    fn available() -> Vec<Level> {
-        let mut levels = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        if simd_level() == "avx512f"
-            && is_x86_feature_detected!("avx512bf16")
-            && is_x86_feature_detected!("avx512bw")
-        {
-            levels.push(Level::Avx512);
-        }
-        levels.push(Level::Apart);
-        levels
-    }
-}
-
-/// The instructions of products in bf16 on this machine: `avx512_bf16`, or, where pairs are taken apart and multiplied in
-/// `f32`, those of [`simd_level`]. At most what [`simd_level`] allows; the environment variable `VITRUM_BF16`, read
-/// once, can lower it to that.
-pub fn bf16_level() -> &'static str {
-    level().name()
-}
-
-fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_BF16"))
-}
-
-/// Runs a job at the best level for pairs.
-pub(crate) fn run<J: Job>(job: J) -> J::Output {
-    match level() {
-        // SAFETY: `level` has seen the instructions.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { Avx512Bf16::vectorize(job) },
-        Level::Apart => simd::run(job),
-    }
-}
 
 /// A matrix `[k, n]` as `[k / 2, n]` pairs of rows; behind an odd one stand zeros.
 pub(crate) fn pairs_of_rows(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
@@ -132,7 +75,7 @@ impl RowPairs {
     /// The rows must be readable; `to` must have [`room`](Self::room) for them, be nobody else's, and not overlap with the
     /// rows unless it is where they begin.
     pub(crate) unsafe fn round(self, from: *const f32, rows: usize, to: *mut f32) {
-        run(RoundRows { pairs: self, from, rows, to });
+        simd::run_pairs(RoundRows { pairs: self, from, rows, to });
     }
 
     /// Rows `[rows, k]` rounded by all threads.

@@ -33,11 +33,10 @@ pub use attention::{
     AttentionForm, AttentionInputs, Projections, attention, attention_bf16, attention_of_first,
     attention_padded, cross_attention, cross_attention_bf16, cross_attention_kv,
 };
-pub use bf16::bf16_level;
 pub use extension::{Maybe, MaybeBool, VitrumOps};
 pub use int8::{
-    Int8Ops, QuantizeError, QuantizedWeight, int8_level, linear_add_int8, linear_int8, mlp_add_int8,
-    mlp_int8, quantize_weight_rows,
+    Int8Ops, QuantizeError, QuantizedWeight, linear_add_int8, linear_int8, mlp_add_int8, mlp_int8,
+    quantize_weight_rows,
 };
 pub use linear::LinearWants;
 pub use mlp::MlpWants;
@@ -51,7 +50,7 @@ pub use reference::{
     cross_attention_weights, layer_norm_reference, linear_add_reference, linear_reference, mlp_reference,
     patch_embed_reference,
 };
-pub use simd::simd_level;
+pub use simd::{bf16_level, int8_level, simd_level};
 pub use threads::in_parts;
 
 use burn::backend::{Dispatch, DispatchDevice};

@@ -10,13 +10,13 @@ use super::call::{Call, Operands, Tile};
 use super::forward::{ForwardBlock, ForwardScratch, forward_by, shrink_rows, softmax_tile};
 use super::inputs::Sizes;
 use super::tile::{finish_scores, pack_rows};
-use crate::bf16::{self, round_row};
+use crate::bf16::round_row;
 use crate::product::{PairProduct, Product};
-use crate::simd::{Job, Simd, Vector};
+use crate::simd::{self, Job, Simd, Vector};
 
 /// Context `[B, Q, V]`.
 pub(crate) fn forward_bf16(operands: &Operands) -> FlexTensor {
-    let run = |block: ForwardBlock<f32>| bf16::run(PairBlock(block));
+    let run = |block: ForwardBlock<f32>| simd::run_pairs(PairBlock(block));
     forward_by(&Call::new(operands), run).0
 }
 

@@ -1,6 +1,5 @@
 //! What a term of a sum is.
 
-use crate::bf16;
 use crate::simd::{self, Job, Real, Simd, Vector};
 
 /// How a term is added to a sum, and with which instructions.
@@ -34,7 +33,7 @@ pub(crate) struct Pairs;
 
 impl Terms<f32> for Pairs {
     fn run<J: Job>(job: J) -> J::Output {
-        bf16::run(job)
+        simd::run_pairs(job)
     }
 
     #[inline(always)]

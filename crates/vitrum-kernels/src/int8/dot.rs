@@ -5,12 +5,8 @@
 //! multiply bytes, AVX2 multiplies bytes widened to 16 bits (its product of bytes saturates), aarch64's dot product
 //! multiplies signed bytes (activations less 128, made up for at the end), plain Rust anything.
 
-#[cfg(target_arch = "aarch64")]
-use std::arch::is_aarch64_feature_detected;
-use std::sync::OnceLock;
-
 use crate::prefetch::Lines;
-use crate::simd::{Scalar, Simd, choose, simd_level};
+use crate::simd::{Level, Scalar, Simd, integer_level};
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
@@ -86,13 +82,13 @@ pub(super) trait Job {
 
 /// Runs a job at the best level.
 pub(super) fn run<J: Job>(job: J) -> J::Output {
-    match level() {
-        // SAFETY: `level` has seen the instructions (likewise below).
+    match integer_level() {
+        // SAFETY: the processor has the instructions of the level in use (likewise below).
         #[cfg(target_arch = "x86_64")]
-        Level::Vnni512 => unsafe { x86::Vnni512::vectorize(job) },
+        Level::Avx512Vnni => unsafe { x86::Vnni512::vectorize(job) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Vnni256 => unsafe { x86::Vnni256::vectorize(job) },
+        Level::AvxVnni => unsafe { x86::Vnni256::vectorize(job) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::Avx2::vectorize(job) },
@@ -100,74 +96,8 @@ pub(super) fn run<J: Job>(job: J) -> J::Output {
         #[cfg(target_arch = "aarch64")]
         Level::Dotprod => unsafe { aarch64::Dotprod::vectorize(job) },
         // SAFETY: needs no special instructions.
-        Level::Plain => unsafe { <Scalar as Dot>::vectorize(job) },
+        _ => unsafe { <Scalar as Dot>::vectorize(job) },
     }
-}
-
-/// The instructions of the integer products on this machine: `avx512_vnni`, `avx_vnni`, `avx2`, `dotprod` or `scalar`.
-/// At most what [`simd_level`] allows; the environment variable `VITRUM_INT8`, read once, can lower it further. The
-/// integers are the same at every level.
-pub fn int8_level() -> &'static str {
-    level().name()
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Vnni512,
-    #[cfg(target_arch = "x86_64")]
-    Vnni256,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "aarch64")]
-    Dotprod,
-    Plain,
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Level::Vnni512 => "avx512_vnni",
-            #[cfg(target_arch = "x86_64")]
-            Level::Vnni256 => "avx_vnni",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => "avx2",
-            #[cfg(target_arch = "aarch64")]
-            Level::Dotprod => "dotprod",
-            Level::Plain => "scalar",
-        }
-    }
-
-    /// What the processor has and the floating-point level allows, best first.
-    fn available() -> Vec<Level> {
-        let mut levels = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let float = simd_level();
-            if float == "avx512f" && is_x86_feature_detected!("avx512vnni") {
-                levels.push(Level::Vnni512);
-            }
-            if float != "scalar" && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                if is_x86_feature_detected!("avxvnni") {
-                    levels.push(Level::Vnni256);
-                }
-                levels.push(Level::Avx2);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        if simd_level() == "neon" && is_aarch64_feature_detected!("dotprod") {
-            levels.push(Level::Dotprod);
-        }
-        levels.push(Level::Plain);
-        levels
-    }
-}
-
-/// The level in use.
-fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_INT8"))
 }
 
 /// Runs `$call` with the constant `$R` for a number of rows known while running.

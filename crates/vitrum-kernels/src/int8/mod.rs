@@ -12,7 +12,6 @@ mod dot;
 mod extension;
 mod weight;
 
-pub use dot::int8_level;
 pub use extension::{Int8Ops, linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
 pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 

@@ -30,8 +30,8 @@ mod vector;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512, Avx512Bf16};
-pub use level::simd_level;
-pub(crate) use level::{choose, run};
+pub(crate) use level::{Level, integer_level, run, run_pairs};
+pub use level::{bf16_level, int8_level, simd_level};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub use pixels::WeighPixels;
