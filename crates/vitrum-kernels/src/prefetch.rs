@@ -57,6 +57,11 @@ pub(crate) struct Lines<T> {
 }
 
 impl<T> Lines<T> {
+    /// No lines.
+    pub(crate) fn none() -> Self {
+        Self { at: std::ptr::null(), step: 0 }
+    }
+
     /// Asks for one.
     #[inline(always)]
     pub(crate) fn ask(&mut self) {

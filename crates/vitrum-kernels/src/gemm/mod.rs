@@ -54,6 +54,7 @@ mod tile;
 pub(crate) use finish::Finish;
 pub(crate) use packed::Packed;
 pub(crate) use terms::{Numbers, Pairs, Terms};
+pub(crate) use tile::Tile;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -64,7 +65,6 @@ use crate::prefetch::Later;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads};
 use pack::{SLACK, Strip};
-use tile::Tile;
 
 /// Terms of the sum per block: a strip of B then takes 32 KB of the first-level cache at any level and type.
 const DEPTH: usize = 256;
@@ -406,12 +406,12 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
                 // SAFETY: the tile lies in C, which is the caller's; packed strips are as long as `k`.
                 unsafe {
                     let c = self.c.at(rows.start * call.n + columns.start);
-                    let (a_step, b_step, c_step) = (left.step, width, call.n);
-                    let tile = Tile { k, a, a_step, b, b_step, c, c_step, add, ahead: later.lines(k) };
+                    let (b_step, c_step, ahead) = (width, call.n, later.lines(k));
+                    let tile = Tile { k, a, b, b_step, c, c_step, add, ahead };
                     if columns.len() == width {
-                        tile.of_height::<S, R, WIDTH, MR>(rows.len());
+                        tile.of_height::<S, R, WIDTH, MR>(left.step, rows.len());
                     } else {
-                        tile.narrow::<S, R, MR>(rows.len(), columns.len());
+                        tile.narrow::<S, R, MR>(left.step, rows.len(), columns.len());
                     }
                     if last {
                         call.finish.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
