@@ -32,21 +32,14 @@
 mod backward;
 mod call;
 mod forward;
-mod functions;
 mod inputs;
 mod pairs;
 pub(crate) mod portable;
-pub(crate) mod step;
 mod tile;
 
 pub(crate) use backward::{Saved, backward};
 pub(crate) use call::Operands;
 pub(crate) use forward::forward;
-pub use functions::{
-    attention, attention_bf16, attention_of_first, attention_padded, cross_attention, cross_attention_bf16,
-    cross_attention_kv,
-};
-pub(crate) use functions::{check_attention, check_cross};
 pub use inputs::{AttentionForm, AttentionInputs, Projections};
 pub(crate) use pairs::forward_bf16;
 

@@ -13,18 +13,10 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
-use burn::tensor::{DType, Tensor};
-
 use crate::activation::Activation;
-use crate::attention::{self, AttentionForm, AttentionInputs, Operands};
 use crate::bf16::{self, RowPairs};
-use crate::extension::{Maybe, in_one_piece};
 use crate::gemm::{Finish, Gemm, Numbers, Packed, Pairs, View};
 use crate::layer_norm;
-use crate::linear::{rows_of, with_last};
-use crate::prepared::{self, check, is_fast};
-use crate::simd::Real;
 use crate::threads::{Shared, for_each_block, share, threads, written};
 
 /// Rows that a thread takes through all steps at a time, at most.
@@ -164,112 +156,12 @@ pub struct AfterAttention {
     pub eps: f64,
 }
 
-/// Layers with packed weights, on backends that have them.
-#[backend_extension(Flex)]
-pub trait PackedOps: Backend {
-    /// See [`linear_packed`] and [`linear_add_packed`].
-    fn vitrum_linear_packed(
-        x: FloatTensor<Self>,
-        weight: PackedWeight,
-        #[extension_type] residual: Maybe<Self>,
-        #[extension_type] gamma: Maybe<Self>,
-    ) -> FloatTensor<Self>;
-
-    /// See [`norm_linear_packed`].
-    fn vitrum_norm_linear_packed(
-        x: FloatTensor<Self>,
-        norm_weight: FloatTensor<Self>,
-        norm_bias: FloatTensor<Self>,
-        eps: f64,
-        weight: PackedWeight,
-    ) -> FloatTensor<Self>;
-
-    /// See [`after_attention_packed`].
-    fn vitrum_after_attention_packed(
-        context: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        norm_weight: FloatTensor<Self>,
-        norm_bias: FloatTensor<Self>,
-        layers: AfterAttention,
-        #[extension_type] gamma1: Maybe<Self>,
-        #[extension_type] gamma2: Maybe<Self>,
-    ) -> FloatTensor<Self>;
-
-    /// See [`attention_bf16`](crate::attention_bf16).
-    fn vitrum_attention_bf16(
-        #[extension_type] inputs: AttentionInputs<Self>,
-        form: AttentionForm,
-    ) -> FloatTensor<Self>;
-}
-
-impl PackedOps for Flex {
-    fn vitrum_linear_packed(
-        x: FloatTensor<Self>,
-        weight: PackedWeight,
-        residual: Maybe<Self>,
-        gamma: Maybe<Self>,
-    ) -> FloatTensor<Self> {
-        let x = in_one_piece(x);
-        let [residual, gamma] = [residual, gamma].map(|part| part.into_option().map(in_one_piece));
-        let [residual, gamma] = [&residual, &gamma].map(|part| part.as_ref().map(f32::slice));
-        let finish = match residual {
-            Some(residual) => Finish::Add { bias: weight.bias(), gamma, residual },
-            None => Finish::bias(weight.bias()),
-        };
-        let (shape, n) = (x.shape(), weight.shape()[1]);
-        let m = rows_of(&shape);
-        let rounded = weight.0.pairs.map(|pairs| pairs.rounded(f32::slice(&x), m));
-        let a = rounded.as_deref().unwrap_or(f32::slice(&x));
-        // SAFETY: the product writes all its numbers.
-        let y = unsafe { written(m * n, |y| weight.multiply(a, m, finish, true, y)) };
-        f32::tensor(y, with_last(&shape, n))
-    }
-
-    fn vitrum_norm_linear_packed(
-        x: FloatTensor<Self>,
-        norm_weight: FloatTensor<Self>,
-        norm_bias: FloatTensor<Self>,
-        eps: f64,
-        weight: PackedWeight,
-    ) -> FloatTensor<Self> {
-        let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(in_one_piece);
-        let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps };
-        let shape = x.shape();
-        let y = norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight);
-        f32::tensor(y, with_last(&shape, weight.shape()[1]))
-    }
-
-    fn vitrum_after_attention_packed(
-        context: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        norm_weight: FloatTensor<Self>,
-        norm_bias: FloatTensor<Self>,
-        layers: AfterAttention,
-        gamma1: Maybe<Self>,
-        gamma2: Maybe<Self>,
-    ) -> FloatTensor<Self> {
-        let [context, x, norm_weight, norm_bias] = [context, x, norm_weight, norm_bias].map(in_one_piece);
-        let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(in_one_piece));
-        let branches = Branches {
-            layers: &layers,
-            norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },
-            gammas: [0, 1].map(|branch| gammas[branch].as_ref().map(f32::slice)),
-        };
-        let shape = x.shape();
-        f32::tensor(branches.run(f32::slice(&context), f32::slice(&x), rows_of(&shape)), shape)
-    }
-
-    fn vitrum_attention_bf16(inputs: AttentionInputs<Self>, form: AttentionForm) -> FloatTensor<Self> {
-        attention::forward_bf16(&Operands::new(inputs, form))
-    }
-}
-
 /// A layer norm's parameters, `[D]`.
 #[derive(Clone, Copy)]
-struct Norm<'a> {
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f64,
+pub(crate) struct Norm<'a> {
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    pub eps: f64,
 }
 
 impl Norm<'_> {
@@ -295,8 +187,26 @@ fn are_few(m: usize) -> bool {
     m < LEAST_ROWS * threads()
 }
 
+/// `x weight + bias`, or `residual + gamma · (x weight + bias)`, of rows `x`, `[m, k]`; returns `[m, n]`.
+pub(crate) fn linear(
+    x: &[f32],
+    m: usize,
+    weight: &PackedWeight,
+    residual: Option<&[f32]>,
+    gamma: Option<&[f32]>,
+) -> Vec<f32> {
+    let finish = match residual {
+        Some(residual) => Finish::Add { bias: weight.bias(), gamma, residual },
+        None => Finish::bias(weight.bias()),
+    };
+    let rounded = weight.0.pairs.map(|pairs| pairs.rounded(x, m));
+    let a = rounded.as_deref().unwrap_or(x);
+    // SAFETY: the product writes all its numbers.
+    unsafe { written(m * weight.shape()[1], |y| weight.multiply(a, m, finish, true, y)) }
+}
+
 /// `LN(x) weight + bias` of rows `x`, `[m, k]`; returns `[m, n]`.
-fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight) -> Vec<f32> {
+pub(crate) fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight) -> Vec<f32> {
     let [k, n] = weight.shape();
     let write = |y: Shared<f32>| {
         let work = |rows: Range<usize>| {
@@ -319,15 +229,15 @@ fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight) -> Vec<f3
 }
 
 /// What [`after_attention_packed`] is given beside the tokens.
-struct Branches<'a> {
-    layers: &'a AfterAttention,
-    norm: Norm<'a>,
-    gammas: [Option<&'a [f32]>; 2],
+pub(crate) struct Branches<'a> {
+    pub layers: &'a AfterAttention,
+    pub norm: Norm<'a>,
+    pub gammas: [Option<&'a [f32]>; 2],
 }
 
 impl Branches<'_> {
     /// Rows `context` and `x`, `[m, D]`, to `[m, D]`.
-    fn run(&self, context: &[f32], x: &[f32], m: usize) -> Vec<f32> {
+    pub(crate) fn run(&self, context: &[f32], x: &[f32], m: usize) -> Vec<f32> {
         let [d, f] = self.layers.fc1.shape();
         let write = |y: Shared<f32>| {
             let work = |rows: Range<usize>| {
@@ -383,119 +293,4 @@ fn with_room(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
     }
     work(&mut room);
     ROOM.set(room);
-}
-
-/// A linear layer, `x weight + bias`, for answers: `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]`. Equals
-/// [`linear`](crate::linear) to the bit; with a weight in bf16, that of x rounded to bf16 and of the rounded weight, up to
-/// the order of the sum.
-///
-/// On the CPU in `f32`, outside of training; anywhere else the weight is unpacked each time, and x rounded if the weight is
-/// in bf16.
-///
-/// # Panics
-/// If the last axis of x is not K.
-pub fn linear_packed<const R: usize>(x: Tensor<R>, weight: &PackedWeight) -> Tensor<R> {
-    check("linear_packed", x.dims()[R - 1], weight.shape());
-    if !is_fast(&x) {
-        let (floats, bias) = floats(weight, &x);
-        return crate::linear(rounded(weight, x), floats, bias);
-    }
-    let (x, weight) = (x.into_dispatch(), weight.clone());
-    Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, Maybe::Absent, Maybe::Absent))
-}
-
-/// A linear layer that ends a residual branch, `residual + gamma · (x weight + bias)`, for answers; see
-/// [`linear_packed`]. Equals [`linear_add`](crate::linear_add) to the bit, with the same exception.
-///
-/// # Panics
-/// If the last axis of x is not K, or residual or gamma are of another shape or type than the output asks for.
-pub fn linear_add_packed<const R: usize>(
-    x: Tensor<R>,
-    weight: &PackedWeight,
-    residual: Tensor<R>,
-    gamma: Option<Tensor<1>>,
-) -> Tensor<R> {
-    check("linear_add_packed", x.dims()[R - 1], weight.shape());
-    crate::check_residual("linear_add_packed", &x, weight.shape()[1], &residual, gamma.as_ref());
-    if !is_fast(&x) || !is_fast(&residual) {
-        let (floats, bias) = floats(weight, &x);
-        return crate::linear_add(rounded(weight, x), floats, bias, residual, gamma);
-    }
-    let (x, weight, residual) = (x.into_dispatch(), weight.clone(), Maybe::Present(residual.into_dispatch()));
-    Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, residual, crate::maybe(gamma)))
-}
-
-/// A layer norm and the linear layer behind it, `LN(x) weight + bias`, for answers: `x` is `[..., D]`, `weight` `[D, N]`.
-/// Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm) and [`linear_packed`] to the bit.
-///
-/// # Panics
-/// If the last axis of x is not D, or the norm's parameters are not `[D]`.
-pub fn norm_linear_packed<const R: usize>(
-    x: Tensor<R>,
-    norm_weight: Tensor<1>,
-    norm_bias: Tensor<1>,
-    eps: f64,
-    weight: &PackedWeight,
-) -> Tensor<R> {
-    check("norm_linear_packed", x.dims()[R - 1], weight.shape());
-    crate::check_layer_norm(&x, &norm_weight, Some(&norm_bias));
-    if !is_fast(&x) {
-        return linear_packed(crate::layer_norm(x, norm_weight, norm_bias, eps), weight);
-    }
-    Tensor::from_dispatch(Dispatch::vitrum_norm_linear_packed(
-        x.into_dispatch(),
-        norm_weight.into_dispatch(),
-        norm_bias.into_dispatch(),
-        eps,
-        weight.clone(),
-    ))
-}
-
-/// What an encoder block does behind attention, for answers: `context` and `x` are `[..., D]`, the norm's parameters
-/// and the gains of the branches (LayerScale; 1 if absent) `[D]`. Returns a tensor like x. Equals
-/// [`linear_add_packed`], [`layer_norm`](crate::layer_norm), [`linear_packed`] and [`activate`](crate::activate) to the
-/// bit. Layers in `f32` and in bf16 may be mixed.
-///
-/// # Panics
-/// If a tensor has another shape or type, or the weights do not follow on one another.
-pub fn after_attention_packed<const R: usize>(
-    context: Tensor<R>,
-    x: Tensor<R>,
-    norm_weight: Tensor<1>,
-    norm_bias: Tensor<1>,
-    layers: &AfterAttention,
-    [gamma1, gamma2]: [Option<Tensor<1>>; 2],
-) -> Tensor<R> {
-    let AfterAttention { proj, fc1, fc2, activation, eps } = layers;
-    check("after_attention_packed, proj", context.dims()[R - 1], proj.shape());
-    check("after_attention_packed, fc1", x.dims()[R - 1], fc1.shape());
-    check("after_attention_packed, fc2", fc1.shape()[1], fc2.shape());
-    crate::check_residual("after_attention_packed", &context, proj.shape()[1], &x, gamma1.as_ref());
-    crate::check_residual("after_attention_packed", &context, fc2.shape()[1], &x, gamma2.as_ref());
-    crate::check_layer_norm(&x, &norm_weight, Some(&norm_bias));
-    if !is_fast(&x) || !is_fast(&context) {
-        let x = linear_add_packed(context, proj, x, gamma1);
-        let hidden = linear_packed(crate::layer_norm(x.clone(), norm_weight, norm_bias, *eps), fc1);
-        return linear_add_packed(crate::activate(hidden, *activation), fc2, x, gamma2);
-    }
-    Tensor::from_dispatch(Dispatch::vitrum_after_attention_packed(
-        context.into_dispatch(),
-        x.into_dispatch(),
-        norm_weight.into_dispatch(),
-        norm_bias.into_dispatch(),
-        layers.clone(),
-        crate::maybe(gamma1),
-        crate::maybe(gamma2),
-    ))
-}
-
-/// The weight `[K, N]` and bias as tensors like x.
-fn floats<const R: usize>(weight: &PackedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
-    prepared::floats(weight.unpack(), weight.shape(), weight.bias(), x)
-}
-
-/// x as a weight in bf16 takes it.
-fn rounded<const R: usize>(weight: &PackedWeight, x: Tensor<R>) -> Tensor<R> {
-    let dtype = x.dtype();
-    if weight.is_bf16() { x.cast(DType::BF16).cast(dtype) } else { x }
 }

@@ -7,6 +7,9 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Tensor, activation};
 
 use crate::activation::{Activation, QUICK};
+use crate::check::{
+    check_attention, check_cross, check_layer_norm, check_linear, check_patch_embed, check_residual,
+};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
@@ -22,7 +25,7 @@ pub fn attention_reference(
     scale: f64,
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
-    crate::attention::check_attention(&qkv, num_heads, bias.as_ref());
+    check_attention(&qkv, num_heads, bias.as_ref());
     let [q, k, v] = [0, 1, 2].map(|part| columns(&qkv, part));
     context(weights_of(q, k, num_heads, scale, bias, None), heads(v, num_heads))
 }
@@ -34,7 +37,7 @@ pub fn attention_reference(
 /// # Panics
 /// Where [`attention`](crate::attention) does.
 pub fn attention_weights(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<4> {
-    crate::attention::check_attention(&qkv, num_heads, bias.as_ref());
+    check_attention(&qkv, num_heads, bias.as_ref());
     weights_of(columns(&qkv, 0), columns(&qkv, 1), num_heads, scale, bias, None)
 }
 
@@ -53,7 +56,7 @@ pub fn cross_attention_reference(
     bias: Option<Tensor<4>>,
     key_padding_mask: Option<Tensor<2, Bool>>,
 ) -> Tensor<3> {
-    crate::attention::check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
     let ([b, queries, _], [_, keys, width]) = (q.dims(), v.dims());
     if keys == 0 {
         return Tensor::zeros([b, queries, width], (&q.device(), q.dtype()));
@@ -74,7 +77,7 @@ pub fn cross_attention_weights(
     bias: Option<Tensor<4>>,
     key_padding_mask: Option<Tensor<2, Bool>>,
 ) -> Tensor<4> {
-    crate::attention::check_cross([&q, &k, &k], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    check_cross([&q, &k, &k], num_heads, bias.as_ref(), key_padding_mask.as_ref());
     let ([b, queries, _], keys) = (q.dims(), k.dims()[1]);
     if keys == 0 {
         return Tensor::zeros([b, num_heads, queries, 0], (&q.device(), q.dtype()));
@@ -94,7 +97,7 @@ pub fn layer_norm_reference<const R: usize>(
     bias: Option<Tensor<1>>,
     eps: f64,
 ) -> Tensor<R> {
-    crate::check_layer_norm(&x, &weight, bias.as_ref());
+    check_layer_norm(&x, &weight, bias.as_ref());
     let mean = x.clone().mean_dim(R - 1); // [..., 1]
     let centred = x - mean;
     let variance = (centred.clone() * centred.clone()).mean_dim(R - 1);
@@ -126,7 +129,7 @@ pub fn linear_reference<const R: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<R> {
-    crate::check_linear("linear", &x, &weight, bias.as_ref());
+    check_linear("linear", &x, &weight, bias.as_ref());
     let mut shape = x.dims();
     let rows = shape[..R - 1].iter().product();
     let flat = x.reshape([rows, shape[R - 1]]);
@@ -145,7 +148,7 @@ pub fn linear_reference<const R: usize>(
 /// # Panics
 /// Where [`patch_embed`](crate::patch_embed) does.
 pub fn patch_embed_reference(images: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    crate::check_patch_embed(&images, &weight, bias.as_ref());
+    check_patch_embed(&images, &weight, bias.as_ref());
     let [d, _, p, q] = weight.dims();
     let [b, _, h, w] = images.dims();
     let (gh, gw) = (h / p, w / q);
@@ -166,7 +169,7 @@ pub fn linear_add_reference<const R: usize>(
     residual: Tensor<R>,
     gamma: Option<Tensor<1>>,
 ) -> Tensor<R> {
-    crate::check_residual("linear_add", &x, weight.dims()[1], &residual, gamma.as_ref());
+    check_residual("linear_add", &x, weight.dims()[1], &residual, gamma.as_ref());
     let y = linear_reference(x, weight, bias);
     match gamma {
         Some(gamma) => residual + y * gamma.unsqueeze(),

@@ -6,8 +6,8 @@ use burn::tensor::Shape;
 
 use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
 use super::{KEYS, PAD};
-use crate::extension::in_one_piece;
 use crate::simd::Real;
+use crate::tensors::in_one_piece;
 
 /// Tensors of a call, as the fast path reads them.
 pub(crate) struct Operands {

@@ -3,7 +3,7 @@
 use burn::backend::{Backend, ExtensionType, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Shape};
 
-use crate::extension::{Maybe, MaybeBool};
+use crate::tensors::{Maybe, MaybeBool};
 
 /// Queries, keys and values, the heads of each side by side. D are the columns of all heads of queries and keys, V those
 /// of values.

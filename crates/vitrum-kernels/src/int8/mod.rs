@@ -9,10 +9,8 @@
 //! multiplied with the second weight, so that what lies between never leaves the thread's cache.
 
 mod dot;
-mod extension;
 mod weight;
 
-pub use extension::{Int8Ops, linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
 pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 
 use std::cell::Cell;
@@ -35,7 +33,7 @@ const LEAST_ROWS: usize = 24;
 const CHEAPER: usize = 4;
 
 /// `activation(x weight + bias)` of rows `x`, `[m, k]`, plus `residual`; returns `[m, n]`.
-fn linear(
+pub(crate) fn linear(
     x: &[f32],
     m: usize,
     weight: &QuantizedWeight,
@@ -72,7 +70,7 @@ fn linear(
 }
 
 /// `activation(x fc1 + fc1_bias) fc2 + fc2_bias` of rows `x`, `[m, d]`, plus `residual`; returns `[m, n]`.
-fn mlp(
+pub(crate) fn mlp(
     x: &[f32],
     m: usize,
     fc1: &QuantizedWeight,

@@ -3,12 +3,12 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Bool, DType, Tensor};
 
-use super::inputs::{AttentionForm, AttentionInputs, Projections};
-use crate::extension::{Maybe, MaybeBool, VitrumOps};
-use crate::packed::PackedOps;
-use crate::prepared::is_fast;
+use crate::attention::{AttentionForm, AttentionInputs, Projections};
+use crate::check::{check_attention, check_cross, check_first, check_mask};
+use crate::device::{has_extension, is_fast};
+use crate::extension::{PackedOps, VitrumOps};
 use crate::reference::{attention_reference, cross_attention_reference};
-use crate::{has_extension, maybe};
+use crate::tensors::{Maybe, MaybeBool, maybe};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
@@ -203,68 +203,4 @@ fn halves(q: &Tensor<3>, kv: &Tensor<3>) -> [Tensor<3>; 2] {
     let (d, all) = (q.dims()[2], kv.dims()[2]);
     assert!(d <= all, "attention: kv of shape {:?} has no keys for q of shape {:?}", kv.dims(), q.dims());
     [kv.clone().narrow(2, 0, d), kv.clone().narrow(2, d, all - d)]
-}
-
-/// Panics with what is wrong if these are no arguments for attention.
-pub(crate) fn check_attention(qkv: &Tensor<3>, num_heads: usize, bias: Option<&Tensor<4>>) {
-    let [b, t, d3] = qkv.dims();
-    assert!(
-        num_heads > 0 && d3.is_multiple_of(3 * num_heads),
-        "attention: qkv of shape [{b}, {t}, {d3}] does not hold q, k and v of {num_heads} heads"
-    );
-    check_bias(bias, [b, num_heads, t, t], qkv.dtype());
-}
-
-fn check_first(qkv: &Tensor<3>, queries: usize, num_heads: usize, bias: Option<&Tensor<4>>) {
-    check_attention(qkv, num_heads, bias);
-    let tokens = qkv.dims()[1];
-    assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
-}
-
-/// Panics with what is wrong if these are no arguments for attention to other keys.
-pub(crate) fn check_cross(
-    [q, k, v]: [&Tensor<3>; 3],
-    num_heads: usize,
-    bias: Option<&Tensor<4>>,
-    mask: Option<&Tensor<2, Bool>>,
-) {
-    let ([b, queries, d], [_, keys, _]) = (q.dims(), k.dims());
-    assert!(
-        num_heads > 0 && d.is_multiple_of(num_heads),
-        "attention: q of shape {:?} does not hold {num_heads} heads",
-        q.dims()
-    );
-    assert!(k.dims() == [b, keys, d], "attention: k must be [{b}, K, {d}] as q is, found {:?}", k.dims());
-    let [v_b, v_keys, width] = v.dims();
-    assert!(
-        v_b == b && v_keys == keys && width.is_multiple_of(num_heads),
-        "attention: v must be [{b}, {keys}, V] of {num_heads} heads, found {:?}",
-        v.dims()
-    );
-    for (name, tensor) in [("k", k), ("v", v)] {
-        assert_eq!(tensor.dtype(), q.dtype(), "attention: {name} and q differ in type");
-    }
-    check_bias(bias, [b, num_heads, queries, keys], q.dtype());
-    check_mask(mask, [b, keys]);
-}
-
-fn check_bias(bias: Option<&Tensor<4>>, [b, a, queries, keys]: [usize; 4], dtype: DType) {
-    let Some(bias) = bias else { return };
-    let [n, bias_a, rows, columns] = bias.dims();
-    let divides = n == b || n > 0 && b.is_multiple_of(n);
-    assert!(
-        divides && (bias_a == 1 || bias_a == a) && rows == queries && columns == keys,
-        "attention: the bias must be [1 or {b}, 1 or {a}, {queries}, {keys}], or its first axis divide {b}, found {:?}",
-        bias.dims()
-    );
-    assert_eq!(bias.dtype(), dtype, "attention: bias and projections differ in type");
-}
-
-fn check_mask(mask: Option<&Tensor<2, Bool>>, shape: [usize; 2]) {
-    let Some(mask) = mask else { return };
-    assert_eq!(
-        mask.dims(),
-        shape,
-        "attention: the key padding mask must have a flag for each key of each entry"
-    );
 }

@@ -1,68 +1,15 @@
-//! The layers on tensors.
+//! Layers in eight bits on tensors.
 
-use burn::backend::flex::FlexTensor;
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use super::QuantizedWeight;
+use super::{activate, linear};
 use crate::activation::Activation;
-use crate::extension::{Maybe, in_one_piece};
-use crate::linear::{rows_of, with_last};
-use crate::prepared::{self, check, is_fast};
-use crate::simd::Real;
-
-/// Layers in eight bits, on backends that have them.
-#[backend_extension(Flex)]
-pub trait Int8Ops: Backend {
-    /// See [`linear_int8`].
-    fn vitrum_linear_int8(
-        x: FloatTensor<Self>,
-        weight: QuantizedWeight,
-        activation: Activation,
-        #[extension_type] residual: Maybe<Self>,
-    ) -> FloatTensor<Self>;
-
-    /// See [`mlp_int8`].
-    fn vitrum_mlp_int8(
-        x: FloatTensor<Self>,
-        fc1: QuantizedWeight,
-        fc2: QuantizedWeight,
-        activation: Activation,
-        #[extension_type] residual: Maybe<Self>,
-    ) -> FloatTensor<Self>;
-}
-
-impl Int8Ops for Flex {
-    fn vitrum_linear_int8(
-        x: FloatTensor<Self>,
-        weight: QuantizedWeight,
-        activation: Activation,
-        residual: Maybe<Self>,
-    ) -> FloatTensor<Self> {
-        let residual = residual.into_option().map(in_one_piece);
-        let residual = residual.as_ref().map(f32::slice);
-        with_rows(x, weight.shape()[1], |x, m| super::linear(x, m, &weight, activation, residual))
-    }
-
-    fn vitrum_mlp_int8(
-        x: FloatTensor<Self>,
-        fc1: QuantizedWeight,
-        fc2: QuantizedWeight,
-        activation: Activation,
-        residual: Maybe<Self>,
-    ) -> FloatTensor<Self> {
-        let residual = residual.into_option().map(in_one_piece);
-        let residual = residual.as_ref().map(f32::slice);
-        with_rows(x, fc2.shape()[1], |x, m| super::mlp(x, m, &fc1, &fc2, activation, residual))
-    }
-}
-
-/// Rows of x to rows of `n` numbers.
-fn with_rows(x: FlexTensor, n: usize, work: impl FnOnce(&[f32], usize) -> Vec<f32>) -> FlexTensor {
-    let x = in_one_piece(x);
-    let shape = x.shape();
-    f32::tensor(work(f32::slice(&x), rows_of(&shape)), with_last(&shape, n))
-}
+use crate::check::check_input;
+use crate::device::is_fast;
+use crate::extension::Int8Ops;
+use crate::int8::QuantizedWeight;
+use crate::tensors::Maybe;
 
 /// A linear layer in eight bits: `activation(x weight + bias)`.
 ///
@@ -82,10 +29,10 @@ pub fn linear_int8<const R: usize>(
     weight: &QuantizedWeight,
     activation: Activation,
 ) -> Tensor<R> {
-    check("linear_int8", x.dims()[R - 1], weight.shape());
+    check_input("linear_int8", x.dims()[R - 1], weight.shape());
     if !is_fast(&x) {
         let (values, bias) = floats(weight, &x);
-        return crate::activate(crate::linear(x, values, bias), activation);
+        return activate(linear(x, values, bias), activation);
     }
     Tensor::from_dispatch(Dispatch::vitrum_linear_int8(
         x.into_dispatch(),
@@ -104,7 +51,7 @@ pub fn linear_add_int8<const R: usize>(
     weight: &QuantizedWeight,
     residual: Tensor<R>,
 ) -> Tensor<R> {
-    check("linear_add_int8", x.dims()[R - 1], weight.shape());
+    check_input("linear_add_int8", x.dims()[R - 1], weight.shape());
     check_residual(&x, weight, &residual);
     if !is_fast(&x) || !is_fast(&residual) {
         return residual + linear_int8(x, weight, Activation::Identity);
@@ -127,8 +74,8 @@ pub fn mlp_int8<const R: usize>(
     fc2: &QuantizedWeight,
     activation: Activation,
 ) -> Tensor<R> {
-    check("mlp_int8, first layer", x.dims()[R - 1], fc1.shape());
-    check("mlp_int8, second layer", fc1.shape()[1], fc2.shape());
+    check_input("mlp_int8, first layer", x.dims()[R - 1], fc1.shape());
+    check_input("mlp_int8, second layer", fc1.shape()[1], fc2.shape());
     if !is_fast(&x) {
         return linear_int8(linear_int8(x, fc1, activation), fc2, Activation::Identity);
     }
@@ -153,8 +100,8 @@ pub fn mlp_add_int8<const R: usize>(
     activation: Activation,
     residual: Tensor<R>,
 ) -> Tensor<R> {
-    check("mlp_add_int8, first layer", x.dims()[R - 1], fc1.shape());
-    check("mlp_add_int8, second layer", fc1.shape()[1], fc2.shape());
+    check_input("mlp_add_int8, first layer", x.dims()[R - 1], fc1.shape());
+    check_input("mlp_add_int8, second layer", fc1.shape()[1], fc2.shape());
     check_residual(&x, fc2, &residual);
     if !is_fast(&x) || !is_fast(&residual) {
         return residual + mlp_int8(x, fc1, fc2, activation);
@@ -173,5 +120,5 @@ fn check_residual<const R: usize>(x: &Tensor<R>, weight: &QuantizedWeight, resid
 
 /// The weight `[K, N]` and bias as tensors like x.
 fn floats<const R: usize>(weight: &QuantizedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
-    prepared::floats(weight.dequantize(), weight.shape(), weight.bias(), x)
+    super::floats(weight.dequantize(), weight.shape(), weight.bias(), x)
 }

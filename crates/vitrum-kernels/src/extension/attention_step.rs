@@ -9,8 +9,10 @@ use burn::backend::autodiff::{
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
-use super::inputs::{AttentionForm, AttentionInputs, Projections};
-use crate::extension::{Maybe, MaybeBool, VitrumOps, inner_maybe, or_constant};
+use super::VitrumOps;
+use super::autodiff::{inner_maybe, or_constant};
+use crate::attention::{AttentionForm, AttentionInputs, Projections};
+use crate::tensors::{Maybe, MaybeBool};
 
 /// Backward step of attention with parents projections, up to three, and bias, some perhaps empty.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ struct AttentionState<B: Backend> {
 type Answer<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
 /// What the operation of the inner backend returns, with its step recorded.
-pub(crate) fn attention<B: VitrumOps, C: CheckpointStrategy>(
+pub(super) fn attention<B: VitrumOps, C: CheckpointStrategy>(
     inputs: AttentionInputs<Autodiff<B, C>>,
     form: AttentionForm,
 ) -> Answer<Autodiff<B, C>> {
