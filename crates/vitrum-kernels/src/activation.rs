@@ -41,53 +41,53 @@ pub(crate) const QUICK: f64 = 1.702;
 pub(crate) const DENSITY: f64 = 0.398_942_280_401_432_7;
 
 /// An activation over vectors.
-pub(crate) trait Curve: Copy + Send + Sync {
+pub(crate) trait ActivationFn: Copy + Send + Sync {
     /// # Safety
     /// Here and below: must be called where the instructions of `V` are; holding `x` does not suffice to inline.
     unsafe fn value<V: Vector>(self, x: V) -> V;
 }
 
 /// One that can be gone back through.
-pub(crate) trait Slope: Curve {
+pub(crate) trait Differentiable: ActivationFn {
     /// Value and slope.
     ///
     /// # Safety
-    /// As [`Curve::value`].
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V);
+    /// As [`ActivationFn::value`].
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V);
 }
 
 /// Runs `$body` with `$curve` bound to the activation's type.
-macro_rules! with_curve {
-    ($activation:expr, $curve:ident => $body:expr) => {
+macro_rules! with_activation {
+    ($activation:expr, $function:ident => $body:expr) => {
         match $activation {
             $crate::activation::Activation::Identity => {
-                let $curve = $crate::activation::Identity;
+                let $function = $crate::activation::Identity;
                 $body
             }
             $crate::activation::Activation::Gelu => {
-                let $curve = $crate::activation::Gelu;
+                let $function = $crate::activation::Gelu;
                 $body
             }
             $crate::activation::Activation::GeluTanh => {
-                let $curve = $crate::activation::GeluTanh;
+                let $function = $crate::activation::GeluTanh;
                 $body
             }
             $crate::activation::Activation::QuickGelu => {
-                let $curve = $crate::activation::Logistic($crate::activation::QUICK);
+                let $function = $crate::activation::Logistic($crate::activation::QUICK);
                 $body
             }
             $crate::activation::Activation::Relu => {
-                let $curve = $crate::activation::Relu;
+                let $function = $crate::activation::Relu;
                 $body
             }
             $crate::activation::Activation::Silu => {
-                let $curve = $crate::activation::Logistic(1.0);
+                let $function = $crate::activation::Logistic(1.0);
                 $body
             }
         }
     };
 }
-pub(crate) use with_curve;
+pub(crate) use with_activation;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Identity;
@@ -107,22 +107,22 @@ unsafe fn splat<V: Vector>(x: f64) -> V {
     unsafe { V::splat(V::Scalar::from_f64(x)) }
 }
 
-impl Curve for Identity {
+impl ActivationFn for Identity {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         x
     }
 }
 
-impl Slope for Identity {
+impl Differentiable for Identity {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
         (x, unsafe { splat(1.0) })
     }
 }
 
-impl Curve for Relu {
+impl ActivationFn for Relu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         // SAFETY: the caller's. The maximum takes x if that is NaN.
@@ -130,9 +130,9 @@ impl Curve for Relu {
     }
 }
 
-impl Slope for Relu {
+impl Differentiable for Relu {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
         unsafe { (self.value(x), splat::<V>(1.0).zero_below(x, V::splat(V::Scalar::LEAST))) }
     }
@@ -168,7 +168,7 @@ fn zero_minus<T: Real>(x: T) -> T {
     T::ZERO - x
 }
 
-impl Curve for Gelu {
+impl ActivationFn for Gelu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         // SAFETY: the caller's.
@@ -176,9 +176,9 @@ impl Curve for Gelu {
     }
 }
 
-impl Slope for Gelu {
+impl Differentiable for Gelu {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
         unsafe {
             let (share, bell) = Self::parts(x);
@@ -201,7 +201,7 @@ unsafe fn logistic<V: Vector>(z: V) -> (V, V) {
     }
 }
 
-impl Curve for Logistic {
+impl ActivationFn for Logistic {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         // SAFETY: the caller's.
@@ -209,9 +209,9 @@ impl Curve for Logistic {
     }
 }
 
-impl Slope for Logistic {
+impl Differentiable for Logistic {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
         unsafe {
             let z = x.mul(splat(self.0));
@@ -230,7 +230,7 @@ impl GeluTanh {
     }
 }
 
-impl Curve for GeluTanh {
+impl ActivationFn for GeluTanh {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         // SAFETY: the caller's.
@@ -238,9 +238,9 @@ impl Curve for GeluTanh {
     }
 }
 
-impl Slope for GeluTanh {
+impl Differentiable for GeluTanh {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: the caller's.
         unsafe {
             let (share, change) = logistic(Self::argument(x));
@@ -280,7 +280,7 @@ pub(crate) fn backward<T: Real>(x: &FlexTensor, grad: &FlexTensor, activation: A
             in_blocks(values.len(), |start, length| {
                 let range = start..start + length;
                 let (x, grad) = (&values[range.clone()], &grad[range]);
-                simd::run(Slopes { activation, x, grad, d_x: d_x.offset(start) });
+                simd::run(Derivatives { activation, x, grad, d_x: d_x.offset(start) });
             });
         })
     };
@@ -318,19 +318,19 @@ impl<T: Real> Job for Values<'_, T> {
         let rest = self.x.len() - bulk;
         // SAFETY: whole vectors, and the rest, of buffers of one length.
         unsafe {
-            with_curve!(self.activation, curve => {
+            with_activation!(self.activation, function => {
                 for at in (0..bulk).step_by(lanes) {
-                    curve.value(T::In::<S>::load(from.add(at))).store(to.add(at));
+                    function.value(T::In::<S>::load(from.add(at))).store(to.add(at));
                 }
                 if rest > 0 {
-                    curve.value(T::In::<S>::load_part(from.add(bulk), rest)).store_part(to.add(bulk), rest);
+                    function.value(T::In::<S>::load_part(from.add(bulk), rest)).store_part(to.add(bulk), rest);
                 }
             });
         }
     }
 }
 
-struct Slopes<'a, T> {
+struct Derivatives<'a, T> {
     activation: Activation,
     x: &'a [T],
     grad: &'a [T],
@@ -338,7 +338,7 @@ struct Slopes<'a, T> {
     d_x: Shared<T>,
 }
 
-impl<T: Real> Job for Slopes<'_, T> {
+impl<T: Real> Job for Derivatives<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -349,14 +349,14 @@ impl<T: Real> Job for Slopes<'_, T> {
         let rest = self.x.len() - bulk;
         // SAFETY: whole vectors, and the rest, of buffers of one length.
         unsafe {
-            with_curve!(self.activation, curve => {
+            with_activation!(self.activation, function => {
                 for at in (0..bulk).step_by(lanes) {
-                    let (_, slope) = curve.both(T::In::<S>::load(x.add(at)));
-                    slope.mul(T::In::<S>::load(grad.add(at))).store(to.add(at));
+                    let (_, derivative) = function.value_and_derivative(T::In::<S>::load(x.add(at)));
+                    derivative.mul(T::In::<S>::load(grad.add(at))).store(to.add(at));
                 }
                 if rest > 0 {
-                    let (_, slope) = curve.both(T::In::<S>::load_part(x.add(bulk), rest));
-                    slope.mul(T::In::<S>::load_part(grad.add(bulk), rest)).store_part(to.add(bulk), rest);
+                    let (_, derivative) = function.value_and_derivative(T::In::<S>::load_part(x.add(bulk), rest));
+                    derivative.mul(T::In::<S>::load_part(grad.add(bulk), rest)).store_part(to.add(bulk), rest);
                 }
             });
         }

@@ -10,7 +10,7 @@
 //! The instruction takes numbers below `f32`'s least normal number (1.2e-38) for 0, and so does the rounding to bf16
 //! there; what takes pairs apart keeps them.
 
-use crate::gemm::{CONFLICT, View};
+use crate::gemm::{CONFLICT_STRIDE, View};
 use crate::simd::pairs::{PIECE, halves, pair_of};
 use crate::simd::{self, Job, Simd};
 use crate::threads::{Shared, for_each_block, share, written};
@@ -55,12 +55,12 @@ pub(crate) struct RowPairs {
 impl RowPairs {
     pub(crate) fn new(k: usize) -> Self {
         let pairs = k.div_ceil(2);
-        let conflict = pairs > 0 && (pairs * size_of::<f32>()).is_multiple_of(CONFLICT);
+        let conflict = pairs > 0 && (pairs * size_of::<f32>()).is_multiple_of(CONFLICT_STRIDE);
         Self { k, step: if conflict { pairs + PIECE / 2 } else { pairs } }
     }
 
     /// Room for so many rows, in pairs.
-    pub(crate) fn room(self, rows: usize) -> usize {
+    pub(crate) fn capacity(self, rows: usize) -> usize {
         rows * self.step
     }
 
@@ -99,9 +99,9 @@ impl RowPairs {
         // SAFETY: the blocks write all pairs but those between rows, which are zeros before.
         unsafe {
             if self.step == self.k.div_ceil(2) {
-                return written(self.room(rows), write);
+                return written(self.capacity(rows), write);
             }
-            let mut pairs = vec![0.0; self.room(rows)];
+            let mut pairs = vec![0.0; self.capacity(rows)];
             write(Shared::new(&mut pairs));
             pairs
         }

@@ -292,11 +292,11 @@ impl<T: Real> Job for BackwardRows<'_, T> {
             let (d_weight, d_bias) = (&mut *self.d_weight, &mut *self.d_bias);
             // SAFETY: the caller has the instructions; the bulk and the rest make up the row.
             unsafe {
-                let (sum, pull) = row.gather::<T::In<S>>(d_weight, d_bias, 0..bulk);
-                let (rest, rest_pull) = row.gather::<T::One>(d_weight, d_bias, bulk..d);
-                let (mean, mean_pull) = ((sum + rest) * share, (pull + rest_pull) * share);
-                row.spread::<T::In<S>>(mean, mean_pull, d_x, 0..bulk);
-                row.spread::<T::One>(mean, mean_pull, d_x, bulk..d);
+                let (sum, dot) = row.reduce::<T::In<S>>(d_weight, d_bias, 0..bulk);
+                let (rest, rest_dot) = row.reduce::<T::One>(d_weight, d_bias, bulk..d);
+                let (mean, mean_dot) = ((sum + rest) * share, (dot + rest_dot) * share);
+                row.write_gradient::<T::In<S>>(mean, mean_dot, d_x, 0..bulk);
+                row.write_gradient::<T::One>(mean, mean_dot, d_x, bulk..d);
             }
         }
     }
@@ -329,7 +329,7 @@ impl<T: Real> BackwardRow<'_, T> {
     /// # Safety
     /// As `sum_shifted`.
     #[inline(always)]
-    unsafe fn gather<V: Vector<Scalar = T>>(
+    unsafe fn reduce<V: Vector<Scalar = T>>(
         &self,
         d_weight: &mut [T],
         d_bias: &mut [T],
@@ -338,7 +338,7 @@ impl<T: Real> BackwardRow<'_, T> {
         // SAFETY: the caller's; all slices are as long as the row.
         unsafe {
             let mut sum = V::splat(T::ZERO);
-            let mut pull = V::splat(T::ZERO);
+            let mut dot = V::splat(T::ZERO);
             for at in range.step_by(V::LANES) {
                 let (normal, grad) = self.load::<V>(at);
                 let (to_weight, to_bias) = (d_weight.as_mut_ptr().add(at), d_bias.as_mut_ptr().add(at));
@@ -346,9 +346,9 @@ impl<T: Real> BackwardRow<'_, T> {
                 grad.add(V::load(to_bias)).store(to_bias);
                 let grad = grad.mul(V::load(self.weight.as_ptr().add(at)));
                 sum = sum.add(grad);
-                pull = grad.mul_add(normal, pull);
+                dot = grad.mul_add(normal, dot);
             }
-            (sum.sum(), pull.sum())
+            (sum.sum(), dot.sum())
         }
     }
 
@@ -357,20 +357,20 @@ impl<T: Real> BackwardRow<'_, T> {
     /// # Safety
     /// As `sum_shifted`.
     #[inline(always)]
-    unsafe fn spread<V: Vector<Scalar = T>>(
+    unsafe fn write_gradient<V: Vector<Scalar = T>>(
         &self,
         mean: T,
-        mean_pull: T,
+        mean_dot: T,
         d_x: &mut [T],
         range: Range<usize>,
     ) {
         // SAFETY: the caller's; `d_x` is as long as the row.
         unsafe {
-            let (mean, mean_pull, rstd) = (V::splat(mean), V::splat(mean_pull), V::splat(self.rstd));
+            let (mean, mean_dot, rstd) = (V::splat(mean), V::splat(mean_dot), V::splat(self.rstd));
             for at in range.step_by(V::LANES) {
                 let (normal, grad) = self.load::<V>(at);
                 let grad = grad.mul(V::load(self.weight.as_ptr().add(at)));
-                grad.sub(mean).sub(normal.mul(mean_pull)).mul(rstd).store(d_x.as_mut_ptr().add(at));
+                grad.sub(mean).sub(normal.mul(mean_dot)).mul(rstd).store(d_x.as_mut_ptr().add(at));
             }
         }
     }

@@ -4,7 +4,7 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
-use crate::gemm::{Finish, Gemm, View};
+use crate::gemm::{Epilogue, Gemm, View};
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
@@ -40,13 +40,13 @@ pub(crate) fn forward<T: Real>(
 ) -> FlexTensor {
     let (shape, [m, k, n]) = (x.shape(), sizes(x, weight));
     let [bias, gamma] = [bias, gamma].map(|vector| vector.map(T::slice));
-    let finish = match residual.map(T::slice) {
-        Some(residual) => Finish::Add { bias, gamma, residual },
-        None => Finish::bias(bias),
+    let epilogue = match residual.map(T::slice) {
+        Some(residual) => Epilogue::Add { bias, gamma, residual },
+        None => Epilogue::bias(bias),
     };
     let (a, b) = (View::rows(T::slice(x), m, k), View::rows(T::slice(weight), k, n));
     // SAFETY: the product writes all its numbers.
-    let y = unsafe { written(m * n, |y| Gemm { m, n, k, a, b: b.into(), add: false, finish }.run(y)) };
+    let y = unsafe { written(m * n, |y| Gemm { m, n, k, a, b: b.into(), add: false, epilogue }.run(y)) };
     T::tensor(y, with_last(&shape, n))
 }
 
@@ -61,13 +61,13 @@ pub(crate) fn backward<T: Real>(
     let [x, weight, grad] = [x, weight, grad].map(T::slice);
     let d_x = wants.x.then(|| {
         let (a, b) = (View::rows(grad, m, n), View::columns(weight, k, n));
-        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, finish: Finish::Nothing };
+        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
         // SAFETY: the product writes all its numbers.
         T::tensor(unsafe { written(m * k, |d_x| product.run(d_x)) }, shape)
     });
     let d_weight = wants.weight.then(|| {
         let (a, b) = (View::columns(x, m, k), View::rows(grad, m, n));
-        let product = Gemm { m: k, n, k: m, a, b: b.into(), add: false, finish: Finish::Nothing };
+        let product = Gemm { m: k, n, k: m, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
         // SAFETY: as above.
         T::tensor(unsafe { written(k * n, |d_weight| product.run(d_weight)) }, Shape::new([k, n]))
     });

@@ -9,7 +9,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use crate::activation::Activation;
-use crate::gemm::{Finish, Gemm, View};
+use crate::gemm::{Epilogue, Gemm, View};
 use crate::linear::{rows_of, sum_rows, with_last};
 use crate::simd::Real;
 use crate::threads::{Shared, share, written};
@@ -83,7 +83,7 @@ pub(crate) fn forward<T: Real>(
     let [fc1_bias, fc2_bias] = [fc1.1, fc2.1].map(|bias| bias.map(T::slice));
     let [fc1, fc2] = [fc1.0, fc2.0].map(T::slice);
     let mut kept = Vec::<T>::with_capacity(if keep { m * f } else { 0 });
-    let kept_to = keep.then(|| Shared::room(&mut kept));
+    let kept_to = keep.then(|| Shared::of_capacity(&mut kept));
     let mut hidden = Vec::<T>::with_capacity(sizes.block_rows() * f);
     let write = |y: Shared<T>| {
         for (first, rows) in sizes.blocks() {
@@ -95,11 +95,11 @@ pub(crate) fn forward<T: Real>(
                 a: View::rows(&x[first * d..], rows, d),
                 b: View::rows(fc1, d, f).into(),
                 add: false,
-                finish: Finish::Activate { bias: fc1_bias, activation, keep },
+                epilogue: Epilogue::Activate { bias: fc1_bias, activation, keep },
             };
             // SAFETY: there is room for the block's rows, and the product writes them all.
             unsafe {
-                inner.run(Shared::room(&mut hidden));
+                inner.run(Shared::of_capacity(&mut hidden));
                 hidden.set_len(rows * f);
             }
             let outer = Gemm {
@@ -109,7 +109,7 @@ pub(crate) fn forward<T: Real>(
                 a: View::rows(&hidden, rows, f),
                 b: View::rows(fc2, f, n).into(),
                 add: false,
-                finish: Finish::bias(fc2_bias),
+                epilogue: Epilogue::bias(fc2_bias),
             };
             // SAFETY: as above.
             unsafe { outer.run(y.offset(first * n)) };
@@ -152,37 +152,38 @@ pub(crate) fn backward<T: Real>(
         // SAFETY: each buffer has room for what the products and sums write to it; what they add to and what is read
         // has been written before: the blocks' own by the first product, sums by the first block.
         unsafe {
-            let value = Shared::room(&mut active);
-            let finish = Finish::Slope { x: &kept[first * f..][..rows * f], activation, value };
+            let value = Shared::of_capacity(&mut active);
+            let epilogue = Epilogue::Derivative { x: &kept[first * f..][..rows * f], activation, value };
             let (a, b) = (View::rows(grad, rows, n), View::columns(fc2, f, n));
-            Gemm { m: rows, n: f, k: n, a, b: b.into(), add: false, finish }.run(Shared::room(&mut d_hidden));
+            Gemm { m: rows, n: f, k: n, a, b: b.into(), add: false, epilogue }
+                .run(Shared::of_capacity(&mut d_hidden));
             active.set_len(rows * f);
             d_hidden.set_len(rows * f);
             if let Some(d_fc2) = &mut d_fc2 {
                 let (a, b) = (View::columns(&active, rows, f), View::rows(grad, rows, n));
-                Gemm { m: f, n, k: rows, a, b: b.into(), add, finish: Finish::Nothing }
-                    .run(Shared::room(d_fc2));
+                Gemm { m: f, n, k: rows, a, b: b.into(), add, epilogue: Epilogue::Nothing }
+                    .run(Shared::of_capacity(d_fc2));
             }
             if let Some(d_fc1) = &mut d_fc1 {
                 let (a, b) = (View::columns(x, rows, d), View::rows(&d_hidden, rows, f));
-                Gemm { m: d, n: f, k: rows, a, b: b.into(), add, finish: Finish::Nothing }
-                    .run(Shared::room(d_fc1));
+                Gemm { m: d, n: f, k: rows, a, b: b.into(), add, epilogue: Epilogue::Nothing }
+                    .run(Shared::of_capacity(d_fc1));
             }
             if let Some(d_fc1_bias) = &mut d_fc1_bias {
-                sum_rows(&d_hidden, f, add, Shared::room(d_fc1_bias));
+                sum_rows(&d_hidden, f, add, Shared::of_capacity(d_fc1_bias));
             }
             if let Some(d_x) = &mut d_x {
                 let (a, b) = (View::rows(&d_hidden, rows, f), View::columns(fc1, d, f));
-                let to = Shared::room(d_x).offset(first * d);
-                Gemm { m: rows, n: d, k: f, a, b: b.into(), add: false, finish: Finish::Nothing }.run(to);
+                let to = Shared::of_capacity(d_x).offset(first * d);
+                Gemm { m: rows, n: d, k: f, a, b: b.into(), add: false, epilogue: Epilogue::Nothing }.run(to);
             }
         }
     }
     if let Some(d_fc2_bias) = &mut d_fc2_bias {
         // SAFETY: there is room for the sums.
-        unsafe { sum_rows(grad, n, false, Shared::room(d_fc2_bias)) };
+        unsafe { sum_rows(grad, n, false, Shared::of_capacity(d_fc2_bias)) };
     }
-    let finish = |numbers: Option<Vec<T>>, shape: Shape| {
+    let to_tensor = |numbers: Option<Vec<T>>, shape: Shape| {
         numbers.map(|mut numbers| {
             // SAFETY: the blocks, one at least, have written all numbers of gradients that are asked for.
             unsafe { numbers.set_len((0..shape.num_dims()).map(|axis| shape[axis]).product()) };
@@ -190,10 +191,10 @@ pub(crate) fn backward<T: Real>(
         })
     };
     (
-        finish(d_x, shape),
-        finish(d_fc1, Shape::new([d, f])),
-        finish(d_fc1_bias, Shape::new([f])),
-        finish(d_fc2, Shape::new([f, n])),
-        finish(d_fc2_bias, Shape::new([n])),
+        to_tensor(d_x, shape),
+        to_tensor(d_fc1, Shape::new([d, f])),
+        to_tensor(d_fc1_bias, Shape::new([f])),
+        to_tensor(d_fc2, Shape::new([f, n])),
+        to_tensor(d_fc2_bias, Shape::new([n])),
     )
 }

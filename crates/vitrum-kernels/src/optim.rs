@@ -277,19 +277,19 @@ impl<T: Real, R: Rule<S>, const S: usize> View<'_, T, R, S> {
             )
         };
         let grad = &self.grad[start..][..length];
-        simd::run(Walk { param, grad, state, rule: self.rule });
+        simd::run(BlockStep { param, grad, state, rule: self.rule });
     }
 }
 
 /// A rule's way over the numbers of a block; `param` and `state` point to as many as there are in `grad`.
-struct Walk<'a, T, R, const S: usize> {
+struct BlockStep<'a, T, R, const S: usize> {
     param: *mut T,
     grad: &'a [T],
     state: [*mut T; S],
     rule: R,
 }
 
-impl<T: Real, R: Rule<S>, const S: usize> Job for Walk<'_, T, R, S> {
+impl<T: Real, R: Rule<S>, const S: usize> Job for BlockStep<'_, T, R, S> {
     type Output = ();
 
     #[inline(always)]
@@ -304,7 +304,7 @@ impl<T: Real, R: Rule<S>, const S: usize> Job for Walk<'_, T, R, S> {
     }
 }
 
-impl<T: Real, R: Rule<S>, const S: usize> Walk<'_, T, R, S> {
+impl<T: Real, R: Rule<S>, const S: usize> BlockStep<'_, T, R, S> {
     /// The numbers from `start` to `end`, a multiple of the lanes apart.
     ///
     /// # Safety
@@ -361,14 +361,14 @@ unsafe fn splat<V: Vector, const N: usize>(numbers: [f64; N]) -> [V; 8] {
 
 /// How torch goes `weight` of the way from a to b: from the nearer end.
 #[derive(Clone, Copy)]
-struct Way {
+struct Interpolation {
     /// Whether the start is the nearer end.
     from_start: bool,
     /// Share of the way from the nearer end.
     share: f64,
 }
 
-impl Way {
+impl Interpolation {
     fn new(weight: f64) -> Self {
         if weight.abs() < 0.5 {
             Self { from_start: true, share: weight }
@@ -398,8 +398,8 @@ impl Adam {
         [correction2.sqrt(), -(self.lr / correction1)]
     }
 
-    fn way(&self) -> Way {
-        Way::new(1.0 - self.betas[0])
+    fn interpolation(&self) -> Interpolation {
+        Interpolation::new(1.0 - self.betas[0])
     }
 }
 
@@ -411,9 +411,9 @@ impl Rule<2> for Adam {
             (decay, true) => (p.mul_scalar(1.0 - self.lr * decay), g),
             (decay, false) => (p.clone(), g + p.mul_scalar(decay)),
         };
-        let m = self.way().reference(m, g.clone());
+        let m = self.interpolation().reference(m, g.clone());
         let v = v.mul_scalar(self.betas[1]) + (g.clone().mul_scalar(1.0 - self.betas[1]) * g.clone());
-        let ahead = if self.nesterov { self.way().reference(m.clone(), g) } else { m.clone() };
+        let ahead = if self.nesterov { self.interpolation().reference(m.clone(), g) } else { m.clone() };
         let denominator = v.clone().sqrt().div_scalar(root).add_scalar(self.eps);
         (p + ahead.mul_scalar(step) / denominator, [m, v])
     }
@@ -426,7 +426,7 @@ impl Lanes<2> for Adam {
         let decay = if self.decoupled { 1.0 - self.lr * self.weight_decay } else { self.weight_decay };
         let [_, beta2] = self.betas;
         // SAFETY: the caller's.
-        unsafe { splat([decay, self.way().share, beta2, 1.0 - beta2, root, self.eps, step]) }
+        unsafe { splat([decay, self.interpolation().share, beta2, 1.0 - beta2, root, self.eps, step]) }
     }
 
     #[inline(always)]
@@ -437,9 +437,9 @@ impl Lanes<2> for Adam {
             (_, true) => (p.mul(decay), g),
             (_, false) => (p, g.add(p.mul(decay))),
         };
-        let m = self.way().lanes(share, m, g);
+        let m = self.interpolation().lanes(share, m, g);
         let v = v.mul(beta2).add(g.mul(rest2).mul(g));
-        let ahead = if self.nesterov { self.way().lanes(share, m, g) } else { m };
+        let ahead = if self.nesterov { self.interpolation().lanes(share, m, g) } else { m };
         let denominator = v.sqrt().div(root).add(eps);
         (p.add(ahead.mul(step).div(denominator)), [m, v])
     }
@@ -467,8 +467,8 @@ impl Lanes<1> for Momentum {
         let [decay, momentum, step, ..] = *constants;
         let g = if self.weight_decay == 0.0 { g } else { g.add(p.mul(decay)) };
         let sum = if self.first { g } else { sum.mul(momentum).add(g) };
-        let way = if self.nesterov { g.add(sum.mul(momentum)) } else { sum };
-        (p.add(way.mul(step)), [sum])
+        let direction = if self.nesterov { g.add(sum.mul(momentum)) } else { sum };
+        (p.add(direction.mul(step)), [sum])
     }
 }
 
@@ -496,14 +496,14 @@ impl Lanes<0> for Descent {
 }
 
 impl Lion {
-    fn ways(&self) -> [Way; 2] {
-        self.betas.map(|beta| Way::new(1.0 - beta))
+    fn interpolations(&self) -> [Interpolation; 2] {
+        self.betas.map(|beta| Interpolation::new(1.0 - beta))
     }
 }
 
 impl Rule<1> for Lion {
     fn reference(&self, p: Tensor<1>, g: Tensor<1>, [m]: [Tensor<1>; 1]) -> (Tensor<1>, [Tensor<1>; 1]) {
-        let [taken, kept] = self.ways();
+        let [taken, kept] = self.interpolations();
         let sign = taken.reference(m.clone(), g.clone()).sign();
         let p = p.mul_scalar(1.0 - self.lr * self.weight_decay);
         (p + sign.mul_scalar(-self.lr), [kept.reference(m, g)])
@@ -513,7 +513,7 @@ impl Rule<1> for Lion {
 impl Lanes<1> for Lion {
     #[inline(always)]
     unsafe fn constants<V: Vector>(&self) -> [V; 8] {
-        let [taken, kept] = self.ways();
+        let [taken, kept] = self.interpolations();
         let decay = 1.0 - self.lr * self.weight_decay;
         // SAFETY: the caller's.
         let mut all = unsafe { splat([decay, taken.share, kept.share, -self.lr, 0.0, 1.0]) };
@@ -525,16 +525,16 @@ impl Lanes<1> for Lion {
     #[inline(always)]
     fn lanes<V: Vector>(&self, constants: &[V; 8], p: V, g: V, [m]: [V; 1]) -> (V, [V; 1]) {
         let [decay, taken, kept, step, zero, one, least, _] = *constants;
-        let ways = self.ways();
-        let x = ways[0].lanes(taken, m, g);
+        let interpolations = self.interpolations();
+        let x = interpolations[0].lanes(taken, m, g);
         let sign = one.zero_below(x, least).sub(one.zero_below(zero.sub(x), least));
-        (p.mul(decay).add(sign.mul(step)), [ways[1].lanes(kept, m, g)])
+        (p.mul(decay).add(sign.mul(step)), [interpolations[1].lanes(kept, m, g)])
     }
 }
 
 impl Rule<0> for Lerp {
     fn reference(&self, a: Tensor<1>, b: Tensor<1>, []: [Tensor<1>; 0]) -> (Tensor<1>, [Tensor<1>; 0]) {
-        (Way::new(self.weight).reference(a, b), [])
+        (Interpolation::new(self.weight).reference(a, b), [])
     }
 }
 
@@ -542,12 +542,12 @@ impl Lanes<0> for Lerp {
     #[inline(always)]
     unsafe fn constants<V: Vector>(&self) -> [V; 8] {
         // SAFETY: the caller's.
-        unsafe { splat([Way::new(self.weight).share]) }
+        unsafe { splat([Interpolation::new(self.weight).share]) }
     }
 
     #[inline(always)]
     fn lanes<V: Vector>(&self, constants: &[V; 8], a: V, b: V, []: [V; 0]) -> (V, [V; 0]) {
-        (Way::new(self.weight).lanes(constants[0], a, b), [])
+        (Interpolation::new(self.weight).lanes(constants[0], a, b), [])
     }
 }
 

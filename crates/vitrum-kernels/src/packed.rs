@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::activation::Activation;
 use crate::bf16::{self, RowPairs};
-use crate::gemm::{Finish, Gemm, Numbers, Packed, Pairs, View};
+use crate::gemm::{Epilogue, Gemm, Numbers, Packed, Pairs, View};
 use crate::layer_norm;
 use crate::threads::{Shared, for_each_block, share, threads, written};
 
@@ -96,14 +96,14 @@ impl PackedWeight {
     }
 
     /// Rows `[m, k]` as this weight takes them: where they lie or, for bf16, rounded to `room`, whose content is lost.
-    fn take<'a>(&self, rows: &'a [f32], m: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+    fn take<'a>(&self, rows: &'a [f32], m: usize, buffer: &'a mut Vec<f32>) -> &'a [f32] {
         let Some(pairs) = self.0.pairs else { return rows };
         assert_eq!(rows.len(), m * self.0.k, "PackedWeight: rows of {} numbers", self.0.k);
-        room.clear();
-        room.resize(pairs.room(m), 0.0);
+        buffer.clear();
+        buffer.resize(pairs.capacity(m), 0.0);
         // SAFETY: there is room for the rows.
-        unsafe { pairs.round(rows.as_ptr(), m, room.as_mut_ptr()) };
-        room
+        unsafe { pairs.round(rows.as_ptr(), m, buffer.as_mut_ptr()) };
+        buffer
     }
 
     /// The same of rows that nobody else reads, where they lie.
@@ -121,14 +121,14 @@ impl PackedWeight {
     ///
     /// # Safety
     /// `y` must have room for `[m, n]` numbers that nobody else touches.
-    unsafe fn multiply(&self, a: &[f32], m: usize, finish: Finish<f32>, all: bool, y: Shared<f32>) {
+    unsafe fn multiply(&self, a: &[f32], m: usize, epilogue: Epilogue<f32>, all: bool, y: Shared<f32>) {
         let [k, n] = self.0.weight.shape();
         let b = (&self.0.weight).into();
         let a = match self.0.pairs {
             Some(pairs) => pairs.view(a, m),
             None => View::rows(a, m, k),
         };
-        let product = Gemm { m, n, k, a, b, add: false, finish };
+        let product = Gemm { m, n, k, a, b, add: false, epilogue };
         // SAFETY: the caller's.
         unsafe {
             match (self.is_bf16(), all) {
@@ -195,14 +195,14 @@ pub(crate) fn linear(
     residual: Option<&[f32]>,
     gamma: Option<&[f32]>,
 ) -> Vec<f32> {
-    let finish = match residual {
-        Some(residual) => Finish::Add { bias: weight.bias(), gamma, residual },
-        None => Finish::bias(weight.bias()),
+    let epilogue = match residual {
+        Some(residual) => Epilogue::Add { bias: weight.bias(), gamma, residual },
+        None => Epilogue::bias(weight.bias()),
     };
     let rounded = weight.0.pairs.map(|pairs| pairs.rounded(x, m));
     let a = rounded.as_deref().unwrap_or(x);
     // SAFETY: the product writes all its numbers.
-    unsafe { written(m * weight.shape()[1], |y| weight.multiply(a, m, finish, true, y)) }
+    unsafe { written(m * weight.shape()[1], |y| weight.multiply(a, m, epilogue, true, y)) }
 }
 
 /// `LN(x) weight + bias` of rows `x`, `[m, k]`; returns `[m, n]`.
@@ -212,13 +212,13 @@ pub(crate) fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight
         let work = |rows: Range<usize>| {
             let x = &x[rows.start * k..rows.end * k];
             let y = y.offset(rows.start * n);
-            with_room([rows.len() * k, 0, 0], |[normed, ..]| {
+            with_buffers([rows.len() * k, 0, 0], |[normed, ..]| {
                 // SAFETY: there is room for the rows, which belong to this share alone.
                 unsafe {
-                    norm.rows(x, Shared::room(normed));
+                    norm.rows(x, Shared::of_capacity(normed));
                     normed.set_len(x.len());
                     let a = weight.take_in_place(normed, rows.len());
-                    weight.multiply(a, rows.len(), Finish::bias(weight.bias()), rows.len() == m, y);
+                    weight.multiply(a, rows.len(), Epilogue::bias(weight.bias()), rows.len() == m, y);
                 }
             });
         };
@@ -261,36 +261,36 @@ impl Branches<'_> {
         let AfterAttention { proj, fc1, fc2, activation, .. } = self.layers;
         let [d, f] = fc1.shape();
         // SAFETY: here and below, there is room for the product's rows.
-        let run = |layer: &PackedWeight, a: &[f32], finish: Finish<f32>, to| unsafe {
-            layer.multiply(a, m, finish, all, to);
+        let run = |layer: &PackedWeight, a: &[f32], epilogue: Epilogue<f32>, to| unsafe {
+            layer.multiply(a, m, epilogue, all, to);
         };
-        with_room([m * d, m * d, m * f], |[sum, normed, hidden]| {
-            let finish = Finish::Add { bias: proj.bias(), gamma: self.gammas[0], residual: x };
-            run(proj, proj.take(context, m, normed), finish, Shared::room(sum));
+        with_buffers([m * d, m * d, m * f], |[sum, normed, hidden]| {
+            let epilogue = Epilogue::Add { bias: proj.bias(), gamma: self.gammas[0], residual: x };
+            run(proj, proj.take(context, m, normed), epilogue, Shared::of_capacity(sum));
             // SAFETY: the product has written them, and so does the norm.
             unsafe {
                 sum.set_len(m * d);
-                self.norm.rows(sum, Shared::room(normed));
+                self.norm.rows(sum, Shared::of_capacity(normed));
                 normed.set_len(m * d);
             }
-            let finish = Finish::Activate { bias: fc1.bias(), activation: *activation, keep: None };
-            run(fc1, fc1.take_in_place(normed, m), finish, Shared::room(hidden));
+            let epilogue = Epilogue::Activate { bias: fc1.bias(), activation: *activation, keep: None };
+            run(fc1, fc1.take_in_place(normed, m), epilogue, Shared::of_capacity(hidden));
             // SAFETY: the product has written them.
             unsafe { hidden.set_len(m * f) };
-            let finish = Finish::Add { bias: fc2.bias(), gamma: self.gammas[1], residual: sum };
-            run(fc2, fc2.take_in_place(hidden, m), finish, y);
+            let epilogue = Epilogue::Add { bias: fc2.bias(), gamma: self.gammas[1], residual: sum };
+            run(fc2, fc2.take_in_place(hidden, m), epilogue, y);
         });
     }
 }
 
 /// Hands over empty vectors with room for so many numbers, which the thread keeps from call to call.
-fn with_room(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
-    thread_local!(static ROOM: Cell<[Vec<f32>; 3]> = Cell::default());
-    let mut room = ROOM.take();
-    for (vector, numbers) in room.iter_mut().zip(numbers) {
+fn with_buffers(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
+    thread_local!(static BUFFERS: Cell<[Vec<f32>; 3]> = Cell::default());
+    let mut buffers = BUFFERS.take();
+    for (vector, numbers) in buffers.iter_mut().zip(numbers) {
         vector.clear();
         vector.reserve_exact(numbers);
     }
-    work(&mut room);
-    ROOM.set(room);
+    work(&mut buffers);
+    BUFFERS.set(buffers);
 }

@@ -54,8 +54,8 @@ pub(crate) fn layer_norm_backward<B: Backend>(
 
     let grad = B::float_mul(grad, as_row::<B>(weight));
     let mean_grad = B::float_mean_dim(grad.clone(), 1);
-    let mean_pull = B::float_mean_dim(B::float_mul(grad.clone(), normal.clone()), 1);
-    let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_pull));
+    let mean_dot = B::float_mean_dim(B::float_mul(grad.clone(), normal.clone()), 1);
+    let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_dot));
     (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) ->
 }
 
 /// Value and slope of the activation.
-pub(crate) fn with_slope<B: Backend>(
+pub(crate) fn with_derivative<B: Backend>(
     x: FloatTensor<B>,
     activation: Activation,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
@@ -85,8 +85,8 @@ pub(crate) fn with_slope<B: Backend>(
         }
         _ => {
             let (share, change) = share::<B>(x.clone(), activation);
-            let slope = B::float_add(share.clone(), B::float_mul(x.clone(), change));
-            (B::float_mul(x, share), slope)
+            let derivative = B::float_add(share.clone(), B::float_mul(x.clone(), change));
+            (B::float_mul(x, share), derivative)
         }
     }
 }
@@ -94,7 +94,7 @@ pub(crate) fn with_slope<B: Backend>(
 /// What x is multiplied with, and that factor's slope.
 fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<B>, FloatTensor<B>) {
     let scaled = |x: FloatTensor<B>, factor: f64| B::float_mul_scalar(x, factor.into());
-    let (argument, argument_slope) = match activation {
+    let (argument, argument_derivative) = match activation {
         Activation::Gelu => {
             let erf = B::float_erf(scaled(x.clone(), std::f64::consts::FRAC_1_SQRT_2));
             let share = scaled(B::float_add_scalar(erf, 1.0.into()), 0.5);
@@ -116,8 +116,8 @@ fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<
     let share = scaled(B::float_add_scalar(B::float_tanh(scaled(argument, 0.5)), 1.0.into()), 0.5);
     let rest = B::float_add_scalar(B::float_neg(share.clone()), 1.0.into());
     let change = B::float_mul(share.clone(), rest);
-    let change = match (argument_slope, activation) {
-        (Some(slope), _) => B::float_mul(change, slope),
+    let change = match (argument_derivative, activation) {
+        (Some(derivative), _) => B::float_mul(change, derivative),
         (None, Activation::QuickGelu) => scaled(change, QUICK),
         (None, _) => change,
     };
@@ -154,9 +154,9 @@ pub(crate) fn linear_backward<B: Backend>(
     wants: LinearWants,
 ) -> LinearGradients<FloatTensor<B>> {
     let (shape, grad) = (x.shape(), flat::<B>(grad));
-    let turned = |x| B::float_swap_dims(x, 0, 1);
-    let d_x = wants.x.then(|| B::float_reshape(B::float_matmul(grad.clone(), turned(weight)), shape));
-    let d_weight = wants.weight.then(|| B::float_matmul(turned(flat::<B>(x)), grad.clone()));
+    let transposed = |x| B::float_swap_dims(x, 0, 1);
+    let d_x = wants.x.then(|| B::float_reshape(B::float_matmul(grad.clone(), transposed(weight)), shape));
+    let d_weight = wants.weight.then(|| B::float_matmul(transposed(flat::<B>(x)), grad.clone()));
     (d_x, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
 
@@ -188,8 +188,8 @@ pub(crate) fn patch_embed_backward<B: Backend>(
         B::float_slice_assign(zeros, &grid.covered(), grid.images::<B>(d_patches))
     });
     let d_weight = wants.weight.then(|| {
-        let turned = B::float_swap_dims(grad.clone(), 0, 1);
-        B::float_reshape(B::float_matmul(turned, grid.patches::<B>(images)), kernel)
+        let transposed = B::float_swap_dims(grad.clone(), 0, 1);
+        B::float_reshape(B::float_matmul(transposed, grid.patches::<B>(images)), kernel)
     });
     (d_images, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
@@ -264,13 +264,14 @@ pub(crate) fn mlp_backward<B: Backend>(
     activation: Activation,
     wants: MlpWants,
 ) -> MlpGradients<FloatTensor<B>> {
-    let (active, slope) = with_slope::<B>(kept, activation);
+    let (active, derivative) = with_derivative::<B>(kept, activation);
     let before = wants.x || wants.fc1_weight || wants.fc1_bias;
     let outer = LinearWants { x: before, weight: wants.fc2_weight, bias: wants.fc2_bias };
     let (d_active, d_fc2, d_fc2_bias) = linear_backward::<B>(active, fc2_weight, grad, outer);
     let Some(d_active) = d_active else { return (None, None, None, d_fc2, d_fc2_bias) };
     let inner = LinearWants { x: wants.x, weight: wants.fc1_weight, bias: wants.fc1_bias };
-    let (d_x, d_fc1, d_fc1_bias) = linear_backward::<B>(x, fc1_weight, B::float_mul(d_active, slope), inner);
+    let (d_x, d_fc1, d_fc1_bias) =
+        linear_backward::<B>(x, fc1_weight, B::float_mul(d_active, derivative), inner);
     (d_x, d_fc1, d_fc1_bias, d_fc2, d_fc2_bias)
 }
 

@@ -6,17 +6,17 @@ pub(crate) const LINE: usize = 64;
 /// Asks for a cache line that will be needed soon.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
-    ask_for::<T, false>(at);
+    prefetch_line::<T, false>(at);
 }
 
 /// Asks for a cache line, into the first-level cache or, if it is for later, the second.
 #[inline(always)]
-fn ask_for<T, const LATER: bool>(at: *const T) {
+fn prefetch_line<T, const SECOND_LEVEL: bool>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        match LATER {
+        match SECOND_LEVEL {
             false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
             true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
         }
@@ -26,13 +26,13 @@ fn ask_for<T, const LATER: bool>(at: *const T) {
 }
 
 /// What stands behind the part of an operand that tiles are using, for which they ask bit by bit.
-pub(crate) struct Later<T> {
+pub(crate) struct PrefetchQueue<T> {
     at: *const T,
     /// Cache lines that nobody has asked for.
     left: usize,
 }
 
-impl<T> Later<T> {
+impl<T> PrefetchQueue<T> {
     /// Behind the part at `from`, of as many numbers.
     pub(crate) fn new(from: *const T, numbers: usize) -> Self {
         Self { at: from.wrapping_add(numbers), left: (numbers * size_of::<T>()).div_ceil(LINE) }
@@ -64,8 +64,8 @@ impl<T> Lines<T> {
 
     /// Asks for one.
     #[inline(always)]
-    pub(crate) fn ask(&mut self) {
-        ask_for::<T, true>(self.at);
+    pub(crate) fn prefetch_next(&mut self) {
+        prefetch_line::<T, true>(self.at);
         self.at = self.at.wrapping_add(self.step);
     }
 }

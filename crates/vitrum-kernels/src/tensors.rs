@@ -50,7 +50,7 @@ impl<B: Backend> MaybeBool<B> {
 }
 
 /// The tensor with its numbers in order and side by side; copies only if they are not.
-pub(crate) fn in_one_piece(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 

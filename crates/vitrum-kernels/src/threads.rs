@@ -117,7 +117,7 @@ impl<T> Shared<T> {
     }
 
     /// The room of a vector, whatever its length.
-    pub(crate) fn room(numbers: &mut Vec<T>) -> Self {
+    pub(crate) fn of_capacity(numbers: &mut Vec<T>) -> Self {
         Self(numbers.as_mut_ptr())
     }
 

@@ -35,7 +35,7 @@ pub(crate) fn backward<T: Real>(
     let plan = Plan::new(&call, want_bias);
     let mut d_bias = vec![T::ZERO; plan.parts * plan.bias_size()];
     if !call.is_empty() {
-        let places = Places::new(operands, &mut gradients);
+        let destinations = Destinations::new(operands, &mut gradients);
         let numbers = Numbers::new(saved);
         let shared = Shared::new(&mut d_bias);
         let work = |scratch: &mut BackwardScratch<T>, task: usize| {
@@ -44,9 +44,9 @@ pub(crate) fn backward<T: Real>(
             // SAFETY: each task has a slot's part to itself.
             let mut d_bias = (plan.slot_size > 0).then(|| unsafe { shared.part(start, plan.slot_size) });
             for (b, h) in plan.heads(task) {
-                let (call, numbers, places) = (&call, &numbers, &places);
+                let (call, numbers, destinations) = (&call, &numbers, &destinations);
                 let d_bias = d_bias.as_deref_mut();
-                simd::run(BackwardHead { call, numbers, places, b, h, scratch, d_bias });
+                simd::run(BackwardHead { call, numbers, destinations, b, h, scratch, d_bias });
             }
         };
         let cost = call.multiplications().saturating_mul(3);
@@ -118,23 +118,23 @@ impl<'a, T: Real> Numbers<'a, T> {
 }
 
 /// Where the gradients of q, k and v are written.
-struct Places<T>([Place<T>; 3]);
+struct Destinations<T>([Destination<T>; 3]);
 
 #[derive(Clone, Copy)]
-struct Place<T> {
+struct Destination<T> {
     to: Shared<T>,
     /// Steps between images and between tokens.
     image: usize,
     token: usize,
 }
 
-impl<T: Real> Places<T> {
+impl<T: Real> Destinations<T> {
     fn new(operands: &Operands, gradients: &mut [Vec<T>]) -> Self {
         let buffers: Vec<Shared<T>> = gradients.iter_mut().map(|numbers| Shared::new(numbers)).collect();
         Self(operands.parts.map(|part| {
             let shape = &operands.shapes[part.tensor];
             let to = buffers[part.tensor].offset(part.column);
-            Place { to, image: shape[1] * shape[2], token: shape[2] }
+            Destination { to, image: shape[1] * shape[2], token: shape[2] }
         }))
     }
 }
@@ -186,7 +186,7 @@ impl<T: Real> BackwardScratch<T> {
 struct BackwardHead<'a, T> {
     call: &'a Call<'a, T>,
     numbers: &'a Numbers<'a, T>,
-    places: &'a Places<T>,
+    destinations: &'a Destinations<T>,
     b: usize,
     h: usize,
     scratch: &'a mut BackwardScratch<T>,
@@ -209,7 +209,7 @@ impl<T: Real> Job for BackwardHead<'_, T> {
         fill_padding(padding, &mut self.scratch.keys, e_pad, T::ZERO);
         self.scratch.d_key.fill(T::ZERO);
         self.scratch.d_value.fill(T::ZERO);
-        let [d_q, d_k, d_v] = &self.places.0;
+        let [d_q, d_k, d_v] = &self.destinations.0;
         for first in (0..queries).step_by(QUERIES) {
             let rows = QUERIES.min(queries - first);
             // SAFETY: the instructions are there; blocks lie within the queries, tiles within the keys.
@@ -269,8 +269,8 @@ impl<T: Real> BackwardHead<'_, T> {
     unsafe fn tile<S: Simd>(&mut self, tile: Tile) {
         // SAFETY: the caller's.
         unsafe {
-            self.weigh::<S>(tile);
-            self.spread::<S>(tile);
+            self.recompute_weights::<S>(tile);
+            self.accumulate_gradients::<S>(tile);
             if let Some(d_bias) = self.d_bias.as_deref_mut() {
                 add_to_bias::<T::In<S>>(&self.scratch.d_scores, tile, self.call.sizes.keys, d_bias);
             }
@@ -282,7 +282,7 @@ impl<T: Real> BackwardHead<'_, T> {
     /// # Safety
     /// As [`tile`](Self::tile).
     #[inline(always)]
-    unsafe fn weigh<S: Simd>(&mut self, tile: Tile) {
+    unsafe fn recompute_weights<S: Simd>(&mut self, tile: Tile) {
         let (call, scratch) = (self.call, &mut *self.scratch);
         let Tile { b, h, key, keys, .. } = tile;
         let (ev, step, lanes) = (call.sizes.ev, call.v.token, T::In::<S>::LANES);
@@ -326,7 +326,7 @@ impl<T: Real> BackwardHead<'_, T> {
     /// # Safety
     /// As [`tile`](Self::tile).
     #[inline(always)]
-    unsafe fn spread<S: Simd>(&mut self, tile: Tile) {
+    unsafe fn accumulate_gradients<S: Simd>(&mut self, tile: Tile) {
         let (call, scratch) = (self.call, &mut *self.scratch);
         let Tile { key, keys, rows, .. } = tile;
         let (e_pad, ev_pad) = (call.e_pad, call.ev_pad);
@@ -379,16 +379,16 @@ impl<T: Real> BackwardHead<'_, T> {
     #[inline(always)]
     fn write(
         &self,
-        place: &Place<T>,
+        destination: &Destination<T>,
         first: usize,
         rows: usize,
         (gradient, e_pad, e): (&[T], usize, usize),
         factor: T,
     ) {
         for (row, values) in gradient.chunks_exact(e_pad).take(rows).enumerate() {
-            let start = self.b * place.image + (first + row) * place.token + self.h * e;
+            let start = self.b * destination.image + (first + row) * destination.token + self.h * e;
             // SAFETY: this head's columns of this part belong to its task alone.
-            let to = unsafe { place.to.part(start, e) };
+            let to = unsafe { destination.to.part(start, e) };
             for (to, &x) in to.iter_mut().zip(values) {
                 *to = x * factor;
             }

@@ -7,7 +7,7 @@ use burn::tensor::Shape;
 use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
 use super::{KEYS, PAD};
 use crate::simd::Real;
-use crate::tensors::in_one_piece;
+use crate::tensors::contiguous;
 
 /// Tensors of a call, as the fast path reads them.
 pub(crate) struct Operands {
@@ -26,20 +26,20 @@ impl Operands {
         let AttentionInputs { projections, bias, key_padding } = inputs;
         let parts = projections.parts();
         let tensors = projections.into_tensors();
-        let view = |part: Part| rows_in_one_piece(tensors[part.tensor].narrow(2, part.column, part.width));
+        let view = |part: Part| contiguous_rows(tensors[part.tensor].narrow(2, part.column, part.width));
         Self {
             shapes: tensors.iter().map(TensorMetadata::shape).collect(),
             parts,
             views: parts.map(view),
-            bias: bias.into_option().map(in_one_piece),
-            padding: key_padding.into_option().map(in_one_piece),
+            bias: bias.into_option().map(contiguous),
+            padding: key_padding.into_option().map(contiguous),
             form,
         }
     }
 }
 
 /// A tensor `[B, T, D]` whose rows lie in one piece, anywhere; copies it only if they do not.
-fn rows_in_one_piece(tensor: FlexTensor) -> FlexTensor {
+fn contiguous_rows(tensor: FlexTensor) -> FlexTensor {
     let strides = tensor.layout().strides();
     let fits = (strides[2] == 1 || tensor.shape()[2] == 1) && strides.iter().all(|&stride| stride >= 0);
     if fits { tensor } else { tensor.to_contiguous() }

@@ -136,7 +136,7 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
             }
         }
         // SAFETY: all keys are in the sums; the rows are this block's alone.
-        unsafe { self.hand_over() };
+        unsafe { self.write_output() };
     }
 }
 
@@ -155,7 +155,7 @@ impl<T: Real> ForwardBlock<'_, T> {
     /// # Safety
     /// The rows must be this block's alone.
     #[inline(always)]
-    pub(super) unsafe fn hand_over(&self) {
+    pub(super) unsafe fn write_output(&self) {
         let Self { call, b, h, first, rows, ref scratch, context, max, norm } = *self;
         let Sizes { a, queries, ev, .. } = call.sizes;
         let head_rows = (b * a + h) * queries + first;

@@ -64,7 +64,7 @@ impl Job for PairBlock<'_> {
                     add: key > 0,
                 }));
             }
-            block.hand_over();
+            block.write_output();
         }
     }
 }
@@ -82,19 +82,19 @@ unsafe fn pack_queries<S: Simd>(
 ) {
     let (e, e_pad, lanes) = (call.sizes.e, call.e_pad, S::F32::LANES);
     // The output is written later. Behind the pairs of a row stands what is left of its numbers, which nobody reads.
-    let room = scratch.output.as_mut_ptr();
+    let buffer = scratch.output.as_mut_ptr();
     // SAFETY: the output has QUERIES rows of `e_pad`, in which the pairs of a row take at most half; so many rows has
     // the room for queries, in which a square begins at the pairs there are.
     unsafe {
         pack_rows::<S::F32>((query, call.q.token), rows, e, e_pad, call.scale, &mut scratch.output);
         for row in 0..rows {
-            round_row::<S>(room.add(row * e_pad), e, room.add(row * e_pad));
+            round_row::<S>(buffer.add(row * e_pad), e, buffer.add(row * e_pad));
         }
         for row in (0..rows).step_by(lanes) {
             for pair in (0..e.div_ceil(2)).step_by(lanes) {
-                let (from, to) = (room.add(row * e_pad + pair), scratch.queries.as_mut_ptr());
+                let (from, to) = (buffer.add(row * e_pad + pair), scratch.queries.as_mut_ptr());
                 let to = to.add(pair * QUERIES + row);
-                S::F32::turn(from, e_pad, lanes.min(rows - row), to, QUERIES);
+                S::F32::transpose(from, e_pad, lanes.min(rows - row), to, QUERIES);
             }
         }
     }

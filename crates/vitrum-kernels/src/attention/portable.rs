@@ -42,18 +42,18 @@ pub(crate) fn attention_backward<B: Backend>(
         return call.no_gradients(want_bias);
     }
     let scaled = |x| B::float_mul_scalar(x, form.scale.into());
-    let turned = |x| B::float_swap_dims(x, 2, 3);
+    let transposed = |x| B::float_swap_dims(x, 2, 3);
     let [q, k, v] = call.heads();
     let (weights, _, _) = call.weights(q.clone(), k.clone());
     let grad = call.split(grad); // [B, A, Q, V / A]
 
-    let d_v = B::float_matmul(turned(weights.clone()), grad.clone());
-    let d_weights = B::float_matmul(grad, turned(v));
-    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, Q, K]
-    let mean = B::float_sum_dim(pulled.clone(), 3);
-    let d_scores = B::float_sub(pulled, B::float_mul(weights, mean));
+    let d_v = B::float_matmul(transposed(weights.clone()), grad.clone());
+    let d_weights = B::float_matmul(grad, transposed(v));
+    let weighted = B::float_mul(weights.clone(), d_weights); // [B, A, Q, K]
+    let mean = B::float_sum_dim(weighted.clone(), 3);
+    let d_scores = B::float_sub(weighted, B::float_mul(weights, mean));
     let d_q = scaled(B::float_matmul(d_scores.clone(), k));
-    let d_k = scaled(B::float_matmul(turned(d_scores.clone()), q));
+    let d_k = scaled(B::float_matmul(transposed(d_scores.clone()), q));
 
     let d_q = call.and_the_rest(d_q, call.tensors[0].shape()[1]);
     let gradients = call.together([d_q, call.hide_keys(d_k), call.hide_keys(d_v)]);

@@ -65,7 +65,7 @@ unsafe fn add_bias<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [
     let (step, whole) = (call.sizes.keys, tile.keys - tile.keys % V::LANES);
     let row_of = |row: usize| &bias[(tile.first + row) * step + tile.key..][..tile.keys];
     assert!(scores.len() >= tile.keys * QUERIES && tile.rows <= QUERIES);
-    let mut turned = [V::Scalar::ZERO; SQUARE];
+    let mut transposed = [V::Scalar::ZERO; SQUARE];
     for row in (0..tile.rows).step_by(V::LANES) {
         let rows = V::LANES.min(tile.rows - row);
         for key in (0..whole).step_by(V::LANES) {
@@ -73,10 +73,10 @@ unsafe fn add_bias<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [
             // Rows of scores end at QUERIES, which is a multiple of the lanes.
             unsafe {
                 let from = row_of(row).as_ptr().add(key);
-                V::turn(from, step, rows, turned.as_mut_ptr(), V::LANES);
+                V::transpose(from, step, rows, transposed.as_mut_ptr(), V::LANES);
                 for i in 0..V::LANES {
                     let at = scores.as_mut_ptr().add((key + i) * QUERIES + row);
-                    V::load(at).add(V::load(turned.as_ptr().add(i * V::LANES))).store(at);
+                    V::load(at).add(V::load(transposed.as_ptr().add(i * V::LANES))).store(at);
                 }
             }
         }
@@ -102,20 +102,20 @@ pub(super) unsafe fn add_to_bias<V: Vector>(
 ) {
     let whole = tile.keys - tile.keys % V::LANES;
     assert!(d_scores.len() >= tile.keys * QUERIES && tile.rows <= QUERIES);
-    let mut turned = [V::Scalar::ZERO; SQUARE];
+    let mut transposed = [V::Scalar::ZERO; SQUARE];
     for row in (0..tile.rows).step_by(V::LANES) {
         let rows = V::LANES.min(tile.rows - row);
         for key in (0..whole).step_by(V::LANES) {
             // SAFETY: LANES rows of the scores begin at `key`, of which LANES numbers are read from `row` on.
             unsafe {
                 let from = d_scores.as_ptr().add(key * QUERIES + row);
-                V::turn(from, QUERIES, V::LANES, turned.as_mut_ptr(), V::LANES);
+                V::transpose(from, QUERIES, V::LANES, transposed.as_mut_ptr(), V::LANES);
             }
             for i in 0..rows {
                 let to = &mut d_bias[(tile.first + row + i) * step + tile.key + key..][..V::LANES];
                 // SAFETY: `to` is as long as a vector.
                 unsafe {
-                    let sum = V::load(to.as_ptr()).add(V::load(turned.as_ptr().add(i * V::LANES)));
+                    let sum = V::load(to.as_ptr()).add(V::load(transposed.as_ptr().add(i * V::LANES)));
                     sum.store(to.as_mut_ptr());
                 }
             }

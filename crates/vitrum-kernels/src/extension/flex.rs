@@ -1,6 +1,5 @@
 //! The fast paths of the CPU backend.
 
-use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Flex, tensor::FloatTensor};
 use burn::tensor::DType;
@@ -10,7 +9,7 @@ use crate::activation::{self, Activation};
 use crate::attention::{self, AttentionForm, AttentionInputs, Operands, Saved};
 use crate::linear::{self, LinearWants};
 use crate::mlp::{self, MlpWants};
-use crate::tensors::{Maybe, in_one_piece};
+use crate::tensors::{Maybe, contiguous};
 use crate::{layer_norm, patch_embed, portable};
 
 impl VitrumOps for Flex {
@@ -40,7 +39,7 @@ impl VitrumOps for Flex {
             DType::F64 => attention::backward::<f64>,
             _ => return attention::portable::attention_backward::<Self>(inputs, grad, form, want_bias),
         };
-        let [context, max, norm, grad] = [context, max, norm, grad].map(in_one_piece);
+        let [context, max, norm, grad] = [context, max, norm, grad].map(contiguous);
         backward(&Operands::new(inputs, form), &Saved { context, max, norm, grad }, want_bias)
     }
 
@@ -50,13 +49,13 @@ impl VitrumOps for Flex {
         bias: Maybe<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let bias = bias.into_option().map(in_one_piece);
+        let bias = bias.into_option().map(contiguous);
         let forward = match x.dtype() {
             DType::F32 => layer_norm::forward::<f32>,
             DType::F64 => layer_norm::forward::<f64>,
             _ => return portable::layer_norm::<Self>(x, weight, bias, eps),
         };
-        forward(&in_one_piece(x), &in_one_piece(weight), bias.as_ref(), eps)
+        forward(&contiguous(x), &contiguous(weight), bias.as_ref(), eps)
     }
 
     fn vitrum_layer_norm_backward(
@@ -71,14 +70,14 @@ impl VitrumOps for Flex {
             DType::F64 => layer_norm::backward::<f64>,
             _ => return portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad),
         };
-        let [x, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(in_one_piece);
+        let [x, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(contiguous);
         backward(&x, &weight, &mean, &rstd, &grad)
     }
 
     fn vitrum_activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         match x.dtype() {
-            DType::F32 => activation::forward::<f32>(&in_one_piece(x), activation),
-            DType::F64 => activation::forward::<f64>(&in_one_piece(x), activation),
+            DType::F32 => activation::forward::<f32>(&contiguous(x), activation),
+            DType::F64 => activation::forward::<f64>(&contiguous(x), activation),
             _ => portable::activate::<Self>(x, activation),
         }
     }
@@ -92,11 +91,11 @@ impl VitrumOps for Flex {
             DType::F32 => activation::backward::<f32>,
             DType::F64 => activation::backward::<f64>,
             _ => {
-                let (_, slope) = portable::with_slope::<Self>(x, activation);
-                return <Self as FloatTensorOps<Self>>::float_mul(grad, slope);
+                let (_, derivative) = portable::with_derivative::<Self>(x, activation);
+                return <Self as FloatTensorOps<Self>>::float_mul(grad, derivative);
             }
         };
-        backward(&in_one_piece(x), &in_one_piece(grad), activation)
+        backward(&contiguous(x), &contiguous(grad), activation)
     }
 
     fn vitrum_linear(
@@ -106,13 +105,13 @@ impl VitrumOps for Flex {
         residual: Maybe<Self>,
         gamma: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        let [bias, residual, gamma] = [bias, residual, gamma].map(|it| it.into_option().map(in_one_piece));
+        let [bias, residual, gamma] = [bias, residual, gamma].map(|it| it.into_option().map(contiguous));
         let forward = match x.dtype() {
             DType::F32 => linear::forward::<f32>,
             DType::F64 => linear::forward::<f64>,
             _ => return portable::linear_add::<Self>(x, weight, bias, residual, gamma),
         };
-        let [x, weight] = [x, weight].map(in_one_piece);
+        let [x, weight] = [x, weight].map(contiguous);
         forward(&x, &weight, bias.as_ref(), residual.as_ref(), gamma.as_ref())
     }
 
@@ -127,7 +126,7 @@ impl VitrumOps for Flex {
             DType::F64 => linear::backward::<f64>,
             _ => return portable::linear_backward::<Self>(x, weight, grad, wants),
         };
-        let [x, weight, grad] = [x, weight, grad].map(in_one_piece);
+        let [x, weight, grad] = [x, weight, grad].map(contiguous);
         backward(&x, &weight, &grad, wants)
     }
 
@@ -136,13 +135,13 @@ impl VitrumOps for Flex {
         weight: FloatTensor<Self>,
         bias: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        let bias = bias.into_option().map(in_one_piece);
+        let bias = bias.into_option().map(contiguous);
         let forward = match images.dtype() {
             DType::F32 => patch_embed::forward::<f32>,
             DType::F64 => patch_embed::forward::<f64>,
             _ => return portable::patch_embed::<Self>(images, weight, bias),
         };
-        let [images, weight] = [images, weight].map(in_one_piece);
+        let [images, weight] = [images, weight].map(contiguous);
         forward(&images, &weight, bias.as_ref())
     }
 
@@ -157,7 +156,7 @@ impl VitrumOps for Flex {
             DType::F64 => patch_embed::backward::<f64>,
             _ => return portable::patch_embed_backward::<Self>(images, weight, grad, wants),
         };
-        let [images, weight, grad] = [images, weight, grad].map(in_one_piece);
+        let [images, weight, grad] = [images, weight, grad].map(contiguous);
         backward(&images, &weight, &grad, wants)
     }
 
@@ -170,7 +169,7 @@ impl VitrumOps for Flex {
         activation: Activation,
         keep: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let [fc1_bias, fc2_bias] = [fc1_bias, fc2_bias].map(|bias| bias.into_option().map(in_one_piece));
+        let [fc1_bias, fc2_bias] = [fc1_bias, fc2_bias].map(|bias| bias.into_option().map(contiguous));
         let forward = match x.dtype() {
             DType::F32 => mlp::forward::<f32>,
             DType::F64 => mlp::forward::<f64>,
@@ -179,7 +178,7 @@ impl VitrumOps for Flex {
                 return portable::mlp::<Self>(x, fc1, fc2, activation, keep);
             }
         };
-        let [x, fc1, fc2] = [x, fc1_weight, fc2_weight].map(in_one_piece);
+        let [x, fc1, fc2] = [x, fc1_weight, fc2_weight].map(contiguous);
         forward(&x, (&fc1, fc1_bias.as_ref()), (&fc2, fc2_bias.as_ref()), activation, keep)
     }
 
@@ -201,7 +200,7 @@ impl VitrumOps for Flex {
                 );
             }
         };
-        let [x, fc1, fc2, kept, grad] = [x, fc1_weight, fc2_weight, kept, grad].map(in_one_piece);
+        let [x, fc1, fc2, kept, grad] = [x, fc1_weight, fc2_weight, kept, grad].map(contiguous);
         backward(&x, &fc1, &fc2, &kept, &grad, activation, wants)
     }
 }

@@ -7,7 +7,7 @@ use crate::activation::Activation;
 use crate::int8::{self, QuantizedWeight};
 use crate::linear::{rows_of, with_last};
 use crate::simd::Real;
-use crate::tensors::{Maybe, in_one_piece};
+use crate::tensors::{Maybe, contiguous};
 
 /// Layers in eight bits, on backends that have them.
 #[backend_extension(Flex)]
@@ -37,7 +37,7 @@ impl Int8Ops for Flex {
         activation: Activation,
         residual: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        let residual = residual.into_option().map(in_one_piece);
+        let residual = residual.into_option().map(contiguous);
         let residual = residual.as_ref().map(f32::slice);
         with_rows(x, weight.shape()[1], |x, m| int8::linear(x, m, &weight, activation, residual))
     }
@@ -49,7 +49,7 @@ impl Int8Ops for Flex {
         activation: Activation,
         residual: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        let residual = residual.into_option().map(in_one_piece);
+        let residual = residual.into_option().map(contiguous);
         let residual = residual.as_ref().map(f32::slice);
         with_rows(x, fc2.shape()[1], |x, m| int8::mlp(x, m, &fc1, &fc2, activation, residual))
     }
@@ -57,7 +57,7 @@ impl Int8Ops for Flex {
 
 /// Rows of x to rows of `n` numbers.
 fn with_rows(x: FlexTensor, n: usize, work: impl FnOnce(&[f32], usize) -> Vec<f32>) -> FlexTensor {
-    let x = in_one_piece(x);
+    let x = contiguous(x);
     let shape = x.shape();
     f32::tensor(work(f32::slice(&x), rows_of(&shape)), with_last(&shape, n))
 }

@@ -1,9 +1,10 @@
 //! The operations as an extension of Burn's backends.
 //!
-//! A method's default body is the portable one, for any backend; [`Flex`] overrides it where the numbers are `f32`
-//! or `f64`; [`Autodiff`] records a step of its own whose backward pass calls the inner backend's.
-//! Adding an operation: a forward and a backward method here with portable bodies, a step below, a safe function
-//! in `functions`.
+//! The default body of a method is the portable one, for any backend. `flex.rs` overrides it for `f32` and `f64` on the
+//! CPU. `autodiff.rs` records a step whose backward pass calls that of the inner backend.
+//!
+//! To add an operation: write a forward and a backward method here with portable bodies, a step in `autodiff.rs`, and a
+//! safe function in `functions`.
 
 mod attention_step;
 mod autodiff;
@@ -14,7 +15,7 @@ mod packed;
 pub use int8::Int8Ops;
 pub use packed::PackedOps;
 
-use burn::backend::{Autodiff, Backend, Flex, backend_extension, tensor::FloatTensor};
+use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
 use crate::activation::Activation;
 use crate::attention::{self, AttentionForm, AttentionInputs};
@@ -94,8 +95,8 @@ pub trait VitrumOps: Backend {
         grad: FloatTensor<Self>,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        let (_, slope) = portable::with_slope::<Self>(x, activation);
-        Self::float_mul(grad, slope)
+        let (_, derivative) = portable::with_derivative::<Self>(x, activation);
+        Self::float_mul(grad, derivative)
     }
 
     /// A linear layer; see [`linear`](crate::linear) and, with a residual, [`linear_add`](crate::linear_add).

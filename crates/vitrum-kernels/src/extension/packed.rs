@@ -6,7 +6,7 @@ use crate::attention::{self, AttentionForm, AttentionInputs, Operands};
 use crate::linear::{rows_of, with_last};
 use crate::packed::{self, AfterAttention, Branches, Norm, PackedWeight};
 use crate::simd::Real;
-use crate::tensors::{Maybe, in_one_piece};
+use crate::tensors::{Maybe, contiguous};
 
 /// Layers with packed weights, on backends that have them.
 #[backend_extension(Flex)]
@@ -53,8 +53,8 @@ impl PackedOps for Flex {
         residual: Maybe<Self>,
         gamma: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        let x = in_one_piece(x);
-        let [residual, gamma] = [residual, gamma].map(|part| part.into_option().map(in_one_piece));
+        let x = contiguous(x);
+        let [residual, gamma] = [residual, gamma].map(|part| part.into_option().map(contiguous));
         let [residual, gamma] = [&residual, &gamma].map(|part| part.as_ref().map(f32::slice));
         let shape = x.shape();
         let y = packed::linear(f32::slice(&x), rows_of(&shape), &weight, residual, gamma);
@@ -68,7 +68,7 @@ impl PackedOps for Flex {
         eps: f64,
         weight: PackedWeight,
     ) -> FloatTensor<Self> {
-        let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(in_one_piece);
+        let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(contiguous);
         let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps };
         let shape = x.shape();
         let y = packed::norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight);
@@ -84,8 +84,8 @@ impl PackedOps for Flex {
         gamma1: Maybe<Self>,
         gamma2: Maybe<Self>,
     ) -> FloatTensor<Self> {
-        let [context, x, norm_weight, norm_bias] = [context, x, norm_weight, norm_bias].map(in_one_piece);
-        let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(in_one_piece));
+        let [context, x, norm_weight, norm_bias] = [context, x, norm_weight, norm_bias].map(contiguous);
+        let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(contiguous));
         let branches = Branches {
             layers: &layers,
             norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },

@@ -33,7 +33,7 @@
 //! - A read where it lies instead of packed (median of five alternating rounds, one thread): 1.05 to 1.07 times as fast
 //!   with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more. Kept where few strips of B meet it, and where
 //!   its rows are no multiple of 2 KB apart. (With two threads and one image each thread packed A for half of the
-//!   columns.) Later also where A is small, with packed weights 1.00 to 1.05 up to 197 rows of 768 and more strips; 0.98 with
+//!   columns.) PrefetchQueue also where A is small, with packed weights 1.00 to 1.05 up to 197 rows of 768 and more strips; 0.98 with
 //!   788 rows.
 //! - A copied row by row instead of turned: 0.95 to 1.03. Dropped.
 //! - The next block of B, not packed, prefetched while tiles are computed, or its rows six instead of two ahead while they are packed:
@@ -45,13 +45,13 @@
 //! - Activations as closures: never inlined, so compiled without vector instructions, 28 to 190. Written out,
 //!   285 to 400.
 
-mod finish;
+mod epilogue;
 mod pack;
 mod packed;
 mod terms;
 mod tile;
 
-pub(crate) use finish::Finish;
+pub(crate) use epilogue::Epilogue;
 pub(crate) use packed::Packed;
 pub(crate) use terms::{Numbers, Pairs, Terms};
 pub(crate) use tile::Tile;
@@ -61,7 +61,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use crate::prefetch::Later;
+use crate::prefetch::PrefetchQueue;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads};
 use pack::{SLACK, Strip};
@@ -73,9 +73,9 @@ const ROWS: usize = 384;
 /// A that so few strips of B meet is read where it lies, if it can be;
 const FEW_STRIPS: usize = 16;
 /// and so is a part of it that is not larger than this (in bytes), a share of the second-level cache.
-const NEAR: usize = 640 << 10;
+const CACHED_A_BYTES: usize = 640 << 10;
 /// Rows of A as far apart as this (in bytes) stand in the way of one another in the first-level cache.
-pub(crate) const CONFLICT: usize = 2048;
+pub(crate) const CONFLICT_STRIDE: usize = 2048;
 /// Strips of B that are packed together: with AVX-512 256 KB.
 const STRIPS: usize = 8;
 /// Blocks of the grid per thread, so that a thread that is held up can be helped.
@@ -116,8 +116,8 @@ impl<'a, T: Real> View<'a, T> {
 
     /// Whether rows lie in one piece and a tile of them not in the same few sets of the first-level cache, so that it can
     /// be read as it is.
-    fn reads_well(&self) -> bool {
-        self.steps[1] == 1 && !(self.steps[0] * size_of::<T>()).is_multiple_of(CONFLICT)
+    fn is_cache_friendly(&self) -> bool {
+        self.steps[1] == 1 && !(self.steps[0] * size_of::<T>()).is_multiple_of(CONFLICT_STRIDE)
     }
 
     fn at(&self, row: usize, column: usize) -> *const T {
@@ -126,31 +126,31 @@ impl<'a, T: Real> View<'a, T> {
 }
 
 /// The second operand of a product, `[k, n]`.
-pub(crate) enum Right<'a, T> {
+pub(crate) enum OperandB<'a, T> {
     /// To be packed on the way.
     View(View<'a, T>),
     /// Packed before.
     Packed(&'a Packed<T>),
 }
 
-impl<'a, T> From<View<'a, T>> for Right<'a, T> {
+impl<'a, T> From<View<'a, T>> for OperandB<'a, T> {
     fn from(view: View<'a, T>) -> Self {
-        Right::View(view)
+        OperandB::View(view)
     }
 }
 
-impl<'a, T> From<&'a Packed<T>> for Right<'a, T> {
+impl<'a, T> From<&'a Packed<T>> for OperandB<'a, T> {
     fn from(packed: &'a Packed<T>) -> Self {
-        Right::Packed(packed)
+        OperandB::Packed(packed)
     }
 }
 
-impl<T: Real> Right<'_, T> {
+impl<T: Real> OperandB<'_, T> {
     /// Panics unless it is `[k, n]`.
     fn check(&self, shape: [usize; 2]) {
         match self {
-            Right::View(view) => view.check(shape),
-            Right::Packed(packed) => assert_eq!(packed.shape(), shape, "a packed matrix of another shape"),
+            OperandB::View(view) => view.check(shape),
+            OperandB::Packed(packed) => assert_eq!(packed.shape(), shape, "a packed matrix of another shape"),
         }
     }
 }
@@ -163,10 +163,10 @@ pub(crate) struct Gemm<'a, T> {
     /// `[m, k]`
     pub a: View<'a, T>,
     /// `[k, n]`
-    pub b: Right<'a, T>,
+    pub b: OperandB<'a, T>,
     /// Whether to add to what is in C.
     pub add: bool,
-    pub finish: Finish<'a, T>,
+    pub epilogue: Epilogue<'a, T>,
 }
 
 impl<T: Real> Gemm<'_, T> {
@@ -226,7 +226,7 @@ impl<T: Real> Gemm<'_, T> {
     fn check(&self) {
         self.a.check([self.m, self.k]);
         self.b.check([self.k, self.n]);
-        self.finish.check(self.m, self.n);
+        self.epilogue.check(self.m, self.n);
     }
 }
 
@@ -286,7 +286,7 @@ impl Grid {
 
 /// Rows of A for some terms of the sum.
 #[derive(Clone, Copy)]
-struct Left<T> {
+struct BlockA<T> {
     at: *const T,
     /// From row to row; nothing if tiles are packed, one after the other.
     step: Option<usize>,
@@ -343,29 +343,29 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
         let width = WIDTH * T::In::<S>::LANES;
         let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
         let depth = call.k.min(DEPTH);
-        let near = rows.len() * call.k * size_of::<T>() <= NEAR;
-        let in_place = (near || self.strips.len() <= FEW_STRIPS) && call.a.reads_well();
-        let a_room = if in_place { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
-        let room = a_room + STRIPS * width * depth + SLACK;
-        let a = Line::room::<T>(self.scratch, room);
-        let b = a.wrapping_add(a_room);
+        let is_cached = rows.len() * call.k * size_of::<T>() <= CACHED_A_BYTES;
+        let in_place = (is_cached || self.strips.len() <= FEW_STRIPS) && call.a.is_cache_friendly();
+        let a_length = if in_place { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
+        let length = a_length + STRIPS * width * depth + SLACK;
+        let a = Line::reserve::<T>(self.scratch, length);
+        let b = a.wrapping_add(a_length);
         for terms in sum_blocks(call.k) {
             // SAFETY: the scratch has room for the rows and for STRIPS strips.
             unsafe {
-                let left = match in_place {
-                    true => Left { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
+                let block_a = match in_place {
+                    true => BlockA { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
                     false => self.pack_a::<T::In<S>>(&terms, a),
                 };
                 for first in self.strips.clone().step_by(STRIPS) {
                     let strips = first..self.strips.end.min(first + STRIPS);
                     let b = match &call.b {
-                        Right::Packed(packed) => packed.strip(&terms, strips.start),
-                        Right::View(view) => {
+                        OperandB::Packed(packed) => packed.strip(&terms, strips.start),
+                        OperandB::View(view) => {
                             pack_strips::<T, T::In<S>>(view, call.n, strips.clone(), &terms, b);
                             b.cast_const()
                         }
                     };
-                    self.tiles::<S, MR>(&terms, strips, left, b);
+                    self.tiles::<S, MR>(&terms, strips, block_a, b);
                 }
             }
         }
@@ -373,8 +373,8 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
 
     /// Packs the rows of A, tile by tile.
     #[inline(always)]
-    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) -> Left<T> {
-        let left = Left { at: to.cast_const(), step: None };
+    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) -> BlockA<T> {
+        let block_a = BlockA { at: to.cast_const(), step: None };
         for tile in self.tiles.clone() {
             let rows = self.tile_rows(tile);
             let strip = Strip::of_rows(&self.call.a, rows.start, rows.len(), terms.start, terms.len());
@@ -382,7 +382,7 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
             unsafe { strip.pack::<V>(rows.len(), to) };
             to = to.wrapping_add(rows.len() * terms.len());
         }
-        left
+        block_a
     }
 
     /// The tiles of some packed strips.
@@ -391,7 +391,7 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
         &self,
         terms: &Range<usize>,
         strips: Range<usize>,
-        left: Left<T>,
+        block_a: BlockA<T>,
         b: *const T,
     ) {
         let (call, k, width) = (self.call, terms.len(), WIDTH * T::In::<S>::LANES);
@@ -399,25 +399,25 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
         for (index, strip) in strips.enumerate() {
             let b = b.wrapping_add(index * width * k);
             let columns = strip * width..call.n.min((strip + 1) * width);
-            let mut a = left.at;
-            let mut later = Later::new(b, width * k);
+            let mut a = block_a.at;
+            let mut queue = PrefetchQueue::new(b, width * k);
             for tile in self.tiles.clone() {
                 let rows = self.tile_rows(tile);
                 // SAFETY: the tile lies in C, which is the caller's; packed strips are as long as `k`.
                 unsafe {
                     let c = self.c.at(rows.start * call.n + columns.start);
-                    let (b_step, c_step, ahead) = (width, call.n, later.lines(k));
+                    let (b_step, c_step, ahead) = (width, call.n, queue.lines(k));
                     let tile = Tile { k, a, b, b_step, c, c_step, add, ahead };
                     if columns.len() == width {
-                        tile.of_height::<S, R, WIDTH, MR>(left.step, rows.len());
+                        tile.of_height::<S, R, WIDTH, MR>(block_a.step, rows.len());
                     } else {
-                        tile.narrow::<S, R, MR>(left.step, rows.len(), columns.len());
+                        tile.narrow::<S, R, MR>(block_a.step, rows.len(), columns.len());
                     }
                     if last {
-                        call.finish.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
+                        call.epilogue.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
                     }
                 }
-                a = a.wrapping_add(rows.len() * left.step.unwrap_or(k));
+                a = a.wrapping_add(rows.len() * block_a.step.unwrap_or(k));
             }
         }
     }
@@ -456,7 +456,7 @@ struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
 
 impl Line {
     /// Makes room for so many numbers.
-    fn room<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
+    fn reserve<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
         let length = (numbers * size_of::<T>()).div_ceil(size_of::<Line>());
         if lines.len() < length {
             lines.clear();

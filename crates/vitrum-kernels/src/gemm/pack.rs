@@ -90,22 +90,22 @@ impl<T: Real> Strip<T> {
     /// Numbers side by side belong to different terms: squares of as many as a register holds are turned.
     #[inline(always)]
     unsafe fn transpose<V: Vector<Scalar = T>>(&self, padded: usize, to: *mut T) {
-        let turned = self.k - self.k % V::LANES;
+        let whole = self.k - self.k % V::LANES;
         // SAFETY: the caller's. A turned square is written row by row from term to term, each over what the one
         // before left behind its width; the last one's rest falls into the slack, or where the next strip will be.
         unsafe {
             for first in (0..self.width).step_by(V::LANES) {
                 let rows = V::LANES.min(self.width - first);
-                if padded > V::LANES && rows < V::LANES || turned == 0 {
-                    self.gather(first..first + rows, 0..turned, padded, to);
+                if padded > V::LANES && rows < V::LANES || whole == 0 {
+                    self.gather(first..first + rows, 0..whole, padded, to);
                     continue;
                 }
-                for p in (0..turned).step_by(V::LANES) {
+                for p in (0..whole).step_by(V::LANES) {
                     let from = self.from.add(first * self.across + p);
-                    V::turn(from, self.across, rows, to.add(p * padded + first), padded);
+                    V::transpose(from, self.across, rows, to.add(p * padded + first), padded);
                 }
             }
-            self.gather(0..self.width, turned..self.k, padded, to);
+            self.gather(0..self.width, whole..self.k, padded, to);
             self.pad(padded, to);
         }
     }

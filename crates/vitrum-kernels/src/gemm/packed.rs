@@ -24,7 +24,7 @@ impl<T: Real> Packed<T> {
         let width = super::tile_shape::<T>()[1];
         let mut packed = Self { k, n, width, lines: Vec::new(), of: PhantomData };
         let numbers = packed.strips() * width * k + SLACK;
-        let to = Line::room::<T>(&mut packed.lines, numbers);
+        let to = Line::reserve::<T>(&mut packed.lines, numbers);
         for terms in sum_blocks(k) {
             let to = to.wrapping_add(packed.start(&terms, 0));
             simd::run(PackBlock { b, n, strips: 0..packed.strips(), terms, to });

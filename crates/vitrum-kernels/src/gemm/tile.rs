@@ -64,9 +64,9 @@ impl<T: Real> Tile<T> {
         height: usize,
         columns: usize,
     ) {
-        let mut aside = [T::ZERO; 12 * super::WIDTH * 16];
+        let mut scratch = [T::ZERO; 12 * super::WIDTH * 16];
         let c_step = super::WIDTH * T::In::<S>::LANES;
-        let tile = Self { c: aside.as_mut_ptr(), c_step, add: false, ..*self };
+        let tile = Self { c: scratch.as_mut_ptr(), c_step, add: false, ..*self };
         // SAFETY: the caller's; aside there is room for the largest tile of the longest vectors.
         unsafe {
             if columns <= T::In::<S>::LANES {
@@ -74,7 +74,7 @@ impl<T: Real> Tile<T> {
             } else {
                 tile.of_height::<S, R, { super::WIDTH }, MAX>(a_step, height);
             }
-            for (i, row) in aside.chunks_exact(c_step).take(height).enumerate() {
+            for (i, row) in scratch.chunks_exact(c_step).take(height).enumerate() {
                 for (j, &sum) in row[..columns].iter().enumerate() {
                     let at = self.c.add(i * self.c_step + j);
                     *at = if self.add { *at + sum } else { sum };
@@ -115,7 +115,7 @@ impl<T: Real> Tile<T> {
                     b_row[j] = T::In::<S>::load(b.add(j * T::In::<S>::LANES));
                 }
                 if PREFETCH {
-                    ahead.ask();
+                    ahead.prefetch_next();
                 }
                 for i in 0..MR {
                     let factor = T::In::<S>::splat(*a.add(i * a_row));

@@ -229,7 +229,7 @@ mod x86 {
             let mut acc = [[_mm512_setzero_si512(); NR]; MR];
             let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead);
             for _ in 0..tile.groups {
-                ahead.ask();
+                ahead.prefetch_next();
                 let mut columns = [_mm512_setzero_si512(); NR];
                 for j in 0..NR {
                     columns[j] = _mm512_loadu_si512(b.add(j * tile.b_step).cast());

@@ -16,8 +16,8 @@ pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::activation::{Activation, Curve, with_curve};
-use crate::prefetch::Later;
+use crate::activation::{Activation, ActivationFn, with_activation};
+use crate::prefetch::PrefetchQueue;
 use crate::simd::{Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads, written};
 use dot::{Dot, MAX_PANELS, MAX_ROWS, PANEL, Tile};
@@ -184,7 +184,7 @@ impl dot::Job for Block<'_> {
             };
             hidden.clear();
             hidden.reserve(rows * parts.n);
-            multiply::<D>(quantized, scales, parts, panels, activation, None, Shared::room(hidden));
+            multiply::<D>(quantized, scales, parts, panels, activation, None, Shared::of_capacity(hidden));
             hidden.set_len(rows * parts.n);
             quantize_rows::<D>(hidden, rows, parts.n, quantized, scales);
             let (panels, activation) = (0..second.panels(), Activation::Identity);
@@ -305,7 +305,7 @@ unsafe fn multiply<D: Dot>(
     for panel in panels.clone().step_by(D::PANELS) {
         let count = D::PANELS.min(panels.end - panel);
         let b = parts.packed[panel * parts.panel()..].as_ptr();
-        let mut later = Later::new(b, count * parts.panel());
+        let mut queue = PrefetchQueue::new(b, count * parts.panel());
         for tile in 0..tiles {
             let tile_rows = share(rows, tiles, tile);
             let mut zeros = [0; MAX_ROWS];
@@ -318,7 +318,7 @@ unsafe fn multiply<D: Dot>(
                 a_step: step,
                 b,
                 b_step: parts.panel(),
-                ahead: later.lines(parts.groups()),
+                ahead: queue.lines(parts.groups()),
                 zeros: &zeros,
                 sums: parts.sums[panel * PANEL..].as_ptr(),
                 to: sums.0.as_mut_ptr(),
@@ -361,10 +361,10 @@ unsafe fn finish<V: Vector<Scalar = f32>>(
         unsafe {
             match activation {
                 Activation::Gelu => {
-                    finish_vector::<V, _>(NearGelu, sums, rows, parts, (column, count), residual, to);
+                    finish_vector::<V, _>(ApproximateGelu, sums, rows, parts, (column, count), residual, to);
                 }
-                other => with_curve!(other, curve => {
-                    finish_vector::<V, _>(curve, sums, rows, parts, (column, count), residual, to);
+                other => with_activation!(other, function => {
+                    finish_vector::<V, _>(function, sums, rows, parts, (column, count), residual, to);
                 }),
             }
         }
@@ -376,8 +376,8 @@ unsafe fn finish<V: Vector<Scalar = f32>>(
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
-    curve: C,
+unsafe fn finish_vector<V: Vector<Scalar = f32>, C: ActivationFn>(
+    function: C,
     sums: &[f32],
     rows: &[Row],
     parts: &Parts,
@@ -392,7 +392,7 @@ unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
         let bias = V::load(parts.bias[column..].as_ptr());
         for (index, row) in rows.iter().enumerate() {
             let sum = V::load(sums.as_ptr().add(index * MAX_PANELS * PANEL));
-            let mut y = curve.value(sum.mul_add(scales.mul(V::splat(row.scale)), bias));
+            let mut y = function.value(sum.mul_add(scales.mul(V::splat(row.scale)), bias));
             let at = index * parts.n + column;
             if let Some(residual) = residual {
                 let from = residual.as_ptr().add(at);
@@ -407,9 +407,9 @@ unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
 ///
 /// What it gives is quantised next; half a step of a row that reaches up to 4 is 8e-3.
 #[derive(Clone, Copy)]
-struct NearGelu;
+struct ApproximateGelu;
 
-impl NearGelu {
+impl ApproximateGelu {
     const END: f32 = 4.4;
     /// Least largest error of `x² P(x²)` under a linear program, with Φ(4.4) held at 1 (the last number moved by 5e-7 so
     /// that it is 1 in `f32`); highest power first.
@@ -426,20 +426,20 @@ impl NearGelu {
     ];
 }
 
-impl Curve for NearGelu {
+impl ActivationFn for ApproximateGelu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         // SAFETY: the caller's.
         unsafe {
             let constant = |number: f32| V::splat(V::Scalar::from_f64(number.into()));
             let (zero, least) = (constant(0.0), constant(-Self::END));
-            let near = zero.sub(zero.sub(x.max(least)).max(least));
-            let square = near.mul(near);
+            let clamped = zero.sub(zero.sub(x.max(least)).max(least));
+            let square = clamped.mul(clamped);
             let mut share = constant(Self::P[0]);
             for coefficient in &Self::P[1..] {
                 share = share.mul_add(square, constant(*coefficient));
             }
-            share.mul_add(near, constant(0.5)).mul(x)
+            share.mul_add(clamped, constant(0.5)).mul(x)
         }
     }
 }
@@ -449,11 +449,11 @@ mod tests {
     use super::*;
     use crate::activation::Gelu;
 
-    fn near(x: f32) -> f32 {
+    fn approximate(x: f32) -> f32 {
         type One = <f32 as Real>::One;
         let mut y = 0.0;
         // SAFETY: a vector of one number of plain Rust needs no instructions; the pointers are to one number.
-        unsafe { NearGelu.value(One::splat(x)).store(&mut y) };
+        unsafe { ApproximateGelu.value(One::splat(x)).store(&mut y) };
         y
     }
 
@@ -470,13 +470,13 @@ mod tests {
         let mut worst = 0f32;
         for step in -60_000..60_000 {
             let x = step as f32 / 5000.0;
-            worst = worst.max((near(x) - exact(x)).abs());
+            worst = worst.max((approximate(x) - exact(x)).abs());
         }
         assert!(worst < 6e-5, "{worst:e}");
         for x in [20.0, 1e3, 1e6] {
-            assert!((near(x) - x).abs() <= 3e-6 * x && near(-x).abs() <= 3e-6 * x, "{x}");
+            assert!((approximate(x) - x).abs() <= 3e-6 * x && approximate(-x).abs() <= 3e-6 * x, "{x}");
         }
-        assert!(near(f32::NAN).is_nan());
-        assert_eq!(near(0.0), 0.0);
+        assert!(approximate(f32::NAN).is_nan());
+        assert_eq!(approximate(0.0), 0.0);
     }
 }

@@ -113,7 +113,7 @@ impl<T: Real> Job for Moves<T> {
                 assert!(to[2 * i] == from[i] && to[2 * i + 1] == from[16 + i]);
             }
             for rows in 0..=lanes {
-                T::In::<S>::turn(from.as_ptr(), 16, rows, to.as_mut_ptr(), 16);
+                T::In::<S>::transpose(from.as_ptr(), 16, rows, to.as_mut_ptr(), 16);
                 for i in 0..lanes * lanes {
                     let (row, column) = (i / lanes, i % lanes);
                     let expected = if column < rows { from[column * 16 + row] } else { T::ZERO };

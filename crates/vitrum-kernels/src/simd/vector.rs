@@ -52,7 +52,7 @@ pub trait Vector: Copy {
     /// As `splat`; `rows`, at most `LANES`, must be readable for `LANES` numbers, and `to` have room for all rows.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant indices keep the rows in registers.
-    unsafe fn turn(
+    unsafe fn transpose(
         from: *const Self::Scalar,
         step: usize,
         rows: usize,

@@ -167,9 +167,9 @@ fn only_what_requires_gradients_gets_them() {
 fn views_need_not_lie_in_one_piece() {
     let (device, _) = devices();
     let wide = random([2, 24, 40], 1.0, 5, &device, DType::F32);
-    let turned = wide.clone().swap_dims(1, 2); // [2, 40, 24]
+    let transposed = wide.clone().swap_dims(1, 2); // [2, 40, 24]
     let narrowed = wide.narrow(1, 3, 21).narrow(2, 4, 24); // [2, 21, 24]
-    for qkv in [turned, narrowed] {
+    for qkv in [transposed, narrowed] {
         let t = qkv.dims()[1];
         let bias = random([t, t, 1, 2], 1.0, 6, &device, DType::F32).permute([2, 3, 1, 0]);
         let fast = attention(qkv.clone(), 2, 0.5, Some(bias.clone()));

@@ -44,11 +44,11 @@ fn check_products([m, k, n]: [usize; 3], dtype: DType) {
     let y = linear(x.clone(), w.clone(), None);
     let grads = (y.clone() * g.clone()).sum().backward();
     let plain = |x: &Tensor<2>| values(&x.clone().inner());
-    let turned = |x: &Tensor<2>| values(&x.clone().inner().transpose());
+    let transposed = |x: &Tensor<2>| values(&x.clone().inner().transpose());
     let errors = [
         worst(&values(&y.inner()), &naive(&plain(&x), &plain(&w), [m, k, n])),
-        worst(&values(&x.grad(&grads).expect("d_x")), &naive(&plain(&g), &turned(&w), [m, n, k])),
-        worst(&values(&w.grad(&grads).expect("d_w")), &naive(&turned(&x), &plain(&g), [k, m, n])),
+        worst(&values(&x.grad(&grads).expect("d_x")), &naive(&plain(&g), &transposed(&w), [m, n, k])),
+        worst(&values(&w.grad(&grads).expect("d_w")), &naive(&transposed(&x), &plain(&g), [k, m, n])),
     ];
     // Blocks of 256 terms, each a chain: rounding stays far below 256 times the unit (6e-8, 1.1e-16).
     let limit = if dtype == DType::F64 { 1e-15 } else { 5e-7 };

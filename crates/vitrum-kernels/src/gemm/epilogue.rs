@@ -4,13 +4,13 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::WIDTH;
-use crate::activation::{Activation, Curve, Slope as _, with_curve};
+use crate::activation::{Activation, ActivationFn, Differentiable as _, with_activation};
 use crate::simd::{Real, Vector};
 use crate::threads::Shared;
 
 /// The last step of a product. All matrices are `[m, n]`, row by row in one piece; vectors are `[n]`.
 #[derive(Clone, Copy)]
-pub(crate) enum Finish<'a, T> {
+pub(crate) enum Epilogue<'a, T> {
     /// C stays.
     Nothing,
     /// `C = activation(C + bias)`; `keep`, if given, gets the activation's argument.
@@ -18,7 +18,7 @@ pub(crate) enum Finish<'a, T> {
     /// `C = residual + gamma · (C + bias)`.
     Add { bias: Option<&'a [T]>, gamma: Option<&'a [T]>, residual: &'a [T] },
     /// `C = C · activation'(x)`, the way back through an activation; `value` gets `activation(x)`.
-    Slope { x: &'a [T], activation: Activation, value: Shared<T> },
+    Derivative { x: &'a [T], activation: Activation, value: Shared<T> },
 }
 
 /// Part of a row: as many numbers from an offset in each matrix, and from a column in each vector; a register's if
@@ -56,22 +56,22 @@ impl<const WHOLE: bool> Piece<WHOLE> {
     }
 }
 
-impl<'a, T: Real> Finish<'a, T> {
+impl<'a, T: Real> Epilogue<'a, T> {
     /// `C + bias`, if there is one.
     pub(crate) fn bias(bias: Option<&'a [T]>) -> Self {
-        Finish::Activate { bias, activation: Activation::Identity, keep: None }
+        Epilogue::Activate { bias, activation: Activation::Identity, keep: None }
     }
 
     /// Panics if something is of another size.
     pub(super) fn check(&self, m: usize, n: usize) {
         let vector = |x: &Option<&[T]>| x.is_none_or(|x| x.len() == n);
         let fits = match self {
-            Finish::Nothing => true,
-            Finish::Activate { bias, .. } => vector(bias),
-            Finish::Add { bias, gamma, residual, .. } => {
+            Epilogue::Nothing => true,
+            Epilogue::Activate { bias, .. } => vector(bias),
+            Epilogue::Add { bias, gamma, residual, .. } => {
                 vector(bias) && vector(gamma) && residual.len() == m * n
             }
-            Finish::Slope { x, .. } => x.len() == m * n,
+            Epilogue::Derivative { x, .. } => x.len() == m * n,
         };
         assert!(fits, "what follows a product of [{m}, {n}] is of another size");
     }
@@ -112,20 +112,20 @@ impl<'a, T: Real> Finish<'a, T> {
         // SAFETY: pieces lie in the tile; sizes are those `check` has seen.
         unsafe {
             match *self {
-                Finish::Nothing => {}
-                Finish::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
-                Finish::Activate { bias, activation, keep } => with_curve!(activation, curve => {
+                Epilogue::Nothing => {}
+                Epilogue::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
+                Epilogue::Activate { bias, activation, keep } => with_activation!(activation, function => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let x = shifted::<V, WHOLE>(piece, c, bias);
+                        let x = biased::<V, WHOLE>(piece, c, bias);
                         if let Some(keep) = keep {
                             piece.store(x, keep.at(piece.at));
                         }
-                        piece.store(curve.value(x), c.at(piece.at));
+                        piece.store(function.value(x), c.at(piece.at));
                     }
                 }),
-                Finish::Add { bias, gamma, residual } => {
+                Epilogue::Add { bias, gamma, residual } => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let x = shifted::<V, WHOLE>(piece, c, bias);
+                        let x = biased::<V, WHOLE>(piece, c, bias);
                         let residual = piece.load::<V>(residual.as_ptr().add(piece.at));
                         let sum = match gamma {
                             Some(gamma) => x.mul_add(piece.load(gamma.as_ptr().add(piece.column)), residual),
@@ -134,11 +134,11 @@ impl<'a, T: Real> Finish<'a, T> {
                         piece.store(sum, c.at(piece.at));
                     }
                 }
-                Finish::Slope { x, activation, value } => with_curve!(activation, curve => {
+                Epilogue::Derivative { x, activation, value } => with_activation!(activation, function => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let (active, slope) = curve.both(piece.load::<V>(x.as_ptr().add(piece.at)));
+                        let (active, derivative) = function.value_and_derivative(piece.load::<V>(x.as_ptr().add(piece.at)));
                         piece.store(active, value.at(piece.at));
-                        piece.store(piece.load::<V>(c.at(piece.at)).mul(slope), c.at(piece.at));
+                        piece.store(piece.load::<V>(c.at(piece.at)).mul(derivative), c.at(piece.at));
                     }
                 }),
             }
@@ -151,7 +151,7 @@ impl<'a, T: Real> Finish<'a, T> {
 /// # Safety
 /// As [`Piece::load`].
 #[inline(always)]
-unsafe fn shifted<V: Vector, const WHOLE: bool>(
+unsafe fn biased<V: Vector, const WHOLE: bool>(
     piece: Piece<WHOLE>,
     c: &Shared<V::Scalar>,
     bias: Option<&[V::Scalar]>,
