@@ -1,7 +1,7 @@
-//! Non-linearities and their slopes over vectors.
+//! Activation functions and their derivatives over vectors.
 //!
-//! GELU takes the tail of the normal distribution as `Φ(-t) = e^(-t²/2) g(t)`, with g a polynomial of `1 / (t + c)`,
-//! so that negative numbers keep their digits and the slope `Φ(x) + x φ(x)` needs no further exponential.
+//! GELU uses the tail of the normal distribution in the form `Φ(-t) = e^(-t²/2) g(t)`, where g is a polynomial in `1 /
+//! (t + c)`. Negative numbers then keep their digits, and the derivative `Φ(x) + x φ(x)` needs no second exponential.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -9,7 +9,7 @@ use burn::backend::flex::FlexTensor;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
-/// A function of each number by itself.
+/// An activation function. It maps each number by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x`.
@@ -21,42 +21,43 @@ pub enum Activation {
     GeluTanh,
     /// `x σ(1.702 x)`.
     QuickGelu,
-    /// `max(x, 0)`; its slope at 0 is 0.
+    /// `max(x, 0)`; its derivative at 0 is 0.
     Relu,
     /// `x σ(x)`.
     Silu,
 }
 
 impl Activation {
-    /// All of them.
+    /// All activation functions.
     pub const ALL: [Self; 6] =
         [Self::Identity, Self::Gelu, Self::GeluTanh, Self::QuickGelu, Self::Relu, Self::Silu];
 }
 
-/// `√(2/π)`, and the factor of the cube.
+/// `√(2/π)`, and the factor of the cubic term.
 pub(crate) const TANH: [f64; 2] = [0.797_884_560_802_865_4, 0.044_715];
 /// The factor in QuickGELU.
 pub(crate) const QUICK: f64 = 1.702;
 /// `1 / √(2π)`.
 pub(crate) const DENSITY: f64 = 0.398_942_280_401_432_7;
 
-/// An activation over vectors.
+/// An activation function over vectors.
 pub(crate) trait ActivationFn: Copy + Send + Sync {
     /// # Safety
-    /// Here and below: must be called where the instructions of `V` are; holding `x` does not suffice to inline.
+    /// Here and below: the caller must be compiled with the instructions of `V`. A value `x` alone does not ensure
+    /// inlining.
     unsafe fn value<V: Vector>(self, x: V) -> V;
 }
 
-/// One that can be gone back through.
+/// An activation function with a derivative.
 pub(crate) trait Differentiable: ActivationFn {
-    /// Value and slope.
+    /// The value and the derivative.
     ///
     /// # Safety
     /// As [`ActivationFn::value`].
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V);
 }
 
-/// Runs `$body` with `$curve` bound to the activation's type.
+/// Runs `$body` with `$function` bound to the type of the activation.
 macro_rules! with_activation {
     ($activation:expr, $function:ident => $body:expr) => {
         match $activation {
@@ -125,7 +126,7 @@ impl Differentiable for Identity {
 impl ActivationFn for Relu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's. The maximum takes x if that is NaN.
+        // SAFETY: upheld by the caller. `max` returns x if x is NaN.
         unsafe { splat::<V>(0.0).max(x) }
     }
 }
@@ -146,7 +147,7 @@ impl Gelu {
         unsafe {
             let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
             let bell = x.mul(x).mul(splat(-0.5)).exp();
-            // -|x|, but no less than where the bell is 0 anyway: infinity would not survive the quotient.
+            // -|x|, clamped to where the density is 0 anyway: an infinity would not survive the division.
             let negative = V::splat(zero_minus(V::Scalar::TAIL_END)).max(zero.sub(x.max(zero.sub(x))));
             let shift = V::Scalar::TAIL_SHIFT;
             let share = one.div(V::splat(shift).sub(negative));
@@ -222,7 +223,7 @@ impl Differentiable for Logistic {
 }
 
 impl GeluTanh {
-    /// `2 √(2/π) (x + 0.044715 x³)`: half of 1 + tanh(y) is σ(2y).
+    /// `2 √(2/π) (x + 0.044715 x³)`, since (1 + tanh(y)) / 2 is σ(2y).
     #[inline(always)]
     unsafe fn argument<V: Vector>(x: V) -> V {
         // SAFETY: the caller's.
@@ -244,19 +245,19 @@ impl Differentiable for GeluTanh {
         // SAFETY: the caller's.
         unsafe {
             let (share, change) = logistic(Self::argument(x));
-            // x times the argument's slope; where x² overflows, the change is 0.
+            // x times the derivative of the argument. Where x² overflows, `change` is 0.
             let steps = x.mul(x).mul_add(splat(6.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x);
             (x.mul(share), steps.mul_add(change, share))
         }
     }
 }
 
-/// Numbers per block: of `f32` 64 KB.
+/// Numbers per block: 64 KB of `f32`.
 const BLOCK: usize = 1 << 14;
-/// What a number costs, in multiplications (see `threads`).
+/// Cost per number, in multiplications (see `threads`).
 const COST: usize = 16;
 
-/// `activation(x)`, like x, which must lie in one piece.
+/// `activation(x)`, with the shape of x. `x` must be contiguous.
 pub(crate) fn forward<T: Real>(x: &FlexTensor, activation: Activation) -> FlexTensor {
     let values = T::slice(x);
     // SAFETY: the blocks write all numbers.
@@ -270,7 +271,7 @@ pub(crate) fn forward<T: Real>(x: &FlexTensor, activation: Activation) -> FlexTe
     T::tensor(y, x.shape())
 }
 
-/// The gradient of x, given that of `activation(x)`. Tensors must lie in one piece.
+/// The gradient of x, from the gradient of `activation(x)`. Both tensors must be contiguous.
 pub(crate) fn backward<T: Real>(x: &FlexTensor, grad: &FlexTensor, activation: Activation) -> FlexTensor {
     let (values, grad) = (T::slice(x), T::slice(grad));
     assert_eq!(values.len(), grad.len(), "x and its gradient differ in length");
@@ -303,7 +304,7 @@ fn in_blocks(length: usize, work: impl Fn(usize, usize) + Sync + Send) {
 struct Values<'a, T> {
     activation: Activation,
     x: &'a [T],
-    /// Room for as many.
+    /// Space for as many numbers as `x` has.
     y: Shared<T>,
 }
 
@@ -316,7 +317,7 @@ impl<T: Real> Job for Values<'_, T> {
         let lanes = T::In::<S>::LANES;
         let bulk = self.x.len() - self.x.len() % lanes;
         let rest = self.x.len() - bulk;
-        // SAFETY: whole vectors, and the rest, of buffers of one length.
+        // SAFETY: whole vectors and the remainder of buffers of the same length.
         unsafe {
             with_activation!(self.activation, function => {
                 for at in (0..bulk).step_by(lanes) {
@@ -334,7 +335,7 @@ struct Derivatives<'a, T> {
     activation: Activation,
     x: &'a [T],
     grad: &'a [T],
-    /// Room for as many.
+    /// Space for as many numbers as `x` has.
     d_x: Shared<T>,
 }
 
@@ -347,7 +348,7 @@ impl<T: Real> Job for Derivatives<'_, T> {
         let lanes = T::In::<S>::LANES;
         let bulk = self.x.len() - self.x.len() % lanes;
         let rest = self.x.len() - bulk;
-        // SAFETY: whole vectors, and the rest, of buffers of one length.
+        // SAFETY: whole vectors and the remainder of buffers of the same length.
         unsafe {
             with_activation!(self.activation, function => {
                 for at in (0..bulk).step_by(lanes) {

@@ -1,26 +1,27 @@
-//! Numbers in bfloat16, for products: the upper half of an `f32`, eight digits of mantissa.
+//! Rows of numbers in bfloat16, for products. A bf16 number is the upper half of an `f32`, with eight digits of
+//! mantissa.
 //!
-//! Two numbers that belong to consecutive terms of a sum, in the bits of one `f32`, are a *pair*: the first in the lower
-//! half. A matrix `[rows, K]` of numbers is one of `[rows, K / 2]` pairs, and all that copies numbers copies pairs. What
-//! multiplies them is [`Simd::dot_pairs`]: with AVX512-BF16 one instruction for 16 pairs, which a Zen 5 core does
-//! twice a cycle, so that products take half the time of those in `f32` and weights half the memory. Elsewhere pairs are
-//! taken apart and multiplied as `f32`: the same products (of two numbers of eight digits they are exact), summed in
+//! A *pair* is two bf16 numbers of consecutive terms of a sum, in the bits of one `f32`, the first in the lower half. A
+//! matrix `[rows, K]` of numbers becomes a matrix `[rows, K / 2]` of pairs, so code that copies numbers also copies
+//! pairs. [`Simd::dot_pairs`] multiplies them. With AVX512-BF16 that is one instruction for 16 pairs, and a Zen 5 core
+//! runs two per cycle: products take half the time of `f32`, and weights half the memory. Other levels unpack the pairs
+//! and multiply in `f32`. The products are the same (products of two eight-digit numbers are exact), but their sum has
 //! another order.
 //!
-//! The instruction takes numbers below `f32`'s least normal number (1.2e-38) for 0, and so does the rounding to bf16
-//! there; what takes pairs apart keeps them.
+//! AVX512-BF16 treats numbers below the least normal `f32` (1.2e-38) as 0, in products and in rounding. Other levels
+//! keep them.
 
 use crate::gemm::{CONFLICT_STRIDE, View};
 use crate::simd::pairs::{PIECE, halves, pair_of};
 use crate::simd::{self, Job, Simd};
 use crate::threads::{Shared, for_each_block, share, written};
 
-/// Rows of a block.
+/// Rows per block.
 const ROWS: usize = 64;
-/// What a number costs to round, in multiplications (see `threads`).
+/// Cost of rounding a number, in multiplications (see `threads`).
 const COST: usize = 4;
 
-/// A matrix `[k, n]` as `[k / 2, n]` pairs of rows; behind an odd one stand zeros.
+/// A matrix `[k, n]` as `[k / 2, n]` pairs of rows. If k is odd, the last row is paired with zeros.
 pub(crate) fn pairs_of_rows(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
     let row = |p: usize| &matrix[p * n..(p + 1) * n];
     let mut pairs = Vec::with_capacity(k.div_ceil(2) * n);
@@ -34,7 +35,7 @@ pub(crate) fn pairs_of_rows(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
     pairs
 }
 
-/// The matrix `[k, n]` that pairs of rows stand for.
+/// The matrix `[k, n]` of pairs of rows.
 pub(crate) fn rows_of_pairs(pairs: &[f32], k: usize, n: usize) -> Vec<f32> {
     let mut rows = vec![0.0; k * n];
     for (p, row) in rows.chunks_exact_mut(n.max(1)).enumerate() {
@@ -44,11 +45,11 @@ pub(crate) fn rows_of_pairs(pairs: &[f32], k: usize, n: usize) -> Vec<f32> {
     rows
 }
 
-/// Rows of `k` numbers as pairs, `step` pairs apart, the last one of an odd row with a zero.
+/// Rows of `k` numbers as pairs, `step` pairs apart. If k is odd, the last number is paired with a zero.
 #[derive(Clone, Copy)]
 pub(crate) struct RowPairs {
     k: usize,
-    /// At most `k`, so that rows can be rounded where they lie, and no distance at which they are in one another's way.
+    /// At most `k`, so that rows can be rounded in place. Never a multiple of the stride that causes cache conflicts.
     step: usize,
 }
 
@@ -59,26 +60,26 @@ impl RowPairs {
         Self { k, step: if conflict { pairs + PIECE / 2 } else { pairs } }
     }
 
-    /// Room for so many rows, in pairs.
+    /// Pairs in so many rows.
     pub(crate) fn capacity(self, rows: usize) -> usize {
         rows * self.step
     }
 
-    /// Rounded rows as the first operand of a product.
+    /// Rounded rows as the operand A of a product.
     pub(crate) fn view(self, pairs: &[f32], rows: usize) -> View<'_, f32> {
         View::new(pairs, [rows, self.k.div_ceil(2)], [self.step, 1])
     }
 
-    /// Rounds `rows`, `[_, k]`, to `to`, which may be where they lie.
+    /// Rounds `rows` rows of `k` numbers to `to`, which may equal `from`.
     ///
     /// # Safety
-    /// The rows must be readable; `to` must have [`room`](Self::room) for them, be nobody else's, and not overlap with the
-    /// rows unless it is where they begin.
+    /// The rows must be readable. `to` must have [`capacity`](Self::capacity) for them, and nothing else may use it. It
+    /// must not overlap with the rows unless it begins where they begin.
     pub(crate) unsafe fn round(self, from: *const f32, rows: usize, to: *mut f32) {
         simd::run_pairs(RoundRows { pairs: self, from, rows, to });
     }
 
-    /// Rows `[rows, k]` rounded by all threads.
+    /// Rows `[rows, k]`, rounded by all threads.
     pub(crate) fn rounded(self, x: &[f32], rows: usize) -> Vec<f32> {
         assert_eq!(x.len(), rows * self.k, "rows of {} numbers", self.k);
         let blocks = rows.div_ceil(ROWS);
@@ -91,12 +92,12 @@ impl RowPairs {
                 |(), block| {
                     let rows = share(rows, blocks, block);
                     let from = x[rows.start * self.k..].as_ptr();
-                    // SAFETY: each block has its rows to itself; what stands between rows is never read.
+                    // SAFETY: each block has its own rows; the gaps between rows are never read.
                     unsafe { self.round(from, rows.len(), to.at(rows.start * self.step)) };
                 },
             );
         };
-        // SAFETY: the blocks write all pairs but those between rows, which are zeros before.
+        // SAFETY: the blocks write all pairs except the gaps between rows, which were zeroed before.
         unsafe {
             if self.step == self.k.div_ceil(2) {
                 return written(self.capacity(rows), write);
@@ -122,21 +123,22 @@ impl Job for RoundRows {
     unsafe fn run<S: Simd>(self) {
         let RowPairs { k, step } = self.pairs;
         for row in 0..self.rows {
-            // SAFETY: the caller's. Where the rows are rounded in place, a row of pairs ends at or before its numbers.
+            // SAFETY: upheld by the caller. In place, a row of pairs ends at or before its numbers.
             unsafe { round_row::<S>(self.from.add(row * k), k, self.to.add(row * step)) };
         }
     }
 }
 
-/// Rounds `k` numbers to pairs, the last with a zero if they are odd.
+/// Rounds `k` numbers to pairs. If k is odd, the last number is paired with a zero.
 ///
 /// # Safety
-/// The processor must have the instructions of `S`; the numbers must be readable, and `to` have room for `k / 2` pairs, which
-/// may begin where the numbers do or anywhere before.
+/// The processor must have the instructions of `S`. The numbers must be readable, and `to` must have space for `k / 2`
+/// pairs, rounded up. `to` may be at or before `from`.
 #[inline(always)]
 pub(crate) unsafe fn round_row<S: Simd>(from: *const f32, k: usize, to: *mut f32) {
     let bulk = k - k % PIECE;
-    // SAFETY: the caller's. Nothing is written before it was read: a piece of pairs ends where half of what was read does.
+    // SAFETY: upheld by the caller. Numbers are read before their memory is overwritten, since pairs take half the
+    // space.
     unsafe {
         for p in (0..bulk).step_by(PIECE) {
             S::round_pairs(from.add(p), to.add(p / 2));
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
     use crate::simd::pairs::rounded;
 
-    /// Rows of every kind of length, elsewhere and in place, against one number after the other.
+    /// Rows of many lengths, rounded to another buffer and in place, against numbers rounded one by one.
     #[test]
     fn rows_are_rounded_wherever_they_lie() {
         for (rows, k) in
@@ -165,7 +167,7 @@ mod tests {
             let x: Vec<f32> = (0..rows * k).map(|i| (i as f32 * 0.37).sin() * 3.0 + 1e-3).collect();
             let elsewhere = pairs.rounded(&x, rows);
             let mut in_place = x.clone();
-            // SAFETY: pairs take no more room than their numbers.
+            // SAFETY: pairs take no more space than their numbers.
             unsafe { pairs.round(in_place.as_ptr(), rows, in_place.as_mut_ptr()) };
             for found in [&elsewhere, &in_place] {
                 for row in 0..rows {

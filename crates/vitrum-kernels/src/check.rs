@@ -1,8 +1,8 @@
-//! Checks of arguments: each panics with what is wrong.
+//! Checks of arguments. Each panics with a message that names the wrong argument.
 
 use burn::tensor::{Bool, DType, Tensor};
 
-/// Panics with what is wrong if these are no arguments for layer normalisation.
+/// Panics unless the arguments fit layer normalisation.
 pub(crate) fn check_layer_norm<const R: usize>(x: &Tensor<R>, weight: &Tensor<1>, bias: Option<&Tensor<1>>) {
     let d = x.dims()[R - 1];
     for (name, tensor) in [("weight", Some(weight)), ("bias", bias)] {
@@ -12,7 +12,7 @@ pub(crate) fn check_layer_norm<const R: usize>(x: &Tensor<R>, weight: &Tensor<1>
     }
 }
 
-/// Panics with what is wrong if these are no arguments for a linear layer.
+/// Panics unless the arguments fit a linear layer.
 pub(crate) fn check_linear<const R: usize>(
     name: &str,
     x: &Tensor<R>,
@@ -22,7 +22,7 @@ pub(crate) fn check_linear<const R: usize>(
     check_layer(name, x.dims()[R - 1], x.dtype(), weight, bias);
 }
 
-/// The same for an input of `k` columns.
+/// Panics unless weight and bias fit an input of `k` columns.
 pub(crate) fn check_layer(name: &str, k: usize, dtype: DType, weight: &Tensor<2>, bias: Option<&Tensor<1>>) {
     let [rows, n] = weight.dims();
     assert_eq!(rows, k, "{name}: the weight must have a row for each of the {k} columns of its input");
@@ -32,7 +32,7 @@ pub(crate) fn check_layer(name: &str, k: usize, dtype: DType, weight: &Tensor<2>
     }
 }
 
-/// Panics with what is wrong if these are no arguments for a projection of patches.
+/// Panics unless the arguments fit a projection of patches.
 pub(crate) fn check_patch_embed(images: &Tensor<4>, weight: &Tensor<4>, bias: Option<&Tensor<1>>) {
     let [d, c, p, q] = weight.dims();
     assert!(p > 0 && q > 0, "patch_embed: a patch of {p} by {q} pixels");
@@ -43,7 +43,7 @@ pub(crate) fn check_patch_embed(images: &Tensor<4>, weight: &Tensor<4>, bias: Op
     }
 }
 
-/// Panics with what is wrong if these are no arguments for a residual branch.
+/// Panics unless residual and gamma fit a layer with `n` outputs.
 pub(crate) fn check_residual<const R: usize>(
     name: &str,
     x: &Tensor<R>,
@@ -65,12 +65,12 @@ fn check_vector(name: &str, what: &str, vector: &Tensor<1>, n: usize, dtype: DTy
     assert_eq!(vector.dtype(), dtype, "{name}: {what} and x differ in type");
 }
 
-/// Panics unless a weight `[rows, _]` takes an input of `k` columns.
+/// Panics unless a weight `[rows, _]` fits an input of `k` columns.
 pub(crate) fn check_input(name: &str, k: usize, [rows, _]: [usize; 2]) {
     assert_eq!(rows, k, "{name}: the weight must have a row for each of the {k} columns of its input");
 }
 
-/// Panics with what is wrong if these are no arguments for attention.
+/// Panics unless the arguments fit attention over a packed projection.
 pub(crate) fn check_attention(qkv: &Tensor<3>, num_heads: usize, bias: Option<&Tensor<4>>) {
     let [b, t, d3] = qkv.dims();
     assert!(
@@ -86,7 +86,7 @@ pub(crate) fn check_first(qkv: &Tensor<3>, queries: usize, num_heads: usize, bia
     assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
 }
 
-/// Panics with what is wrong if these are no arguments for attention to other keys.
+/// Panics unless the arguments fit cross attention.
 pub(crate) fn check_cross(
     [q, k, v]: [&Tensor<3>; 3],
     num_heads: usize,

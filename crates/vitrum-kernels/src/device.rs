@@ -1,4 +1,4 @@
-//! What a device can do.
+//! Which devices have fast paths and the extension.
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Tensor};
@@ -9,7 +9,7 @@ pub fn has_fast_path(device: &Device, dtype: DType) -> bool {
     flex && matches!(dtype, DType::F32 | DType::F64)
 }
 
-/// Whether [`VitrumOps`] is spread over this device's backend.
+/// Whether the backend of this device implements [`VitrumOps`](crate::VitrumOps).
 pub(crate) fn has_extension(device: &Device) -> bool {
     match device.as_dispatch().clone().inner() {
         DispatchDevice::Flex(_) => true,
@@ -20,7 +20,8 @@ pub(crate) fn has_extension(device: &Device) -> bool {
     }
 }
 
-/// Whether such layers take tensors like this one: in `f32` on the CPU, outside of training.
+/// Whether layers with packed or quantised weights have a fast path for this tensor: `f32` on the CPU, without
+/// gradients.
 pub(crate) fn is_fast<const R: usize>(x: &Tensor<R>) -> bool {
     let device = x.device();
     x.dtype() == DType::F32

@@ -1,14 +1,14 @@
-//! Tensors as operations take them: some may be missing, most must be contiguous.
+//! Tensors in the form that operations need: some are optional, most must be contiguous.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType};
 use burn::tensor::Tensor;
 
-/// A tensor that may be missing. (The macro that spreads the trait over backends knows no `Option` arguments.)
+/// An optional tensor. (The macro that implements the extension for all backends does not accept `Option` arguments.)
 #[derive(ExtensionType)]
 pub enum Maybe<B: Backend> {
-    /// Nothing.
+    /// No tensor.
     Absent,
     /// A tensor.
     Present(FloatTensor<B>),
@@ -27,10 +27,10 @@ impl<B: Backend> Maybe<B> {
     }
 }
 
-/// A mask that may be missing.
+/// An optional mask.
 #[derive(ExtensionType)]
 pub enum MaybeBool<B: Backend> {
-    /// Nothing.
+    /// No mask.
     Absent,
     /// A mask.
     Present(BoolTensor<B>),
@@ -49,12 +49,12 @@ impl<B: Backend> MaybeBool<B> {
     }
 }
 
-/// The tensor with its numbers in order and side by side; copies only if they are not.
+/// The tensor as a contiguous one. It is copied only if it is not contiguous.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
-/// The tensor as an argument of an operation.
+/// The optional tensor as an argument of an operation.
 pub(crate) fn maybe<const R: usize>(tensor: Option<Tensor<R>>) -> Maybe<Dispatch> {
     tensor.map_or(Maybe::Absent, |tensor| Maybe::Present(tensor.into_dispatch()))
 }

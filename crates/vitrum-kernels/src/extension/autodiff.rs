@@ -144,14 +144,14 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
     }
 }
 
-/// The same without gradient.
+/// The tensor of the inner backend.
 pub(crate) fn inner_maybe<B: Backend, C: CheckpointStrategy>(
     tensor: &Option<FloatTensor<Autodiff<B, C>>>,
 ) -> Maybe<B> {
     Maybe::from_option(tensor.as_ref().map(|tensor| tensor.primitive().clone()))
 }
 
-/// The tensor, or an empty one without gradient in its place, so that a step always has as many parents.
+/// The tensor, or an empty constant if it is absent, so that the number of parents is fixed.
 pub(crate) fn or_constant<B: Backend, C: CheckpointStrategy>(
     tensor: Option<FloatTensor<Autodiff<B, C>>>,
     like: &FloatTensor<Autodiff<B, C>>,
@@ -168,7 +168,7 @@ pub(crate) fn or_constant<B: Backend, C: CheckpointStrategy>(
 struct LayerNormStep;
 
 impl<B: VitrumOps, const N: usize> Backward<B, N> for LayerNormStep {
-    /// x and weight by node, mean and reciprocal deviation themselves.
+    /// x and weight as nodes; mean and reciprocal deviation as tensors.
     type State = (NodeId, NodeId, (FloatTensor<B>, FloatTensor<B>));
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -190,7 +190,7 @@ impl<B: VitrumOps, const N: usize> Backward<B, N> for LayerNormStep {
 struct ActivateStep(Activation);
 
 impl<B: VitrumOps> Backward<B, 1> for ActivateStep {
-    /// x by node.
+    /// x as a node.
     type State = NodeId;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -202,7 +202,7 @@ impl<B: VitrumOps> Backward<B, 1> for ActivateStep {
     }
 }
 
-/// Backward step of a linear layer with parents x, weight, bias, residual, gamma, the last three perhaps empty.
+/// Backward step of a linear layer. Its parents are x, weight, bias, residual and gamma; the last three may be empty.
 #[derive(Debug)]
 struct LinearStep {
     bias: bool,
@@ -210,7 +210,7 @@ struct LinearStep {
 }
 
 impl<B: VitrumOps> Backward<B, 5> for LinearStep {
-    /// x, weight, bias and gamma by node.
+    /// x, weight, bias and gamma as nodes.
     type State = [NodeId; 4];
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -229,7 +229,8 @@ impl<B: VitrumOps> Backward<B, 5> for LinearStep {
         } else {
             weight.clone()
         };
-        // With a gain, weight and bias see it later; that of the gain itself is their products with these gradients.
+        // These are the gradients before gamma. Those of weight and bias are multiplied with gamma below; the gradient
+        // of gamma is their product with weight and bias.
         let (d_x, d_weight, d_bias) = B::vitrum_linear_backward(x, gained, grad.clone(), wants);
         let mut gradients = vec![(x_node, d_x), (residual_node, Some(grad))];
         if wants_gamma {
@@ -256,12 +257,12 @@ impl<B: VitrumOps> Backward<B, 5> for LinearStep {
     }
 }
 
-/// Backward step of a projection of patches with parents images, weight and bias, the last perhaps empty.
+/// Backward step of a projection of patches. Its parents are images, weight and bias; the bias may be empty.
 #[derive(Debug)]
 struct PatchEmbedStep;
 
 impl<B: VitrumOps> Backward<B, 3> for PatchEmbedStep {
-    /// Images and weight by node.
+    /// Images and weight as nodes.
     type State = [NodeId; 2];
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -278,12 +279,12 @@ impl<B: VitrumOps> Backward<B, 3> for PatchEmbedStep {
     }
 }
 
-/// Backward step of an MLP with parents x, first weight and bias, second weight and bias, the biases perhaps empty.
+/// Backward step of an MLP. Its parents are x, first weight and bias, second weight and bias; the biases may be empty.
 #[derive(Debug)]
 struct MlpStep(Activation);
 
 impl<B: VitrumOps> Backward<B, 5> for MlpStep {
-    /// x and both weights by node, and what the forward pass kept.
+    /// x and both weights as nodes, and the tensor that the forward pass kept.
     type State = ([NodeId; 3], FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {

@@ -9,10 +9,10 @@ use crate::linear::{rows_of, with_last};
 use crate::simd::Real;
 use crate::tensors::{Maybe, contiguous};
 
-/// Layers in eight bits, on backends that have them.
+/// Layers in eight bits.
 #[backend_extension(Flex)]
 pub trait Int8Ops: Backend {
-    /// See [`linear_int8`].
+    /// See [`linear_int8`](crate::linear_int8).
     fn vitrum_linear_int8(
         x: FloatTensor<Self>,
         weight: QuantizedWeight,
@@ -20,7 +20,7 @@ pub trait Int8Ops: Backend {
         #[extension_type] residual: Maybe<Self>,
     ) -> FloatTensor<Self>;
 
-    /// See [`mlp_int8`].
+    /// See [`mlp_int8`](crate::mlp_int8).
     fn vitrum_mlp_int8(
         x: FloatTensor<Self>,
         fc1: QuantizedWeight,
@@ -55,7 +55,7 @@ impl Int8Ops for Flex {
     }
 }
 
-/// Rows of x to rows of `n` numbers.
+/// Applies `work` to the rows of x; each gives a row of `n` numbers.
 fn with_rows(x: FlexTensor, n: usize, work: impl FnOnce(&[f32], usize) -> Vec<f32>) -> FlexTensor {
     let x = contiguous(x);
     let shape = x.shape();

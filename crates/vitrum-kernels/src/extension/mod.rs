@@ -26,15 +26,15 @@ use crate::tensors::Maybe;
 
 /// Fused operations of vision transformers. Users call the safe functions of the crate's root.
 ///
-/// On a backend that is not in the list below the generated dispatch panics; the safe functions use the reference
-/// there instead.
+/// The generated dispatch panics for backends that are not in the list below. The safe functions use the reference
+/// there.
 #[backend_extension(Flex, Cube: cfg(any(feature = "vulkan", feature = "webgpu")), Autodiff)]
 pub trait VitrumOps: Backend {
-    /// Attention of the first `queries` rows of q; see [`cross_attention`](crate::cross_attention) and
-    /// [`attention_of_first`](crate::attention_of_first) for the meaning of the arguments.
+    /// Attention of the first `queries` rows of q. For the arguments see [`cross_attention`](crate::cross_attention)
+    /// and [`attention_of_first`](crate::attention_of_first).
     ///
-    /// Returns the context `[B, Q, V]` and what the backward pass needs to recompute the weights: of each row of
-    /// scores its maximum and the reciprocal of Σ exp(score - maximum), `[B, A, Q]` each, without gradient.
+    /// Returns the context `[B, Q, V]`, and for each row of scores the maximum and the reciprocal of Σ exp(score -
+    /// maximum), `[B, A, Q]` each. The backward pass recomputes the weights from them. They carry no gradient.
     fn vitrum_attention(
         #[extension_type] inputs: AttentionInputs<Self>,
         form: AttentionForm,
@@ -42,10 +42,10 @@ pub trait VitrumOps: Backend {
         attention::portable::attention::<Self>(inputs, form)
     }
 
-    /// Gradients of the tensors that hold q, k and v, in their order, and of the bias if there is one and `want_bias` is
-    /// set, given that of the context.
+    /// Gradients of the tensors that hold q, k and v, in their order, and of the bias if it is present and `want_bias`
+    /// is set, from the gradient of the context.
     ///
-    /// `context`, `max` and `norm` are what the forward pass on the same backend returned.
+    /// `context`, `max` and `norm` come from the forward pass on the same backend.
     fn vitrum_attention_backward(
         #[extension_type] inputs: AttentionInputs<Self>,
         context: FloatTensor<Self>,
@@ -61,8 +61,8 @@ pub trait VitrumOps: Backend {
 
     /// Layer normalisation over the last axis; see [`layer_norm`](crate::layer_norm).
     ///
-    /// Returns y like x and two numbers per row, `[rows]` each, without gradient: mean and reciprocal deviation,
-    /// in whatever form this backend's backward pass wants them.
+    /// Returns y with the shape of x, and for each row the mean and the reciprocal deviation, `[rows]` each. Their
+    /// exact meaning is up to the backend. They carry no gradient.
     fn vitrum_layer_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -72,7 +72,7 @@ pub trait VitrumOps: Backend {
         portable::layer_norm::<Self>(x, weight, bias.into_option(), eps)
     }
 
-    /// Gradients of `x`, `weight` and the bias, given that of y; `mean` and `rstd` come from the forward pass on
+    /// Gradients of `x`, `weight` and the bias, from the gradient of y. `mean` and `rstd` come from the forward pass on
     /// the same backend.
     fn vitrum_layer_norm_backward(
         x: FloatTensor<Self>,
@@ -84,12 +84,12 @@ pub trait VitrumOps: Backend {
         portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad)
     }
 
-    /// A function of each number; see [`activate`](crate::activate).
+    /// An activation function; see [`activate`](crate::activate).
     fn vitrum_activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         portable::activate::<Self>(x, activation)
     }
 
-    /// Gradient of `x`, given that of [`vitrum_activate`](Self::vitrum_activate).
+    /// Gradient of `x`, from the gradient of [`vitrum_activate`](Self::vitrum_activate).
     fn vitrum_activate_backward(
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -111,8 +111,9 @@ pub trait VitrumOps: Backend {
         portable::linear_add::<Self>(x, weight, bias, residual, gamma)
     }
 
-    /// Gradients of `x`, `weight` and the bias as far as they are asked for, given that of `x weight + bias`.
-    #[allow(clippy::type_complexity)] // The macro that spreads the trait wants types written out.
+    /// Gradients of `x`, `weight` and the bias, as far as `wants` asks for them, from the gradient of `x weight +
+    /// bias`.
+    #[allow(clippy::type_complexity)] // The macro that implements the trait for all backends needs the types written out.
     fn vitrum_linear_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -131,7 +132,8 @@ pub trait VitrumOps: Backend {
         portable::patch_embed::<Self>(images, weight, bias.into_option())
     }
 
-    /// Gradients of images (`x`), `weight` and the bias as far as they are asked for, given that of the tokens.
+    /// Gradients of images (`x`), `weight` and the bias, as far as `wants` asks for them, from the gradient of the
+    /// tokens.
     #[allow(clippy::type_complexity)] // As above.
     fn vitrum_patch_embed_backward(
         images: FloatTensor<Self>,
@@ -142,7 +144,7 @@ pub trait VitrumOps: Backend {
         portable::patch_embed_backward::<Self>(images, weight, grad, wants)
     }
 
-    /// Two linear layers with an activation between; see [`mlp`](crate::mlp).
+    /// Two linear layers with an activation between them; see [`mlp`](crate::mlp).
     ///
     /// Returns the output and, if `keep` is set, the argument of the activation, `[rows, F]`, without gradient.
     #[allow(clippy::too_many_arguments)]
@@ -159,8 +161,8 @@ pub trait VitrumOps: Backend {
         portable::mlp::<Self>(x, fc1, fc2, activation, keep)
     }
 
-    /// Gradients of `x` and both layers' weights and biases as far as they are asked for, given that of the output;
-    /// `kept` is what the forward pass on the same backend kept.
+    /// Gradients of `x` and of both layers' weights and biases, as far as `wants` asks for them, from the gradient of
+    /// the output. `kept` comes from the forward pass on the same backend.
     #[allow(clippy::type_complexity)] // As above.
     fn vitrum_mlp_backward(
         x: FloatTensor<Self>,

@@ -8,10 +8,10 @@ use crate::packed::{self, AfterAttention, Branches, Norm, PackedWeight};
 use crate::simd::Real;
 use crate::tensors::{Maybe, contiguous};
 
-/// Layers with packed weights, on backends that have them.
+/// Layers with packed weights.
 #[backend_extension(Flex)]
 pub trait PackedOps: Backend {
-    /// See [`linear_packed`] and [`linear_add_packed`].
+    /// See [`linear_packed`](crate::linear_packed) and [`linear_add_packed`](crate::linear_add_packed).
     fn vitrum_linear_packed(
         x: FloatTensor<Self>,
         weight: PackedWeight,
@@ -19,7 +19,7 @@ pub trait PackedOps: Backend {
         #[extension_type] gamma: Maybe<Self>,
     ) -> FloatTensor<Self>;
 
-    /// See [`norm_linear_packed`].
+    /// See [`norm_linear_packed`](crate::norm_linear_packed).
     fn vitrum_norm_linear_packed(
         x: FloatTensor<Self>,
         norm_weight: FloatTensor<Self>,
@@ -28,7 +28,7 @@ pub trait PackedOps: Backend {
         weight: PackedWeight,
     ) -> FloatTensor<Self>;
 
-    /// See [`after_attention_packed`].
+    /// See [`after_attention_packed`](crate::after_attention_packed).
     fn vitrum_after_attention_packed(
         context: FloatTensor<Self>,
         x: FloatTensor<Self>,

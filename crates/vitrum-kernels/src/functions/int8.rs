@@ -13,14 +13,14 @@ use crate::tensors::Maybe;
 
 /// A linear layer in eight bits: `activation(x weight + bias)`.
 ///
-/// `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]`, of x's type. Each row of x is quantised by itself, to 256
-/// steps between its extremes, so a row of the output does not depend on which other rows there are, and a number is
-/// off by at most `Σ |scale_x / 2 · w| + Σ |x · scale_w / 2|` and a little more. A row that holds NaN or an infinity
-/// gives NaN in all its outputs; numbers that make steps below `f32`'s least normal number count as 0. GELU's own error is
-/// up to 6e-5, a hundredth of what quantising its value adds.
+/// `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]` in the type of x. Each row of x is quantised by itself, to
+/// 256 steps between its extremes, so a row of the output does not depend on the other rows. The error of a number is
+/// at most slightly more than `Σ |scale_x / 2 · w| + Σ |x · scale_w / 2|`. A row with NaN or an infinity gives NaN in
+/// all its outputs. A row whose step would be below the least normal `f32` counts as 0. GELU is approximated with an
+/// error of at most 6e-5, a hundredth of the error from quantising its output.
 ///
-/// On the CPU in `f32`, outside of training. Anywhere else the weight's values are computed with as floating-point
-/// numbers, and x is not quantised.
+/// The fast path is for `f32` on the CPU without gradients. Elsewhere the weight is converted to floats and x is not
+/// quantised.
 ///
 /// # Panics
 /// If the last axis of x is not K.
@@ -42,10 +42,10 @@ pub fn linear_int8<const R: usize>(
     ))
 }
 
-/// [`linear_int8`] at the end of a residual branch: `residual + x weight + bias`; `residual` is `[..., N]`.
+/// [`linear_int8`] at the end of a residual branch: `residual + x weight + bias`. `residual` is `[..., N]`.
 ///
 /// # Panics
-/// If the last axis of x is not K, or the residual is of another shape or type than the output.
+/// If the last axis of x is not K, or the residual has another shape or type than the output.
 pub fn linear_add_int8<const R: usize>(
     x: Tensor<R>,
     weight: &QuantizedWeight,
@@ -61,13 +61,13 @@ pub fn linear_add_int8<const R: usize>(
     Tensor::from_dispatch(Dispatch::vitrum_linear_int8(x, weight, Activation::Identity, residual))
 }
 
-/// Two linear layers in eight bits with an activation between: `activation(x fc1 + fc1_bias) fc2 + fc2_bias`.
+/// Two linear layers in eight bits with an activation between them: `activation(x fc1 + fc1_bias) fc2 + fc2_bias`.
 ///
-/// `x` is `[..., D]`, `fc1` `[D, F]`, `fc2` `[F, N]`. Returns `[..., N]`. The same numbers as two [`linear_int8`], but
-/// what lies between stays in the cache.
+/// `x` is `[..., D]`, `fc1` `[D, F]`, `fc2` `[F, N]`. Returns `[..., N]`. The result equals two calls of
+/// [`linear_int8`], but the hidden numbers stay in the cache.
 ///
 /// # Panics
-/// If the last axis of x is not D, or the weights do not follow on one another.
+/// If the last axis of x is not D, or the shapes of the weights do not match.
 pub fn mlp_int8<const R: usize>(
     x: Tensor<R>,
     fc1: &QuantizedWeight,
@@ -88,11 +88,11 @@ pub fn mlp_int8<const R: usize>(
     ))
 }
 
-/// [`mlp_int8`] as a residual branch: `residual + activation(x fc1 + fc1_bias) fc2 + fc2_bias`; `residual` is
-/// `[..., N]`.
+/// [`mlp_int8`] as a residual branch: `residual + activation(x fc1 + fc1_bias) fc2 + fc2_bias`. `residual` is `[...,
+/// N]`.
 ///
 /// # Panics
-/// As [`mlp_int8`], or if the residual is of another shape or type than the output.
+/// As [`mlp_int8`], or if the residual has another shape or type than the output.
 pub fn mlp_add_int8<const R: usize>(
     x: Tensor<R>,
     fc1: &QuantizedWeight,
@@ -118,7 +118,7 @@ fn check_residual<const R: usize>(x: &Tensor<R>, weight: &QuantizedWeight, resid
     assert_eq!(residual.dtype(), x.dtype(), "residual and x differ in type");
 }
 
-/// The weight `[K, N]` and bias as tensors like x.
+/// The weight `[K, N]` and the bias as tensors with the type and device of x.
 fn floats<const R: usize>(weight: &QuantizedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
     super::floats(weight.dequantize(), weight.shape(), weight.bias(), x)
 }

@@ -1,4 +1,4 @@
-//! The operations on tensors: safe functions that check their arguments and choose the way.
+//! The operations on tensors: safe functions that check their arguments and choose the implementation.
 
 mod attention;
 mod int8;
@@ -26,11 +26,11 @@ use crate::tensors::{Maybe, maybe};
 
 /// Normalises each row of the last axis to mean 0 and deviation 1, then scales and shifts it (arXiv:1607.06450).
 ///
-/// `x` is `[..., D]`, `weight` and `bias` are `[D]`; the variance is the biased one, `eps` is added to it.
-/// Returns a tensor like `x`. Equals [`layer_norm_reference`].
+/// `x` is `[..., D]`; `weight` and `bias` are `[D]`. The variance is the biased one, and `eps` is added to it. Returns
+/// a tensor like `x`. Equals [`layer_norm_reference`].
 ///
 /// # Panics
-/// If `weight` or `bias` is not `[D]` or of another type than `x`.
+/// If `weight` or `bias` is not `[D]` or has another type than `x`.
 pub fn layer_norm<const R: usize>(
     x: Tensor<R>,
     weight: Tensor<1>,
@@ -47,7 +47,7 @@ pub fn layer_norm<const R: usize>(
     Tensor::from_dispatch(y)
 }
 
-/// A function of each number by itself, such as GELU. The shape stays. Equals [`activate_reference`].
+/// An activation function, such as GELU. It maps each number by itself. Equals [`activate_reference`].
 pub fn activate<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> {
     if activation == Activation::Identity {
         return x;
@@ -60,8 +60,8 @@ pub fn activate<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<
 
 /// A linear layer: `x weight + bias`.
 ///
-/// `x` is `[..., K]`, `weight` `[K, N]`, `bias` `[N]`. Returns `[..., N]`. A row of the output does not depend on which
-/// other rows there are, to the bit. Equals [`linear_reference`].
+/// `x` is `[..., K]`, `weight` `[K, N]`, `bias` `[N]`. Returns `[..., N]`. A row of the output does not depend on the
+/// other rows, to the bit. Equals [`linear_reference`].
 ///
 /// # Panics
 /// If a tensor has another shape or type.
@@ -104,11 +104,11 @@ pub fn linear_add<const R: usize>(
     Tensor::from_dispatch(Dispatch::vitrum_linear(x, weight, maybe(bias), residual, maybe(gamma)))
 }
 
-/// Two linear layers with an activation between: `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`.
+/// Two linear layers with an activation between them: `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`.
 ///
-/// `x` is `[..., D]`, `fc1_weight` `[D, F]`, `fc1_bias` `[F]`, `fc2_weight` `[F, N]`, `fc2_bias` `[N]`.
-/// Returns `[..., N]`. Where gradients are wanted the activation's argument, `[rows, F]`, is kept, and its value
-/// computed again on the way back; else nothing is kept. Equals [`mlp_reference`].
+/// `x` is `[..., D]`, `fc1_weight` `[D, F]`, `fc1_bias` `[F]`, `fc2_weight` `[F, N]`, `fc2_bias` `[N]`. Returns `[...,
+/// N]`. If gradients are wanted, the argument of the activation, `[rows, F]`, is kept, and the backward pass recomputes
+/// its value. Otherwise nothing is kept. Equals [`mlp_reference`].
 ///
 /// # Panics
 /// If a tensor has another shape or type.
@@ -138,14 +138,14 @@ pub fn mlp<const R: usize>(
     Tensor::from_dispatch(y)
 }
 
-/// Cuts images into patches that do not overlap and projects each to a token (arXiv:2010.11929, equation 1): the
-/// convolution with a kernel of `[P, Q]` pixels and as long a stride.
+/// Cuts images into patches without overlap and projects each patch to a token (arXiv:2010.11929, equation 1). This is
+/// a convolution whose kernel and stride are both `[P, Q]` pixels.
 ///
-/// `images` is `[B, C, H, W]`, `weight` `[D, C, P, Q]`, `bias` `[D]`. Returns `[B, N, D]`, patches row by row; rows and
+/// `images` is `[B, C, H, W]`, `weight` `[D, C, P, Q]`, `bias` `[D]`. Returns `[B, N, D]`, patches row by row. Rows and
 /// columns of pixels that do not fill a patch are left out. Equals [`patch_embed_reference`].
 ///
 /// # Panics
-/// If a tensor has another shape or type, or a patch no pixels.
+/// If a tensor has another shape or type, or a patch has no pixels.
 pub fn patch_embed(images: Tensor<4>, weight: Tensor<4>, bias: impl Into<Option<Tensor<1>>>) -> Tensor<3> {
     let bias = bias.into();
     check_patch_embed(&images, &weight, bias.as_ref());
@@ -156,7 +156,7 @@ pub fn patch_embed(images: Tensor<4>, weight: Tensor<4>, bias: impl Into<Option<
     Tensor::from_dispatch(Dispatch::vitrum_patch_embed(images, weight, maybe(bias)))
 }
 
-/// The numbers of a weight and its bias as tensors like x.
+/// A weight and its bias as tensors with the type and device of x.
 fn floats<const R: usize>(
     weight: Vec<f32>,
     shape: [usize; 2],

@@ -10,12 +10,12 @@ use crate::extension::PackedOps;
 use crate::packed::{AfterAttention, PackedWeight};
 use crate::tensors::{Maybe, maybe};
 
-/// A linear layer, `x weight + bias`, for answers: `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]`. Equals
-/// [`linear`](crate::linear) to the bit; with a weight in bf16, that of x rounded to bf16 and of the rounded weight, up to
-/// the order of the sum.
+/// A linear layer with a packed weight, `x weight + bias`, for inference. `x` is `[..., K]`, `weight` `[K, N]`. Returns
+/// `[..., N]`. Equals [`linear`](crate::linear) to the bit. With a weight in bf16 it equals [`linear`](crate::linear)
+/// of x rounded to bf16 and the rounded weight, up to the order of the sum.
 ///
-/// On the CPU in `f32`, outside of training; anywhere else the weight is unpacked each time, and x rounded if the weight is
-/// in bf16.
+/// The fast path is for `f32` on the CPU without gradients. Elsewhere each call unpacks the weight, and rounds x if the
+/// weight is in bf16.
 ///
 /// # Panics
 /// If the last axis of x is not K.
@@ -29,11 +29,11 @@ pub fn linear_packed<const R: usize>(x: Tensor<R>, weight: &PackedWeight) -> Ten
     Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, Maybe::Absent, Maybe::Absent))
 }
 
-/// A linear layer that ends a residual branch, `residual + gamma · (x weight + bias)`, for answers; see
+/// A linear layer that ends a residual branch, `residual + gamma · (x weight + bias)`, for inference; see
 /// [`linear_packed`]. Equals [`linear_add`](crate::linear_add) to the bit, with the same exception.
 ///
 /// # Panics
-/// If the last axis of x is not K, or residual or gamma are of another shape or type than the output asks for.
+/// If the last axis of x is not K, or residual or gamma do not have the shape and type of the output.
 pub fn linear_add_packed<const R: usize>(
     x: Tensor<R>,
     weight: &PackedWeight,
@@ -50,11 +50,11 @@ pub fn linear_add_packed<const R: usize>(
     Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, residual, maybe(gamma)))
 }
 
-/// A layer norm and the linear layer behind it, `LN(x) weight + bias`, for answers: `x` is `[..., D]`, `weight` `[D, N]`.
+/// A layer norm followed by a linear layer, `LN(x) weight + bias`, for inference. `x` is `[..., D]`, `weight` `[D, N]`.
 /// Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm) and [`linear_packed`] to the bit.
 ///
 /// # Panics
-/// If the last axis of x is not D, or the norm's parameters are not `[D]`.
+/// If the last axis of x is not D, or the parameters of the norm are not `[D]`.
 pub fn norm_linear_packed<const R: usize>(
     x: Tensor<R>,
     norm_weight: Tensor<1>,
@@ -76,13 +76,13 @@ pub fn norm_linear_packed<const R: usize>(
     ))
 }
 
-/// What an encoder block does behind attention, for answers: `context` and `x` are `[..., D]`, the norm's parameters
-/// and the gains of the branches (LayerScale; 1 if absent) `[D]`. Returns a tensor like x. Equals
+/// The part of an encoder block after attention, for inference. `context` and `x` are `[..., D]`; the parameters of the
+/// norm and the gains of the branches (LayerScale; 1 if absent) are `[D]`. Returns a tensor like x. Equals
 /// [`linear_add_packed`], [`layer_norm`](crate::layer_norm), [`linear_packed`] and [`activate`](crate::activate) to the
 /// bit. Layers in `f32` and in bf16 may be mixed.
 ///
 /// # Panics
-/// If a tensor has another shape or type, or the weights do not follow on one another.
+/// If a tensor has another shape or type, or the shapes of the weights do not match.
 pub fn after_attention_packed<const R: usize>(
     context: Tensor<R>,
     x: Tensor<R>,
@@ -114,12 +114,12 @@ pub fn after_attention_packed<const R: usize>(
     ))
 }
 
-/// The weight `[K, N]` and bias as tensors like x.
+/// The weight `[K, N]` and the bias as tensors with the type and device of x.
 fn floats<const R: usize>(weight: &PackedWeight, x: &Tensor<R>) -> (Tensor<2>, Option<Tensor<1>>) {
     super::floats(weight.unpack(), weight.shape(), weight.bias(), x)
 }
 
-/// x as a weight in bf16 takes it.
+/// x, rounded if the weight is in bf16.
 fn rounded<const R: usize>(weight: &PackedWeight, x: Tensor<R>) -> Tensor<R> {
     let dtype = x.dtype();
     if weight.is_bf16() { x.cast(DType::BF16).cast(dtype) } else { x }
