@@ -1,49 +1,49 @@
-//! The matrix product behind linear layers: `C = A B`, with what follows it done while the numbers are in cache.
+//! The matrix product behind linear layers: `C = A B`, with an epilogue while the numbers are in cache.
 //!
-//! Goto's and van de Geijn's scheme (doi:10.1145/1356052.1356053): the sum is cut into blocks of at most [`DEPTH`]
-//! terms; of each, strips of A as high and strips of B as wide as a tile are packed in the order in which the innermost
-//! loop reads them; a tile of C is held in registers for the whole block. The output is cut into a grid of rows and
-//! columns for the threads.
+//! The scheme is that of Goto and van de Geijn (doi:10.1145/1356052.1356053). The sum is cut into blocks of at most
+//! [`DEPTH`] terms. For each block, strips of A as high as a tile and strips of B as wide as a tile are packed in the
+//! order in which the innermost loop reads them. A tile of C stays in registers for the whole block. The output is cut
+//! into a grid of rows and columns for the threads.
 //!
-//! Every element is the same sequence of operations however the output is cut: a chain of fused multiplications and
-//! additions per block of the sum, blocks added in order, and the blocks depend on `k` alone. So the numbers of a row
-//! depend neither on the number of threads nor on which other rows there are.
+//! Every element is computed by the same sequence of operations however the output is cut: one chain of fused
+//! multiply-adds per block of the sum, with blocks added in order. The blocks depend on `k` alone. So the numbers of a
+//! row depend neither on the number of threads nor on the other rows.
 //!
-//! Two Zen 5 cores with AVX-512, where registers alone reach 235 and 468 GFLOP/s of `f32` with one and two threads.
-//! GFLOP/s of the product by two threads, best of nine, before B was packed row by row (see below); one thread reached
-//! 78 to 94 % of its peak, least at 197 × 768 × 3072. Terms × columns:
+//! # Speed
 //!
-//! | M | D × 3D | D × D | D × 4D | 4D × D | at D |
+//! Two Zen 5 cores with AVX-512, `f32`. The peak from registers alone is 235 GFLOP/s with one thread and 468 with two.
+//! The table shows GFLOP/s of the product with two threads, best of nine, before experiment G4 below; columns are terms
+//! × columns of the product. One thread reached 78 to 94 % of its peak, least at 197 × 768 × 3072.
+//!
+//! | M | D | D × 3D | D × D | D × 4D | 4D × D |
 //! |---|---|---|---|---|---|
-//! | 197 | 383 | 338 | 394 | 369 | 192 |
-//! | 197 | 386 | 412 | 379 | 396 | 768 |
-//! | 1576 | 383 | 403 | 370 | 378 | 768 |
-//! | 4160 | 376 | 355 | 384 | 346 | 192 |
+//! | 197 | 192 | 383 | 338 | 394 | 369 |
+//! | 197 | 768 | 386 | 412 | 379 | 396 |
+//! | 1576 | 768 | 383 | 403 | 370 | 378 |
+//! | 4160 | 192 | 376 | 355 | 384 | 346 |
 //!
-//! What was tried, with what was expected and what came out:
-//! - Packing strips with a loop over a width that only the run knows, four prefetches a row: 308 where whole vectors
-//!   give 383. Kept whole vectors, also for strips of A that are narrower than a vector and spill over.
-//! - B packed once for all calls: to save the 10 % that packing takes at M = 197. Gained 0 to 7 % with weights in
-//!   cache, 2 to 5 % with weights out of it (noisy), before B was packed row by row, which gained as much. Kept for many
-//!   answers ([`Packed`]), since then the next strip can be asked for into the second-level cache while one is in use: 5 to
-//!   8 % (197 × 768 × 3072, one thread: 204 to 218 of 247; with K = 256 and all in cache the loop reaches 240).
-//! - Packed weights in pages of 2 MB: nothing. Dropped.
-//! - B packed row by row through all strips instead of strip by strip: fewer pages at once. 177 to 196 at
-//!   197 × 768 × 3072 (one thread), 3 to 5 % elsewhere. Kept.
-//! - A read where it lies instead of packed (median of five alternating rounds, one thread): 1.05 to 1.07 times as fast
-//!   with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more. Kept where few strips of B meet it, and where
-//!   its rows are no multiple of 2 KB apart. (With two threads and one image each thread packed A for half of the
-//!   columns.) PrefetchQueue also where A is small, with packed weights 1.00 to 1.05 up to 197 rows of 768 and more strips; 0.98 with
-//!   788 rows.
-//! - A copied row by row instead of turned: 0.95 to 1.03. Dropped.
-//! - The next block of B, not packed, prefetched while tiles are computed, or its rows six instead of two ahead while they are packed:
-//!   nothing. Dropped.
-//! - Workers kept awake between the products of a pass: nothing (8.4 ms of ViT-Ti with one image either way). Dropped.
-//! - Blocks of 192, 384, 512, 768 terms, 4 or 16 strips, 192 or 768 rows: nothing beyond the noise of 5 %.
-//! - What follows a product: pieces of a whole tile without a look at each one's length. GELU went from 4.5 to 3.4 % of
-//!   ViT-Ti. With the change above and a grid of equal shares ViT-Ti with one image went from 8.5 to 7.7 ms.
-//! - Activations as closures: never inlined, so compiled without vector instructions, 28 to 190. Written out,
-//!   285 to 400.
+//! # Experiments
+//!
+//! Numbers without a unit are GFLOP/s as above. The last column names the commit whose change is the experiment: build
+//! that commit and its parent, and compare `cargo bench -p vitrum-kernels --bench ops -- linear` (or `mlp`,
+//! `activate`). "Not in git": the code was never committed; the named commit recorded the result. "Constants": edit the
+//! constants of this file and run the bench.
+//!
+//! | Id | Experiment | Result | Verdict | Where |
+//! |---|---|---|---|---|
+//! | G1 | Pack strips with a loop over a width known only at run time, four prefetches per row | 308; whole vectors give 383 | dropped; whole vectors are also used for strips of A narrower than a vector | not in git, ec787e1 |
+//! | G2 | Pack B once for all calls ([`Packed`]), to save the 10 % that packing takes at M = 197 | 0 to 7 % with weights in cache, 2 to 5 % out of it (noisy, before G4, which gained as much). With prefetch of the next strip into the second-level cache 5 to 8 %: 204 to 218 of 247 at 197 × 768 × 3072 and one thread; 240 with K = 256 and all in cache | kept for inference | cd4b443 |
+//! | G3 | Packed weights in pages of 2 MB | no change | dropped | not in git, cd4b443 |
+//! | G4 | Pack B row by row through all strips instead of strip by strip, for fewer pages at once | 177 to 196 at 197 × 768 × 3072 and one thread, 3 to 5 % elsewhere | kept | ec787e1 |
+//! | G5 | Read A in place instead of packing it (median of five alternating rounds, one thread) | 1.05 to 1.07 times as fast with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more | kept for few strips of B, if the rows of A are not a multiple of 2 KB apart | 9f61414 |
+//! | G6 | Read A in place also where A is small, with packed weights | 1.00 to 1.05 up to 197 rows of 768 and more strips; 0.98 with 788 rows | kept for A that fits the cache | cd4b443 |
+//! | G7 | Copy A row by row instead of transposing it | 0.95 to 1.03 | dropped | not in git, cd4b443 |
+//! | G8 | Prefetch the next unpacked block of B while tiles are computed | no change | dropped | not in git, ec787e1 |
+//! | G9 | Prefetch the rows of B six instead of two ahead while they are packed | no change | dropped | not in git, 484f99f; the distance is in `pack::side_by_side` |
+//! | G10 | Keep workers awake between the products of a pass | no change: 8.4 ms of ViT-Ti with one image either way | dropped | not in git, 484f99f |
+//! | G11 | Blocks of 192, 384, 512, 768 terms; 4 or 16 strips; 192 or 768 rows | within the noise of 5 % | dropped | constants DEPTH, STRIPS, ROWS |
+//! | G12 | Epilogue: pieces of a whole tile without a check of each length | GELU from 4.5 to 3.4 % of ViT-Ti; with G5 and a grid of equal shares, ViT-Ti with one image from 8.5 to 7.7 ms | kept | 98cedd7 |
+//! | G13 | Activations as closures | 28 to 190, since closures are never inlined and so compiled without vector instructions; written out 285 to 400 | dropped | not in git, ec787e1 |
 
 mod epilogue;
 mod pack;
