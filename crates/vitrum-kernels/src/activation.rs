@@ -104,7 +104,7 @@ pub(crate) struct Logistic(pub f64);
 
 #[inline(always)]
 unsafe fn splat<V: Vector>(x: f64) -> V {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe { V::splat(V::Scalar::from_f64(x)) }
 }
 
@@ -118,7 +118,7 @@ impl ActivationFn for Identity {
 impl Differentiable for Identity {
     #[inline(always)]
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         (x, unsafe { splat(1.0) })
     }
 }
@@ -134,7 +134,7 @@ impl ActivationFn for Relu {
 impl Differentiable for Relu {
     #[inline(always)]
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { (self.value(x), splat::<V>(1.0).zero_below(x, V::splat(V::Scalar::LEAST))) }
     }
 }
@@ -143,7 +143,7 @@ impl Gelu {
     /// `Φ(x)` and `e^(-x²/2)`.
     #[inline(always)]
     unsafe fn parts<V: Vector>(x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
             let bell = x.mul(x).mul(splat(-0.5)).exp();
@@ -172,7 +172,7 @@ fn zero_minus<T: Real>(x: T) -> T {
 impl ActivationFn for Gelu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(Self::parts(x).0) }
     }
 }
@@ -180,7 +180,7 @@ impl ActivationFn for Gelu {
 impl Differentiable for Gelu {
     #[inline(always)]
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let (share, bell) = Self::parts(x);
             (x.mul(share), x.mul(splat(DENSITY)).mul_add(bell, share))
@@ -191,7 +191,7 @@ impl Differentiable for Gelu {
 /// `σ(z)` and `σ(z) (1 - σ(z))`.
 #[inline(always)]
 unsafe fn logistic<V: Vector>(z: V) -> (V, V) {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe {
         let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
         let e = zero.sub(z.max(zero.sub(z))).exp(); // e^-|z|
@@ -205,7 +205,7 @@ unsafe fn logistic<V: Vector>(z: V) -> (V, V) {
 impl ActivationFn for Logistic {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(logistic(x.mul(splat(self.0))).0) }
     }
 }
@@ -213,7 +213,7 @@ impl ActivationFn for Logistic {
 impl Differentiable for Logistic {
     #[inline(always)]
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let z = x.mul(splat(self.0));
             let (share, change) = logistic(z);
@@ -226,7 +226,7 @@ impl GeluTanh {
     /// `2 √(2/π) (x + 0.044715 x³)`, since (1 + tanh(y)) / 2 is σ(2y).
     #[inline(always)]
     unsafe fn argument<V: Vector>(x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(x).mul_add(splat(2.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x) }
     }
 }
@@ -234,7 +234,7 @@ impl GeluTanh {
 impl ActivationFn for GeluTanh {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(logistic(Self::argument(x)).0) }
     }
 }
@@ -242,7 +242,7 @@ impl ActivationFn for GeluTanh {
 impl Differentiable for GeluTanh {
     #[inline(always)]
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let (share, change) = logistic(Self::argument(x));
             // x times the derivative of the argument. Where x² overflows, `change` is 0.

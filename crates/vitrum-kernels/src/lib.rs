@@ -1,8 +1,8 @@
 //! Fused operations for vision transformers on the CPU, with their own backward passes.
 //!
-//! The functions here take and return plain tensors and are safe. Each has a reference in ordinary tensor operations
-//! that defines it, a portable version that runs on any backend, and a fast one for Burn's CPU backend (flex) in
-//! `f32` and `f64`; all give the same numbers up to rounding.
+//! The functions take and return plain tensors and are safe. A reference in ordinary tensor operations defines each of
+//! them. A portable version runs on any backend, and a fast one on Burn's CPU backend (flex) in `f32` and `f64`. All
+//! versions give the same numbers up to rounding.
 
 mod activation;
 mod attention;

@@ -1,7 +1,7 @@
-//! The operations in any backend's own primitive operations: what runs where there is no fast path.
+//! The operations in the primitive operations of any backend, for backends without a fast path.
 //!
-//! The mathematics is that of [`reference`](crate::reference) with the gradients written out, so that no backend
-//! keeps the weights of attention from the forward to the backward pass.
+//! The mathematics is that of [`reference`](crate::reference) with explicit gradients, so that no backend keeps the
+//! weights of attention between the forward and the backward pass.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Shape, Slice};
@@ -10,7 +10,7 @@ use crate::activation::{Activation, DENSITY, QUICK, TANH};
 use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
 
-/// The normalised rows, and of each row mean and reciprocal deviation, `[rows]`.
+/// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`.
 pub(crate) fn layer_norm<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -31,7 +31,7 @@ pub(crate) fn layer_norm<B: Backend>(
     (B::float_reshape(y, shape.clone()), B::float_reshape(mean, stats()), B::float_reshape(rstd, stats()))
 }
 
-/// Gradients of x, weight and bias, given that of y.
+/// Gradients of x, weight and bias, from the gradient of y.
 pub(crate) fn layer_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -59,7 +59,7 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
 }
 
-/// The activation's value.
+/// The value of the activation.
 pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     match activation {
         Activation::Identity => x,
@@ -68,7 +68,7 @@ pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) ->
     }
 }
 
-/// Value and slope of the activation.
+/// Value and derivative of the activation.
 pub(crate) fn with_derivative<B: Backend>(
     x: FloatTensor<B>,
     activation: Activation,
@@ -91,7 +91,7 @@ pub(crate) fn with_derivative<B: Backend>(
     }
 }
 
-/// What x is multiplied with, and that factor's slope.
+/// The factor of x in the activation, and the derivative of that factor.
 fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<B>, FloatTensor<B>) {
     let scaled = |x: FloatTensor<B>, factor: f64| B::float_mul_scalar(x, factor.into());
     let (argument, argument_derivative) = match activation {
@@ -124,7 +124,7 @@ fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<
     (share, change)
 }
 
-/// `x weight + bias`, and with a residual that plus `gamma` times it.
+/// `x weight + bias`; with a residual, `residual + gamma · (x weight + bias)`.
 pub(crate) fn linear_add<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -146,7 +146,7 @@ pub(crate) fn linear_add<B: Backend>(
     B::float_reshape(y, shape)
 }
 
-/// Gradients of x, weight and bias as far as they are asked for, given that of `x weight + bias`.
+/// Gradients of x, weight and bias, as far as `wants` asks for them, from the gradient of `x weight + bias`.
 pub(crate) fn linear_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -160,7 +160,7 @@ pub(crate) fn linear_backward<B: Backend>(
     (d_x, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
 
-/// Tokens `[B, N, D]` of images `[B, C, H, W]` by a kernel `[D, C, P, Q]`.
+/// Tokens `[B, N, D]` of images `[B, C, H, W]` with a kernel `[D, C, P, Q]`.
 pub(crate) fn patch_embed<B: Backend>(
     images: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -172,7 +172,7 @@ pub(crate) fn patch_embed<B: Backend>(
     B::float_reshape(tokens, grid.tokens())
 }
 
-/// Gradients of images, weight and bias as far as they are asked for, given that of the tokens.
+/// Gradients of images, weight and bias, as far as `wants` asks for them, from the gradient of the tokens.
 pub(crate) fn patch_embed_backward<B: Backend>(
     images: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -194,7 +194,7 @@ pub(crate) fn patch_embed_backward<B: Backend>(
     (d_images, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
 
-/// How images `[B, C, H, W]` are cut by a kernel `[D, C, P, Q]`.
+/// How a kernel `[D, C, P, Q]` cuts images `[B, C, H, W]` into patches.
 struct Grid {
     b: usize,
     c: usize,
@@ -233,7 +233,7 @@ impl Grid {
         B::float_reshape(B::float_permute(cut, &[0, 2, 4, 1, 3, 5]), Shape::new([b * gh * gw, c * p * q]))
     }
 
-    /// Patches as the part of the images that they cover.
+    /// Patches as the covered part of the images.
     fn images<B: Backend>(&self, patches: FloatTensor<B>) -> FloatTensor<B> {
         let Self { b, c, patch: [p, q], grid: [gh, gw], .. } = *self;
         let cut = B::float_reshape(patches, Shape::new([b, gh, gw, c, p, q]));
@@ -241,7 +241,7 @@ impl Grid {
     }
 }
 
-/// The MLP's output and, if it is to be kept, the activation's argument, `[rows, F]`.
+/// The output of the MLP and, if `keep` is set, the argument of the activation, `[rows, F]`.
 pub(crate) fn mlp<B: Backend>(
     x: FloatTensor<B>,
     fc1: (FloatTensor<B>, Option<FloatTensor<B>>),
@@ -254,7 +254,8 @@ pub(crate) fn mlp<B: Backend>(
     (linear_add::<B>(activate::<B>(hidden, activation), fc2.0, fc2.1, None, None), kept)
 }
 
-/// Gradients of x and both layers' weights and biases as far as they are asked for, given that of the output.
+/// Gradients of x and of both layers' weights and biases, as far as `wants` asks for them, from the gradient of the
+/// output.
 pub(crate) fn mlp_backward<B: Backend>(
     x: FloatTensor<B>,
     fc1_weight: FloatTensor<B>,

@@ -1,19 +1,19 @@
-//! Asking memory for what will be needed.
+//! Prefetching of cache lines.
 
 /// Bytes of a cache line, the unit of prefetching.
 pub(crate) const LINE: usize = 64;
 
-/// Asks for a cache line that will be needed soon.
+/// Prefetches a cache line that will be needed soon.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     prefetch_line::<T, false>(at);
 }
 
-/// Asks for a cache line, into the first-level cache or, if it is for later, the second.
+/// Prefetches a cache line to the first-level cache or, with `SECOND_LEVEL`, to the second.
 #[inline(always)]
 fn prefetch_line<T, const SECOND_LEVEL: bool>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
+    // SAFETY: a hint that reads nothing; any address is valid. SSE is part of x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         match SECOND_LEVEL {
@@ -25,15 +25,15 @@ fn prefetch_line<T, const SECOND_LEVEL: bool>(at: *const T) {
     let _ = at;
 }
 
-/// What stands behind the part of an operand that tiles are using, for which they ask bit by bit.
+/// The memory after the part of an operand that is in use. Tiles prefetch it line by line.
 pub(crate) struct PrefetchQueue<T> {
     at: *const T,
-    /// Cache lines that nobody has asked for.
+    /// Cache lines that are not yet prefetched.
     left: usize,
 }
 
 impl<T> PrefetchQueue<T> {
-    /// Behind the part at `from`, of as many numbers.
+    /// The memory after the `numbers` numbers at `from`, of the same length.
     pub(crate) fn new(from: *const T, numbers: usize) -> Self {
         Self { at: from.wrapping_add(numbers), left: (numbers * size_of::<T>()).div_ceil(LINE) }
     }
@@ -48,11 +48,11 @@ impl<T> PrefetchQueue<T> {
     }
 }
 
-/// Cache lines that a tile asks for, one after the other.
+/// Cache lines that a tile prefetches one after the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Lines<T> {
     at: *const T,
-    /// From one to the next, in numbers; 0 if all have been asked for.
+    /// Step between lines, in numbers; 0 if all lines have been prefetched.
     step: usize,
 }
 
@@ -62,7 +62,7 @@ impl<T> Lines<T> {
         Self { at: std::ptr::null(), step: 0 }
     }
 
-    /// Asks for one.
+    /// Prefetches the next line.
     #[inline(always)]
     pub(crate) fn prefetch_next(&mut self) {
         prefetch_line::<T, true>(self.at);

@@ -1,13 +1,13 @@
-//! The one matrix product of the fast paths: small, in cache, by one thread.
+//! A matrix product for small operands in cache, by one thread.
 
 use crate::gemm::{Numbers, Pairs, Terms, Tile};
 use crate::prefetch::Lines;
 use crate::simd::{Job, Real, Simd, Vector};
 
-/// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with rows in one piece.
+/// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with contiguous rows.
 ///
-/// `n` is counted in vectors: rows of `b` and `c` reach to a multiple of the vector's length, and whatever stands
-/// in `b`'s padding arrives in `c`'s.
+/// `n` is a multiple of the vector length: rows of `b` and `c` are padded. The padding of `b` appears in the padding of
+/// `c`.
 pub(crate) struct Product<T> {
     pub m: usize,
     /// Columns, a multiple of the number of lanes.
@@ -29,7 +29,7 @@ impl<T: Real> Job for Product<T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { self.run_terms::<S, Numbers>() }
     }
 }
@@ -42,21 +42,21 @@ impl Job for PairProduct {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { self.0.run_terms::<S, Pairs>() }
     }
 }
 
 impl<T: Real> Product<T> {
-    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16; the rest hold a row of b and one of a's
-    // numbers. Each number of b is then used 6 (4) times per load.
+    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16. The other registers hold a row of b and a
+    // number of a. Each loaded number of b is then used 6 (4) times.
     #[inline(always)]
     unsafe fn run_terms<S: Simd, R: Terms<T>>(&self) {
-        // SAFETY: the caller's, passed on.
+        // SAFETY: upheld by the caller.
         unsafe { if S::MANY_REGISTERS { self.columns::<S, R, 6, 4>() } else { self.columns::<S, R, 4, 3>() } }
     }
 
-    /// Walks over stripes of at most `NR` vectors.
+    /// Goes over stripes of at most `NR` vectors.
     #[inline(always)]
     unsafe fn columns<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self) {
         let mut column = 0;
@@ -75,7 +75,7 @@ impl<T: Real> Product<T> {
         }
     }
 
-    /// Walks down a stripe in tiles of at most `MR` rows.
+    /// Goes down a stripe in tiles of at most `MR` rows.
     #[inline(always)]
     unsafe fn rows<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self, column: usize) {
         let mut row = 0;

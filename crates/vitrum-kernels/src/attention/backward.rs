@@ -242,7 +242,7 @@ impl<T: Real> BackwardHead<'_, T> {
         let query = call.q.at(self.b, first, self.h * e);
         let start = (self.b * queries + first) * d + self.h * ev;
         let (grad, context) = (&self.numbers.grad[start..], &self.numbers.context[start..]);
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             transpose::<S, T>(query, step, rows, e, call.scale, &mut scratch.queries);
             transpose::<S, T>(grad, d, rows, ev, T::ONE, &mut scratch.grads);
@@ -267,7 +267,7 @@ impl<T: Real> BackwardHead<'_, T> {
     /// The processor must have the instructions of `S`; the tile must lie within keys and queries.
     #[inline(always)]
     unsafe fn tile<S: Simd>(&mut self, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             self.recompute_weights::<S>(tile);
             self.accumulate_gradients::<S>(tile);

@@ -207,6 +207,6 @@ unsafe fn pair_rows<S: Simd>(
 /// As above; the numbers must be readable.
 #[inline(always)]
 unsafe fn load_some<S: Simd>(from: *const f32, count: usize) -> S::F32 {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe { if count == S::F32::LANES { S::F32::load(from) } else { S::F32::load_part(from, count) } }
 }

@@ -47,7 +47,7 @@ pub(super) unsafe fn score_tile<S: Simd, T: Real>(
 /// The processor must have the instructions of `V`; `scores` must have space for `[keys, QUERIES]`.
 #[inline(always)]
 pub(super) unsafe fn finish_scores<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [V::Scalar]) {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe { add_bias::<V>(call, tile, scores) };
     let padding = call.padding(tile.b, tile.key, tile.keys);
     fill_padding(padding, scores, QUERIES, V::Scalar::from_f64(f64::NEG_INFINITY));

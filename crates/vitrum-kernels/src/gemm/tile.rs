@@ -18,7 +18,7 @@ pub(crate) struct Tile<T> {
     pub c_step: usize,
     /// Whether to add to what is in `c`.
     pub add: bool,
-    /// What to prefetch for later, a cache line per term. Used by [`run`](Tile::run) with `PREFETCH` only.
+    /// Cache lines to prefetch, one per term. Only [`run`](Tile::run) with `PREFETCH` uses them.
     pub ahead: Lines<T>,
 }
 
@@ -35,11 +35,11 @@ impl<T: Real> Tile<T> {
         a_step: Option<usize>,
         height: usize,
     ) {
-        // Heights above MAX are not asked for; naming them here keeps their code from being made.
+        // Heights above MAX never occur. The guard keeps the compiler from generating code for them.
         macro_rules! heights {
             ($($mr:literal)*) => {
                 match height {
-                    // SAFETY: the caller's.
+                    // SAFETY: upheld by the caller.
                     $($mr if $mr <= MAX => unsafe {
                         match a_step {
                             Some(step) => self.run::<S, R, $mr, NR, true>([step, 1]),
@@ -53,7 +53,8 @@ impl<T: Real> Tile<T> {
         heights!(1 2 3 4 5 6 7 8 9 10 11 12)
     }
 
-    /// A tile of fewer columns than `b` has: computed aside, and the part that counts moved.
+    /// Computes a tile with fewer columns than `b`. The whole tile is computed in scratch, then the valid columns are
+    /// copied.
     ///
     /// # Safety
     /// As [`of_height`](Self::of_height), with `c` reaching as far as `columns`.
@@ -67,7 +68,7 @@ impl<T: Real> Tile<T> {
         let mut scratch = [T::ZERO; 12 * super::WIDTH * 16];
         let c_step = super::WIDTH * T::In::<S>::LANES;
         let tile = Self { c: scratch.as_mut_ptr(), c_step, add: false, ..*self };
-        // SAFETY: the caller's; aside there is room for the largest tile of the longest vectors.
+        // SAFETY: upheld by the caller; the scratch fits the largest tile with the longest vectors.
         unsafe {
             if columns <= T::In::<S>::LANES {
                 tile.of_height::<S, R, 1, MAX>(a_step, height);
@@ -83,21 +84,21 @@ impl<T: Real> Tile<T> {
         }
     }
 
-    /// Computes a tile of `MR` rows and `NR` vectors. `a_steps` are the steps of A between rows and between terms; with
-    /// `PREFETCH`, C and what is ahead are prefetched.
+    /// Computes a tile of `MR` rows and `NR` vectors. `a_steps` are the steps of A between rows and between terms. With
+    /// `PREFETCH`, C and the lines `ahead` are prefetched.
     ///
-    /// Each sum is one chain of terms, added in the order of k whatever the tile's shape, so an element does not depend
-    /// on how the output is cut.
+    /// Each sum is one chain of terms, added in the order of k whatever the shape of the tile. So an element does not
+    /// depend on how the output is cut.
     ///
     /// # Safety
     /// As [`of_height`](Self::of_height), for `MR` rows.
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
     pub(crate) unsafe fn run<S: Simd, R: Terms<T>, const MR: usize, const NR: usize, const PREFETCH: bool>(
         &self,
         [a_row, a_term]: [usize; 2],
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut sums = [[T::In::<S>::splat(T::ZERO); NR]; MR];
             if PREFETCH {
@@ -129,7 +130,7 @@ impl<T: Real> Tile<T> {
             for i in 0..MR {
                 for j in 0..NR {
                     let at = self.c.add(i * self.c_step + j * T::In::<S>::LANES);
-                    // Added at the end: short sums of their own round less than one long one.
+                    // C is added at the end: several short sums round less than one long sum.
                     let sum = if self.add { T::In::<S>::load(at).add(sums[i][j]) } else { sums[i][j] };
                     sum.store(at);
                 }

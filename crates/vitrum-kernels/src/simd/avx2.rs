@@ -20,7 +20,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn halves(pairs: F32x8) -> [F32x8; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let bits = _mm256_castps_si256(pairs.0);
             let first = _mm256_slli_epi32::<16>(bits);

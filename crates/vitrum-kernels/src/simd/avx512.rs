@@ -1,4 +1,4 @@
-//! AVX-512: 32 registers of 512 bits; with AVX512-BF16 also dot products of pairs in bf16.
+//! AVX-512: 32 registers of 512 bits. With AVX512-BF16 also dot products of pairs in bf16.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -7,7 +7,7 @@ use super::register::register_vector;
 use super::{Job, Simd, Vector};
 
 pub(crate) struct Avx512;
-/// The same with dot products of pairs in bf16.
+/// AVX-512 with dot products of pairs in bf16.
 pub(crate) struct Avx512Bf16;
 
 impl Simd for Avx512 {
@@ -23,7 +23,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn halves(pairs: F32x16) -> [F32x16; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let bits = _mm512_castps_si512(pairs.0);
             let first = _mm512_slli_epi32::<16>(bits);
@@ -46,13 +46,13 @@ impl Simd for Avx512Bf16 {
 
     #[inline(always)]
     unsafe fn halves(pairs: F32x16) -> [F32x16; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { Avx512::halves(pairs) }
     }
 
     #[inline(always)]
     unsafe fn dot_pairs(a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
-        // SAFETY: the caller has the instructions; both types are 512 bits, whatever they stand for.
+        // SAFETY: the caller has the instructions; both types are 512 bits.
         unsafe {
             let (a, b) = (transmute::<__m512, __m512bh>(a.0), transmute::<__m512, __m512bh>(b.0));
             F32x16(_mm512_dpbf16_ps(sum.0, a, b))
@@ -73,7 +73,7 @@ impl Simd for Avx512Bf16 {
     unsafe fn pair(first: F32x16, second: F32x16) -> F32x16 {
         // SAFETY: as above.
         unsafe {
-            // Lane i of the first is number i, that of the second number 16 + i.
+            // Lane i of the first vector is number i; lane i of the second is number 16 + i.
             let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             let from =
                 _mm512_or_si512(lane, _mm512_slli_epi32::<16>(_mm512_add_epi32(lane, _mm512_set1_epi32(16))));

@@ -1,13 +1,13 @@
-//! Vector registers behind one trait, and the choice among them at run time.
+//! Vector registers behind one trait, with the instruction set chosen at run time.
 //!
-//! A computation is a [`Job`], written once over [`Simd`]; [`run`] hands it to a function compiled with the widest
-//! instructions this processor has. Inside a job, everything that should become vector instructions must be
-//! `#[inline(always)]`: only then is it compiled with those instructions.
+//! A computation is a [`Job`], written once over [`Simd`]. [`run`] calls it in a function that is compiled with the
+//! best instructions of this processor. Everything in a job that should become vector instructions must be
+//! `#[inline(always)]`; otherwise it is compiled without them.
 //!
-//! Levels: AVX-512F and AVX2 with FMA on x86-64, NEON on aarch64, and plain Rust in blocks of four, which the compiler
-//! vectorises as far as the target's baseline allows (SSE2 on x86-64, NEON on aarch64). The environment variable
-//! `VITRUM_SIMD` (`avx512f`, `avx2+fma`, `neon` or `scalar`) lowers the choice, to reproduce another machine's last
-//! digits or to test.
+//! The levels are AVX-512F and AVX2 with FMA on x86-64, NEON on aarch64, and plain Rust in blocks of four. The compiler
+//! vectorises plain Rust as far as the baseline of the target allows (SSE2 on x86-64, NEON on aarch64). The environment
+//! variable `VITRUM_SIMD` (`avx512f`, `avx2+fma`, `neon` or `scalar`) lowers the level, for tests or to reproduce the
+//! last digits of another machine.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -65,24 +65,24 @@ pub trait Simd: WeighPixels + 'static {
     /// As `vectorize`.
     #[inline(always)]
     unsafe fn dot_pairs(a: Self::F32, b: Self::F32, sum: Self::F32) -> Self::F32 {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         let ([a1, a2], [b1, b2]) = unsafe { (Self::halves(a), Self::halves(b)) };
         a2.mul_add(b2, a1.mul_add(b1, sum))
     }
 
-    /// Rounds 32 numbers to 16 pairs in bf16. The two places may overlap: all is read first.
+    /// Rounds 32 numbers to 16 pairs in bf16. Source and destination may overlap: all numbers are read first.
     ///
     /// # Safety
-    /// As `vectorize`; the numbers must be readable and the pairs have room.
+    /// As `vectorize`. The numbers must be readable, and `to` must have space for the pairs.
     #[inline(always)]
     unsafe fn round_pairs(from: *const f32, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             to.cast::<[f32; 16]>().write_unaligned(pairs::pairs_of(from.cast::<[f32; 32]>().read_unaligned()))
         };
     }
 
-    /// The numbers of each lane as a pair in bf16.
+    /// A pair in bf16 in each lane, of the numbers in that lane of `first` and `second`.
     ///
     /// # Safety
     /// As `vectorize`.
@@ -92,11 +92,11 @@ pub trait Simd: WeighPixels + 'static {
     }
 }
 
-/// Something to compute at any SIMD level.
+/// A computation that runs at any SIMD level.
 pub trait Job {
     type Output;
 
-    /// Must be `#[inline(always)]`.
+    /// Runs the computation. Implementations must be `#[inline(always)]`.
     ///
     /// # Safety
     /// The processor must have the instructions of `S`.

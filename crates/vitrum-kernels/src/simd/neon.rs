@@ -20,7 +20,7 @@ impl Simd for Neon {
 
     #[inline(always)]
     unsafe fn halves(pairs: F32x4) -> [F32x4; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let bits = vreinterpretq_u32_f32(pairs.0);
             let first = vshlq_n_u32::<16>(bits);
@@ -30,7 +30,7 @@ impl Simd for Neon {
     }
 }
 
-// The instructions' operands in the trait's order. `vmaxq` would keep NaN of either.
+// Operands in the order of the trait. `vmaxq` would return NaN if either operand is NaN.
 
 #[inline]
 #[target_feature(enable = "neon")]

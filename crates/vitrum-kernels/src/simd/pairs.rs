@@ -1,15 +1,15 @@
-//! Numbers in bf16, and pairs of them in the bits of an `f32`, one by one (see [`bf16`](crate::bf16)).
+//! Rounding to bf16, and pairs of bf16 numbers in the bits of an `f32` (see [`bf16`](crate::bf16)).
 
 use super::Vector;
 
-/// How many numbers are rounded at a time.
+/// Numbers that are rounded at a time.
 pub(crate) const PIECE: usize = 32;
 
-/// The bits of the nearest number in bf16, ties to even, as those of an `f32`; NaN stays NaN.
+/// The nearest bf16 number, ties to even, as the bits of an `f32`. NaN stays NaN.
 #[inline(always)]
 pub(crate) fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
-    // Half of the last digit that stays, less one unless that digit is odd; what carries over is right as an exponent.
+    // Adds half of the last kept digit, minus one unless that digit is odd. A carry into the exponent is correct.
     let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     let quiet = bits | 0x0040_0000;
     (if x.is_nan() { quiet } else { nearest }) & 0xffff_0000
@@ -21,7 +21,7 @@ pub(crate) fn pair_of(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(first) >> 16 | rounded(second))
 }
 
-/// 32 numbers as pairs.
+/// Rounds 32 numbers to 16 pairs.
 #[inline(always)]
 pub(crate) fn pairs_of(numbers: [f32; PIECE]) -> [f32; PIECE / 2] {
     let mut pairs = [0.0; PIECE / 2];
@@ -31,18 +31,18 @@ pub(crate) fn pairs_of(numbers: [f32; PIECE]) -> [f32; PIECE / 2] {
     pairs
 }
 
-/// The numbers of a pair.
+/// The two numbers of a pair.
 #[inline(always)]
 pub(crate) fn halves(pair: f32) -> [f32; 2] {
     let bits = pair.to_bits();
     [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
 }
 
-/// Pairs of the numbers of `first` and `second` in each lane, by plain instructions.
+/// Pairs of the lanes of `first` and `second`, one lane after the other.
 #[inline(always)]
 pub(crate) fn lanes_of_pairs<V: Vector<Scalar = f32>>(first: V, second: V) -> V {
     let (mut pairs, mut others) = ([0.0; 16], [0.0; 16]);
-    // SAFETY: no level has more than 16 lanes; values exist, so the instructions do.
+    // SAFETY: no level has more than 16 lanes; a value exists, so the instructions do.
     unsafe {
         first.store(pairs.as_mut_ptr());
         second.store(others.as_mut_ptr());
@@ -57,12 +57,12 @@ pub(crate) fn lanes_of_pairs<V: Vector<Scalar = f32>>(first: V, second: V) -> V 
 mod tests {
     use super::*;
 
-    /// The nearest number in bf16 by comparing both neighbours in f64.
+    /// The nearest number in bf16, by comparing both neighbours in f64.
     fn nearest(x: f32) -> f32 {
         let low = f32::from_bits(x.to_bits() & 0xffff_0000);
         let high = f32::from_bits((x.to_bits() & 0xffff_0000).wrapping_add(0x1_0000));
         let (x, to_low) = (f64::from(x), (f64::from(x) - f64::from(low)).abs());
-        // Beyond the largest number stands, for rounding, the next power of two.
+        // For rounding, the next power of two follows the largest number.
         let beyond = if high.is_infinite() { 2f64.powi(128).copysign(x) } else { f64::from(high) };
         let to_high = (beyond - x).abs();
         let even = low.to_bits() >> 16 & 1 == 0;

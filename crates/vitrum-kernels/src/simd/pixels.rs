@@ -8,7 +8,7 @@ use super::{Avx2, Avx512, Avx512Bf16};
 
 /// Weighted sums of pixels of three bytes.
 pub trait WeighPixels {
-    /// `start` plus the weighted sum of four bytes per pixel: sum i adds up `weights[p]` times byte `3 p + i`.
+    /// Sums of four bytes per pixel: sum i is `start` plus `weights[p]` times byte `3 p + i` over all pixels p.
     ///
     /// # Safety
     /// The processor must have this level's instructions. Three bytes per weight and one more must be readable at
@@ -17,7 +17,7 @@ pub trait WeighPixels {
     unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
         let mut sums = [start; 4];
         for (place, &weight) in weights.iter().enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             let bytes = unsafe { from.add(3 * place).cast::<[u8; 4]>().read() };
             for (sum, byte) in sums.iter_mut().zip(bytes) {
                 *sum += i32::from(byte) * weight;
@@ -33,7 +33,7 @@ impl WeighPixels for Scalar {}
 impl WeighPixels for Avx512 {
     #[inline(always)]
     unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
-        // SAFETY: the caller's; SSE 4.1 is part of this level.
+        // SAFETY: upheld by the caller; SSE 4.1 is part of this level.
         unsafe { sse41::weigh_pixels(from, weights, start) }
     }
 }
@@ -45,7 +45,7 @@ impl WeighPixels for Avx512Bf16 {}
 impl WeighPixels for Avx2 {
     #[inline(always)]
     unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
-        // SAFETY: the caller's; SSE 4.1 is part of this level.
+        // SAFETY: upheld by the caller; SSE 4.1 is part of this level.
         unsafe { sse41::weigh_pixels(from, weights, start) }
     }
 }
@@ -54,14 +54,14 @@ impl WeighPixels for Avx2 {
 mod sse41 {
     use std::arch::x86_64::*;
 
-    /// See [`WeighPixels::weigh_pixels`](super::WeighPixels::weigh_pixels). Left to itself, the compiler puts eight
-    /// pixels side by side, but most filters have fewer.
+    /// See [`WeighPixels::weigh_pixels`](super::WeighPixels::weigh_pixels). The compiler's own vectorisation takes
+    /// eight pixels at a time, but most filters have fewer.
     ///
     /// # Safety
     /// As there, with SSE 4.1.
     #[inline(always)]
     pub(super) unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut sums = _mm_set1_epi32(start);
             for (place, &weight) in weights.iter().enumerate() {
@@ -78,13 +78,13 @@ mod sse41 {
 
 #[cfg(target_arch = "aarch64")]
 impl WeighPixels for Neon {
-    /// Left to itself, the compiler puts eight pixels side by side, but most filters have fewer.
+    /// The compiler's own vectorisation takes eight pixels at a time, but most filters have fewer.
     #[inline(always)]
     unsafe fn weigh_pixels(from: *const u8, weights: &[i32], start: i32) -> [i32; 4] {
         use std::arch::aarch64::*;
-        // The byte that each place takes; byte 16 does not exist, which gives 0.
+        // The source byte of each byte. Byte 16 does not exist, so it gives 0.
         const WIDEN: [u8; 16] = [0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16];
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let widen = vld1q_u8(WIDEN.as_ptr());
             let mut sums = vdupq_n_s32(start);

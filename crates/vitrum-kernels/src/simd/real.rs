@@ -1,4 +1,4 @@
-//! The number types of the fast paths, with the constants of their exponential and of GELU's tail.
+//! The number types of the fast paths, with the constants for the exponential and for the tail of GELU.
 
 use std::ops::{Add, Mul, Sub};
 
@@ -8,44 +8,44 @@ use burn::tensor::{Shape, TensorData};
 use super::scalar::ArrayVector;
 use super::{Simd, Vector};
 
-/// A number type the fast paths compute in.
+/// A number type of the fast paths.
 pub trait Real:
     Copy + Send + Sync + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + 'static
 {
     /// The vector of this type at a SIMD level.
     type In<S: Simd>: Vector<Scalar = Self>;
-    /// A vector of one, for the ends of rows.
+    /// A vector of one number, for the ends of rows.
     type One: Vector<Scalar = Self>;
     /// Coefficients of eʳ on |r| ≤ ½ ln 2, highest power first.
     const EXP: &'static [Self];
-    /// 1.5 · 2^(digits of the mantissa): adding it rounds to an integer, which then sits in the lowest bits.
+    /// 1.5 · 2^(digits of the mantissa). Adding it rounds to an integer, which is then in the lowest bits.
     const ROUND: Self;
     /// log₂ e.
     const LOG2_E: Self;
-    /// -ln 2 as a sum of a number of few digits and the rest.
+    /// -ln 2 as the sum of a number with few digits and the rest.
     const NEG_LN_2: [Self; 2];
-    /// Logarithm of the smallest normal number; exp of less is taken as 0.
+    /// Logarithm of the smallest normal number; exp of a smaller number counts as 0.
     const EXP_LOWEST: Self;
     /// Coefficients of `Φ(-t) e^(t²/2) (t + c)` in powers of `1 - 2c / (t + c)`, highest first, and c.
     const TAIL: &'static [Self];
     const TAIL_SHIFT: Self;
-    /// Up to where they hold; `e^(-t²/2)` is taken as 0 from there on.
+    /// The coefficients hold up to here; from here on `e^(-t²/2)` counts as 0.
     const TAIL_END: Self;
     const ZERO: Self;
     const ONE: Self;
     /// The lowest finite number.
     const LOWEST: Self;
-    /// The least number above zero.
+    /// The smallest positive number.
     const LEAST: Self;
 
     fn from_f64(x: f64) -> Self;
     fn recip(self) -> Self;
     fn sqrt(self) -> Self;
-    /// The numbers of a tensor of this type that lies in one piece.
+    /// The numbers of a contiguous tensor of this type.
     fn slice(tensor: &FlexTensor) -> &[Self];
-    /// The whole buffer of a tensor of this type, of which its layout tells what belongs to it.
+    /// The whole buffer of a tensor of this type. The layout says which part belongs to the tensor.
     fn storage(tensor: &FlexTensor) -> &[Self];
-    /// The whole buffer of a tensor of this type, to write to; copies it first if others read it too.
+    /// The whole buffer of a tensor of this type, for writing. A shared buffer is copied first.
     fn buffer(tensor: &mut FlexTensor) -> &mut [Self];
     /// A tensor of these numbers.
     fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor;
@@ -100,9 +100,9 @@ macro_rules! real {
     };
 }
 
-// ln 2 = 0x3f317200 (16 digits) + rest; the coefficients are a minimax fit with the first two held at 1 (error
-// 4.4e-9 of eʳ), made with a linear program.
-// The tail of the normal distribution is interpolated at Chebyshev's points (error 1.9e-8 of it; f64: 1.8e-17).
+// ln 2 = 0x3f317200 (16 digits) + rest. The coefficients are a minimax fit from a linear program with the first two
+// fixed at 1 (error 4.4e-9 of eʳ). The tail of the normal distribution is interpolated at Chebyshev's points (error
+// 1.9e-8 of it; f64: 1.8e-17).
 real!(
     f32,
     F32,

@@ -1,6 +1,6 @@
-//! Writes out [`Vector`](super::Vector) for the registers of a processor.
+//! A macro that implements [`Vector`](super::Vector) for a register of a processor.
 
-/// A register of a processor as a [`Vector`], by the names of its instructions.
+/// Implements [`Vector`] for a register from the names of its instructions.
 macro_rules! register_vector {
     (
         $name:ident, $real:ident, $register:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident,
@@ -22,12 +22,12 @@ macro_rules! register_vector {
             }
             #[inline(always)]
             unsafe fn load(from: *const $real) -> Self {
-                // SAFETY: the caller has the instructions and the numbers.
+                // SAFETY: the caller has the instructions, and the numbers are readable.
                 Self(unsafe { $load(from) })
             }
             #[inline(always)]
             unsafe fn store(self, to: *mut $real) {
-                // SAFETY: the caller has the room; a value exists, so the instructions do.
+                // SAFETY: the caller provides the space; a value exists, so the instructions do.
                 unsafe { $store(to, self.0) }
             }
             #[inline(always)]
@@ -81,7 +81,7 @@ macro_rules! register_vector {
             #[inline(always)]
             fn zero_below(self, x: Self, limit: Self) -> Self {
                 let ($value, $at, $limit) = (self.0, x.0, limit.0);
-                // SAFETY: as for `add`. "Not less than" keeps NaN.
+                // SAFETY: as for `add`. "Not less than" keeps the lanes where x is NaN.
                 Self(unsafe { $zero_below })
             }
         }

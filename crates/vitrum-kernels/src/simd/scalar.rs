@@ -26,7 +26,7 @@ impl Simd for Scalar {
     }
 }
 
-/// Numbers side by side.
+/// Numbers in an array.
 #[derive(Clone, Copy)]
 pub struct ArrayVector<T, const N: usize>([T; N]);
 
@@ -49,12 +49,12 @@ macro_rules! array_vector {
             }
             #[inline(always)]
             unsafe fn load(from: *const $real) -> Self {
-                // SAFETY: the caller's; arrays of numbers may be read unaligned.
+                // SAFETY: upheld by the caller; arrays of numbers may be read unaligned.
                 Self(unsafe { from.cast::<[$real; N]>().read_unaligned() })
             }
             #[inline(always)]
             unsafe fn store(self, to: *mut $real) {
-                // SAFETY: the caller's.
+                // SAFETY: upheld by the caller.
                 unsafe { to.cast::<[$real; N]>().write_unaligned(self.0) }
             }
             #[inline(always)]
@@ -84,7 +84,7 @@ macro_rules! array_vector {
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, term: Self) -> Self {
-                // Without the instruction, `mul_add` would be a slow library call.
+                // Without the FMA instruction, `mul_add` would be a slow library call.
                 if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
                     Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], term.0[i])))
                 } else {

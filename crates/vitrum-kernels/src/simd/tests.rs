@@ -1,8 +1,8 @@
-//! Every operation of the vectors of this machine's level, lane by lane.
+//! Tests of every vector operation at this machine's level, lane by lane.
 
 use super::{Job, Real, Simd, Vector, run};
 
-/// Numbers of every kind; a lane meets each with each.
+/// Numbers of every kind. The tests combine each with each.
 fn kinds<T: Real>() -> Vec<T> {
     let infinity = T::ZERO.recip();
     let least = T::LEAST;
@@ -11,13 +11,13 @@ fn kinds<T: Real>() -> Vec<T> {
     finite.into_iter().chain(rest).collect()
 }
 
-/// What is the same number to the sign of zero, or not a number either.
+/// Whether the numbers are equal including the sign of zero, or both NaN.
 fn same<T: Real>(x: T, y: T) -> bool {
     let is_nan = |x: T| x.partial_cmp(&x).is_none();
     is_nan(x) && is_nan(y) || x == y && x.recip() == y.recip()
 }
 
-/// The operations that go lane by lane.
+/// The operations that work lane by lane.
 #[inline(always)]
 fn operations<V: Vector>(a: V, b: V, small: V, count: V) -> [V; 9] {
     [
@@ -33,7 +33,7 @@ fn operations<V: Vector>(a: V, b: V, small: V, count: V) -> [V; 9] {
     ]
 }
 
-/// The lanes of all results for numbers `a`, `b`, small whole numbers, and these as exponents.
+/// Lanes of the operands: `a`, `b`, small integers, and the same integers as exponents.
 struct Operations<T>([[T; 16]; 4]);
 
 impl<T: Real> Operations<T> {
@@ -41,7 +41,7 @@ impl<T: Real> Operations<T> {
     /// The processor must have the instructions of `V`.
     #[inline(always)]
     unsafe fn from<V: Vector<Scalar = T>>(&self, lane: usize) -> Vec<[T; 16]> {
-        // SAFETY: `lane` is at most 16 less the lanes; results have room for any register.
+        // SAFETY: `lane` is at most 16 minus the lanes; results have space for any register.
         unsafe {
             let [a, b, small, count] = self.0.each_ref().map(|x| V::load(x.as_ptr().add(lane)));
             let store = |x: V| {
@@ -59,7 +59,7 @@ impl<T: Real> Job for &Operations<T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's; one number needs none.
+        // SAFETY: upheld by the caller; a vector of one number needs no instructions.
         unsafe {
             let found = self.from::<T::In<S>>(0);
             for lane in 0..T::In::<S>::LANES {
@@ -90,7 +90,7 @@ fn a_lane_gives_what_its_number_gives_alone() {
     lanes_are_numbers_alone::<f64>();
 }
 
-/// What moves numbers between lanes.
+/// The operations that move numbers between lanes.
 struct Moves<T>(std::marker::PhantomData<T>);
 
 impl<T: Real> Job for Moves<T> {
@@ -102,7 +102,7 @@ impl<T: Real> Job for Moves<T> {
         let number = |i: usize| T::from_f64(i as f64 + 1.0);
         let from: [T; 256] = std::array::from_fn(number);
         let mut to = [T::ZERO; 256];
-        // SAFETY: the caller's; no register has more than 16 lanes.
+        // SAFETY: upheld by the caller; no register has more than 16 lanes.
         unsafe {
             let (a, b) = (T::In::<S>::load(from.as_ptr()), T::In::<S>::load(from[16..].as_ptr()));
             assert!(a.sum() == T::from_f64((lanes * (lanes + 1) / 2) as f64));

@@ -1,11 +1,11 @@
-//! A register of numbers and what is computed with it.
+//! Vectors: a register of numbers and its operations.
 
 use super::Real;
 
 /// A register of `LANES` numbers.
 ///
-/// Values come from `splat` and `load` alone, which ask for the level's instructions; so whoever holds one may use
-/// them, and the arithmetic is safe.
+/// Only `splat` and `load` create values, and both require the level's instructions. So the arithmetic on values is
+/// safe.
 pub trait Vector: Copy {
     type Scalar: Real;
     const LANES: usize;
@@ -17,24 +17,24 @@ pub trait Vector: Copy {
     /// As `splat`; `from` must point to `LANES` readable numbers.
     unsafe fn load(from: *const Self::Scalar) -> Self;
     /// # Safety
-    /// `to` must point to room for `LANES` numbers.
+    /// `to` must point to space for `LANES` numbers.
     unsafe fn store(self, to: *mut Self::Scalar);
 
-    /// The first `count` lanes from memory, zeros behind.
+    /// Loads `count` numbers, followed by zeros.
     ///
     /// # Safety
     /// As `splat`; `from` must point to `count` readable numbers, at most `LANES`.
     #[inline(always)]
     unsafe fn load_part(from: *const Self::Scalar, count: usize) -> Self {
         let mut lanes = [Self::Scalar::ZERO; 16];
-        // SAFETY: the caller's; no level has more than 16 lanes.
+        // SAFETY: upheld by the caller; no level has more than 16 lanes.
         unsafe {
             std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
             Self::load(lanes.as_ptr())
         }
     }
     /// # Safety
-    /// `to` must point to room for `count` numbers, at most `LANES`.
+    /// `to` must point to space for `count` numbers, at most `LANES`.
     #[inline(always)]
     unsafe fn store_part(self, to: *mut Self::Scalar, count: usize) {
         let mut lanes = [Self::Scalar::ZERO; 16];
@@ -44,12 +44,13 @@ pub trait Vector: Copy {
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
         }
     }
-    /// The lanes of both in turns, `a₀ b₀ a₁ b₁ …`, in two registers.
+    /// Interleaves the lanes, `a₀ b₀ a₁ b₁ …`, into two registers.
     fn interleave(self, other: Self) -> (Self, Self);
-    /// Transposes: writes `LANES` rows at `to_step`, in each a number from each of `rows` rows at `step`, zeros behind.
+    /// Transposes a block of `rows` rows at `step` to `LANES` rows at `to_step`. Missing rows count as zeros.
     ///
     /// # Safety
-    /// As `splat`; `rows`, at most `LANES`, must be readable for `LANES` numbers, and `to` have room for all rows.
+    /// As `splat`. `rows` is at most `LANES`, and each row must have `LANES` readable numbers. `to` must have space for
+    /// `LANES` rows.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant indices keep the rows in registers.
     unsafe fn transpose(
@@ -59,7 +60,7 @@ pub trait Vector: Copy {
         to: *mut Self::Scalar,
         to_step: usize,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut lines = [Self::splat(Self::Scalar::ZERO); 16];
             for i in 0..Self::LANES {
@@ -67,7 +68,7 @@ pub trait Vector: Copy {
                     lines[i] = Self::load(from.add(i * step));
                 }
             }
-            // Each round moves the highest digit of a number's place in the square to the lowest.
+            // Each round moves the highest digit of a number's index in the square to the lowest place.
             let mut round = 1;
             while round < Self::LANES {
                 let before = lines;
@@ -89,16 +90,16 @@ pub trait Vector: Copy {
     fn div(self, other: Self) -> Self;
     /// Square root, correctly rounded.
     fn sqrt(self) -> Self;
-    /// `self · factor + term`, rounded once where the processor can.
+    /// `self · factor + term`, rounded once if the processor can.
     fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The larger; `other` if either is NaN.
     fn max(self, other: Self) -> Self;
-    /// Multiplies by 2ⁿ, n being the low bits of `rounded`.
+    /// Multiplies by 2ⁿ, where n is in the low bits of `rounded`.
     fn scale_by(self, rounded: Self) -> Self;
     /// `self`, but 0 in the lanes where `x` is below `limit`.
     fn zero_below(self, x: Self, limit: Self) -> Self;
 
-    /// eˣ for x ≤ 0 or NaN, within an ulp and a half; 0 where that is below the normal numbers.
+    /// eˣ for x ≤ 0 or NaN, with an error of at most 1.5 ulp; 0 below the normal numbers.
     #[inline(always)]
     fn exp(self) -> Self {
         // SAFETY: `self` exists, so the instructions do.
@@ -116,7 +117,7 @@ pub trait Vector: Copy {
         }
     }
 
-    /// Sum of the lanes: one half and the other, lane by lane, until one is left.
+    /// The sum of the lanes. Each step adds one half to the other, until one lane is left.
     #[inline(always)]
     fn sum(self) -> Self::Scalar {
         let mut lanes = [Self::Scalar::ZERO; 16];
@@ -133,7 +134,7 @@ pub trait Vector: Copy {
     }
 }
 
-/// Numbers of four chains, added in pairs.
+/// The sum of four chains, added in pairs.
 #[inline(always)]
 pub(crate) fn sum_chains<V: Vector>([a, b, c, d]: [V; 4]) -> V {
     a.add(b).add(c.add(d))
