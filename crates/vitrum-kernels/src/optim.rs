@@ -237,7 +237,7 @@ impl<R: Rule<S>, const S: usize> Raw<R, S> {
 }
 
 fn primitive(tensor: Tensor<1>) -> FlexTensor {
-    tensor.try_into_primitive::<Flex>().expect("a float tensor of the CPU backend, as was asked before")
+    tensor.try_into_primitive::<Flex>().expect("a float tensor of the CPU backend, as checked before")
 }
 
 fn readable(tensor: Tensor<1>) -> FlexTensor {

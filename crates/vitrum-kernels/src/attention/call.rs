@@ -64,7 +64,7 @@ impl<'a, T: Real> Rows<'a, T> {
         }
         let values = &T::storage(view)[layout.start_offset()..];
         let end = (shape[0] - 1) * image + (shape[1] - 1) * token + shape[2];
-        assert!(end <= values.len(), "rows beyond their numbers");
+        assert!(end <= values.len(), "rows exceed their buffer");
         Self { values, image, token }
     }
 
@@ -178,7 +178,7 @@ impl<'a, T: Real> Call<'a, T> {
 
 /// The bytes of `count` contiguous flags.
 fn flags(tensor: &FlexTensor, count: usize) -> &[u8] {
-    let (start, end) = tensor.layout().contiguous_offsets().expect("copied where it was not");
+    let (start, end) = tensor.layout().contiguous_offsets().expect("a contiguous mask");
     let bytes = &tensor.bytes()[start..end];
     assert_eq!(bytes.len(), count, "a flag is a byte");
     bytes

@@ -33,7 +33,7 @@ impl<B: Backend> Projections<B> {
             (Some(qkv), None, None) => Projections::Packed(qkv),
             (Some(q), Some(kv), None) => Projections::KeyValue(q, kv),
             (Some(q), Some(k), Some(v)) => Projections::Apart(q, k, v),
-            _ => unreachable!("projections are in one tensor at least"),
+            _ => unreachable!("projections have one to three tensors"),
         }
     }
 

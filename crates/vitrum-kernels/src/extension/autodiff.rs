@@ -135,7 +135,7 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
             OpsKind::Tracked(mut prep) => {
                 let (y, kept) = forward(true);
                 let nodes = [&x, &fc1_weight, &fc2_weight].map(|tensor| prep.checkpoint(tensor));
-                let kept = kept.expect("the forward pass keeps what it is told to");
+                let kept = kept.expect("the forward pass keeps the argument if `keep` is set");
                 prep.finish((nodes, kept), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(forward(false).0),
@@ -234,7 +234,7 @@ impl<B: VitrumOps> Backward<B, 5> for LinearStep {
         let (d_x, d_weight, d_bias) = B::vitrum_linear_backward(x, gained, grad.clone(), wants);
         let mut gradients = vec![(x_node, d_x), (residual_node, Some(grad))];
         if wants_gamma {
-            let d_weight = d_weight.clone().expect("asked for");
+            let d_weight = d_weight.clone().expect("a requested gradient");
             let mut d_gamma = portable::sum_rows::<B>(B::float_mul(weight, d_weight));
             if let Some(d_bias) = d_bias.clone() {
                 d_gamma = B::float_add(d_gamma, B::float_mul(bias, d_bias));

@@ -73,7 +73,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
             }
             Epilogue::Derivative { x, .. } => x.len() == m * n,
         };
-        assert!(fits, "what follows a product of [{m}, {n}] is of another size");
+        assert!(fits, "an operand of the epilogue does not fit a product of [{m}, {n}]");
     }
 
     /// Applies the epilogue to a tile of C.

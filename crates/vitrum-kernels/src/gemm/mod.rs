@@ -135,7 +135,7 @@ impl<'a, T: Real> View<'a, T> {
     fn check(&self, [rows, columns]: [usize; 2]) {
         let last = |length: usize, step: usize| length.saturating_sub(1).saturating_mul(step);
         let end = last(rows, self.steps[0]).saturating_add(last(columns, self.steps[1]));
-        assert!(rows == 0 || columns == 0 || end < self.values.len(), "a matrix beyond its numbers");
+        assert!(rows == 0 || columns == 0 || end < self.values.len(), "a matrix exceeds its numbers");
     }
 
     /// Whether rows are contiguous and the rows of a tile do not share a few sets of the first-level cache, so that

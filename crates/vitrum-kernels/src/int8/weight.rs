@@ -34,7 +34,7 @@ impl std::fmt::Display for QuantizeError {
         match self {
             Self::Length { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
             Self::Terms { found } => {
-                write!(f, "sums of {found} terms, 32 bits are sure to hold {MAX_TERMS} at most")
+                write!(f, "a sum has {found} terms, but 32 bits hold at most {MAX_TERMS}")
             }
         }
     }

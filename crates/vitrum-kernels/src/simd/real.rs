@@ -82,7 +82,9 @@ macro_rules! real {
             }
 
             fn slice(tensor: &FlexTensor) -> &[Self] {
-                tensor.as_slice().unwrap_or_else(|| panic!("not one piece of {}", stringify!($real)))
+                tensor
+                    .as_slice()
+                    .unwrap_or_else(|| panic!("not a contiguous tensor of {}", stringify!($real)))
             }
 
             fn storage(tensor: &FlexTensor) -> &[Self] {
