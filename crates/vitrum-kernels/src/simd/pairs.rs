@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_gives_the_nearest_number_and_keeps_what_is_none() {
+    fn rounding_gives_the_nearest_number_and_keeps_nan() {
         let mut numbers: Vec<f32> = Vec::new();
         for upper in (0..0x7f80_u32).step_by(7) {
             for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {

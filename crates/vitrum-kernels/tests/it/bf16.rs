@@ -168,7 +168,7 @@ fn threads_and_other_rows_do_not_change_a_bit() {
 }
 
 #[test]
-fn what_is_no_number_stays_in_its_row_and_column() {
+fn nan_and_infinity_stay_in_their_row_and_column() {
     let (m, k, n) = (5, 40, 50);
     let weight = floats(&tensor([k, n], 1));
     let packed = PackedWeight::pack_bf16(&weight, [k, n], None);
@@ -334,7 +334,7 @@ fn attention_in_bf16_does_not_depend_on_company_or_threads() {
 }
 
 #[test]
-fn masks_and_what_is_no_number_in_bf16() {
+fn masks_and_nan_in_bf16() {
     let (t, e) = (40, 16);
     let qkv: Tensor<3> = random([1, t, 3 * e], 2.0, 5, &Device::flex(), DType::F32);
     // Keys from 10 on are masked, and the first token sees no key.

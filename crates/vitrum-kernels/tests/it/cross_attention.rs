@@ -191,7 +191,7 @@ fn spoil(x: &Tensor<3>) -> Tensor<3> {
 }
 
 #[test]
-fn padding_masks_hide_even_what_is_no_number() {
+fn padding_masks_hide_even_nan() {
     for keys in [5, 49, 150] {
         for dtype in [DType::F32, DType::F64, DType::F16] {
             let clean = case([3, 20, keys, 2, 16, 16], Some([1, 2]), true, dtype);

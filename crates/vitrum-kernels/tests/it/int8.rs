@@ -231,7 +231,7 @@ fn other_types_and_training_take_the_floats() {
 }
 
 #[test]
-fn what_makes_no_weight_is_refused() {
+fn invalid_weights_are_refused() {
     let length = |what, expected, found| QuantizeError::Length { what, expected, found };
     let error = QuantizedWeight::quantize(&[0.0; 5], [2, 3], None).expect_err("too few");
     assert_eq!(error, length("values", 6, 5));

@@ -47,7 +47,7 @@ fn the_level_can_be_lowered_and_unknown_names_do_nothing() {
 const HELD_BF16: &str = "VITRUM_BF16";
 
 #[test]
-fn pairs_taken_apart_pass_the_other_tests() {
+fn unpacked_pairs_pass_the_other_tests() {
     if [HELD, HELD_BF16].iter().any(|held| std::env::var_os(held).is_some()) || bf16_level() == simd_level() {
         return;
     }

@@ -101,7 +101,7 @@ fn the_sign_of_nothing_is_nothing() {
 }
 
 #[test]
-fn what_others_read_is_left_alone() {
+fn shared_buffers_are_not_changed() {
     let device = Device::flex();
     let mut before = slots(&adam(true, false), &device, DType::F32);
     let kept = before.clone();
