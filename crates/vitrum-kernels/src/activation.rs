@@ -150,13 +150,13 @@ impl Gelu {
             // -|x|, clamped to where the density is 0 anyway: an infinity would not survive the division.
             let negative = V::splat(zero_minus(V::Scalar::TAIL_END)).max(zero.sub(x.max(zero.sub(x))));
             let shift = V::Scalar::TAIL_SHIFT;
-            let share = one.div(V::splat(shift).sub(negative));
-            let u = share.mul_add(V::splat(zero_minus(shift + shift)), one);
+            let reciprocal = one.div(V::splat(shift).sub(negative));
+            let u = reciprocal.mul_add(V::splat(zero_minus(shift + shift)), one);
             let mut tail = V::splat(V::Scalar::TAIL[0]);
             for &coefficient in &V::Scalar::TAIL[1..] {
                 tail = tail.mul_add(u, V::splat(coefficient));
             }
-            let tail = tail.mul(share).mul(bell);
+            let tail = tail.mul(reciprocal).mul(bell);
             let rest = tail.mul_add(splat(-2.0), one).zero_below(x, zero);
             (tail.add(rest), bell)
         }
@@ -182,8 +182,8 @@ impl Differentiable for Gelu {
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: upheld by the caller.
         unsafe {
-            let (share, bell) = Self::parts(x);
-            (x.mul(share), x.mul(splat(DENSITY)).mul_add(bell, share))
+            let (cdf, bell) = Self::parts(x);
+            (x.mul(cdf), x.mul(splat(DENSITY)).mul_add(bell, cdf))
         }
     }
 }
@@ -195,10 +195,10 @@ unsafe fn logistic<V: Vector>(z: V) -> (V, V) {
     unsafe {
         let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
         let e = zero.sub(z.max(zero.sub(z))).exp(); // e^-|z|
-        let share = one.div(one.add(e));
-        let small = e.mul(share); // σ(-|z|)
-        let rest = one.sub(e).mul(share).zero_below(z, zero); // σ(|z|) - σ(-|z|)
-        (small.add(rest), small.mul(share))
+        let sigmoid = one.div(one.add(e));
+        let small = e.mul(sigmoid); // σ(-|z|)
+        let rest = one.sub(e).mul(sigmoid).zero_below(z, zero); // σ(|z|) - σ(-|z|)
+        (small.add(rest), small.mul(sigmoid))
     }
 }
 
@@ -216,8 +216,8 @@ impl Differentiable for Logistic {
         // SAFETY: upheld by the caller.
         unsafe {
             let z = x.mul(splat(self.0));
-            let (share, change) = logistic(z);
-            (x.mul(share), z.mul_add(change, share))
+            let (sigmoid, change) = logistic(z);
+            (x.mul(sigmoid), z.mul_add(change, sigmoid))
         }
     }
 }
@@ -244,10 +244,10 @@ impl Differentiable for GeluTanh {
     unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
         // SAFETY: upheld by the caller.
         unsafe {
-            let (share, change) = logistic(Self::argument(x));
+            let (sigmoid, change) = logistic(Self::argument(x));
             // x times the derivative of the argument. Where x² overflows, `change` is 0.
             let steps = x.mul(x).mul_add(splat(6.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x);
-            (x.mul(share), steps.mul_add(change, share))
+            (x.mul(sigmoid), steps.mul_add(change, sigmoid))
         }
     }
 }

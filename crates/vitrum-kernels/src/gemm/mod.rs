@@ -26,23 +26,27 @@
 //!
 //! | Id | Experiment | Verdict | Code | Commit |
 //! |---|---|---|---|---|
-//! | G1 | Pack strips with a loop over a width known only at run time | dropped | lost | ec787e1 |
-//! | G2 | Pack B once for all calls | kept | there | cd4b443 |
-//! | G3 | Packed weights in pages of 2 MB | dropped | lost | cd4b443 |
-//! | G4 | Pack B row by row through all strips | kept | there | ec787e1 |
-//! | G5 | Read A in place if few strips of B use it | kept | there | 9f61414 |
-//! | G6 | Read A in place also if A is small | kept | there | cd4b443 |
-//! | G7 | Copy A row by row instead of transposing it | dropped | lost | cd4b443 |
-//! | G8 | Prefetch the next unpacked block of B during the tiles | dropped | lost | ec787e1 |
+//! | G1 | Pack strips with a loop over a width known only at run time | dropped | not in git | ec787e1 |
+//! | G2 | Pack B once for all calls | kept | in git | cd4b443 |
+//! | G3 | Packed weights in pages of 2 MB | dropped | not in git | cd4b443 |
+//! | G4 | Pack B row by row through all strips | kept | in git | ec787e1 |
+//! | G5 | Read A in place if few strips of B use it | kept | in git | 9f61414 |
+//! | G6 | Read A in place also if A is small | kept | in git | cd4b443 |
+//! | G7 | Copy A row by row instead of transposing it | dropped | not in git | cd4b443 |
+//! | G8 | Prefetch the next unpacked block of B during the tiles | dropped | not in git | ec787e1 |
 //! | G9 | Prefetch the rows of B six instead of two ahead while packing | dropped | constant | 484f99f |
-//! | G10 | Keep workers awake between the products of a pass | dropped | lost | 484f99f |
+//! | G10 | Keep workers awake between the products of a pass | dropped | not in git | 484f99f |
 //! | G11 | Other sizes of blocks | dropped | constant | ec787e1 |
-//! | G12 | Whole tiles in the epilogue without a check of each piece's length | kept | there | 98cedd7 |
-//! | G13 | Activations as closures | dropped | lost | ec787e1 |
+//! | G12 | Whole tiles in the epilogue without a check of each piece's length | kept | in git | 98cedd7 |
+//! | G13 | Activations as closures | dropped | not in git | ec787e1 |
 //!
-//! To run one again: "there" means that the commit made the change, so compare it with its parent. "Constant" means
-//! that editing a constant is the whole change. "Lost" means that only the result was committed. The benches are `cargo
-//! bench -p vitrum-kernels --bench ops -- linear` (or `mlp`, `activate`), and `vitrum bench` for whole models.
+//! To run one again: "in git" means that the commit made the change, so compare it with its parent. "Constant" means
+//! that editing a constant is the whole change. "Not in git" means that the commit recorded only the result. Compare
+//! with the benches of linear layers, MLPs and activations, or with `vitrum bench` for whole models:
+//!
+//! ```text
+//! cargo bench -p vitrum-kernels --bench ops -- linear
+//! ```
 //!
 //! Results, in GFLOP/s as above where no unit is given:
 //!
