@@ -27,6 +27,7 @@ const FLAGS: &[(&str, &str, &str, &str)] = &[
     ("sequential", "--sequential", "true", ""),
     ("shuffle_buffer", "--shuffle-buffer 7", "7", ""),
     ("max_bad", "--max-bad 2", "2.0", ""),
+    ("task", "--task segment", "'segment'", ""),
     ("model", "-m deit_tiny_patch16_224", "'deit_tiny_patch16_224'", ""),
     ("pretrained", "--pretrained hf:timm/x", "'hf:timm/x'", ""),
     ("num_classes", "--num-classes 5", "5", ""),
