@@ -6,9 +6,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Tensor;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use vitrum::data::Preprocess;
 use vitrum::data::dataset::{ClassMap, DatasetOptions, Skipped, Source, Split, open_dataset};
 use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
-use vitrum::data::Preprocess;
 use vitrum::models::{ModelConfig, VitConfig};
 use vitrum::tasks::Classifier;
 use vitrum::tasks::evaluate::Accuracy;
@@ -168,9 +168,8 @@ fn evaluate(
     let bar = progress(total, talk);
     let mut judge = ClassifyJudge::new(config.num_classes);
     let start = Instant::now();
-    let mut answer = |images: Tensor<4>, names: &[String]| {
-        classifier.logits(images).map_err(|error| named(error, names))
-    };
+    let mut answer =
+        |images: Tensor<4>, names: &[String]| classifier.logits(images).map_err(|error| named(error, names));
     let mut watch = |seen: Seen<'_, ClassifyJudge>| {
         if let Some(table) = &mut table {
             write_rows(table, &seen)?;
@@ -182,15 +181,8 @@ fn evaluate(
         anyhow::Ok(true)
     };
     let pass = Pass { limit: args.limit, ..Pass::default() };
-    vitrum::train::evaluate::evaluate(
-        &mut answer,
-        loader,
-        &mut judge,
-        classifier.device(),
-        pass,
-        &mut watch,
-    )
-    .map_err(|error| explained(error, args))?;
+    vitrum::train::evaluate::evaluate(&mut answer, loader, &mut judge, classifier.device(), pass, &mut watch)
+        .map_err(|error| explained(error, args))?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     let accuracy = judge.accuracy().context("an evaluation without images")?;

@@ -58,7 +58,9 @@ pub enum TrainError {
     #[error("the validation part holds no readable image")]
     NoImages,
     /// The plateau schedule takes the other direction of a score for the better one.
-    #[error("sched plateau: follows {metric} only where a {expected} value is better\nhint: another schedule")]
+    #[error(
+        "sched plateau: follows {metric} only where a {expected} value is better\nhint: another schedule"
+    )]
     PlateauMetric {
         /// The score.
         metric: String,

@@ -50,8 +50,7 @@ pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
     while left > 0 {
         let Some(mut batch) = loader.next().transpose().map_err(TrainError::from)? else { break };
         let values = if pass.keep_pixels { batch.values.clone() } else { std::mem::take(&mut batch.values) };
-        let images =
-            batch::to_tensor(values, batch.shape, DType::F32, device).map_err(TrainError::from)?;
+        let images = batch::to_tensor(values, batch.shape, DType::F32, device).map_err(TrainError::from)?;
         let mut logits = answer(images, &batch.names)?;
         let count = logits.len().min(batch.names.len()).min(left);
         logits.truncate(count);

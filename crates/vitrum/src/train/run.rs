@@ -16,9 +16,7 @@ use super::build::{Built, build, freeze};
 use super::fit::{Flow, Job, Outcome, Requests};
 use super::judge::Judge;
 use super::log::event::number;
-use super::log::{
-    DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch,
-};
+use super::log::{DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch};
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
 use super::schedule;
@@ -399,9 +397,7 @@ impl<'a> Run<'a> {
         }
         let model = self.trainer.ema_model().unwrap_or_else(|| self.trainer.model());
         self.write_model(&model)?;
-        if !self.sets.val.is_empty()
-            && self.evaluate(&model, self.recipe.model_ema, true)?.is_some()
-        {
+        if !self.sets.val.is_empty() && self.evaluate(&model, self.recipe.model_ema, true)?.is_some() {
             self.write_judged();
         }
         let seconds = self.began.elapsed().as_secs_f64();

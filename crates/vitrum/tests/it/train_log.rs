@@ -297,7 +297,10 @@ fn without_a_moving_average_the_columns_are_timms() {
     let mut logger = Logger::start(&folder).unwrap();
     let unvalidated = EpochSummary { validation: validation(None, None), ..summary(0, false) };
     logger.event(&Event::Epoch(EpochSummary { train_loss: f64::NAN, ..unvalidated }));
-    logger.event(&Event::Epoch(EpochSummary { validation: validation(Some([0.5, 80.0, 99.0]), None), ..summary(1, false) }));
+    logger.event(&Event::Epoch(EpochSummary {
+        validation: validation(Some([0.5, 80.0, 99.0]), None),
+        ..summary(1, false)
+    }));
     logger.check().unwrap();
     let table = std::fs::read_to_string(folder.summary()).unwrap();
     let rows: Vec<&str> = table.lines().collect();
@@ -337,9 +340,15 @@ fn folders_are_numbered_without_collision() {
     let mut wanted: Vec<PathBuf> = (1..=16).map(|i| output.join("classify").join(name(i))).collect();
     wanted.sort();
     assert_eq!(paths, wanted);
-    assert_eq!(RunFolder::create(&output, "classify", "vit", true).unwrap().path(), output.join("classify/vit"));
+    assert_eq!(
+        RunFolder::create(&output, "classify", "vit", true).unwrap().path(),
+        output.join("classify/vit")
+    );
     for bad in ["", ".", "..", "a/b", "/tmp", "a\\b", "a/"] {
-        assert!(matches!(RunFolder::create(&output, "classify", bad, false), Err(LogError::Name { .. })), "{bad:?}");
+        assert!(
+            matches!(RunFolder::create(&output, "classify", bad, false), Err(LogError::Name { .. })),
+            "{bad:?}"
+        );
     }
 }
 

@@ -375,7 +375,9 @@ fn draw_curve<DB: DrawingBackend>(
     let drawn = chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
     if !curve.name.is_empty() {
         let length = (26.0 * scale) as i32;
-        drawn.label(curve.name.as_str()).legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
+        drawn
+            .label(curve.name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
     }
     if dots > 0.0 {
         let dot = |point: &(f64, f64)| Circle::new(*point, (dots * scale) as i32, color.filled());

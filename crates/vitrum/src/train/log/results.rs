@@ -92,7 +92,8 @@ impl Finished {
     fn best_scores(&self) -> Vec<(String, Value)> {
         let value = |name: &str| self.best.as_ref().and_then(|best| best.get(name));
         let mut fields = Vec::new();
-        let (losses, others): (Vec<&str>, Vec<&str>) = self.names().into_iter().partition(|name| *name == "loss");
+        let (losses, others): (Vec<&str>, Vec<&str>) =
+            self.names().into_iter().partition(|name| *name == "loss");
         for name in others.into_iter().chain(losses) {
             fields.push((name.to_string(), json!(value(name).map(|value| rounded(value, 4)))));
             if is_accuracy(name) {

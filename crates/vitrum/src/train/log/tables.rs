@@ -167,7 +167,8 @@ struct Row {
 impl Row {
     fn of(summary: &EpochSummary) -> Self {
         let EpochSummary { epoch, train_loss, validation, lr, .. } = summary;
-        let numbers = [("epoch", epoch.to_string()), ("train_loss", number(*train_loss)), ("lr", number(*lr))];
+        let numbers =
+            [("epoch", epoch.to_string()), ("train_loss", number(*train_loss)), ("lr", number(*lr))];
         let mut cells: HashMap<String, String> =
             numbers.into_iter().map(|(column, cell)| (column.into(), cell)).collect();
         for (prefix, scores) in [("eval", &validation.model), ("ema", &validation.ema)] {

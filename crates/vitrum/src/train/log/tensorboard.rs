@@ -49,7 +49,8 @@ impl TensorBoard {
             Event::Train(line) => self.scalars(line.update, &train_scalars(line)),
             Event::Epoch(summary) => {
                 let values = epoch_scalars(summary);
-                let values: Vec<(&str, f64)> = values.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+                let values: Vec<(&str, f64)> =
+                    values.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
                 self.scalars(summary.updates, &values)
             }
             _ => Ok(()),

@@ -7,8 +7,8 @@ use crate::train::TrainError;
 use crate::train::fit::Job;
 use crate::train::log::RunFolder;
 use crate::train::recipe::Recipe;
-use crate::train::score::Better;
 use crate::train::resume::{Part, Parts, Resume, ResumeError, Store, StoreOptions, changed, load};
+use crate::train::score::Better;
 use crate::train::trainer::{Trainer, TrainerState};
 
 fn store_options(recipe: &Recipe, better: Better) -> StoreOptions {
