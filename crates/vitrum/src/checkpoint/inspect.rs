@@ -237,9 +237,9 @@ mod tests {
 
     #[test]
     fn numbers_in_names_compare_by_value() {
-        let mut names = ["blocks.10.a", "blocks.2.a", "a", "blocks.2", "blocks.02.a", "blocks.2.b"];
+        let mut names = ["layers.10.a", "layers.2.a", "a", "layers.2", "layers.02.a", "layers.2.b"];
         names.sort_by(|a, b| natural_order(a, b));
-        assert_eq!(names, ["a", "blocks.2", "blocks.02.a", "blocks.2.a", "blocks.2.b", "blocks.10.a"]);
+        assert_eq!(names, ["a", "layers.2", "layers.02.a", "layers.2.a", "layers.2.b", "layers.10.a"]);
     }
 
     #[test]

@@ -54,16 +54,16 @@ mod tests {
     use super::*;
 
     const TABLE: [Row; 2] =
-        [("layer.{N}.query", "blocks.{N}.attn.q", Edit::Keep), ("token", "cls_token", Edit::Rank3)];
+        [("layer.{N}.query", "layers.{N}.attn.q", Edit::Keep), ("token", "cls_token", Edit::Rank3)];
 
     #[test]
     fn rows_stand_for_weight_and_bias_of_every_block() {
         assert_eq!(
             lookup(&TABLE, "layer.11.query.weight"),
-            Some(("blocks.11.attn.q.weight".into(), Edit::Keep))
+            Some(("layers.11.attn.q.weight".into(), Edit::Keep))
         );
         assert_eq!(lookup(&TABLE, "token"), Some(("cls_token".into(), Edit::Rank3)));
-        assert_eq!(lookup_back(&TABLE, "blocks.3.attn.q.bias").as_deref(), Some("layer.3.query.bias"));
+        assert_eq!(lookup_back(&TABLE, "layers.3.attn.q.bias").as_deref(), Some("layer.3.query.bias"));
     }
 
     #[test]

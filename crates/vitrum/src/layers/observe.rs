@@ -62,7 +62,7 @@ pub struct Within<'a> {
 }
 
 impl<'a> Within<'a> {
-    /// `watch` inside the layer `scope`, such as `format_args!("blocks.{i}")`.
+    /// `watch` inside the layer `scope`, such as `format_args!("layers.{i}")`.
     pub fn new(watch: &'a mut dyn Observer, scope: Arguments<'a>) -> Self {
         Self { watch, scope }
     }
