@@ -194,9 +194,8 @@ fn edited(
 /// Whether the classes asked for are others than the file's.
 fn wants_new_head(source: &ModelConfig, file: Option<&Converted>, options: &LoadOptions<'_>) -> bool {
     let Some(asked) = options.num_classes.filter(|asked| *asked != 0) else { return false };
-    let Some(file) = file else { return false };
-    let held = source.heads().first().and_then(|head| file.map.rows(&format!("{head}.weight")));
-    held != Some(asked)
+    let rows = |file: &Converted| file.map.rows(&format!("{}.weight", source.heads().first()?));
+    file.and_then(rows) != Some(asked)
 }
 
 /// A model without weights of a file.

@@ -97,7 +97,7 @@ impl Classify for Pyramid {
 
     fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         // The finer level takes part, so that its gradient passes by the second stage.
-        let fine = features.levels[0].tokens.clone().mean().reshape([1, 1]);
+        let fine = features.levels[0].tokens.clone().mean_dim(1).mean_dim(2).squeeze_dim(1); // [B, 1]
         self.head.forward(self.embedding(features, watch)) + fine
     }
 }
