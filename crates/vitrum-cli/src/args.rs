@@ -697,7 +697,7 @@ pub struct DataSplitArgs {
     /// Another seed, another split.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
-    /// One table with a column `part`.
+    /// One table with a column `part`, by which `train`, `val --split` and `data` choose its rows.
     #[arg(short, long, value_name = "FILE.csv")]
     pub output: Option<PathBuf>,
     /// A folder for train.csv and val.csv; with --copy or --link, for images: train/CLASS and val/CLASS.

@@ -13,6 +13,7 @@ mod predict;
 mod quantize;
 mod resume;
 mod sandbox;
+mod shards;
 #[cfg(unix)]
 mod signals;
 mod small;

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | folder with class folders | every image file below, in natural order, as timm | the folder an image lies in |
 //! | folder of images, or one image | the images | none |
-//! | `.csv`, `.tsv`, `.txt` | a column of paths | a column of labels |
+//! | `.csv`, `.tsv`, `.txt` | a column of paths; of the part wanted, where a column `split` names parts | a column of labels |
 //! | `.tar`, `.tar.gz` of class folders | in archive order, as a stream, never unpacked | the folder an image lies in |
 //! | WebDataset `.tar`: `000.jpg` with `000.cls`, `.json` or `.txt` | in archive order | the companion's number or name |
 //! | shards: folder of archives, `set-{000..009}.tar`, `set-*.tar` | as of one archive, shard by shard | as of one archive |
@@ -365,7 +365,8 @@ fn demo_count(path: &Path) -> Result<Option<usize>, DatasetError> {
 }
 
 /// The parts that a dataset says it has: folders called `train`, `val`, `test` and the like, at the top of a folder
-/// or within an archive, or the files of a binary set. Empty where all pictures are in one part.
+/// or within an archive, the files of a binary set, or what a table's column `split` or `part` holds. Empty where all
+/// pictures are in one part.
 ///
 /// A single folder called `test` among others is taken for a class.
 ///
@@ -382,6 +383,9 @@ pub fn splits_of(path: impl AsRef<Path>) -> Result<Vec<Split>, DatasetError> {
     let kind = std::fs::metadata(path).map_err(|error| DatasetProblem::from(error).at(path))?;
     let splits = if kind.is_dir() {
         splits_in_folder(path)?
+    } else if is_table(path) {
+        refuse_empty(path)?;
+        table::splits_in(path)?
     } else {
         let head = head(path).map_err(|error| DatasetProblem::from(error).at(path))?;
         if tar::is_tar(&head) { tar::splits_in(path)? } else { Vec::new() }
@@ -423,8 +427,7 @@ fn open_folder(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>,
 }
 
 fn open_file(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if matches!(extension.as_str(), "csv" | "tsv" | "txt") {
+    if is_table(path) {
         return Ok(Box::new(table::open(path, options)?));
     }
     let head = head(path).map_err(|error| DatasetProblem::from(error).at(path))?;
@@ -450,6 +453,11 @@ fn open_file(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, D
     }
     let begins = head[..head.len().min(16)].escape_ascii().to_string();
     Err(DatasetProblem::Unknown(format!("a file that begins with \"{begins}\"")).at(path))
+}
+
+fn is_table(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    matches!(extension.as_str(), "csv" | "tsv" | "txt")
 }
 
 fn refuse_empty(path: &Path) -> Result<(), DatasetError> {

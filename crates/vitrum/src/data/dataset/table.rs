@@ -3,8 +3,10 @@
 
 mod columns;
 mod labels;
+mod parts;
 mod read;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use self::columns::Columns;
@@ -13,7 +15,7 @@ pub(super) use self::labels::{Label, check, read};
 use self::read::{Line, Table};
 use super::folder::{UNKNOWN_CLASS, is_image, none_of_the_classes};
 use super::{
-    DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_SAMPLES, Skipped, class_map,
+    DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_SAMPLES, Skipped, Split, class_map,
 };
 
 const MAX_BYTES: u64 = 4 << 30;
@@ -29,6 +31,8 @@ struct Row {
     numeric: bool,
     /// The class's name beside its number.
     name: Option<String>,
+    /// The part it belongs to, in a table of parts.
+    part: Option<Split>,
 }
 
 /// The first line is a header if one of its fields is a known name of the path column. A first line without a picture is
@@ -40,7 +44,9 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     let table_folder = path.parent().unwrap_or(Path::new(""));
     let folder = options.image_dir.as_deref().unwrap_or(table_folder);
     let mut skipped = Skipped::default();
-    let rows = rows(&text, folder, &mut skipped).map_err(|problem| problem.at(path))?;
+    let rows = rows(&text, folder, &mut skipped)
+        .and_then(|rows| rows.of_part(options.split, &mut skipped))
+        .map_err(|problem| problem.at(path))?;
     let labels = Labels::of(&rows, options).map_err(|problem| problem.at(path))?;
     let mut places = Places::new(folder, rows.first().map(|row| row.file.as_str()));
     let mut samples = Vec::with_capacity(rows.len());
@@ -61,7 +67,54 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     }
 }
 
-fn rows(text: &str, folder: &Path, skipped: &mut Skipped) -> Result<Vec<Row>, DatasetProblem> {
+/// The parts that a column of the table names; none where it has no such column.
+///
+/// # Errors
+/// [`DatasetError`] when the table cannot be read, or its column of parts is unclear.
+pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
+    let text = class_map::read_text(path, MAX_BYTES)?;
+    let table = Table::read(&text).map_err(|problem| problem.at(path))?;
+    // A table without a header has no column of parts, whatever its files are.
+    let columns = Columns::of(&table, &|_| false).map_err(|problem| problem.at(path))?;
+    let lines = table.lines.iter().skip(columns.first_row);
+    Ok(lines.filter_map(|line| columns.part_of(line)).collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+/// All rows, and what the header calls the column of parts.
+struct Rows {
+    rows: Vec<Row>,
+    part: Option<String>,
+}
+
+impl Rows {
+    /// The rows of the wanted part, where the table has parts.
+    fn of_part(self, wanted: Option<Split>, skipped: &mut Skipped) -> Result<Vec<Row>, DatasetProblem> {
+        let Self { mut rows, part } = self;
+        let Some(column) = part else {
+            if let Some(wanted) = wanted {
+                skipped.note(format!("no column names the part `{}`: all rows are read", wanted.name()));
+            }
+            return Ok(rows);
+        };
+        let parts: BTreeSet<Split> = rows.iter().filter_map(|row| row.part).collect();
+        let split = match wanted.or_else(|| parts.first().copied().filter(|_| parts.len() == 1)) {
+            Some(split) if parts.contains(&split) => split,
+            chosen => {
+                let found =
+                    chosen.map_or("several splits".into(), |split| format!("no split `{}`", split.name()));
+                let available = parts.iter().map(|split| split.name().into()).collect();
+                return Err(DatasetProblem::Split { found, available });
+            }
+        };
+        let all = rows.len();
+        rows.retain(|row| row.part == Some(split));
+        let (name, count) = (split.name(), rows.len());
+        skipped.note(format!("{count} of {all} rows are of part `{name}`, by column `{column}`"));
+        Ok(rows)
+    }
+}
+
+fn rows(text: &str, folder: &Path, skipped: &mut Skipped) -> Result<Rows, DatasetProblem> {
     let table = Table::read(text)?;
     if let Some(delimiter) = table.unusual_delimiter() {
         skipped.note(format!("columns are separated by {delimiter}"));
@@ -73,7 +126,9 @@ fn rows(text: &str, folder: &Path, skipped: &mut Skipped) -> Result<Vec<Row>, Da
     let is_picture = |field: &str| is_image(Path::new(field)) || folder.join(field).is_file();
     let columns = Columns::of(&table, &is_picture)?;
     columns.notes.iter().for_each(|note| skipped.note(note.clone()));
-    table.lines[columns.first_row..].iter().map(|line| row(line, &columns)).collect()
+    let lines = table.lines[columns.first_row..].iter();
+    let rows = lines.map(|line| row(line, &columns)).collect::<Result<_, _>>()?;
+    Ok(Rows { rows, part: columns.part.map(|(_, name)| name) })
 }
 
 fn row(line: &Line, columns: &Columns) -> Result<Row, DatasetProblem> {
@@ -93,6 +148,7 @@ fn row(line: &Line, columns: &Columns) -> Result<Row, DatasetProblem> {
         label: columns.label.and_then(field),
         numeric: columns.numeric,
         name: columns.name.and_then(field),
+        part: columns.part_of(line),
     })
 }
 

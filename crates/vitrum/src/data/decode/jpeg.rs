@@ -9,16 +9,25 @@ mod frame;
 mod huffman;
 mod idct;
 mod planes;
+mod reader;
+mod scan;
 mod source;
 mod standard;
+mod tables;
 
-use self::frame::{Color, Frame, Reader, State};
+use self::frame::{Color, Frame};
 use self::planes::Plane;
+use self::reader::Reader;
+use self::tables::State;
 use super::orientation::{self, orient};
 use super::{DecodeOptions, DecodeProblem, Limits, damaged, rgb_image, rgb_of_cmyk};
 use crate::data::image::RgbImage;
 
 const NAME: &str = "JPEG";
+
+fn bad(what: &str) -> DecodeProblem {
+    damaged(NAME, what)
+}
 
 pub(super) fn decode(
     bytes: &[u8],
@@ -78,7 +87,7 @@ fn exact_pixels(
 ) -> Result<Vec<u8>, DecodeProblem> {
     let frame = reader.read_scans(limits)?;
     if !frame.is_fine() {
-        return Err(damaged(NAME, "scans of the progressive picture are missing"));
+        return Err(bad("scans of the progressive picture are missing"));
     }
     if frame.faults {
         notes.push("its packed data are damaged: some of the pixels may be wrong".into());
@@ -110,7 +119,7 @@ pub(super) fn strip(
     let mut reader = Reader::with(bytes, state);
     reader.read_header(limits)?;
     if is_ycc && reader.channels() != 3 {
-        return Err(damaged(NAME, "YCbCr of other than three components"));
+        return Err(bad("YCbCr of other than three components"));
     }
     let (width, channels) = (reader.size().0 as usize, reader.channels());
     let pixels = exact_pixels(reader, limits, &mut Vec::new())?;

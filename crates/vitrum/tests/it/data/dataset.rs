@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use vitrum::data::dataset::{
-    ClassFolder, ClassMap, DatasetProblem, ImageSource, Sample, Split, natural_order,
+    ClassFolder, ClassMap, DatasetProblem, ImageSource, Sample, Split, natural_order, splits_of,
 };
 use vitrum::data::{DatasetOptions, DecodeOptions, RgbImage, Source, decode, open_dataset};
 
@@ -354,6 +354,39 @@ fn tables_as_people_bring_them_are_read_or_refused_by_line() {
         let path = write(root.path(), "t.csv", text.as_bytes());
         let error = open_dataset(&path, &DatasetOptions::default()).map(drop).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_column_of_parts_says_which_rows_are_wanted() {
+    let root = tempfile::tempdir().unwrap();
+    let rows = "r1,a.png,x,train\nr2,b.png,y,Test\nr3,c.png,z,train\n";
+    // The names of the rows are R's.
+    let path = write(root.path(), "t.csv", format!("file,label,split\n{rows}").as_bytes());
+    assert_eq!(splits_of(&path).unwrap(), [Split::Train, Split::Test]);
+    let of = |split| DatasetOptions { split: Some(split), ..Default::default() };
+    let mut source = open_dataset(&path, &of(Split::Train)).unwrap();
+    assert_eq!(source.classes(), ["x", "z"]);
+    assert_eq!(source.skipped().to_string(), "2 of 3 rows are of part `train`, by column `split`");
+    expect(&labels(&mut *source), &[("a.png", Some(0)), ("c.png", Some(1))]);
+    expect(&labels(&mut *open_dataset(&path, &of(Split::Test)).unwrap()), &[("b.png", Some(0))]);
+    assert!(matches!(
+        problem(&path, &of(Split::Val)),
+        DatasetProblem::Split { available, .. } if available == ["train", "test"]
+    ));
+    assert!(matches!(problem(&path, &DatasetOptions::default()), DatasetProblem::Split { .. }));
+
+    // One part alone need not be chosen, and it is no label.
+    let path = write(root.path(), "one.csv", b"file,subset\na.png,test\nb.png,test\n");
+    assert_eq!(splits_of(&path).unwrap(), [Split::Test]);
+    expect(&labels(&mut *open(&path)), &[("a.png", None), ("b.png", None)]);
+    // A row of another length is refused, whatever part is wanted.
+    let path = write(root.path(), "t.csv", b"file,label,split\na.png,x,train\nb.png,y\n");
+    assert!(matches!(problem(&path, &of(Split::Train)), DatasetProblem::Row { line: 3, .. }));
+    for text in
+        ["file,label,part\na.png,x,arm\n", "file,label\na.png,x\n", "a.png\nb.png\n", "file,label,split\n"]
+    {
+        assert_eq!(splits_of(write(root.path(), "t.csv", text.as_bytes())).unwrap(), [], "{text}");
     }
 }
 

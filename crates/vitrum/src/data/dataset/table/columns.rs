@@ -1,10 +1,11 @@
 //! Which columns of a table hold what.
 
+use super::parts;
 use super::read::{Line, Table};
-use crate::data::dataset::DatasetProblem;
+use crate::data::dataset::{DatasetProblem, Split};
 
 /// Names of the column of paths, the better first. Names are compared without case, blanks, `_` and `-`.
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 22] = [
     "file",
     "path",
     "filename",
@@ -18,6 +19,10 @@ const PATHS: [&str; 18] = [
     "imagefile",
     "relativepath",
     "filenames",
+    "filepaths",
+    "files",
+    "paths",
+    "imagepaths",
     "images",
     "imageid",
     "imgid",
@@ -68,6 +73,8 @@ pub(super) struct Columns {
     pub numeric: bool,
     /// Class names beside numbers.
     pub name: Option<usize>,
+    /// Parts, and what the header calls them.
+    pub part: Option<(usize, String)>,
     /// How many columns a row has.
     pub width: usize,
     /// The first row that is no header.
@@ -84,6 +91,7 @@ impl Columns {
                 label: None,
                 numeric: false,
                 name: None,
+                part: None,
                 width: 0,
                 first_row: 0,
                 notes: Vec::new(),
@@ -100,7 +108,22 @@ impl Columns {
         }
         let width = first.fields.len();
         let label = (width > 1).then_some(1);
-        Ok(Self { file: 0, label, numeric: false, name: None, width, first_row: 0, notes: Vec::new() })
+        Ok(Self {
+            file: 0,
+            label,
+            numeric: false,
+            name: None,
+            part: None,
+            width,
+            first_row: 0,
+            notes: Vec::new(),
+        })
+    }
+
+    /// The part that a row names.
+    pub(super) fn part_of(&self, line: &Line) -> Option<Split> {
+        let (at, _) = self.part.as_ref()?;
+        Split::of_name(line.fields.get(*at)?)
     }
 
     fn of_header(header: &Line, rows: &[Line]) -> Result<Option<Self>, DatasetProblem> {
@@ -116,7 +139,9 @@ impl Columns {
         if !["file", "path", "filename"].contains(&names[file].as_str()) {
             notes.push(format!("paths are in column `{}`", header.fields[file]));
         }
-        let others: Vec<usize> = (0..names.len()).filter(|&at| at != file && !names[at].is_empty()).collect();
+        let part = parts::find(header, rows, shift, &mut notes)?;
+        let is_other = |&at: &usize| at != file && Some(at + shift) != part && !names[at].is_empty();
+        let others: Vec<usize> = (0..names.len()).filter(is_other).collect();
         let label = number.or(name);
         if label.is_none() && is_one_hot(&others, rows, shift) {
             let columns: Vec<String> = others.iter().map(|&at| header.fields[at].clone()).collect();
@@ -144,6 +169,7 @@ impl Columns {
             label: label.map(|at| at + shift),
             numeric: number.is_some(),
             name: number.and(name).map(|at| at + shift),
+            part: part.map(|at| (at, header.fields[at - shift].clone())),
             width: names.len() + shift,
             first_row: 1,
             notes,
@@ -169,6 +195,6 @@ fn quoted(line: &Line) -> Vec<String> {
 }
 
 /// A column's name without case, blanks, `_` and `-`.
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     name.chars().filter(|c| !c.is_whitespace() && !['_', '-'].contains(c)).collect::<String>().to_lowercase()
 }

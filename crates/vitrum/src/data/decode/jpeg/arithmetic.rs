@@ -1,7 +1,8 @@
 //! Coefficients in arithmetic codes: sequential and progressive, as libjpeg's `jdarith.c` decodes them.
 
-use super::frame::{Band, NATURAL, State};
+use super::scan::Band;
 use super::source::{Cut, Source};
+use super::tables::{NATURAL, State};
 
 /// Size of the least probable interval, the next state after it (with 128: the symbols change places), and the next
 /// state after the probable symbol.

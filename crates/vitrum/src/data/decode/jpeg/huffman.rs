@@ -1,8 +1,9 @@
 //! Coefficients in Huffman codes: sequential and progressive.
 
 use super::NAME;
-use super::frame::{Band, NATURAL};
+use super::scan::Band;
 use super::source::{Cut, Source};
+use super::tables::NATURAL;
 use crate::data::decode::{DecodeProblem, damaged};
 
 /// A table as the file gives it: how many codes of each length there are, and their symbols.
