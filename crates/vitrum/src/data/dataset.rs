@@ -8,8 +8,8 @@
 //! | folder of images, or one image | the images | none |
 //! | `.csv`, `.tsv`, `.txt` | a column of paths | a column of labels |
 //! | `.tar`, `.tar.gz` of class folders | in archive order, never unpacked | the folder of the image |
-//! | WebDataset `.tar`: `000.jpg` with `000.cls`, `.json` or `.txt` | in archive order | the companion's number or name |
-//! | shards: folder of archives, `set-{000..009}.tar`, `set-*.tar` | as in one archive, shard by shard | as in one archive |
+//! | WebDataset `.tar`: `000.jpg` with `000.cls`, `.json` or `.txt` | in archive order | the companion's label |
+//! | shards: folder of archives, `set-{000..009}.tar`, `set-*.tar` | shard by shard | as in one archive |
 //! | CIFAR-10/100 binary: folder, `.bin`, `.tar.gz` | 32 x 32 pixels | `batches.meta.txt`, `fine_label_names.txt` |
 //! | MNIST idx pair, also `.gz` | grey pixels | digits |
 //! | `demo`, `demo:COUNT` | drawn by [`DemoSet`] | ten shapes |
