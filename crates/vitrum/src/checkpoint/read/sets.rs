@@ -86,11 +86,7 @@ const WRAPPERS: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint
 pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Result<Selection, LoadError> {
     let plain: BTreeMap<String, &str> = shapes.keys().map(|name| (unwrapped(name), *name)).collect();
     if plain.len() != shapes.len() {
-        return Err(LoadError::format(
-            path,
-            "checkpoint",
-            "two names differ only in a wrapper's prefix",
-        ));
+        return Err(LoadError::format(path, "checkpoint", "two names differ only in a wrapper's prefix"));
     }
     let found = sets_of(&plain);
     let names: Vec<String> = found.iter().map(|(prefix, _)| shown(prefix)).collect();
