@@ -1,4 +1,4 @@
-//! `vitrum bench`: how fast a model runs on this machine.
+//! `vitrum bench`: speed of a model on this machine.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,29 +26,30 @@ struct Measured {
     batch_size: usize,
     /// `forward`, `train` or `data`.
     pass: &'static str,
-    /// `f32`, or `bf16` or `int8` where layers of the model are.
+    /// `f32`, or `bf16` or `int8` if layers of the model have it.
     precision: Precision,
     threads: usize,
-    /// Requests under way at once, on their shares of the threads.
+    /// Number of concurrent requests, each with its share of the threads.
     streams: usize,
     runs: usize,
     /// Median time of one pass.
     median_ms: f64,
     min_ms: f64,
     max_ms: f64,
-    /// By the median, of all streams together.
+    /// From the median, for all streams together.
     images_per_second: f64,
-    /// Two operations per multiply-accumulate that the logits need; three times the forward pass's for a training step.
+    /// Two operations per multiply-accumulate that the logits need; a training step counts three times the forward
+    /// pass.
     gflops: Option<f64>,
-    /// Share of the multiply-adds in `f32` that these threads can do at most, by the better of two readings, before and
-    /// after; bf16 and eight bits can be above it.
+    /// Share of the largest `f32` multiply-add rate of these threads, from the better of two readings, before and
+    /// after. bf16 and int8 can exceed it.
     share_of_peak: Option<f64>,
-    /// Most memory the process ever had, where the system tells it.
+    /// Peak memory of the process, if the system tells it.
     peak_mb: Option<f64>,
 }
 
 impl Measured {
-    /// Of passes over one batch each, by their times in seconds, shortest first.
+    /// From the times of passes over one batch each, in seconds, shortest first.
     fn new(model: &str, img_size: [usize; 2], pass: &'static str, batch_size: usize, times: &[f64]) -> Self {
         Self {
             model: model.into(),
@@ -90,15 +91,15 @@ pub fn run(args: &BenchArgs, talk: Talk) -> Result<()> {
     report(args, &measured)
 }
 
-/// A row for each size of batch.
+/// One row per batch size.
 fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measured>> {
-    // Training rounds for each pass anew what it keeps in f32.
+    // Training keeps f32 weights and rounds them in each pass.
     let kept =
         if args.train && model.precision == Precision::Bf16 { Precision::F32 } else { model.precision };
     let kept = ModelArgs { precision: kept, ..model.clone() };
     if args.data.is_some() && model.precision != Precision::F32 {
         let name = model.precision.name();
-        bail!("--data asks no model, so nothing is computed in {name}\nhint: leave out --precision");
+        bail!("--data uses no model, so nothing is computed in {name}\nhint: leave out --precision");
     }
     let (loaded, device) = model::open(&kept, Dtype::F32, false, talk)?;
     let config = loaded.model.config();
@@ -117,12 +118,12 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     for &batch_size in &args.batch_sizes {
         memory::check_batch(&config, batch_size.saturating_mul(args.streams), Dtype::F32)?;
     }
-    // Nobody else holds a trainer's weights: they are changed in place.
+    // The trainer must hold the only reference to its weights, to change them in place.
     let mut runner = match args.train {
         true => Runner::Trainer(Box::new(trainer(loaded.model, precision, &device)?)),
         false => Runner::Model(Box::new(loaded.model.pack())),
     };
-    // Looked at twice: a processor that others share may be slow for a moment.
+    // Two readings: a shared processor may be slow for a moment.
     let peak = || vitrum_kernels::has_fast_path(&device, DType::F32).then(|| vitrum_kernels::peak_gflops(3));
     let before = peak();
     let mut measured = Vec::new();
@@ -150,13 +151,13 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     Ok(measured)
 }
 
-/// What is measured.
+/// The measured work.
 enum Runner {
     Model(Box<Model>),
     Trainer(Box<Trainer>),
 }
 
-/// In bf16 as a run with `--amp-dtype bf16`.
+/// In bf16 as in a run with `--amp-dtype bf16`.
 fn trainer(model: Model, precision: Precision, device: &Device) -> Result<Trainer> {
     let amp_dtype = if precision == Precision::Bf16 { "bf16" } else { "none" }.into();
     let recipe =
@@ -192,7 +193,7 @@ fn forward_times(
     model.as_classifier()?;
     let pass = || {
         let Ok(logits) = model.logits(images.clone()) else { return };
-        let sum: f64 = logits.into_data().iter::<f64>().sum(); // waits for the device
+        let sum: f64 = logits.into_data().iter::<f64>().sum(); // Reading the result waits for the device.
         std::hint::black_box(sum);
     };
     if args.streams > 1 {
@@ -204,8 +205,8 @@ fn forward_times(
     })
 }
 
-/// Times of passes in `--streams` pools of threads side by side, shortest first. All go on until each has its runs, so
-/// that none is measured while another rests.
+/// Times of passes in `--streams` concurrent thread pools, shortest first. All pools run until each has enough
+/// passes, so that none is measured while another is idle.
 fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
     let threads = (rayon::current_num_threads() / args.streams).max(1);
     let ready = std::sync::Barrier::new(args.streams);
@@ -241,7 +242,7 @@ fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Whole updates as a run makes them, on a batch that is ready.
+/// Whole updates as in a run, on a batch in memory.
 fn train_times(
     args: &BenchArgs,
     trainer: &mut Trainer,

@@ -17,7 +17,7 @@ use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
 use crate::model::{Talk, download_bar};
 use crate::output::{self, Rows};
 
-/// Runs the command; false when files differ (`diff`) or hold values that are not finite (`verify`).
+/// Runs the command; false if files differ (`diff`) or hold non-finite values (`verify`).
 pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
     match command {
         CheckpointCommand::Inspect { path, stats, weight_set, format } => {
@@ -34,7 +34,7 @@ pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
             overwrite,
         } => {
             let options = WriteOptions { dtype: Some(dtype.into()), overwrite };
-            // transformers' layout states both sizes, timm's one.
+            // transformers' layout can hold both sizes, timm's only one.
             let size_of_processor = to == Layout::Timm;
             let mut opened = read(
                 &input,
@@ -136,7 +136,7 @@ fn summary(found: &Inspection) -> Result<()> {
     for (key, value) in &found.metadata {
         output::line(format_args!("metadata: {key} = {value}"))?;
     }
-    // Those of other sets are told by the sets.
+    // Tensors of other sets are reported with the sets.
     found
         .dropped
         .iter()
@@ -144,7 +144,7 @@ fn summary(found: &Inspection) -> Result<()> {
         .try_for_each(|(name, reason)| output::line(format_args!("left out: {name} ({reason})")))
 }
 
-/// The sizes of a model, those that its family has.
+/// The sizes of a model that its family has.
 fn in_words(config: &ModelConfig) -> String {
     let [h, w] = config.input().image().size;
     let mut words = vec![format!("{h}x{w}")];
@@ -159,7 +159,7 @@ fn in_words(config: &ModelConfig) -> String {
     words.join(", ")
 }
 
-/// Epsilon of the norms, where the family has one.
+/// Epsilon of the norms, if the family has one.
 fn epsilon(config: &ModelConfig) -> Option<f64> {
     config.field("norm_eps")?.as_f64()
 }
@@ -177,7 +177,7 @@ fn read(input: &Path, model: Option<String>, options: LoadOptions<'_>, talk: Tal
     Ok(opened)
 }
 
-/// Gives a model the epsilon of timm's architecture, and says what that changes.
+/// Gives a model the epsilon of timm's architecture, and reports the effect.
 fn take_timm_epsilon(opened: &mut Opened, talk: Talk) -> Result<()> {
     let config = &opened.card.config;
     let (Some(own), Some(timm)) = (epsilon(config), epsilon(&architecture(opened)?)) else { return Ok(()) };
@@ -192,7 +192,7 @@ fn take_timm_epsilon(opened: &mut Opened, talk: Talk) -> Result<()> {
     Ok(())
 }
 
-/// The configuration of timm's architecture that the model is written as.
+/// The configuration of the timm architecture to write.
 fn architecture(opened: &Opened) -> Result<ModelConfig> {
     let name = opened.card.architecture.as_deref().unwrap_or("vit_base_patch16_224");
     Ok(catalogue::entry(name)?.config.clone())
@@ -225,7 +225,7 @@ fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, t
     Ok(())
 }
 
-/// What can be done where timm has no word for an epsilon.
+/// Adds a hint if timm's layout cannot hold the epsilon.
 fn with_hint(error: LoadError, card: &ModelCard, base: &ModelConfig) -> anyhow::Error {
     match error {
         LoadError::Config { .. } if epsilon(&card.config) != epsilon(base) => anyhow::anyhow!(

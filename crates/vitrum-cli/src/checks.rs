@@ -1,4 +1,4 @@
-//! `vitrum checks`: this machine, and whether the fast paths give the reference's numbers on it.
+//! `vitrum checks`: describes this machine and compares its fast paths with the reference.
 
 use anyhow::{Result, bail};
 use burn::tensor::{DType, Device, Distribution, Tensor};
@@ -20,7 +20,7 @@ struct Outcome {
 pub fn run(args: &ChecksArgs) -> Result<()> {
     let device = device::prepare(&args.device)?;
     let mut outcomes = machine(&device);
-    // Shaders have no f64 that could be relied on.
+    // f64 is not reliable in shaders.
     let fast = vitrum_kernels::has_fast_path(&device, DType::F64);
     for &dtype in if fast { &[DType::F32, DType::F64][..] } else { &[DType::F32] } {
         let bar = if dtype == DType::F32 { 5e-6 } else { 1e-12 };
@@ -44,7 +44,7 @@ pub fn run(args: &ChecksArgs) -> Result<()> {
     }
     let failed: Vec<&str> = outcomes.iter().filter(|o| !o.ok).map(|o| o.check.as_str()).collect();
     if !failed.is_empty() {
-        bail!("self-check failed: {}\nhint: numbers from this machine cannot be trusted", failed.join(", "));
+        bail!("self-check failed: {}\nhint: do not trust numbers from this machine", failed.join(", "));
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ fn machine(device: &Device) -> Vec<Outcome> {
     ]
 }
 
-/// The processor's own name, where the system tells it.
+/// The processor's name, if the system tells it.
 fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info
@@ -122,7 +122,7 @@ fn layer_norm(device: &Device, dtype: DType) -> (f64, f64) {
     (relative(ours.0, reference.0), relative(ours.1, reference.1))
 }
 
-/// A whole small model on this device against the same on the plain CPU, forward and every gradient's sum.
+/// A whole small model on this device against the CPU: forward, and the sum of every gradient.
 fn model(device: &Device) -> Result<Outcome> {
     let config = ModelConfig::named("test_vit")?;
     let run = |device: Device| -> Result<Tensor<2>> {

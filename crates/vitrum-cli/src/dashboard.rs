@@ -1,7 +1,7 @@
-//! A run on the whole screen: progress, curves, numbers, the last lines of the log.
+//! Full-screen view of a run: progress, curves, numbers, the last lines of the log.
 //!
-//! The loop's events change a [`Board`]; a thread draws it a few times a second and reads keys. `q` or Ctrl-C asks the
-//! run to save and stop; a second Ctrl-C ends the program at once. However it ends, the terminal is given back.
+//! The loop's events change a [`Board`]. A thread draws it a few times a second and reads keys. `q` or Ctrl-C asks
+//! the run to save and stop; a second Ctrl-C ends the program at once. The terminal is restored in every case.
 
 use std::collections::VecDeque;
 use std::io::{self, Stderr};
@@ -30,20 +30,20 @@ use vitrum::train::score::Validation;
 
 use crate::output;
 
-/// Lines of the log that are kept.
+/// Number of log lines kept.
 const LINES: usize = 200;
-/// Lines that stay on the terminal after the dashboard.
+/// Number of lines that stay on the terminal after the dashboard.
 const FAREWELL: usize = 12;
-/// Points of a curve: about as many as a wide screen has dots.
+/// Points of a curve: about the dots of a wide screen.
 const POINTS: usize = 400;
-/// Between two drawings.
+/// Time between two drawings.
 const PERIOD: Duration = Duration::from_millis(200);
 /// Colours of the scores; further scores have the last one.
 const SCORES: [Color; 2] = [Color::Yellow, Color::DarkGray];
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// The terminal is ours.
+/// Whether the dashboard uses the terminal.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// The dashboard of a run.
@@ -78,7 +78,7 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has told so.
+            // A panicking thread has printed its message.
             let _ = thread.join();
         }
         leave();
@@ -88,7 +88,7 @@ impl Drop for Dashboard {
     }
 }
 
-/// What a thread left behind when it panicked is still worth showing.
+/// Ignores poisoning: the board of a panicking thread is still worth showing.
 fn locked(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
     board.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -100,16 +100,16 @@ fn enter() -> io::Result<Terminal<CrosstermBackend<Stderr>>> {
     Terminal::new(CrosstermBackend::new(io::stderr()))
 }
 
-/// Gives the terminal back, once.
+/// Restores the terminal, once.
 fn leave() {
     if ACTIVE.swap(false, Ordering::SeqCst) {
-        // Nothing can be done about a terminal that is gone.
+        // If the terminal is gone, nothing can be done.
         let _ = disable_raw_mode();
         let _ = execute!(io::stderr(), LeaveAlternateScreen, ratatui::crossterm::cursor::Show);
     }
 }
 
-/// So that a panic's text is readable.
+/// Restores the terminal on a panic, so that its message is readable.
 fn restore_on_panic() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -123,7 +123,7 @@ fn restore_on_panic() {
 
 fn show(mut terminal: Terminal<CrosstermBackend<Stderr>>, board: &Mutex<Board>, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) && ACTIVE.load(Ordering::SeqCst) {
-        // A terminal that cannot be drawn on must not end a run.
+        // An error of drawing must not end a run.
         let _ = terminal.draw(|frame| {
             let board = locked(board);
             board.draw(frame, board.begun.elapsed());
@@ -153,7 +153,7 @@ fn react(key: KeyEvent, stop: &AtomicBool) {
     }
 }
 
-/// What is shown.
+/// The state on screen.
 struct Board {
     started: Started,
     history: History,
@@ -228,12 +228,12 @@ impl Board {
         }
     }
 
-    /// Updates of the whole run.
+    /// Number of updates of the whole run.
     fn total(&self) -> u64 {
         (self.started.epochs * self.started.batches) as u64
     }
 
-    /// Seconds to the end at the mean pace of this process.
+    /// Estimated remaining seconds, at the mean speed of this process.
     fn left(&self, elapsed: Duration) -> Option<f64> {
         let done = self.step.update.checked_sub(self.started.updates_done).filter(|done| *done > 0)?;
         let left = self.total().saturating_sub(self.step.update);
@@ -393,7 +393,7 @@ fn gauge(color: Color, part: f64, label: String) -> Gauge<'static> {
     Gauge::default().gauge_style(Style::new().fg(color).bg(Color::Black)).ratio(part).label(label)
 }
 
-/// From 0 to 1, whatever is asked.
+/// `part / whole`, clamped to 0 to 1.
 fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { (part / whole).clamp(0.0, 1.0) } else { 0.0 }
 }
@@ -433,7 +433,7 @@ fn draw_chart(frame: &mut Frame, area: Rect, title: &str, legend: LegendPosition
     frame.render_widget(chart.block(panel(title)), area);
 }
 
-/// Least and greatest with some air.
+/// Least and greatest value with a margin.
 fn bounds(values: impl Iterator<Item = f64>) -> [f64; 2] {
     let (low, high) =
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
@@ -441,7 +441,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> [f64; 2] {
     [low - air, high + air]
 }
 
-/// The numbers among the points, averaged in groups where they are many.
+/// The finite points, averaged in groups if there are many.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let points: Vec<(f64, f64)> = points.iter().filter(|point| point.1.abs() < 1e15).copied().collect();
     let group = points.len().div_ceil(POINTS).max(1);

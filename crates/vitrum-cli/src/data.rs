@@ -1,4 +1,4 @@
-//! `vitrum data`: what is in a dataset, what is wrong with it, and splitting it.
+//! `vitrum data`: check, measure and split datasets.
 
 mod check;
 mod split;
@@ -19,7 +19,7 @@ use crate::model::{self, Talk};
 use crate::output;
 use crate::val::progress;
 
-/// Runs the command; false when a gate that was asked for is not met.
+/// Runs the command; false if a requested gate is not met.
 pub fn run(command: &DataCommand, talk: Talk) -> Result<bool> {
     match command {
         DataCommand::Check(args) => check::run(args, talk),
@@ -28,7 +28,7 @@ pub fn run(command: &DataCommand, talk: Talk) -> Result<bool> {
     }
 }
 
-/// One part of the data: a dataset without parts, or one of its parts.
+/// A dataset without parts, or one part of a dataset.
 struct Part {
     name: String,
     set: Arc<TrainSet>,
@@ -40,7 +40,7 @@ impl Part {
     }
 }
 
-/// Every part of every dataset. The name of a part says its dataset where there are several.
+/// Every part of every dataset. With several datasets, a part's name contains its dataset.
 fn open(paths: &[PathBuf], args: &DataReadArgs, talk: Talk) -> Result<Vec<Part>> {
     let class_map = args.class_map.as_ref().map(ClassMap::open).transpose()?;
     let mut parts = Vec::new();
@@ -73,13 +73,13 @@ fn open(paths: &[PathBuf], args: &DataReadArgs, talk: Talk) -> Result<Vec<Part>>
     Ok(parts)
 }
 
-/// What a look at one picture tells.
+/// The facts about one picture.
 struct Look {
     name: String,
     label: Option<usize>,
     /// By its content; `None` for bare pixels and unknown formats.
     format: Option<image::ImageFormat>,
-    /// What was seen, or why nothing was.
+    /// The result of decoding, or why it failed.
     seen: Result<Seen, String>,
 }
 
@@ -95,7 +95,7 @@ struct Seen {
 /// Pictures decoded at a time.
 const CHUNK: usize = 256;
 
-/// Decodes every picture of a part on all threads and hands what was seen over in order.
+/// Decodes every picture of a part on all threads and passes the results on in order.
 fn look_at(part: &Part, args: &DataReadArgs, talk: Talk, mut take: impl FnMut(Look)) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.workers).build()?;
     let options = model::decode_options(&args.limits, false);
@@ -174,7 +174,7 @@ fn see(image: &RgbImage) -> Seen {
     Seen { width: image.width(), height: image.height(), hash: hash.finalize().into(), sums }
 }
 
-/// A name for a format that people know.
+/// The usual name of a format.
 fn format_name(format: Option<image::ImageFormat>) -> &'static str {
     use image::ImageFormat;
     match format {

@@ -10,7 +10,7 @@ use crate::args::DemoArgs;
 use crate::model::Talk;
 use crate::target;
 
-/// Runs the command: one folder per class, as `vitrum val` and training read them.
+/// Runs the command: one folder per class, readable by `vitrum val` and training.
 pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
     if !(8..=4096).contains(&args.size) || args.count == 0 || args.count > 1_000_000 {
         bail!("--size must be 8 to 4096 and --count 1 to 1000000");
@@ -40,7 +40,7 @@ pub fn run(args: &DemoArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
-/// One picture of each class, none of which the built-in model was trained on, among the system's temporary files.
+/// One picture of each class in the system's temporary directory. The built-in model was not trained on them.
 pub fn pictures() -> Result<Vec<PathBuf>> {
     let folder = std::env::temp_dir().join("vitrum-demo-pictures");
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -62,7 +62,7 @@ fn check_sheet(path: &Path, args: &DemoArgs) -> Result<()> {
     Ok(())
 }
 
-/// Twenty rows of such pictures are under a gigabyte.
+/// Twenty rows of pictures this wide are under a gigabyte.
 const MAX_SHEET_SIDE: u32 = 8192;
 
 /// Ten pictures a row, at most two hundred.

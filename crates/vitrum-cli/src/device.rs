@@ -1,4 +1,4 @@
-//! From `--device` and `--threads` to a device that is ready.
+//! From `--device` and `--threads` to an open device.
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -6,12 +6,12 @@ use clap::ValueEnum;
 
 use crate::args::{DeviceArgs, DeviceName};
 
-/// Sets the threads of the process and opens the device.
+/// Sets the number of threads and opens the device.
 pub fn prepare(args: &DeviceArgs) -> Result<Device> {
     open(args.device, args.threads)
 }
 
-/// The same for a device by its name.
+/// The same for a device by name.
 pub fn named(name: &str, threads: usize) -> Result<Device> {
     let device = DeviceName::from_str(name, true).map_err(|_| {
         let names: Vec<String> = DeviceName::value_variants()
@@ -29,7 +29,7 @@ fn open(device: DeviceName, threads: usize) -> Result<Device> {
     }
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if threads == 0 { all } else { threads };
-    // One pool for decoding and for the tensors; a second call in one process keeps the first.
+    // One pool for decoding and for tensors. A second call in the same process has no effect.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     match device {
         DeviceName::Auto | DeviceName::Cpu => Ok(Device::flex()),
@@ -50,8 +50,8 @@ fn vulkan() -> Result<Device> {
     bail!("this binary was built without Vulkan\nhint: cargo build --release --features vulkan")
 }
 
-/// Whatever graphics interface the machine has; shaders in WGSL, WebGPU's language. (Burn's own `Device::webgpu` is the
-/// browser's.)
+/// Any graphics interface of the machine, with shaders in WGSL, WebGPU's language. (Burn's own `Device::webgpu` is
+/// the browser's.)
 #[cfg(feature = "webgpu")]
 fn webgpu() -> Result<Device> {
     graphics(Device::wgpu_options)
@@ -62,7 +62,7 @@ fn webgpu() -> Result<Device> {
     bail!("this binary was built without WebGPU\nhint: cargo build --release --features webgpu")
 }
 
-/// Opens a graphics device, once in a process: without this, the first tensor would panic where there is none.
+/// Opens a graphics device, once per process. Without this, the first tensor would panic on a machine without one.
 #[cfg(any(feature = "vulkan", feature = "webgpu"))]
 fn graphics(options: impl FnOnce() -> burn::tensor::wgpu::WgpuOptions) -> Result<Device> {
     static OPENED: std::sync::Mutex<Option<Device>> = std::sync::Mutex::new(None);
@@ -72,14 +72,14 @@ fn graphics(options: impl FnOnce() -> burn::tensor::wgpu::WgpuOptions) -> Result
     }
     let device = options().init().map_err(|error| {
         anyhow::anyhow!(
-            "no graphics device could be opened: {error}\nhint: `vulkaninfo --summary` lists what there is"
+            "no graphics device could be opened: {error}\nhint: `vulkaninfo --summary` lists the devices"
         )
     })?;
     *opened = Some(device.clone());
     Ok(device)
 }
 
-/// Vector instructions that the processor offers.
+/// The processor's vector instructions.
 pub fn instructions() -> String {
     let mut found: Vec<&str> = Vec::new();
     #[cfg(target_arch = "x86_64")]

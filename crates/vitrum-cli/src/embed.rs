@@ -19,7 +19,7 @@ use crate::predict::{Asked, ask, named, open_telling};
 use crate::target;
 use crate::tensors::{self, Output};
 
-/// Runs the command; any image that cannot be read ends it, so that rows and files always match.
+/// Runs the command. An unreadable image ends it, so that rows and files always match.
 pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
     let format = format_of(args)?;
     if let Some(output) = &args.output {
@@ -42,7 +42,7 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
                 let x = model.pooled(&images).map_err(|error| named(error, &names))?;
                 let x = if args.normalize { normalized(x) } else { x };
                 if format == EmbedFormat::JsonLines && args.output.is_none() {
-                    print_lines(chunk, x)?; // as they come
+                    print_lines(chunk, x)?; // Lines are printed as they are computed.
                 } else {
                     vectors.push(x);
                 }

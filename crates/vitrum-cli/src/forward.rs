@@ -57,7 +57,7 @@ fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// The configuration for images of this size; refuses a size that makes no model.
+/// The configuration for images of this size; refuses an invalid size.
 fn sized(config: &ModelConfig, images: &Tensor<4>) -> Result<ModelConfig> {
     let [_, _, h, w] = images.dims();
     let config = config.with("img_size", json!([h, w]))?;
@@ -65,7 +65,7 @@ fn sized(config: &ModelConfig, images: &Tensor<4>) -> Result<ModelConfig> {
     Ok(config)
 }
 
-/// `logits`, `features` and, when asked for, every named intermediate, in the order of the network.
+/// `logits`, `features` and, if requested, every named intermediate, in the order of the network.
 fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> Result<Vec<(String, Seen)>> {
     let backbone = model.as_backbone()?;
     let mut recorder = Recorder { with_attention, seen: Vec::new() };
@@ -84,7 +84,7 @@ fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> R
     Ok(seen)
 }
 
-/// Batches one after the other.
+/// Concatenates batches.
 fn joined(parts: Vec<Seen>) -> Output {
     let (mut tokens, mut vectors, mut attention) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
@@ -108,7 +108,7 @@ struct Compared {
     name: String,
     /// Largest difference over largest value of the reference.
     error: f64,
-    /// Where the largest difference is.
+    /// Index of the largest difference.
     index: Vec<usize>,
     ours: f64,
     theirs: f64,
@@ -119,14 +119,14 @@ struct Compared {
 struct Verdict {
     model: String,
     tolerance: f64,
-    /// The first that departs, in the order of the network.
+    /// The first value out of tolerance, in the order of the network.
     first_departure: Option<String>,
     /// Names in the reference that the model does not produce.
     not_compared: Vec<String>,
     compared: Vec<Compared>,
 }
 
-/// Runs `vitrum verify`; true when everything agrees.
+/// Runs `vitrum verify`; true if everything agrees.
 pub fn verify(args: &VerifyArgs, talk: Talk) -> Result<bool> {
     let (loaded, device) = model::open(&args.model, args.dtype, true, talk)?;
     let config = loaded.model.config();

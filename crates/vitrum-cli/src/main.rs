@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was typed; `vitrum predict demo` means the built-in model, unless another is named.
+/// The command line. `vitrum predict demo` means the built-in model, unless another one is given.
 fn arguments() -> Vec<OsString> {
     let mut typed: Vec<OsString> = std::env::args_os().collect();
     let has = |word: &str| typed.iter().any(|arg| arg == word);
@@ -68,7 +68,7 @@ fn arguments() -> Vec<OsString> {
     typed
 }
 
-/// A decoder's panic over a damaged image becomes an error that names the file; its own words say less.
+/// Silences decoders' panics on damaged images. They become errors that name the file.
 fn quiet_decoders() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -106,14 +106,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever read our output has left (`vitrum … | head`): not an error.
+/// Whether the reader of our output has closed it (`vitrum … | head`): not an error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     })
 }
 
-/// The error and its causes; a cause that the text before it tells already is left out.
+/// The error and its causes, without causes that the text before already contains.
 fn explained(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.is_empty() {

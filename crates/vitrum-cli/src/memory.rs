@@ -1,15 +1,14 @@
-//! Whether what was asked for fits into this machine, before it is begun.
+//! Checks that a model or batch fits into memory, before work begins.
 
 use anyhow::{Result, bail};
 use vitrum::models::{Config, ModelConfig};
 
 use crate::args::Dtype;
 
-/// Refuses a model whose values alone are more than the memory that is free; building refuses one that
-/// cannot be built.
+/// Refuses a model whose values alone exceed the free memory. Building refuses an invalid one.
 pub fn check_model(config: &ModelConfig, dtype: Dtype) -> Result<()> {
     let Ok(walk) = config.walk() else { return Ok(()) };
-    // A position table is brought to another grid in f64, from a copy into a copy.
+    // Resizing a position table uses two copies in f64.
     let tables = walk.steps.iter().filter(|step| step.name == "pos_embed");
     let positions = tables.fold(0, |sum: u64, step| sum.saturating_add(step.params.saturating_mul(2 * 8)));
     let bytes = walk.params.saturating_mul(width(dtype)).saturating_add(positions);
@@ -19,7 +18,7 @@ pub fn check_model(config: &ModelConfig, dtype: Dtype) -> Result<()> {
     })
 }
 
-/// Refuses a batch of images of the configuration's size that cannot be held, by a low bound
+/// Refuses a batch of images of the configuration's size that does not fit, by a lower bound
 /// ([`Walk::held`](vitrum::models::shapes::Walk)).
 pub fn check_batch(config: &ModelConfig, batch: usize, dtype: Dtype) -> Result<()> {
     let Ok(walk) = config.walk() else { return Ok(()) };
@@ -50,7 +49,7 @@ fn width(dtype: Dtype) -> u64 {
     }
 }
 
-/// Bytes that are free, where the system tells it.
+/// Free memory in bytes, if the system tells it.
 fn available() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -58,16 +57,16 @@ fn available() -> Option<u64> {
     Some(kilobytes.saturating_mul(1024))
 }
 
-/// Asks for memory in the system's small pages from now on, for commands that take little and end soon.
+/// Requests small pages from now on, for commands that use little memory and end soon.
 ///
-/// The allocator asks for pages of 2 MB, which serve long work a little faster. The system may have to move others'
-/// pages out of the way first: the first answer of ViT-Ti took 0.25 s instead of 0.07, and 80 MB instead of 58.
+/// The allocator asks for pages of 2 MB, which are slightly faster for long work. The system may have to move other
+/// pages first: the first answer of ViT-Ti took 0.25 s instead of 0.07, and 80 MB instead of 58.
 pub fn small_pages() {
     #[cfg(target_os = "linux")]
-    let _ = rustix::thread::disable_transparent_huge_pages(true); // Where it cannot be had, nothing is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true); // A failure does no harm.
 }
 
-/// Most memory this process ever had, in MB; Linux tells it.
+/// Peak memory of this process in MB, on Linux.
 pub fn peak_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! From the model flags to a model that is ready, with a report on stderr.
+//! From the model flags to a loaded model, with a report on stderr.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,24 +18,24 @@ use crate::device;
 use crate::memory;
 use crate::models::{plain_value, with_kwargs};
 
-/// How much goes to stderr.
+/// Verbosity on stderr.
 #[derive(Clone, Copy)]
 pub struct Talk {
-    /// Nothing but errors.
+    /// Only errors.
     pub quiet: bool,
-    /// `-v`: device and configuration; `-vv`: every key that was loaded, too.
+    /// `-v`: device and configuration; `-vv`: also every loaded key.
     pub verbose: u8,
 }
 
 impl Talk {
-    /// A remark on stderr.
+    /// Prints a message on stderr.
     pub fn say(self, text: impl std::fmt::Display) {
         if !self.quiet {
             crate::output::complain(text);
         }
     }
 
-    /// A remark for those who asked for `level` times `-v`.
+    /// Prints a message if `-v` was given at least `level` times.
     fn detail(self, level: u8, text: impl std::fmt::Display) {
         if self.verbose >= level {
             self.say(text);
@@ -52,13 +52,12 @@ impl From<Dtype> for DType {
     }
 }
 
-/// Loads what the flags ask for and says what happened. The images come as numbers, so no processor has a say in their
-/// size.
+/// Loads the requested model and reports on it. Images come as numbers, so a processor does not decide their size.
 pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> Result<(Loaded, Device)> {
     open_for(args, dtype, needs_weights, false, talk)
 }
 
-/// As [`open`]; for pictures, whose size is the processor's.
+/// As [`open`]; for pictures, a processor decides the size.
 fn open_for(
     args: &ModelArgs,
     dtype: Dtype,
@@ -117,7 +116,7 @@ fn open_for(
     Ok((loaded, device))
 }
 
-/// A bar for each file that is fetched, on stderr where that is a terminal.
+/// A progress bar for each downloaded file, on stderr if that is a terminal.
 pub fn download_bar() -> Progress {
     let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -137,7 +136,7 @@ pub fn download_bar() -> Progress {
     })
 }
 
-/// The name of the catalogue that a configuration comes nearest to, and the fields in which it differs.
+/// The closest name of the catalogue, and the fields that differ.
 pub fn differences(config: &ModelConfig) -> String {
     let base = catalogue::closest(config).and_then(|name| Some((name, catalogue::entry(name).ok()?)));
     let Some((name, entry)) = base else { return config.family().into() };
@@ -147,7 +146,7 @@ pub fn differences(config: &ModelConfig) -> String {
     if differing.is_empty() { name.into() } else { format!("{name},{differing}") }
 }
 
-/// A classifier: a model whose card, or whose flags, say how pictures are prepared.
+/// A classifier. Its card or the flags must give the preprocessing.
 pub fn classifier(
     args: &ModelArgs,
     preprocess: &PreprocessArgs,
@@ -162,14 +161,14 @@ pub fn classifier(
     Classifier::new(loaded, device).map_err(with_hint)
 }
 
-/// A model for features: as [`classifier`], but it needs no head.
+/// A model for features: as [`classifier`], but without the need for a head.
 pub fn embedder(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Result<Embedder> {
     let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
     adjust(&mut loaded, preprocess)?;
     Ok(Embedder::new(loaded, device)?)
 }
 
-/// What this program has for a model without a head.
+/// Adds a hint for a model without a head.
 fn with_hint(error: Error) -> anyhow::Error {
     match error {
         Error::Model(ModelError::NoHead { .. }) => {
@@ -179,7 +178,7 @@ fn with_hint(error: Error) -> anyhow::Error {
     }
 }
 
-/// Flags over the card.
+/// Applies the preprocessing flags over the card.
 fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     let complete = !args.mean.is_empty()
         && !args.std.is_empty()
@@ -223,7 +222,7 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     })
 }
 
-/// Refuses batches of the model's own image size that do not fit into memory.
+/// Refuses batches of the model's image size that do not fit into memory.
 pub fn check_batch(model: &Model, batch: usize) -> Result<()> {
     memory::check_batch(&model.config(), batch, Dtype::F32)
 }
@@ -233,7 +232,7 @@ fn parse<T: serde::de::DeserializeOwned>(flag: &str, text: &str, want: &str) -> 
         .map_err(|_| anyhow::anyhow!("{flag} '{text}': want {want}"))
 }
 
-/// The names of a class map, as many as the model has classes.
+/// The names in a class map; their number must match the model's classes.
 fn class_names(path: &Path, num_classes: usize) -> Result<Vec<String>> {
     let map = ClassMap::open(path).context("--class-map")?;
     let found = map.names().len();
@@ -243,7 +242,7 @@ fn class_names(path: &Path, num_classes: usize) -> Result<Vec<String>> {
     Ok(map.names().to_vec())
 }
 
-/// Bounds and orientation from the flags.
+/// Limits and orientation from the flags.
 pub fn decode_options(limits: &LimitArgs, turn: bool) -> DecodeOptions {
     DecodeOptions {
         limits: Limits {

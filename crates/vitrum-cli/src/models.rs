@@ -1,4 +1,4 @@
-//! `vitrum models`: names, one model, the walk of shapes.
+//! `vitrum models`: list, configuration of one model, walk of shapes.
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -64,7 +64,7 @@ fn list(filter: Option<&str>, format: Format) -> Result<()> {
     if format == Format::Csv { rows.csv() } else { rows.text() }
 }
 
-/// A filter without `*` matches anywhere.
+/// A filter without `*` matches any part of a name.
 fn passes(filter: &str, name: &str) -> bool {
     if filter.contains('*') { wildcard(filter, name) } else { name.contains(filter) }
 }
@@ -111,7 +111,7 @@ fn info(name: &str, format: Format) -> Result<()> {
     if format == Format::Csv { rows.csv() } else { rows.text() }
 }
 
-/// A JSON value without the quotes of a text.
+/// A JSON value; texts without quotes.
 pub fn plain_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

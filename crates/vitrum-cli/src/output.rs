@@ -1,4 +1,4 @@
-//! How results reach stdout: tables, JSON, CSV. The only place that prints results.
+//! Results on stdout: tables, JSON, CSV. The only file that prints results.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use vitrum::data::dataset::Skipped;
 
 use crate::model::Talk;
 
-/// A table of text cells; columns whose cells are all numbers stand to the right.
+/// A table of text cells. Columns of numbers are right-aligned.
 pub struct Rows {
     header: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -21,17 +21,17 @@ impl Rows {
         Self { header: header.to_vec(), rows: Vec::new() }
     }
 
-    /// One more row.
+    /// Adds a row.
     pub fn push<const N: usize>(&mut self, row: [String; N]) {
         self.rows.push(row.into());
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Aligned text without lines.
+    /// Aligned text without rules.
     pub fn text(&self) -> Result<()> {
         self.render(presets::NOTHING)
     }
@@ -87,18 +87,19 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     bytes(&text)
 }
 
-/// Bytes as they are.
+/// Raw bytes.
 pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).context("writing to stdout")
 }
 
-/// A line on stderr; where nobody can read it, it is lost.
+/// Prints a line on stderr. A write error is ignored.
 pub fn complain(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// What was left out of a dataset and how it was read: one line on stderr, and with `-v` a line for each entry.
+/// Reports entries left out of a dataset and how it was read: one line on stderr, and with `-v` a line for each
+/// entry.
 pub fn told(data: impl std::fmt::Display, skipped: &Skipped, talk: Talk) {
     if skipped.is_empty() {
         return;

@@ -23,12 +23,12 @@ use crate::output;
 struct Answer<'a> {
     file: &'a str,
     predictions: Vec<Prediction>,
-    /// What was wrong with the file, though it was read.
+    /// Faults of the file, though it was read.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     notes: &'a [String],
 }
 
-/// Runs the command; an unreadable image is named at once and makes the command fail at its end.
+/// Runs the command. An unreadable image is reported at once, and makes the command fail at its end.
 pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     if args.topk == 0 {
         bail!("--topk must be at least 1");
@@ -72,14 +72,14 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
-/// A decoded file; what was wrong with it is said.
+/// Decodes a file and reports its faults.
 pub fn open_telling(file: &Path, options: &DecodeOptions, talk: Talk) -> Result<Decoded, DecodeError> {
     let decoded = decode::open_noting(file, options)?;
     decoded.notes.iter().for_each(|note| talk.say(format_args!("{}: {note}", file.display())));
     Ok(decoded)
 }
 
-/// An answer that is no number belongs to a file.
+/// Adds the file's name to an error about a non-finite answer.
 pub fn named(error: Error, names: &[String]) -> anyhow::Error {
     match error {
         Error::NotFinite { image } if image < names.len() => {
@@ -89,21 +89,20 @@ pub fn named(error: Error, names: &[String]) -> anyhow::Error {
     }
 }
 
-/// So few pictures are not worth getting weights and memory ready for many.
+/// Up to this number of pictures, packing weights and large pages do not pay off.
 const FEW: usize = 16;
 
-/// A model and the pictures it is asked about.
+/// A model and the pictures for it.
 pub struct Asked<M> {
     /// The files of the pictures.
     pub files: Vec<PathBuf>,
     /// The model, with its preprocessing.
     pub model: M,
-    /// How the files are decoded.
+    /// Options for decoding.
     pub options: DecodeOptions,
 }
 
-/// What the flags ask for, once it is known to be possible: `load` gives the model, `pack` makes it ready for many
-/// pictures.
+/// Checks the flags, then prepares the work: `load` gives the model, `pack` packs it for many pictures.
 pub fn ask<M>(
     args: &ImagesArgs,
     load: impl FnOnce() -> Result<M>,
@@ -128,7 +127,7 @@ pub fn ask<M>(
     Ok(Asked { files, model, options })
 }
 
-/// Files as they were named; folders give their images, sorted.
+/// The named files in order, and the images of named folders, sorted.
 pub fn image_files(named: &[PathBuf], talk: Talk) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in named {
@@ -147,7 +146,7 @@ pub fn image_files(named: &[PathBuf], talk: Talk) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Answers one after the other, in the format asked for.
+/// Writes answers one by one in the requested format.
 enum Writer {
     Text,
     Json(Vec<serde_json::Value>),
@@ -194,7 +193,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Names a file that could not be read, where a program reads the answers.
+    /// Reports an unreadable file within the machine-readable output.
     fn write_error(&mut self, file: &Path, error: &DecodeError) -> Result<()> {
         if let Self::Json(all) = self {
             all.push(json!({ "file": file.display().to_string(), "error": error.to_string() }));

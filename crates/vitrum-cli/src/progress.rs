@@ -1,4 +1,4 @@
-//! A run on the terminal: lines as timm writes them, and a bar where somebody looks on.
+//! A run on the terminal: lines in timm's form, and a bar if stderr is a terminal.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::output;
 /// Form of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// As timm writes them.
+    /// In timm's form.
     #[default]
     Text,
     /// A JSON object per event.
     Json,
 }
 
-/// Whether a run is shown on the whole screen.
+/// Whether to show a run full-screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Tui {
-    /// Where stderr is a terminal and lines are text.
+    /// If stderr is a terminal and lines are text.
     Auto,
     /// Always.
     On,
@@ -34,7 +34,7 @@ pub enum Tui {
     Off,
 }
 
-/// Who tells of a run on stderr: the dashboard, whose `q` raises `stop`, or lines.
+/// The watcher that reports a run on stderr: the dashboard, whose `q` raises `stop`, or lines.
 pub fn watcher(tui: Tui, format: LogFormat, quiet: bool, stop: Arc<AtomicBool>) -> Result<Box<dyn Watch>> {
     let terminal = std::io::stderr().is_terminal();
     let screen = match tui {
@@ -48,10 +48,10 @@ pub fn watcher(tui: Tui, format: LogFormat, quiet: bool, stop: Arc<AtomicBool>) 
     if screen { Ok(Box::new(Dashboard::start(stop)?)) } else { Ok(Box::new(Lines::new(format, quiet))) }
 }
 
-/// Where lines go.
+/// The target of lines.
 type Sink = Box<dyn FnMut(&str)>;
 
-/// Lines on stderr, with a bar below them where that is a terminal.
+/// Lines on stderr, with a bar below them if that is a terminal.
 pub struct Lines {
     format: LogFormat,
     quiet: bool,
@@ -61,12 +61,12 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Lines in a form, or nothing at all.
+    /// Lines in this format, or nothing if `quiet`.
     pub fn new(format: LogFormat, quiet: bool) -> Self {
         let target = if quiet || format == LogFormat::Json {
             ProgressDrawTarget::hidden()
         } else {
-            // Hidden, too, where stderr is no terminal.
+            // Also hidden if stderr is not a terminal.
             ProgressDrawTarget::stderr()
         };
         Self::to(format, quiet, target, Box::new(|line| output::complain(line)))
@@ -121,7 +121,7 @@ impl Lines {
 impl Watch for Lines {
     fn event(&mut self, event: &Event) {
         match (self.format, event) {
-            // One a step is too many.
+            // A line per step would be too many.
             (_, Event::Step(_)) => (),
             (LogFormat::Json, event) => self.say(&serde_json::Value::Object(event.to_json()).to_string()),
             (LogFormat::Text, event) => text::lines(event).iter().for_each(|line| self.say(line)),
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// The lines, and the bar's place, length and text.
+    /// The lines, and the bar's position, length and text.
     fn told(format: LogFormat, quiet: bool) -> (Vec<String>, (u64, Option<u64>, String)) {
         let lines = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&lines);

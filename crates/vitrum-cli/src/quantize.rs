@@ -1,4 +1,4 @@
-//! `vitrum quantize`: a model with weights in eight bits.
+//! `vitrum quantize`: a model with int8 weights.
 
 use std::path::Path;
 
@@ -37,11 +37,11 @@ struct Done {
 #[derive(Default, Serialize)]
 struct Agreement {
     images: usize,
-    /// Images with the same likeliest class.
+    /// Number of images with the same top class.
     same_class: usize,
-    /// Largest difference between the probabilities of a class.
+    /// Largest change of a class's probability.
     largest_change: f64,
-    /// Images whose likeliest class is another.
+    /// Images whose top class changes.
     other_class: Vec<String>,
 }
 

@@ -1,9 +1,9 @@
-//! What a signal asks of a run.
+//! Signals to a run.
 //!
-//! The first SIGINT (Ctrl-C) or SIGTERM asks it to save and stop; the second ends the process at once, with 130 or 143
-//! as shells expect. SIGHUP (the terminal closed, the connection broke) asks to save and stop, too, however often it
-//! comes: a shell and its terminal may both send it. A process that ignores SIGHUP from its start, as under `nohup`,
-//! goes on ignoring it. SIGUSR1 asks for a checkpoint now.
+//! The first SIGINT (Ctrl-C) or SIGTERM asks it to save and stop. The second ends the process at once, with 130 or
+//! 143 as shells expect. Every SIGHUP (the terminal closed, the connection broke) asks only to save and stop,
+//! because a shell and its terminal may both send it. A process that ignores SIGHUP from its start, as under
+//! `nohup`, keeps ignoring it. SIGUSR1 asks for a checkpoint now.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// The requests that came so far.
+/// The requests so far.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     stop: Arc<AtomicBool>,
@@ -20,11 +20,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on.
+    /// Installs the handlers.
     pub fn install() -> io::Result<Self> {
         let signals = Self::default();
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag down and raises it, the second finds it up.
+            // In this order: the first signal finds the flag clear and sets it, the second finds it set.
             flag::register_conditional_shutdown(signal, 128 + signal, signals.stop.clone())?;
             flag::register(signal, signals.stop.clone())?;
         }
@@ -43,18 +43,18 @@ impl Signals {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// What asks to save and stop when it is raised.
+    /// The flag that asks to save and stop.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
 
-    /// Whether a checkpoint was asked for since this was last asked.
+    /// Whether a checkpoint was requested since the last call.
     pub fn take_save(&self) -> bool {
         self.save.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Whether the parent, for instance `nohup`, had this process ignore SIGHUP. Linux alone tells; elsewhere a hangup
+/// Whether the process started with SIGHUP ignored, for instance by `nohup`. Only Linux tells; elsewhere a hangup
 /// saves and stops.
 #[cfg(unix)]
 fn ignores_hangup() -> bool {
@@ -62,7 +62,7 @@ fn ignores_hangup() -> bool {
         .is_ok_and(|status| ignored(&status, signal_hook::consts::SIGHUP))
 }
 
-/// Reads the mask of ignored signals, in hex, out of `/proc/self/status`.
+/// Reads the mask of ignored signals, in hex, from `/proc/self/status`.
 #[cfg(unix)]
 fn ignored(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

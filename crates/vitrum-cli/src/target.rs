@@ -1,4 +1,4 @@
-//! Where results go: checked before the work begins, there as a whole or not at all.
+//! Output files: checked before the work begins, written atomically.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
-/// Refuses, before any work is done, a place where no file can be put.
+/// Refuses, before any work, a path where no file can be written.
 pub fn check(path: &Path) -> Result<()> {
     let folder = folder(path);
     if !folder.is_dir() {
@@ -15,7 +15,7 @@ pub fn check(path: &Path) -> Result<()> {
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => bail!("writing {}: a folder; want the name of a file", path.display()),
-        // Results are renamed into place, which would put a file where the device or pipe was.
+        // Results are renamed into place. A rename would replace a device or pipe by a file.
         Ok(found) if !found.is_file() => {
             bail!("writing {}: neither a new file nor a regular one", path.display())
         }
@@ -27,7 +27,7 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A CSV file that grows beside its place, and is put there by [`finish`](Table::finish).
+/// A CSV file that is written beside its target and moved there by [`finish`](Table::finish).
 pub struct Table {
     path: PathBuf,
     rows: csv::Writer<BufWriter<File>>,
@@ -41,7 +41,7 @@ impl Table {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".vitrum-");
         #[cfg(unix)]
-        // What any new file gets; the process's mask takes its part.
+        // The permissions of any new file; the process's umask applies.
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder(path)).with_context(context)?;
         let rows = BufWriter::new(file.reopen().with_context(context)?);
@@ -50,12 +50,12 @@ impl Table {
         Ok(table)
     }
 
-    /// One more row.
+    /// Adds a row.
     pub fn row(&mut self, cells: &[&str]) -> Result<()> {
         self.rows.write_record(cells).with_context(|| format!("writing {}", self.path.display()))
     }
 
-    /// Puts the file in its place.
+    /// Moves the file to its target.
     pub fn finish(mut self) -> Result<()> {
         let context = || format!("writing {}", self.path.display());
         self.rows.flush().with_context(context)?;

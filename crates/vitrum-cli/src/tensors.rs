@@ -53,7 +53,7 @@ pub fn input(tensors: &TensorMap, channels: usize, dtype: DType, device: &Device
     Ok(Tensor::from_data(data, (device, dtype)))
 }
 
-/// A tensor on its way to a file.
+/// A tensor to be written.
 pub struct Output {
     shape: Vec<usize>,
     dtype: Dtype,
@@ -99,7 +99,7 @@ impl View for &Output {
     }
 }
 
-/// Writes a safetensors file, whole or not at all.
+/// Writes a safetensors file atomically.
 pub fn write(path: &Path, tensors: &[(String, Output)], metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     let bytes = safetensors::serialize(views, Some(metadata))

@@ -30,17 +30,17 @@ struct Results {
     interpolation: String,
     #[serde(flatten)]
     accuracy: Accuracy,
-    /// Images that could not be read, and were left out.
+    /// Unreadable images that were left out.
     bad: usize,
-    /// Entries of the data that were left out, and how it was read.
+    /// Entries left out of the data, and notes on how it was read.
     left_out: Skipped,
-    /// How classes of the data became classes of the model.
+    /// How classes of the data were matched with the model's.
     classes_matched: String,
     images_per_second: f64,
     seconds: f64,
 }
 
-/// Runs the command; false when `--min-top1` is not met.
+/// Runs the command; false if `--min-top1` is not met.
 pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
@@ -56,7 +56,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
         batch_size: args.batch_size,
         workers,
         max_bad: MaxBad::of_number(args.max_bad),
-        // As timm evaluates: pictures are not turned.
+        // As in timm's evaluation: no EXIF orientation.
         decode: model::decode_options(&args.limits, false),
         ..LoaderOptions::default()
     };
@@ -81,7 +81,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     }
 }
 
-/// The dataset, and how its classes are matched: by name where the model knows any of them.
+/// The dataset, and how its classes are matched: by name if the model knows any of them.
 fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn Source>, String)> {
     let split = match &args.split {
         None => None,
@@ -139,7 +139,7 @@ fn shortened(names: &[&str]) -> String {
     format!("{}{more}", names[..names.len().min(10)].join(", "))
 }
 
-/// Positions mean something only where there are as many classes as the model has.
+/// Matching by position requires equal numbers of classes.
 fn by_position(args: &ValArgs, ours: &[String], num_classes: usize) -> Result<()> {
     if ours.len() != num_classes {
         bail!(
@@ -203,7 +203,7 @@ fn evaluate(
     })
 }
 
-/// A row of the results file for each judged image.
+/// A row of the results file for each image.
 fn write_rows(table: &mut Table, seen: &Seen<'_, ClassifyJudge>) -> Result<()> {
     for ((name, label), answer) in seen.batch.names.iter().zip(seen.labels).zip(seen.judge.answers()) {
         let (label, pred) = (label.to_string(), answer.pred.to_string());
@@ -212,7 +212,7 @@ fn write_rows(table: &mut Table, seen: &Seen<'_, ClassifyJudge>) -> Result<()> {
     Ok(())
 }
 
-/// The library's error with this program's hints.
+/// The library's error with hints of this program.
 fn explained(error: anyhow::Error, args: &ValArgs) -> anyhow::Error {
     match error.downcast_ref() {
         Some(TrainError::NoLabel { name }) => anyhow!("{name}: no label\nhint: `vitrum predict` needs none"),
@@ -221,7 +221,7 @@ fn explained(error: anyhow::Error, args: &ValArgs) -> anyhow::Error {
     }
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, hidden elsewhere.
 pub fn progress(total: Option<usize>, talk: Talk) -> ProgressBar {
     let bar = match total {
         Some(total) => ProgressBar::new(total as u64),

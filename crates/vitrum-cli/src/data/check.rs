@@ -11,7 +11,7 @@ use crate::args::{DataCheckArgs, Format};
 use crate::model::Talk;
 use crate::output::{self, Rows, grouped};
 
-/// Kinds of findings, the gravest first.
+/// Kinds of findings, gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Kind {
@@ -23,9 +23,9 @@ enum Kind {
     Conflict,
     /// The same pixels twice in a class.
     Duplicate,
-    /// A side shorter than asked.
+    /// A side shorter than `--min-size`.
     Small,
-    /// A name that says another format than the content has.
+    /// The name's extension belongs to another format than the content's.
     Extension,
     /// Classes of very different sizes, or without pictures.
     Imbalance,
@@ -68,12 +68,12 @@ struct Report {
     images: usize,
     unreadable: usize,
     parts: Vec<PartSize>,
-    /// How many findings of each kind.
+    /// Number of findings per kind.
     counts: BTreeMap<&'static str, usize>,
     findings: Vec<Finding>,
 }
 
-/// Runs the command; false when there are findings and `--strict` was asked for.
+/// Runs the command; false if there are findings with `--strict`.
 pub fn run(args: &DataCheckArgs, talk: Talk) -> Result<bool> {
     let parts = open(&args.data, &args.read, talk)?;
     let mut check = Check { args, parts: &parts, findings: Vec::new(), known: HashMap::new() };
@@ -87,7 +87,7 @@ pub fn run(args: &DataCheckArgs, talk: Talk) -> Result<bool> {
     findings.sort_by_key(|finding| finding.kind);
     let mut counts = BTreeMap::new();
     findings.iter().for_each(|finding| *counts.entry(finding.kind.name()).or_insert(0) += 1);
-    // Of what is left out, a hundred have names and all are counted.
+    // Only a hundred entries left out have names; all are counted.
     let left_out: usize = parts.iter().map(|part| part.set.skipped().count).sum();
     if left_out > 0 {
         counts.insert(Kind::LeftOut.name(), left_out);
@@ -158,7 +158,7 @@ impl Check<'_> {
         self.find(kind, &here.name, &look.name, detail);
     }
 
-    /// What concerns the part as a whole.
+    /// Adds findings about the part as a whole.
     fn add_whole(&mut self, part: &Part) {
         for skipped in &part.set.skipped().first {
             let (file, detail) = skipped.split_once(": ").unwrap_or((skipped, ""));
@@ -183,7 +183,7 @@ impl Check<'_> {
     }
 }
 
-/// The extension of a name that belongs to another format than the content's; unknown extensions say nothing.
+/// The extension of a name, if it belongs to another format than the content's. Unknown extensions are ignored.
 fn other_extension(name: &str, format: image::ImageFormat) -> Option<String> {
     let extension = Path::new(name).extension()?.to_str()?.to_ascii_lowercase();
     image::ImageFormat::from_extension(&extension).filter(|&told| told != format).map(|_| extension)

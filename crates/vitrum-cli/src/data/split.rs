@@ -53,7 +53,7 @@ pub fn run(args: &DataSplitArgs, talk: Talk) -> Result<()> {
     Ok(())
 }
 
-/// Before anything is read: the places must be free, or their replacement allowed.
+/// Checks before reading that the targets are free or may be replaced.
 fn check_targets(args: &DataSplitArgs) -> Result<()> {
     let refuse = |path: &Path| -> Result<()> {
         if path.exists() && !args.overwrite {
@@ -79,7 +79,7 @@ fn check_targets(args: &DataSplitArgs) -> Result<()> {
     ["train.csv", "val.csv"].iter().try_for_each(|name| refuse(&folder.join(name)))
 }
 
-/// Where the paths in the tables begin.
+/// The base of the tables' relative paths.
 fn base(args: &DataSplitArgs) -> PathBuf {
     if args.data.is_dir() {
         return args.data.clone();
@@ -114,12 +114,13 @@ fn rows(args: &DataSplitArgs, subset: &Subset) -> Result<Vec<[String; 3]>> {
     subset.indexes().iter().map(row).collect()
 }
 
-/// Whether a class's number must be told beside its name: a name that is another number would count as that.
+/// Whether class numbers are needed beside names: a name that is another class's number would be read as that
+/// number.
 fn needs_numbers(classes: &[String]) -> bool {
     classes.iter().enumerate().any(|(at, class)| class.parse::<usize>().is_ok_and(|number| number != at))
 }
 
-/// One table with columns `file,label`, `class_index` where it is needed, and `part` where it is asked for.
+/// One table with columns `file,label`, `class_index` if needed, and `part` if requested.
 fn write_table(
     sets: &TrainValSets,
     path: &Path,
@@ -177,7 +178,7 @@ fn tree(args: &DataSplitArgs, sets: &TrainValSets, folder: &Path, talk: Talk) ->
             std::fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
             let file = indexes.next().and_then(|&index| subset.set().file(index));
             put(args, sample, file, |name| {
-                // Files of two folders of a class may have one name.
+                // Files from two folders of a class may have the same name.
                 let short = name.rsplit('/').next().unwrap_or(name).to_string();
                 let free = [short, name.replace('/', "_")].into_iter().find(|n| taken.insert(place.join(n)));
                 Ok(place.join(free.with_context(|| format!("{name}: two images would have this name"))?))
@@ -189,7 +190,7 @@ fn tree(args: &DataSplitArgs, sets: &TrainValSets, folder: &Path, talk: Talk) ->
     Ok(())
 }
 
-/// Names that are not UTF-8 would be written with other letters.
+/// Refuses names that are not UTF-8: they would be written with other characters.
 fn refuse_broken_names(sets: &TrainValSets) -> Result<()> {
     for subset in [&sets.train, &sets.val] {
         let mut files = subset.indexes().iter().filter_map(|&index| subset.set().file(index));
@@ -200,7 +201,7 @@ fn refuse_broken_names(sets: &TrainValSets) -> Result<()> {
     Ok(())
 }
 
-/// A class must be the name of one folder, and below the one asked for.
+/// A class must be the name of a single folder below the target.
 fn check_class(class: &str) -> Result<()> {
     if class.is_empty() || class.starts_with('.') || class.contains(['/', '\\', '\0', ':']) {
         bail!("class `{}` cannot be the name of a folder", class.escape_debug());
@@ -215,7 +216,7 @@ fn put(
     mut place: impl FnMut(&str) -> Result<PathBuf>,
 ) -> Result<()> {
     let Sample { name, image, .. } = sample;
-    // A table may name files by paths that lead anywhere; the last part will do for them.
+    // A table may name files by any path; only the last part is used.
     let name = name.replace('\\', "/");
     if let Some(file) = file {
         let to = place(&name)?;

@@ -14,14 +14,14 @@ use crate::output::{self, Rows, grouped};
 struct Report {
     part: String,
     images: usize,
-    /// Pictures that could not be decoded; they are counted in their class alone.
+    /// Pictures that could not be decoded; they count only in their class.
     unreadable: usize,
     /// Pictures per class, in the order of the labels.
     classes: Vec<ClassCount>,
     width: Option<Spread>,
     height: Option<Spread>,
     formats: BTreeMap<&'static str, usize>,
-    /// Of every channel of all pixels together, on the scale 0 to 1.
+    /// Per channel over all pixels, on the scale 0 to 1.
     mean: Option<[f64; 3]>,
     std: Option<[f64; 3]>,
 }
@@ -65,7 +65,7 @@ pub fn run(args: &DataStatsArgs, talk: Talk) -> Result<()> {
     }
 }
 
-/// Whole numbers, so that the order of adding does not matter.
+/// Integers, so that the order of adding does not matter.
 #[derive(Default)]
 struct Sums {
     unreadable: usize,
@@ -123,7 +123,7 @@ impl Sums {
 }
 
 impl Report {
-    /// Measure, key and value of all that is known.
+    /// Measure, key and value of all known facts.
     fn facts(&self) -> Vec<[String; 3]> {
         let fact = |measure: &str, key: &str, value: String| [measure.into(), key.into(), value];
         let mut facts = vec![

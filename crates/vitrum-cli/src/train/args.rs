@@ -1,4 +1,4 @@
-//! `vitrum train` and `vitrum finetune` as typed.
+//! Arguments of `vitrum train` and `vitrum finetune`.
 
 use std::path::{Path, PathBuf};
 
@@ -30,22 +30,22 @@ pub struct TrainArgs {
     /// Training images.
     #[arg(value_name = "DATA", conflicts_with = "data")]
     pub positional: Option<String>,
-    /// A recipe: a TOML file, or the name of one that is built in; a later one goes over an earlier one.
+    /// A recipe: a TOML file, or the name of a built-in one; later ones override earlier ones.
     #[arg(short, long = "config", alias = "recipe", value_name = "FILE|NAME")]
     pub config: Vec<String>,
-    /// Print the recipe that would be run, as TOML, and stop.
+    /// Print the resolved recipe as TOML, and stop.
     #[arg(long)]
     pub show_recipe: bool,
     /// Check the recipe, build the model's shapes, print the recipe, and stop.
     #[arg(long)]
     pub dry_run: bool,
-    /// Go on where a run stopped. Alone: this run's newest checkpoint; auto: the same, or start anew where there is
-    /// none; PATH: a run's folder, its checkpoints, or one of them.
+    /// Resume a stopped run. Without a value: from this run's newest checkpoint. auto: the same, or a new run if
+    /// there is none. PATH: a run's folder, its checkpoints, or one of them.
     #[arg(long, value_name = "PATH|auto", num_args = 0..=1, default_missing_value = "",
           value_parser = |text: &str| text.parse::<Resume>(),
           aliases = ["resume-from-checkpoint", "resume_from_checkpoint"])]
     pub resume: Option<Resume>,
-    /// Resume although arguments changed that the numbers depend on.
+    /// Resume although arguments that affect the numbers have changed.
     #[arg(long)]
     pub allow_changed_args: bool,
     /// Full screen.
@@ -54,10 +54,10 @@ pub struct TrainArgs {
     /// Lines of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// Threads of the processor; 0 takes all.
+    /// Number of threads; 0: all.
     #[arg(long, env = "VITRUM_THREADS", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
-    /// Never touch the network; use what is in the cache.
+    /// Never use the network; use only the cache.
     #[arg(long, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub offline: bool,
     /// The recipe's keys.
@@ -65,8 +65,8 @@ pub struct TrainArgs {
     pub recipe: RecipeFlags,
 }
 
-/// The run that was asked for: `base`, or the arguments of the run that is resumed by its path; over it the files in
-/// their order, then the flags. Whether it is a run is not checked.
+/// The recipe of the requested run. It starts from `base`, or from the arguments of the run resumed by its path.
+/// Then come the files in their order, then the flags. Does not check the recipe.
 pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     let mut recipe = base;
     if let Some(Resume::Path(path)) = &args.resume
@@ -74,7 +74,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     {
         recipe = recipe.with(&recipe::read(&file)?, &file.display().to_string())?;
     }
-    // What a newcomer types first means the recipe that was made for it.
+    // A newcomer's first command uses the recipe made for it.
     let is_demo = args.positional.as_deref() == Some("demo") && !matches!(args.resume, Some(Resume::Path(_)));
     let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
     let mut layers = Vec::new();
@@ -90,7 +90,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     }
     layers.push(("command line", given));
     if layers.iter().any(|(_, layer)| layer.get("linear_probe") == Some(&true.into())) {
-        // Defaults of fine-tuning that mean nothing where one layer learns.
+        // Defaults of fine-tuning that have no effect if only one layer learns.
         (recipe.layer_decay, recipe.drop_path) = (None, 0.0);
     }
     for (origin, layer) in &layers {
@@ -99,7 +99,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// A file, or a recipe that is built in.
+/// A file, or a built-in recipe.
 fn overlay(name: &str) -> Result<Overlay> {
     let path = Path::new(name);
     if path.is_dir() {
@@ -111,7 +111,7 @@ fn overlay(name: &str) -> Result<Overlay> {
     Ok(recipe::builtin(name)?)
 }
 
-/// `args.toml` of the run that a path leads into: a run's folder, its checkpoints, or one of them.
+/// `args.toml` of the run at a path: a run's folder, its checkpoints, or one of them.
 fn args_of_run(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     path.ancestors().take(3).map(|folder| folder.join("args.toml")).find(|file| file.is_file())

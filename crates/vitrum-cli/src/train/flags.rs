@@ -1,4 +1,4 @@
-//! A flag for every key of a recipe: one table, from which the command line and the recipe's overlay are made.
+//! A flag for every key of a recipe. One table makes both the command line and the recipe's overlay.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,11 +10,11 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use toml::Value;
 use vitrum::train::recipe::{Every, ImgSize, Overlay, Span};
 
-/// How a flag's values are read.
+/// How a flag's values are parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
-    /// A whole number from 0 on.
+    /// A whole number of at least 0.
     Count,
     Number,
     /// `--flag`, `--flag=true` or `--flag=false`.
@@ -22,7 +22,7 @@ enum Kind {
     /// Two numbers.
     Pair,
     Numbers,
-    /// One text each time the flag is given.
+    /// One text per occurrence of the flag.
     Texts,
     /// `N` or `HxW`.
     Size,
@@ -40,7 +40,7 @@ struct Flag {
     kind: Kind,
     value: &'static str,
     short: Option<char>,
-    /// Names that Hugging Face's `Trainer` and Ultralytics' `yolo` have for the same thing.
+    /// Names of the same option in Hugging Face's `Trainer` and Ultralytics' `yolo`.
     aliases: &'static [&'static str],
     help: &'static str,
 }
@@ -61,7 +61,7 @@ impl Flag {
 
 use Kind::{Count, Fields, Number, Numbers, Pair, Size, Switch, Text, Texts};
 
-/// Every flag under its heading, in the order of the recipe.
+/// Every flag under its heading, in the recipe's order.
 const FLAGS: &[(&str, &[Flag])] = &[
     ("Data", DATA),
     ("Model", MODEL),
@@ -75,19 +75,19 @@ const FLAGS: &[(&str, &[Flag])] = &[
 
 const DATA: &[Flag] = &[
     flag("data", Text, "DATA", "Training images, the same as DATA").also(&["data-dir", "train-dir"]),
-    flag("val_data", Text, "DATA", "Validation images, when they lie elsewhere").also(&["validation-dir"]),
-    flag("train_split", Text, "NAME", "Name of the part to train on, where there are several"),
+    flag("val_data", Text, "DATA", "Validation images, if they are elsewhere").also(&["validation-dir"]),
+    flag("train_split", Text, "NAME", "Name of the part to train on, if there are several"),
     flag("val_split", Text, "NAME", "Name of the part to validate on"),
     flag(
         "val_fraction",
         Number,
         "F",
-        "Share of the training images set aside for validation, per class, where there is no validation part",
+        "Share of the training images set aside for validation, per class, if there is no validation part",
     )
     .also(&["train-val-split"]),
     flag("fraction", Number, "F", "Share of the training images used, per class"),
-    flag("class_map", Text, "FILE", "Class names in the order of their numbers, one a line"),
-    flag("image_dir", Text, "DIR", "Where the paths of a table begin"),
+    flag("class_map", Text, "FILE", "Class names in the order of their numbers, one per line"),
+    flag("image_dir", Text, "DIR", "Base of a table's relative paths"),
     flag(
         "workers",
         Count,
@@ -101,14 +101,14 @@ const DATA: &[Flag] = &[
         "sequential",
         Switch,
         "BOOL",
-        "Read archives from beginning to end, shuffling what is held back; for disks that seek slowly",
+        "Read archives from beginning to end and shuffle in a buffer; for disks that seek slowly",
     ),
-    flag("shuffle_buffer", Count, "N", "Images of an archive held back for shuffling"),
-    flag("max_bad", Number, "N|F", "Unreadable images tolerated: a share below 1, a number from 1 on"),
+    flag("shuffle_buffer", Count, "N", "Images of an archive in the shuffle buffer"),
+    flag("max_bad", Number, "N|F", "Unreadable images allowed: a share below 1, a number from 1 on"),
 ];
 
 const MODEL: &[Flag] = &[
-    flag("task", Text, "NAME", "What the model is trained for: classify"),
+    flag("task", Text, "NAME", "Task of the model: classify"),
     flag("model", Text, "NAME", "Name of the catalogue, see `vitrum models list`").short('m'),
     flag("pretrained", Text, "DIR|FILE|hf:ID", "Weights to begin from").also(&["initial-checkpoint"]),
     flag("num_classes", Count, "K", "Number of classes [default: the data's]"),
@@ -129,15 +129,10 @@ const MODEL: &[Flag] = &[
         "KEY=VALUE",
         "Other fields of the model: --model-kwargs patch_size=4 depth=6",
     ),
-    flag(
-        "freeze",
-        Texts,
-        "KEY",
-        "Parameters that stay as they are; * stands for any text; may be given repeatedly",
-    ),
-    flag("linear_probe", Switch, "BOOL", "Train the head alone"),
+    flag("freeze", Texts, "KEY", "Parameters to freeze; * matches any text; may be given repeatedly"),
+    flag("linear_probe", Switch, "BOOL", "Train only the head"),
     flag("lora_rank", Count, "N", "Rank of low-rank updates to the blocks' weight matrices; 0: none"),
-    flag("lora_alpha", Number, "F", "Their scale is this over the rank"),
+    flag("lora_alpha", Number, "F", "Scale of these updates is this over the rank"),
 ];
 
 const OPTIMISER: &[Flag] = &[
@@ -148,49 +143,44 @@ const OPTIMISER: &[Flag] = &[
     flag("lr_base_size", Count, "N", "See --lr-base"),
     flag("lr_base_scale", Text, "linear|sqrt", "How the learning rate grows with the images per update"),
     flag("weight_decay", Number, "F", "Weight decay"),
-    flag("momentum", Number, "F", "Momentum of SGD and its kin"),
+    flag("momentum", Number, "F", "Momentum of SGD and similar optimisers"),
     flag("opt_betas", Numbers, "B", "Betas [default: the optimiser's own]"),
     flag("opt_eps", Number, "F", "Epsilon [default: the optimiser's own]"),
-    flag("clip_grad", Number, "F", "Clip gradients to this").also(&["max-grad-norm"]),
+    flag("clip_grad", Number, "F", "Clip gradients to this value").also(&["max-grad-norm"]),
     flag(
         "clip_mode",
         Text,
         "norm|value|agc",
-        "What is clipped: the norm of all together, values, or adaptively",
+        "How gradients are clipped: by their common norm, by value, or adaptively",
     ),
     flag("layer_decay", Number, "F", "Learning rate of a layer over that of the next"),
     flag(
         "no_weight_decay",
         Texts,
         "KEY",
-        "Parameters without weight decay, besides all of one dimension, tokens and positions; * stands for any text; \
-         may be given repeatedly",
+        "Parameters without weight decay, besides one-dimensional ones, tokens and positions; * matches \
+         any text; may be given repeatedly",
     ),
 ];
 
 const SCHEDULE: &[Flag] = &[
     flag("sched", Text, "NAME", "cosine, step, multistep, poly, plateau, linear, constant or none")
         .also(&["lr-scheduler-type"]),
-    flag("sched_on_updates", Switch, "BOOL", "Advance the schedule at every update rather than every epoch"),
+    flag("sched_on_updates", Switch, "BOOL", "Advance the schedule at every update instead of every epoch"),
     flag("epochs", Count, "N", "Epochs of the schedule; the run adds --cooldown-epochs")
         .also(&["num-train-epochs"]),
-    flag("max_steps", Count, "N", "End after so many updates"),
+    flag("max_steps", Count, "N", "Stop after this number of updates"),
     flag("warmup_epochs", Number, "N", "Epochs of warm-up"),
-    flag("warmup_steps", Count, "N", "Updates of warm-up, over --warmup-epochs"),
+    flag("warmup_steps", Count, "N", "Updates of warm-up, overrides --warmup-epochs"),
     flag("warmup_lr", Number, "F", "Learning rate at the start of the warm-up"),
-    flag(
-        "warmup_prefix",
-        Switch,
-        "BOOL",
-        "The schedule begins after the warm-up instead of running below it",
-    ),
+    flag("warmup_prefix", Switch, "BOOL", "Start the schedule after the warm-up instead of together with it"),
     flag("min_lr", Number, "F", "Learning rate at the end"),
     flag("cooldown_epochs", Count, "N", "Epochs at --min-lr at the end"),
     flag("decay_epochs", Number, "N", "Epochs between decays of step"),
     flag("decay_milestones", Numbers, "N", "Epochs of the decays of multistep"),
     flag("decay_rate", Number, "F", "Factor of step, multistep, plateau; power of poly").also(&["dr"]),
     flag("patience_epochs", Count, "N", "Epochs without progress that plateau waits for"),
-    flag("patience", Count, "N", "Stop after so many epochs without progress; 0: never"),
+    flag("patience", Count, "N", "Stop after this number of epochs without progress; 0: never"),
     flag("lr_k_decay", Number, "F", "k of cosine and poly"),
 ];
 
@@ -200,38 +190,34 @@ const AUGMENTATION: &[Flag] = &[
         "crop_pad",
         Count,
         "N",
-        "Small images: random crop after padding by so many pixels, and flips, instead of random resized crops",
+        "Small images: random crop after padding by this number of pixels, and flips, instead of random \
+         resized crops",
     ),
-    flag("crop_pad_mode", Text, "constant|reflect", "What these pixels are: black, or the image mirrored"),
+    flag("crop_pad_mode", Text, "constant|reflect", "These pixels: black, or the image mirrored"),
     flag("scale", Pair, "F", "Area of a random resized crop over that of the image, least and most"),
     flag("ratio", Pair, "F", "Its width over its height, least and most"),
     flag("hflip", Number, "F", "Probability of a horizontal flip").also(&["fliplr"]),
     flag("vflip", Number, "F", "Probability of a vertical flip").also(&["flipud"]),
-    flag("color_jitter", Number, "F", "Brightness, contrast and saturation change by up to this"),
-    flag("color_jitter_prob", Number, "F", "Probability that they do [default: always]"),
+    flag("color_jitter", Number, "F", "Largest change of brightness, contrast and saturation"),
+    flag("color_jitter_prob", Number, "F", "Probability of that change [default: always]"),
     flag("grayscale_prob", Number, "F", "Probability of grey"),
     flag("gaussian_blur_prob", Number, "F", "Probability of a blur"),
     flag("aa", Text, "POLICY", "rand-m9-mstd0.5-inc1, augmix-…, original, v0, 3a"),
-    flag(
-        "aug_repeats",
-        Count,
-        "N",
-        "Times each image is used in a row of batches (repeated augmentation); 0: once",
-    ),
+    flag("aug_repeats", Count, "N", "Times each image is used in a row (repeated augmentation); 0: once"),
     flag("reprob", Number, "F", "Probability of random erasing").also(&["erasing"]),
     flag("remode", Text, "const|rand|pixel", "What erased parts are filled with"),
     flag("recount", Count, "N", "Erased parts per image"),
     flag("mixup", Number, "F", "Alpha of mixup"),
     flag("cutmix", Number, "F", "Alpha of CutMix"),
-    flag("cutmix_minmax", Pair, "F", "Shares of a CutMix box's sides, over --cutmix"),
-    flag("mixup_prob", Number, "F", "Probability of either"),
-    flag("mixup_switch_prob", Number, "F", "Probability of CutMix where both are on"),
-    flag("mixup_mode", Text, "batch|pair|elem", "What shares one draw"),
-    flag("mixup_off_epoch", Count, "N", "No mixing from this epoch on; 0: always"),
+    flag("cutmix_minmax", Pair, "F", "Shares of a CutMix box's sides, overrides --cutmix"),
+    flag("mixup_prob", Number, "F", "Probability of mixing at all"),
+    flag("mixup_switch_prob", Number, "F", "Probability of CutMix if both are on"),
+    flag("mixup_mode", Text, "batch|pair|elem", "Scope of one random choice"),
+    flag("mixup_off_epoch", Count, "N", "No mixing from this epoch on; 0: mix always"),
     flag("smoothing", Number, "F", "Label smoothing").also(&["label-smoothing", "label-smoothing-factor"]),
-    flag("bce_loss", Switch, "BOOL", "Binary cross entropy, a yes or no per class"),
-    flag("bce_target_thresh", Number, "F", "With it, targets above this become 1 and others 0"),
-    flag("bce_sum", Switch, "BOOL", "Sum over classes instead of mean"),
+    flag("bce_loss", Switch, "BOOL", "Binary cross entropy: an independent yes or no per class"),
+    flag("bce_target_thresh", Number, "F", "With --bce-loss, targets above this become 1 and others 0"),
+    flag("bce_sum", Switch, "BOOL", "With --bce-loss, sum over classes instead of mean"),
     flag("train_interpolation", Text, "FILTER", "Resampling of random crops: random, bilinear, bicubic, …"),
     flag("interpolation", Text, "FILTER", "Resampling of validation"),
     flag("crop_pct", Number, "F", "Share of the resized side that validation keeps"),
@@ -251,23 +237,23 @@ const BATCH: &[Flag] = &[
         "grad_checkpointing",
         Switch,
         "BOOL",
-        "Keep each block's input alone and compute the rest again in the backward pass",
+        "Keep only each block's input and recompute the rest in the backward pass",
     )
     .also(&["gradient-checkpointing"]),
-    flag("amp_dtype", Text, "none|bf16", "Type of the computation; weights stay in single precision"),
+    flag("amp_dtype", Text, "none|bf16", "Type of the computation; weights stay in f32"),
 ];
 
 const EMA: &[Flag] = &[
-    flag("model_ema", Switch, "BOOL", "Keep a moving average of the weights, and validate it too"),
+    flag("model_ema", Switch, "BOOL", "Keep a moving average of the weights, and also validate it"),
     flag("model_ema_decay", Number, "F", "Its decay per update"),
     flag("model_ema_warmup", Switch, "BOOL", "Let the decay grow from 0"),
 ];
 
 const RUN: &[Flag] = &[
-    flag("output", Text, "DIR", "Where runs are kept").also(&["output-dir", "project"]),
+    flag("output", Text, "DIR", "Folder of all runs").also(&["output-dir", "project"]),
     flag("experiment", Text, "NAME", "Name of this run's folder [default: the model's]").also(&["name"]),
-    flag("exist_ok", Switch, "BOOL", "Write into a folder that exists").also(&["overwrite-output-dir"]),
-    flag("seed", Count, "N", "Seed of all that is random"),
+    flag("exist_ok", Switch, "BOOL", "Write into an existing folder").also(&["overwrite-output-dir"]),
+    flag("seed", Count, "N", "Seed of all random choices"),
     flag("log_interval", Count, "N", "Batches between lines of the log").also(&["logging-steps"]),
     flag("val_interval", Count, "N", "Epochs between validations"),
     flag("checkpoint_every", Kind::Every, "TIME", "How often to save: 1epoch, 500steps, 10min"),
@@ -279,11 +265,11 @@ const RUN: &[Flag] = &[
         "overfit_batches",
         Count,
         "N",
-        "Train on the first so many batches over and over, to see that the model can learn at all; 0: off",
+        "Train repeatedly on the first N batches, to check that the model can learn at all; 0: off",
     ),
 ];
 
-/// The flags of a recipe that were given.
+/// The given flags of a recipe.
 #[derive(Clone, Debug, Default)]
 pub struct RecipeFlags {
     /// Their keys and values.
@@ -319,17 +305,17 @@ impl FromArgMatches for RecipeFlags {
     }
 }
 
-/// A flag's long name, and the others it answers to.
+/// A flag's long name and its aliases.
 struct Names {
     long: String,
     aliases: Vec<String>,
 }
 
-/// By key; the parser keeps references to names for as long as the process runs.
+/// By key. The parser holds references to names for the life of the process.
 static NAMES: LazyLock<BTreeMap<&'static str, Names>> = LazyLock::new(|| {
     let names = |flag: &Flag| {
         let long = flag.key.replace('_', "-");
-        // With `_` too: as recipes spell them, and as Hugging Face's flags are.
+        // Also with `_`, as in recipes and in Hugging Face's flags.
         let all = flag.aliases.iter().map(ToString::to_string).chain([long.clone()]);
         let mut aliases: Vec<String> = all.flat_map(|name| [name.replace('-', "_"), name]).collect();
         aliases.retain(|name| *name != long);
@@ -392,12 +378,12 @@ fn parser(kind: Kind) -> Parse {
     }
 }
 
-/// A text that the recipe's own type understands.
+/// A text in the syntax of the recipe's type.
 fn checked<T: FromStr<Err: Display>>(text: &str) -> Result<Value, String> {
     text.parse::<T>().map(|_| Value::String(text.into())).map_err(|error| error.to_string())
 }
 
-/// The values of one flag as the value of its key.
+/// The values of one flag as its key's value.
 fn gather(flag: &Flag, mut values: Vec<Value>) -> Result<Value, clap::Error> {
     match flag.kind {
         Kind::Pair | Kind::Numbers | Kind::Texts => Ok(Value::Array(values)),
@@ -406,7 +392,7 @@ fn gather(flag: &Flag, mut values: Vec<Value>) -> Result<Value, clap::Error> {
     }
 }
 
-/// `depth=6` as a key and the value that TOML would read, or a text.
+/// `depth=6` as a key and its TOML value, or a text.
 fn pair(text: &str) -> Option<(String, Value)> {
     let (key, text) = text.split_once('=')?;
     let text = text.trim();

@@ -21,10 +21,10 @@ use crate::output;
 use crate::progress::watcher;
 use crate::signals::Signals;
 
-/// Stopped by a signal; the same command with `--resume auto` goes on (`EX_TEMPFAIL` of sysexits.h).
+/// Stopped by a signal; the same command with `--resume auto` continues (`EX_TEMPFAIL` of sysexits.h).
 const STOPPED: u8 = 75;
 
-/// Resolves the recipe on top of `base` and trains by it, or only prints it.
+/// Resolves the recipe on top of `base`, then trains or only prints it.
 pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
     let recipe = args::resolve(args, base)?;
     if recipe.data.is_empty() {
@@ -44,8 +44,8 @@ pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<Exi
     }
     if verb == "finetune" && recipe.pretrained.is_none() && recipe.is_named() {
         bail!(
-            "finetune: '{}' is a name, not weights to begin from\nhint: --pretrained DIR|FILE|hf:ORG/NAME, or -m with \
-             one of these; `vitrum train` begins from fresh values",
+            "finetune: '{}' is a name without weights\nhint: --pretrained DIR|FILE|hf:ORG/NAME, or -m \
+             with one of these; `vitrum train` begins from fresh values",
             recipe.model
         );
     }
@@ -60,7 +60,7 @@ pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<Exi
     };
     let mut watch = watcher(args.tui, args.log_format, talk.quiet, signals.stop_flag())?;
     let outcome = fit(&job, &mut watch, &signals);
-    drop(watch); // the terminal is the shell's again
+    drop(watch); // The shell gets the terminal back.
     match outcome? {
         Outcome::Done { finished, .. } => {
             output::line("--result")?;
@@ -84,7 +84,7 @@ impl Requests for Signals {
     }
 }
 
-/// Ends as clap does when an argument is missing. DATA is none that it could miss: a recipe may tell it.
+/// Ends as clap does when an argument is missing. clap cannot require DATA, because a recipe may supply it.
 fn no_data(verb: &str) -> ! {
     let mut cli = Cli::command();
     cli.build();

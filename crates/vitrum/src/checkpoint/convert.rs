@@ -1,11 +1,11 @@
-//! The few edits tensors need between libraries.
+//! Conversions of tensors between libraries.
 
 use super::HostTensor;
 use super::dialect::Tensors;
 use super::keys::Edit;
 use super::tensors::{Dtype, TensorError};
 
-/// A tensor's name with what is wrong.
+/// A tensor's name and its error.
 pub(crate) type Named = (String, TensorError);
 
 /// One tensor from a library's layout to timm's.
@@ -32,7 +32,7 @@ pub fn edit(tensor: &HostTensor, edit: Edit) -> Result<HostTensor, TensorError> 
     }
 }
 
-/// A matrix transposed; a 1 by 1 convolution, which some heads are, counts as a matrix.
+/// Transposes a matrix. A 1 by 1 convolution, as in some heads, counts as a matrix.
 fn linear(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
     match *tensor.shape() {
         [1, 1, rows, columns] => tensor.reshape(&[rows, columns])?.transpose(),
@@ -40,7 +40,7 @@ fn linear(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
     }
 }
 
-/// `[height, width, in, out]` to `[out, in, height, width]`; from a matrix, square patches of three channels.
+/// `[height, width, in, out]` to `[out, in, height, width]`; a matrix becomes square patches of three channels.
 fn kernel(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
     match *tensor.shape() {
         [_, _, _, _] => tensor.permute(&[3, 2, 0, 1]),
@@ -59,9 +59,9 @@ pub(crate) fn square_patch(pixels: usize, channels: usize) -> Option<usize> {
     (pixels > 0 && side * side * channels == pixels).then_some(side)
 }
 
-/// Cuts tensors that hold all blocks, `{stacked}rest` of shape `[L, …]`, into `{numbered}0/rest`, ….
+/// Splits tensors that hold all blocks, `{stacked}rest` of shape `[L, …]`, into `{numbered}0/rest`, ….
 pub fn unstack(tensors: Tensors, stacked: &str, numbered: &str) -> Result<Tensors, Named> {
-    /// More blocks than any model has, so that a thin tensor does not become a million names.
+    /// More blocks than any model has. Keeps a thin tensor from becoming a million names.
     const MOST: usize = 1_000;
     let mut out = Tensors::new();
     for (name, tensor) in tensors {
@@ -81,7 +81,7 @@ pub fn unstack(tensors: Tensors, stacked: &str, numbered: &str) -> Result<Tensor
     Ok(out)
 }
 
-/// Puts `q`, `k`, `v` of attention into `qkv`, and `k`, `v` of pooling by attention into `kv`.
+/// Joins `q`, `k`, `v` of attention into `qkv`, and `k`, `v` of attention pooling into `kv`.
 pub fn join(tensors: &mut Tensors) -> Result<(), Named> {
     let keys: Vec<String> =
         tensors.keys().filter(|n| n.ends_with(".k.weight") || n.ends_with(".k.bias")).cloned().collect();
@@ -103,11 +103,11 @@ pub fn join(tensors: &mut Tensors) -> Result<(), Named> {
         });
         tensors.insert(format!("{module}.{joined}.{part}"), tensor);
     }
-    // A query or value without a key keeps its name, so that it is reported as unexpected.
+    // A query or value without a key keeps its name and is reported as unexpected.
     Ok(())
 }
 
-/// Takes `blocks.N.attn.qkv` apart into `q`, `k`, `v`.
+/// Splits `blocks.N.attn.qkv` into `q`, `k`, `v`.
 pub fn split(tensors: &Tensors) -> Result<Tensors, Named> {
     let mut out = Tensors::new();
     for (name, tensor) in tensors {
@@ -132,11 +132,12 @@ fn float_of(tensor: &HostTensor) -> Dtype {
     if tensor.dtype().is_float() { tensor.dtype() } else { Dtype::F32 }
 }
 
-/// A patch projection `[D, C, P, P]` for another number of channels, as timm does it (`adapt_input_conv`): to one
-/// channel the sum, else repeated and scaled so that a grey image gives the same tokens. Arithmetic is in `f32`.
+/// Adapts a patch projection `[D, C, P, P]` to another number of channels, as in timm (`adapt_input_conv`). One
+/// channel gets the sum. More channels repeat the kernel, scaled so that a grey image gives the same tokens.
+/// Arithmetic is in `f32`.
 ///
 /// # Errors
-/// A tensor that is no kernel of at least one channel, or more than 1024 channels asked for.
+/// A tensor that is not a kernel with at least one channel, or more than 1024 requested channels.
 pub fn adapt_channels(weight: &HostTensor, channels: usize) -> Result<HostTensor, TensorError> {
     let &[out, old, rows, columns] = weight.shape() else {
         return Err(TensorError::shape("[D, C, P, P]", weight.shape()));

@@ -1,12 +1,11 @@
-//! The model that travels with the library: what `vitrum train demo` leaves, so that there is an answer without any
-//! download.
+//! The built-in model, a result of `vitrum train demo`. It answers without any download.
 
 use std::path::PathBuf;
 
 use super::error::LoadError;
 use super::write::write_atomically;
 
-/// What the built-in model is called.
+/// Name of the built-in model.
 pub const NAME: &str = "demo";
 
 const FILES: [(&str, &[u8]); 2] = [
@@ -14,7 +13,7 @@ const FILES: [(&str, &[u8]); 2] = [
     ("model.safetensors", include_bytes!("../../assets/demo/model.safetensors")),
 ];
 
-/// A folder of the system's temporary files with the model in it, written where it is not there already.
+/// A folder in the system's temporary directory with the model. It is written if absent.
 ///
 /// # Errors
 /// A folder that cannot be written.

@@ -19,11 +19,11 @@ pub struct Diff {
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// Names in both with the same shape.
     pub values: Vec<ValueDiff>,
-    /// Whether both were brought to timm's names first.
+    /// Whether both were converted to timm's names first.
     pub converted: bool,
 }
 
-/// How the values of a tensor differ.
+/// The difference between the values of a tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ValueDiff {
     /// The tensor.
@@ -32,9 +32,9 @@ pub struct ValueDiff {
     pub dtype_a: Dtype,
     /// Its type in the second.
     pub dtype_b: Dtype,
-    /// Largest `|a - b|`; infinite where only one of the two is finite or a number.
+    /// Largest `|a - b|`; infinite if only one of the two is finite or a number.
     pub max_abs: f64,
-    /// `max_abs` over the largest finite `|a|`; 0 where both are zero throughout.
+    /// `max_abs` over the largest finite `|a|`; 0 if all values of both are zero.
     pub max_rel: f64,
 }
 
@@ -51,7 +51,7 @@ impl Diff {
     }
 }
 
-/// Compares two files or folders; if they speak different dialects, under timm's names.
+/// Compares two files or folders; under timm's names if their dialects differ.
 ///
 /// # Errors
 /// Files that cannot be read or, with different dialects, converted.
@@ -88,7 +88,7 @@ fn values(name: &str, a: &HostTensor, b: &HostTensor) -> ValueDiff {
     let (mut max_abs, mut largest) = (0.0f64, 0.0f64);
     if a != b {
         for (x, y) in a.to_f64().into_iter().zip(b.to_f64()) {
-            // Equal infinities, and no number against no number, are no difference.
+            // Equal infinities, and NaN against NaN, are no difference.
             let same = x == y || (x.is_nan() && y.is_nan());
             let distance = if same { 0.0 } else { (x - y).abs() };
             max_abs = max_abs.max(if distance.is_nan() { f64::INFINITY } else { distance });

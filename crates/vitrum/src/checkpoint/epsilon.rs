@@ -1,4 +1,4 @@
-//! What another epsilon of the norms does to a model's answers.
+//! The effect of another epsilon of the norms on a model's answers.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -10,11 +10,11 @@ use super::load::ModelError;
 use crate::layers::observe::Silent;
 use crate::models::{Config, ModelConfig, Network, Want};
 
-/// How much a model's output changes when its norms take `epsilon` in place of its own: the largest difference over
-/// the largest value, of the logits (of the tokens where there is no head) for two images of noise.
+/// The change of a model's output if its norms use `epsilon`: the largest difference over the largest value.
+/// Measured on the logits (or the tokens, without a head) of two noise images.
 ///
 /// # Errors
-/// A configuration that makes no model, and tensors that are not the model's.
+/// A configuration that makes no model, and tensors that do not fit the model.
 pub fn change_of_epsilon(map: &TensorMap, config: &ModelConfig, epsilon: f64) -> Result<f64, ModelError> {
     let own = outputs(map, config)?;
     let other = outputs(map, &config.with("norm_eps", json!(epsilon))?)?;

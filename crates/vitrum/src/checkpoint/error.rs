@@ -1,4 +1,4 @@
-//! What can go wrong with a checkpoint, always with the file's name.
+//! Errors of checkpoints, each with the file's name.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub enum LoadError {
         /// The system's own error.
         source: std::io::Error,
     },
-    /// A declared or real size is above what is accepted.
+    /// A declared or real size is above the limit.
     #[error("{path}: {what} is {found}, more than the {limit} accepted", path = .path.display())]
     TooLarge {
         /// The file.
@@ -25,10 +25,10 @@ pub enum LoadError {
         what: String,
         /// The size found or declared.
         found: u64,
-        /// The largest size accepted.
+        /// The limit.
         limit: u64,
     },
-    /// The file is none of the formats read here.
+    /// The file has none of the supported formats.
     #[error(
         "{path}: not a checkpoint this program reads ({reason})\n\
          hint: safetensors, .npz, .npy, .pth/.pt/.bin/.ckpt, or a folder with one of them",
@@ -37,7 +37,7 @@ pub enum LoadError {
     UnknownFormat {
         /// The file.
         path: PathBuf,
-        /// What was seen instead.
+        /// What was found instead.
         reason: String,
     },
     /// The file belongs to another program.
@@ -47,28 +47,28 @@ pub enum LoadError {
         path: PathBuf,
         /// What it is.
         what: String,
-        /// How weights can be had from it.
+        /// How to get weights from it.
         hint: String,
     },
-    /// A link that leads nowhere.
+    /// A link without a target.
     #[error("{path}: a link to {target}, which is not there", path = .path.display(), target = .target.display())]
     Link {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// Its target.
         target: PathBuf,
     },
-    /// The file holds several sets of weights, and it is not told which one is meant.
+    /// The file holds several sets of weights and the choice is not clear.
     #[error("{path}: {reason}; it holds {sets}\nhint: name the set of weights to take", path = .path.display())]
     Sets {
         /// The file.
         path: PathBuf,
-        /// Why none can be taken.
+        /// Why there is no clear choice.
         reason: String,
         /// The sets it holds.
         sets: String,
     },
-    /// A tensor has values that are no numbers or are infinite.
+    /// A tensor has values that are NaN or infinite.
     #[error(
         "{path}: tensor `{name}`: {nan} of {count} values are NaN and {infinite} infinite, the first at {first}\n\
          hint: training that diverged leaves such weights; take an earlier checkpoint",
@@ -79,16 +79,16 @@ pub enum LoadError {
         path: PathBuf,
         /// The tensor's name in the file.
         name: String,
-        /// Values that are no number.
+        /// Number of NaNs.
         nan: usize,
-        /// Values that are infinite, or would be as f32.
+        /// Number of values that are infinite, or would be as f32.
         infinite: usize,
-        /// All values.
+        /// Number of all values.
         count: usize,
-        /// The first one, counted row by row.
+        /// Index of the first one, row by row.
         first: usize,
     },
-    /// A value does not fit into the type that is to be written.
+    /// A value does not fit into the type to be written.
     #[error(
         "{path}: tensor `{name}`: {largest:e} is beyond {dtype}, whose largest number is {limit:e}\n\
          hint: write it as {wider}",
@@ -96,38 +96,38 @@ pub enum LoadError {
         wider = if *.dtype == Dtype::F16 { "bf16 or f32" } else { "f64" }
     )]
     TooSmallType {
-        /// Where the tensor comes from.
+        /// The source of the tensor.
         path: PathBuf,
         /// The tensor.
         name: String,
         /// Its largest magnitude.
         largest: f64,
-        /// The type asked for.
+        /// The requested type.
         dtype: Dtype,
         /// The largest number of that type.
         limit: f64,
     },
-    /// A pattern names no layer.
+    /// A pattern matches no layer.
     #[error("{path}: '{pattern}' matches none of the layers, such as {example}", path = .path.display())]
     NoLayer {
         /// The weights.
         path: PathBuf,
-        /// What was asked for.
+        /// The requested pattern.
         pattern: String,
-        /// A layer that there is.
+        /// A layer that exists.
         example: String,
     },
-    /// The file breaks the rules of its own format.
+    /// The file violates its own format.
     #[error("{path}: broken {format}: {reason}", path = .path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// The format it claims to have.
+        /// The format.
         format: &'static str,
         /// What is wrong.
         reason: String,
     },
-    /// A folder holds no weights, or more than one file that could be meant.
+    /// A folder holds no weights, or more than one candidate.
     #[error("{path}: {reason}\nhint: name the file of weights itself", path = .path.display())]
     Folder {
         /// The folder.
@@ -135,7 +135,7 @@ pub enum LoadError {
         /// What was found.
         reason: String,
     },
-    /// A tensor is not what its name asks for.
+    /// A tensor does not fit its name.
     #[error("{path}: tensor `{name}`: {reason}", path = .path.display())]
     Tensor {
         /// The file.
@@ -157,28 +157,28 @@ pub enum LoadError {
         /// The first few names.
         first: String,
     },
-    /// A configuration file states something impossible or unknown.
+    /// A configuration file is invalid.
     #[error("{path}: {reason}", path = .path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong, naming the key.
+        /// What is wrong, with the key.
         reason: String,
     },
-    /// A target exists already and may not be replaced.
+    /// A target exists and must not be replaced.
     #[error("{path} exists already\nhint: --overwrite, or choose another place", path = .path.display())]
     Exists {
         /// The file or folder.
         path: PathBuf,
     },
-    /// A checksum differs from the one stated for the file.
+    /// The file's checksum differs from the expected one.
     #[error("{path}: SHA-256 is {found}, expected {expected}", path = .path.display())]
     Checksum {
         /// The file.
         path: PathBuf,
-        /// The stated sum, hexadecimal.
+        /// The expected sum, hexadecimal.
         expected: String,
-        /// The real sum, hexadecimal.
+        /// The actual sum, hexadecimal.
         found: String,
     },
 }
@@ -216,7 +216,7 @@ impl LoadError {
         Self::Config { path: path.to_path_buf(), reason: shorten(&reason.to_string()) }
     }
 
-    /// The file or folder the error is about.
+    /// The file or folder of the error.
     pub fn path(&self) -> &Path {
         match self {
             Self::Io { path, .. }
@@ -239,7 +239,7 @@ impl LoadError {
     }
 }
 
-/// Text from a file inside a message: control characters escaped, at most 400 characters.
+/// Text from a file for a message: control characters escaped, at most 400 characters.
 pub(crate) fn shorten(text: &str) -> String {
     const MOST: usize = 400;
     let mut short: String =

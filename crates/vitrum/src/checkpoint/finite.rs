@@ -1,11 +1,12 @@
-//! Values that are no numbers: looked for before a model is made of them, and before they are written narrower.
+//! Checks for NaN and infinity before a model is made, and for overflow before values are written in a smaller
+//! type.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{Dtype, HostTensor, LoadError, TensorMap};
 
-/// What is wrong with the values of a tensor.
+/// The non-finite values of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotFinite {
     /// The tensor's name in the file.
@@ -17,14 +18,14 @@ pub(crate) struct NotFinite {
 }
 
 impl NotFinite {
-    /// As an error about the file at `map.path`.
+    /// The error for the file at `map.path`.
     pub fn error(self, map: &TensorMap) -> LoadError {
         let Self { name, nan, infinite, count, first } = self;
         LoadError::NotFinite { path: map.path.clone(), name, nan, infinite, count, first }
     }
 }
 
-/// The tensors with values that are NaN or infinite; doubles beyond f32 count as infinite where `as_f32`.
+/// The tensors with NaN or infinite values. With `as_f32`, doubles beyond f32 count as infinite.
 pub(crate) fn not_finite(map: &TensorMap, as_f32: bool) -> Vec<NotFinite> {
     let tensors: Vec<(&String, &HostTensor)> = map.tensors.iter().collect();
     tensors.into_par_iter().filter_map(|(name, tensor)| look(name, tensor, as_f32)).collect()
@@ -51,7 +52,7 @@ fn look(name: &str, tensor: &HostTensor, as_f32: bool) -> Option<NotFinite> {
 /// Whether all values are finite; integers are.
 fn is_finite(tensor: &HostTensor, as_f32: bool) -> bool {
     let bytes = tensor.bytes();
-    // `fold` without an early end, so that the compiler looks at many values at a time.
+    // `fold` without an early exit, so that the compiler can vectorise it.
     match tensor.dtype() {
         Dtype::F32 => {
             bytes.as_chunks::<4>().0.iter().fold(true, |all, b| all & f32::from_le_bytes(*b).is_finite())
@@ -70,11 +71,11 @@ fn is_finite(tensor: &HostTensor, as_f32: bool) -> bool {
     }
 }
 
-/// Looks at what writing floating-point tensors as `dtype` would lose: a value beyond its range is refused, a tensor
-/// whose values all become zero is told.
+/// Checks what would be lost by writing floating-point tensors as `dtype`. A value out of range is an error. A
+/// tensor whose values all become zero is noted.
 ///
 /// # Errors
-/// [`LoadError::TooSmallType`], naming the tensor and its largest value.
+/// [`LoadError::TooSmallType`] with the tensor and its largest value.
 pub fn check_narrowing(map: &TensorMap, dtype: Dtype) -> Result<Vec<String>, LoadError> {
     let mut notes = Vec::new();
     for (name, tensor) in &map.tensors {
@@ -97,7 +98,7 @@ pub fn check_narrowing(map: &TensorMap, dtype: Dtype) -> Result<Vec<String>, Loa
     Ok(notes)
 }
 
-/// A type's place in the order of ranges: f16, then bf16 and f32, which differ in the largest number alone, then f64.
+/// Rank of a type by range: f16, then bf16 and f32, which differ only in the largest number, then f64.
 fn range(dtype: Dtype) -> u8 {
     match dtype {
         Dtype::F16 => 0,

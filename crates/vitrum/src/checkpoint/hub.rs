@@ -1,20 +1,19 @@
-//! Models from the Hugging Face hub: fetched, verified, and kept in the cache that Python's
-//! `huggingface_hub` uses.
+//! Models from the Hugging Face hub: downloaded, verified, and kept in the cache of Python's `huggingface_hub`.
 //!
-//! `hf:org/name@revision` → the snapshot folder, with `config.json`, `preprocessor_config.json`
-//! where the repository has one, and the weights. Nothing else is fetched.
+//! `hf:org/name@revision` → the snapshot folder, with `config.json`, `preprocessor_config.json` if the repository
+//! has one, and the weights. Nothing else is downloaded.
 //!
 //! ```text
-//! <cache>/models--org--name/refs/main                        the commit that `main` last was
+//! <cache>/models--org--name/refs/main                        the last known commit of `main`
 //! <cache>/models--org--name/snapshots/<commit>/config.json → ../../blobs/<etag>
 //! <cache>/models--org--name/blobs/<etag>                     etag = SHA-256, or git's SHA-1 for small files
-//! <cache>/models--org--name/.no_exist/<commit>/<file>        the repository was asked and has no such file
+//! <cache>/models--org--name/.no_exist/<commit>/<file>        the repository has no such file
 //! <cache>/.locks/models--org--name/<etag>.lock               held while a blob is written
 //! ```
 //!
-//! The crate `hf-hub` knows the names: URLs, folders, the shape of the hub's answers. Its downloader
-//! (0.5.0) has no time limits, verifies neither checksum nor `Content-Range`, and repeats the token
-//! to the host of a redirect; so the requests are made in `client.rs`.
+//! The crate `hf-hub` gives the names: URLs, folders, the form of the hub's answers. Its downloader (0.5.0) has no
+//! time limits, verifies neither checksum nor `Content-Range`, and sends the token to the host of a redirect. So
+//! `client.rs` makes the requests.
 
 mod cache;
 mod client;
@@ -39,39 +38,39 @@ const INDEX: &str = "model.safetensors.index.json";
 const PICKLE: &str = "pytorch_model.bin";
 const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 
-/// Limits for files that are read whole into memory.
+/// Size limits for files that are read into memory.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 pub use super::load::Progress;
 
-/// How to fetch. [`HubOptions::from_env`] reads what Python's `huggingface_hub` reads;
+/// Download options. [`HubOptions::from_env`] reads the variables of Python's `huggingface_hub`;
 /// [`HubOptions::default`] reads nothing.
 #[derive(Clone)]
 pub struct HubOptions {
     /// Use the cache only.
     pub offline: bool,
-    /// Ask the hub even if the cache holds the revision. Without it a branch stays at the commit it had when
-    /// it was first fetched, and a whole snapshot is used without any request.
+    /// Ask the hub even if the cache holds the revision. Otherwise a branch stays at its first downloaded commit,
+    /// and a complete snapshot is used without a request.
     pub refresh: bool,
     /// Address of the hub, [`DEFAULT_ENDPOINT`] by default.
     pub endpoint: String,
     /// The folder that holds `models--org--name`; `None` is `~/.cache/huggingface/hub`.
     pub cache_dir: Option<PathBuf>,
-    /// Sent to the endpoint's scheme, host and port, and nowhere else.
+    /// The token. It is sent only to the endpoint's scheme, host and port.
     pub token: Option<String>,
-    /// Branch, tag or commit when the spec names none; `None` is `main`.
+    /// Branch, tag or commit if the spec names none; `None` is `main`.
     pub revision: Option<String>,
-    /// Told how downloads go, from the thread that called [`fetch`], about once per 128 KiB.
+    /// Reports download progress, in the thread that called [`fetch`], about once per 128 KiB.
     pub progress: Option<Progress>,
-    /// Limit on one connection attempt, one answer's header, one read of a body. Six times as long is waited
-    /// for a server that drips and for another process that makes no progress. A whole download has no limit.
+    /// Limit on one connection attempt, one answer's header, one read of a body. The limit is six times as long for
+    /// a very slow server, and for another process without progress. A whole download has no limit.
     pub timeout: Duration,
-    /// How often a failed request is repeated.
+    /// Number of retries of a failed request.
     pub retries: u32,
-    /// Wait before the first repetition; doubled each time, at most ten seconds.
+    /// Wait before the first retry; doubled each time, at most ten seconds.
     pub backoff: Duration,
-    /// Largest file that is accepted, in bytes. Python's limit on plain HTTP, 50 GB, by default.
+    /// Size limit of a file, in bytes. Default 50 GB, Python's limit on plain HTTP.
     pub max_file_bytes: u64,
 }
 
@@ -93,7 +92,7 @@ impl Default for HubOptions {
     }
 }
 
-/// The token is left out.
+/// Omits the token.
 impl fmt::Debug for HubOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubOptions")
@@ -116,12 +115,11 @@ impl HubOptions {
         Self::from_vars(&|name| std::env::var(name).ok())
     }
 
-    /// Options from variables, read as `huggingface_hub/constants.py` reads them: `HF_HUB_CACHE`
-    /// (`HUGGINGFACE_HUB_CACHE`), `HF_HOME`, `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN`
-    /// (`HUGGING_FACE_HUB_TOKEN`), `HF_TOKEN_PATH`, the file `token` in `HF_HOME`,
-    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`; `HF_HUB_OFFLINE` (`TRANSFORMERS_OFFLINE`);
-    /// `HF_HUB_DOWNLOAD_TIMEOUT` in seconds. An empty variable counts as unset. In paths `~`, `$NAME` and
-    /// `${NAME}` are expanded. `var` is asked for a variable by name.
+    /// Options from variables, as in `huggingface_hub/constants.py`: `HF_HUB_CACHE` (`HUGGINGFACE_HUB_CACHE`),
+    /// `HF_HOME`, `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN` (`HUGGING_FACE_HUB_TOKEN`), `HF_TOKEN_PATH`, the file
+    /// `token` in `HF_HOME`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`; `HF_HUB_OFFLINE` (`TRANSFORMERS_OFFLINE`);
+    /// `HF_HUB_DOWNLOAD_TIMEOUT` in seconds. An empty variable counts as unset. Paths expand `~`, `$NAME` and
+    /// `${NAME}`. `var` returns a variable by name.
     pub fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let home = set("HOME").map(PathBuf::from).or_else(std::env::home_dir);
@@ -157,21 +155,21 @@ impl HubOptions {
     }
 }
 
-/// Whether `spec` is meant for [`fetch`]: it begins with `hf:` or `hf-hub:`.
+/// Whether [`fetch`] handles `spec`: it begins with `hf:` or `hf-hub:`.
 pub fn is_hub_spec(spec: &str) -> bool {
     strip_scheme(spec).is_some()
 }
 
-/// The snapshot folder of a model, fetched if the cache does not hold it whole.
+/// The snapshot folder of a model. Downloads what the cache lacks.
 ///
-/// `spec` is `hf:org/name` or `hf:org/name@revision` (`hf-hub:` is read too); the revision may be a branch,
-/// a tag or a commit. The folder holds `config.json`, `preprocessor_config.json` where the repository has one, and
-/// the weights: `model.safetensors`, or `model.safetensors.index.json` with its shards, or, where there is neither,
-/// `pytorch_model.bin`, in one file or in shards. A snapshot that Python downloaded and that is known to be whole is used without a request.
-/// If the hub cannot be reached, a snapshot with configuration and weights is used as it is.
+/// `spec` is `hf:org/name` or `hf:org/name@revision` (`hf-hub:` works too); the revision is a branch, a tag or a
+/// commit. The folder holds `config.json`, `preprocessor_config.json` if the repository has one, and the weights:
+/// `model.safetensors`, or `model.safetensors.index.json` with its shards, or, if there is neither,
+/// `pytorch_model.bin` in one file or in shards. A complete snapshot from Python is used without a request. If the
+/// hub cannot be reached, a snapshot with configuration and weights is used.
 ///
-/// Every downloaded file is checked against the hub's checksum before it enters the cache. Interrupted
-/// downloads resume. Several processes may fetch the same model at once.
+/// Every downloaded file is checked against the hub's checksum before it enters the cache. Interrupted downloads
+/// resume. Several processes may fetch the same model at once.
 pub fn fetch(spec: &str, options: &HubOptions) -> Result<PathBuf, HubError> {
     let wanted = Wanted::parse(spec, options)?;
     let cache = RepoCache::new(options.cache_dir()?, &wanted);
@@ -193,8 +191,8 @@ pub fn fetch(spec: &str, options: &HubOptions) -> Result<PathBuf, HubError> {
     }
 }
 
-/// One commit's files, from the hub into the cache. The revision's name moves to the commit last, so
-/// that an interrupted update leaves the old snapshot in use.
+/// Downloads one commit's files into the cache. The revision's name moves to the commit last, so an interrupted
+/// update keeps the old snapshot.
 fn download(wanted: &Wanted, cache: &RepoCache, client: &Client) -> Result<PathBuf, HubError> {
     let listing = client.listing(wanted)?;
     let commit = listing.sha.as_str();
@@ -233,7 +231,7 @@ fn download(wanted: &Wanted, cache: &RepoCache, client: &Client) -> Result<PathB
     Ok(cache.snapshot(commit))
 }
 
-/// A repository and a revision, both valid as parts of paths and URLs.
+/// A repository and a revision, both valid parts of paths and URLs.
 #[derive(Debug, Clone)]
 struct Wanted {
     repo: String,
@@ -256,7 +254,7 @@ impl Wanted {
         Ok(Self { repo: repo.to_owned(), revision: revision.to_owned() })
     }
 
-    /// The same in hf-hub's words, at `revision`.
+    /// The repository as a type of `hf-hub`, at `revision`.
     fn at(&self, revision: &str) -> Repo {
         Repo::with_revision(self.repo.clone(), RepoType::Model, revision.to_owned())
     }
@@ -289,7 +287,7 @@ fn check_repo(repo: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Git's rules for a reference's name, a little narrower.
+/// Git's rules for a reference's name, slightly stricter.
 fn check_revision(revision: &str) -> Result<(), &'static str> {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
     if revision.is_empty() || revision.len() > 200 {
@@ -312,7 +310,7 @@ fn is_commit(revision: &str) -> bool {
     is_hex(revision, 40)
 }
 
-/// `digits` hexadecimal digits in lower case.
+/// Whether `text` is `digits` hexadecimal digits in lower case.
 fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -1,4 +1,4 @@
-//! What is in a checkpoint: tensors with statistics and checksums, dialect, the model they belong to.
+//! The contents of a checkpoint: tensors with statistics and checksums, dialect, model.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub struct TensorInfo {
     pub sha256: String,
 }
 
-/// Statistics of a tensor's finite values; 0 where there are none.
+/// Statistics of a tensor's finite values; 0 if there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
     /// Smallest.
@@ -36,11 +36,11 @@ pub struct Stats {
     pub max: f64,
     /// Mean.
     pub mean: f64,
-    /// Standard deviation, of the population.
+    /// Standard deviation of the population.
     pub std: f64,
-    /// How many are no number.
+    /// Number of NaNs.
     pub nan: usize,
-    /// How many are infinite.
+    /// Number of infinite values.
     pub inf: usize,
 }
 
@@ -77,23 +77,23 @@ impl Stats {
 pub struct Inspection {
     /// The file of weights.
     pub path: PathBuf,
-    /// Tensors, numbers in names in the order of their value.
+    /// Tensors in natural order: numbers in names are compared by value.
     pub tensors: Vec<TensorInfo>,
     /// Elements of all tensors together.
     pub num_elements: usize,
     /// Bytes of all tensors together.
     pub num_bytes: usize,
-    /// What the file says about itself.
+    /// The file's own metadata.
     pub metadata: Vec<(String, String)>,
     /// Tensors the reader left out, with the reason.
     pub dropped: Vec<(String, String)>,
-    /// The sets of weights in the file, and which of them is described.
+    /// The sets of weights in the file, with the described one marked.
     pub sets: Vec<WeightSet>,
     /// How the file was chosen and read.
     pub notes: Vec<String>,
-    /// The naming, where it is known.
+    /// The naming, if known.
     pub dialect: Option<Dialect>,
-    /// The model: from the configuration beside the weights, else from the tensors.
+    /// The model: from the configuration beside the weights, otherwise from the tensors.
     pub card: Option<ModelCard>,
     /// Why there is no card.
     pub card_error: Option<String>,
@@ -104,7 +104,7 @@ pub struct Inspection {
 /// Describes a file or folder.
 ///
 /// # Errors
-/// Files that cannot be read. A configuration that cannot be understood is part of the description.
+/// Files that cannot be read. An invalid configuration becomes part of the description.
 pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadError> {
     inspect_set(path, None, resolve)
 }
@@ -182,14 +182,14 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What [`verify`] found.
+/// Result of [`verify`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verification {
     /// The file of weights.
     pub path: PathBuf,
     /// Its SHA-256, hexadecimal.
     pub sha256: String,
-    /// Whether the sum was compared with a stated one.
+    /// Whether the sum was compared with an expected one.
     pub compared: bool,
     /// Tensors read.
     pub num_tensors: usize,
@@ -197,10 +197,10 @@ pub struct Verification {
     pub not_finite: Vec<(String, usize, usize)>,
 }
 
-/// Reads a file or folder to the end and checks that it is whole and all its values are finite.
+/// Reads a file or folder to the end. Checks that it is complete and all values are finite.
 ///
-/// `expected` is a SHA-256 to compare with. Without it, a file in the Hugging Face cache is compared with the
-/// sum its blob is named by.
+/// `expected` is a SHA-256 to compare with. Without it, a file in the Hugging Face cache is compared with the sum
+/// in its blob's name.
 ///
 /// # Errors
 /// Files that cannot be read, and [`LoadError::Checksum`].
@@ -222,7 +222,7 @@ pub fn verify(path: &Path, expected: Option<&str>) -> Result<Verification, LoadE
     Ok(Verification { path: file, sha256, compared: expected.is_some(), num_tensors: map.len(), not_finite })
 }
 
-/// The hub's cache keeps large files as `blobs/<sha256>` and links to them.
+/// The hub's cache stores large files as `blobs/<sha256>` and links to them.
 fn blob_name(path: &Path) -> Option<String> {
     let real = std::fs::canonicalize(path).ok()?;
     let name = real.file_name()?.to_str()?;

@@ -1,7 +1,7 @@
-//! Weights in eight bits: into a file, out of it, into a model.
+//! int8 weights: writing to a file, reading from it, loading into a model.
 //!
 //! A file holds them as `blocks.N.attn.qkv.weight`, I8 `[d_out, d_in]`, and `blocks.N.attn.qkv.weight_scale`, F32
-//! `[d_out]`; a weight is value times scale of its row. All other tensors are as in any file.
+//! `[d_out]`. A weight is its value times the scale of its row. All other tensors are stored as usual.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,25 @@ use super::LoadError;
 use super::tensors::{Dtype, HostTensor, TensorMap};
 use crate::models::{Config, ConfigError, Model, ModelConfig, Network, is_skipped};
 
-/// What follows a weight's key in the key of its scales.
+/// Suffix of a weight's key for the key of its scales.
 pub const SCALE: &str = "_scale";
 
-/// What quantising did to one layer.
+/// The result of quantising one layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QuantizedLayer {
     /// The layer, such as `blocks.0.attn.qkv`.
     pub layer: String,
     /// Rows and columns of its weight, `[d_out, d_in]`.
     pub shape: [usize; 2],
-    /// Root of the mean square of what the weight lost, over that of the weight.
+    /// Quantisation error: root mean square of the differences over that of the weight.
     pub error: f64,
-    /// Bytes of the weight before.
+    /// Bytes of the original weight.
     pub bytes_before: usize,
     /// Bytes of values and scales.
     pub bytes_after: usize,
 }
 
-/// A weight in eight bits, as a file has it.
+/// An int8 weight as in a file.
 #[derive(Clone, Debug)]
 pub struct Int8Tensor {
     values: HostTensor,
@@ -56,17 +56,17 @@ impl Int8Tensor {
     }
 }
 
-/// Weights in eight bits that have left a file's tensors, by key.
+/// int8 weights taken out of a file's tensors, by key.
 pub type Int8Map = BTreeMap<String, Int8Tensor>;
 
-/// Whether a file holds weights in eight bits.
+/// Whether a file holds int8 weights.
 pub fn is_quantized(map: &TensorMap) -> bool {
     map.tensors
         .iter()
         .any(|(key, tensor)| tensor.dtype() == Dtype::I8 && map.contains(&format!("{key}{SCALE}")))
 }
 
-/// Takes the weights in eight bits and their scales out of a file's tensors.
+/// Takes the int8 weights and their scales out of a file's tensors.
 ///
 /// # Errors
 /// [`LoadError::Tensor`] for scales that do not belong to their weight.
@@ -96,7 +96,7 @@ pub fn take_int8(map: &mut TensorMap) -> Result<Int8Map, LoadError> {
     Ok(taken)
 }
 
-/// The layers that are quantised in a model of this configuration, in the order of their work.
+/// The layers to quantise in a model of this configuration, in execution order.
 ///
 /// # Errors
 /// A configuration that makes no model.
@@ -110,7 +110,7 @@ fn layer_of<'a>(key: &'a str, layers: &[String]) -> Option<&'a str> {
     key.strip_suffix(".weight").filter(|layer| layers.iter().any(|known| known == layer))
 }
 
-/// Quantises the weights of `layers` that match none of `skip`, and takes them out of the tensors.
+/// Quantises the weights of `layers` that match no pattern of `skip`, and takes them out of the tensors.
 pub fn quantize_tensors(map: &mut TensorMap, layers: &[String], skip: &[String]) -> Int8Map {
     let is_wanted = |key: &&String| {
         layer_of(key, layers).is_some_and(|layer| !is_skipped(layer, skip))
@@ -120,7 +120,7 @@ pub fn quantize_tensors(map: &mut TensorMap, layers: &[String], skip: &[String])
     let mut taken = Int8Map::new();
     for key in keys {
         let Some(shape) = map.get(&key).and_then(|weight| <[usize; 2]>::try_from(weight.shape()).ok()) else {
-            continue; // what is no matrix is reported as any tensor of another shape
+            continue; // A tensor that is not a matrix is reported with the wrong shapes.
         };
         if let Some(weight) = map.tensors.remove(&key) {
             taken.insert(key, Int8Tensor::of(&weight, shape));
@@ -129,7 +129,7 @@ pub fn quantize_tensors(map: &mut TensorMap, layers: &[String], skip: &[String])
     taken
 }
 
-/// Puts weights in eight bits and their scales into the tensors that are to be written.
+/// Adds int8 weights and their scales to the tensors to be written.
 pub fn put_int8(map: &mut TensorMap, quantized: Int8Map) {
     for (key, Int8Tensor { values, scales }) in quantized {
         let scale = HostTensor::from_f32(vec![scales.len()], &scales).expect("as many as they are");
@@ -138,10 +138,10 @@ pub fn put_int8(map: &mut TensorMap, quantized: Int8Map) {
     }
 }
 
-/// Refuses a pattern of `skip` that matches none of the layers that would be quantised.
+/// Refuses a pattern of `skip` that matches none of the layers to quantise.
 ///
 /// # Errors
-/// [`LoadError::NoLayer`], naming the first such pattern.
+/// [`LoadError::NoLayer`] with the first such pattern.
 pub fn check_skip(map: &TensorMap, layers: &[String], skip: &[String]) -> Result<(), LoadError> {
     let idle = skip.iter().find(|pattern| {
         let pattern = std::slice::from_ref(*pattern);
@@ -157,7 +157,7 @@ pub fn check_skip(map: &TensorMap, layers: &[String], skip: &[String]) -> Result
     }
 }
 
-/// Quantises the weights of `layers` within a file's tensors, and says what each lost.
+/// Quantises the weights of `layers` in a file's tensors and returns each error.
 pub fn quantize_file(map: &mut TensorMap, layers: &[String], skip: &[String]) -> Vec<QuantizedLayer> {
     let before: BTreeMap<String, HostTensor> = map
         .tensors
@@ -195,7 +195,7 @@ pub(crate) fn shapes(quantized: &Int8Map) -> BTreeMap<String, Vec<usize>> {
     quantized.iter().map(|(key, tensor)| (key.clone(), tensor.shape().to_vec())).collect()
 }
 
-/// Gives a model its weights in eight bits; each leaves `quantized` when its layer has it.
+/// Moves int8 weights into a model; `quantized` shrinks layer by layer.
 ///
 /// # Errors
 /// The key and what is wrong with its tensor.
@@ -214,7 +214,7 @@ pub(crate) fn give_int8(model: &mut Model, mut quantized: Int8Map) -> Result<(),
     Ok(())
 }
 
-/// What `config.json` says of weights in eight bits, under the key `vitrum_quantization`.
+/// The description of int8 weights in `config.json`, key `vitrum_quantization`.
 pub fn config_entry(layers: &[QuantizedLayer]) -> serde_json::Value {
     serde_json::json!({
         "weights": "int8, one scale for each row of [d_out, d_in], symmetric",

@@ -1,19 +1,19 @@
-//! Position tables for another grid, patch kernels for another patch size.
+//! Resizing position tables to another grid, and patch kernels to another patch size.
 //!
-//! The matrices are those of [`crate::layers::resample`]; here they act on tensors of a file. Which method a
-//! model was made for is part of its configuration ([`PosResize`]).
+//! The matrices come from [`crate::layers::resample`]. The method is part of a model's configuration
+//! ([`PosResize`]).
 
 use super::HostTensor;
 use super::tensors::{Dtype, TensorError};
 use crate::layers::resample::{PosResize, axis_weights, resample_grid};
 
-/// Brings a position table `[1, prefix + H·W, D]` from an old grid `[H, W]` to a new one.
+/// Resizes a position table `[1, prefix + H·W, D]` from an old grid `[H, W]` to a new one.
 ///
-/// The first `prefix` rows (class, distillation, register tokens) stay as they are. The type stays; arithmetic
-/// is in `f64`.
+/// The first `prefix` rows (class, distillation, register tokens) stay as they are. The type stays; arithmetic is
+/// in `f64`.
 ///
 /// # Errors
-/// A table that does not have this shape, or a grid with no cells.
+/// A table without this shape, or a grid without cells.
 pub fn resize_pos_embed(
     table: &HostTensor,
     old_grid: [usize; 2],
@@ -45,12 +45,12 @@ pub fn resize_pos_embed(
     HostTensor::from_f64(vec![1, new_rows, width], &all)?.cast(float_or_f32(table.dtype()))
 }
 
-/// Brings a patch kernel `[D, C, P, P]` to another patch size such that a resized patch gives the token the
-/// old patch gave, as nearly as possible (PI-resize, FlexiViT, arXiv:2212.08013, section 3.4): the kernel is
-/// multiplied by the pseudo-inverse of the matrix that resizes patches.
+/// Resizes a patch kernel `[D, C, P, P]` to another patch size. A resized patch then gives nearly the same token as
+/// the old patch (PI-resize, FlexiViT, arXiv:2212.08013, section 3.4). The kernel is multiplied by the
+/// pseudo-inverse of the matrix that resizes patches.
 ///
 /// # Errors
-/// A tensor that is no kernel, or sizes for which the resizing has no pseudo-inverse of full rank.
+/// A tensor that is not a kernel, or sizes without a pseudo-inverse of full rank.
 pub fn resize_patch_embed(
     kernel: &HostTensor,
     new: [usize; 2],
@@ -62,7 +62,7 @@ pub fn resize_patch_embed(
     if [rows, columns] == new {
         return Ok(kernel.clone());
     }
-    const LARGEST: usize = 256; // the pseudo-inverse costs the cube of it
+    const LARGEST: usize = 256; // The pseudo-inverse costs the cube of this.
     if new.iter().chain([&rows, &columns]).any(|&side| side == 0 || side > LARGEST) {
         return Err(TensorError::shape(
             format!("with sides of 1 to {LARGEST} pixels, to become {new:?}"),
@@ -71,7 +71,7 @@ pub fn resize_patch_embed(
     }
     super::tensors::count(&[out, channels, new[0], new[1], 8])?;
     let singular = || TensorError::shape(format!("that can be resampled to {new:?}"), kernel.shape());
-    // The matrix of both axes is the product of one per axis, and so is its pseudo-inverse.
+    // The matrix of both axes is the Kronecker product of one per axis, and so is its pseudo-inverse.
     let inverse = |old: usize, new: usize| {
         let weights = axis_weights(old, new, method);
         pseudo_inverse(&weights.chunks_exact(old).map(<[f64]>::to_vec).collect()).ok_or_else(singular)
@@ -95,7 +95,7 @@ pub fn resize_patch_embed(
 
 type Matrix = Vec<Vec<f64>>;
 
-/// `[n][m]` for a matrix `[m][n]` of full rank; `None` if the rank is less.
+/// `[n][m]` for a matrix `[m][n]` of full rank; `None` for a lower rank.
 fn pseudo_inverse(matrix: &Matrix) -> Option<Matrix> {
     let (tall, wide) = (matrix.len(), matrix[0].len());
     let turned = transpose(matrix);
@@ -116,7 +116,7 @@ fn multiply(a: &Matrix, b: &Matrix) -> Matrix {
     a.iter().map(|row| (0..columns).map(|j| entry(row, j)).collect()).collect()
 }
 
-/// `X` with `A X = B`, by elimination with pivots; `None` if `A` is singular.
+/// `X` with `A X = B`, by Gaussian elimination with pivoting; `None` if `A` is singular.
 fn solve(mut a: Matrix, mut b: Matrix) -> Option<Matrix> {
     let n = a.len();
     for column in 0..n {

@@ -1,4 +1,4 @@
-//! Tensors as they lie in a file: bytes with a type and a shape, before any model exists.
+//! Tensors as in a file: bytes with a type and a shape.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ pub enum Dtype {
     F32,
     /// IEEE 754 half precision.
     F16,
-    /// The upper half of a single.
+    /// The upper half of a single-precision number.
     BF16,
     /// Signed, 64 bits.
     I64,
@@ -87,22 +87,22 @@ impl std::fmt::Display for Dtype {
     }
 }
 
-/// A tensor whose shape does not allow what was asked.
+/// The tensor's shape or type does not allow the operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorError {
-    /// The product of the shape does not fit in memory's address range.
+    /// The number of elements exceeds the address range.
     #[error("shape {0:?} has too many elements")]
     Overflow(Vec<usize>),
     /// More axes than [`MAX_RANK`].
     #[error("{0} axes, at most {MAX_RANK} are accepted")]
     Rank(usize),
-    /// The bytes are not as many as shape and type ask for.
+    /// The number of bytes does not match shape and type.
     #[error("shape {shape:?} of {dtype} needs {expected} bytes, found {found}")]
     Bytes {
-        /// The shape asked for.
+        /// The requested shape.
         shape: Vec<usize>,
-        /// The type asked for.
+        /// The requested type.
         dtype: Dtype,
         /// Bytes needed.
         expected: usize,
@@ -133,12 +133,12 @@ impl TensorError {
     }
 }
 
-/// Elements of a shape, or an error if they cannot be counted.
+/// Number of elements of a shape, or an error on overflow.
 pub fn count(shape: &[usize]) -> Result<usize, TensorError> {
     if shape.len() > MAX_RANK {
         return Err(TensorError::Rank(shape.len()));
     }
-    // The product of the axes that are not 0, so that `[0, huge, huge]` is refused as well.
+    // The product of the nonzero axes, so that `[0, huge, huge]` is refused as well.
     let bound = shape.iter().filter(|&&n| n != 0).try_fold(1usize, |product, &n| product.checked_mul(n));
     match bound {
         Some(product) if product <= isize::MAX as usize / 8 => {
@@ -163,9 +163,9 @@ impl std::fmt::Debug for HostTensor {
 }
 
 impl HostTensor {
-    /// A tensor from its little-endian bytes; fails when they are not exactly as many as the shape asks for.
+    /// A tensor from its little-endian bytes; fails if their number does not match the shape.
     pub fn new(dtype: Dtype, shape: Vec<usize>, data: Vec<u8>) -> Result<Self, TensorError> {
-        let expected = count(&shape)? * dtype.size(); // `count` leaves room for eight bytes each
+        let expected = count(&shape)? * dtype.size(); // `count` leaves room for eight bytes each.
         if data.len() != expected {
             return Err(TensorError::Bytes { shape, dtype, expected, found: data.len() });
         }
@@ -234,7 +234,7 @@ impl HostTensor {
         }
     }
 
-    /// The same values in another floating-point type, rounded to nearest; integers are refused.
+    /// The values in another floating-point type, rounded to nearest; integers are refused.
     pub fn cast(&self, dtype: Dtype) -> Result<Self, TensorError> {
         if !self.dtype.is_float() || !dtype.is_float() {
             let found = if self.dtype.is_float() { dtype } else { self.dtype };
@@ -258,7 +258,7 @@ impl HostTensor {
         Self::new(dtype, self.shape.clone(), data)
     }
 
-    /// The same elements in another shape; nothing is copied.
+    /// The same elements in another shape, without a copy.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self, TensorError> {
         if count(shape)? != self.num_elements() {
             return Err(TensorError::shape(format!("with as many elements as {shape:?}"), &self.shape));
@@ -297,7 +297,7 @@ impl HostTensor {
         Self::new(self.dtype, shape, data)
     }
 
-    /// A matrix with rows and columns exchanged.
+    /// A transposed matrix.
     pub fn transpose(&self) -> Result<Self, TensorError> {
         if self.shape.len() != 2 {
             return Err(TensorError::shape("[rows, columns]", &self.shape));
@@ -305,7 +305,7 @@ impl HostTensor {
         self.permute(&[1, 0])
     }
 
-    /// The part of one axis.
+    /// A range of one axis.
     pub fn slice(&self, axis: usize, range: Range<usize>) -> Result<Self, TensorError> {
         if axis >= self.shape.len() || range.start > range.end || range.end > self.shape[axis] {
             return Err(TensorError::shape(format!("with {range:?} on axis {axis}"), &self.shape));
@@ -323,7 +323,7 @@ impl HostTensor {
         Self::new(self.dtype, shape, data)
     }
 
-    /// Tensors one after the other along an axis. Types and all other axes must agree.
+    /// Concatenates tensors along an axis. Types and all other axes must agree.
     pub fn concat(parts: &[&Self], axis: usize) -> Result<Self, TensorError> {
         let Some(first) = parts.first() else {
             return Err(TensorError::shape("of at least one tensor", &[]));
@@ -362,7 +362,7 @@ impl HostTensor {
     }
 }
 
-/// Elements to step for one step on each axis.
+/// Step in elements for each axis.
 fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -371,7 +371,7 @@ fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Each group of `N` bytes through `f`.
+/// Maps each group of `N` bytes with `f`.
 fn map<const N: usize, T>(data: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
     data.as_chunks::<N>().0.iter().map(|&bytes| f(bytes)).collect()
 }
@@ -381,15 +381,15 @@ fn map<const N: usize, T>(data: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
 pub struct TensorMap {
     /// The tensors by name, in the order of their names.
     pub tensors: BTreeMap<String, HostTensor>,
-    /// What the file says about itself (safetensors `__metadata__`).
+    /// The file's own metadata (safetensors `__metadata__`).
     pub metadata: BTreeMap<String, String>,
-    /// Where the tensors come from, for messages.
+    /// The source of the tensors, for messages.
     pub path: PathBuf,
-    /// Tensors of the file that were left out on purpose: name and reason.
+    /// Tensors that were left out on purpose: name and reason.
     pub dropped: Vec<(String, String)>,
-    /// The sets of weights that the file holds, and which of them these tensors are.
+    /// The sets of weights in the file, with the chosen one marked.
     pub sets: Vec<WeightSet>,
-    /// What a user should know of how the file was read.
+    /// Notes for the user on how the file was read.
     pub notes: Vec<String>,
 }
 
@@ -399,12 +399,12 @@ impl TensorMap {
         self.get(name)?.shape().first().copied()
     }
 
-    /// No tensors yet, from `path`.
+    /// An empty map for `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), ..Self::default() }
     }
 
-    /// What is known of these tensors, without the tensors.
+    /// Everything except the tensors.
     pub(crate) fn without_tensors(&self) -> Self {
         let Self { tensors: _, metadata, path, dropped, sets, notes } = self;
         Self {
@@ -437,7 +437,7 @@ impl TensorMap {
         self.tensors.len()
     }
 
-    /// Whether there is no tensor.
+    /// Whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }

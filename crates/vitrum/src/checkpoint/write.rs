@@ -1,6 +1,6 @@
-//! Checkpoints to disk: a safetensors file, timm's hub folder, Hugging Face's folder.
+//! Writing checkpoints: a safetensors file, timm's hub folder, Hugging Face's folder.
 //!
-//! Every file appears whole or not at all: it is written beside its place, forced to disk, and renamed.
+//! Every file is written atomically: under a temporary name, synced to disk, and renamed.
 
 mod huggingface;
 mod timm;
@@ -22,12 +22,12 @@ use crate::models::ModelConfig;
 use huggingface::{huggingface_config, huggingface_preprocess};
 use timm::{floats, timm_config, timm_pretrained, timm_top};
 
-/// How to write.
+/// Options for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
     /// Type of floating-point tensors in the file; `None` keeps each tensor's own.
     pub dtype: Option<Dtype>,
-    /// Replace files that are there.
+    /// Replace existing files.
     pub overwrite: bool,
 }
 
@@ -37,10 +37,10 @@ impl Default for WriteOptions {
     }
 }
 
-/// A safetensors file as bytes, with `format = pt` in its metadata as PyTorch's libraries expect.
+/// A safetensors file as bytes, with `format = pt` in its metadata, as PyTorch's libraries expect.
 ///
 /// # Errors
-/// [`LoadError::TooSmallType`] for a value beyond the type asked for.
+/// [`LoadError::TooSmallType`] for a value out of the type's range.
 pub fn to_safetensors(map: &TensorMap, dtype: Option<Dtype>) -> Result<Vec<u8>, LoadError> {
     if let Some(dtype) = dtype {
         check_narrowing(map, dtype)?;
@@ -69,7 +69,7 @@ pub fn to_safetensors(map: &TensorMap, dtype: Option<Dtype>) -> Result<Vec<u8>, 
 /// Writes tensors as a safetensors file.
 ///
 /// # Errors
-/// [`LoadError::Exists`] if the file is there and may not be replaced; the system's errors.
+/// [`LoadError::Exists`] if the file exists and must not be replaced; the system's errors.
 pub fn write_safetensors(path: &Path, map: &TensorMap, options: &WriteOptions) -> Result<(), LoadError> {
     if path.exists() && !options.overwrite {
         return Err(LoadError::Exists { path: path.to_path_buf() });
@@ -77,11 +77,11 @@ pub fn write_safetensors(path: &Path, map: &TensorMap, options: &WriteOptions) -
     write_atomically(path, &to_safetensors(map, options.dtype)?)
 }
 
-/// Writes timm's hub layout: `config.json` and `model.safetensors`, which `timm.create_model("local-dir:…")`
-/// and `hf-hub:` load.
+/// Writes timm's hub layout, `config.json` and `model.safetensors`. `timm.create_model("local-dir:…")` and
+/// `hf-hub:` load it.
 ///
-/// `map` has timm's names. `card.architecture` must be a name timm knows; what differs from that
-/// architecture's own configuration, `base`, goes into `model_args`.
+/// `map` has timm's names. `card.architecture` must be a name that timm knows. Differences from that architecture's
+/// configuration, `base`, go into `model_args`.
 ///
 /// # Errors
 /// A folder that is not empty, and a configuration that timm's `VisionTransformer` cannot express.
@@ -97,8 +97,8 @@ pub fn write_timm(
     write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)
 }
 
-/// Writes Hugging Face's layout: `config.json`, `preprocessor_config.json` where preprocessing is known, and
-/// `model.safetensors`, which `from_pretrained` of transformers loads.
+/// Writes Hugging Face's layout: `config.json`, `preprocessor_config.json` if preprocessing is known, and
+/// `model.safetensors`. `from_pretrained` of transformers loads it.
 ///
 /// `map` has timm's names.
 ///
@@ -121,16 +121,16 @@ pub fn write_huggingface(
     write_folder(folder, &files, options)
 }
 
-/// The type of the first convolution, which all weights share in practice.
+/// The type of the first convolution; in practice all weights share it.
 fn common_dtype(map: &TensorMap, card: &ModelCard) -> Dtype {
     map.get(&format!("{}.weight", card.config.first_conv())).map_or(Dtype::F32, HostTensor::dtype)
 }
 
-/// Writes a model that was trained here, so that the library that loads it computes the same: timm's hub layout as
-/// [`write_timm`] writes it; where timm cannot express the model and transformers can (a fine-tuned ViT of theirs has
-/// another epsilon), the layout of [`write_huggingface`]; else a folder of our own, whose `config.json` has the whole
-/// configuration under the key `vitrum` and names an architecture that timm does not know. Returns why timm cannot load
-/// it, where it cannot.
+/// Writes a model that was trained here, so that the library that loads it computes the same. The first layout that
+/// can express the model is used: timm's ([`write_timm`]); transformers' ([`write_huggingface`], for instance for a
+/// fine-tuned ViT with transformers' epsilon); our own folder. Our `config.json` has the whole configuration under
+/// the key `vitrum` and an architecture name that timm does not know. Returns why timm cannot load the model, if it
+/// cannot.
 ///
 /// # Errors
 /// A card without an architecture's name, and the system's errors.
@@ -155,7 +155,7 @@ pub fn write_model(
     Ok(reason)
 }
 
-/// Whether transformers' layout says all of a model that resizes its positions as transformers does.
+/// Whether transformers' layout fully expresses a model that resizes its positions as transformers does.
 fn is_huggingface(map: &TensorMap, card: &ModelCard) -> bool {
     card.config.to_huggingface().is_ok_and(|model| model.is_own)
         && huggingface_config(card, common_dtype(map, card)).is_ok()
@@ -163,10 +163,10 @@ fn is_huggingface(map: &TensorMap, card: &ModelCard) -> bool {
         && to_huggingface(map).is_ok()
 }
 
-/// timm's name for none of its architectures, so that it refuses what it would compute in another way.
+/// An architecture name that timm does not know: timm then refuses a model that it would compute differently.
 const OWN: &str = "vitrum_vit";
 
-/// timm's configuration, or all of ours beside what timm can express, and why it needs to be ours.
+/// timm's configuration, or our whole configuration beside the part that timm can express, with the reason.
 fn own_config(card: &ModelCard, base: &ModelConfig) -> Result<(Value, Option<String>), LoadError> {
     let reason = match timm_config(card, base) {
         Ok(config) => return Ok((config, None)),
@@ -181,8 +181,8 @@ fn own_config(card: &ModelCard, base: &ModelConfig) -> Result<(Value, Option<Str
     Ok((Value::Object(json), Some(reason)))
 }
 
-/// Writes a model with weights in eight bits: the layout of [`write_model`], and in `config.json` under the key
-/// `vitrum_quantization` how they are to be read. Returns the bytes of the weights.
+/// Writes a model with int8 weights: the layout of [`write_model`], plus the description of the int8 weights in
+/// `config.json` under `vitrum_quantization`. Returns the bytes of the weights.
 ///
 /// # Errors
 /// As [`write_model`].
@@ -205,7 +205,7 @@ pub fn write_quantized(
 }
 
 fn pretty(json: &Value) -> Vec<u8> {
-    // Writing a `Value` to memory cannot fail: its keys are texts and memory has no errors.
+    // Writing a `Value` to memory cannot fail: its keys are strings, and memory gives no I/O errors.
     let mut text = serde_json::to_vec_pretty(json).unwrap_or_default();
     text.push(b'\n');
     text
@@ -229,7 +229,7 @@ fn file_dtype(dtype: Dtype) -> FileDtype {
     }
 }
 
-/// Writes files into a folder, which is made if need be and must be empty unless `overwrite` is set.
+/// Writes files into a folder. The folder is created if absent; it must be empty unless `overwrite` is set.
 fn write_folder(folder: &Path, files: &[(&str, Vec<u8>)], options: &WriteOptions) -> Result<(), LoadError> {
     std::fs::create_dir_all(folder).map_err(|e| LoadError::io(folder, e))?;
     let mut entries = std::fs::read_dir(folder).map_err(|e| LoadError::io(folder, e))?;
@@ -237,14 +237,14 @@ fn write_folder(folder: &Path, files: &[(&str, Vec<u8>)], options: &WriteOptions
         return Err(LoadError::Exists { path: folder.to_path_buf() });
     }
     drop(entries);
-    // All of them are on disk before the first gets its name, so that a full disk leaves no half of a model.
+    // All files are on disk before the first is renamed, so a full disk leaves no partial model.
     let mut staged = Vec::new();
     for (name, bytes) in files {
         match stage(&folder.join(name), bytes) {
             Ok(file) => staged.push(file),
             Err(error) => {
                 drop(staged);
-                let _ = std::fs::remove_dir(folder); // goes only if nothing is in it
+                let _ = std::fs::remove_dir(folder); // Removes the folder only if it is empty.
                 return Err(error);
             }
         }
@@ -252,12 +252,12 @@ fn write_folder(folder: &Path, files: &[(&str, Vec<u8>)], options: &WriteOptions
     staged.into_iter().try_for_each(Staged::place)
 }
 
-/// Writes a file beside its place, forces it to disk and renames it, so that no reader sees half of it.
+/// Writes a file under a temporary name, syncs it to disk and renames it, so that no reader sees a partial file.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
     stage(path, bytes)?.place()
 }
 
-/// A file that is on disk under another name; removed unless it is placed.
+/// A file on disk under a temporary name; removed unless it is placed.
 struct Staged {
     temporary: PathBuf,
     path: PathBuf,
@@ -274,7 +274,7 @@ impl Staged {
     /// Gives the file its name.
     fn place(self) -> Result<(), LoadError> {
         std::fs::rename(&self.temporary, &self.path).map_err(|e| LoadError::io(&self.path, e))?;
-        // The new name itself; some file systems cannot sync a folder, and the file is whole regardless.
+        // Syncs the new name. Some file systems cannot sync a folder; the file is complete regardless.
         let _ = File::open(folder_of(&self.path)).and_then(|f| f.sync_all());
         Ok(())
     }
@@ -282,7 +282,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // Gone already where it was placed; nothing can be done about one that cannot be removed either.
+        // After a rename it no longer exists. If it cannot be removed, nothing else can be done.
         let _ = std::fs::remove_file(&self.temporary);
     }
 }

@@ -1,27 +1,27 @@
-//! Normalised pictures to a tensor; the one place of `data` that knows Burn.
+//! Normalised pictures to a tensor. Only this file of `data` uses Burn.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::image::RgbImage;
 use super::preprocess::{Preprocess, PreprocessError};
 
-/// A tensor that cannot be made from the numbers given.
+/// The numbers cannot make a tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum BatchError {
-    /// The numbers do not fill the shape.
+    /// Their count does not match the shape.
     #[error("a batch of shape {shape:?} needs {expected} numbers, found {found}")]
     Length {
         /// `[B, C, H, W]`.
         shape: [usize; 4],
         /// Product of the shape.
         expected: usize,
-        /// Numbers given.
+        /// Number of values given.
         found: usize,
     },
-    /// Not a type that pictures are computed in.
+    /// Not a float type for pictures.
     #[error("a batch cannot be of type {0:?}; expected F32 or F64")]
     Type(DType),
-    /// A picture that cannot be preprocessed.
+    /// The picture cannot be preprocessed.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
 }
@@ -29,7 +29,7 @@ pub enum BatchError {
 /// `values`, `[B, C, H, W]` row by row, as a tensor of 32- or 64-bit floats on `device`.
 ///
 /// # Errors
-/// [`BatchError`] when the shape is not filled or `dtype` is neither F32 nor F64.
+/// [`BatchError`] if the count does not match the shape or `dtype` is neither F32 nor F64.
 pub fn to_tensor(
     values: Vec<f32>,
     shape: [usize; 4],
@@ -51,7 +51,7 @@ pub fn to_tensor(
 /// Preprocesses pictures of any size into one batch, `[B, C, H, W]`.
 ///
 /// # Errors
-/// [`BatchError`], as [`Preprocess::apply`] and [`to_tensor`].
+/// [`BatchError`] from [`Preprocess::apply`] and [`to_tensor`].
 pub fn of_images(
     images: &[RgbImage],
     preprocess: &Preprocess,

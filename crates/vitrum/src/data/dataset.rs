@@ -1,21 +1,21 @@
-//! Labelled pictures from a folder, a table, an archive or a binary file, one after the other.
+//! Labelled pictures from a folder, a table, an archive or a binary file, as a stream.
 //!
-//! [`open_dataset`] tells by content what it was given:
+//! [`open_dataset`] recognises the kind by content:
 //!
 //! | given | pictures | classes |
 //! |---|---|---|
-//! | folder with class folders | every image file below, in natural order, as timm | the folder an image lies in |
+//! | folder with class folders | all image files below, in timm's natural order | the folder of the image |
 //! | folder of images, or one image | the images | none |
 //! | `.csv`, `.tsv`, `.txt` | a column of paths; of the part wanted, where a column `split` names parts | a column of labels |
-//! | `.tar`, `.tar.gz` of class folders | in archive order, as a stream, never unpacked | the folder an image lies in |
-//! | WebDataset `.tar`: `000.jpg` with `000.cls`, `.json` or `.txt` | in archive order | the companion's number or name |
-//! | shards: folder of archives, `set-{000..009}.tar`, `set-*.tar` | as of one archive, shard by shard | as of one archive |
+//! | `.tar`, `.tar.gz` of class folders | in archive order, never unpacked | the folder of the image |
+//! | WebDataset `.tar`: `000.jpg` with `000.cls`, `.json` or `.txt` | in archive order | the companion's label |
+//! | shards: folder of archives, `set-{000..009}.tar`, `set-*.tar` | shard by shard | as in one archive |
 //! | CIFAR-10/100 binary: folder, `.bin`, `.tar.gz` | 32 x 32 pixels | `batches.meta.txt`, `fine_label_names.txt` |
 //! | MNIST idx pair, also `.gz` | grey pixels | digits |
 //! | `demo`, `demo:COUNT` | drawn by [`DemoSet`] | ten shapes |
 //!
-//! [`Source::into_indexed`] makes of any of them a list of places, for reading in another order; [`splits_of`] tells
-//! which parts there are.
+//! [`Source::into_indexed`] turns any of them into a list for reading in another order. [`splits_of`] lists the
+//! parts.
 
 mod cifar;
 mod class_file;
@@ -49,14 +49,14 @@ use super::demo::DemoSet;
 use super::image::RgbImage;
 use super::train_set::Held;
 
-/// One picture and what is known of it.
+/// One picture with its name and label.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// What to call it: a path, an archive member, or file and number.
+    /// A path, an archive member, or file and number.
     pub name: String,
-    /// Index of its class, when known.
+    /// Index of its class, if known.
     pub label: Option<usize>,
-    /// The picture, not yet decoded where it comes encoded.
+    /// The picture; encoded pictures are not yet decoded.
     pub image: ImageSource,
 }
 
@@ -74,19 +74,19 @@ pub enum ImageSource {
 }
 
 impl ImageSource {
-    /// The picture, read and decoded where it is not yet. A [`Held`](Self::Held) one is decoded as its set says,
-    /// whatever `options`.
+    /// The decoded picture. A [`Held`](Self::Held) one is decoded by its set's options, not by `options`.
     ///
     /// # Errors
-    /// What is wrong with the picture, in words that name its file where it has one.
+    /// What is wrong with the picture. The text names its file, if there is one.
     pub fn decode(self, options: &DecodeOptions) -> Result<RgbImage, String> {
         self.decode_noting(options).map(|decoded| decoded.image)
     }
 
-    /// As [`decode`](Self::decode), with what was wrong with the file. Of a [`Held`](Self::Held) one its set knows that.
+    /// [`decode`](Self::decode) with notes on faults of the file. Notes on a [`Held`](Self::Held) picture stay in
+    /// its set.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// Those of [`decode`](Self::decode).
     pub fn decode_noting(self, options: &DecodeOptions) -> Result<Decoded, String> {
         let fine = |image| Decoded { image, notes: Vec::new() };
         match self {
@@ -103,16 +103,16 @@ impl ImageSource {
 
 /// A dataset that is read once, in a fixed order.
 pub trait Source: Send {
-    /// The class names, in the order of the labels; empty when there are no labels or only numbers.
+    /// The class names, in the order of the labels; empty if there are no labels or only numbers.
     fn classes(&self) -> &[String];
 
-    /// How many samples there are in all, when that is known before reading.
+    /// Number of samples, if known before reading.
     fn count(&self) -> Option<usize>;
 
-    /// What was left out so far, and why.
+    /// The entries left out so far, with reasons.
     fn skipped(&self) -> &Skipped;
 
-    /// What was chosen, renamed or taken for what.
+    /// Choices made while reading, for the user.
     fn notes(&self) -> &[String] {
         &self.skipped().notes
     }
@@ -120,22 +120,22 @@ pub trait Source: Send {
     /// The next sample, or `None` at the end.
     ///
     /// # Errors
-    /// [`DatasetError`] when the rest cannot be read.
+    /// [`DatasetError`] if the rest cannot be read.
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError>;
 
-    /// The samples that are still to come, as a list. Files stay where they are and a plain archive is read where a
-    /// picture lies, unless `sequential` asks to read it as a stream; pictures of binary sets are held in memory.
+    /// The remaining samples as a list. Files stay on disk. Pictures of a plain archive are read on demand, unless
+    /// `sequential` asks for a stream. Pictures of binary sets are held in memory.
     ///
     /// # Errors
-    /// [`DatasetError`] when the rest cannot be read.
+    /// [`DatasetError`] if the rest cannot be read.
     fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
-        // Only archives can choose.
+        // Only archives support both.
         let _ = sequential;
         Indexed::drain(&mut *self)
     }
 }
 
-/// Which part of a dataset is wanted.
+/// A part of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Split {
     /// `train`, `training`.
@@ -147,7 +147,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// The split a folder of that name holds.
+    /// The split of a folder with this name.
     pub fn of_name(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
             "train" | "training" => Some(Self::Train),
@@ -167,33 +167,33 @@ impl Split {
     }
 }
 
-/// Which folder of `a/b/c/picture.jpg` names the class.
+/// The folder of `a/b/c/picture.jpg` that names the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClassFolder {
-    /// The innermost, `c`, as timm.
+    /// The innermost, `c`, as in timm.
     #[default]
     Innermost,
-    /// The outermost below the root or split, `a`, as torchvision's `ImageFolder`.
+    /// The outermost below the root or split, `a`, as in torchvision's `ImageFolder`.
     Outermost,
 }
 
 /// How to read a dataset.
 #[derive(Debug, Clone, Default)]
 pub struct DatasetOptions {
-    /// Class names and their numbers, for instance those the model was trained with. Without one, the class folders
-    /// in natural order are numbered from 0. Pictures of other classes are skipped.
+    /// Class names and their numbers, for instance those of the model's training. Without a map, the class folders
+    /// are numbered from 0 in natural order. Pictures of other classes are skipped.
     pub class_map: Option<ClassMap>,
-    /// Where the paths of a table begin; by default the table's own folder.
+    /// Base of a table's relative paths; by default the table's folder.
     pub image_dir: Option<PathBuf>,
-    /// The part wanted, where there are several.
+    /// The wanted part, if there are several.
     pub split: Option<Split>,
-    /// Which folder names the class.
+    /// The folder that names the class.
     pub class_folder: ClassFolder,
     /// Side of the demo set's pictures in pixels; by default 224.
     pub demo_size: Option<u32>,
 }
 
-/// A dataset that cannot be read.
+/// The dataset cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct DatasetError {
@@ -210,35 +210,35 @@ pub enum DatasetProblem {
     /// It cannot be opened or read.
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
-    /// It is of no known kind.
+    /// Its kind is unknown.
     #[error(
         "not a dataset: {0}\n  hint: give a folder of class folders, a .csv or .tsv, a .tar, \
          CIFAR's or MNIST's binary files, or `demo`"
     )]
     Unknown(String),
-    /// It is known and not read.
+    /// A known kind that is not supported.
     #[error("{what}, which is not read\n  hint: {hint}")]
     Foreign {
         /// What it is.
         what: &'static str,
-        /// How to come to a form that is read.
+        /// How to convert it.
         hint: &'static str,
     },
-    /// A file without content.
+    /// An empty file.
     #[error("the file is empty")]
     Empty,
-    /// There is nothing in it.
+    /// No images in it.
     #[error("no images found{0}")]
     NoImages(String),
-    /// Several splits, or not the one asked for.
+    /// Several splits, or not the requested one.
     #[error("{found}\n  hint: the splits present are {}; choose one", available.join(", "))]
     Split {
-        /// What was asked for.
+        /// The requested one.
         found: String,
-        /// What there is.
+        /// The splits present.
         available: Vec<String>,
     },
-    /// The content contradicts its format.
+    /// Its content contradicts its format.
     #[error("damaged: {0}")]
     Damaged(String),
     /// Larger than any sensible dataset of its kind.
@@ -251,7 +251,7 @@ pub enum DatasetProblem {
         /// The limit.
         limit: u64,
     },
-    /// A row of a table.
+    /// A row of a table is invalid.
     #[error("line {line}: {reason}")]
     Row {
         /// Line number, from 1.
@@ -259,7 +259,7 @@ pub enum DatasetProblem {
         /// What is wrong.
         reason: String,
     },
-    /// A member of an archive.
+    /// A member of an archive is invalid.
     #[error("member `{name}`: {reason}")]
     Member {
         /// The member.
@@ -273,9 +273,9 @@ pub enum DatasetProblem {
          ends at the first dot of the file's name"
     )]
     SeveralImages {
-        /// What the sample's members share.
+        /// The common key of the sample's members.
         key: String,
-        /// The picture that is too many.
+        /// The second picture.
         second: String,
     },
     /// A shard of a range is missing.
@@ -284,22 +284,22 @@ pub enum DatasetProblem {
         first.display()
     )]
     MissingShard {
-        /// The first one.
+        /// The first missing one.
         first: PathBuf,
         /// How many are missing.
         missing: usize,
         /// How many the range names.
         of: usize,
     },
-    /// A pattern that no archive fits.
+    /// No archive matches the pattern.
     #[error(
         "no .tar, .tar.gz or .tgz fits the pattern\n  hint: `*` and `?` stand for parts of a file's name, not of a folder's"
     )]
     NoShards,
-    /// A class map.
+    /// The class map is invalid.
     #[error("class map: {0}")]
     ClassMap(String),
-    /// The first line of a table is a header without a column of paths.
+    /// The table's header has no column of paths.
     #[error(
         "no column of paths in the header: {}\n  hint: name it `file`, `path`, `image` or `filename`, or another of its \
          usual names",
@@ -324,10 +324,10 @@ const MAX_SAMPLES: u64 = 50_000_000;
 /// Most classes.
 const MAX_CLASSES: usize = 1_000_000;
 
-/// Opens a dataset of any kind; see the [module](self) for which.
+/// Opens a dataset of any kind listed in the [module](self).
 ///
 /// # Errors
-/// [`DatasetError`], naming the file, when it is of no known kind, damaged, or ambiguous.
+/// [`DatasetError`] with the file if its kind is unknown, or it is damaged or ambiguous.
 pub fn open_dataset(
     path: impl AsRef<Path>,
     options: &DatasetOptions,
@@ -348,7 +348,7 @@ pub fn open_dataset(
     open_file(path, options)
 }
 
-/// How many training pictures `demo` or `demo:COUNT` asks for, unless there is a file of that name.
+/// The number of training pictures in `demo` or `demo:COUNT`, unless a file of that name exists.
 fn demo_count(path: &Path) -> Result<Option<usize>, DatasetError> {
     let Some(rest) = path.to_str().and_then(|name| name.strip_prefix("demo")).filter(|_| !path.exists())
     else {
@@ -368,10 +368,10 @@ fn demo_count(path: &Path) -> Result<Option<usize>, DatasetError> {
 /// or within an archive, the files of a binary set, or what a table's column `split` or `part` holds. Empty where all
 /// pictures are in one part.
 ///
-/// A single folder called `test` among others is taken for a class.
+/// A single folder called `test` beside others is a class.
 ///
 /// # Errors
-/// [`DatasetError`] when the folder or archive cannot be read.
+/// [`DatasetError`] if the folder or archive cannot be read.
 pub fn splits_of(path: impl AsRef<Path>) -> Result<Vec<Split>, DatasetError> {
     let path = path.as_ref();
     if demo_count(path)?.is_some() {
@@ -467,7 +467,7 @@ fn refuse_empty(path: &Path) -> Result<(), DatasetError> {
     }
 }
 
-/// The first 512 bytes, after decompression where the file is compressed.
+/// The first 512 bytes, after decompression if the file is compressed.
 fn head(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     open_maybe_gz(path)?.take(512).read_to_end(&mut head)?;

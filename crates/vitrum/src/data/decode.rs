@@ -1,8 +1,7 @@
 //! Encoded bytes to [`RgbImage`], with limits for untrusted input.
 //!
-//! The format is told by content, never by the file's extension. Sides and pixels are checked on the header,
-//! before any pixel is decoded. Every picture becomes 8-bit RGB as Pillow's `convert("RGB")` makes it, which is
-//! what timm feeds a network:
+//! The format is recognised by content, never by the file's extension. Sides and pixels are checked in the header,
+//! before decoding. Every picture becomes 8-bit RGB as by Pillow's `convert("RGB")`, which timm uses:
 //!
 //! | source | result |
 //! |---|---|
@@ -12,12 +11,12 @@
 //! | 1 bit | 0 or 255 |
 //! | palette, also with transparency | the palette's colour |
 //! | alpha | dropped, not composited |
-//! | CMYK and YCCK | `K - C * K / 255` with `K` counting paper; the inks of a JPEG are inverted first |
+//! | CMYK and YCCK | `K - C * K / 255` with `K` counting paper; a JPEG's inks are inverted first |
 //! | animations | the first frame |
 //!
-//! Orientation: timm opens files with Pillow and ignores the EXIF orientation of JPEG, PNG and WebP, so a
-//! measured accuracy only equals timm's with [`DecodeOptions::exif_orientation`] off. A person who hands in a photo
-//! from a phone expects it upright, so it is on by default. TIFF's orientation tag is always applied, by Pillow too.
+//! Orientation: timm opens files with Pillow and ignores the EXIF orientation of JPEG, PNG and WebP. Measured
+//! accuracy therefore equals timm's only with [`DecodeOptions::exif_orientation`] off. It is on by default, because
+//! users expect a phone's photo upright. TIFF's orientation tag is always applied, also by Pillow.
 
 mod gif;
 mod jpeg;
@@ -34,10 +33,10 @@ use ::image::{ColorType, ImageDecoder, ImageError, ImageFormat};
 
 use super::image::RgbImage;
 
-/// How large an image may be. The defaults suit untrusted input.
+/// Size limits of an image. The defaults suit untrusted input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Most pixels (width times height). Default 89,478,485, where Pillow begins to warn of a decompression bomb.
+    /// Most pixels (width times height). Default 89,478,485: Pillow warns of a decompression bomb from there.
     pub max_pixels: u64,
     /// Longest side in pixels. Default 16,384.
     pub max_side: u32,
@@ -54,7 +53,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Checks the sides a header declares.
+    /// Checks the sides in a header.
     ///
     /// # Errors
     /// [`DecodeProblem::Empty`] or [`DecodeProblem::TooLarge`].
@@ -89,12 +88,12 @@ impl Limits {
     }
 }
 
-/// What to accept and what to do about orientation.
+/// Limits and orientation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// How large an image may be.
+    /// Size limits of an image.
     pub limits: Limits,
-    /// Turn the picture upright when EXIF metadata say how (default true). timm does not.
+    /// Turn the picture upright by its EXIF orientation (default true). timm does not.
     pub exif_orientation: bool,
 }
 
@@ -105,17 +104,17 @@ impl Default for DecodeOptions {
 }
 
 impl DecodeOptions {
-    /// What timm's evaluation does: EXIF orientation is ignored.
+    /// timm's evaluation: EXIF orientation is ignored.
     pub fn timm() -> Self {
         Self { exif_orientation: false, ..Self::default() }
     }
 }
 
-/// An image that could not be decoded.
+/// The image could not be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{problem}", file.as_ref().map(|name| format!("{name}: ")).unwrap_or_default())]
 pub struct DecodeError {
-    /// The file or archive member, when the bytes came with a name.
+    /// The file or archive member, if the bytes have a name.
     pub file: Option<String>,
     /// What is wrong with it.
     #[source]
@@ -123,7 +122,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// The same error, naming `file`.
+    /// The same error with the file's name.
     pub fn named(self, file: impl Into<String>) -> Self {
         Self { file: Some(file.into()), ..self }
     }
@@ -144,7 +143,7 @@ pub enum DecodeProblem {
     /// There is no content.
     #[error("the file is empty")]
     NoBytes,
-    /// The content is none of the known formats.
+    /// An unknown format.
     #[error(
         "not a known image format: it begins with {begins:?}\n  hint: JPEG, PNG, WebP, GIF, BMP and TIFF can be read"
     )]
@@ -152,10 +151,10 @@ pub enum DecodeProblem {
         /// The first bytes, printable ones as characters.
         begins: String,
     },
-    /// A valid file that uses something unsupported.
+    /// A valid file with an unsupported feature.
     #[error("{format}: unsupported: {reason}")]
     Unsupported {
-        /// The format the content has.
+        /// The format.
         format: &'static str,
         /// What is unsupported.
         reason: String,
@@ -163,9 +162,9 @@ pub enum DecodeProblem {
     /// The content is damaged.
     #[error("{format}: damaged: {reason}")]
     Damaged {
-        /// The format the content has.
+        /// The format.
         format: &'static str,
-        /// The decoder's words.
+        /// The decoder's message.
         reason: String,
     },
     /// The header declares no pixels.
@@ -186,7 +185,7 @@ pub enum DecodeProblem {
         width: u32,
         /// Declared height.
         height: u32,
-        /// What the limit counts.
+        /// The unit of the limit.
         what: &'static str,
         /// The limit.
         limit: u64,
@@ -199,16 +198,16 @@ pub enum DecodeProblem {
     },
 }
 
-/// A picture and what a reader should know of it.
+/// A picture and notes on its file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// The picture.
     pub image: RgbImage,
-    /// Short sentences about what was wrong with the file or left out of it, without the file's name. Mostly none.
+    /// Short sentences on faults of the file or parts left out, without the file's name. Usually empty.
     pub notes: Vec<String>,
 }
 
-/// Decodes an image held in memory; what [`decode_noting`] says of it is dropped.
+/// Decodes an image in memory; notes of [`decode_noting`] are dropped.
 ///
 /// # Errors
 /// [`DecodeError`] without a file name; add one with [`DecodeError::named`].
@@ -216,10 +215,10 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeE
     decode_noting(bytes, options).map(|decoded| decoded.image)
 }
 
-/// Decodes an image held in memory.
+/// Decodes an image in memory.
 ///
-/// A decoder that panics on damaged input is caught and reported as [`DecodeProblem::Damaged`]; the panic hook,
-/// which by default writes to standard error, still runs, and may ask [`is_guarded`] whether to stay silent.
+/// A decoder that panics on damaged input is caught and reported as [`DecodeProblem::Damaged`]. The panic hook,
+/// which by default writes to standard error, still runs. It may call [`is_guarded`] to stay silent.
 ///
 /// # Errors
 /// [`DecodeError`] without a file name; add one with [`DecodeError::named`].
@@ -243,15 +242,15 @@ std::thread_local! {
     static GUARDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether this thread is inside a decoder whose panics become errors: a panic hook has nothing to say of them.
+/// Whether this thread is inside a decoder whose panics become errors. A panic hook can then stay silent.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Reads and decodes an image file; what [`open_noting`] says of it is dropped.
+/// Reads and decodes an image file; notes of [`open_noting`] are dropped.
 ///
 /// # Errors
-/// [`DecodeError`], naming the file.
+/// [`DecodeError`] with the file's name.
 pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
     open_noting(path, options).map(|decoded| decoded.image)
 }
@@ -259,7 +258,7 @@ pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage,
 /// Reads and decodes an image file.
 ///
 /// # Errors
-/// [`DecodeError`], naming the file.
+/// [`DecodeError`] with the file's name.
 pub fn open_noting(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     let path = path.as_ref();
     let named = |error: DecodeError| error.named(path.display().to_string());
@@ -267,7 +266,7 @@ pub fn open_noting(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<De
     decode_noting(&bytes, options).map_err(named)
 }
 
-/// All bytes of a file, of which there may be `limit` at most.
+/// All bytes of a file of at most `limit` bytes.
 fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, DecodeProblem> {
     let file = std::fs::File::open(path)?;
     let size = file.metadata()?.len();
@@ -275,7 +274,7 @@ fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, DecodeProblem> {
         return Err(DecodeProblem::TooManyBytes { limit });
     }
     let mut bytes = Vec::with_capacity(size as usize);
-    // A pipe or a growing file has no trustworthy size.
+    // The size of a pipe or a growing file is not reliable.
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(DecodeProblem::TooManyBytes { limit });
@@ -337,7 +336,7 @@ fn decode_as(
     }
 }
 
-/// The common way: header, limits, orientation, samples, RGB.
+/// The common path: header, limits, orientation, samples, RGB.
 fn decode_with(
     mut decoder: impl ImageDecoder,
     format: ImageFormat,
@@ -348,7 +347,7 @@ fn decode_with(
     let (width, height) = decoder.dimensions();
     options.limits.check_samples(width, height, decoder.total_bytes())?;
     decoder.set_limits(options.limits.of_image_crate()).map_err(|error| of_image_crate(name, error))?;
-    // Damaged metadata do not make the picture unreadable.
+    // Damaged metadata do not prevent decoding.
     let exif = decoder.exif_metadata().unwrap_or_default();
     let xmp = decoder.xmp_metadata().unwrap_or_default();
     let orientation = orientation::of(exif.as_deref(), xmp.as_deref(), options);
@@ -364,7 +363,7 @@ fn bmp_is_16_bit(bytes: &[u8]) -> bool {
     bytes.get(28..30) == Some(&[16, 0])
 }
 
-/// The levels of a 16-bit BMP, 5 or 6 bits per channel, rounded down as Pillow does instead of to the nearest.
+/// Levels of a 16-bit BMP, 5 or 6 bits per channel, rounded down as in Pillow instead of to the nearest.
 fn bmp_levels(mut image: RgbImage, bytes: &[u8]) -> RgbImage {
     let masks = bytes.get(30) == Some(&3);
     let green_bits = if masks && bytes.get(58..62) == Some(&[0xe0, 0x07, 0, 0]) { 6 } else { 5 };
@@ -377,7 +376,7 @@ fn bmp_levels(mut image: RgbImage, bytes: &[u8]) -> RgbImage {
     image
 }
 
-/// Samples as the `image` crate hands them out (16-bit ones in native byte order) to RGB.
+/// Samples of the `image` crate (16-bit ones in native byte order) to RGB.
 fn rgb_of_samples(color: ColorType, grey16: bool, samples: Vec<u8>) -> Option<Vec<u8>> {
     let repeat = |channels: usize| samples.chunks_exact(channels).flat_map(|s| [s[0]; 3]).collect();
     let first_three =
@@ -412,7 +411,7 @@ fn rgb_of_cmyk(cmyk: &[u8]) -> [u8; 3] {
     [channel(cmyk[0]), channel(cmyk[1]), channel(cmyk[2])]
 }
 
-/// A decoder that hands out a wrong number of samples must not end in a panic.
+/// Turns a wrong number of samples from a decoder into an error instead of a panic.
 fn rgb_image(
     format: &'static str,
     width: u32,

@@ -1,8 +1,8 @@
-//! A drawn image set: ten shapes that need no download.
+//! A drawn image set: ten shapes, no download.
 //!
-//! Every picture is a function of the set's seed, its own number and the size alone. Colour, place, size, angle and
-//! stretch are random and say nothing about the class, the background is mottled, and small scraps lie about, so
-//! that neither a histogram nor a linear probe of the pixels will do.
+//! Every picture depends only on the set's seed, its number and the size. Colour, place, size, angle and stretch
+//! are random and independent of the class. The background is mottled and small scraps distract. So neither a
+//! histogram nor a linear probe of the pixels can classify the pictures.
 
 use std::f32::consts::{PI, TAU};
 
@@ -28,22 +28,23 @@ pub struct DemoSet {
     skipped: Skipped,
 }
 
-/// Sides that can be drawn.
+/// Valid sides in pixels.
 const SIZES: std::ops::RangeInclusive<u32> = 8..=4096;
 
 impl DemoSet {
-    /// Training pictures, unless another number is asked for.
+    /// Default number of training pictures.
     pub const TRAIN_COUNT: usize = 5000;
-    /// Numbers below this are for validation, those from it on for training.
+    /// Pictures below this number are for validation, the rest for training.
     const TRAIN_START: usize = 1000;
 
-    /// `count` square pictures of `size` pixels a side (held within 8 to 4096).
+    /// `count` square pictures with sides of `size` pixels (clamped to 8 to 4096).
     pub fn new(size: u32, count: usize, seed: u64) -> Self {
         Self::range(size, [0, count], seed)
     }
 
     /// The part of the set called `demo` with `train_count` training pictures. Validation and test are the first
-    /// thousand, or a fifth of the training pictures where these are fewer, but ten at least. No picture is in both.
+    /// thousand pictures, or a fifth of the training pictures if that is fewer, but at least ten. No picture is in
+    /// both parts.
     pub fn part(size: u32, train_count: usize, split: Split) -> Self {
         let range = match split {
             Split::Train => [Self::TRAIN_START, Self::TRAIN_START.saturating_add(train_count)],
@@ -73,7 +74,7 @@ impl DemoSet {
         index % CLASSES.len()
     }
 
-    /// Draws picture `index`, which may lie beyond the set's count.
+    /// Draws picture `index`. It may be beyond the set's count.
     pub fn image(&self, index: usize) -> RgbImage {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(index as u64);
@@ -122,7 +123,7 @@ impl Source for DemoSet {
 }
 
 type Color = [f32; 3];
-/// A point; lengths are in units of the picture's side, or of the shape's radius.
+/// A point. Lengths are in units of the picture's side, or of the shape's radius.
 type Point = [f32; 2];
 
 /// Everything random about a picture.
@@ -130,7 +131,7 @@ struct Scene {
     ground: Ground,
     scraps: Vec<Scrap>,
     shape: Shape,
-    /// Amplitude of the grain, and what it is drawn from.
+    /// Amplitude of the grain, and its seed.
     grain: f32,
     grain_seed: u32,
 }
@@ -159,7 +160,7 @@ impl Scene {
                 data.extend(color.map(|level| ((level + grain).clamp(0.0, 1.0) * 255.0 + 0.5) as u8));
             }
         }
-        // `size` is at least 8, and every pixel was pushed.
+        // `size` is at least 8 and every pixel was written, so the size fits.
         RgbImage::new(size, size, data).expect("a full picture")
     }
 }
@@ -191,7 +192,7 @@ impl Ground {
     }
 }
 
-/// A small stroke that means nothing.
+/// A small stroke as a distraction.
 struct Scrap {
     ends: [Point; 2],
     radius: f32,
@@ -215,13 +216,13 @@ impl Scrap {
     }
 }
 
-/// The thing the picture shows.
+/// The shape that the picture shows.
 struct Shape {
     class: usize,
     color: Color,
     center: Point,
     radius: f32,
-    /// Picture to shape: rotation and stretch.
+    /// Maps the picture to the shape: rotation and stretch.
     turn: [Point; 2],
     /// Direction in which the colour becomes lighter.
     light: Point,
@@ -284,7 +285,8 @@ fn triangle(p: Point) -> f32 {
     side(0.0).max(side(1.0)).max(side(2.0))
 }
 
-/// Five points of radius 1, with inner corners of radius 0.42: fold the plane to half a point, whose edge is a line.
+/// Five points of radius 1, with inner corners of radius 0.42. Folds the plane to half a point, whose edge is a
+/// line.
 fn star(p: Point) -> f32 {
     const HALF: f32 = TAU / 10.0;
     let angle = p[1].atan2(p[0]).rem_euclid(2.0 * HALF);
@@ -301,8 +303,8 @@ fn wave(x: f32, period: f32) -> f32 {
     ((x / period).rem_euclid(1.0) - 0.5).abs() * period - period / 4.0
 }
 
-/// Four by four squares of side `cell`, alternately inside and outside. The lines around them are the rectangle's, so
-/// the outermost squares go on for ever: an edge drawn there too would be a seam along the squares that are outside.
+/// Four by four squares of side `cell`, alternately inside and outside. The outer rectangle bounds the board, so
+/// the outermost squares extend without limit. An edge there would be a seam along the squares that are outside.
 fn checker(p: Point, cell: f32) -> f32 {
     let to_line = p.map(|c| c.abs().min((c.abs() - cell).abs()));
     let odd = p.map(|c| ((c / cell).floor() as i32).clamp(-2, 1)).iter().sum::<i32>().rem_euclid(2) == 1;
@@ -329,12 +331,12 @@ fn blend(under: Color, over: Color, share: f32) -> Color {
     [0, 1, 2].map(|c| under[c] + (over[c] - under[c]) * share)
 }
 
-/// How much of a pixel lies inside an edge at signed distance `distance`.
+/// The share of a pixel inside an edge at signed distance `distance`.
 fn coverage(distance: f32, pixel: f32) -> f32 {
     (0.5 - distance / pixel).clamp(0.0, 1.0)
 }
 
-/// From -1 to 1, a function of the pixel.
+/// Noise from -1 to 1 that depends on the pixel.
 fn hash_noise(x: u32, y: u32, seed: u32) -> f32 {
     let mut h = x.wrapping_mul(0x9e37_79b1) ^ y.wrapping_mul(0x85eb_ca77) ^ seed;
     h = (h ^ (h >> 15)).wrapping_mul(0x2c1b_3c6d);
@@ -358,7 +360,7 @@ fn length(a: Point) -> f32 {
 mod tests {
     use super::*;
 
-    /// Where a square of the checkerboard is outside, the board's own edge must not show.
+    /// The board's edge must not show at squares that are outside.
     #[test]
     fn the_checkerboard_has_no_outline() {
         let class = CLASSES.iter().position(|name| *name == "checker").unwrap();

@@ -10,7 +10,7 @@ pub struct RgbImage {
     data: Vec<u8>,
 }
 
-/// Why some bytes cannot be an [`RgbImage`].
+/// Bytes that cannot be an [`RgbImage`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageSizeError {
     /// A side is zero.
@@ -21,7 +21,7 @@ pub enum ImageSizeError {
         /// Declared height in pixels.
         height: u32,
     },
-    /// The byte count does not fit the sides.
+    /// The byte count does not match the sides.
     #[error("an RGB image of {width} x {height} pixels needs {expected} bytes, found {found}")]
     Length {
         /// Declared width in pixels.
@@ -30,7 +30,7 @@ pub enum ImageSizeError {
         height: u32,
         /// `width * height * 3`.
         expected: u64,
-        /// Bytes given.
+        /// Number of bytes given.
         found: usize,
     },
 }
@@ -39,7 +39,7 @@ impl RgbImage {
     /// Wraps `data` (`[height, width, 3]`, row by row).
     ///
     /// # Errors
-    /// [`ImageSizeError`] when a side is zero or the length of `data` is not `width * height * 3`.
+    /// [`ImageSizeError`] if a side is zero or the length of `data` is not `width * height * 3`.
     pub fn new(width: u32, height: u32, data: Vec<u8>) -> Result<Self, ImageSizeError> {
         if width == 0 || height == 0 {
             return Err(ImageSizeError::Empty { width, height });
@@ -54,7 +54,7 @@ impl RgbImage {
     /// An image of one colour.
     ///
     /// # Errors
-    /// [`ImageSizeError::Empty`] when a side is zero.
+    /// [`ImageSizeError::Empty`] if a side is zero.
     pub fn filled(width: u32, height: u32, rgb: [u8; 3]) -> Result<Self, ImageSizeError> {
         Self::new(width, height, rgb.repeat(width as usize * height as usize))
     }
@@ -62,7 +62,7 @@ impl RgbImage {
     /// An image from one byte per pixel, repeated in the three channels.
     ///
     /// # Errors
-    /// As [`RgbImage::new`], the length of `grey` being `width * height`.
+    /// As [`RgbImage::new`]; the length of `grey` must be `width * height`.
     pub fn from_grey(width: u32, height: u32, grey: &[u8]) -> Result<Self, ImageSizeError> {
         Self::new(width, height, grey.iter().flat_map(|&v| [v, v, v]).collect())
     }
@@ -82,7 +82,7 @@ impl RgbImage {
         &self.data
     }
 
-    /// All bytes, for changing in place.
+    /// All bytes, mutable.
     pub fn data_mut(&mut self) -> &mut [u8] {
         &mut self.data
     }
@@ -104,14 +104,14 @@ impl RgbImage {
     /// The bytes of row `y`, `[width, 3]`.
     ///
     /// # Panics
-    /// When `y` is not below the height.
+    /// If `y` is not below the height.
     pub fn row(&self, y: u32) -> &[u8] {
         let stride = self.width as usize * 3;
         &self.data[y as usize * stride..][..stride]
     }
 
-    /// The same picture in grey: `(19595 R + 38470 G + 7471 B + 32768) >> 16` (ITU-R 601) in all three
-    /// channels, the formula of Pillow's `convert("L")`.
+    /// The picture in grey: `(19595 R + 38470 G + 7471 B + 32768) >> 16` (ITU-R 601) in all three channels, the
+    /// formula of Pillow's `convert("L")`.
     pub fn to_grey(mut self) -> Self {
         for pixel in self.data.chunks_exact_mut(3) {
             let [r, g, b] = [u32::from(pixel[0]), u32::from(pixel[1]), u32::from(pixel[2])];

@@ -1,8 +1,8 @@
-//! Decoding and preprocessing ahead of the model, in order, in bounded memory.
+//! Decodes and preprocesses pictures ahead of the model, in order, in bounded memory.
 //!
-//! One thread reads the source and deals samples to the workers in turn; the batches are gathered by asking the
-//! workers in the same turn. The order is therefore the source's, whatever the number of workers, and every queue is
-//! bounded, so that a slow model holds up the reading.
+//! One thread reads the source and gives samples to the workers in turn. Batches collect results from the workers
+//! in the same turn. So the order is the source's for any number of workers. Every queue is bounded: a slow model
+//! slows down the reading.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,35 +12,34 @@ use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source};
 use super::decode::{DecodeOptions, Decoded};
 use super::preprocess::{Preprocess, PreprocessError};
 
-/// How many pictures may be unreadable before the rest is given up.
+/// Limit of unreadable pictures. Loading stops beyond it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MaxBad {
-    /// That many.
+    /// This number.
     Count(usize),
-    /// That share of the pictures read, judged at the end and, where the number of pictures is known, as soon as
-    /// it is exceeded.
+    /// This share of the pictures read. Checked at the end, and earlier if the number of pictures is known.
     Fraction(f64),
 }
 
 impl MaxBad {
-    /// A share below 1, a number from 1 on: as recipes and flags say it.
+    /// A number below 1 is a share, from 1 on a count, as in recipes and flags.
     pub fn of_number(number: f64) -> Self {
         if number < 1.0 { Self::Fraction(number) } else { Self::Count(number as usize) }
     }
 }
 
-/// How to load.
+/// Options of a [`Loader`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderOptions {
     /// Pictures per batch, at least 1; the last batch may be smaller.
     pub batch_size: usize,
-    /// Threads that decode, at least 1.
+    /// Number of decoding threads, at least 1.
     pub workers: usize,
-    /// Pictures waiting in front of and behind each worker, at least 1.
+    /// Length of the queues before and after each worker, at least 1.
     pub queue: usize,
-    /// How many pictures may be unreadable. Default none.
+    /// Limit of unreadable pictures. Default none.
     pub max_bad: MaxBad,
-    /// Limits and orientation. The default ignores EXIF orientation, as timm's evaluation does.
+    /// Limits and orientation. The default ignores EXIF orientation, as in timm's evaluation.
     pub decode: DecodeOptions,
 }
 
@@ -54,9 +53,9 @@ impl Default for LoaderOptions {
 /// Preprocessed pictures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// What each picture is called.
+    /// Names of the pictures.
     pub names: Vec<String>,
-    /// Their classes, where known.
+    /// Their classes, if known.
     pub labels: Vec<Option<usize>>,
     /// Normalised pixels, `[B, C, H, W]`.
     pub values: Vec<f32>,
@@ -64,19 +63,19 @@ pub struct Batch {
     pub shape: [usize; 4],
 }
 
-/// A picture that was left out because it cannot be used.
+/// A picture that was left out because it is unusable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadSample {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
 }
 
-/// Loading that cannot go on.
+/// Loading failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoaderError {
-    /// The source broke off.
+    /// The source failed.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// More unreadable pictures than allowed.
@@ -87,24 +86,24 @@ pub enum LoaderError {
     TooManyBad {
         /// The pictures.
         bad: Vec<BadSample>,
-        /// Pictures looked at, these included.
+        /// Pictures looked at, including these.
         seen: usize,
     },
-    /// An option that means nothing.
+    /// An invalid option.
     #[error("loader: `{field}` must be {expected}")]
     Option {
         /// The option's name.
         field: &'static str,
-        /// What it may be.
+        /// Valid values.
         expected: &'static str,
     },
-    /// The preprocessing is wrong for every picture.
+    /// The preprocessing is invalid for every picture.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
     /// A thread could not be started, or ended unexpectedly.
     #[error("loader thread: {0}")]
     Thread(String),
-    /// Too few images for a batch.
+    /// Too few images for one batch.
     #[error("{found} images for training, fewer than a batch of {batch_size}\n  hint: a smaller batch")]
     TooFew {
         /// Images of an epoch.
@@ -112,7 +111,7 @@ pub enum LoaderError {
         /// Images of a batch.
         batch_size: usize,
     },
-    /// An image could not be loaded, and it is not the image's fault.
+    /// An image could not be loaded, through no fault of the image.
     #[error("{name}: {reason}")]
     Image {
         /// The image.
@@ -130,14 +129,14 @@ fn list(bad: &[BadSample]) -> String {
     text
 }
 
-/// What a worker makes of one sample.
+/// A worker's result for one sample.
 enum Loaded {
     Good { name: String, label: Option<usize>, values: Vec<f32>, notes: Vec<String> },
     Bad(BadSample),
     Broken(DatasetError),
 }
 
-/// What the reader deals out.
+/// An item that the reader gives to a worker.
 enum Dealt {
     Sample(Sample),
     Broken(DatasetError),
@@ -146,7 +145,7 @@ enum Dealt {
 /// Iterator over batches; see the [module](self).
 pub struct Loader {
     results: Vec<Receiver<Loaded>>,
-    /// The worker whose turn it is.
+    /// Index of the next worker to collect from.
     turn: usize,
     threads: Vec<JoinHandle<()>>,
     reader: Option<JoinHandle<Skipped>>,
@@ -165,7 +164,7 @@ impl Loader {
     /// Starts the threads.
     ///
     /// # Errors
-    /// [`LoaderError`] when an option or the preprocessing is wrong, or a thread cannot be started.
+    /// [`LoaderError`] if an option or the preprocessing is invalid, or a thread cannot be started.
     pub fn new(
         source: Box<dyn Source>,
         preprocess: Preprocess,
@@ -214,12 +213,12 @@ impl Loader {
         &self.classes
     }
 
-    /// How many samples the source has, when it knows.
+    /// Number of samples of the source, if known.
     pub fn num_samples(&self) -> Option<usize> {
         self.num_samples
     }
 
-    /// Pictures looked at so far, unreadable ones included.
+    /// Number of pictures looked at so far, including unreadable ones.
     pub fn seen(&self) -> usize {
         self.seen
     }
@@ -229,17 +228,17 @@ impl Loader {
         &self.bad
     }
 
-    /// Pictures so far that were read although something is wrong with their files.
+    /// Pictures read so far whose files have faults.
     pub fn faults(&self) -> &[BadSample] {
         &self.faults
     }
 
-    /// Entries the source left out; complete once the last batch was handed out.
+    /// Entries that the source left out; complete after the last batch.
     pub fn skipped(&self) -> &Skipped {
         &self.skipped
     }
 
-    /// What was chosen, renamed or taken for what, as far as it is known.
+    /// Choices made while reading so far, for the user.
     pub fn notes(&self) -> &[String] {
         &self.skipped.notes
     }
@@ -253,7 +252,7 @@ impl Loader {
             shape: [0, channels, height, width],
         };
         while batch.names.len() < self.options.batch_size {
-            // Samples are dealt in turn, so the first worker without a result has seen the end.
+            // Samples are given in turn, so the first worker without a result is at the end.
             let Ok(loaded) = self.results[self.turn].recv() else {
                 self.finish()?;
                 break;
@@ -294,7 +293,7 @@ impl Loader {
         Err(LoaderError::TooManyBad { bad: self.bad.clone(), seen: self.seen })
     }
 
-    /// Joins the reader, which tells whether all samples really came.
+    /// Joins the reader. Its result tells whether all samples arrived.
     fn finish(&mut self) -> Result<(), LoaderError> {
         self.ended = true;
         let Some(reader) = self.reader.take() else { return Ok(()) };
@@ -316,14 +315,14 @@ fn check(options: &LoaderOptions) -> Result<(), LoaderError> {
     }
 }
 
-/// The reading thread: sample i to worker i modulo their number.
+/// The reading thread: sample i goes to worker i modulo their number.
 fn deal(mut source: Box<dyn Source>, dealers: &[SyncSender<Dealt>]) -> Skipped {
     for dealer in dealers.iter().cycle() {
         let dealt = match source.next_sample() {
             Ok(Some(sample)) => Dealt::Sample(sample),
             Ok(None) => break,
             Err(error) => {
-                // Nobody listens any more where sending fails.
+                // Sending fails only after the receiver is gone.
                 let _ = dealer.send(Dealt::Broken(error));
                 break;
             }
@@ -335,7 +334,7 @@ fn deal(mut source: Box<dyn Source>, dealers: &[SyncSender<Dealt>]) -> Skipped {
     source.skipped().clone()
 }
 
-/// A working thread, until either end hangs up.
+/// A worker thread. Ends when either channel closes.
 fn work(
     dealt: &Receiver<Dealt>,
     results: &SyncSender<Loaded>,
@@ -383,7 +382,7 @@ impl Iterator for Loader {
 }
 
 impl Drop for Loader {
-    /// Hangs up and waits for the threads to notice.
+    /// Closes the channels and waits for the threads.
     fn drop(&mut self) {
         self.results.clear();
         for thread in self.threads.drain(..) {

@@ -1,7 +1,7 @@
-//! Image files to pixels, and pixels to the tensor a model expects.
+//! Image files to pixels, and pixels to the model's input tensor.
 //!
-//! Reading order: [`image`] is the one image type, [`decode`] makes it from files, [`resize`] and [`preprocess`]
-//! bring it to a model's input, [`batch`] makes the tensor; [`dataset`], [`demo`] and [`loader`] do so for many.
+//! Reading order: [`image`] is the image type, [`decode`] reads it from files, [`resize`] and [`preprocess`] bring
+//! it to a model's input, [`batch`] makes the tensor. [`dataset`], [`demo`] and [`loader`] do so for many pictures.
 
 pub mod augment;
 pub mod batch;

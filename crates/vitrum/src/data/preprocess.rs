@@ -1,8 +1,8 @@
-//! What happens to an image before a model sees it: a value, saved with the weights.
+//! Preprocessing of an image before a model; saved with the weights.
 //!
-//! The same steps, roundings and field names as timm 1.0's `transforms_imagenet_eval` (`timm/data/
-//! transforms_factory.py`) and the `pretrained_cfg` that comes with its checkpoints. Two hashes agree for every
-//! case tested: the 8-bit picture after cropping, and the normalised 32-bit floats.
+//! Steps, roundings and field names are those of timm 1.0's `transforms_imagenet_eval`
+//! (`timm/data/transforms_factory.py`) and of the `pretrained_cfg` in its checkpoints. Tests compare two hashes
+//! with timm's: of the 8-bit picture after cropping, and of the normalised 32-bit floats.
 
 mod huggingface;
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::image::RgbImage;
 use super::resize::{Interpolation, Region, ResizeError, resize_region};
 
-/// How a picture of any shape becomes one of the model's shape.
+/// How a picture is brought to the model's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CropMode {
-    /// Shorter side to `size / crop_pct`, then the centre; what lies outside is lost.
+    /// Shorter side to `size / crop_pct`, then a centre crop; the rest is lost.
     #[default]
     Center,
-    /// Both sides to `size / crop_pct` whatever the shape, then the centre.
+    /// Both sides to `size / crop_pct`, whatever the shape, then a centre crop.
     Squash,
     /// Longer side to `size / crop_pct`, the rest filled with the mean colour; nothing is lost at 1.0.
     Border,
@@ -28,7 +28,7 @@ impl CropMode {
     /// Every mode.
     pub const ALL: [Self; 3] = [Self::Center, Self::Squash, Self::Border];
 
-    /// The mode of timm's name.
+    /// The mode with this timm name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
@@ -43,14 +43,14 @@ impl CropMode {
     }
 }
 
-/// Mean and standard deviation of ImageNet's channels, in the order R, G, B.
+/// Means of ImageNet's channels, in the order R, G, B.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// Standard deviations that belong to [`IMAGENET_MEAN`].
+/// Standard deviations for [`IMAGENET_MEAN`].
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Size, crop, filter and normalisation, as timm's `pretrained_cfg` spells them.
+/// Size, crop, filter and normalisation, named as in timm's `pretrained_cfg`.
 ///
-/// Fields that are absent when read take timm's defaults. Other fields of a `pretrained_cfg` are ignored.
+/// Absent fields take timm's defaults. Other fields of a `pretrained_cfg` are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Preprocess {
@@ -60,7 +60,7 @@ pub struct Preprocess {
     pub interpolation: Interpolation,
     /// The share of the resized picture that the crop keeps, per side.
     pub crop_pct: f64,
-    /// How the shape is matched.
+    /// How the picture is brought to the model's shape.
     pub crop_mode: CropMode,
     /// Per channel, on the scale 0 to 1.
     pub mean: Vec<f32>,
@@ -81,23 +81,23 @@ impl Default for Preprocess {
     }
 }
 
-/// Preprocessing that cannot be done.
+/// Invalid preprocessing.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PreprocessError {
-    /// A field has a value that means nothing.
+    /// A field has an invalid value.
     #[error("preprocessing: `{field}` is {found}, expected {expected}")]
     Field {
         /// The field's name.
         field: &'static str,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// Valid values.
         expected: &'static str,
     },
-    /// The picture's shape and the crop do not go together.
+    /// The crop does not fit the picture's shape.
     #[error("preprocessing: {0}")]
     Resize(#[from] ResizeError),
-    /// Normalising a picture that has another size than the model's input.
+    /// The picture to normalise does not have the size of the model's input.
     #[error(
         "preprocessing: the image is {width} x {height} pixels, the model's input {input_width} x {input_height}"
     )]
@@ -111,22 +111,22 @@ pub enum PreprocessError {
         /// Height expected.
         input_height: usize,
     },
-    /// A `preprocessor_config.json` that is broken.
+    /// An invalid `preprocessor_config.json`.
     #[error("preprocessor_config.json: {0}")]
     HuggingFace(String),
-    /// A `preprocessor_config.json` that does not say all, or asks for what has no equal here.
+    /// A `preprocessor_config.json` that is incomplete or asks for unsupported steps.
     #[error("preprocessor_config.json: preprocessing is not known: {0}")]
     NotKnown(String),
 }
 
-/// Sides larger than this are taken for a mistake.
+/// Largest side; a larger one is taken for a mistake.
 const MAX_INPUT_SIDE: usize = 16_384;
 
 impl Preprocess {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`PreprocessError::Field`], naming the first wrong one.
+    /// [`PreprocessError::Field`] for the first invalid one.
     pub fn check(&self) -> Result<(), PreprocessError> {
         let wrong = |field, found: String, expected| Err(PreprocessError::Field { field, found, expected });
         let [channels, height, width] = self.input_size;
@@ -155,11 +155,11 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Resizes and crops: any picture to `input_size`, still 8-bit. A grey model gets the grey picture in all
-    /// three channels.
+    /// Resizes and crops any picture to `input_size`, still 8-bit. For a grey model the result is grey in all three
+    /// channels.
     ///
     /// # Errors
-    /// [`PreprocessError`] when a field is wrong, or a side of a very long picture would shrink to nothing.
+    /// [`PreprocessError`] if a field is invalid, or a side of a very long picture would shrink to 0.
     pub fn transform(&self, image: &RgbImage) -> Result<RgbImage, PreprocessError> {
         self.check()?;
         let grey;
@@ -183,14 +183,14 @@ impl Preprocess {
         Ok(self.pad(kept, &rows, &columns))
     }
 
-    /// 8-bit pixels of the input's size to numbers: `(x / 255 - mean) / std` in 32-bit floats, channel by channel
-    /// (`[C, H, W]`), as torchvision's `ToTensor` and `Normalize`.
+    /// Normalises 8-bit pixels of the input's size: `(x / 255 - mean) / std` in 32-bit floats, channel by channel
+    /// (`[C, H, W]`), as in torchvision's `ToTensor` and `Normalize`.
     ///
-    /// timm's own validation script normalises on the device as `(x - 255 mean) / (255 std)`, which differs in
-    /// the last bit.
+    /// timm's validation script normalises on the device as `(x - 255 mean) / (255 std)`, which differs in the last
+    /// bit.
     ///
     /// # Errors
-    /// [`PreprocessError`] when a field is wrong or the picture has another size.
+    /// [`PreprocessError`] if a field is invalid or the picture has another size.
     pub fn normalize(&self, image: &RgbImage) -> Result<Vec<f32>, PreprocessError> {
         self.check()?;
         let [channels, input_height, input_width] = self.input_size;
@@ -223,7 +223,7 @@ impl Preprocess {
         [self.input_size[1], self.input_size[2]].map(|side| (side as f64 / self.crop_pct).floor() as u64)
     }
 
-    /// The whole picture's size before cropping, `[height, width]`.
+    /// The picture's size after the resize and before the crop, `[height, width]`.
     pub(crate) fn resized_size(&self, height: u32, width: u32) -> [u64; 2] {
         let scale @ [scaled_height, scaled_width] = self.scale_size();
         match self.crop_mode {
@@ -250,18 +250,19 @@ impl Preprocess {
         for (line, row) in lines.zip(kept.data().chunks_exact(columns.length * 3)) {
             line[columns.before * 3..][..row.len()].copy_from_slice(row);
         }
-        // `check` has refused sides of zero.
+        // `check` refused sides of zero, so the size fits.
         RgbImage::new(width as u32, height as u32, data).expect("canvas of the input's size")
     }
 
-    /// The colour around a picture smaller than the crop: the mean in border mode, otherwise black.
+    /// The fill colour around a picture smaller than the crop: the mean in border mode, otherwise black.
     fn fill(&self) -> [u8; 3] {
         if self.crop_mode == CropMode::Border { self.mean_color() } else { [0; 3] }
     }
 
     /// The mean as 8-bit levels.
     pub(crate) fn mean_color(&self) -> [u8; 3] {
-        // timm computes in 64 bits from the decimal number; the shortest decimal of the 32-bit value is that number.
+        // timm computes in 64 bits from the decimal number. The shortest decimal of the 32-bit value is that
+        // number.
         let level = |mean: f32| {
             let decimal: f64 = mean.to_string().parse().unwrap_or(f64::from(mean));
             (255.0 * decimal).round_ties_even().clamp(0.0, 255.0) as u8
@@ -270,21 +271,21 @@ impl Preprocess {
     }
 }
 
-/// timm's `ResizeKeepRatio`: one ratio for both sides, each rounded to even. `pick` chooses the ratio: the larger
-/// fits the picture into `target`, the smaller covers it.
+/// timm's `ResizeKeepRatio`: one ratio for both sides, each rounded half to even. `pick` chooses the ratio: the
+/// larger fits the picture into `target`, the smaller covers it.
 fn keep_ratio(size: [u32; 2], target: [u64; 2], pick: fn(f64, f64) -> f64) -> [u64; 2] {
     let size = size.map(f64::from);
     let ratio = pick(size[0] / target[0] as f64, size[1] / target[1] as f64);
     size.map(|side| (side / ratio).round_ties_even() as u64)
 }
 
-/// One direction of torchvision's centre crop, which pads first and then crops.
+/// One axis of torchvision's centre crop, which pads first and then crops.
 struct Window {
     /// First kept pixel of the resized picture.
     start: u64,
     /// Pixels kept.
     length: usize,
-    /// Fill pixels in front.
+    /// Fill pixels before the picture.
     before: usize,
 }
 

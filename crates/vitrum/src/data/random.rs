@@ -1,16 +1,16 @@
-//! Random numbers that depend on what they are for, and on nothing else.
+//! Random numbers that depend only on their purpose.
 //!
-//! A picture's augmentation is a function of (seed, epoch, picture, repeat), a batch's mixing of (seed, epoch,
-//! batch), an epoch's order of (seed, epoch): never of the number of threads, nor of what was drawn before. A run
-//! that stops and goes on therefore draws the same numbers.
+//! A picture's augmentation depends on (seed, epoch, picture, repeat), a batch's mixing on (seed, epoch, batch), an
+//! epoch's order on (seed, epoch). Nothing depends on the number of threads or on earlier draws. So a resumed run
+//! draws the same numbers.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// The generator behind every random choice.
+/// The generator of every random choice.
 pub type DataRng = ChaCha8Rng;
 
-/// What random numbers are for; each purpose has its own streams.
+/// Purposes of random numbers; each has its own streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 enum Purpose {
@@ -40,7 +40,7 @@ pub fn split_rng(seed: u64) -> DataRng {
     stream(seed, Purpose::Split, [0, 0, 0])
 }
 
-/// ChaCha's key is made of all that the numbers depend on: 256 bits hold it whole, so that no two streams are alike.
+/// ChaCha's key holds all inputs: they fit into 256 bits, so no two streams are equal.
 fn stream(seed: u64, purpose: Purpose, [a, b, c]: [u64; 3]) -> DataRng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());

@@ -1,11 +1,11 @@
 //! Resizing that equals Pillow's, byte for byte.
 //!
-//! Pillow resizes 8-bit images in two passes, usually columns first, each rounding to 8 bits, with coefficients in
-//! 22-bit fixed point (`src/libImaging/Resample.c`, here as in Pillow 13). An approximation that is one level off here and there
-//! changes the answers of a network, so the same integer arithmetic is done here.
+//! Pillow resizes 8-bit images in two passes, usually horizontal first. Each pass rounds to 8 bits and uses
+//! coefficients in 22-bit fixed point (`src/libImaging/Resample.c`; here as in Pillow 13). Differences of a single
+//! level change a network's answers, so this file does the same integer arithmetic.
 //!
-//! The passes are separable and every output pixel stands alone. [`resize_region`] uses that to compute only the
-//! part of the enlarged or reduced image that a crop keeps, so a 1 x 10,000 picture costs no more than its crop.
+//! The passes are separable and output pixels are independent. [`resize_region`] therefore computes only the part
+//! that a crop keeps: a 1 x 10,000 picture costs no more than its crop.
 
 use std::borrow::Cow;
 use std::f64::consts::PI;
@@ -17,7 +17,7 @@ use vitrum_kernels::pixels::{PRECISION, Taps, weigh_columns, weigh_rows};
 
 use super::image::RgbImage;
 
-/// How pixels are weighed when the size changes; the names are timm's.
+/// Resize filters, with timm's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
@@ -53,12 +53,12 @@ impl Interpolation {
         }
     }
 
-    /// The filter of timm's name.
+    /// The filter with this timm name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|filter| filter.name() == name)
     }
 
-    /// Pillow's number of the filter, which Hugging Face writes.
+    /// Pillow's number of the filter; Hugging Face writes it.
     pub fn pillow_code(self) -> u8 {
         match self {
             Self::Nearest => 0,
@@ -70,7 +70,7 @@ impl Interpolation {
         }
     }
 
-    /// The filter of Pillow's number.
+    /// The filter with this Pillow number.
     pub fn of_pillow_code(code: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|filter| u64::from(filter.pillow_code()) == code)
     }
@@ -129,16 +129,16 @@ fn sinc(x: f64) -> f64 {
     x.sin() / x
 }
 
-/// A rectangle of source coordinates, in pixels; edges may lie between pixels.
+/// A rectangle of source coordinates in pixels, also fractional.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SourceBox {
     /// Left edge.
     pub left: f32,
     /// Top edge.
     pub top: f32,
-    /// Right edge, beyond the last column.
+    /// Right edge, after the last column.
     pub right: f32,
-    /// Bottom edge, beyond the last row.
+    /// Bottom edge, after the last row.
     pub bottom: f32,
 }
 
@@ -155,7 +155,7 @@ pub struct Region {
     pub height: u32,
 }
 
-/// Sizes that cannot be resized to.
+/// An invalid size for a resize.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ResizeError {
     /// A side of the result would be zero.
@@ -165,25 +165,25 @@ pub enum ResizeError {
         from_width: u32,
         /// Source height.
         from_height: u32,
-        /// Width asked for.
+        /// Requested width.
         width: u32,
-        /// Height asked for.
+        /// Requested height.
         height: u32,
     },
-    /// The region does not lie inside the resized image.
+    /// The region is not inside the resized image.
     #[error("region {region:?} does not lie inside the resized {width} x {height} image")]
     Region {
-        /// The region asked for.
+        /// The requested region.
         region: Region,
         /// Width of the whole result.
         width: u32,
         /// Height of the whole result.
         height: u32,
     },
-    /// The source box does not lie inside the source image, or is empty.
+    /// The source box is empty or not inside the source image.
     #[error("source box {source_box:?} does not lie inside the {width} x {height} image")]
     SourceBox {
-        /// The box asked for.
+        /// The requested box.
         source_box: SourceBox,
         /// Source width.
         width: u32,
@@ -195,7 +195,7 @@ pub enum ResizeError {
 /// Resizes the whole image to `width` x `height`, as Pillow's `image.resize((width, height), filter)`.
 ///
 /// # Errors
-/// [`ResizeError::Empty`] when a side is zero.
+/// [`ResizeError::Empty`] if a side is zero.
 pub fn resize(
     image: &RgbImage,
     width: u32,
@@ -209,7 +209,7 @@ pub fn resize(
 /// The part `region` of the image resized to `width` x `height`; equal to resizing and then cropping.
 ///
 /// # Errors
-/// [`ResizeError`] when a side is zero or the region reaches outside.
+/// [`ResizeError`] if a side is zero or the region reaches outside.
 pub fn resize_region(
     image: &RgbImage,
     width: u32,
@@ -226,7 +226,7 @@ pub fn resize_region(
 /// `image.resize((width, height), filter, box=source)` followed by a crop.
 ///
 /// # Errors
-/// [`ResizeError`] when a side is zero, or the box or region reaches outside.
+/// [`ResizeError`] if a side is zero, or the box or region reaches outside.
 pub fn resize_box(
     image: &RgbImage,
     source: SourceBox,
@@ -243,7 +243,7 @@ pub fn resize_box(
         let rows = Axis::new(image.height(), source.top, source.bottom, height, region.top, region.height);
         resample(image, &columns, &rows, filter)
     };
-    // Both passes return region.height rows of region.width pixels, and neither is zero.
+    // Both passes return region.height rows of region.width pixels, and neither is zero, so the size fits.
     Ok(RgbImage::new(region.width, region.height, data).expect("region sized"))
 }
 
@@ -273,7 +273,7 @@ fn check(
     Ok(())
 }
 
-/// One direction: a stretch of the source, mapped on `whole` output pixels of which `keep` are wanted.
+/// One axis: a range of the source, mapped to `whole` output pixels, of which `keep` are computed.
 struct Axis {
     source: usize,
     from: f32,
@@ -288,7 +288,7 @@ impl Axis {
         Self { source: source as usize, from, to, whole: whole as usize, keep }
     }
 
-    /// Pillow leaves out a pass that would change nothing.
+    /// Pillow skips a pass that would change nothing.
     fn is_identity(&self) -> bool {
         self.whole == self.source && self.from == 0.0 && self.to == self.source as f32
     }
@@ -299,7 +299,7 @@ impl Axis {
     }
 }
 
-/// The weights of one direction, those of all output pixels in one vector.
+/// The weights of one axis; those of all output pixels in one vector.
 struct Kernel {
     taps: Vec<Taps>,
     weights: Vec<i32>,
@@ -316,7 +316,7 @@ impl Kernel {
         let mut exact = Vec::new();
         for out in axis.keep.clone() {
             let center = f64::from(axis.from) + (out as f64 + 0.5) * scale;
-            // `as usize` truncates and turns negative values into 0, as Pillow's code does.
+            // `as usize` truncates and turns negative values into 0, as in Pillow's code.
             let first = (center - support + 0.5) as usize;
             let end = ((center + support + 0.5) as usize).min(axis.source);
             exact.clear();
@@ -333,7 +333,7 @@ impl Kernel {
         &self.weights[taps.weights.clone()]
     }
 
-    /// The source pixels any output pixel needs, from where the taps count afterwards.
+    /// Makes taps relative to the first source pixel that is used; returns the range of used source pixels.
     fn rebase(&mut self) -> Range<usize> {
         let first = self.taps.iter().map(|taps| taps.first).min().unwrap_or(0);
         let end = self.taps.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);
@@ -350,10 +350,10 @@ fn fixed_point(weight: f64) -> i32 {
     (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
 }
 
-/// From this many multiplications on, rows are shared out to rayon's threads.
+/// From this many multiplications on, rows are split among rayon's threads.
 const PARALLEL_FROM: usize = 1 << 20;
 
-/// The two passes; either is left out when it would change nothing.
+/// The two passes; a pass that would change nothing is skipped.
 fn resample(image: &RgbImage, columns: &Axis, rows: &Axis, filter: Interpolation) -> Vec<u8> {
     let kernel = |axis: &Axis| (!axis.is_identity()).then(|| Kernel::new(axis, filter));
     let (mut across, mut down) = (kernel(columns), kernel(rows));
@@ -375,8 +375,8 @@ fn resample(image: &RgbImage, columns: &Axis, rows: &Axis, filter: Interpolation
     pixels.into_owned()
 }
 
-/// Pillow 13 does the rows first where that loses more than twice as many rows as columns. Earlier versions always
-/// began with the columns; the two orders differ by a level here and there.
+/// Whether the vertical pass comes first. Pillow 13 does so if it removes more than twice as many rows as columns.
+/// Earlier versions always began with the horizontal pass. The two orders may differ by one level.
 fn rows_first(columns: &Axis, rows: &Axis) -> bool {
     let lost = |axis: &Axis| axis.source as i64 - axis.whole as i64;
     lost(rows) > 0 && lost(rows) > 2 * lost(columns)
@@ -396,12 +396,12 @@ fn part(image: &RgbImage, columns: Range<usize>, rows: Range<usize>) -> Cow<'_, 
     Cow::Owned(bytes)
 }
 
-/// Rows of `width` pixels -> as many rows of `kernel.taps` pixels.
+/// Rows of `width` pixels to the same number of rows of `kernel.taps` pixels.
 fn horizontal(source: &[u8], width: usize, kernel: &Kernel) -> Vec<u8> {
     let (stride, out_stride) = (width * 3, kernel.taps.len() * 3);
     let height = source.len() / stride;
     let mut out = vec![0; height * out_stride];
-    // A row's slice goes on to the end of the picture.
+    // A row's slice extends to the end of the picture.
     let row = |(y, out): (usize, &mut [u8])| {
         weigh_columns(&source[y * stride..], &kernel.taps, &kernel.weights, out);
     };
@@ -413,7 +413,7 @@ fn horizontal(source: &[u8], width: usize, kernel: &Kernel) -> Vec<u8> {
     out
 }
 
-/// Rows of `width` pixels -> `kernel.taps` rows of as many.
+/// Rows of `width` pixels to `kernel.taps` rows of `width` pixels.
 fn vertical(source: &[u8], width: usize, kernel: &Kernel) -> Vec<u8> {
     let stride = width * 3;
     let mut out = vec![0; kernel.taps.len() * stride];
@@ -443,7 +443,7 @@ fn nearest(image: &RgbImage, source: SourceBox, width: u32, height: u32, region:
 }
 
 /// The source pixel of each kept output pixel. The position is accumulated step by step, as in Pillow's
-/// `ImagingScaleAffine`: a product would round differently.
+/// `ImagingScaleAffine`; a product would round differently.
 fn nearest_pixels(axis: &Axis) -> Vec<usize> {
     let step = axis.scale();
     let mut at = f64::from(axis.from) + step * 0.5;

@@ -1,10 +1,10 @@
-//! Augmented batches in an order that is a function of (seed, epoch) alone.
+//! Augmented batches in an order that depends only on (seed, epoch).
 //!
-//! An epoch's order is a shuffle of the subset; where a dataset can only be read as a stream, it is the order in which
-//! a buffer of so many pictures gives them out at random. Both are known before the first picture is read. Workers take
-//! the places of the order one after the other, decode and augment, and put the results where the batches are gathered
-//! in order; they stay at most `prefetch` batches ahead. What is random about a sample depends on (seed, epoch, index,
-//! repeat) alone, so the number of workers, the cache and the batch at which an epoch is entered change nothing.
+//! An epoch's order is a shuffle of the subset. For a stream it is the order in which a shuffle buffer returns the
+//! pictures. Both are known before the first picture is read. Workers take the places of the order one after the
+//! other, decode, augment, and store the results; batches are collected in order. Workers stay at most `prefetch`
+//! batches ahead. Random choices for a sample depend only on (seed, epoch, index, repeat). So the number of
+//! workers, the cache and the first batch of a resumed epoch change nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,28 +17,27 @@ use super::loader::{BadSample, LoaderError, MaxBad};
 use super::random::{DataRng, order_rng, sample_rng};
 use super::train_set::{ImageFault, Subset, below, shuffle};
 
-/// What is done to a picture: to numbers of the shape the loader was given, channel by channel; or why the picture
-/// cannot be used.
+/// Turns a picture into values of the loader's shape, channel by channel, or says why the picture is unusable.
 pub type Transform = dyn Fn(&RgbImage, &mut DataRng) -> Result<Vec<f32>, String> + Send + Sync;
 
-/// How to load for training.
+/// Options of a [`TrainLoader`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainLoaderOptions {
     /// Pictures per batch, at least 1.
     pub batch_size: usize,
-    /// Threads that decode and augment; 0: one per core.
+    /// Number of threads that decode and augment; 0: one per core.
     pub workers: usize,
     /// Seed of the order and of all augmentation.
     pub seed: u64,
-    /// Repeated augmentation: how many times in a row of the shuffled order each picture is used, of as many pictures
-    /// less that an epoch stays as long; 0: once, and an epoch is all pictures. As timm's `RepeatAugSampler` for one
-    /// process, an epoch of 256 samples and more is rounded down to a multiple of 256, also with 1.
+    /// Repeated augmentation: use each picture n times in a row of the shuffled order. An epoch then holds 1/n of
+    /// the pictures, so its length stays. 0: once, and an epoch has all pictures. With 1 or more, an epoch of at
+    /// least 256 samples is rounded down to a multiple of 256, as in timm's `RepeatAugSampler` for one process.
     pub repeats: usize,
-    /// Leave out a last batch that is smaller.
+    /// Drop a smaller last batch.
     pub drop_last: bool,
-    /// How many pictures may be unusable; each is replaced by the next one that is not, in the order of the set.
+    /// Limit of unusable pictures. Each is replaced by the next usable one in the order of the set.
     pub max_bad: MaxBad,
-    /// The first so many batches of epoch 0 in their order, in every epoch; 0: off.
+    /// Use only the first n batches of epoch 0, in the same order, in every epoch; 0: off.
     pub overfit_batches: usize,
     /// How many batches the workers may be ahead, at least 1.
     pub prefetch: usize,
@@ -62,11 +61,11 @@ impl Default for TrainLoaderOptions {
 /// One batch for training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainBatch {
-    /// Which pictures of the set, in order.
+    /// Indexes of its pictures, in order.
     pub indexes: Vec<u32>,
     /// Their classes.
     pub labels: Vec<usize>,
-    /// What the transform made of them, `[B, C, H, W]`.
+    /// The transformed pictures, `[B, C, H, W]`.
     pub values: Vec<f32>,
     /// `[B, C, H, W]`.
     pub shape: [usize; 4],
@@ -88,10 +87,10 @@ struct Inner {
 }
 
 impl TrainLoader {
-    /// A loader of labelled pictures; `shape` is `[C, H, W]` of what `transform` returns. No thread is started.
+    /// A loader of labelled pictures; `shape` is the `[C, H, W]` of `transform`'s results. Starts no thread.
     ///
     /// # Errors
-    /// [`LoaderError`] when an option means nothing, a picture has no label, or there are too few for a batch.
+    /// [`LoaderError`] if an option is invalid, a picture has no label, or there are too few pictures for a batch.
     pub fn new(
         subset: Subset,
         transform: Arc<Transform>,
@@ -106,7 +105,7 @@ impl TrainLoader {
             return Err(LoaderError::Option { field: "shape", expected: "[C, H, W], at least 1 each" });
         }
         if subset.indexes().iter().any(|&index| subset.set().label(index).is_none()) {
-            return Err(LoaderError::Option { field: "subset", expected: "labelled images alone" });
+            return Err(LoaderError::Option { field: "subset", expected: "only labelled images" });
         }
         let loader =
             Self { inner: Arc::new(Inner { subset, transform, shape, options, bad: Mutex::default() }) };
@@ -117,17 +116,17 @@ impl TrainLoader {
         Ok(loader)
     }
 
-    /// Batches of every epoch.
+    /// Number of batches per epoch.
     pub fn batches_per_epoch(&self) -> usize {
         self.inner.batches()
     }
 
-    /// Samples of every epoch, those of a left-out last batch aside.
+    /// Number of samples per epoch, without a dropped last batch.
     pub fn samples_per_epoch(&self) -> usize {
         self.inner.end()
     }
 
-    /// What is loaded.
+    /// The loaded subset.
     pub fn subset(&self) -> &Subset {
         &self.inner.subset
     }
@@ -137,9 +136,9 @@ impl TrainLoader {
         self.inner.bad_samples(&lock(&self.inner.bad))
     }
 
-    /// The batches of an epoch from `start_batch` on, exactly those that the whole epoch has from there on. Pictures
-    /// before are not decoded. Threads run until the last batch, or until the iterator is dropped; after an error
-    /// there are no more batches.
+    /// The batches of an epoch from `start_batch` on, equal to those of the whole epoch. Earlier pictures are not
+    /// decoded. Threads run until the last batch, or until the iterator is dropped. After an error there are no
+    /// more batches.
     pub fn epoch(&self, epoch: u64, start_batch: usize) -> Epoch {
         let inner = Arc::clone(&self.inner);
         let end = inner.end();
@@ -168,7 +167,7 @@ fn check(options: &TrainLoaderOptions) -> Result<(), LoaderError> {
 }
 
 impl Inner {
-    /// Samples of an epoch, by timm's count where pictures are repeated.
+    /// Number of samples per epoch, by timm's count if pictures repeat.
     fn samples(&self) -> usize {
         match self.subset.len() {
             count if self.options.repeats > 0 && count >= 256 => count / 256 * 256,
@@ -194,7 +193,7 @@ impl Inner {
         self.options.repeats.max(1)
     }
 
-    /// The pictures of an epoch, each to be used [`repeats`](Self::repeats) times in a row.
+    /// The pictures of an epoch, each used [`repeats`](Self::repeats) times in a row.
     fn order(&self, epoch: u64) -> Vec<u32> {
         let epoch = if self.options.overfit_batches > 0 { 0 } else { epoch };
         let mut rng = order_rng(self.options.seed, epoch);
@@ -225,7 +224,7 @@ impl Inner {
         bad.iter().map(sample).collect()
     }
 
-    /// Remembers what was wrong.
+    /// Records unusable pictures.
     fn add_bad(&self, found: Vec<(u32, String)>) -> Result<(), LoaderError> {
         if found.is_empty() {
             return Ok(());
@@ -239,7 +238,7 @@ impl Inner {
     }
 }
 
-/// The order in which a buffer of `size` gives things out at random that come in order.
+/// The order in which a shuffle buffer of `size` items returns an ordered sequence.
 fn buffered(indexes: &[u32], size: usize, rng: &mut DataRng) -> Vec<u32> {
     let (head, tail) = indexes.split_at(size.min(indexes.len()));
     let mut buffer = head.to_vec();
@@ -253,7 +252,7 @@ fn buffered(indexes: &[u32], size: usize, rng: &mut DataRng) -> Vec<u32> {
     order
 }
 
-/// What becomes of one place of the order.
+/// The result for one place of the order.
 enum Loaded {
     Good {
         index: u32,
@@ -266,7 +265,7 @@ enum Loaded {
     Broken(LoaderError),
 }
 
-/// What the workers of an epoch share.
+/// Shared state of an epoch's workers.
 struct Shared {
     inner: Arc<Inner>,
     epoch: u64,
@@ -274,9 +273,9 @@ struct Shared {
     end: usize,
     stream: Option<Mutex<Stream>>,
     progress: Mutex<Progress>,
-    /// Something is ready.
+    /// A result is ready.
     ready: Condvar,
-    /// Something was taken, or all is over.
+    /// A result was taken, or the epoch is over.
     space: Condvar,
 }
 
@@ -316,7 +315,7 @@ impl Shared {
         })
     }
 
-    /// A worker's life.
+    /// The loop of a worker.
     fn work(&self) {
         while let Some((place, image)) = self.take() {
             let loaded = self.guarded(place, || match image {
@@ -329,8 +328,8 @@ impl Shared {
         }
     }
 
-    /// The next place and, of a stream, its picture; `None` when there is nothing left to do. Waits while the batches
-    /// are too far behind.
+    /// The next place, with its picture if the set is a stream; `None` if nothing is left. Waits while the
+    /// collected batches are too far behind.
     fn take(&self) -> Option<(usize, Result<Option<ImageSource>, LoaderError>)> {
         // A stream's pictures are read in the order of the places.
         let stream = self.stream.as_ref().map(lock);
@@ -381,7 +380,7 @@ impl Shared {
             };
             match made {
                 Ok(values) if values.len() == shape.iter().product::<usize>() => {
-                    // Checked when the loader was made.
+                    // `new` checked the labels.
                     let label = subset.set().label(index).unwrap_or_default();
                     return Loaded::Good { index, label, values, bad };
                 }
@@ -403,7 +402,7 @@ impl Shared {
         LoaderError::Image { name, reason: reason.to_string() }
     }
 
-    /// A place whose work panics must not be waited for.
+    /// Turns a panic into an error, so that collecting does not wait forever.
     fn guarded<T>(&self, place: usize, work: impl FnOnce() -> T) -> Result<T, LoaderError> {
         catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
@@ -431,19 +430,19 @@ impl Shared {
     }
 }
 
-/// What a thread left behind when it panicked is still whole: nothing is changed in more than one step.
+/// Ignores poisoning: every change is a single step, so the data stay consistent after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A dataset that is read once, in its own order, while its pictures are asked for in that of a shuffle buffer.
+/// A stream that is read once in its own order, while pictures are requested in shuffle-buffer order.
 struct Stream {
     source: Box<dyn Source>,
     /// Pictures read so far.
     read: u32,
-    /// How many times each picture is still to be used.
+    /// Remaining uses of each picture.
     uses: HashMap<u32, usize>,
-    /// Read, and still to be used.
+    /// Pictures that were read and will be used.
     held: HashMap<u32, Vec<u8>>,
 }
 
@@ -457,7 +456,7 @@ impl Stream {
         Self { source, read: 0, uses, held: HashMap::new() }
     }
 
-    /// A picture, unless it is decoded in memory already.
+    /// The encoded picture; `None` if the decoded one is in memory.
     fn image(&mut self, index: u32, subset: &Subset) -> Result<Option<ImageSource>, DatasetError> {
         let set = subset.set();
         let left = self.uses.get_mut(&index).map_or(0, |uses| {
@@ -473,12 +472,12 @@ impl Stream {
         Ok(bytes.map(ImageSource::Encoded))
     }
 
-    /// Reads one picture, and holds it if it will be used.
+    /// Reads one picture and keeps it if it will be used.
     fn advance(&mut self, subset: &Subset) -> Result<(), DatasetError> {
         let (set, at) = (subset.set(), self.read);
         let sample = self.source.next_sample()?.filter(|sample| sample.name == set.name(at));
         let Some(sample) = sample else {
-            let problem = DatasetProblem::Damaged(format!("it changed: no `{}` any more", set.name(at)));
+            let problem = DatasetProblem::Damaged(format!("it changed: `{}` is missing", set.name(at)));
             return Err(DatasetError { path: set.path().to_path_buf(), problem });
         };
         self.read += 1;
@@ -515,7 +514,7 @@ impl Epoch {
         self.shared = Some(shared);
     }
 
-    /// Batches still to come.
+    /// Number of remaining batches.
     pub fn remaining(&self) -> usize {
         match &self.shared {
             Some(shared) => (self.end - self.next).div_ceil(shared.inner.options.batch_size),
@@ -543,7 +542,7 @@ impl Epoch {
                 }
                 Loaded::Bad(bad) => {
                     inner.add_bad(bad)?;
-                    // None is left, though that many are allowed.
+                    // Every picture is bad, though the limit allows it.
                     let bad = inner.bad_samples(&lock(&inner.bad));
                     return Err(LoaderError::TooManyBad { bad, seen: inner.subset.len() });
                 }
@@ -559,7 +558,7 @@ impl Epoch {
             shared.stop();
         }
         for thread in self.threads.drain(..) {
-            // Panics were caught where they happened.
+            // Panics were caught in the workers.
             let _ = thread.join();
         }
     }
@@ -583,7 +582,7 @@ impl Iterator for Epoch {
 }
 
 impl Drop for Epoch {
-    /// Threads end with the picture they are at.
+    /// Threads end after their current picture.
     fn drop(&mut self) {
         self.close();
     }

@@ -1,8 +1,8 @@
-//! Datasets for training: any order, any part, any number of times.
+//! Datasets for training: any order, any part, repeated access.
 //!
-//! [`TrainSet`] is one opened dataset; a [`Subset`] is some of its pictures; [`TrainValSets`] are the two of a
-//! training run. What is read, in which order and with which label is a function of the dataset and the options
-//! alone; the cache of decoded pictures changes the time and nothing else.
+//! [`TrainSet`] is one opened dataset; a [`Subset`] is some of its pictures; [`TrainValSets`] are the two subsets
+//! of a training run. Pictures, order and labels depend only on the dataset and the options. The cache of decoded
+//! pictures only saves time.
 
 mod cache;
 mod split;
@@ -25,16 +25,16 @@ use super::decode::{DecodeOptions, Decoded};
 use super::image::RgbImage;
 use super::loader::BadSample;
 
-/// How to read a [`TrainSet`].
+/// Options of a [`TrainSet`].
 #[derive(Debug, Clone)]
 pub struct TrainSetOptions {
     /// Part, classes, folders.
     pub dataset: DatasetOptions,
-    /// Limits and orientation. The default ignores EXIF orientation, as timm.
+    /// Limits and orientation. The default ignores EXIF orientation, as in timm.
     pub decode: DecodeOptions,
-    /// Read plain archives from beginning to end, too, with a shuffle buffer; for disks that seek slowly.
+    /// Also read plain archives from beginning to end, with a shuffle buffer. For disks that seek slowly.
     pub sequential: bool,
-    /// Encoded pictures of a stream held back for shuffling, at least 1.
+    /// Number of encoded pictures of a stream in the shuffle buffer, at least 1.
     pub shuffle_buffer: usize,
 }
 
@@ -49,10 +49,10 @@ impl Default for TrainSetOptions {
     }
 }
 
-/// Training data that cannot be used.
+/// Unusable training data.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainDataError {
-    /// A dataset that cannot be read.
+    /// The dataset cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// Pictures without a class.
@@ -63,14 +63,14 @@ pub enum TrainDataError {
     NoLabels {
         /// The dataset.
         path: PathBuf,
-        /// How many.
+        /// Number of pictures without a label.
         count: usize,
-        /// Of how many.
+        /// Number of all pictures.
         total: usize,
-        /// The first one's name.
+        /// Name of the first one.
         first: String,
     },
-    /// Nothing to tell apart.
+    /// Only one class.
     #[error("{}: every image is of class `{class}`\n  hint: training wants two classes at least", path.display())]
     OneClass {
         /// The dataset.
@@ -80,18 +80,18 @@ pub enum TrainDataError {
     },
     /// Class numbers without a picture.
     #[error(
-        "{}: {} of {total} classes have no training image: {}\n  hint: class numbers begin at 0 and have no gaps; say the \
-         number of classes to keep the empty ones", path.display(), empty.len(), listed(empty)
+        "{}: {} of {total} classes have no training image: {}\n  hint: class numbers begin at 0 and have \
+         no gaps; give the number of classes to keep the empty ones", path.display(), empty.len(), listed(empty)
     )]
     EmptyClasses {
         /// The dataset.
         path: PathBuf,
         /// Numbers without a picture.
         empty: Vec<String>,
-        /// Classes in all.
+        /// Number of all classes.
         total: usize,
     },
-    /// Validation pictures of classes that training does not have.
+    /// Validation pictures of classes that training lacks.
     #[error(
         "{}: {} that the training images do not have: {}\n  hint: classes are matched by name; the training images \
          have {}", path.display(), classes_in_words(unknown.len()), listed(unknown), listed(known)
@@ -99,30 +99,30 @@ pub enum TrainDataError {
     ValClasses {
         /// The validation dataset.
         path: PathBuf,
-        /// Classes of the validation images alone.
+        /// Classes that only validation images have.
         unknown: Vec<String>,
         /// Classes of the training images.
         known: Vec<String>,
     },
-    /// An option that means nothing.
+    /// An invalid option.
     #[error("training data: `{field}` is {found}, expected {expected}")]
     Option {
         /// Its name.
         field: &'static str,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// Valid values.
         expected: &'static str,
     },
-    /// A cache that was asked for and is larger than the free memory.
+    /// The requested cache is larger than the free memory.
     #[error(
-        "{}: {images} decoded images need about {need} MiB, of which {free} MiB are free\n  hint: cache = \"auto\" keeps \
-         them only where they fit", path.display()
+        "{}: {images} decoded images need about {need} MiB, of which {free} MiB are free\n  hint: cache \
+         = \"auto\" keeps them only if they fit", path.display()
     )]
     CacheTooLarge {
         /// The dataset.
         path: PathBuf,
-        /// Pictures to keep.
+        /// Number of pictures to keep.
         images: usize,
         /// Mebibytes needed.
         need: u64,
@@ -143,35 +143,35 @@ fn listed(names: &[String]) -> String {
     text
 }
 
-/// A picture that cannot be had.
+/// A picture is not available.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageFault {
     /// The picture is missing or damaged; others may be fine.
     #[error("{0}")]
     Bad(String),
-    /// The dataset itself cannot be read any more.
+    /// The dataset can no longer be read.
     #[error(transparent)]
     Broken(Arc<DatasetError>),
 }
 
-/// One opened dataset of known length. Pictures are named by their index, from 0.
+/// One opened dataset of known length. Pictures have indexes from 0.
 pub struct TrainSet {
     path: PathBuf,
     classes: Vec<String>,
     indexed: Indexed,
     decode: DecodeOptions,
     shuffle_buffer: usize,
-    /// Pictures decoded so far, where they are kept.
+    /// Pictures decoded so far, if they are kept.
     cache: Option<Vec<OnceLock<Arc<RgbImage>>>>,
-    /// What was wrong with files that were read all the same, by index.
+    /// Faults of files that were read nevertheless, by index.
     faults: Mutex<BTreeMap<u32, String>>,
 }
 
 impl TrainSet {
-    /// Opens any kind of dataset; see [`open_dataset`] for which. Names and labels are read, pictures are not.
+    /// Opens any kind of dataset; see [`open_dataset`] for the kinds. Reads names and labels, not pictures.
     ///
     /// # Errors
-    /// [`TrainDataError`] when it cannot be read, or an option means nothing.
+    /// [`TrainDataError`] if it cannot be read, or an option is invalid.
     pub fn open(path: impl AsRef<Path>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
         let path = path.as_ref();
         if options.shuffle_buffer == 0 {
@@ -179,7 +179,7 @@ impl TrainSet {
             return Err(TrainDataError::Option { field, found, expected: "at least 1" });
         }
         let indexed = open_dataset(path, &options.dataset)?.into_indexed(options.sequential)?;
-        // Tables with numbers for labels name no classes.
+        // Tables with numeric labels have no class names.
         let numbers = indexed.entries.iter().filter_map(|entry| entry.label).max().map_or(0, |most| most + 1);
         let mut classes = indexed.classes.clone();
         classes.extend((classes.len()..numbers).map(|number| number.to_string()));
@@ -194,7 +194,7 @@ impl TrainSet {
         })
     }
 
-    /// What was opened.
+    /// The opened path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -204,7 +204,7 @@ impl TrainSet {
         &self.classes
     }
 
-    /// Entries of the dataset that were left out.
+    /// Entries that were left out.
     pub fn skipped(&self) -> &Skipped {
         &self.indexed.skipped
     }
@@ -214,30 +214,30 @@ impl TrainSet {
         self.indexed.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no pictures.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What a picture is called.
+    /// Name of a picture.
     ///
     /// # Panics
-    /// When `index` is not below [`len`](Self::len); so do the other methods that take one.
+    /// If `index` is not below [`len`](Self::len). So do the other methods with an index.
     pub fn name(&self, index: u32) -> &str {
         &self.entry(index).name
     }
 
-    /// A picture's class, when known.
+    /// A picture's class, if known.
     pub fn label(&self, index: u32) -> Option<usize> {
         self.entry(index).label
     }
 
-    /// Bytes that a picture takes where it lies.
+    /// Stored size of a picture in bytes.
     pub fn size(&self, index: u32) -> u64 {
         self.indexed.size(index as usize)
     }
 
-    /// The file that holds one picture and nothing else, where there is one.
+    /// The file of a picture, if the file holds nothing else.
     pub fn file(&self, index: u32) -> Option<&Path> {
         match &self.entry(index).place {
             Place::File(path) => Some(path),
@@ -245,26 +245,26 @@ impl TrainSet {
         }
     }
 
-    /// Whether the pictures can only be read one after the other.
+    /// Whether pictures can only be read in order.
     pub fn is_stream(&self) -> bool {
         self.indexed.is_stream()
     }
 
-    /// Encoded pictures of a stream held back for shuffling.
+    /// Number of encoded pictures of a stream in the shuffle buffer.
     pub(crate) fn shuffle_buffer(&self) -> usize {
         self.shuffle_buffer
     }
 
-    /// A stream from its beginning, whose k-th sample is picture k. `None` where any order will do.
+    /// A stream from its beginning; its k-th sample is picture k. `None` if pictures can be read in any order.
     ///
     /// # Errors
-    /// [`DatasetError`] when it cannot be opened.
+    /// [`DatasetError`] if it cannot be opened.
     pub(crate) fn stream(&self) -> Result<Option<Box<dyn Source>>, DatasetError> {
         self.indexed.stream()
     }
 
-    /// A picture, decoded; from memory where it is kept. Of a stream, pictures that are not kept are found by reading
-    /// from the beginning.
+    /// A decoded picture, from the cache if it is there. For a stream, uncached pictures are read from the
+    /// beginning.
     ///
     /// # Errors
     /// [`ImageFault`].
@@ -275,15 +275,15 @@ impl TrainSet {
         }
     }
 
-    /// A picture as it lies: encoded where it is. The cache has no part in this.
+    /// A picture as stored, usually encoded. Does not use the cache.
     ///
     /// # Errors
-    /// [`ImageFault::Broken`] when the dataset cannot be read any more.
+    /// [`ImageFault::Broken`] if the dataset can no longer be read.
     pub fn raw(&self, index: u32) -> Result<ImageSource, ImageFault> {
         self.indexed.image(index as usize).map_err(|error| ImageFault::Broken(Arc::new(error)))
     }
 
-    /// The picture made of `image`, which is kept where pictures are.
+    /// Decodes `image`, and caches it if the set has a cache.
     pub(crate) fn decoded(&self, index: u32, image: ImageSource) -> Result<Arc<RgbImage>, ImageFault> {
         if let Some(kept) = self.kept(index) {
             return Ok(kept);
@@ -295,13 +295,13 @@ impl TrainSet {
         }
         let image = Arc::new(image);
         if let Some(cache) = &self.cache {
-            // Another thread may have been faster, with the same picture.
+            // Another thread may have stored the same picture first.
             let _ = cache[index as usize].set(Arc::clone(&image));
         }
         Ok(image)
     }
 
-    /// Pictures that were read so far although something is wrong with their files, in the order of the set.
+    /// Pictures read so far whose files have faults, in the order of the set.
     pub fn faults(&self) -> Vec<BadSample> {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = |(&index, reason): (&u32, &String)| BadSample {
@@ -311,12 +311,12 @@ impl TrainSet {
         faults.iter().map(fault).collect()
     }
 
-    /// The picture, if it is in memory already.
+    /// The picture, if it is cached.
     pub(crate) fn kept(&self, index: u32) -> Option<Arc<RgbImage>> {
         self.cache.as_ref()?[index as usize].get().cloned()
     }
 
-    /// Whether decoded pictures are kept.
+    /// Whether decoded pictures are cached.
     pub fn is_cached(&self) -> bool {
         self.cache.is_some()
     }
@@ -340,7 +340,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// The picture, from the set's cache where it is there.
+    /// The picture, from the set's cache if it is there.
     ///
     /// # Errors
     /// [`ImageFault`].
@@ -348,7 +348,7 @@ impl Held {
         self.set.image(self.index)
     }
 
-    /// The picture as it lies; see [`TrainSet::raw`].
+    /// The picture as stored; see [`TrainSet::raw`].
     ///
     /// # Errors
     /// [`ImageFault::Broken`].
@@ -369,10 +369,10 @@ pub struct Subset {
 }
 
 impl Subset {
-    /// The pictures of these indexes, which are put in order.
+    /// The pictures with these indexes; the constructor sorts them.
     ///
     /// # Panics
-    /// When an index is not below the set's length.
+    /// If an index is not below the set's length.
     pub fn new(set: Arc<TrainSet>, mut indexes: Vec<u32>) -> Self {
         indexes.sort_unstable();
         indexes.dedup();
@@ -402,12 +402,12 @@ impl Subset {
         self.indexes.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no pictures.
     pub fn is_empty(&self) -> bool {
         self.indexes.is_empty()
     }
 
-    /// How many pictures each class of the set has here.
+    /// Number of pictures per class of the set.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.set.classes().len()];
         for label in self.indexes.iter().filter_map(|&index| self.set.label(index)) {
@@ -416,8 +416,8 @@ impl Subset {
         counts
     }
 
-    /// SHA-256, in hex, over the number of classes, and name, label and size of every picture here: equal for equal
-    /// data, wherever the dataset lies. Names count from the dataset's own place on. The content is not read.
+    /// SHA-256, in hex, of the number of classes and of every picture's name, label and size. It is equal for equal
+    /// data at any place: names are relative to the dataset. The content is not read.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         let root = self.set.path().display().to_string();
@@ -439,7 +439,7 @@ impl Subset {
     /// The pictures in order, each once, for [`Loader`](super::Loader).
     ///
     /// # Errors
-    /// [`DatasetError`] when a stream cannot be opened.
+    /// [`DatasetError`] if a stream cannot be opened.
     pub fn source(&self) -> Result<Box<dyn Source>, DatasetError> {
         let stream = self.set.stream()?;
         Ok(Box::new(SubsetSource { subset: self.clone(), stream, read: 0, next: 0 }))

@@ -30,12 +30,12 @@ pub struct AttentionConfig {
     pub norm_eps: f64,
 }
 
-/// What a block is told beside its tokens.
+/// Arguments of a block beside its tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockArgs<'a> {
     /// Rows and columns of patches.
     pub grid: [usize; 2],
-    /// A bias on the scores that all blocks share, `[1, A, T, T]`.
+    /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub shared_bias: Option<&'a Tensor<4>>,
     /// Compute only the first n tokens of this block's output; `None`: all.
     pub read: Option<usize>,
@@ -50,7 +50,7 @@ pub struct Attention {
     pub q_norm: Option<LayerNorm>,
     /// Norm of keys, over `E`.
     pub k_norm: Option<LayerNorm>,
-    /// A relative position bias of this block's own.
+    /// This block's relative position bias.
     pub rel_pos: Option<RelPos>,
     /// `D -> D`.
     pub proj: Linear,
@@ -60,7 +60,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// An attention layer; `rel_pos` is its own table of position biases, if it has one.
+    /// An attention layer; `rel_pos` is the relative position bias of this block, if any.
     pub fn new(config: &AttentionConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
         let AttentionConfig { dim, num_heads, norm_eps, .. } = *config;
         let head_norm = || config.qk_norm.then(|| LayerNorm::new(dim / num_heads, norm_eps, device));
@@ -76,13 +76,13 @@ impl Attention {
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
+    /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let context = self.context(self.qkv.forward(x), args, watch); // [B, T, D]
         dropout(self.proj.forward(context), self.proj_drop)
     }
 
-    /// What lies between the projections `self.qkv` and `self.proj`: `[B, T, 3D] -> [B, T, D]`.
+    /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3D] -> [B, T, D]`.
     pub(super) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3D]
         let bias = match &self.rel_pos {
@@ -92,7 +92,7 @@ impl Attention {
         self.attend(qkv, bias, args, watch) // [B, T, D]
     }
 
-    /// Fused, unless somebody wants to see the weights or to drop some of them.
+    /// Fused, unless the observer wants the weights or dropout acts on them.
     fn attend(
         &self,
         qkv: Tensor<3>,
@@ -118,7 +118,7 @@ impl Attention {
         weights.matmul(v).swap_dims(1, 2).reshape([b, read, d])
     }
 
-    /// Norms queries and keys head by head; `[B, T, 3D]` stays.
+    /// Norms queries and keys head by head; the shape `[B, T, 3D]` stays.
     fn normalize(&self, qkv: Tensor<3>) -> Tensor<3> {
         let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return qkv };
         let [b, t, d3] = qkv.dims();

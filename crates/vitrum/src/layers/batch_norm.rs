@@ -12,12 +12,12 @@ pub const RUNNING_MEAN: &str = "running_mean";
 /// The field of the running variances.
 pub const RUNNING_VAR: &str = "running_var";
 
-/// Batch normalisation over all but the last dimension, Ioffe and Szegedy 2015 (arXiv:1502.03167):
-/// `y = (x - mean) / sqrt(var + eps) * weight + bias`. While training, mean and biased variance are the batch's; else the
+/// Batch normalisation over all but the last dimension, Ioffe and Szegedy 2015 (arXiv:1502.03167): `y = (x - mean)
+/// / sqrt(var + eps) * weight + bias`. In training, mean and biased variance are those of the batch; otherwise the
 /// running ones.
 ///
-/// A forward pass never changes the layer. In training it tells the batch's statistics to the observer, and the trainer
-/// moves the running ones once the update is accepted.
+/// A forward pass never changes the layer. In training it hands the batch's statistics to the observer. The trainer
+/// updates the running ones once the update is accepted.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     /// Gain, `[C]`.
@@ -30,7 +30,7 @@ pub struct BatchNorm {
     pub running_var: Param<Tensor<1>>,
     /// Added to the variance; 1e-5 in PyTorch.
     pub eps: f64,
-    /// Share of a new batch in the running statistics; 0.1 in PyTorch.
+    /// Weight of a new batch in the running statistics; 0.1 in PyTorch.
     pub momentum: f64,
 }
 
@@ -64,7 +64,7 @@ impl BatchNorm {
         y.cast(dtype).reshape(shape)
     }
 
-    /// Mean and biased variance of a batch `[M, C]`, `[1, C]` each, in f32 or wider.
+    /// Mean and biased variance of a batch `[M, C]`: `[1, C]` each, in f32 or wider.
     fn batch(&self, x: &Tensor<2>, watch: &mut dyn Observer) -> (Tensor<2>, Tensor<2>) {
         let [m, _] = x.dims();
         let wide = matches!(x.dtype(), DType::F32 | DType::F64);

@@ -67,7 +67,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block; `rel_pos` is its own table of position biases, if it has one.
+    /// A block; `rel_pos` is the relative position bias of this block, if any.
     pub fn new(config: &BlockConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
         let AttentionConfig { dim, norm_eps, proj_bias, proj_drop, .. } = config.attention;
         let scale = || config.layer_scale.then(|| LayerScale { gamma: parameter([dim], device) });
@@ -83,7 +83,7 @@ impl Block {
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
+    /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         if !watch.wants_tokens() && !self.res_post_norm && !training(&x) {
             return self.answer(x, args, watch);
@@ -102,7 +102,8 @@ impl Block {
         watch.tokens(format_args!(""), x)
     }
 
-    /// The same without an observer of tokens and without dropout: the last product of a branch adds the residual.
+    /// The same pass without an observer of tokens and without dropout: the last product of each branch adds the
+    /// residual.
     fn answer(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
         let qkv = self.attn.qkv.after(&self.norm1, x.clone());
@@ -125,7 +126,7 @@ impl Block {
         [("attn.qkv", &attn.qkv), ("attn.proj", &attn.proj), ("mlp.fc1", &mlp.fc1), ("mlp.fc2", &mlp.fc2)]
     }
 
-    /// [`linears`](Block::linears), to change them.
+    /// [`linears`](Block::linears), mutable.
     pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
         let Self { attn, mlp, .. } = self;
         [
@@ -136,7 +137,7 @@ impl Block {
         ]
     }
 
-    /// The layers behind attention, where all of them are packed.
+    /// The layers after attention, if all of them are packed.
     fn after_attention(&self) -> Option<AfterAttention> {
         Some(AfterAttention {
             proj: self.attn.proj.packed()?.clone(),
@@ -147,7 +148,7 @@ impl Block {
         })
     }
 
-    /// `x` through a norm that stands `here`, else `x`.
+    /// `norm(x)` if the norm acts `here`, else `x`.
     fn norm(norm: &LayerNorm, x: Tensor<3>, here: bool, name: &str, watch: &mut dyn Observer) -> Tensor<3> {
         if !here {
             return x;
@@ -156,7 +157,7 @@ impl Block {
     }
 }
 
-/// The first tokens, or all.
+/// The first `tokens` tokens; `None`: all.
 fn first(x: Tensor<3>, tokens: Option<usize>) -> Tensor<3> {
     match tokens {
         Some(tokens) => x.narrow(1, 0, tokens),

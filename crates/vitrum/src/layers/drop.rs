@@ -1,7 +1,7 @@
-//! Regularisers that drop something at random, only while training (on an autodiff device).
+//! Regularisers that drop something at random. They act only in training, on an autodiff device.
 //!
-//! What is dropped is drawn from a generator of the thread that runs the forward pass, which [`seed`] sets. (Burn's
-//! own generator belongs to the whole process: two models in two threads would disturb each other.)
+//! Random numbers come from a generator of the thread that runs the forward pass; [`seed`] sets it. (Burn's
+//! generator belongs to the whole process: two models in two threads would disturb each other.)
 
 use std::cell::RefCell;
 
@@ -13,12 +13,12 @@ thread_local! {
     static DROPS: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(0));
 }
 
-/// Begins this thread's random choices anew: the same seed and the same passes drop the same.
+/// Seeds this thread's generator. The same seed and the same passes drop the same values.
 pub fn seed(seed: u64) {
     DROPS.with_borrow_mut(|drops| *drops = ChaCha8Rng::seed_from_u64(seed));
 }
 
-/// A mask of `count` values on the device and in the type of `like`: `1 / keep` with probability `keep`, else 0.
+/// A mask of `count` values with the device and type of `like`: `1 / keep` with probability `keep`, else 0.
 fn mask<const R: usize, const Q: usize>(like: &Tensor<R>, shape: [usize; Q], keep: f64) -> Tensor<Q> {
     let limit = (keep * (1u64 << 32) as f64) as u64;
     let scale = (1.0 / keep) as f32;
@@ -54,8 +54,8 @@ pub fn drop_path(x: Tensor<3>, rate: f64) -> Tensor<3> {
     x * mask
 }
 
-/// Patch dropout (arXiv:2212.00794): keeps a random `max(1, floor(N (1 - rate)))` of the patches of
-/// `[B, prefix + N, D]`, other ones for every image, the prefix always. Kept patches are in random order, as in timm.
+/// Patch dropout (arXiv:2212.00794): keeps a random `max(1, floor(N (1 - rate)))` of the patches of `[B, prefix +
+/// N, D]`. Each image draws its own patches; the prefix always stays. Kept patches are in random order, as in timm.
 pub fn patch_dropout(x: Tensor<3>, prefix: usize, rate: f64) -> Tensor<3> {
     if rate <= 0.0 || !training(&x) {
         return x;

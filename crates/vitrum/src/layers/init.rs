@@ -1,7 +1,7 @@
-//! First values of a fresh model, by the name of where they come from.
+//! First values of a fresh model. The rules are named after their source.
 //!
-//! Each parameter's stream of random numbers is a function of the seed and the parameter's name
-//! alone, so the values do not depend on the order of construction, the device or the threads.
+//! The random numbers of a parameter depend only on the seed and the parameter's name, not on construction order,
+//! device or threads.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
 use super::names::{Key, Map, map};
 
-/// Which initialisation a fresh model gets.
+/// The initialisation of a fresh model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightInit {
@@ -31,23 +31,23 @@ pub enum WeightInit {
 /// The first value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Draw {
-    /// The value it has: a table given by a formula.
+    /// Keep the present value: a table given by a formula.
     Keep,
-    /// One number throughout.
+    /// One number everywhere.
     Constant(f64),
     /// Normal with this standard deviation.
     Normal(f64),
-    /// Normal with this standard deviation, cut at that many standard deviations.
+    /// Normal with this standard deviation, truncated at this number of standard deviations.
     Truncated(f64, f64),
     /// Uniform between minus and plus this bound.
     Uniform(f64),
 }
 
-/// The rule for a parameter's first value, from its key and its shape in memory (`[d_in, d_out]` for a linear weight);
-/// `None` where the model's family knows no such parameter.
+/// The rule for a parameter's first value, from its key and its shape in memory (`[d_in, d_out]` for a linear
+/// weight). `None`: the model's family has no such parameter.
 pub type FirstValue<'a> = dyn Fn(&str, &[usize]) -> Option<Draw> + 'a;
 
-/// A parameter that its family has no first value for.
+/// The family has no first value for this parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: this model's family has no first value for a parameter of this name")]
 pub struct NoFirstValue {
@@ -55,7 +55,7 @@ pub struct NoFirstValue {
     pub key: String,
 }
 
-/// Gives every parameter of `model` the first value that `rule` says, in `dtype` (f32 or f64). Another seed gives other
+/// Gives every parameter of `model` its first value by `rule`, in `dtype` (f32 or f64). Another seed gives other
 /// values.
 ///
 /// # Errors
@@ -99,7 +99,7 @@ impl Map for Init<'_> {
     }
 }
 
-/// The parameter as it is, in `dtype`. Reads it only to change the type.
+/// The unchanged parameter in `dtype`. Its value is read only if the type changes.
 pub(crate) fn kept<const R: usize>(param: Param<Tensor<R>>, dtype: DType) -> Param<Tensor<R>> {
     if dtype == param.lazy_device().settings().float_dtype.into() {
         return param;
@@ -114,7 +114,7 @@ pub const TABLE: Draw = Draw::Truncated(0.02, 100.0);
 /// Class, register and distillation tokens: almost zero, as in timm.
 pub const TOKEN: Draw = Draw::Normal(1e-6);
 
-/// A norm: weight 1, bias 0; of BatchNorm also running mean 0 and variance 1.
+/// A norm: weight 1, bias 0. BatchNorm also has running mean 0 and variance 1.
 pub fn norm(part: &str) -> Option<Draw> {
     match part {
         "weight" | RUNNING_VAR => Some(Draw::Constant(1.0)),
@@ -123,13 +123,13 @@ pub fn norm(part: &str) -> Option<Draw> {
     }
 }
 
-/// What the first values of a transformer's block depend on, beside the scheme.
+/// Inputs to the first values of a transformer block, beside the scheme.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockInit {
     /// First value of LayerScale's gains.
     pub layer_scale: f64,
-    /// First value of the weights of the block's norms: 1, but that of LayerScale where the norms stand at the end of
-    /// the branches and are their gains.
+    /// First value of the weights of the block's norms: usually 1. With norms at the end of the branches it is
+    /// LayerScale's first value, because these norms are the gains.
     pub norm: f64,
 }
 
@@ -138,11 +138,13 @@ impl WeightInit {
         matches!(self, Self::Jax | Self::JaxNlhb)
     }
 
-    /// A convolution's `weight` and `bias`, by the inputs of each output: PyTorch's default; LeCun normal in JAX.
+    /// `weight` and `bias` of a convolution; `fan_in` is the number of inputs of each output. PyTorch's default, or
+    /// LeCun normal in JAX.
     pub fn convolution(self, part: &str, fan_in: usize) -> Option<Draw> {
         let deviation = (fan_in as f64).powf(-0.5);
         match (part, self.is_jax()) {
-            // 0.8796: the deviation of a unit normal cut at two, so that the cut values have the deviation asked for.
+            // 0.8796 is the deviation of a unit normal truncated at two. Dividing gives truncated values the
+            // requested deviation.
             ("weight", true) => Some(Draw::Truncated(deviation / 0.879_625_661_034_239_8, 2.0)),
             ("bias", true) => Some(Draw::Constant(0.0)),
             ("weight" | "bias", false) => Some(Draw::Uniform(deviation)),
@@ -160,7 +162,7 @@ impl WeightInit {
         }
     }
 
-    /// The fused projection to queries, keys and values; MoCo counts it as three.
+    /// The fused projection to queries, keys and values. MoCo treats it as three matrices.
     pub fn qkv(self, part: &str, shape: &[usize]) -> Option<Draw> {
         match (self, part, shape) {
             (Self::Moco, "weight", &[d_in, d_out]) => Some(xavier(d_in, d_out / 3)),
@@ -176,7 +178,7 @@ impl WeightInit {
         }
     }
 
-    /// A layer that makes logits of classes.
+    /// A layer that computes class logits.
     pub fn head(self, part: &str, shape: &[usize]) -> Option<Draw> {
         match (self, part, shape) {
             (Self::Jax | Self::JaxNlhb, "weight", _) => Some(Draw::Constant(0.0)),
@@ -234,7 +236,7 @@ fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
     match draw {
         Draw::Keep => Vec::new(), // `initialize` draws nothing for it
         Draw::Constant(value) => vec![value; n],
-        // From 9 on there is nothing to cut: see `unit_normal`.
+        // The cut never acts from 9 on: see `unit_normal`.
         Draw::Normal(deviation) | Draw::Truncated(deviation, 9.0..) => {
             drawn(rng, n, 4, |rng| unit_normal(rng) * deviation)
         }
@@ -247,13 +249,13 @@ fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
     }
 }
 
-/// Box and Muller 1958; at most 8.6, for 1 - u is at least 2⁻⁵³.
+/// Box and Muller 1958. Values are at most 8.6, because 1 - u is at least 2⁻⁵³.
 fn unit_normal(rng: &mut ChaCha8Rng) -> f64 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-/// `n` values, each of so many words of the stream, side by side: the same whatever the number of threads.
+/// `n` values in parallel, each from `words` words of the stream. The result is the same for any number of threads.
 fn drawn(rng: ChaCha8Rng, n: usize, words: u128, value: impl Fn(&mut ChaCha8Rng) -> f64 + Sync) -> Vec<f64> {
     const PART: usize = 1 << 14;
     let mut values = vec![0.0; n];
@@ -265,7 +267,7 @@ fn drawn(rng: ChaCha8Rng, n: usize, words: u128, value: impl Fn(&mut ChaCha8Rng)
     values
 }
 
-/// `n` normal values of this deviation, a function of seed and name as every parameter's first values.
+/// `n` normal values of this deviation. They depend only on seed and name, like every parameter's first values.
 pub(crate) fn normal(deviation: f64, n: usize, seed: u64, name: &str) -> Vec<f64> {
     sample(Draw::Normal(deviation), n, seed, name)
 }

@@ -1,4 +1,4 @@
-//! Linear layers, and forms of their weights that are made for answering alone.
+//! Linear layers, and prepared forms of their weights for inference.
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
@@ -22,11 +22,11 @@ pub struct Linear {
     prepared: Option<Prepared>,
 }
 
-/// A weight in the form that a forward pass without gradients takes. It is made from values that no longer change:
-/// training and loading neither see nor keep it.
+/// A weight prepared for forward passes without gradients. It is made from final values: training and loading
+/// neither see it nor keep it.
 #[derive(Clone, Debug)]
 pub enum Prepared {
-    /// In eight bits.
+    /// In int8.
     Int8(QuantizedWeight),
     /// The same numbers, or these rounded to bf16, in the order in which this processor reads them.
     Packed(PackedWeight),
@@ -38,7 +38,7 @@ impl Linear {
         self.prepared.as_ref()
     }
 
-    /// The weight in eight bits, if it is.
+    /// The int8 weight, if there is one.
     pub fn int8(&self) -> Option<&QuantizedWeight> {
         match &self.prepared {
             Some(Prepared::Int8(weight)) => Some(weight),
@@ -46,12 +46,12 @@ impl Linear {
         }
     }
 
-    /// The weight in bf16, if it is.
+    /// The bf16 weight, if there is one.
     pub fn bf16(&self) -> Option<&PackedWeight> {
         self.packed().filter(|weight| weight.is_bf16())
     }
 
-    /// The packed weight, in `f32` or bf16, if it is packed.
+    /// The packed weight in `f32` or bf16, if there is one.
     pub fn packed(&self) -> Option<&PackedWeight> {
         match &self.prepared {
             Some(Prepared::Packed(weight)) => Some(weight),
@@ -59,13 +59,13 @@ impl Linear {
         }
     }
 
-    /// Forgets the prepared form, so that the parameters are what counts again.
+    /// Drops the prepared form. Forward passes use the parameters again.
     pub fn forget_prepared(&mut self) {
         self.prepared = None;
     }
 
-    /// Packs the weight, unless it has a prepared form, and gives up the other copy: whoever reads the parameter gets it
-    /// unpacked. Does nothing where products would not read it so: on other devices, and in other types than `f32`.
+    /// Packs the weight, unless it has a prepared form, and frees the other copy. Reading the parameter unpacks it.
+    /// Does nothing where products cannot use packed weights: on other devices and for other types than `f32`.
     pub fn pack(&mut self) {
         if self.prepared.is_some() || !vitrum_kernels::has_fast_path(&self.weight.lazy_device(), DType::F32) {
             return;
@@ -78,8 +78,9 @@ impl Linear {
         self.hold_packed(PackedWeight::pack(&floats(weight), shape, self.bias_values().as_deref()));
     }
 
-    /// Rounds the weight to bf16, packs it, and gives up the other copy: whoever reads the parameter gets it rounded. What
-    /// meets the weight is rounded from now on, too. A weight in eight bits stays, and so does one on another device than the CPU.
+    /// Rounds the weight to bf16, packs it, and frees the other copy. Reading the parameter gives rounded values.
+    /// From now on the layer's inputs are rounded too. Weights in int8, and weights on other devices than the CPU,
+    /// stay as they are.
     pub fn round_to_bf16(&mut self) {
         let on_cpu = vitrum_kernels::has_fast_path(&self.weight.lazy_device(), DType::F32);
         if self.int8().is_some() || self.bf16().is_some() || !on_cpu {
@@ -95,10 +96,10 @@ impl Linear {
         self.hold(packed.shape(), move || values.unpack(), Prepared::Packed(packed));
     }
 
-    /// Turns the weight into eight bits, and gives up the floating-point one.
+    /// Quantises the weight to int8 and frees the floating-point copy.
     ///
     /// # Errors
-    /// [`QuantizeError`] if sums would be too long for 32 bits.
+    /// [`QuantizeError`] if sums would overflow 32 bits.
     pub fn quantize(&mut self) -> Result<(), QuantizeError> {
         if self.int8().is_some() {
             return Ok(());
@@ -110,10 +111,10 @@ impl Linear {
         Ok(())
     }
 
-    /// Takes a weight in eight bits, as `[d_out, d_in]` values with a scale for each row.
+    /// Takes an int8 weight: `[d_out, d_in]` values and one scale per row.
     ///
     /// # Errors
-    /// [`QuantizeError`] if they are not as many as the layer's shape asks for.
+    /// [`QuantizeError`] if the counts do not match the layer's shape.
     pub fn take_int8(&mut self, values: &[i8], scales: &[f32]) -> Result<(), QuantizeError> {
         let shape = self.weight.lazy_shape().dims::<2>();
         let bias = self.bias_values();
@@ -127,7 +128,7 @@ impl Linear {
         self.hold(weight.shape(), move || values.dequantize(), Prepared::Int8(weight));
     }
 
-    /// The parameter takes no memory from now on; whoever reads it gets what the prepared form stands for.
+    /// Frees the parameter's memory. Reading the parameter computes its value from the prepared form.
     fn hold(
         &mut self,
         shape: [usize; 2],
@@ -150,7 +151,7 @@ fn floats<const R: usize>(x: Tensor<R>) -> Vec<f32> {
 }
 
 impl Linear {
-    /// A layer of zeros that take no memory until they are read.
+    /// A layer of zeros. They take no memory until they are read.
     pub fn new(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Self {
         Self {
             weight: Initializer::Zeros.init_with([d_in, d_out], Some(d_in), Some(d_out), device),
@@ -159,7 +160,7 @@ impl Linear {
         }
     }
 
-    /// `[.., d_in] -> [.., d_out]`, by the prepared form where there is one.
+    /// `[.., d_in] -> [.., d_out]`, with the prepared form if there is one.
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
         match &self.prepared {
             Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
@@ -171,7 +172,7 @@ impl Linear {
         }
     }
 
-    /// The layer behind a norm, `forward(norm(x))`.
+    /// The layer after a norm, `forward(norm(x))`.
     pub fn after<const R: usize>(&self, norm: &LayerNorm, x: Tensor<R>) -> Tensor<R> {
         match self.packed() {
             Some(weight) => norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight),
@@ -179,7 +180,8 @@ impl Linear {
         }
     }
 
-    /// The layer at the end of a residual branch, `residual + gamma · forward(x)`; without gradients one operation.
+    /// The layer at the end of a residual branch, `residual + gamma · forward(x)`. Without gradients it is one
+    /// operation.
     pub fn add_to<const R: usize>(
         &self,
         residual: Tensor<R>,
@@ -197,8 +199,8 @@ impl Linear {
         }
     }
 
-    /// Whether attention behind this projection multiplies in bf16: behind one in bf16, and behind one in eight bits,
-    /// which is coarser, where the processor has an instruction for it.
+    /// Whether the attention after this projection multiplies in bf16. It does after a bf16 projection, and after
+    /// an int8 one (which is coarser) if the processor has the instruction.
     pub(super) fn rounds_attention(&self, device: &Device, dtype: DType) -> bool {
         match &self.prepared {
             Some(Prepared::Packed(weight)) => weight.is_bf16(),

@@ -1,4 +1,4 @@
-//! The network applied to each token by itself.
+//! The MLP, applied to each token separately.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -15,7 +15,7 @@ pub enum Activation {
     /// `x Φ(x)`, with the error function: PyTorch, timm, Hugging Face.
     #[default]
     Gelu,
-    /// GELU's tanh approximation: the default of flax, so of Google's own models.
+    /// GELU's tanh approximation: the default of flax, and so of Google's models.
     GeluTanh,
     /// `x σ(1.702 x)` (OpenAI CLIP).
     QuickGelu,
@@ -67,12 +67,12 @@ impl Mlp {
         }
     }
 
-    /// The weights of both layers, where both are in eight bits.
+    /// The weights of both layers, if both are int8.
     fn int8(&self) -> Option<[&QuantizedWeight; 2]> {
         Some([self.fc1.int8()?, self.fc2.int8()?])
     }
 
-    /// `residual` and what [`forward`](Self::forward) gives, times `gamma`, for answering: nothing is dropped.
+    /// `residual + gamma · forward(x)`, for inference: nothing is dropped.
     pub(super) fn add(&self, residual: Tensor<3>, x: Tensor<3>, gamma: Option<Tensor<1>>) -> Tensor<3> {
         match (self.int8(), gamma) {
             (Some([fc1, fc2]), None) => vitrum_kernels::mlp_add_int8(x, fc1, fc2, self.act.into(), residual),
@@ -81,7 +81,7 @@ impl Mlp {
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`. In one operation, unless something is dropped between the layers.
+    /// `[B, T, D] -> [B, T, D]`, in one operation unless dropout acts between the layers.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         if self.drop > 0.0 && training(&x) {
             let x = self.act.forward(self.fc1.forward(x)); // [B, T, F]

@@ -1,8 +1,8 @@
-//! The parts every family is made of: patches → tokens → encoder → one vector.
+//! The building blocks of every family: patches → tokens → encoder → one vector.
 //!
-//! Fields are named as in timm's checkpoints, so a parameter's path in the module is its key in the
-//! file. Shape letters: `B` batch, `C` channels, `H W` pixels, `P` patch, `N` patches, `T` tokens
-//! (`N` and the prefix), `D` width, `A` heads, `E = D/A`, `F` width of the MLP, `L` depth, `K` classes.
+//! Fields have the names of timm's checkpoints, so a parameter's path in the module is its key in the file. Shape
+//! letters: `B` batch, `C` channels, `H W` pixels, `P` patch, `N` patches, `T` tokens (prefix and `N`), `D` width,
+//! `A` heads, `E = D/A`, `F` width of the MLP, `L` depth, `K` classes.
 
 pub mod attention;
 pub mod batch_norm;
@@ -25,13 +25,13 @@ use burn::tensor::{Device, Shape, Tensor};
 
 pub use linear::{Linear, Prepared};
 
-/// A parameter of zeros that takes no memory until it is read, so that loading a checkpoint never
-/// pays for values it is about to replace. [`init::initialize`] gives fresh models their values.
+/// A parameter of zeros. It takes no memory until it is read, so loading a checkpoint does not pay for values that
+/// it replaces. [`init::initialize`] gives fresh models their values.
 pub fn parameter<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     lazy(shape, device, true, move |device| Tensor::zeros(shape, device))
 }
 
-/// A lazily made parameter; `trained` says whether an optimiser may touch it.
+/// A lazy parameter; `trained` says whether an optimiser may change it.
 pub(crate) fn lazy<const D: usize>(
     shape: [usize; D],
     device: &Device,

@@ -1,4 +1,4 @@
-//! From a parameter's place in a module to its key in a checkpoint; patterns of keys and names.
+//! Keys of parameters in a checkpoint, from their paths in a module; patterns of keys and names.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,11 +7,10 @@ use burn::tensor::Tensor;
 
 use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
 
-/// A module whose fields stand in the checkpoint at its parent's level: neither the field that holds it nor `inner` is
-/// part of a key.
+/// A module without a level of its own in the checkpoint: keys contain neither the field that holds it nor `inner`.
 ///
-/// timm keeps position tables at the top of a model (`pos_embed`), and a derived model's files hold the tensors of the
-/// model it derives from without a name in front.
+/// timm keeps position tables at the top of a model (`pos_embed`). Files of a derived model hold the tensors of its
+/// base model without a prefix.
 #[derive(Module, Debug)]
 pub struct Flat<M: Module> {
     /// The module.
@@ -19,7 +18,7 @@ pub struct Flat<M: Module> {
 }
 
 impl<M: Module> Flat<M> {
-    /// Keeps `inner`'s keys as they are.
+    /// Wraps `inner`; its keys stay as they are.
     pub fn new(inner: M) -> Self {
         Self { inner }
     }
@@ -44,25 +43,25 @@ impl<M: Module> DerefMut for Flat<M> {
 pub struct Key {
     /// timm's name, such as `blocks.0.attn.qkv.weight`.
     pub name: String,
-    /// Whether the parameter is the weight of a `Linear`, held as `[d_in, d_out]` where files hold `[d_out, d_in]`.
+    /// Whether the parameter is the weight of a `Linear`, `[d_in, d_out]` in memory and `[d_out, d_in]` in files.
     pub is_linear_weight: bool,
-    /// Whether it is no parameter but a running statistic of a `BatchNorm`: never trained, always averaged.
+    /// Whether this is a running statistic of a `BatchNorm`: never trained, always averaged.
     pub is_statistic: bool,
 }
 
-/// Sees every floating-point parameter of a module with its key.
+/// Visits every floating-point parameter of a module with its key.
 pub trait Visit {
-    /// One parameter. Reading its value makes a lazy one; its shape does not.
+    /// One parameter. Reading its value allocates a lazy one; reading its shape does not.
     fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>);
 }
 
-/// Gives every floating-point parameter of a module a new value, by its key.
+/// Gives every floating-point parameter of a module a new value, by key.
 pub trait Map {
     /// One parameter.
     fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>>;
 }
 
-/// Shows all parameters of `module` to `visitor`, in the order of its fields.
+/// Shows all parameters of `module` to `visitor`, in field order.
 pub fn visit<M: Module>(module: &M, visitor: &mut impl Visit) {
     module.visit(&mut Visitor { path: KeyPath::default(), visitor });
 }
@@ -72,7 +71,7 @@ pub fn map<M: Module>(module: M, mapper: &mut impl Map) -> M {
     module.map(&mut Mapper { path: KeyPath::default(), mapper })
 }
 
-/// Key and shape in memory of every parameter. Reads no value.
+/// Key and in-memory shape of every parameter. Reads no value.
 pub fn shapes<M: Module>(module: &M) -> Vec<(Key, Vec<usize>)> {
     struct Shapes(Vec<(Key, Vec<usize>)>);
     impl Visit for Shapes {
@@ -123,7 +122,7 @@ impl<V: Map> ModuleMapper for Mapper<'_, V> {
     }
 }
 
-/// The path of the parameter that a visitor sees. Three things are no part of a key: the variant of an enum
+/// The path of the parameter that a visitor sees. Three things are not part of a key: the variant of an enum
 /// (`Model::Vit`), a [`Flat`] module's field `inner`, and the field that holds it.
 #[derive(Debug, Default)]
 struct KeyPath {
@@ -158,7 +157,7 @@ impl KeyPath {
     }
 }
 
-/// Whether `text` is `pattern`, in which each `*` stands for any text, also none.
+/// Whether `text` matches `pattern`. Each `*` matches any text, including none.
 pub fn wildcard(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

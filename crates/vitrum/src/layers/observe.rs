@@ -1,61 +1,59 @@
-//! Watching and changing the values inside a model, without the model knowing why.
+//! Observing and changing the values inside a model.
 
 use std::fmt::Arguments;
 
 use burn::tensor::Tensor;
 
-/// Told every named intermediate of a forward pass, and may hand back another in its place. By default it changes
-/// nothing.
+/// Receives every named intermediate of a forward pass and may return another value in its place. By default it
+/// changes nothing.
 ///
 /// Names are timm's module names, in the order of the network: `patch_embed`, `pos_drop`, `blocks.0.norm1`,
-/// `blocks.0.attn`, …, `norm`, `fc_norm`, `head`. A layer says only its own part of a name; whoever calls the layer
-/// opens its scope with [`Within`]. Names come as [`Arguments`], so a silent observer never pays for a string.
+/// `blocks.0.attn`, …, `norm`, `fc_norm`, `head`. A layer gives only its own part of a name; its caller opens the
+/// scope with [`Within`]. Names are [`Arguments`], so a silent observer never builds a string.
 pub trait Observer {
-    /// Tokens `[B, T, D]`; the pass goes on with what is returned, of the same shape.
+    /// Tokens `[B, T, D]`. The pass continues with the returned value, of the same shape.
     fn tokens(&mut self, _name: Arguments<'_>, x: Tensor<3>) -> Tensor<3> {
         x
     }
 
-    /// Whether it looks at tokens at all. Where it does not, a block may compute several steps as one.
+    /// Whether the observer looks at tokens. If not, a block may fuse several steps.
     fn wants_tokens(&self) -> bool {
         true
     }
 
-    /// One vector per image, `[B, D]` or `[B, K]`; the pass goes on with what is returned.
+    /// One vector per image, `[B, D]` or `[B, K]`. The pass continues with the returned value.
     fn vectors(&mut self, _name: Arguments<'_>, x: Tensor<2>) -> Tensor<2> {
         x
     }
 
-    /// Whether attention weights should be formed at all: they cost `B·A·T²` numbers per block and
-    /// take the fused kernel out of use.
+    /// Whether to compute attention weights. They cost `B·A·T²` numbers per block and disable the fused kernel.
     fn wants_attention(&self) -> bool {
         false
     }
 
-    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries; the pass goes on with what is returned. Only
-    /// called when [`wants_attention`](Observer::wants_attention) answers true.
+    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries. The pass continues with the returned
+    /// value. Only called if [`wants_attention`](Observer::wants_attention) is true.
     fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
         weights
     }
 
-    /// What a BatchNorm layer of this name saw in a training batch. The layer does not keep it: the trainer does, once
-    /// the update is accepted.
+    /// The statistics of a training batch in the BatchNorm layer of this name. The layer does not store them: the
+    /// trainer does, once the update is accepted.
     fn statistics(&mut self, _name: Arguments<'_>, _batch: BatchStatistics) {}
 }
 
-/// What a BatchNorm layer learns from one training batch.
+/// Statistics of one training batch in a BatchNorm layer.
 #[derive(Clone, Debug)]
 pub struct BatchStatistics {
     /// Mean per channel, `[C]`, in f32 or wider.
     pub mean: Tensor<1>,
     /// Unbiased variance per channel, `[C]`.
     pub var: Tensor<1>,
-    /// Share of the new statistics in the running ones (PyTorch's `momentum`).
+    /// Weight of the new statistics in the running ones (PyTorch's `momentum`).
     pub momentum: f64,
 }
 
-/// The same observer for what happens inside a layer: names stand behind `scope.`, and the empty name is the layer's
-/// own.
+/// The same observer inside a layer: names get the prefix `scope.`; the empty name is the layer's own.
 pub struct Within<'a> {
     watch: &'a mut dyn Observer,
     scope: Arguments<'a>,

@@ -14,8 +14,8 @@ pub struct PatchProjection {
     pub bias: Option<Param<Tensor<1>>>,
 }
 
-/// Cuts an image into patches that do not overlap and projects each to a token
-/// (paper, equation 1). The convolution with stride `P` is written as the product it is.
+/// Cuts an image into non-overlapping patches and projects each to a token (paper, equation 1). The convolution
+/// with stride `P` is computed as a matrix product.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
     /// `C·P·P -> D`.
@@ -30,8 +30,8 @@ impl PatchEmbed {
         Self { proj: PatchProjection { weight, bias: bias.then(|| parameter([dim], device)) } }
     }
 
-    /// `[B, C, H, W] -> ([B, N, D], [H/P, W/P])`, patches row by row. Rows and columns of pixels that
-    /// do not fill a patch are left out, as a strided convolution leaves them out.
+    /// `[B, C, H, W] -> ([B, N, D], [H/P, W/P])`, patches row by row. Pixels at the right and bottom that do not
+    /// fill a patch are left out, as in a strided convolution.
     pub fn forward(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
         let [_, _, h, w] = images.dims();
         let [_, _, p, q] = self.proj.weight.lazy_shape().dims::<4>();

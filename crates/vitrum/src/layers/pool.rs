@@ -1,4 +1,4 @@
-//! Many tokens to one vector.
+//! Pooling: many tokens to one vector.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -8,7 +8,7 @@ use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
 use super::{Linear, parameter};
 
-/// Many tokens to one vector.
+/// How tokens are pooled to one vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GlobalPool {
@@ -25,8 +25,8 @@ pub enum GlobalPool {
     Map,
 }
 
-/// `[B, T, D] -> [B, D]` without parameters. `prefix` tokens are left out unless `include_prefix`.
-/// [`GlobalPool::Map`] has parameters and is an [`AttentionPool`].
+/// `[B, T, D] -> [B, D]` without parameters. The first `prefix` tokens are left out unless `include_prefix`.
+/// [`GlobalPool::Map`] has parameters: it is an [`AttentionPool`].
 pub fn pool(x: Tensor<3>, kind: GlobalPool, prefix: usize, include_prefix: bool) -> Tensor<2> {
     let t = x.dims()[1];
     if kind == GlobalPool::Token {

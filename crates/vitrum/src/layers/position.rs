@@ -1,8 +1,8 @@
-//! Where a token is (ViT paper, appendix D.4, and later encodings).
+//! Position encodings (ViT paper, appendix D.4, and later ones).
 //!
-//! A [`Position`] acts at up to three places: [`add`](Position::add) on the tokens,
-//! [`bias`](Position::bias) on the attention scores, [`between`](Position::between) two blocks. Each
-//! encoding uses the place it needs. Its parameters sit at the top of the checkpoint, as in timm.
+//! A [`Position`] acts in up to three places: on the tokens ([`add`](Position::add)), on the attention scores
+//! ([`bias`](Position::bias)), and after a block ([`between`](Position::between)). Each encoding uses the place it
+//! needs. Its parameters are at the top level of the checkpoint, as in timm.
 
 use burn::module::{Module, Param};
 use burn::nn::PaddingConfig2d;
@@ -21,13 +21,13 @@ use super::{Linear, lazy, parameter};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PosEmbed {
-    /// A bag of patches.
+    /// No positions: a bag of patches.
     None,
     /// A learned table `[1, N + prefix, D]`, key `pos_embed`.
     #[default]
     Learn,
-    /// Learned tables for columns and rows, `D/2` each, keys `pos_embed_x [1, W, D/2]`,
-    /// `pos_embed_y [1, H, D/2]` and, with prefix tokens, `pos_embed_prefix [1, prefix, D]`.
+    /// Learned tables for columns and rows, `D/2` each, keys `pos_embed_x [1, W, D/2]`, `pos_embed_y [1, H, D/2]`
+    /// and, with prefix tokens, `pos_embed_prefix [1, prefix, D]`.
     #[serde(rename = "learn_2d")]
     Learn2d,
     /// Fixed 1-D sinusoids (T2T-ViT); row 0 is the class token.
@@ -39,15 +39,15 @@ pub enum PosEmbed {
     /// Fixed 2-D sin-cos as in big_vision: `omega = 10000^(-i/(D/4 - 1))`, order sin x, cos x, sin y, cos y.
     #[serde(rename = "sincos_2d_bv")]
     SinCos2dBigVision,
-    /// A learned bias per head and offset on the attention scores, one table per block
-    /// (Swin, BEiT; timm `RelPosBias`, key `blocks.N.attn.rel_pos.relative_position_bias_table`).
+    /// A learned bias per head and offset on the attention scores, one table per block (Swin, BEiT; timm
+    /// `RelPosBias`, key `blocks.N.attn.rel_pos.relative_position_bias_table`).
     RelBias,
     /// The same with one table for all blocks (key `shared_rel_pos.relative_position_bias_table`).
     RelBiasShared,
-    /// A small network that turns the logarithm of each offset into a bias per head, one per block
-    /// (after Swin v2; timm `RelPosMlp`, keys `blocks.N.attn.rel_pos.mlp.*`).
+    /// An MLP from the logarithm of each offset to a bias per head, one per block (after Swin v2; timm `RelPosMlp`,
+    /// keys `blocks.N.attn.rel_pos.mlp.*`).
     RelMlp,
-    /// The same with one network for all blocks (keys `shared_rel_pos.mlp.*`).
+    /// The same with one MLP for all blocks (keys `shared_rel_pos.mlp.*`).
     RelMlpShared,
     /// Conditional: a depthwise 3x3 convolution on the token grid after the first block
     /// (PEG, arXiv:2102.10882; key `pos_block.0.proj.0`).
@@ -55,7 +55,7 @@ pub enum PosEmbed {
 }
 
 impl PosEmbed {
-    /// Whether the table is given by a formula and never trained.
+    /// Whether a formula gives the table. It is never trained.
     pub fn is_fixed(self) -> bool {
         matches!(self, Self::SinCos1d | Self::SinCos2dMae | Self::SinCos2dBigVision)
     }
@@ -70,13 +70,13 @@ impl PosEmbed {
         matches!(self, Self::RelBiasShared | Self::RelMlpShared)
     }
 
-    /// Whether a network makes the relative bias.
+    /// Whether an MLP computes the relative bias.
     pub fn is_mlp(self) -> bool {
         matches!(self, Self::RelMlp | Self::RelMlpShared)
     }
 }
 
-/// What a [`Position`] needs to know of its model.
+/// Inputs of a [`Position`].
 #[derive(Clone, Copy, Debug)]
 pub struct PositionConfig {
     /// Which encoding.
@@ -91,13 +91,13 @@ pub struct PositionConfig {
     pub dim: usize,
     /// `A`.
     pub num_heads: usize,
-    /// Width of the network that makes a relative bias.
+    /// Hidden width of the MLP for a relative bias.
     pub rel_pos_dim: usize,
-    /// How a table is brought to another grid.
+    /// How tables are resized to another grid.
     pub resize: PosResize,
 }
 
-/// A position encoding. Its fields are keys of the checkpoint, without a name of its own in the path.
+/// A position encoding. Its fields are keys at the top level of the checkpoint.
 #[derive(Module, Debug)]
 pub struct Position {
     /// `[1, prefix + N, D]`.
@@ -110,7 +110,7 @@ pub struct Position {
     pub pos_embed_prefix: Option<Param<Tensor<3>>>,
     /// One relative bias for all blocks.
     pub shared_rel_pos: Option<RelPos>,
-    /// Convolutions on the token grid, the one at index `i` after block `i`.
+    /// Convolutions on the token grid; index `i` acts after block `i`.
     pub pos_block: Vec<PosConv>,
     #[module(skip)]
     config: PositionConfig,
@@ -146,7 +146,7 @@ impl Position {
         }
     }
 
-    /// The positions of a `grid`, `[1, prefix_rows + N, D]`; `None` where nothing is added to the tokens.
+    /// The position table of a `grid`, `[1, prefix_rows + N, D]`; `None` if nothing is added to the tokens.
     pub fn table(&self, grid: [usize; 2], dtype: DType, device: &Device) -> Option<Tensor<3>> {
         let PositionConfig { kind, dim, prefix_rows, .. } = self.config;
         if let (Some(x), Some(y)) = (&self.pos_embed_x, &self.pos_embed_y) {
@@ -172,28 +172,28 @@ impl Position {
         }
     }
 
-    /// A bias on the scores that all blocks share, `[1, A, T, T]`.
+    /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
         self.shared_rel_pos.as_ref().map(|rel_pos| rel_pos.bias(grid))
     }
 
-    /// What happens to the tokens `[B, T, D]` after block `index`; `None` if nothing does.
+    /// The tokens `[B, T, D]` after block `index`, if the encoding acts there; else `None`.
     pub fn between(&self, x: &Tensor<3>, index: usize, grid: [usize; 2]) -> Option<Tensor<3>> {
         self.pos_block.get(index).map(|conv| conv.forward(x.clone(), self.config.prefix_tokens, grid))
     }
 
-    /// Whether [`between`](Self::between) does something behind block `index`.
+    /// Whether [`between`](Self::between) acts after block `index`.
     pub fn is_between(&self, index: usize) -> bool {
         index < self.pos_block.len()
     }
 
-    /// Each block's own relative bias, where the encoding has one.
+    /// The relative bias of one block, if the encoding has one per block.
     pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPos> {
         let own = config.kind.is_relative() && !config.kind.is_shared();
         own.then(|| RelPos::of(config, device))
     }
 
-    /// `[1, N, D]` on the model's grid to `[1, N', D]` on another, as a product with a fixed matrix.
+    /// `[1, N, D]` on the model's grid to `[1, N', D]` on another, by a product with a fixed matrix.
     fn resized(&self, patches: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         let PositionConfig { grid: [h, w], resize, .. } = self.config;
         let [_, _, d] = patches.dims();
@@ -220,12 +220,12 @@ impl Position {
     }
 }
 
-/// [`axis_weights`] as a tensor `[1, new, old]` beside `like`.
+/// [`axis_weights`] as a tensor `[1, new, old]` with the device and type of `like`.
 fn axis(old: usize, new: usize, method: PosResize, like: &Tensor<3>) -> Tensor<3> {
     matrix(axis_weights(old, new, method), new, old, like)
 }
 
-/// A matrix of weights as a tensor `[1, rows, columns]` beside `like`.
+/// A matrix of weights as a tensor `[1, rows, columns]` with the device and type of `like`.
 fn matrix(weights: Vec<f64>, rows: usize, columns: usize, like: &Tensor<3>) -> Tensor<3> {
     let data = TensorData::new(weights, [1, rows, columns]);
     Tensor::from_data(data, (&like.device(), like.dtype()))
@@ -236,7 +236,7 @@ fn table_tensor(table: Vec<f64>, dim: usize, device: &Device, dtype: DType) -> T
     Tensor::from_data(TensorData::new(table, [1, rows, dim]), (device, dtype))
 }
 
-/// The fixed table `[prefix_rows + H·W, D]` of a sin-cos encoding, rounded to f32 as every source keeps it.
+/// The fixed table `[prefix_rows + H·W, D]` of a sin-cos encoding, rounded to f32 as in every source.
 pub fn fixed_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
     exact_table(config, grid).into_iter().map(|value| f64::from(value as f32)).collect()
 }
@@ -270,13 +270,13 @@ fn exact_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
 }
 
 /// A bias per head on the attention scores, by the offset between two patches.
-// A dozen of them at most are in memory, beside megabytes of weights.
+// The size of a variant does not matter: a dozen exist at most, beside megabytes of weights.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum RelPos {
     /// Looked up in a table.
     Table(RelPosBias),
-    /// Made by a network.
+    /// Computed by an MLP.
     Network(RelPosMlp),
 }
 
@@ -297,8 +297,8 @@ impl RelPos {
     }
 }
 
-/// A learned bias per head for every offset between two patches (Swin, BEiT; timm `RelPosBias`).
-/// With prefix tokens three more rows follow: prefix to patch, patch to prefix, prefix to prefix.
+/// A learned bias per head for every offset between two patches (Swin, BEiT; timm `RelPosBias`). With prefix
+/// tokens, three more rows follow: prefix to patch, patch to prefix, prefix to prefix.
 #[derive(Module, Debug)]
 pub struct RelPosBias {
     /// `[(2H - 1)(2W - 1) (+ 3), A]`.
@@ -321,8 +321,8 @@ impl RelPosBias {
         }
     }
 
-    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries. For another grid than the
-    /// model's the table is resampled ([`offset_weights`]).
+    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries. For another grid than the model's,
+    /// [`offset_weights`] resizes the table.
     pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
         pairs(self.resized(self.relative_position_bias_table.val(), grid), grid, self.prefix_tokens)
     }
@@ -349,14 +349,14 @@ impl RelPosBias {
     }
 }
 
-/// A network from offsets to biases: `fc2(relu(fc1(sign(o) ln(1 + |o|))))` of the offset `o` in rows and columns
-/// (Liu et al. 2021, arXiv:2111.09883, section 3.3, as timm's `RelPosMlp` in its mode `cr` has it). Pairs with a prefix
-/// token have no bias. It knows no grid, so another one needs no resizing.
+/// An MLP from offsets to biases: `fc2(relu(fc1(sign(o) ln(1 + |o|))))` of the offset `o` in rows and columns (Liu
+/// et al. 2021, arXiv:2111.09883, section 3.3; timm's `RelPosMlp` in mode `cr`). Pairs with a prefix token have no
+/// bias. It works for any grid without resizing.
 #[derive(Module, Debug)]
 pub struct RelPosMlp {
-    /// The network.
+    /// The MLP.
     pub mlp: OffsetMlp,
-    /// Dropout between its layers, in training; 0.125 as in timm, where it is no option.
+    /// Dropout between its layers in training; always 0.125, as in timm.
     pub drop: f64,
     prefix_tokens: usize,
 }
@@ -392,7 +392,7 @@ impl RelPosMlp {
     }
 }
 
-/// `sign(o) ln(1 + |o|)` of every offset, rows before columns, rounded to f32 as timm keeps them.
+/// `sign(o) ln(1 + |o|)` of every offset, rows before columns, rounded to f32 as in timm.
 fn log_offsets([h, w]: [usize; 2]) -> Vec<f64> {
     let side = |n: usize| 1 - n as i64..n as i64;
     let log = |offset: i64| {
@@ -402,8 +402,8 @@ fn log_offsets([h, w]: [usize; 2]) -> Vec<f64> {
     side(h).flat_map(|y| side(w).flat_map(move |x| [log(y), log(x)])).collect()
 }
 
-/// A bias for every pair of tokens, `[1, A, T, T]`, from the rows of a table `[offsets + 3, A]`; the last three, which may
-/// lack where there are no prefix tokens, belong to pairs with one.
+/// A bias for every pair of tokens, `[1, A, T, T]`, from a table `[offsets + 3, A]`. The last three rows are for
+/// pairs with a prefix token; they may be absent if there are no prefix tokens.
 fn pairs(table: Tensor<2>, grid: [usize; 2], prefix_tokens: usize) -> Tensor<4> {
     let a = table.dims()[1];
     let t = prefix_tokens + grid[0] * grid[1];
@@ -429,8 +429,8 @@ fn relative_index([h, w]: [usize; 2], prefix: usize) -> Vec<i64> {
     (0..t * t).map(|pair| row(pair / t, pair % t) as i64).collect()
 }
 
-/// Conditional positions, Chu et al. 2021 (arXiv:2102.10882, "PEG"; timm `PosConv`): a depthwise 3x3
-/// convolution over the grid, added to the tokens. Prefix tokens pass by.
+/// Conditional positions, Chu et al. 2021 (arXiv:2102.10882, "PEG"; timm `PosConv`): a depthwise 3x3 convolution
+/// over the grid, added to the tokens. Prefix tokens are unchanged.
 #[derive(Module, Debug)]
 pub struct PosConv {
     /// One depthwise convolution, `[D, 1, 3, 3]`.

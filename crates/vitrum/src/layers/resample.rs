@@ -1,19 +1,17 @@
-//! Bringing a table of positions to another grid.
+//! Resizing position tables to another grid.
 //!
-//! Every method is linear and separable, so it is two small matrices, one per axis. They are made
-//! here in f64, the same way for a checkpoint on its way in, for a model that meets an image of
-//! another size, and for patch kernels of another size. Sources: PyTorch's `upsample` kernels,
-//! `scipy.ndimage.zoom`.
+//! Every method is linear and separable: two small matrices, one per axis. This file computes them in f64. They
+//! serve checkpoints that are being loaded, images of another size, and patch kernels of another size. Sources:
+//! PyTorch's `upsample` kernels, `scipy.ndimage.zoom`.
 
 use serde::{Deserialize, Serialize};
 
-/// How a position table is brought to another grid. The methods differ by 9 % to 40 % of the largest
-/// value, so a card names its own.
+/// How a position table is resized to another grid. Results of the methods differ by 9 % to 40 % of the largest
+/// value, so each card names its method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PosResize {
-    /// Bicubic with antialiasing: timm. Tables of relative positions take timm's way for them,
-    /// [`resample_offsets`].
+    /// Bicubic with antialiasing: timm. For tables of relative positions see [`resample_offsets`].
     #[default]
     BicubicAntialias,
     /// Bicubic without antialiasing: DeiT, MAE, torchvision, Hugging Face.
@@ -69,9 +67,9 @@ pub fn resample_offsets(
 
 /// The matrix `[new, old]` (row-major) that resamples one axis of a relative bias; both lengths are odd.
 ///
-/// [`PosResize::BicubicAntialias`] stands for what timm does with such tables (BEiT's way, `resize_rel_pos_bias_table`
-/// without SciPy): the old offsets are spread over the new ones in a geometric progression, dense near zero, and the
-/// new values are linear between them. Every other method treats the offsets as a grid; `Bicubic` is timm's
+/// [`PosResize::BicubicAntialias`] means timm's method for such tables (from BEiT: `resize_rel_pos_bias_table`,
+/// without SciPy). It spreads the old offsets over the new ones in a geometric progression, dense near zero, and
+/// interpolates linearly between them. Every other method treats the offsets as a grid; `Bicubic` is timm's
 /// `resize_rel_pos_bias_table_simple`.
 pub fn offset_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
     if method != PosResize::BicubicAntialias {
@@ -95,8 +93,8 @@ pub fn offset_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
     weights
 }
 
-/// Where `old` offsets lie among `new` ones: 0, ±1, ±(1 + q), ±(1 + q + q²), …, with the q from 1.01 to 1.5 that ends
-/// at `new / 2`, found by halving to within 1e-6 as timm finds it.
+/// Places of `old` offsets among `new` ones: 0, ±1, ±(1 + q), ±(1 + q + q²), …. The ratio q lies between 1.01 and
+/// 1.5, and the last place is `new / 2`. Bisection finds q to within 1e-6, as in timm.
 fn geometric_places(old: usize, new: usize) -> Vec<f64> {
     let (arm, reach) = (old / 2, (new / 2) as f64);
     let (mut low, mut high, mut q) = (1.01_f64, 1.5_f64, 1.01_f64);
@@ -115,7 +113,7 @@ fn geometric_places(old: usize, new: usize) -> Vec<f64> {
     places
 }
 
-/// Multiplies both axes of a table with the matrices `weights(old, new)` gives.
+/// Multiplies both axes of a table with the matrices from `weights(old, new)`.
 fn multiply(
     table: &[f64],
     dim: usize,
@@ -150,7 +148,7 @@ fn add_weighted<'a>(out: &mut [f64], weights: &[f64], input: impl Fn(usize) -> &
     }
 }
 
-/// Which old samples make up new sample `i`, and with what weight.
+/// The old samples that make up new sample `i`, each with its weight.
 fn taps(i: usize, old: usize, new: usize, method: PosResize) -> Vec<(usize, f64)> {
     let ratio = old as f64 / new as f64;
     let centre = i as f64 + 0.5;
@@ -171,14 +169,14 @@ fn taps(i: usize, old: usize, new: usize, method: PosResize) -> Vec<(usize, f64)
     }
 }
 
-/// Two neighbours of a position that is not negative.
+/// The two neighbours of a non-negative position.
 fn linear(at: f64, old: usize) -> Vec<(usize, f64)> {
     let first = (at.floor() as usize).min(old - 1);
     let share = at - first as f64;
     vec![(first, 1.0 - share), ((first + 1).min(old - 1), share)]
 }
 
-/// Keys' cubic with a = -0.75 and repeated borders, as PyTorch interpolates without antialiasing.
+/// Keys' cubic with a = -0.75 and repeated borders, as in PyTorch without antialiasing.
 fn cubic(at: f64, old: usize) -> Vec<(usize, f64)> {
     let first = at.floor();
     (-1..=2)
@@ -189,7 +187,7 @@ fn cubic(at: f64, old: usize) -> Vec<(usize, f64)> {
         .collect()
 }
 
-/// Keys' cubic with a = -0.5, widened when shrinking and normalised, as PIL and PyTorch antialias.
+/// Keys' cubic with a = -0.5, widened when shrinking and normalised, as in Pillow and PyTorch with antialiasing.
 fn antialiased(centre: f64, ratio: f64, old: usize) -> Vec<(usize, f64)> {
     let widen = ratio.max(1.0);
     let support = 2.0 * widen;

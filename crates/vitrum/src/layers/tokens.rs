@@ -1,4 +1,4 @@
-//! Tokens that are not patches: class, register, and later distillation and mask tokens.
+//! Tokens that are not patches: class and register tokens.
 
 use burn::module::Param;
 use burn::tensor::Tensor;

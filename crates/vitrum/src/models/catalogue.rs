@@ -1,8 +1,8 @@
 //! Models by timm's names.
 //!
-//! The table is data (`catalogue.json`): for each name what differs from ViT-B/16, the preprocessing of
-//! timm's default weights and the tags of the published ones. Parameter counts and GMACs are not in it:
-//! they follow from the configuration and are tested against timm's.
+//! The table is data (`catalogue.json`). For each name it holds the difference from ViT-B/16, the preprocessing of
+//! timm's default weights, and the tags of published weights. Parameter counts and GMACs follow from the
+//! configuration; tests compare them with timm's.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -20,15 +20,15 @@ static TABLE: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// How it is built.
+    /// The model's configuration.
     pub config: ModelConfig,
-    /// How timm's default weights of this name want their images.
+    /// Preprocessing of timm's default weights for this name.
     pub preprocess: NamedPreprocess,
     /// Tags of published weights (`augreg_in21k_ft_in1k`), timm's default first.
     pub tags: Vec<String>,
 }
 
-/// Preprocessing as the catalogue names it.
+/// Preprocessing in the catalogue's terms.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedPreprocess {
@@ -45,7 +45,7 @@ pub struct NamedPreprocess {
 }
 
 impl Entry {
-    /// How timm's default weights of this name want their images.
+    /// Preprocessing of timm's default weights for this name.
     pub fn preprocess(&self) -> Preprocess {
         let NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &self.preprocess;
         let image = self.config.input().image();
@@ -84,11 +84,11 @@ impl ModelConfig {
     }
 }
 
-/// The name of the same family whose configuration differs in the fewest fields, for writers that must name an
-/// architecture.
+/// The name of the same family whose configuration differs in the fewest fields. Writers that must name an
+/// architecture use it.
 pub fn closest(config: &ModelConfig) -> Option<&'static str> {
     let of_family = TABLE.iter().filter(|(_, entry)| entry.config.family() == config.family());
-    // Of equally close names the shortest is the plainest.
+    // Of equally close names, take the shortest.
     let best = of_family.min_by_key(|(name, entry)| (config.differences(&entry.config).len(), name.len()));
     best.map(|(name, _)| name.as_str())
 }

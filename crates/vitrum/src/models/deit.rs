@@ -1,10 +1,10 @@
 //! DeiT — Touvron et al. 2020, "Training data-efficient image transformers & distillation through attention",
 //! arXiv:2012.12877.
 //!
-//! What differs from the plain Vision Transformer ([`vit`](super::vit)):
+//! Differences from the plain Vision Transformer ([`vit`](super::vit)):
 //!
-//! - a distillation token behind the class token, with a row of its own in the position table;
-//! - a second head, on that token: it learns what a teacher says, the first one what the labels say;
+//! - a distillation token after the class token, with its own row in the position table;
+//! - a second head on that token: it learns from a teacher, the first one from labels;
 //! - the answer is the mean of both heads (section 5.2), or one of them ([`DeitAnswer`]).
 //!
 //! DeiT's models without the token, and those of DeiT III (arXiv:2204.07118), are plain Vision Transformers.
@@ -25,29 +25,29 @@ use crate::layers::names::Flat;
 use crate::layers::observe::Observer;
 use crate::layers::{Linear, parameter};
 
-/// Which head answers.
+/// The head that gives the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeitAnswer {
-    /// The mean of both, as timm and the paper.
+    /// The mean of both, as in timm and the paper.
     #[default]
     Mean,
-    /// The one on the class token.
+    /// The head on the class token.
     Class,
-    /// The one on the distillation token.
+    /// The head on the distillation token.
     Dist,
 }
 
-/// How a DeiT is built: a Vision Transformer's fields, and these.
+/// How a DeiT is built: the fields of a Vision Transformer and these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeitConfig {
-    /// The Vision Transformer. On disk its fields stand beside the others.
+    /// The Vision Transformer. On disk its fields stand at the same level as the others.
     #[serde(flatten)]
     pub vit: VitConfig,
     /// The second head (`head_dist`). transformers' `DeiTForImageClassification` has the token without it.
     #[serde(default = "yes")]
     pub head_dist: bool,
-    /// Which head answers; without the second one the first does.
+    /// The head that gives the answer. Without a second head it is the first.
     #[serde(default)]
     pub answer: DeitAnswer,
 }
@@ -64,7 +64,7 @@ impl Default for DeitConfig {
 }
 
 impl DeitConfig {
-    /// The Vision Transformer, which knows of one token more.
+    /// The Vision Transformer's configuration with one more token.
     pub fn encoder(&self) -> VitConfig {
         VitConfig { more_tokens: 1, ..self.vit.clone() }
     }
@@ -78,7 +78,7 @@ impl DeitConfig {
 /// A DeiT. Field names are the checkpoint's names.
 #[derive(Module, Debug)]
 pub struct Deit {
-    /// The Vision Transformer around which it is made.
+    /// The Vision Transformer inside.
     pub vit: Flat<Vit>,
     /// `[1, 1, D]`.
     pub dist_token: Param<Tensor<3>>,
@@ -97,13 +97,13 @@ impl Deit {
         &self.config
     }
 
-    /// A token of the prefix, `[B, T, D] -> [B, D]`, with the dropout before the heads.
+    /// A token of the prefix, `[B, T, D] -> [B, D]`, after the dropout before the heads.
     fn token(&self, tokens: &Tensor<3>, index: usize) -> Tensor<2> {
         dropout(tokens.clone().narrow(1, index, 1).squeeze_dim(1), self.config.vit.drop_rate)
     }
 }
 
-/// The mean of two, in timm's order of operations.
+/// The mean of two tensors, in timm's order of operations.
 fn mean(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     (a + b) / 2.0
 }
@@ -114,7 +114,7 @@ impl Backbone for Deit {
         self.vit.features_of(x, want, Self::READ, watch)
     }
 
-    /// The mean of both tokens; the class token where there is one head alone.
+    /// The mean of both tokens; the class token if there is only one head.
     fn embedding(&self, features: Features, _: &mut dyn Observer) -> Tensor<2> {
         let tokens = features.last().tokens;
         match (self.config.head_dist, self.config.answer) {

@@ -1,15 +1,15 @@
-//! Configurations through serde: read, laid over, compared. The one place for all of it.
+//! Configurations through serde: reading, changing fields, comparing.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::{ConfigError, ModelConfig};
 
-/// The key that says which family a configuration is of.
+/// The key that names the family of a configuration.
 const FAMILY: &str = "family";
 
 impl<'de> Deserialize<'de> for ModelConfig {
-    /// Without `family` the fields are those of a `vit`, as files had them before there were other families.
+    /// Without `family` the fields are those of a `vit`: older files have no such key.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
         let mut fields = Map::<String, Value>::deserialize(deserializer)?;
@@ -22,7 +22,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
         };
         let given: Vec<String> = fields.keys().cloned().collect();
         let config = Self::of_family(&family, Value::Object(fields)).map_err(D::Error::custom)?;
-        // serde cannot refuse unknown fields of a configuration that holds another one flattened.
+        // serde cannot refuse unknown fields of a configuration with a flattened one inside.
         let known = config.fields();
         match given.iter().find(|key| !known.contains_key(*key)) {
             Some(key) => Err(D::Error::custom(format!("unknown field `{key}`"))),
@@ -47,17 +47,17 @@ impl ModelConfig {
         self.fields().remove(name)
     }
 
-    /// `K`: the field `num_classes`; 0 for a model without a head, or of a family without classes.
+    /// `K`: the field `num_classes`; 0 for a model without a head or a family without classes.
     pub fn num_classes(&self) -> usize {
         self.field("num_classes").and_then(|value| value.as_u64()).map_or(0, |classes| classes as usize)
     }
 
-    /// The configuration with `value` in the field `name`. One number stands for height and width; the text `none` for
-    /// no value, where a field may have none.
+    /// The configuration with `value` in the field `name`. One number sets both height and width; the text `none`
+    /// clears an optional field.
     ///
     /// # Errors
-    /// [`ConfigError::UnknownField`], and [`ConfigError::Value`] for a value of the wrong kind. Whether the whole makes a
-    /// model is [`validate`](super::Config::validate)'s to say.
+    /// [`ConfigError::UnknownField`], or [`ConfigError::Value`] for a value of the wrong kind.
+    /// [`validate`](super::Config::validate) checks the whole configuration.
     pub fn with(&self, name: &str, value: Value) -> Result<Self, ConfigError> {
         let mut fields = self.fields();
         let Some(old) = fields.get(name) else {
@@ -94,7 +94,7 @@ impl ModelConfig {
         pairs.into_iter().try_fold(self.clone(), |config, (name, value)| config.with(name, value))
     }
 
-    /// The configuration with `value` in the field `name`, where there is a value.
+    /// The configuration with `value` in the field `name`; unchanged if `value` is `None`.
     ///
     /// # Errors
     /// Those of [`with`](ModelConfig::with).
@@ -105,8 +105,8 @@ impl ModelConfig {
         }
     }
 
-    /// The fields whose values differ from those of `base`, with their values here. All of them, if `base` is of another
-    /// family.
+    /// The fields whose values differ from those of `base`, with the values of this configuration. All fields if
+    /// `base` is of another family.
     pub fn differences(&self, base: &Self) -> Map<String, Value> {
         let theirs = if self.family() == base.family() { base.fields() } else { Map::new() };
         self.fields().into_iter().filter(|(name, value)| theirs.get(name) != Some(value)).collect()
@@ -121,14 +121,14 @@ fn wrong(field: &str, error: &serde_json::Error) -> ConfigError {
     ConfigError::Value { field: field.into(), reason: error.to_string() }
 }
 
-/// The name most like `name`, if one is close.
+/// The most similar name, if one is close.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
     let scored = names.map(|other| (strsim::jaro_winkler(name, other), other));
     let best = scored.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)))?;
     (best.0 > 0.7).then(|| best.1.clone())
 }
 
-/// A value as people write it after `=`: `null` and `none`, `true`, numbers, JSON; all else is a text.
+/// A value as typed after `=`: `null` and `none`, `true`, numbers, JSON; anything else is text.
 pub fn read_value(text: &str) -> Value {
     let lower = text.to_ascii_lowercase();
     match lower.as_str() {

@@ -1,7 +1,7 @@
-//! One paper, one file; and the narrow waist the rest of the system sees.
+//! Models: one file per paper, and the interface that the rest of the system uses.
 //!
-//! [`ModelConfig`] and [`Model`] are made from the list of families below. A family is a file here (what it computes),
-//! a file in [`checkpoint::family`](crate::checkpoint::family) (what its files look like) and a line in the list.
+//! The list of families below makes [`ModelConfig`] and [`Model`]. A family is a file here (what it computes), a
+//! file in [`checkpoint::family`](crate::checkpoint::family) (what its files look like) and a line in the list.
 
 pub mod catalogue;
 mod fields;
@@ -24,16 +24,16 @@ pub use prepared::Precision;
 pub(crate) use prepared::{in_parts, is_skipped};
 use shapes::Walk;
 
-/// What a configuration, or the name of a model or a field, can be wrong about.
+/// An invalid configuration, or an unknown name of a model or field.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A field, alone or beside another, makes no model.
+    /// A field is invalid, alone or together with another.
     #[error("{field} {reason}")]
     Field {
         /// The field's name, as timm spells it.
         field: &'static str,
-        /// What is wrong with it; a sentence that begins with the field.
+        /// What is wrong with it; the message begins with the field.
         reason: String,
     },
     /// A field's value is of the wrong kind.
@@ -41,25 +41,25 @@ pub enum ConfigError {
     Value {
         /// The field's name.
         field: String,
-        /// What serde says.
+        /// serde's message.
         reason: String,
     },
     /// The family has no such field.
     #[error("no field '{field}' in a {family}{}", hint(.nearest))]
     UnknownField {
-        /// What was asked for.
+        /// The requested name.
         field: String,
         /// The family, as `config.json` names it.
         family: &'static str,
-        /// The field most like it.
+        /// The most similar field.
         nearest: Option<String>,
     },
     /// No model has this name.
     #[error("unknown model '{name}'\nhint: did you mean {}?", .nearest.join(", "))]
     UnknownName {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Names like it, nearest first.
+        /// Similar names, most similar first.
         nearest: Vec<String>,
     },
     /// A parameter that the family has no first value for.
@@ -71,27 +71,27 @@ fn hint(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|name| format!("\nhint: did you mean {name}?")).unwrap_or_default()
 }
 
-/// A model was asked for what it cannot do.
+/// The model lacks the requested capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a {family} cannot {what}; it can {}", .can.join(", "))]
 pub struct CannotError {
     /// The family of the model.
     pub family: &'static str,
-    /// What was asked for.
+    /// The requested capability.
     pub what: &'static str,
-    /// What works with it.
+    /// The capabilities it has.
     pub can: Vec<&'static str>,
 }
 
-/// Makes [`ModelConfig`], [`Model`] and every dispatch from the list of families. `$d` is a dollar sign, for the macros
-/// that this one makes.
+/// Makes [`ModelConfig`], [`Model`] and every dispatch from the list of families. `$d` is a dollar sign, for the
+/// macros that this one defines.
 macro_rules! families {
     (($d:tt) $($(#[$doc:meta])* $name:ident: $module:ident { $config:ident, $model:ident },)*) => {
         $(pub mod $module;)*
         $(pub use $module::{$config, $model};)*
 
-        /// The configuration of a model of any family. On disk it is the family's own fields and `family`; without
-        /// `family` it is a `vit`.
+        /// The configuration of a model of any family. On disk: the family's fields and `family`; without `family`
+        /// it is a `vit`.
         #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(tag = "family", rename_all = "snake_case")]
         pub enum ModelConfig {
@@ -100,27 +100,28 @@ macro_rules! families {
 
         /// A model of any family.
         #[derive(Module, Debug)]
-        // One of them is in memory, beside megabytes of weights.
+        // The size of a variant does not matter: one model is in memory, beside megabytes of weights.
         #[allow(clippy::large_enum_variant)]
         pub enum Model {
             $($(#[$doc])* $name($model),)*
         }
 
-        /// `each_config!(self, config => expression)`: the expression for the configuration of whichever family.
+        /// `each_config!(self, config => expression)`: evaluates the expression for the configuration of the
+        /// present family.
         macro_rules! each_config {
             ($d of:expr, $d config:ident => $d expression:expr) => {
                 match $d of { $($crate::models::ModelConfig::$name($d config) => $d expression,)* }
             };
         }
 
-        /// `each_model!(self, model => expression)`, likewise.
+        /// `each_model!(self, model => expression)`: the same for a model.
         macro_rules! each_model {
             ($d of:expr, $d model:ident => $d expression:expr) => {
                 match $d of { $($crate::models::Model::$name($d model) => $d expression,)* }
             };
         }
 
-        /// `each_family!(Config => expression)`: a list of the expression for every family's type of configuration.
+        /// `each_family!(Config => expression)`: a list of the expression for each family's configuration type.
         macro_rules! each_family {
             ($d of:ident => $d expression:expr) => {
                 vec![$({
@@ -131,7 +132,7 @@ macro_rules! families {
         }
 
         impl ModelConfig {
-            /// The families' names, as `config.json` has them, in the order of the list.
+            /// The families' names, as in `config.json`, in the order of the list.
             pub const FAMILIES: &'static [&'static str] = &[$(stringify!($module),)*];
 
             /// The name of the family.
@@ -165,7 +166,7 @@ macro_rules! families {
             impl TryFrom<ModelConfig> for $config {
                 type Error = ModelConfig;
 
-                /// Gives the configuration back if it is another family's.
+                /// Returns the configuration if it is of another family.
                 fn try_from(config: ModelConfig) -> Result<Self, ModelConfig> {
                     match config {
                         ModelConfig::$name(config) => Ok(config),
@@ -267,38 +268,37 @@ impl Model {
         self.config().family()
     }
 
-    /// The model as one that makes features.
+    /// The model as a backbone.
     ///
     /// # Errors
-    /// [`CannotError`] if its family makes none.
+    /// [`CannotError`] if its family makes no features.
     pub fn as_backbone(&self) -> Result<&dyn Backbone, CannotError> {
         self.backbone().ok_or_else(|| self.cannot("make features"))
     }
 
-    /// The model as one that names classes; it may lack a head ([`Classify::num_classes`] is 0 then).
+    /// The model as a classifier. It may lack a head; [`Classify::num_classes`] is 0 then.
     ///
     /// # Errors
-    /// [`CannotError`] if its family names none.
+    /// [`CannotError`] if its family has no classes.
     pub fn as_classifier(&self) -> Result<&dyn Classify, CannotError> {
         self.classify().ok_or_else(|| self.cannot("name classes"))
     }
 
-    /// Why this model cannot do something, with what it can.
+    /// The error for a missing capability; it lists the ones that exist.
     fn cannot(&self, what: &'static str) -> CannotError {
         let can = [("name classes", self.classify().is_some()), ("make features", self.backbone().is_some())];
         let can = can.into_iter().filter(|(_, here)| *here).map(|(what, _)| what).collect();
         CannotError { family: self.family(), what, can }
     }
 
-    /// Logits of images `[B, C, H, W]`, `[B, K]`, for answers alone: as fast as this machine can, so on the threads that
-    /// the operations share, each with images of its own; faster still once [packed](Self::pack). Not for training: the
-    /// calling thread draws what is dropped.
+    /// Logits of images, `[B, C, H, W] -> [B, K]`, for inference only. Images are spread over rayon's threads.
+    /// [Packing](Self::pack) makes it faster. Not for training: dropout draws in the calling thread.
     ///
-    /// Several threads may ask one model at a time. Most images per second come of requests that share no threads: each
-    /// asked within `rayon::ThreadPool::install` of a pool of its own with one thread (`vitrum bench --streams`).
+    /// Several threads may use one model at a time. For the most images per second, give each thread a rayon pool
+    /// of one thread and call this within `rayon::ThreadPool::install` (`vitrum bench --streams`).
     ///
     /// # Errors
-    /// [`CannotError`] if the model names no classes.
+    /// [`CannotError`] if the model has no classes.
     pub fn logits(&self, images: Tensor<4>) -> Result<Tensor<2>, CannotError> {
         let model = self.as_classifier()?;
         Ok(in_parts(images, |images| model.forward(images.into())))

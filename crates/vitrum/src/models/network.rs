@@ -1,7 +1,7 @@
-//! The waist: what a configuration says of itself, and what the rest of the system may ask of any model.
+//! The waist: what a configuration says about itself, and what the rest of the system may ask of any model.
 //!
-//! A family implements [`Config`] for its configuration and [`Network`] for its model, and says with the capability
-//! traits ([`Backbone`], [`Classify`], …) what the model can do. Nothing else of the system knows the family.
+//! A family implements [`Config`] for its configuration and [`Network`] for its model. It states its capabilities
+//! with [`Backbone`], [`Classify`] and their kin. No other part of the system knows the family.
 
 use std::fmt;
 
@@ -17,21 +17,21 @@ use crate::layers::init::{Draw, initialize};
 use crate::layers::observe::{Observer, Silent};
 use crate::layers::tokens::split;
 
-/// What a configuration says of itself.
+/// What a configuration says about itself.
 pub trait Config:
     Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
 {
     /// The model it describes.
     type Model: Network;
 
-    /// Checks that a model can be built from this, and that its size is that of a model.
+    /// Checks that a model can be built from this configuration and that its size is reasonable.
     ///
     /// # Errors
-    /// The first field, or pair of fields, that makes no model.
+    /// The first invalid field or pair of fields.
     fn validate(&self) -> Result<(), ConfigError>;
 
-    /// The model with parameters that take no memory until they are loaded or read. Call it for a valid configuration:
-    /// [`skeleton`](Config::skeleton) checks first.
+    /// Builds the model. Its parameters take no memory until they are loaded or read. The configuration must be
+    /// valid; [`skeleton`](Config::skeleton) checks it first.
     fn build(&self, device: &Device) -> Self::Model;
 
     /// What one example looks like.
@@ -43,13 +43,13 @@ pub trait Config:
     /// Those of [`validate`](Config::validate).
     fn walk(&self) -> Result<Walk, ConfigError>;
 
-    /// The layers that make logits of classes (`head`): other classes mean new ones.
+    /// The layers that compute class logits (`head`). They are replaced if the classes change.
     fn heads(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The first value of the parameter `key` of this shape in memory; `None` if the family has no such parameter, which
-    /// is an error, never a zero.
+    /// The first value of the parameter `key` with this in-memory shape. `None`: the family has no such parameter;
+    /// that is an error, never a zero.
     fn first(&self, key: &str, shape: &[usize]) -> Option<Draw>;
 
     /// A model whose parameters take no memory until they are loaded or read.
@@ -61,10 +61,10 @@ pub trait Config:
         Ok(self.build(device))
     }
 
-    /// A fresh model with values drawn from `seed`, in the device's own float type.
+    /// A fresh model with values drawn from `seed`, in the device's float type.
     ///
     /// # Errors
-    /// Those of [`validate`](Config::validate), and a parameter without a first value.
+    /// Those of [`validate`](Config::validate), or a parameter without a first value.
     fn init(&self, device: &Device, seed: u64) -> Result<Self::Model, ConfigError> {
         self.init_as(device, seed, device.settings().float_dtype.into())
     }
@@ -85,14 +85,14 @@ pub trait Config:
 pub enum Input {
     /// A picture.
     Image(ImageInput),
-    /// A clip of so many frames.
+    /// A clip with this number of frames.
     Clip {
         /// `F`: frames.
         frames: usize,
         /// One frame.
         image: ImageInput,
     },
-    /// A picture and a text of at most so many tokens.
+    /// A picture and a text of at most this number of tokens.
     ImageText {
         /// The picture.
         image: ImageInput,
@@ -119,29 +119,30 @@ impl Input {
     }
 }
 
-/// What the system may do with any model.
+/// What the system may ask of any model.
 pub trait Network: Module + Sync {
-    /// The linear layers that hold nearly all of the weights, with their names (`blocks.0.attn.qkv`): what is quantised,
-    /// packed, and given low-rank updates. Empty where a family has none.
+    /// The linear layers that hold nearly all weights, with their names (`blocks.0.attn.qkv`). They can be
+    /// quantised, packed, and given low-rank updates. May be empty.
     fn linears(&self) -> Vec<(String, &Linear)>;
 
-    /// [`linears`](Network::linears), to change them.
+    /// [`linears`](Network::linears), mutable.
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)>;
 
-    /// Where a parameter stands in the order of layers.
+    /// The layer of a parameter, in the order of the network.
     fn depth(&self, key: &str) -> Depth;
 
-    /// Whether a parameter of more than one dimension decays; tokens and position tables do not.
+    /// Whether weight decay applies to a parameter of more than one dimension. It does not apply to tokens and
+    /// position tables.
     fn decays(&self, _key: &str) -> bool {
         true
     }
 
-    /// The layers that make logits of classes (`head`): other classes mean new ones.
+    /// The layers that compute class logits (`head`). They are replaced if the classes change.
     fn heads(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The model as links, for training that computes each twice; `None` where it keeps everything.
+    /// The model as a chain of links, for training that recomputes activations; `None` if it cannot.
     fn chain(&self) -> Option<&dyn Chain> {
         None
     }
@@ -162,21 +163,21 @@ pub trait Network: Module + Sync {
     }
 }
 
-/// Whether a key is that of a parameter of one of these layers.
+/// Whether the key belongs to a parameter of one of these layers.
 pub(crate) fn is_in(key: &str, layers: &[&str]) -> bool {
     layers.iter().any(|layer| key.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// Where a parameter stands in the order of layers, from pixels to answer.
+/// The layer of a parameter, in order from pixels to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// Before the first layer: patches, tokens, positions.
     Stem,
     /// The layer of this index.
     Layer(usize),
-    /// After the last layer, and trained at its pace: the norm.
+    /// After the last layer, with its learning rate: the norm.
     Close,
-    /// What comes after, and all else.
+    /// The head and everything else.
     Head,
 }
 
@@ -201,7 +202,7 @@ impl Inputs {
     /// The images.
     ///
     /// # Panics
-    /// If these are clips: a family that takes images asks for images ([`Config::input`]).
+    /// If these are clips. [`Config::input`] tells which input a family takes.
     pub fn images(self) -> Tensor<4> {
         match self {
             Self::Images(images) | Self::ImageText(images, _) => images,
@@ -209,7 +210,7 @@ impl Inputs {
         }
     }
 
-    /// How many examples there are.
+    /// Number of examples.
     pub fn len(&self) -> usize {
         match self {
             Self::Images(images) | Self::ImageText(images, _) => images.dims()[0],
@@ -217,7 +218,7 @@ impl Inputs {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -232,7 +233,7 @@ impl Inputs {
         }
     }
 
-    /// The same on the device that keeps no graph.
+    /// The same on the device without autodiff.
     #[must_use]
     pub fn inner(self) -> Self {
         match self {
@@ -243,16 +244,16 @@ impl Inputs {
     }
 }
 
-/// How much of its features a backbone computes.
+/// The part of its features that a backbone computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want<'a> {
-    /// What the head reads. Other tokens may be missing; the head's answer is the same.
+    /// The tokens that the head reads. Others may be missing; the head's answer is the same.
     Head,
     /// All tokens of the last level, after the closing norm (timm's `forward_features`).
     Last,
-    /// Every level, finest first; of a plain encoder the output of every block, without the closing norm.
+    /// Every level, finest first. For a plain encoder: the output of every block, without the closing norm.
     Levels,
-    /// The outputs of these blocks alone, in this order, without the closing norm.
+    /// The outputs of these blocks only, in this order, without the closing norm.
     Blocks(&'a [usize]),
 }
 
@@ -263,19 +264,19 @@ pub struct Features {
     pub levels: Vec<Level>,
 }
 
-/// Tokens on a grid; a feature map is tokens without a prefix, channels last.
+/// Tokens on a grid. A feature map is tokens without a prefix, channels last.
 #[derive(Clone, Debug)]
 pub struct Level {
     /// `[B, T, D]`: prefix, then frame by frame, row by row.
     pub tokens: Tensor<3>,
-    /// Class, register and other tokens in front.
+    /// Number of class, register and other tokens in front.
     pub prefix: usize,
     /// Frames, rows and columns.
     pub grid: [usize; 3],
 }
 
 impl Level {
-    /// Tokens of one image each.
+    /// Tokens of single images.
     pub fn of_image(tokens: Tensor<3>, prefix: usize, [rows, columns]: [usize; 2]) -> Self {
         Self { tokens, prefix, grid: [1, rows, columns] }
     }
@@ -290,7 +291,7 @@ impl Level {
         split(self.tokens, self.prefix)
     }
 
-    /// The patches as a feature map, `[B, D, H, W]` (for clips the frames stand above each other).
+    /// The patches as a feature map, `[B, D, H, W]`. For clips, frames are stacked vertically.
     pub fn map(self) -> Tensor<4> {
         let [frames, rows, columns] = self.grid;
         let (_, patches) = self.split();
@@ -306,7 +307,7 @@ impl From<Level> for Features {
 }
 
 impl Features {
-    /// The coarsest level: of a plain encoder the only one.
+    /// The coarsest level. A plain encoder has only one.
     ///
     /// # Panics
     /// Without a level.
@@ -326,15 +327,15 @@ pub trait Backbone: Sync {
 
 /// Features to classes.
 pub trait Classify: Backbone {
-    /// `K`; 0 where the model has no head.
+    /// `K`; 0 if the model has no head.
     fn num_classes(&self) -> usize;
 
-    /// The logits of each head, `[B, K]`, in the order of [`Network::heads`]; the embedding where there is no head.
+    /// The logits of each head, `[B, K]`, in the order of [`Network::heads`]; the embedding if there is no head.
     fn logits_of_heads(&self, features: Features, watch: &mut dyn Observer) -> Vec<Tensor<2>> {
         vec![self.head(features, watch)]
     }
 
-    /// The answer, `[B, K]`; the embedding where there is no head.
+    /// The answer, `[B, K]`; the embedding if there is no head.
     fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
 
     /// Normalised pixels to the answer, `[B, K]`.
@@ -343,20 +344,20 @@ pub trait Classify: Backbone {
     }
 }
 
-/// A model as a chain of links, for training that keeps the links' inputs alone and computes the rest again.
+/// A model as a chain of links. Training can keep only the links' inputs and recompute the rest.
 ///
-/// `last(link(n - 1, … link(0, first(inputs))))` is [`Backbone::features`] with [`Want::Head`]. The levels may change
+/// `last(link(n - 1, … link(0, first(inputs))))` is [`Backbone::features`] with [`Want::Head`]. Levels may change
 /// their number, grid and width from link to link.
 pub trait Chain: Sync {
-    /// How many links lie between the first and the last part.
+    /// Number of links between the first and the last part.
     fn links(&self) -> usize;
 
-    /// What comes before the links.
+    /// The part before the links.
     fn first(&self, inputs: Inputs, watch: &mut dyn Observer) -> Features;
 
     /// One link.
     fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features;
 
-    /// What comes after the links, before the head.
+    /// The part after the links, before the head.
     fn last(&self, x: Features, watch: &mut dyn Observer) -> Features;
 }

@@ -1,4 +1,4 @@
-//! Forms of a model's weights that are made for answers alone: packed, bf16, eight bits.
+//! Weights prepared for inference: packed, bf16, int8.
 
 use std::ops::Range;
 
@@ -8,23 +8,23 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Model, Network};
 use crate::layers::names::wildcard;
 
-/// The numbers that a forward pass multiplies.
+/// The number format of the products in a forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Floating-point numbers, as the model holds them.
+    /// Floating point, as the model holds it.
     #[default]
     F32,
-    /// What the linear layers of the blocks and attention multiply is rounded to bf16 (eight digits of mantissa), and summed
-    /// in `f32`; all else is in `f32`. For answers.
+    /// The operands of the blocks' linear layers and of attention are rounded to bf16 (eight digits of mantissa);
+    /// sums are in `f32`. Everything else is in `f32`. For inference.
     Bf16,
-    /// Whole numbers of eight bits in the linear layers of the blocks; attention as in `Bf16` where the processor has an
-    /// instruction for it; all else in `f32`.
+    /// int8 in the linear layers of the blocks. Attention as in `Bf16` if the processor has the instruction.
+    /// Everything else in `f32`.
     Int8,
 }
 
 impl Precision {
-    /// As the command line spells it.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -34,7 +34,7 @@ impl Precision {
     }
 }
 
-/// `pass` over a batch `[B, C, H, W]`, for answers alone. Its result for an image must not depend on the others.
+/// `pass` over a batch `[B, C, H, W]`, for inference. Its result for an image must not depend on the others.
 pub(crate) fn in_parts<const R: usize>(
     images: Tensor<4>,
     pass: impl Fn(Tensor<4>) -> Tensor<R> + Sync,
@@ -42,7 +42,7 @@ pub(crate) fn in_parts<const R: usize>(
     let [batch, c, h, w] = images.dims();
     let (device, dtype) = (images.device(), images.dtype());
     if batch == 0 {
-        // Burn broadcasts nothing over an axis of length 0.
+        // Burn does not broadcast over an axis of length 0.
         let mut shape = pass(Tensor::zeros([1, c, h, w], (&device, dtype))).dims();
         shape[0] = 0;
         return Tensor::zeros(shape, (&device, dtype));
@@ -61,16 +61,16 @@ pub(crate) fn is_skipped(layer: &str, skip: &[String]) -> bool {
 }
 
 impl Model {
-    /// Turns the weights of the linear layers of the blocks into eight bits, for answering alone, and gives up the
-    /// floating-point ones. Layers whose name or weight's key matches one of `skip` (`*` stands for any text) stay. Where
-    /// the processor has AVX512-BF16, attention behind them multiplies in bf16, as with
-    /// [`round_to_bf16`](Self::round_to_bf16), which rounds less than eight bits do.
+    /// Quantises the weights of the blocks' linear layers to int8, for inference, and frees the floating-point
+    /// ones. Layers whose name or weight key matches one of `skip` stay (`*` matches any text). With AVX512-BF16,
+    /// the attention after them multiplies in bf16, as with [`round_to_bf16`](Self::round_to_bf16); that rounds
+    /// less than int8 does.
     ///
-    /// Reading the parameters of such a model (`collect`, records) gives what the eight bits stand for. A model that is
-    /// to be trained must not be quantised: its weights would get no gradient.
+    /// Reading the parameters of such a model (`collect`, records) gives the quantised values. Do not train it: its
+    /// weights would get no gradient.
     ///
     /// # Errors
-    /// [`ConfigError::Field`] if sums would be too long for 32 bits.
+    /// [`ConfigError::Field`] if sums would overflow 32 bits.
     pub fn quantize(mut self, skip: &[String]) -> Result<Self, ConfigError> {
         for (name, layer) in self.linears_mut() {
             if !is_skipped(&name, skip) {
@@ -83,46 +83,45 @@ impl Model {
         Ok(self)
     }
 
-    /// Rounds the weights of the linear layers of the blocks to bf16, for answering alone, and gives up the other ones;
-    /// what they are multiplied with is rounded, too, and summed in `f32`; so are the products of attention, unless somebody
-    /// watches its weights. Patch embedding, norms, softmax, activations, residuals and the head stay in `f32`. The weights are
-    /// packed for this processor with that. Layers in eight bits stay, and attention behind such a projection.
+    /// Rounds the weights of the blocks' linear layers to bf16, for inference, and frees the original ones. Inputs
+    /// are rounded too; sums stay `f32`. Attention likewise, unless its weights are observed. Patch embedding,
+    /// norms, softmax, activations, residuals and the head stay in `f32`. The weights are also packed for this
+    /// processor. int8 layers stay, with the attention after them.
     ///
-    /// Reading the parameters of such a model (`collect`, records) gives the rounded numbers. A model that is to be trained
-    /// must not be rounded: its weights would get no gradient.
+    /// Reading the parameters of such a model (`collect`, records) gives the rounded values. Do not train it: its
+    /// weights would get no gradient.
     pub fn round_to_bf16(mut self) -> Self {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.round_to_bf16());
         self
     }
 
-    /// Packs the weights of the linear layers of the blocks for this processor, for many answers: the same bits, sooner
-    /// (but where branches have gains, LayerScale, that meet the residual in one rounding then). It takes as long as a
-    /// few answers. Layers that have a prepared form stay, and so does everything on other devices
-    /// and in other types than `f32`.
+    /// Packs the weights of the blocks' linear layers for this processor, for many images. Results have the same
+    /// bits and come faster. Exception: with LayerScale the gains meet the residual in one rounding. Packing takes
+    /// the time of a few images. Layers with a prepared form stay, and so does everything on other devices and in
+    /// other types than `f32`.
     ///
-    /// Reading the parameters unpacks them, each time anew. A model that is to be trained must not be packed: its weights
-    /// would get no gradient.
+    /// Reading the parameters unpacks them each time. Do not train such a model: its weights would get no gradient.
     pub fn pack(mut self) -> Self {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.pack());
         self
     }
 
-    /// Forgets all prepared forms of weights, so that the parameters are what counts again.
+    /// Drops all prepared forms of weights. Forward passes use the parameters again.
     pub fn forget_prepared(&mut self) {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.forget_prepared());
     }
 
-    /// How many of the blocks' linear layers are in eight bits.
+    /// Number of the blocks' linear layers in int8.
     pub fn quantized_layers(&self) -> usize {
         self.linears().into_iter().filter(|(_, layer)| layer.int8().is_some()).count()
     }
 
-    /// How many of the blocks' linear layers are in bf16.
+    /// Number of the blocks' linear layers in bf16.
     pub fn bf16_layers(&self) -> usize {
         self.linears().into_iter().filter(|(_, layer)| layer.bf16().is_some()).count()
     }
 
-    /// What the linear layers of the blocks are computed in: in eight bits or bf16 if one of them is.
+    /// The precision of the blocks' linear layers: int8 or bf16 if one of them has it.
     pub fn precision(&self) -> Precision {
         match (self.quantized_layers(), self.bf16_layers()) {
             (0, 0) => Precision::F32,

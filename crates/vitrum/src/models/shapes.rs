@@ -1,8 +1,8 @@
-//! The walk from the input to the answer: shape, parameters and multiplications of every layer, from the configuration
-//! alone.
+//! The walk from the input to the answer: shape, parameters and multiplications of every layer, from the
+//! configuration.
 //!
-//! Counted in `u64`. The bounds that [`Config::validate`](super::Config::validate) sets keep parameters far below its end;
-//! multiply-accumulates stop at the end.
+//! Counts are `u64`. The limits of [`Config::validate`](super::Config::validate) keep parameters far below its
+//! maximum; multiply-accumulates saturate.
 
 use serde::Serialize;
 
@@ -11,16 +11,16 @@ use serde::Serialize;
 pub struct Step {
     /// timm's module name, or what is computed.
     pub name: String,
-    /// What happens, in the letters of the paper.
+    /// What happens, in the paper's letters.
     pub what: String,
     /// Shape of the result for one image.
     pub shape: Vec<usize>,
     /// Parameters of the step.
     pub params: u64,
-    /// Multiply-accumulates of products and convolutions for one image; norms, activations and
-    /// additions are not counted (the convention of timm's tables).
+    /// Multiply-accumulates of products and convolutions for one image. Norms, activations and additions are not
+    /// counted, as in timm's tables.
     pub macs: u64,
-    /// How many times the step stands in the model: blocks are written once.
+    /// Number of times the step occurs in the model: repeated blocks are listed once.
     pub repeat: usize,
 }
 
@@ -33,14 +33,15 @@ pub struct Walk {
     pub params: u64,
     /// Multiply-accumulates of the whole model for one image.
     pub macs: u64,
-    /// Those of them that logits and embedding need: the last block is computed as far as the head reads it.
+    /// Multiply-accumulates that logits and embedding need: the last block computes only the tokens that the head
+    /// reads.
     pub macs_read: u64,
-    /// Values that a pass over one image holds at a time at least, beside the parameters. A low bound.
+    /// A lower bound on the values that a forward pass of one image holds at a time, beside the parameters.
     pub held: u64,
 }
 
 impl Walk {
-    /// The walk of these steps, which the head reads but for `unread` multiply-accumulates.
+    /// The walk of these steps. The head does not need `unread` of their multiply-accumulates.
     pub fn new(steps: Vec<Step>, unread: u64, held: u64) -> Self {
         let total = |of: fn(&Step) -> u64| {
             let all = steps.iter().map(|step| of(step).saturating_mul(long(step.repeat)));
@@ -51,12 +52,12 @@ impl Walk {
     }
 }
 
-/// Steps as they are added.
+/// A list of steps under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Steps(pub Vec<Step>);
 
 impl Steps {
-    /// One more step, which stands once in the model.
+    /// Adds a step that occurs once in the model.
     pub fn add(&mut self, name: &str, what: String, shape: &[u64], params: u64, macs: u64) {
         let shape = shape.iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
         self.0.push(Step { name: name.into(), what, shape, params, macs, repeat: 1 });

@@ -5,10 +5,10 @@
 //!                    → L × block → norm → one vector [B, D] → logits [B, K]
 //! ```
 //!
-//! The configuration covers, beyond the paper's model: its class token or averages (appendix D.3),
-//! its position variants (D.4), its head with a hidden layer (3.1); registers (arXiv:2309.16588);
-//! attention pooling (arXiv:2106.04560); LayerScale and stochastic depth (DeiT-III); the norm before
-//! the blocks of CLIP; norms on queries and keys (arXiv:2302.05442).
+//! The configuration also covers the paper's variants: class token or averages (appendix D.3), positions (D.4), a
+//! head with a hidden layer (3.1). Later additions: registers (arXiv:2309.16588), attention pooling
+//! (arXiv:2106.04560), LayerScale and stochastic depth (DeiT-III), the norm before the blocks (CLIP), norms on
+//! queries and keys (arXiv:2302.05442).
 
 mod config;
 mod shapes;
@@ -57,7 +57,7 @@ pub struct Vit {
     pub cls_token: Option<Param<Tensor<3>>>,
     /// `[1, R, D]`.
     pub reg_token: Option<Param<Tensor<3>>>,
-    /// Where a token is; its fields are keys at the top level.
+    /// Position encoding; its fields are keys at the top level.
     pub position: Flat<Position>,
     /// Norm before the blocks.
     pub norm_pre: Option<LayerNorm>,
@@ -121,7 +121,7 @@ impl Vit {
         self.embed_with(images, None, watch)
     }
 
-    /// [`embed`](Vit::embed) with a derived model's token `[1, 1, D]` behind the class token.
+    /// [`embed`](Vit::embed) with a derived model's token `[1, 1, D]` after the class token.
     pub(crate) fn embed_with(
         &self,
         images: Tensor<4>,
@@ -151,14 +151,14 @@ impl Vit {
         (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, args, watch))
     }
 
-    /// How many tokens behind block `index` the head reads: the prefix's `tokens` behind the last block if the head reads
-    /// only these, else all.
+    /// Number of tokens that the head reads after block `index`: `tokens` after the last block if the head reads
+    /// only the prefix; `None`: all.
     pub(crate) fn read_by_head(&self, index: usize, tokens: usize) -> Option<usize> {
         let last = index + 1 == self.blocks.len() && !self.position.is_between(index);
         (last && self.config.global_pool == GlobalPool::Token).then_some(tokens)
     }
 
-    /// Block `index` and what the position encoding does behind it: `[B, T, D] -> [B, T, D]`, or as many tokens as are
+    /// Block `index` and the position encoding after it: `[B, T, D] -> [B, T, D]`, or only the tokens that are
     /// read.
     pub(crate) fn layer(
         &self,
@@ -174,7 +174,7 @@ impl Vit {
         }
     }
 
-    /// The norm behind the encoder: `[B, T, D] -> [B, T, D]`.
+    /// The norm after the encoder: `[B, T, D] -> [B, T, D]`.
     pub(crate) fn close(&self, x: Tensor<3>, watch: &mut dyn Observer) -> Tensor<3> {
         match &self.norm {
             Some(norm) => watch.tokens(format_args!("norm"), norm.forward(x)),
@@ -182,8 +182,8 @@ impl Vit {
         }
     }
 
-    /// From tokens with positions to the features that are wanted. The head reads so many tokens of the prefix where it
-    /// pools tokens.
+    /// From tokens with positions to the wanted features. `read` is the number of prefix tokens that the head reads
+    /// if it pools tokens.
     pub(crate) fn features_of(
         &self,
         (mut x, grid): (Tensor<3>, [usize; 2]),
@@ -210,7 +210,7 @@ impl Vit {
         }
     }
 
-    /// One link of the chain: block `index`, for a head that reads so many tokens of the prefix.
+    /// One link of the chain: block `index`, for a head that reads `read` prefix tokens.
     pub(crate) fn link_of(&self, index: usize, x: Features, read: usize, watch: &mut dyn Observer) -> Features {
         let x = x.last();
         let grid = x.rows_columns();
@@ -219,7 +219,7 @@ impl Vit {
         Level { tokens: self.layer(index, x.tokens, args, watch), ..x }.into()
     }
 
-    /// Many tokens to one vector, normed: `[B, T, D] -> [B, D]` (timm `forward_head(pre_logits=True)`).
+    /// Pooling with its norm: `[B, T, D] -> [B, D]` (timm `forward_head(pre_logits=True)`).
     pub fn pool(&self, tokens: Tensor<3>, watch: &mut dyn Observer) -> Tensor<2> {
         let VitConfig { global_pool, pool_include_prefix, .. } = self.config;
         let prefix = self.config.num_prefix_tokens();
@@ -296,7 +296,7 @@ impl Network for Vit {
         blocks.flat_map(|(i, block)| named(i, block.linears_mut())).collect()
     }
 
-    /// timm's `group_matcher`, with `pos_block.I` counted to block I.
+    /// timm's `group_matcher`; `pos_block.I` belongs to block I.
     fn depth(&self, key: &str) -> Depth {
         let stem = ["cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre"];
         if stem.iter().any(|start| key.starts_with(start)) {

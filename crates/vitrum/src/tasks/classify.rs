@@ -15,13 +15,13 @@ use crate::models::Model;
 pub struct Prediction {
     /// Index of the class.
     pub index: usize,
-    /// Its name, where the model's card has names.
+    /// Its name, if the model's card has names.
     pub label: Option<String>,
     /// Softmax probability.
     pub prob: f64,
 }
 
-/// A model with what it takes to ask it about pictures. Several threads may ask at a time; see [`Model::logits`].
+/// A model with its preprocessing and labels. Several threads may use it at a time; see [`Model::logits`].
 #[derive(Debug)]
 pub struct Classifier {
     model: Model,
@@ -34,7 +34,7 @@ impl Classifier {
     /// A classifier from a folder, a name with weights, or `hf:ORG/NAME`, on the CPU.
     ///
     /// # Errors
-    /// What is wrong with the files, or that the card has no preprocessing.
+    /// Faulty files, or a card without preprocessing.
     pub fn load(source: impl AsRef<Path>) -> Result<Self, Error> {
         let device = Device::flex();
         let loaded = load(&LoadOptions::new(source.as_ref().to_string_lossy()), &device)?;
@@ -44,8 +44,7 @@ impl Classifier {
     /// A classifier from a loaded model.
     ///
     /// # Errors
-    /// [`ModelError::NoHead`] if the model has no classes, [`Error::NoPreprocess`] if nothing says how pictures are
-    /// prepared.
+    /// [`ModelError::NoHead`] if the model has no classes, [`Error::NoPreprocess`] if the preprocessing is unknown.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
         let classifier = loaded.model.as_classifier().map_err(ModelError::from)?;
         if classifier.num_classes() == 0 {
@@ -55,13 +54,13 @@ impl Classifier {
         Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
     }
 
-    /// Ready for many pictures: the same answers, sooner, for the time of a few before the first
-    /// ([`Model::pack`]).
+    /// Packs the weights for many pictures ([`Model::pack`]): the same answers, faster. Packing takes the time of a
+    /// few pictures.
     pub fn pack(self) -> Self {
         Self { model: self.model.pack(), ..self }
     }
 
-    /// How pictures are prepared.
+    /// The preprocessing of pictures.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
     }
@@ -94,7 +93,7 @@ impl Classifier {
     /// The logits of images `[B, C, H, W]`, a row of `K` for each.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for an answer that is no number, which no class can be told from.
+    /// [`Error::NotFinite`] if a logit is NaN or infinite.
     pub fn logits(&self, images: Tensor<4>) -> Result<Vec<Vec<f64>>, Error> {
         let rows = rows(self.model.logits(images).map_err(ModelError::from)?);
         match rows.iter().position(|row| !row.iter().all(|logit| logit.is_finite())) {
@@ -119,7 +118,7 @@ impl Classifier {
     }
 }
 
-/// How the pictures of a loaded model are prepared.
+/// The preprocessing of a loaded model.
 pub(super) fn preprocess_of(loaded: &Loaded) -> Result<Preprocess, Error> {
     let because =
         |note: &String| note.split_once("preprocessing is not known: ").map(|(_, why)| why.to_string());
@@ -149,7 +148,7 @@ pub fn softmax(logits: &[f64]) -> Vec<f64> {
     exponentials.into_iter().map(|value| value / total).collect()
 }
 
-/// Indices of the `k` largest values, largest first; of equal values the first wins, NaN comes last.
+/// Indices of the `k` largest values, largest first. Of equal values the first wins; NaN comes last.
 pub fn top_k(values: &[f64], k: usize) -> Vec<usize> {
     let key = |index: &usize| if values[*index].is_nan() { f64::NEG_INFINITY } else { values[*index] };
     let mut order: Vec<usize> = (0..values.len()).collect();

@@ -9,7 +9,7 @@ use crate::data::{Preprocess, RgbImage, batch};
 use crate::layers::observe::Silent;
 use crate::models::{CannotError, Model, Want, in_parts};
 
-/// A model with what it takes to turn pictures into features; it needs no head.
+/// A model with its preprocessing, for feature vectors. It needs no head.
 #[derive(Debug)]
 pub struct Embedder {
     model: Model,
@@ -21,14 +21,14 @@ impl Embedder {
     /// From a loaded model.
     ///
     /// # Errors
-    /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
+    /// [`Error::NoPreprocess`] if the preprocessing is unknown.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
         loaded.model.as_backbone().map_err(ModelError::from)?;
         let preprocess = preprocess_of(&loaded)?;
         Ok(Self { model: loaded.model, preprocess, device })
     }
 
-    /// Ready for many pictures ([`Model::pack`]).
+    /// Packs the weights for many pictures ([`Model::pack`]).
     pub fn pack(self) -> Self {
         Self { model: self.model.pack(), ..self }
     }
@@ -63,9 +63,9 @@ impl Embedder {
     }
 }
 
-/// Refuses features `[B, N]` that are no numbers.
+/// Refuses features `[B, N]` with NaN or infinity.
 fn check_finite(x: Tensor<2>) -> Result<(), Error> {
-    // NaN and infinity stay, whatever they are multiplied with; what is finite becomes 0.
+    // NaN and infinity survive the product; finite values become 0.
     let rest: Vec<f64> = (x * 0.0).sum_dim(1).into_data().iter::<f64>().collect();
     match rest.iter().position(|value| !value.is_finite()) {
         Some(image) => Err(Error::NotFinite { image }),
@@ -73,7 +73,7 @@ fn check_finite(x: Tensor<2>) -> Result<(), Error> {
     }
 }
 
-/// One vector per image, `[B, C, H, W] -> [B, D]`: what the classifier would see.
+/// One vector per image, `[B, C, H, W] -> [B, D]`: the input of the classifier.
 ///
 /// # Errors
 /// [`CannotError`] if the model makes no features.

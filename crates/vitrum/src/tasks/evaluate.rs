@@ -13,7 +13,7 @@ pub struct Evaluation {
     loss: f64,
 }
 
-/// What an [`Evaluation`] comes to.
+/// The result of an [`Evaluation`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Accuracy {
     /// Images counted.

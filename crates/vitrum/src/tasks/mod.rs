@@ -1,4 +1,4 @@
-//! What a trained model is for.
+//! What a model is used for: classifying, embedding, evaluating.
 
 pub mod classify;
 pub mod embed;

@@ -1,4 +1,5 @@
-//! One batch forth and back: loss and gradients, with everything kept or with each block computed twice.
+//! Forward and backward pass of one batch: loss and gradients, with all activations kept or recomputed link by
+//! link.
 
 use burn::tensor::{DType, Gradients, Tensor};
 
@@ -7,27 +8,28 @@ use crate::layers::drop::seed;
 use crate::layers::observe::{Observer, Silent};
 use crate::models::{Chain, Features, Network};
 
-/// Takes the gradients of one backward pass over a part of the model.
+/// Takes the gradients of a backward pass over a part of the model.
 pub type Take<'a> = dyn FnMut(Gradients) + 'a;
 
-/// A batch and what is asked of it, on a device that keeps a graph.
+/// A batch and its loss, on an autodiff device.
 pub struct Pass<'a, M: Network> {
     /// The model.
     pub model: &'a M,
     /// Inputs and targets.
     pub batch: Batch,
-    /// Type of the model's numbers.
+    /// Float type of the passes.
     pub dtype: DType,
-    /// What is made small.
+    /// The loss to minimise.
     pub objective: &'a dyn Objective<M>,
     /// Seed of dropout, stochastic depth and patch dropout.
     pub seed: u64,
 }
 
 impl<M: Network> Pass<'_, M> {
-    /// Loss of the batch; `take` gets the gradients of the mean over images, `watch` the statistics of the batch.
+    /// Loss of the batch. `take` receives the gradients of the mean over images, `watch` the statistics of the
+    /// batch.
     ///
-    /// Every block's activations are kept until the gradients pass through them.
+    /// All activations are kept until the backward pass.
     pub fn plain(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
         seed(self.seed);
         let inputs = self.batch.inputs.clone().cast(self.dtype);
@@ -38,11 +40,11 @@ impl<M: Network> Pass<'_, M> {
         value
     }
 
-    /// The same gradients as [`plain`](Pass::plain) in less memory: only the links' inputs are kept, and every
-    /// link is computed again on the way back (Chen et al. 2016, arXiv:1604.06174; timm's `--grad-checkpointing`).
-    /// A model without links is computed as a whole.
+    /// The same gradients as [`plain`](Pass::plain) in less memory. Only the links' inputs are kept; the backward
+    /// pass recomputes each link (Chen et al. 2016, arXiv:1604.06174; timm's `--grad-checkpointing`). A model
+    /// without links is computed as a whole.
     ///
-    /// `take` is called once for each part of the model, last part first.
+    /// `take` is called once per part of the model, last part first.
     pub fn recomputed(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
         match self.model.chain() {
             Some(chain) => self.through(chain, watch, take),
@@ -74,7 +76,7 @@ impl<M: Network> Pass<'_, M> {
         for index in (0..chain.links()).rev() {
             seeded(index + 1);
             let x = leaf(&mut inputs);
-            // Silent: the first pass told the statistics already.
+            // Silent: the first pass already reported the statistics.
             let y = chain.link(index, x.clone(), &mut Silent);
             gradient = back(against(y, gradient).backward(), &x, take);
         }
@@ -85,7 +87,7 @@ impl<M: Network> Pass<'_, M> {
     }
 }
 
-/// Features with other tokens.
+/// Applies `f` to the tokens of every level.
 fn each(mut x: Features, f: impl Fn(Tensor<3>) -> Tensor<3>) -> Features {
     for level in &mut x.levels {
         level.tokens = f(level.tokens.clone());
@@ -100,7 +102,7 @@ fn against(y: Features, gradient: Vec<Tensor<3>>) -> Tensor<1> {
     sums.reduce(|a, b| a + b).expect("features have at least one level")
 }
 
-/// Hands out the parameters' gradients and returns those of the part's input, level by level.
+/// Passes the parameters' gradients to `take` and returns those of the part's input, level by level.
 fn back(gradients: Gradients, x: &Features, take: &mut Take<'_>) -> Vec<Tensor<3>> {
     let gradient = |x: &Tensor<3>| x.grad(&gradients).unwrap_or_else(|| x.clone().inner().zeros_like());
     let gradient = x.levels.iter().map(|level| gradient(&level.tokens)).collect();
@@ -108,12 +110,12 @@ fn back(gradients: Gradients, x: &Features, take: &mut Take<'_>) -> Vec<Tensor<3
     gradient
 }
 
-/// A seed of its own for each part of a pass, so that recomputing draws the same numbers.
+/// A separate seed for each part of a pass, so that recomputing draws the same numbers.
 fn part_seed(seed: u64, part: usize) -> u64 {
     mix(seed ^ mix(part as u64 + 1))
 }
 
-/// SplitMix64: neighbours in, strangers out.
+/// SplitMix64: similar inputs give unrelated outputs.
 pub(super) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! From a recipe to the model that will be trained: its configuration, first values, and what stays frozen.
+//! From a recipe to the model to train: its configuration, first values, and frozen parameters.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,28 +17,28 @@ use crate::layers::names::{Key, Map, Visit, map, visit, wildcard};
 use crate::models::network::is_in;
 use crate::models::{Config, Model, ModelConfig, Network, catalogue};
 
-/// What a run knows of its model beside the weights.
+/// Facts about a run's model, without the weights.
 #[derive(Debug)]
 pub struct Built {
     /// The model's configuration.
     pub config: ModelConfig,
-    /// How many parameters the model has.
+    /// Number of parameters.
     pub params: u64,
-    /// Name of the catalogue it comes nearest to, for the card.
+    /// The closest name of the catalogue, for the card.
     pub architecture: String,
-    /// How images are prepared.
+    /// The preprocessing of images.
     pub preprocess: Preprocess,
-    /// What happened to pretrained weights.
+    /// Report on loading pretrained weights.
     pub report: Option<Report>,
-    /// What a user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Makes the recipe's model for `num_classes`. What is kept of it beside the model holds no weights: a step changes them in
-/// place where nobody else does.
+/// Builds the recipe's model for `num_classes`. The rest of the result holds no weights, so that a step can update
+/// them in place.
 ///
 /// # Errors
-/// A name nobody knows, weights that cannot be read or do not fit, and options that make no model.
+/// An unknown name, weights that cannot be read or do not fit, and invalid options.
 pub fn build(
     recipe: &Recipe,
     num_classes: usize,
@@ -82,7 +82,7 @@ pub fn build(
     Ok((model, Built { config, params, architecture, preprocess, report, notes }))
 }
 
-/// Refuses the weights of another model than the one that was asked for.
+/// Refuses weights of another model than the requested one.
 fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
     let is_asked = recipe.is_named() && recipe.model != Recipe::default().model;
     if !is_asked || of == recipe.model || catalogue::entry(of).is_err() {
@@ -94,7 +94,7 @@ fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
     )))
 }
 
-/// Where the model comes from, and a file of weights for it.
+/// The source of the model, and a file of weights for it.
 fn source(recipe: &Recipe) -> (String, Option<PathBuf>) {
     match &recipe.pretrained {
         None => (recipe.model.clone(), None),
@@ -126,7 +126,7 @@ fn preprocess(
         preprocess.std = numbers(std);
     }
     for values in [&mut preprocess.mean, &mut preprocess.std] {
-        // Colour statistics for a grey model: their mean.
+        // Colour statistics for a grey model: take their mean.
         if image.channels == 1 && values.len() == 3 {
             *values = vec![values.iter().sum::<f32>() / 3.0];
         }
@@ -144,7 +144,7 @@ fn preprocess(
     Ok(preprocess)
 }
 
-/// The heads' first values as `head_init_scale` and `head_init_bias` ask.
+/// Applies `head_init_scale` and `head_init_bias` to the heads' first values.
 fn set_head(model: Model, recipe: &Recipe) -> Model {
     struct Head<'a>(&'a Recipe, &'static [&'static str]);
     impl Map for Head<'_> {
@@ -166,11 +166,12 @@ fn set_head(model: Model, recipe: &Recipe) -> Model {
     map(model, &mut Head(recipe, heads))
 }
 
-/// Decides what is trained: `linear_probe` leaves the head alone, `freeze` holds parameters by pattern,
-/// `lora_rank` holds all but the head and adds low-rank updates to the blocks' matrices (arXiv:2106.09685).
+/// Decides which parameters are trained. `linear_probe` trains only the head. `freeze` freezes parameters by
+/// pattern. `lora_rank` freezes all but the head and adds low-rank updates to the blocks' matrices
+/// (arXiv:2106.09685).
 ///
 /// # Errors
-/// A pattern that matches nothing, or nothing left to train.
+/// A pattern without a match, or nothing left to train.
 pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
     let (config, heads) = (model.config(), model.heads());
     let parameters = parameters(&model);
@@ -215,7 +216,8 @@ fn with_lora(model: Model, recipe: &Recipe, parameters: &[Parameter]) -> Result<
     Ok(map(model.apply_lora(lora), &mut FirstFactor { seed: recipe.seed, deviation }))
 }
 
-/// First values of the factors A of low-rank updates: Burn's would depend on the whole process. The factors B are zero.
+/// First values of the factors A of low-rank updates: Burn's would depend on the whole process. The factors B are
+/// zero.
 struct FirstFactor {
     seed: u64,
     deviation: f64,
@@ -236,7 +238,7 @@ impl Map for FirstFactor {
 /// One parameter of a model.
 struct Parameter {
     key: String,
-    /// In memory.
+    /// Shape in memory.
     shape: Vec<usize>,
     id: ParamId,
     is_statistic: bool,
@@ -260,7 +262,7 @@ fn parameters(model: &Model) -> Vec<Parameter> {
     all.0
 }
 
-/// Parameters that are held want no gradient; low-rank updates, which are in no list, want one.
+/// Frozen parameters need no gradient; low-rank updates, which are in no list, need one.
 struct Setter<'a> {
     held: &'a BTreeSet<String>,
     trained: usize,

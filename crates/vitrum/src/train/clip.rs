@@ -1,4 +1,4 @@
-//! Clipping of gradients: by the norm of all, by value, and by the norms of weights (arXiv:2102.06171).
+//! Clipping of gradients: by their common norm, by value, or by the norms of weights (arXiv:2102.06171).
 
 use std::collections::HashMap;
 
@@ -9,25 +9,25 @@ use super::optim::{GradMap, flat, nearest};
 use crate::layers::names::{Key, Visit, visit};
 use crate::models::Network;
 
-/// What gradients are clipped by. Names and meanings are timm's `clip_mode`.
+/// How gradients are clipped. Names and meanings are timm's `clip_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipMode {
-    /// `norm`: all are scaled down together so that their common norm is at most the value.
+    /// `norm`: all are scaled together so that their common norm is at most the value.
     Norm,
-    /// `value`: every number is held within ± the value.
+    /// `value`: every number is clamped to ± the value.
     Value,
-    /// `agc`: the gradient of a unit (an output of a layer) has at most so many times the norm of its weights.
-    /// Heads are left alone.
+    /// `agc`: the gradient norm of a unit (one output of a layer) is at most the value times the norm of its
+    /// weights. Heads are not clipped.
     Agc,
 }
 
-/// No way of clipping has this name.
+/// No clip mode has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("clip_mode: unknown mode '{name}'\nhint: did you mean {}?", .nearest.join(", "))]
 pub struct ClipModeError {
-    /// What was asked for.
+    /// The requested name.
     pub name: String,
-    /// Names like it, nearest first.
+    /// Similar names, nearest first.
     pub nearest: Vec<String>,
 }
 
@@ -44,9 +44,10 @@ impl std::str::FromStr for ClipMode {
     }
 }
 
-/// Clips the gradients of `model`'s parameters; returns their common norm before.
+/// Clips the gradients of `model`'s parameters. Returns their common norm before clipping.
 ///
-/// As in torch, a norm that is not finite makes all gradients so: ask [`GradMap::first_non_finite`] before.
+/// As in torch, a norm that is not finite makes all gradients non-finite: check [`GradMap::first_non_finite`]
+/// first.
 pub fn clip<M: Network>(grads: GradMap, model: &M, mode: ClipMode, value: f64) -> (GradMap, f64) {
     let norm = grads.norm();
     let clipped = match mode {
@@ -77,7 +78,7 @@ fn clip_units<M: Network>(grads: GradMap, model: &M, factor: f64) -> GradMap {
     })
 }
 
-/// A tensor as a matrix, and the axis along which a unit's numbers lie.
+/// A tensor as a matrix, and the axis of a unit's numbers.
 fn units(shape: &[usize], is_linear_weight: bool) -> [usize; 3] {
     match shape {
         [] => [1, 1, 1],
@@ -87,7 +88,7 @@ fn units(shape: &[usize], is_linear_weight: bool) -> [usize; 3] {
     }
 }
 
-/// Norms along an axis, which stays with length one.
+/// Norms along an axis, which stays with length 1.
 fn norms(x: Tensor<2>, axis: usize) -> Tensor<2> {
     (x.clone() * x).sum_dim(axis).sqrt()
 }

@@ -10,16 +10,16 @@ use super::optim::{StateDict, StateError, flat, like, unflat};
 use super::recipe::Recipe;
 use crate::layers::names::{Key, Map, Visit, map, visit};
 
-/// How fast the average forgets.
+/// Settings of the moving average.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmaConfig {
-    /// Share of the average that an update keeps.
+    /// Weight of the old average in an update.
     pub decay: f64,
-    /// Least share during the warm-up.
+    /// Least such weight during the warm-up.
     pub min_decay: f64,
-    /// Until one after this update the average is the weights themselves.
+    /// Up to the update after this one, the average equals the weights.
     pub update_after_step: u64,
-    /// Whether the share grows from 0: `1 - (1 + step / gamma)^-power`, at most `decay`.
+    /// Whether the weight grows from 0: `1 - (1 + step / gamma)^-power`, at most `decay`.
     pub use_warmup: bool,
     /// See `use_warmup`.
     pub warmup_gamma: f64,
@@ -28,7 +28,7 @@ pub struct EmaConfig {
 }
 
 impl Default for EmaConfig {
-    /// timm's.
+    /// timm's defaults.
     fn default() -> Self {
         Self {
             decay: 0.9999,
@@ -48,7 +48,7 @@ impl From<&Recipe> for EmaConfig {
 }
 
 impl EmaConfig {
-    /// The share that the update of this number keeps; numbers count from 1.
+    /// The weight of the old average at this update; updates count from 1.
     pub fn decay_at(&self, step: u64) -> f64 {
         let step = step.saturating_sub(self.update_after_step).saturating_sub(1);
         match (step, self.use_warmup) {
@@ -62,8 +62,8 @@ impl EmaConfig {
     }
 }
 
-/// The average of a model's trained parameters and of its statistics (BatchNorm's), as timm's, in f32 where they are
-/// narrower. Parameters that are not trained are not averaged: [`apply_to`](Ema::apply_to) leaves them as they are.
+/// The average of a model's trained parameters and of BatchNorm's statistics, as in timm; narrower types are
+/// averaged in f32. Frozen parameters are not averaged: [`apply_to`](Ema::apply_to) leaves them unchanged.
 #[derive(Clone, Debug)]
 pub struct Ema {
     config: EmaConfig,
@@ -71,14 +71,14 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average that begins at the model's weights.
+    /// An average that starts with the model's weights.
     pub fn new<M: Module>(model: &M, config: EmaConfig) -> Self {
         Self { config, values: trained(model).into_iter().collect() }
     }
 
-    /// Takes in the weights after the update of this number; numbers count from 1.
+    /// Adds the weights after this update; updates count from 1.
     ///
-    /// Parameters that the average does not know begin with their own value.
+    /// A parameter new to the average starts with its own value.
     pub fn update<M: Module>(&mut self, model: &M, step: u64) {
         let weight = 1.0 - self.config.decay_at(step);
         let mut labels = Vec::new();
@@ -95,7 +95,7 @@ impl Ema {
         self.values.extend(labels.into_iter().zip(averages).map(|((key, shape), x)| (key, (shape, x))));
     }
 
-    /// `model` with the averages in place of its parameters; all else stays, also where gradients are kept.
+    /// `model` with averages in place of its parameters. Everything else stays, also its autodiff graph.
     pub fn apply_to<M: Module>(&self, model: M) -> M {
         map(model, &mut Filler { values: &self.values })
     }
@@ -109,10 +109,10 @@ impl Ema {
         state
     }
 
-    /// Goes on from saved averages.
+    /// Restores saved averages.
     ///
     /// # Errors
-    /// [`StateError`] when a key is missing, or a tensor's shape or type is another; nothing is changed then.
+    /// [`StateError`] if a key is missing, or a tensor's shape or type differs; nothing is changed then.
     pub fn load_state_dict(&mut self, state: &StateDict) -> Result<(), StateError> {
         let mut values = BTreeMap::new();
         for (key, (shape, old)) in &self.values {
@@ -123,13 +123,13 @@ impl Ema {
         Ok(())
     }
 
-    /// Where the averages are kept.
+    /// The device of the averages.
     pub fn device(&self) -> Option<Device> {
         self.values.values().next().map(|(_, value)| value.device())
     }
 }
 
-/// Keys, shapes and flattened values of what is averaged.
+/// Keys, shapes and flattened values of the averaged tensors.
 fn trained<M: Module>(model: &M) -> Vec<(String, (Vec<usize>, Tensor<1>))> {
     let mut trained = Trained(Vec::new());
     visit(model, &mut trained);

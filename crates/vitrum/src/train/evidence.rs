@@ -1,4 +1,4 @@
-//! Where numbers first stopped being numbers.
+//! The place where NaN or infinity first occurred.
 
 use std::fmt::Arguments;
 
@@ -9,10 +9,9 @@ use crate::layers::names::{Key, Visit, visit};
 use crate::layers::observe::Observer;
 use crate::models::{Model, Network, Want};
 
-/// What is wrong with a model or with what it makes of a batch, first things first: a parameter, the input, or the
-/// first intermediate that is not finite. `None` when all is.
+/// The first non-finite value: a parameter, the input, or the first intermediate. `None` if all are finite.
 ///
-/// `model` and `images` `[B, C, H, W]` are on a device that keeps no graph.
+/// `model` and `images` `[B, C, H, W]` are on a device without autodiff.
 pub fn first_bad(model: &Model, images: Tensor<4>) -> Option<String> {
     if let Some(key) = bad_parameter(model) {
         return Some(format!("parameter {key}"));

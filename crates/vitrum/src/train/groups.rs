@@ -1,7 +1,7 @@
-//! Which parameters decay, and how fast each learns.
+//! Weight decay and learning-rate scale of each parameter.
 //!
 //! The rules are timm's `param_groups_weight_decay` and `param_groups_layer_decay` with its matcher for Vision
-//! Transformers; layer-wise decay is that of BEiT (arXiv:2106.08254).
+//! Transformers; layer-wise decay is from BEiT (arXiv:2106.08254).
 
 use std::collections::BTreeMap;
 
@@ -16,18 +16,18 @@ pub struct Group {
     pub weight_decay: f64,
     /// Its learning rate over the schedule's.
     pub lr_scale: f64,
-    /// Its layer: 0 is the embedding, then the blocks, then what follows.
+    /// Its layer: 0 is the embedding, then the blocks, then the head.
     pub layer: usize,
 }
 
-/// What groups are made from.
+/// Settings of groups.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupConfig {
-    /// Weight decay of those that decay.
+    /// Weight decay of parameters that decay.
     pub weight_decay: f64,
-    /// Learning rate of a layer over that of the next; `None`: all learn alike.
+    /// Learning rate of a layer over that of the next; `None`: the same rate for all.
     pub layer_decay: Option<f64>,
-    /// Keys without weight decay, besides all of one dimension, tokens and positions; `*` stands for any text.
+    /// Keys without weight decay, besides one-dimensional parameters, tokens and positions; `*` matches any text.
     pub no_weight_decay: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Groups of all parameters of `model`, also of those that are not trained. Reads no value.
+    /// Groups of all parameters of `model`, including frozen ones. Reads no value.
     pub fn new<M: Network>(model: &M, config: &GroupConfig) -> Self {
         let found: Vec<(String, usize)> =
             shapes(model).into_iter().map(|(key, shape)| (key.name, shape.len())).collect();
@@ -82,8 +82,7 @@ impl FromIterator<(String, Group)> for Groups {
     }
 }
 
-/// Layers from 0 on, of the depths that occur. What closes a model learns as its last layer does (timm's
-/// `MATCH_PREV_GROUP`).
+/// Numbers the occurring depths from 0. The closing norm learns like the last layer (timm's `MATCH_PREV_GROUP`).
 fn numbered(depths: impl Iterator<Item = Depth>) -> BTreeMap<Depth, usize> {
     let mut layers: BTreeMap<Depth, usize> = depths.map(|depth| (depth, 0)).collect();
     let mut next = 0;

@@ -1,24 +1,24 @@
-//! One process in a folder at a time.
+//! A lock that lets one process at a time use a folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 
-/// Why a folder is not ours.
+/// Why a folder cannot be locked.
 #[derive(Debug)]
 pub(super) enum LockError {
-    /// Another process has it; what that process wrote of itself.
+    /// Another process holds it; the text that it wrote about itself.
     Held(Option<String>),
-    /// The operating system could not.
+    /// An error of the operating system.
     Io(std::io::Error),
 }
 
-/// The file whose lock stands for its folder's.
+/// The file whose lock protects its folder.
 const NAME: &str = ".lock";
 
-/// Held while a process writes into a folder; let go when dropped, or when the process ends in whatever way.
+/// Held while a process writes into a folder. Released when dropped, and when the process ends in any way.
 ///
-/// The lock is advisory, of a file `.lock`, which stays. Where a file system has no locks, nothing is held.
+/// The lock is advisory, on a file `.lock`, which stays. On a file system without locks nothing is held.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
@@ -44,7 +44,7 @@ impl FolderLock {
         }
         let host = gethostname::gethostname();
         let text = format!("process {} on {}\n", std::process::id(), host.to_string_lossy());
-        // Only for the message above: a full disk keeps nobody from training.
+        // Only for the message above: a full disk must not prevent training.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         Ok(Self { file })
     }
@@ -52,7 +52,7 @@ impl FolderLock {
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        // Closing would do but for a child process that has just been forked and holds the file as well for a moment.
+        // Closing is not enough: a child that was just forked may hold the file for a moment.
         let _ = self.file.unlock();
     }
 }

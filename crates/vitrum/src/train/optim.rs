@@ -1,11 +1,11 @@
 //! Optimisers, as in torch and timm.
 //!
-//! An optimiser works on flattened tensors of the device below autodiff: [`GradMap`] collects the gradients of a
-//! model by key, [`Optimizer::step`] takes the parameters out of the model, moves them, and puts them back. What it
-//! keeps from step to step goes by key too, so that a run that is resumed goes on bit by bit.
+//! An optimiser works on flattened tensors of the device below autodiff. [`GradMap`] collects the gradients of a
+//! model by key. [`Optimizer::step`] takes the parameters out of the model, updates them, and puts them back. State
+//! is kept by key too, so a resumed run continues bit by bit.
 //!
-//! Names, meanings and defaults are those of timm 1.0's `create_optimizer_v2`. One thing differs: `muon` iterates in
-//! the parameters' own type where timm uses bf16.
+//! Names, meanings and defaults are those of timm 1.0's `create_optimizer_v2`. One difference: `muon` iterates in
+//! the parameters' own type; timm uses bf16.
 
 mod adafactor;
 mod elementwise;
@@ -27,28 +27,28 @@ use super::groups::{Group, Groups};
 use super::recipe::Recipe;
 use crate::layers::names::{Key, Map, map, shapes};
 
-/// Which optimiser.
+/// Name of an optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptimName {
-    /// AdamW (arXiv:1711.05101) as torch's.
+    /// AdamW (arXiv:1711.05101) as in torch.
     AdamW,
-    /// Adam (arXiv:1412.6980) as torch's; decay is added to the gradient.
+    /// Adam (arXiv:1412.6980) as in torch; decay is added to the gradient.
     Adam,
-    /// AdamW that looks one gradient ahead, as timm's `NAdamW` (arXiv:1910.05446).
+    /// AdamW with Nesterov momentum, as timm's `NAdamW` (arXiv:1910.05446).
     NAdamW,
-    /// Descent with Nesterov's momentum, as torch's `SGD`.
+    /// SGD with Nesterov momentum, as torch's `SGD`.
     Sgd,
-    /// Descent with plain momentum.
+    /// SGD with plain momentum.
     Momentum,
-    /// LAMB (arXiv:1904.00962) as timm's.
+    /// LAMB (arXiv:1904.00962) as in timm.
     Lamb,
-    /// Lion (arXiv:2302.06675) as timm's.
+    /// Lion (arXiv:2302.06675) as in timm.
     Lion,
-    /// Adafactor (arXiv:1804.04235) as timm's, with the schedule's learning rate.
+    /// Adafactor (arXiv:1804.04235) as in timm, with the schedule's learning rate.
     Adafactor,
-    /// Muon as timm's: matrices orthogonalised, the rest by AdamW.
+    /// Muon as in timm: matrices are orthogonalised, the rest uses AdamW.
     Muon,
-    /// Muon with Nesterov's momentum, the rest by NAdamW.
+    /// Muon with Nesterov momentum; the rest uses NAdamW.
     NMuon,
 }
 
@@ -83,7 +83,7 @@ impl OptimName {
         }
     }
 
-    /// Betas where none are given; Adafactor has none then, and keeps no average of gradients.
+    /// Default betas. Adafactor has none, and then keeps no average of gradients.
     fn default_betas(self) -> Option<[f64; 2]> {
         match self {
             Self::Adafactor => None,
@@ -115,7 +115,7 @@ impl std::str::FromStr for OptimName {
     }
 }
 
-/// The names most like `name`, nearest first.
+/// The most similar names, nearest first.
 pub(crate) fn nearest(name: &str, known: &[&str]) -> Vec<String> {
     let mut rated: Vec<(f64, &str)> =
         known.iter().map(|known| (strsim::jaro_winkler(name, known), *known)).collect();
@@ -123,27 +123,27 @@ pub(crate) fn nearest(name: &str, known: &[&str]) -> Vec<String> {
     rated.into_iter().take(3).map(|(_, known)| known.to_string()).collect()
 }
 
-/// What goes wrong with an optimiser.
+/// An error of an optimiser.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OptimError {
     /// No optimiser has this name.
     #[error("opt: unknown optimiser '{name}'\nhint: did you mean {}?", .nearest.join(", "))]
     UnknownName {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Names like it, nearest first.
+        /// Similar names, nearest first.
         nearest: Vec<String>,
     },
-    /// A number that makes no optimiser.
+    /// An invalid number.
     #[error("{field} {reason}")]
     Field {
         /// The recipe's key.
         field: &'static str,
-        /// A sentence that begins with it.
+        /// A sentence that begins with the key.
         reason: String,
     },
-    /// A gradient of a parameter that the model, or the groups, do not have.
+    /// The model, or the groups, have no parameter for this gradient.
     #[error(
         "gradient of '{key}': no such parameter in the {place}\nhint: groups are made from the model that is trained"
     )]
@@ -153,7 +153,7 @@ pub enum OptimError {
         /// `model` or `groups`.
         place: &'static str,
     },
-    /// A gradient that is not shaped like its parameter.
+    /// The gradient's shape differs from its parameter's.
     #[error("gradient of '{key}': expected shape {expected:?}, found {found:?}")]
     Shape {
         /// The parameter.
@@ -163,7 +163,7 @@ pub enum OptimError {
         /// The gradient's.
         found: Vec<usize>,
     },
-    /// A saved state that is not one of this optimiser and model.
+    /// The saved state does not fit this optimiser and model.
     #[error("optimiser: {0}")]
     State(#[from] StateError),
 }
@@ -171,7 +171,7 @@ pub enum OptimError {
 /// An optimiser and its numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimConfig {
-    /// Which.
+    /// Its name.
     pub name: OptimName,
     /// Momentum of `sgd`, `momentum` and `muon`.
     pub momentum: f64,
@@ -190,7 +190,7 @@ impl OptimConfig {
     /// The optimiser of a recipe.
     ///
     /// # Errors
-    /// [`OptimError::UnknownName`], and [`OptimError::Field`] for numbers that make no optimiser.
+    /// [`OptimError::UnknownName`], and [`OptimError::Field`] for invalid numbers.
     pub fn from_recipe(recipe: &Recipe) -> Result<Self, OptimError> {
         let betas = match recipe.opt_betas.as_deref() {
             None => None,
@@ -207,13 +207,13 @@ impl OptimConfig {
 
     fn check(&self) -> Result<(), OptimError> {
         if let Some(beta) = self.betas.iter().flatten().find(|beta| !(0.0..1.0).contains(*beta)) {
-            return refuse("opt_betas", format!("has {beta}, expected numbers from 0 up to but not 1"));
+            return refuse("opt_betas", format!("has {beta}, expected numbers of at least 0 and below 1"));
         }
         if let Some(eps) = self.eps.filter(|eps| !(eps.is_finite() && *eps >= 0.0)) {
-            return refuse("opt_eps", format!("is {eps}, expected a number from 0 on"));
+            return refuse("opt_eps", format!("is {eps}, expected a number of at least 0"));
         }
         if !(0.0..1.0).contains(&self.momentum) {
-            return refuse("momentum", format!("is {}, expected 0 up to but not 1", self.momentum));
+            return refuse("momentum", format!("is {}, expected at least 0 and below 1", self.momentum));
         }
         if self.name == OptimName::Sgd && self.momentum == 0.0 {
             return refuse("momentum", "is 0, but `sgd` is Nesterov's\nhint: opt = \"momentum\"".into());
@@ -234,7 +234,7 @@ fn refuse<T>(field: &'static str, reason: String) -> Result<T, OptimError> {
     Err(OptimError::Field { field, reason })
 }
 
-/// What is kept of one parameter: how often it was moved, and tensors by name, with their shapes.
+/// State of one parameter: number of its updates, and tensors by name with their shapes.
 #[derive(Clone, Debug, Default)]
 struct Kept {
     step: u64,
@@ -242,7 +242,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// The tensor of this name, or zeros; to be given back with [`put`](Kept::put).
+    /// Takes the tensor of this name, or zeros. [`put`](Kept::put) returns it.
     fn take(&mut self, name: &str, shape: &[usize], like: &Tensor<1>) -> Tensor<1> {
         let n = shape.iter().product::<usize>();
         let fresh = || Tensor::zeros([n], (&like.device(), like.dtype()));
@@ -265,7 +265,7 @@ struct Item {
     kept: Kept,
 }
 
-/// An optimiser with what it keeps.
+/// An optimiser with its state.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimConfig,
@@ -277,7 +277,7 @@ impl Optimizer {
     /// A fresh optimiser.
     ///
     /// # Errors
-    /// [`OptimError::Field`] for numbers that make no optimiser.
+    /// [`OptimError::Field`] for invalid numbers.
     pub fn new(config: OptimConfig) -> Result<Self, OptimError> {
         config.check()?;
         Ok(Self { config, updates: 0, kept: BTreeMap::new() })
@@ -293,12 +293,12 @@ impl Optimizer {
         self.updates
     }
 
-    /// Moves the parameters that have a gradient, each at `lr` times its group's scale. Parameters keep id, device
-    /// and whether they are trained; those without gradient, and their state, stay as they are.
+    /// Updates the parameters that have a gradient, each with `lr` times its group's scale. Parameters keep id,
+    /// device and whether they are trained. Those without a gradient, and their state, stay unchanged.
     ///
     /// # Errors
-    /// [`OptimError`] where model, gradients, groups and state do not belong together; nothing is moved then, but
-    /// the model is gone.
+    /// [`OptimError`] if model, gradients, groups and state do not belong together. Nothing is updated then, but
+    /// the model is lost.
     pub fn step<M: Module>(
         &mut self,
         model: M,
@@ -343,7 +343,7 @@ impl Optimizer {
         }
     }
 
-    /// Whether everything fits, before anything is moved.
+    /// Checks that everything fits, before the first update.
     fn check<M: Module>(&self, model: &M, grads: &GradMap, groups: &Groups) -> Result<(), OptimError> {
         let shapes: BTreeMap<String, Vec<usize>> =
             shapes(model).into_iter().map(|(key, shape)| (key.name, shape)).collect();
@@ -360,7 +360,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Every tensor kept has the parameter's shape, but Adafactor's rows and columns.
+    /// Every state tensor must have the parameter's shape, except Adafactor's rows and columns.
     fn check_kept(&self, grad: &Grad) -> Result<(), OptimError> {
         let Some(kept) = self.kept.get(&grad.key) else { return Ok(()) };
         for (name, (shape, tensor)) in &kept.tensors {
@@ -380,7 +380,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// All that is kept: tensors under `NAME/KEY` (`exp_avg/blocks.0.attn.qkv.weight`), numbers of steps.
+    /// The whole state: tensors under `NAME/KEY` (`exp_avg/blocks.0.attn.qkv.weight`), numbers of steps.
     pub fn state_dict(&self) -> StateDict {
         let mut state = StateDict::default();
         let steps = self.kept.iter().map(|(key, kept)| (key.clone(), Value::from(kept.step))).collect();
@@ -395,11 +395,11 @@ impl Optimizer {
         state
     }
 
-    /// Goes on from a saved state, with its tensors on `device` (the one below autodiff).
+    /// Restores a saved state, with its tensors on `device` (the one below autodiff).
     ///
     /// # Errors
-    /// [`StateError`] when it is another optimiser's or not whole; nothing is changed then. Whether it fits the model
-    /// is seen at the next step.
+    /// [`StateError`] if it is incomplete or another optimiser's; nothing is changed then. The next step checks it
+    /// against the model.
     pub fn load_state_dict(&mut self, state: &StateDict, device: &Device) -> Result<(), StateError> {
         let missing = |name: &str| StateError::Missing { name: name.into() };
         let scalar = |name: &str| state.scalars.get(name).ok_or_else(|| missing(name));
@@ -428,39 +428,39 @@ impl Optimizer {
     }
 }
 
-/// Where a tensor of a state stands.
+/// Name of a tensor in a state.
 fn name_of(name: &str, key: &str) -> String {
     format!("{name}/{key}")
 }
 
-/// A tensor's numbers in a row, on the device below autodiff.
+/// Flattens a tensor, on the device below autodiff.
 pub(crate) fn flat<const R: usize>(tensor: Tensor<R>) -> Tensor<1> {
     let tensor = tensor.inner();
     let n = tensor.dims().iter().product::<usize>();
     tensor.reshape([n])
 }
 
-/// The inverse of [`flat`], but for the device.
+/// The inverse of [`flat`], except for the device.
 pub(crate) fn unflat<const R: usize>(tensor: Tensor<1>, shape: [usize; R]) -> Tensor<R> {
     tensor.reshape(shape)
 }
 
-/// `value` as `old` is: with or without autodiff, trained or not.
+/// `value` with the properties of `old`: with or without autodiff, trained or not.
 pub(crate) fn like<const R: usize>(value: Tensor<R>, old: &Tensor<R>) -> Tensor<R> {
     let Some(strategy) = old.gradient_checkpointing_strategy() else { return value };
     let value = Tensor::from_inner(value).with_gradient_checkpointing_strategy(strategy);
     value.set_require_grad(old.is_require_grad())
 }
 
-/// A parameter out of its model.
+/// A parameter taken out of its model.
 struct Taken<'a> {
     grad: &'a Grad,
     shape: Vec<usize>,
     param: Tensor<1>,
 }
 
-/// Takes parameters that have a gradient out, leaving one number in their place, so that nobody else holds their
-/// buffers during the step.
+/// Takes out parameters that have a gradient and leaves one number in their place. The step then holds the only
+/// reference to their buffers.
 struct Taker<'a> {
     grads: &'a GradMap,
     taken: Vec<Taken<'a>>,

@@ -1,4 +1,4 @@
-//! The cache on disk, laid out as `huggingface_hub/file_download.py` does.
+//! The cache on disk, with the layout of `huggingface_hub/file_download.py`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -13,13 +13,13 @@ use super::{
     CONFIG, HubError, INDEX, MAX_INDEX_BYTES, PICKLE, PICKLE_INDEX, PREPROCESSOR, WEIGHTS, Wanted, is_commit,
 };
 
-/// As Python writes it, so that backup programs leave the cache out.
+/// The same text as Python's. It makes backup programs skip the cache.
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This file is a cache directory tag created by huggingface_hub.\n\
     # For information about cache directory tags, see:\n\
     #\thttps://bford.info/cachedir/\n";
 
-/// How often a lock held by another process is tried again.
+/// Wait between attempts to take a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// One repository's place in the cache.
@@ -33,14 +33,14 @@ pub(super) struct RepoCache {
     paths: CacheRepo,
 }
 
-/// What the cache knows of a revision.
+/// The state of a revision in the cache.
 pub(super) enum Held {
-    /// All there is to fetch: for every optional file it holds the file or the note that there is none.
+    /// Complete: for every optional file the cache holds the file or a note that there is none.
     Whole(PathBuf),
-    /// Configuration and weights, but the repository may hold more (a `preprocessor_config.json`, or
+    /// Configuration and weights are present, but the repository may hold more (a `preprocessor_config.json`, or
     /// better weights than `pytorch_model.bin`).
     Usable(PathBuf),
-    /// Names of the files that are missing, or what else is.
+    /// Names of the missing files, or what else is missing.
     Missing(Vec<String>),
 }
 
@@ -62,7 +62,7 @@ impl RepoCache {
         self.paths.blob_path(etag)
     }
 
-    /// What the cache holds of a branch, a tag or a commit.
+    /// The state of a branch, a tag or a commit in the cache.
     pub fn look(&self, revision: &str) -> Result<Held, HubError> {
         let Some(commit) = self.commit_of(revision)? else {
             return Ok(Held::Missing(vec![format!("the revision {revision} itself")]));
@@ -98,7 +98,7 @@ impl RepoCache {
         })
     }
 
-    /// The commit that `refs/<revision>` names, or the revision itself if it is one.
+    /// The commit in `refs/<revision>`, or the revision itself if it is one.
     fn commit_of(&self, revision: &str) -> Result<Option<String>, HubError> {
         if is_commit(revision) {
             return Ok(Some(revision.to_owned()));
@@ -111,7 +111,7 @@ impl RepoCache {
         }
     }
 
-    /// Writes `refs/<revision>`, whole or not at all. A commit needs none.
+    /// Writes `refs/<revision>` atomically. A commit needs none.
     pub fn set_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit || self.commit_of(revision)?.as_deref() == Some(commit) {
             return Ok(());
@@ -131,7 +131,7 @@ impl RepoCache {
         self.folder.join(".no_exist").join(commit).join(file)
     }
 
-    /// Notes that the repository has no such file. A cache that cannot be written goes without the note.
+    /// Notes that the repository has no such file. A read-only cache gets no note.
     pub fn mark_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let path = self.absent_mark(commit, file);
         match create_parent(&path).and_then(|()| fs::write(&path, "").map_err(HubError::io("write", &path))) {
@@ -140,8 +140,8 @@ impl RepoCache {
         }
     }
 
-    /// Puts `snapshots/<commit>/<file>` as a link to the blob and returns its path. Where links
-    /// cannot be made the file is linked hard or copied.
+    /// Makes `snapshots/<commit>/<file>` a link to the blob and returns its path. If symbolic links fail, the file
+    /// is hard-linked or copied.
     pub fn link(&self, commit: &str, file: &str, etag: &str) -> Result<PathBuf, HubError> {
         let (pointer, blob) = (self.snapshot(commit).join(file), self.blob(etag));
         create_parent(&pointer)?;
@@ -163,8 +163,8 @@ impl RepoCache {
         }
     }
 
-    /// Takes the lock on a blob, the same that Python takes. Waits while its holder makes progress, and at
-    /// most `patience` while it makes none.
+    /// Takes the lock on a blob, the same lock as Python's. Waits while its holder makes progress, and at most
+    /// `patience` without progress.
     pub fn lock(&self, etag: &str, patience: Duration) -> Result<File, HubError> {
         let path = self.locks.join(format!("{etag}.lock"));
         create_parent(&path)?;
@@ -176,8 +176,8 @@ impl RepoCache {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) => {}
-                // Some file systems have no locks. Without one the worst is a second download: every
-                // blob is verified before it gets its name.
+                // Some file systems have no locks. The worst result is a second download: every blob is verified
+                // before it gets its name.
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     return Ok(lock);
                 }
@@ -193,7 +193,7 @@ impl RepoCache {
         }
     }
 
-    /// Bytes of a blob so far, in whatever unfinished files: Python adds a random part to their names.
+    /// Bytes of a blob so far, in all unfinished files: Python adds a random part to their names.
     fn bytes_of(&self, etag: &str) -> u64 {
         let Ok(blobs) = fs::read_dir(self.folder.join("blobs")) else { return 0 };
         let of_etag =
@@ -201,7 +201,7 @@ impl RepoCache {
         blobs.flatten().filter(of_etag).filter_map(|entry| entry.metadata().ok()).map(|data| data.len()).sum()
     }
 
-    /// A courtesy to backup programs; failing it is no reason to fail.
+    /// For backup programs. A failure is ignored.
     fn tag_cachedir(&self) {
         let path = self.root.join("CACHEDIR.TAG");
         if !path.exists() {
@@ -210,8 +210,8 @@ impl RepoCache {
     }
 }
 
-/// The shards that an index names, each once, in order. A shard lies beside its index: a name with a
-/// folder in it is refused, as is anything but a `.safetensors` file, or a `.bin` file in the index of such.
+/// The shards in an index, each once, in order. A shard must be beside its index: a name with a folder is refused.
+/// Only `.safetensors` files are allowed, or `.bin` files in an index of such.
 pub(super) fn shards_of(index: &Path) -> Result<BTreeSet<String>, HubError> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -247,7 +247,7 @@ pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(parent).map_err(HubError::io("create", parent))
 }
 
-/// Whether both paths lead to the same bytes; false if either leads nowhere.
+/// Whether both paths lead to the same file; false if either is missing.
 fn same_file(pointer: &Path, blob: &Path) -> bool {
     match (pointer.canonicalize(), blob.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,

@@ -15,9 +15,9 @@ use ureq::{Agent, Body};
 use super::cache::{RepoCache, create_parent};
 use super::{HubError, HubOptions, Progress, Wanted, is_commit, is_hex};
 
-/// Largest answer of the hub's API that is read.
+/// Size limit of an answer of the hub's API.
 const MAX_LISTING_BYTES: u64 = 32 << 20;
-/// As many as Python follows.
+/// The same number as Python.
 const MAX_REDIRECTS: usize = 10;
 const BUFFER: usize = 128 << 10;
 /// In bytes per second.
@@ -29,7 +29,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
-    /// Of the endpoint; the token goes nowhere else.
+    /// Origin of the endpoint; the token is sent only there.
     origin: Origin,
     token: Option<String>,
     retries: u32,
@@ -45,13 +45,13 @@ enum Method {
     Get,
 }
 
-/// What the hub says about a file before it is fetched.
+/// The hub's information about a file before the download.
 struct Remote {
     etag: Etag,
     size: Option<u64>,
 }
 
-/// A file's name among the blobs, and its checksum.
+/// A blob's name, and its checksum.
 enum Etag {
     /// Large files: SHA-256 of the content.
     Sha256(String),
@@ -59,7 +59,7 @@ enum Etag {
     Git(String),
 }
 
-/// Where one file comes from.
+/// The source of one file.
 struct Source<'a> {
     repo: &'a str,
     commit: &'a str,
@@ -70,7 +70,7 @@ struct Source<'a> {
 }
 
 impl Client {
-    /// `hurry`: there is a cached snapshot to fall back to, so nothing is tried twice.
+    /// `hurry`: a cached snapshot can be used instead, so nothing is retried.
     pub fn new(options: &HubOptions, hurry: bool) -> Result<Self, HubError> {
         let endpoint = options.endpoint.trim_end_matches('/').to_owned();
         let origin = check_endpoint(&endpoint).map_err(|reason| HubError::InvalidEndpoint { reason })?;
@@ -90,7 +90,7 @@ impl Client {
             .timeout_recv_response(limit)
             .timeout_per_read(limit);
         if origin.is_loopback() {
-            config = config.proxy(None); // a proxy's loopback is not ours
+            config = config.proxy(None); // A proxy's loopback is another machine's.
         }
         Ok(Self {
             agent: config.build().into(),
@@ -105,7 +105,7 @@ impl Client {
         })
     }
 
-    /// The commit that a revision stands for, and the files in it.
+    /// The commit of a revision, and the files in it.
     pub fn listing(&self, wanted: &Wanted) -> Result<RepoInfo, HubError> {
         let url = format!("{}/api/{}", self.endpoint, wanted.at(&wanted.revision).api_url());
         let bad = |reason: String| HubError::BadAnswer { url: plain(&url), reason };
@@ -131,7 +131,7 @@ impl Client {
         }
     }
 
-    /// Fetches one file of a commit, verifies it, and links it into the snapshot. Returns its path.
+    /// Downloads one file of a commit, verifies it, and links it into the snapshot. Returns its path.
     pub fn file_into(
         &self,
         cache: &RepoCache,
@@ -143,7 +143,7 @@ impl Client {
         let repo = &wanted.repo;
         let pointer = cache.snapshot(commit).join(file);
         if pointer.is_file() {
-            return Ok(pointer); // a commit does not change
+            return Ok(pointer); // A commit does not change.
         }
         let url = format!("{}/{repo}/resolve/{commit}/{file}", self.endpoint);
         let remote = self.retrying(|| self.remote(wanted, commit, file, &url))?;
@@ -161,8 +161,8 @@ impl Client {
         cache.link(commit, file, etag)
     }
 
-    /// What the answer's header says about a file. A redirect away from the endpoint is not followed: the hub
-    /// puts what it knows on the redirect itself.
+    /// A file's information from the answer's headers. A redirect away from the endpoint is not followed: the hub
+    /// puts the information on the redirect itself.
     fn remote(&self, wanted: &Wanted, commit: &str, file: &str, url: &str) -> Result<Remote, HubError> {
         let bad = |reason: &str| HubError::BadAnswer { url: plain(url), reason: reason.to_owned() };
         let Answer { response, hub_headers } = self.follow(Method::Head, url, 0)?;
@@ -183,7 +183,7 @@ impl Client {
         Ok(Remote { etag, size })
     }
 
-    /// Fetches a blob under its temporary name, verifies it, and gives it its own.
+    /// Downloads a blob under a temporary name, verifies it, and renames it.
     fn blob_into(&self, wanted: &Wanted, blob: &Path, source: &Source, etag: &Etag) -> Result<(), HubError> {
         let mut part = blob.to_owned().into_os_string();
         part.push(".incomplete");
@@ -199,14 +199,14 @@ impl Client {
             checked
         };
         match fetch() {
-            // What an earlier run left may be what is wrong: once more, from the first byte.
+            // The bytes of an earlier run may be wrong: try once more, from the first byte.
             Err(HubError::Checksum { .. }) if resumed => fetch()?,
             result => result?,
         }
         fs::rename(&part, blob).map_err(HubError::io("write", blob))
     }
 
-    /// Appends what is missing to `part`. What came stays there if the connection breaks.
+    /// Appends the missing bytes to `part`. Received bytes stay there if the connection breaks.
     fn receive(&self, wanted: &Wanted, part: &Path, source: &Source) -> Result<(), HubError> {
         let open = || File::options().create(true).append(true).open(part);
         let mut out = open().map_err(HubError::io("open", part))?;
@@ -231,7 +231,7 @@ impl Client {
         out.sync_all().map_err(HubError::io("write", part))
     }
 
-    /// Copies an answer's body behind the first `done` bytes of `out`.
+    /// Copies an answer's body after the first `done` bytes of `out`.
     fn copy(
         &self,
         response: Response<Body>,
@@ -271,8 +271,8 @@ impl Client {
         Ok(())
     }
 
-    /// One request, with redirects. A GET follows them anywhere, a HEAD only within the endpoint; the
-    /// token is sent to the endpoint only. `start` > 0 asks for the rest of a file.
+    /// One request, with redirects. A GET follows them anywhere, a HEAD only within the endpoint. The token is sent
+    /// only to the endpoint. `start` > 0 requests the rest of a file.
     fn follow(&self, method: Method, url: &str, start: u64) -> Result<Answer, HubError> {
         let mut url = url.to_owned();
         let mut hub_headers = Vec::new();
@@ -318,7 +318,7 @@ impl Client {
         request.call().map_err(|error| self.network(url, error))
     }
 
-    /// Turns a status that is not a success into an error. `file` is the commit and file that was asked for.
+    /// Turns an error status into an error. `file` is the requested commit and file.
     fn refuse_status(
         &self,
         wanted: &Wanted,
@@ -353,7 +353,7 @@ impl Client {
         })
     }
 
-    /// Repeats `attempt` while its error may pass, at most `retries` times.
+    /// Repeats `attempt` while its error may be transient, at most `retries` times.
     fn retrying<T>(&self, mut attempt: impl FnMut() -> Result<T, HubError>) -> Result<T, HubError> {
         let mut wait = self.backoff;
         for _ in 0..self.retries {
@@ -387,7 +387,7 @@ impl Client {
         }
     }
 
-    /// How long next to no progress is borne.
+    /// Longest time almost without progress.
     fn patience(&self) -> Duration {
         self.timeout * 6
     }
@@ -399,13 +399,13 @@ impl Client {
     }
 }
 
-/// The last answer, and the headers of every answer that came from the endpoint itself, first to last.
+/// The last answer, and the headers of every answer from the endpoint, first to last.
 struct Answer {
     response: Response<Body>,
     hub_headers: Vec<HeaderMap>,
 }
 
-/// A reader that gives up on a server that drips: after `patience`, less than [`LEAST_RATE`] on average.
+/// A reader that gives up on a very slow server: below [`LEAST_RATE`] on average after `patience`.
 struct Paced<R> {
     inner: R,
     began: Instant,
@@ -442,7 +442,7 @@ impl Source<'_> {
 }
 
 impl Etag {
-    /// From a header, quoted or not, weak or not. `None` for anything that is not a checksum.
+    /// Parses a header's ETag, quoted or not, weak or not. `None` if it is not a checksum.
     fn parse(header: &str) -> Option<Self> {
         let text = header.trim().trim_start_matches("W/").trim_matches('"');
         match text.len() {
@@ -502,7 +502,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Scheme, host and port: what decides whether two addresses are the same party.
+/// Scheme, host and port. The same origin means the same party.
 #[derive(Debug, Clone, PartialEq)]
 struct Origin {
     scheme: String,
@@ -541,7 +541,7 @@ fn check_endpoint(endpoint: &str) -> Result<Origin, String> {
     Origin::of(endpoint).ok_or_else(|| "it does not begin with http:// or https:// and a host".to_owned())
 }
 
-/// The address that a `Location` header means, seen from `url` at `origin`.
+/// The target of a `Location` header, relative to `url` at `origin`.
 fn join(origin: &Origin, url: &str, location: &str) -> String {
     let location = location.split('#').next().unwrap_or_default();
     let Origin { scheme, host, port } = origin;
@@ -558,7 +558,7 @@ fn join(origin: &Origin, url: &str, location: &str) -> String {
     }
 }
 
-/// A URL without what may be secret in it: user name, query, fragment.
+/// A URL without its possibly secret parts: user name, query, fragment.
 fn plain(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     match url.split_once("://") {
@@ -575,7 +575,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether the answer is the part of the file that begins at byte `start`.
+/// Whether the answer begins at byte `start` of the file.
 fn continues_at(response: &Response<Body>, start: u64) -> bool {
     let range = header(response.headers(), "content-range").unwrap_or_default();
     response.status() == 206 && range.starts_with(&format!("bytes {start}-"))

@@ -1,21 +1,21 @@
-//! What can go wrong between a repository's name and its files on disk.
+//! Errors of downloads from the hub.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be fetched. No message contains the token or the query of a URL, which
-/// in a redirect may be a signature.
+/// Why a model could not be fetched. No message contains the token or the query of a URL: in a redirect it may be a
+/// signature.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The name is not one that the hub could have.
+    /// The name cannot exist on the hub.
     #[error(
         "`{spec}` does not name a model on the hub: {reason}\nhint: write hf:org/name or hf:org/name@revision"
     )]
     InvalidSpec {
-        /// As it was given.
+        /// The given name.
         spec: String,
-        /// Which rule it breaks.
+        /// The violated rule.
         reason: String,
     },
     /// The endpoint is not a plain http or https address.
@@ -24,7 +24,7 @@ pub enum HubError {
          without user name, query or fragment"
     )]
     InvalidEndpoint {
-        /// Which rule it breaks; the address itself may hold a password and is not repeated.
+        /// The violated rule. The address itself is not repeated, because it may hold a password.
         reason: String,
     },
     /// The token cannot be sent in a header.
@@ -32,10 +32,10 @@ pub enum HubError {
         "the hub's token holds characters other than visible ASCII\nhint: look at HF_TOKEN or at the token's file"
     )]
     InvalidToken,
-    /// Neither the options nor the environment say where the cache is.
+    /// Neither options nor environment give a cache directory.
     #[error("there is no home directory to keep the hub's cache in\nhint: set HF_HOME or HF_HUB_CACHE")]
     NoCacheDir,
-    /// Offline, and the cache does not hold what is needed.
+    /// Offline, and the cache is incomplete.
     #[error(
         "{repo} at revision {revision} is not whole in the cache {} and offline mode is on; missing: {}\n\
          hint: fetch it once while online, for instance with `hf download {repo} --revision {revision}`, \
@@ -47,12 +47,12 @@ pub enum HubError {
         repo: String,
         /// Branch, tag or commit.
         revision: String,
-        /// Names of files, or a sentence where not even the revision is known.
+        /// Names of files, or a sentence if even the revision is unknown.
         missing: Vec<String>,
-        /// The cache directory, the one that holds `models--org--name`.
+        /// The cache directory, the parent of `models--org--name`.
         cache: PathBuf,
     },
-    /// 404 for the repository (or, where the hub does not say which, its revision).
+    /// 404 for the repository, or for its revision if the hub does not say which.
     #[error(
         "{endpoint} has no model {repo} with a revision {revision}\nhint: check the spelling of organisation, name \
          and revision; a private repository {} be seen by this caller",
@@ -63,20 +63,20 @@ pub enum HubError {
         repo: String,
         /// Branch, tag or commit.
         revision: String,
-        /// The hub that was asked.
+        /// The hub's address.
         endpoint: String,
         /// Whether the request carried a token.
         token_sent: bool,
     },
     /// The repository exists, the revision does not.
-    #[error("{repo} has no revision {revision}\nhint: leave the revision away for the branch `main`")]
+    #[error("{repo} has no revision {revision}\nhint: omit the revision for the branch `main`")]
     RevisionNotFound {
         /// `org/name`.
         repo: String,
         /// Branch, tag or commit.
         revision: String,
     },
-    /// The repository lists a file that the hub then does not have, or lacks one that every model needs.
+    /// The repository lists a file that the hub does not have, or lacks a file that every model needs.
     #[error("{repo} at {revision} has no file {file}{}", hint_if(*required, "not a repository in the timm or transformers layout?"))]
     FileNotFound {
         /// `org/name`.
@@ -85,10 +85,10 @@ pub enum HubError {
         revision: String,
         /// Path in the repository.
         file: String,
-        /// No such file in the repository's list of files, as opposed to an answer 404.
+        /// The repository's list has no such file, as opposed to an answer 404.
         required: bool,
     },
-    /// No weights in a form that can be read.
+    /// No weights in a supported format.
     #[error(
         "{repo} at {revision} holds no model.safetensors, no model.safetensors.index.json and no pytorch_model.bin\n\
          hint: weights for other frameworks (TensorFlow, Flax, ONNX) are not read; look for a converted revision"
@@ -120,20 +120,21 @@ pub enum HubError {
     #[error(
         "the hub refuses access to {repo}\nhint: {}",
         if *token_sent {
-            format!("the repository is gated or the token too narrow; ask for access at {endpoint}/{repo}")
+            format!("the repository is gated or the token too narrow; request access at {endpoint}/{repo}")
         } else {
-            format!("no token was sent (HF_TOKEN); a gated repository also wants its terms accepted at {endpoint}/{repo}")
+            format!("no token was sent (HF_TOKEN); a gated repository also requires accepting its terms \
+                     at {endpoint}/{repo}")
         }
     )]
     Forbidden {
         /// `org/name`.
         repo: String,
-        /// The hub that was asked.
+        /// The hub's address.
         endpoint: String,
         /// Whether the request carried a token.
         token_sent: bool,
     },
-    /// Any other status than the ones a download expects.
+    /// Any unexpected status.
     #[error("{url} answered with status {status}{}", status_hint(*status))]
     Status {
         /// Without its query.
@@ -143,37 +144,37 @@ pub enum HubError {
         /// The server's `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
-    /// No connection: refused, unknown host, cut before an answer came.
+    /// No connection: refused, unknown host, or closed before an answer.
     #[error(
         "{url} cannot be reached: {reason}\nhint: check the network, the proxy and HF_ENDPOINT; --offline uses the cache only"
     )]
     Unreachable {
         /// Without its query.
         url: String,
-        /// What the network said.
+        /// The network's error.
         reason: String,
     },
-    /// Nothing came for as long as the time limit allows, or so little that it would never end.
+    /// No data within the time limit, or too little to finish.
     #[error(
         "{url} was too slow: nothing, or next to nothing, came for {seconds} s\nhint: try again (a download resumes), or raise HF_HUB_DOWNLOAD_TIMEOUT"
     )]
     TimedOut {
         /// Without its query.
         url: String,
-        /// The limit that was passed.
+        /// The exceeded limit.
         seconds: f64,
     },
-    /// The connection ended before the file did. What came is kept and resumed.
+    /// The connection closed before the end of the file. Received bytes are kept for a resume.
     #[error("the download of {file} ended after {received} of {expected} bytes\nhint: try again, it resumes")]
     CutOff {
         /// Path in the repository.
         file: String,
         /// Bytes on disk.
         received: u64,
-        /// Bytes that were announced.
+        /// Announced bytes.
         expected: u64,
     },
-    /// An answer that the hub's protocol does not allow.
+    /// An answer that violates the hub's protocol.
     #[error(
         "{url}: {reason}\nhint: if HF_ENDPOINT names a mirror or a proxy, it may not speak the hub's protocol"
     )]
@@ -183,22 +184,23 @@ pub enum HubError {
         /// What is wrong.
         reason: String,
     },
-    /// The file is larger than the limit set for it.
+    /// The file is above the size limit.
     #[error("{file} of {repo} has {} bytes, more than the limit of {limit}\nhint: raise `max_file_bytes` if this is meant", at_least(*bytes))]
     TooLarge {
         /// `org/name`.
         repo: String,
         /// Path in the repository.
         file: String,
-        /// As announced; `None` when more came than was allowed.
+        /// Announced size; `None` if more bytes arrived than allowed.
         bytes: Option<u64>,
         /// In bytes.
         limit: u64,
     },
-    /// The bytes are not the ones that the hub announced. They were deleted.
+    /// The bytes differ from the announced ones. They were deleted.
     #[error(
-        "{file} of {repo} is damaged: its {algorithm} is {found} and should be {expected}; the download was deleted\n\
-         hint: try again; if it stays, something between here and the hub changes files"
+        "{file} of {repo} is damaged: its {algorithm} is {found} and should be {expected}; the download \
+         was deleted\nhint: try again; if it stays, something between this machine and the hub changes \
+         files"
     )]
     Checksum {
         /// `org/name`.
@@ -222,16 +224,16 @@ pub enum HubError {
     },
     /// Another process holds the lock on a file and makes no progress.
     #[error(
-        "another process has been fetching this file for {seconds:.0} s without progress; its lock is {}\n\
-         hint: wait for it or end it; the lock goes with its process", path.display()
+        "another process has been fetching this file for {seconds:.0} s without progress; its lock is \
+         {}\nhint: wait for it or end it; the lock ends with its process", path.display()
     )]
     Locked {
         /// The lock's file.
         path: PathBuf,
-        /// Since the other process last wrote something.
+        /// Time since the other process last wrote.
         seconds: f64,
     },
-    /// The disk is full, or the quota used up.
+    /// The disk or the quota is full.
     #[error("no space left to write {} ({bytes} bytes)\nhint: free some, or move the cache with HF_HOME or HF_HUB_CACHE", path.display())]
     DiskFull {
         /// The file being written.
@@ -239,14 +241,14 @@ pub enum HubError {
         /// Size of the whole file.
         bytes: u64,
     },
-    /// Any other trouble with the cache's files.
+    /// Any other error of the cache's files.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// "read", "write", …
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

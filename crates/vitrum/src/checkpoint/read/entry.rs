@@ -1,4 +1,4 @@
-//! Tensors of a file before their values are read: what there is, then what of it is wanted.
+//! Tensors of a file before their values are read: first a list, then the chosen ones.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,25 +11,25 @@ use pytorch_reader::Tensor;
 use super::pytorch;
 use crate::checkpoint::{Dtype, HostTensor, LoadError};
 
-/// A tensor that is known by its shape, and can be read.
+/// A tensor with a known shape whose values can be read.
 pub struct Entry {
-    /// The file it lies in.
+    /// Its file.
     pub file: Arc<PathBuf>,
     /// Type of its elements.
     pub dtype: Dtype,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Where its values are.
+    /// The place of its values.
     pub source: Source,
 }
 
-/// Where the values of a tensor are.
+/// The place of a tensor's values.
 pub enum Source {
-    /// In memory: archives are unpacked while their names are read.
+    /// In memory: archives are unpacked while names are read.
     Memory(HostTensor),
     /// In a safetensors file: first byte and number of bytes.
     Bytes(Arc<File>, u64, usize),
-    /// In what `torch.save` wrote.
+    /// In a file of `torch.save`.
     Pytorch(Tensor),
 }
 
@@ -37,27 +37,27 @@ pub enum Source {
 pub struct Listing {
     /// By name.
     pub entries: BTreeMap<String, Entry>,
-    /// What the file says about itself.
+    /// The file's own metadata.
     pub metadata: BTreeMap<String, String>,
-    /// Most bytes that the tensors taken may have: a view can describe more than its file holds.
+    /// Limit on the bytes of the chosen tensors: a view can describe more than its file holds.
     pub most_bytes: u64,
 }
 
 impl Listing {
-    /// Nothing yet, for tensors of at most `most_bytes`.
+    /// An empty list with a limit of `most_bytes`.
     pub fn new(most_bytes: u64) -> Self {
         Self { entries: BTreeMap::new(), metadata: BTreeMap::new(), most_bytes }
     }
 }
 
 impl Entry {
-    /// Bytes of the values; the largest number where they cannot be counted.
+    /// Bytes of the values; the largest number on overflow.
     pub fn bytes(&self) -> u64 {
         let elements = self.shape.iter().try_fold(1u64, |n, &axis| n.checked_mul(axis as u64));
         elements.and_then(|n| n.checked_mul(self.dtype.size() as u64)).unwrap_or(u64::MAX)
     }
 
-    /// A number to sort by, so that a file is read from its beginning to its end.
+    /// A sort key that makes reading sequential.
     pub fn offset(&self) -> u64 {
         match self.source {
             Source::Bytes(_, offset, _) => offset,

@@ -1,4 +1,4 @@
-//! Which file of a folder holds the weights: one rule, and a word about what was left aside.
+//! The choice of a folder's file of weights, by one rule; other candidates are noted.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use super::sniff::foreign_name;
 use crate::checkpoint::LoadError;
 use crate::data::dataset::natural_order;
 
-/// Names that libraries give to the weights of a model, in this order.
+/// Libraries' names for files of weights, in order of preference.
 const PREFERRED: [&str; 10] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -20,11 +20,11 @@ const PREFERRED: [&str; 10] = [
     "mp_rank_00_model_states.pt",
 ];
 
-/// Endings of files of weights, in this order.
+/// Extensions of files of weights, in order of preference.
 pub(super) const WEIGHTS: [&str; 9] =
     [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
 
-/// Stems of what training scripts leave, the better choice first: the best epoch before the last one.
+/// Stems of training scripts' files, in order of preference: the best epoch before the last.
 const STEMS: [&[&str]; 3] = [
     &[
         "model_best",
@@ -39,7 +39,7 @@ const STEMS: [&[&str]; 3] = [
     &["checkpoint", "model", "weights", "state_dict", "ckpt"],
 ];
 
-/// What lies beside weights and is none: states of optimisers, schedulers, random numbers.
+/// Files beside weights: states of optimisers, schedulers, random numbers.
 const BESIDE: [&str; 9] = [
     "optimizer",
     "scheduler",
@@ -54,12 +54,12 @@ const BESIDE: [&str; 9] = [
 
 /// The file of weights in a folder.
 ///
-/// Names of libraries come first (`model.safetensors`, `pytorch_model.bin`, their indices, …), then what training
-/// scripts leave: the best epoch (`model_best.pth.tar`, `best.pt`), the last one (`last.ckpt`), `checkpoint.pth`, the
-/// highest of `checkpoint-N.pth.tar`; else the only file of the first kind that is there.
+/// Libraries' names come first (`model.safetensors`, `pytorch_model.bin`, their indices, …), then those of training
+/// scripts: the best epoch (`model_best.pth.tar`, `best.pt`), the last one (`last.ckpt`), `checkpoint.pth`, the
+/// highest of `checkpoint-N.pth.tar`. Otherwise the only file with the most preferred extension.
 ///
 /// # Errors
-/// [`LoadError::Folder`] when there is none, or several that could be meant; [`LoadError::Link`].
+/// [`LoadError::Folder`] if there is none or the choice is not clear; [`LoadError::Link`].
 pub fn weights_in(folder: &Path) -> Result<PathBuf, LoadError> {
     choose(folder).map(|(file, _)| file)
 }
@@ -68,7 +68,7 @@ pub fn weights_in(folder: &Path) -> Result<PathBuf, LoadError> {
 pub(super) fn choose(folder: &Path) -> Result<(PathBuf, Vec<String>), LoadError> {
     let names = names_in(folder)?;
     let weights: Vec<&String> = names.iter().filter(|name| is_candidate(name)).collect();
-    // A link that leads nowhere counts, so that it is named and no other file taken for it.
+    // A link without a target counts: the error names it, and no other file replaces it.
     let is_there = |name: &&&str| folder.join(name).is_file() || folder.join(name).is_symlink();
     let preferred = PREFERRED.iter().find(is_there).map(ToString::to_string);
     let chosen = match preferred.or_else(|| of_training(&weights)) {
@@ -95,7 +95,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>, LoadError> {
     Ok(names)
 }
 
-/// Name and ending of a file of weights.
+/// Stem and extension of a file of weights.
 fn parts(name: &str) -> Option<(&str, usize)> {
     WEIGHTS.iter().enumerate().find_map(|(rank, ending)| Some((name.strip_suffix(ending)?, rank)))
 }
@@ -104,20 +104,20 @@ fn is_candidate(name: &str) -> bool {
     parts(name).is_some() && !BESIDE.iter().any(|word| name.to_lowercase().contains(word))
 }
 
-/// How early a name stands in the order of what training scripts leave.
+/// Rank of a name among those of training scripts.
 fn stem_rank(name: &str) -> Option<usize> {
     let (found, _) = parts(name)?;
     STEMS.iter().flat_map(|stems| stems.iter()).position(|stem| found.eq_ignore_ascii_case(stem))
 }
 
-/// The file a training script means by its name.
+/// The preferred file of a training script.
 fn of_training(names: &[&String]) -> Option<String> {
     let rank = |name: &&&String| Some((stem_rank(name)?, parts(name)?.1));
     let best = names.iter().filter(|name| rank(name).is_some()).min_by_key(rank);
     best.map(|name| (*name).clone()).or_else(|| numbered(names))
 }
 
-/// The highest of files whose names differ in one number at their end alone.
+/// The highest of files whose names differ only in a number at their end.
 fn numbered(names: &[&String]) -> Option<String> {
     let number = |name: &&String| -> Option<(String, u64)> {
         let (stem, rank) = parts(name)?;
@@ -134,7 +134,7 @@ fn numbered(names: &[&String]) -> Option<String> {
     same.then(|| (*highest.0).clone())
 }
 
-/// The only file of the first kind that is there.
+/// The only file with the most preferred extension.
 fn only_one(folder: &Path, weights: &[&String], names: &[String]) -> Result<String, LoadError> {
     let kind = weights.iter().filter_map(|name| parts(name)).map(|(_, rank)| rank).min();
     let of_kind: Vec<&str> = weights
@@ -157,7 +157,7 @@ fn only_one(folder: &Path, weights: &[&String], names: &[String]) -> Result<Stri
     }
 }
 
-/// What is there instead of weights.
+/// What the folder holds instead of weights.
 fn none_reason(folder: &Path, names: &[String]) -> String {
     let foreign = names.iter().find_map(|name| Some((name, foreign_name(Path::new(name))?)));
     if let Some((name, (what, hint))) = foreign {

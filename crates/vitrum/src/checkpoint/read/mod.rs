@@ -1,4 +1,4 @@
-//! Files to named tensors. Every reader is bounded by the real size of the file it reads.
+//! Files to named tensors. The real size of a file bounds every reader.
 
 mod entry;
 mod folder;
@@ -22,7 +22,7 @@ use super::{LoadError, TensorMap};
 use entry::{Entry, Listing};
 use sniff::{Content, sniff};
 
-/// What a file may ask for before it is refused.
+/// Limits on a file's demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a safetensors header.
@@ -33,7 +33,7 @@ pub struct Limits {
     pub tensors: usize,
     /// Files of a sharded checkpoint.
     pub shards: usize,
-    /// Bytes a compressed archive may unpack to, beyond 16 times its own size.
+    /// Extra bytes that a compressed archive may unpack to, beyond 16 times its own size.
     pub unpacked_bytes: u64,
 }
 
@@ -56,23 +56,24 @@ impl Limits {
     }
 }
 
-/// The tensors of a file or folder, under the names the file gives them.
+/// The tensors of a file or folder, under the file's names.
 ///
-/// The format is told from the content: safetensors, an index of shards, `.npz`, `.npy`, or what `torch.save` writes.
-/// [`weights_in`] chooses the file of a folder. Of several sets of weights in a file one is taken, the same in every
-/// format: averaged weights before others, a teacher before its student ([`TensorMap::sets`]). What stands in front of
-/// its names (`state_dict.`, `module.`) goes; other tensors are left out by name ([`TensorMap::dropped`]).
+/// The content tells the format: safetensors, an index of shards, `.npz`, `.npy`, or a file of `torch.save`.
+/// [`weights_in`] chooses the file of a folder. If a file has several sets of weights, one is chosen, by the same
+/// rule in every format: averaged weights before others, a teacher before its student ([`TensorMap::sets`]).
+/// Prefixes of its names (`state_dict.`, `module.`) are removed. Other tensors are left out and listed
+/// ([`TensorMap::dropped`]).
 ///
 /// # Errors
-/// [`LoadError`], naming the file.
+/// [`LoadError`] with the file's name.
 pub fn read(path: impl AsRef<Path>) -> Result<TensorMap, LoadError> {
     read_set(path, None)
 }
 
-/// As [`read`], with the set of weights to take, by the words in front of its tensors: `student`, `model_ema`.
+/// As [`read`], with the set of weights to take, by its prefix: `student`, `model_ema`.
 ///
 /// # Errors
-/// [`LoadError`]; [`LoadError::Sets`] when the file has no such set, or several.
+/// [`LoadError`]; [`LoadError::Sets`] if the file has no such set, or several.
 pub fn read_set(path: impl AsRef<Path>, weight_set: Option<&str>) -> Result<TensorMap, LoadError> {
     let (path, limits) = (path.as_ref(), Limits::default());
     check_link(path)?;
@@ -90,7 +91,7 @@ pub fn read_set(path: impl AsRef<Path>, weight_set: Option<&str>) -> Result<Tens
     Ok(map)
 }
 
-/// What a file holds, in whatever format it is.
+/// The contents of a file of any format.
 fn list_file(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     check_link(path)?;
     match sniff(path)? {
@@ -137,7 +138,7 @@ fn take(
     Ok(map)
 }
 
-/// Refuses a link that leads nowhere.
+/// Refuses a link without a target.
 pub(crate) fn check_link(path: &Path) -> Result<(), LoadError> {
     if path.is_symlink() && !path.exists() {
         let target = std::fs::read_link(path).map_err(|e| LoadError::io(path, e))?;
@@ -167,7 +168,7 @@ pub(crate) fn read_bounded(path: &Path, what: &str, limit: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
-/// Refuses more things in a file than are accepted.
+/// Refuses a number above its limit.
 fn at_most(path: &Path, what: &str, found: usize, limit: usize) -> Result<(), LoadError> {
     if found > limit {
         return Err(LoadError::too_large(path, what, found as u64, limit as u64));
@@ -175,7 +176,7 @@ fn at_most(path: &Path, what: &str, found: usize, limit: usize) -> Result<(), Lo
     Ok(())
 }
 
-/// Runs a dependency's parser; should it panic on a broken file, that becomes an error as well.
+/// Runs a dependency's parser. A panic on a broken file becomes an error.
 fn guarded<T>(
     path: &Path,
     format: &'static str,

@@ -1,4 +1,4 @@
-//! NumPy's `.npz` and `.npy`: how Google publishes its own Vision Transformers.
+//! NumPy's `.npz` and `.npy`: the formats of Google's published Vision Transformers.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -16,7 +16,7 @@ use crate::checkpoint::{Dtype, HostTensor, LoadError};
 const NPZ: &str = "npz archive";
 const NPY: &str = "npy array";
 
-/// Longest text in front of an array that is parsed.
+/// Longest array header to parse.
 const MAX_HEADER: usize = 16 << 10;
 
 /// The names in a zip archive.
@@ -27,7 +27,7 @@ pub(super) fn entry_names(path: &Path) -> Result<Vec<String>, LoadError> {
     })
 }
 
-/// Checks that a zip archive does not promise to unpack to far more than it holds.
+/// Checks that a zip archive does not unpack to far more than its size.
 pub(super) fn check_archive(path: &Path, limits: &Limits) -> Result<(), LoadError> {
     guarded(path, "zip archive", || {
         let mut archive = open_archive(path, "zip archive")?;
@@ -47,7 +47,7 @@ fn check_sizes(
 ) -> Result<(), LoadError> {
     let limit = limits.unpacked(open(path)?.1);
     let zip = archive.zip_archive();
-    // Besides one entry per tensor, PyTorch writes a handful of small ones.
+    // PyTorch writes a few small entries besides one per tensor.
     let most = limits.tensors.saturating_add(100);
     at_most(path, "the number of entries", zip.len(), most)?;
     let mut total = 0u64;
@@ -91,13 +91,13 @@ pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     })
 }
 
-/// A tensor whose values are here already.
+/// A tensor with its values in memory.
 fn held(file: &Arc<PathBuf>, tensor: HostTensor) -> Entry {
     let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
     Entry { file: file.clone(), dtype, shape, source: Source::Memory(tensor) }
 }
 
-/// The array of an `.npy` file, named as the file.
+/// The array of an `.npy` file, with the file's name.
 pub(super) fn list_npy(path: &Path) -> Result<Listing, LoadError> {
     let (mut file, length) = open(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -131,15 +131,15 @@ fn array(path: &Path, name: &str, bytes: &[u8]) -> Result<HostTensor, LoadError>
     if header.order() == Order::C {
         return HostTensor::new(dtype, shape, data).map_err(fail);
     }
-    // Fortran order is row order of the axes reversed.
+    // Fortran order is row order with reversed axes.
     shape.reverse();
     let axes: Vec<usize> = (0..shape.len()).rev().collect();
     HostTensor::new(dtype, shape, data).and_then(|t| t.permute(&axes)).map_err(fail)
 }
 
-/// Refuses what would make the header's parser allocate or recurse without bound.
+/// Refuses a header that would make the parser allocate or recurse without bound.
 fn check_header(bytes: &[u8]) -> Result<(), &'static str> {
-    const DEEPEST: usize = 4; // {'shape': (…)} has 2, a structured type 3
+    const DEEPEST: usize = 4; // `{'shape': (…)}` has 2, a structured type 3.
     if !bytes.starts_with(b"\x93NUMPY") {
         return Err("not an array in NumPy's format");
     }
@@ -164,14 +164,14 @@ fn check_header(bytes: &[u8]) -> Result<(), &'static str> {
             return Err("its header is nested too deeply");
         }
     }
-    // `(1, 2, 3)` has one comma per axis at most; the rest are those of the dictionary.
+    // `(1, 2, 3)` has at most one comma per axis; the others are the dictionary's.
     match text.iter().filter(|&&b| b == b',').count() > 4 * MAX_RANK {
         true => Err("its header has too many items"),
         false => Ok(()),
     }
 }
 
-/// Our name for NumPy's type, and whether bytes stand in big-endian order.
+/// Our type for NumPy's type, and whether bytes are big-endian.
 fn dtype(dtype: &DType) -> Result<(Dtype, bool), String> {
     let refused = || format!("type {} is not read", dtype.descr());
     let DType::Plain(kind) = dtype else { return Err(refused()) };
@@ -179,7 +179,7 @@ fn dtype(dtype: &DType) -> Result<(Dtype, bool), String> {
         (TypeChar::Float, 8) => Dtype::F64,
         (TypeChar::Float, 4) => Dtype::F32,
         (TypeChar::Float, 2) => Dtype::F16,
-        // JAX's bfloat16, which NumPy knows only as two raw bytes.
+        // JAX's bfloat16; NumPy stores it as two raw bytes.
         (TypeChar::RawData, 2) => Dtype::BF16,
         (TypeChar::Int, 8) => Dtype::I64,
         (TypeChar::Int, 4) => Dtype::I32,

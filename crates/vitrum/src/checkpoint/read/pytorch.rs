@@ -1,4 +1,4 @@
-//! What `torch.save` writes: `.pth`, `.pt`, `.bin`, `.ckpt`. Only tensors are read, nothing is executed.
+//! Files of `torch.save`: `.pth`, `.pt`, `.bin`, `.ckpt`. Only tensors are read; nothing is executed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::checkpoint::{Dtype, LoadError};
 
 const FORMAT: &str = "PyTorch checkpoint";
 
-/// What a PyTorch checkpoint holds, optimiser state and the like included.
+/// The contents of a PyTorch checkpoint, including optimiser state.
 pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let (_, length) = open(path)?;
     if is_zip(path)? {
@@ -64,7 +64,7 @@ fn dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// The crate hands out the machine's byte order.
+/// The crate returns native byte order.
 fn little_endian(dtype: DType, mut data: Vec<u8>) -> Vec<u8> {
     if cfg!(target_endian = "big") {
         data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);

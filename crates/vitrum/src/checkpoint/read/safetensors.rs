@@ -1,4 +1,4 @@
-//! safetensors, one file (<https://github.com/huggingface/safetensors>).
+//! A single safetensors file (<https://github.com/huggingface/safetensors>).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::checkpoint::{Dtype, LoadError, TensorMap};
 
 const FORMAT: &str = "safetensors";
 
-/// The tensors of one safetensors file, all of them and under its own names.
+/// All tensors of one safetensors file, under its own names.
 pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
     let Listing { entries, metadata, .. } = list(path, limits)?;
     let mut map = TensorMap { metadata, ..TensorMap::new(path) };
@@ -29,7 +29,7 @@ pub fn read(path: &Path, limits: &Limits) -> Result<TensorMap, LoadError> {
     Ok(map)
 }
 
-/// What one safetensors file holds.
+/// The contents of one safetensors file.
 pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let (file, length) = open(path)?;
     let mut reader = BufReader::with_capacity(1 << 16, &file);
@@ -45,7 +45,7 @@ pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let mut listing = Listing::new(u64::MAX);
     listing.metadata = metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     let (file, place) = (Arc::new(file), Arc::new(path.to_path_buf()));
-    // Offsets are checked by the header's parser to be gapless and inside the file.
+    // The header's parser checks that offsets are gapless and inside the file.
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
         let dtype = dtype(info.dtype)
@@ -58,7 +58,7 @@ pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     Ok(listing)
 }
 
-/// The parsed header and where the tensors begin.
+/// The parsed header, and the offset of the tensors.
 fn read_header(
     path: &Path,
     file: &mut BufReader<&File>,
@@ -95,7 +95,7 @@ fn check_names(path: &Path, names: &[String], limits: &Limits) -> Result<(), Loa
     }
 }
 
-/// The keys of a JSON object with repetitions, which a map would hide.
+/// The keys of a JSON object with duplicates, which a map would hide.
 struct Names(Vec<String>);
 
 impl<'de> Deserialize<'de> for Names {
@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-/// Our name for a type of the file; `None` for the 4-, 6- and 8-bit floats and complex numbers.
+/// Our type for the file's type; `None` for the 4-, 6- and 8-bit floats and complex numbers.
 fn dtype(dtype: FileDtype) -> Option<Dtype> {
     Some(match dtype {
         FileDtype::F64 => Dtype::F64,

@@ -1,7 +1,7 @@
-//! One choice among the sets of weights in a file, the same for every format.
+//! The choice among several sets of weights in a file, the same for every format.
 //!
 //! Training scripts keep several in one file: `student.*` and `teacher.*`, `state_dict.*` and `state_dict_ema.*`. A
-//! patch projection marks each; what stands in front of it is the set's name.
+//! patch projection marks each set; its prefix is the set's name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,33 +15,33 @@ use crate::checkpoint::family::{Naming, namings};
 /// Weights of one model within a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightSet {
-    /// What stands in front of the names of its tensors, such as `teacher.backbone`; often nothing.
+    /// The prefix of its tensors, such as `teacher.backbone`; often empty.
     pub name: String,
     /// Number of its tensors.
     pub tensors: usize,
-    /// Whether it is the one that was taken.
+    /// Whether it was chosen.
     pub chosen: bool,
 }
 
 /// Names and shapes of a file's tensors.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
-/// Why tensors of a set that is not taken are left out.
+/// Why tensors of other sets are left out.
 pub(crate) const OTHER_SET: &str = "of other weights";
 
-/// What is taken of a file.
+/// The tensors chosen from a file.
 pub(super) struct Selection {
-    /// The name in the file, and the name without the container in front.
+    /// The name in the file, and the name without the container prefix.
     pub names: Vec<(String, String)>,
-    /// What is left out: name and reason.
+    /// Tensors left out: name and reason.
     pub dropped: Vec<(String, String)>,
     /// All sets that the file holds.
     pub sets: Vec<WeightSet>,
-    /// What a user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Where weights stand in what libraries and scripts save, in the order of choice: timm's first.
+/// Keys that hold weights in files of libraries and scripts, in order of preference: timm's first.
 const CONTAINERS: [&str; 24] = [
     "state_dict_ema",
     "model_ema",
@@ -69,28 +69,24 @@ const CONTAINERS: [&str; 24] = [
     "shadow",
 ];
 
-/// Further words that stand in front of a model, and stay for the dialect to see.
+/// Further prefixes of a model. They stay, for the dialect.
 const PARTS: [&str; 9] =
     ["", "backbone", "encoder", "vit", "deit", "dinov2", "visual", "trunk", "image_encoder"];
 
-/// Segments that wrappers put anywhere into a name.
+/// Segments that wrappers insert anywhere in a name.
 const WRAPPERS: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
 
 /// Chooses a set, and finds a head beside it.
 ///
-/// Averaged weights come before a teacher's, those before plain ones, a student's last; of equal ones timm's order
-/// of containers decides, then the shorter name.
+/// Order: averaged weights, a teacher's, plain ones, a student's. Among equals timm's order of containers decides,
+/// then the shorter name.
 ///
 /// # Errors
-/// [`LoadError::Sets`] where `wanted` names none or several, and where nothing tells which of several is meant.
+/// [`LoadError::Sets`] if `wanted` matches none or several, or if the choice is not clear.
 pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Result<Selection, LoadError> {
     let plain: BTreeMap<String, &str> = shapes.keys().map(|name| (unwrapped(name), *name)).collect();
     if plain.len() != shapes.len() {
-        return Err(LoadError::format(
-            path,
-            "checkpoint",
-            "two names differ by what a wrapper put in front alone",
-        ));
+        return Err(LoadError::format(path, "checkpoint", "two names differ only in a wrapper's prefix"));
     }
     let found = sets_of(&plain);
     let names: Vec<String> = found.iter().map(|(prefix, _)| shown(prefix)).collect();
@@ -139,7 +135,7 @@ pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Resu
     Ok(selection)
 }
 
-/// A name without the segments of wrappers.
+/// A name without wrapper segments.
 fn unwrapped(name: &str) -> String {
     let mut name = name.to_string();
     for wrapper in WRAPPERS {
@@ -158,7 +154,7 @@ fn quoted(name: &str) -> String {
     if name.is_empty() { "the file's top level".into() } else { format!("`{}`", shorten(name)) }
 }
 
-/// What stands in front of each telltale, and whose naming it is.
+/// The prefix of each telltale, with the naming it belongs to.
 fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
     let mut found: BTreeMap<String, &'static Naming> = BTreeMap::new();
     for name in names.keys() {
@@ -170,14 +166,14 @@ fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
             found.entry(prefix).or_insert(naming);
         }
     }
-    // A weak telltale is a word of others, too; a file in another naming is not of this one.
+    // Other namings use a weak telltale too. If another naming matches, the weak one does not count.
     if found.values().any(|naming| !naming.is_weak) {
         found.retain(|_, naming| !naming.is_weak);
     }
     found.into_iter().collect()
 }
 
-/// The set a user asks for: by its whole name, by the words it begins with, or by one word of it.
+/// The set that the user asks for: by its whole name, by its first words, or by one word of it.
 fn wanted_set(path: &Path, names: &[String], wanted: &str) -> Result<Option<usize>, LoadError> {
     let wanted = wanted.trim_end_matches(['.', '/']);
     let matching = |test: &dyn Fn(&str) -> bool| -> Vec<usize> {
@@ -209,7 +205,7 @@ fn sets_error(path: &Path, names: &[String], reason: &str) -> LoadError {
     LoadError::Sets { path: path.to_path_buf(), reason: reason.to_string(), sets: list.join(", ") }
 }
 
-/// The set to take where none is asked for; `None` where there is none.
+/// The default set; `None` if there are no sets.
 fn best_set(path: &Path, names: &[String]) -> Result<Option<usize>, LoadError> {
     let mut order: Vec<usize> = (0..names.len()).collect();
     order.sort_by_key(|&at| {
@@ -252,7 +248,7 @@ fn container(name: &str) -> usize {
     }
 }
 
-/// Whether two sets are told apart by words that say nothing of which is meant.
+/// Whether two sets differ only in words without a known rank.
 fn is_unknown(a: &str, b: &str) -> bool {
     let known = |word: &str| CONTAINERS.contains(&word) || PARTS.contains(&word);
     let (mut a, mut b) = (a.split(['.', '/']), b.split(['.', '/']));
@@ -265,7 +261,7 @@ fn is_unknown(a: &str, b: &str) -> bool {
     }
 }
 
-/// Everything, where nothing looks like a Vision Transformer: other models, and single tensors.
+/// Selects everything if nothing looks like a Vision Transformer: other models, and single tensors.
 fn without_sets(plain: &BTreeMap<String, &str>) -> Selection {
     let (mut names, mut dropped) = (Vec::new(), Vec::new());
     const USUAL: [&str; 6] =
@@ -285,7 +281,7 @@ fn outside(container: &str) -> String {
     format!("not among the weights in `{}`", shown(container))
 }
 
-/// A chosen set within its file.
+/// The chosen set within its file.
 struct Taken<'a> {
     prefix: &'a str,
     naming: &'a Naming,
@@ -294,7 +290,7 @@ struct Taken<'a> {
     shapes: &'a Shapes<'a>,
 }
 
-/// What a head beside a backbone is called.
+/// Names of a head beside a backbone.
 const HEADS: [&str; 12] = [
     "head",
     "classifier",
@@ -311,7 +307,7 @@ const HEADS: [&str; 12] = [
 ];
 
 impl Taken<'_> {
-    /// The part of the prefix that is a container, and goes.
+    /// The container part of the prefix; it is removed.
     fn container(&self) -> &str {
         let mut end = 0;
         while let Some(length) = self.prefix[end..].find('.') {
@@ -324,7 +320,7 @@ impl Taken<'_> {
         &self.prefix[..end]
     }
 
-    /// Names that are taken, without the container, and those that are left out.
+    /// The names taken, without the container, and those left out.
     fn split(&self) -> [Vec<(String, String)>; 2] {
         let container = self.container();
         let (mut names, mut dropped) = (Vec::new(), Vec::new());
@@ -340,7 +336,7 @@ impl Taken<'_> {
         [names, dropped]
     }
 
-    /// The other set that a tensor belongs to: the one with the longest name in front of it.
+    /// The other set of a tensor: the one with the longest matching prefix.
     fn other_set(&self, name: &str) -> Option<&str> {
         let under = |prefix: &&str| name.starts_with(*prefix);
         let all = self.others.iter().map(|(prefix, _)| prefix.as_str());
@@ -348,8 +344,8 @@ impl Taken<'_> {
         (longest != self.prefix && !longest.is_empty()).then_some(longest)
     }
 
-    /// A linear layer beside the set that fits it, where the set has no head of its own: its name, and its tensors
-    /// with the names that they get.
+    /// A linear layer beside the set that fits as its head, if the set has none: its name, and its tensors with
+    /// their new names.
     fn head_beside(&mut self, kept: &[(String, String)]) -> Option<(String, Vec<(String, String)>)> {
         let inner = &self.prefix[self.container().len()..];
         let heads = self.naming.heads;
@@ -372,13 +368,13 @@ impl Taken<'_> {
         Some((place.clone(), tensors.collect()))
     }
 
-    /// What stands in front of the set, shorter by a word each time.
+    /// The set's prefix, shorter by a word each time.
     fn ancestors(&self) -> Vec<String> {
         let words: Vec<&str> = self.prefix.split_inclusive('.').collect();
         (0..words.len().max(1)).map(|n| words[..n].concat()).collect()
     }
 
-    /// Layers under `at` that may be the set's head: `[K, D]` and a bias `[K]` at most.
+    /// Layers under `at` that may be the set's head: `[K, D]`, and at most a bias `[K]`.
     fn linear_layers(&self, at: &str) -> Vec<String> {
         let digits = (0..10).map(|n| n.to_string());
         let words = HEADS.iter().map(ToString::to_string).chain(digits);

@@ -12,16 +12,16 @@ use crate::checkpoint::LoadError;
 
 const FORMAT: &str = "index of shards";
 
-/// Which tensor lies in which file beside the index.
+/// The file of each tensor, beside the index.
 #[derive(Deserialize)]
 struct Index {
     weight_map: Places,
 }
 
-/// What all files of an index hold. Each file has the tensors that the index places in it, and no others.
+/// The contents of all files of an index. Each file must have exactly the tensors that the index places in it.
 ///
 /// # Errors
-/// An index that is broken, leads out of its folder, or does not fit its files; a file that is missing, by name.
+/// An index that is broken, leaves its folder, or does not match its files; a missing file.
 pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     let text = read_bounded(path, "the index", limits.json_bytes)?;
     let any: serde_json::Value =
@@ -79,7 +79,7 @@ fn add_shard(
     at_most(path, "the number of tensors", all.entries.len(), limits.tensors)
 }
 
-/// Whether a name is one file in the same folder: no separators, no `..`, no drive.
+/// Whether a name is a file in the same folder: no separators, no `..`, no drive.
 fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let single =
@@ -87,7 +87,7 @@ fn is_plain_name(name: &str) -> bool {
     single && !name.contains(['/', '\\', ':', '\0'])
 }
 
-/// A file's name for each tensor's name, and the first tensor that is named twice.
+/// The file of each tensor, and the first tensor that occurs twice.
 struct Places {
     places: BTreeMap<String, String>,
     twice: Option<String>,

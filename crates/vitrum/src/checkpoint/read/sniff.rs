@@ -1,4 +1,4 @@
-//! What a file is, told from its first bytes; files of other programs are named for what they are.
+//! The kind of a file, from its first bytes; files of other programs are named.
 
 use std::io::Read;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::npz::entry_names;
 use super::open;
 use crate::checkpoint::LoadError;
 
-/// Formats that are read.
+/// Supported formats.
 pub(super) enum Content {
     /// A safetensors file.
     Safetensors,
@@ -17,11 +17,11 @@ pub(super) enum Content {
     Npy,
     /// An archive of NumPy arrays.
     Npz,
-    /// What `torch.save` wrote.
+    /// A file of `torch.save`.
     Pytorch,
 }
 
-/// A format of another program: first bytes, where they stand, what the file is, how weights can be had from it.
+/// Another program's format: first bytes, their offset, the kind of file, how to get weights from it.
 type Foreign = (&'static [u8], usize, &'static str, &'static str);
 
 const FROM_TORCH: &str = "save the weights with `torch.save(model.state_dict(), …)` or as safetensors";
@@ -55,7 +55,7 @@ const FOREIGN: [Foreign; 14] = [
     (b"%PDF", 0, "a PDF document", "name the file of weights"),
 ];
 
-/// Endings of other programs' files, whose first bytes are not enough to tell them.
+/// Extensions of other programs' files that their first bytes do not identify.
 const ENDINGS: [(&str, &str, &str); 12] = [
     (".onnx", "an ONNX model", "export the weights from the library that it came from"),
     (
@@ -82,7 +82,7 @@ const ENDINGS: [(&str, &str, &str); 12] = [
 /// The kind of a file from its first bytes.
 ///
 /// # Errors
-/// What else the file is.
+/// The kind of an unsupported file.
 pub(super) fn sniff(path: &Path) -> Result<Content, LoadError> {
     let (file, length) = open(path)?;
     let mut head = Vec::new();
@@ -114,7 +114,7 @@ pub(super) fn sniff(path: &Path) -> Result<Content, LoadError> {
             "fetch the file by its download link; it may ask for a login",
         )),
         _ if matches!(head[0], 0x80 | b'(' | b']' | b'c') => Ok(Content::Pytorch),
-        // A length below 2^56 stands in the first eight bytes of every safetensors file.
+        // Every safetensors file begins with a length below 2^56 in eight bytes.
         _ if head.get(8).is_none() || head[7] == 0 => Ok(Content::Safetensors),
         _ => Err(LoadError::unknown(path, "its first bytes belong to no known format")),
     }
@@ -124,13 +124,13 @@ fn begins(head: &[u8], magic: &[u8], at: usize) -> bool {
     head.get(at..at + magic.len()) == Some(magic)
 }
 
-/// What a file of another program is, by its name.
+/// The error for another program's file, by its name.
 fn foreign_by_name(path: &Path) -> Option<LoadError> {
     let (what, hint) = foreign_name(path)?;
     Some(LoadError::foreign(path, what, hint))
 }
 
-/// What another program's file is by its name, and how weights can be had from it.
+/// The kind of another program's file by its name, and how to get weights from it.
 pub(super) fn foreign_name(path: &Path) -> Option<(&'static str, &'static str)> {
     let name = path.file_name()?.to_string_lossy().to_lowercase();
     let is_tensorflow = name.contains(".ckpt.") || name.contains(".data-0") || name == "checkpoint";
@@ -140,7 +140,7 @@ pub(super) fn foreign_name(path: &Path) -> Option<(&'static str, &'static str)> 
     ENDINGS.iter().find(|(ending, ..)| name.ends_with(ending)).map(|&(_, what, hint)| (what, hint))
 }
 
-/// What a zip archive holds, from the names in it.
+/// The kind of a zip archive, from its entries' names.
 fn zip_kind(path: &Path) -> Result<Content, LoadError> {
     let names = entry_names(path)?;
     let has = |end: &str| names.iter().any(|name| name.ends_with(end));

@@ -14,32 +14,33 @@ use super::op::{Applied, AugmentOp, Hparams, choice};
 use super::policies::{AUGMIX, policy, rand_list};
 use super::{AugmentError, geometry::same_size};
 
-/// What a text of `aa` asks for.
+/// The augmentation that an `aa` text describes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AutoAugment {
     /// How operations are chosen.
     pub scheme: Scheme,
-    /// What they share.
+    /// Their common parameters.
     pub hparams: Hparams,
 }
 
 /// How operations are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scheme {
-    /// One row at random, its operations one after the other.
+    /// A random row; its operations in order.
     Policy(Vec<Vec<AugmentOp>>),
-    /// Some of a list, one after the other.
+    /// Random operations of a list, in order.
     Rand {
         /// The list.
         ops: Vec<AugmentOp>,
-        /// How many.
+        /// Number of operations per image.
         layers: usize,
-        /// How likely each is, adding up to 1. With weights none comes twice; without, each is as likely and may.
+        /// Probability of each, with sum 1; operations are then drawn without repetition. `None`: all are equally
+        /// likely and may repeat.
         weights: Option<Vec<f64>>,
     },
     /// A weighted mean of several chains, mixed with the image.
     Mix {
-        /// The operations of chains.
+        /// Operations to choose from.
         ops: Vec<AugmentOp>,
         /// Parameter of the Dirichlet and beta distributions.
         alpha: f64,
@@ -47,7 +48,7 @@ pub enum Scheme {
         width: usize,
         /// Operations per chain; `None`: 1 to 3 at random.
         depth: Option<usize>,
-        /// Blend chain by chain instead of taking the mean first.
+        /// Blend the chains one by one into the image instead of averaging them first.
         blended: bool,
     },
 }
@@ -55,7 +56,7 @@ pub enum Scheme {
 /// Choices made for one image.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
-    /// These one after the other.
+    /// Operations in order.
     Chain(Vec<Applied>),
     /// A mean of chains (AugMix).
     Mix {
@@ -63,21 +64,21 @@ pub enum Plan {
         chains: Vec<Vec<Applied>>,
         /// Their weights.
         weights: Vec<f32>,
-        /// The mean's share beside the image's.
+        /// The weight of the mean; the image has the rest.
         share: f32,
         /// See [`Scheme::Mix`].
         blended: bool,
     },
 }
 
-/// The sections of a text without the first, as name and value.
+/// The sections of a text after the first, as names and values.
 struct Sections<'a> {
     text: &'a str,
     pairs: Vec<(&'a str, &'a str)>,
 }
 
-const HINT: &str = "`rand-m9-mstd0.5-inc1`, `augmix-m5-w4-d2`, `original`, `originalr`, `v0`, `v0r` or `3a`, with \
-                    `-mstd0.5` and the like behind";
+const HINT: &str = "`rand-m9-mstd0.5-inc1`, `augmix-m5-w4-d2`, `original`, `originalr`, `v0`, `v0r` or \
+                    `3a`; sections such as `-mstd0.5` may follow";
 const RAND_HINT: &str = "sections of `rand` are m9 (magnitude), n2 (operations), p0.5 (probability), mstd0.5 \
                          (deviation), mmax10 (highest level), inc1 (increasing), tweights, t3a or t3aw (list)";
 const MIX_HINT: &str = "sections of `augmix` are m3 (magnitude), w3 (chains), d2 (operations per chain), a1 (alpha), \
@@ -85,10 +86,10 @@ const MIX_HINT: &str = "sections of `augmix` are m3 (magnitude), w3 (chains), d2
 const POLICY_HINT: &str = "the only section of an AutoAugment policy is mstd0.5 (deviation)";
 
 impl AutoAugment {
-    /// Reads a configuration text in timm's grammar: a name, then sections, all joined by `-`.
+    /// Parses a configuration text in timm's grammar: a name, then sections, joined by `-`.
     ///
-    /// Stricter than timm, which passes over sections without a number and over unknown lists: they are errors here.
-    /// `mstd` and `mmax` of the text replace those of `hparams`; `augmix` without `mstd` draws levels uniformly.
+    /// Stricter than timm: sections without a number and unknown lists are errors here; timm ignores them. `mstd`
+    /// and `mmax` of the text override those of `hparams`. `augmix` without `mstd` draws levels uniformly.
     ///
     /// # Errors
     /// [`AugmentError::Policy`].
@@ -105,7 +106,7 @@ impl AutoAugment {
         }
     }
 
-    /// Chooses for one image.
+    /// Draws the choices for one image.
     pub fn draw(&self, rng: &mut DataRng) -> Plan {
         match &self.scheme {
             Scheme::Policy(rows) => {
@@ -133,7 +134,7 @@ impl AutoAugment {
         }
     }
 
-    /// Carries a plan out; the image keeps its size.
+    /// Applies a plan; the image keeps its size.
     pub fn apply(&self, image: RgbImage, plan: &Plan) -> RgbImage {
         let run = |image, chain: &[Applied]| {
             chain.iter().fold(image, |image, applied| applied.apply(image, self.hparams.fill))
@@ -188,7 +189,7 @@ impl std::fmt::Display for AutoAugment {
 }
 
 impl<'a> Sections<'a> {
-    /// A section's name goes up to the first digit; that of a list is `t`.
+    /// A section's name ends before the first digit; the name of a list is `t`.
     fn new(text: &'a str, rest: Option<&'a str>) -> Self {
         let pair = |section: &'a str| match section.strip_prefix('t') {
             Some(list) => ("t", list),
@@ -228,7 +229,7 @@ struct Noise {
 impl Noise {
     fn into_hparams(self, mut hparams: Hparams) -> Hparams {
         hparams.magnitude_std = self.std.unwrap_or(hparams.magnitude_std);
-        // timm takes 0 for "not given".
+        // timm treats 0 as "not given".
         hparams.magnitude_max = self.max.filter(|max| *max > 0.0).unwrap_or(hparams.magnitude_max);
         hparams
     }
@@ -305,7 +306,7 @@ fn augmix(sections: &Sections<'_>, hparams: Hparams) -> Result<AutoAugment, Augm
     Ok(AutoAugment { scheme, hparams: noise.into_hparams(hparams) })
 }
 
-/// Weighted choice of `count` different ones, one after the other.
+/// Draws `count` different indices, one after the other, with these weights.
 fn without_repetition(weights: &[f64], count: usize, rng: &mut DataRng) -> Vec<usize> {
     let mut left = weights.to_vec();
     let mut pick = |_| {
@@ -315,7 +316,7 @@ fn without_repetition(weights: &[f64], count: usize, rng: &mut DataRng) -> Vec<u
             at -= **weight;
             at < 0.0
         });
-        // Rounding may leave nothing of the sum: then the last.
+        // Rounding may leave nothing of the sum; then take the last.
         let chosen = found.or_else(|| candidates.clone().next_back()).map_or(0, |(index, _)| index);
         left[chosen] = 0.0;
         chosen
@@ -325,13 +326,13 @@ fn without_repetition(weights: &[f64], count: usize, rng: &mut DataRng) -> Vec<u
 
 /// A draw from Beta(alpha, alpha), for an alpha above 0.
 pub(super) fn beta(alpha: f64, rng: &mut DataRng) -> f64 {
-    // Both parameters are checked to be above 0, which is all that `Beta` asks for.
+    // Both parameters are above 0, so `Beta::new` succeeds.
     let draw = Beta::new(alpha, alpha).map_or(0.5, |beta| beta.sample(rng));
-    // With a tiny alpha both of its parts may vanish; the mass then lies at the ends.
+    // With a tiny alpha both gamma draws may underflow to 0. The distribution is then concentrated at 0 and 1.
     if draw.is_finite() { draw } else { f64::from(u8::from(rng.random::<bool>())) }
 }
 
-/// `count` shares of 1, symmetric with parameter `alpha`.
+/// `count` shares with sum 1, from the symmetric Dirichlet distribution with parameter `alpha`.
 fn dirichlet(alpha: f64, count: usize, rng: &mut DataRng) -> Vec<f32> {
     let gamma = Gamma::new(alpha, 1.0);
     let parts: Vec<f64> = (0..count).map(|_| gamma.as_ref().map_or(1.0, |gamma| gamma.sample(rng))).collect();
@@ -343,7 +344,7 @@ fn dirichlet(alpha: f64, count: usize, rng: &mut DataRng) -> Vec<f32> {
     (0..count).map(|at| f32::from(u8::from(at == whole))).collect()
 }
 
-/// Weights for blending one chain after the other that come to the given ones.
+/// Weights for blending chain after chain that give the same result as `weights` and `share`.
 fn blended_weights(weights: &[f32], share: f32) -> Vec<f32> {
     let mut left = 1.0_f32;
     let mut out: Vec<f32> = weights

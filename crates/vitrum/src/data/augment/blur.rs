@@ -1,14 +1,14 @@
-//! The two Gaussian blurs that timm uses: Pillow's in policies, torchvision's as a step of its own.
+//! timm's two Gaussian blurs: Pillow's in policies, torchvision's as a separate step.
 
 use crate::data::image::RgbImage;
 
 use super::geometry::{PadMode, same_size};
 
 /// Pillow's `GaussianBlur(radius)`: three box filters of a fractional width (`src/libImaging/BoxBlur.c`, after
-/// Gwosdek et al. 2011). `radius` is the standard deviation in pixels; 0 and below leave the image as it is.
+/// Gwosdek et al. 2011). `radius` is the standard deviation in pixels; 0 and below leave the image unchanged.
 pub fn gaussian_blur(image: &RgbImage, radius: f64) -> RgbImage {
     let radius = box_radius(radius as f32);
-    // A radius from 2^20 on would overflow sums and is far above any image.
+    // A radius from 2^20 on is far above any image and would overflow sums.
     if !(radius > 0.0 && radius < 1_048_576.0) {
         return image.clone();
     }
@@ -22,7 +22,7 @@ pub fn gaussian_blur(image: &RgbImage, radius: f64) -> RgbImage {
 
 const PASSES: u16 = 3;
 
-/// Half the width of the box of which three passes have this standard deviation; single precision, as Pillow.
+/// Half the width of the box whose three passes have this standard deviation; single precision, as in Pillow.
 fn box_radius(sigma: f32) -> f32 {
     let variance = sigma * sigma / f32::from(PASSES);
     let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
@@ -41,7 +41,7 @@ fn blur_rows(pixels: &mut [[u8; 3]], width: usize, radius: f32) {
     }
 }
 
-/// A mean over `2 radius + 1` pixels with the outermost two in part; the border pixels go on outside.
+/// A mean over `2 radius + 1` pixels; the two outermost count partially. Border pixels repeat outside.
 fn blur_line(out: &mut [[u8; 3]], line: &[[u8; 3]], radius: f32) {
     let whole = radius as i64;
     let weight = (16_777_216.0 / (radius * 2.0 + 1.0)) as u32;
@@ -50,7 +50,7 @@ fn blur_line(out: &mut [[u8; 3]], line: &[[u8; 3]], radius: f32) {
     let last = line.len() as i64 - 1;
     let at = |x: i64, channel: usize| i64::from(line[x.clamp(0, last) as usize][channel]);
     for channel in 0..3 {
-        // Far outside all pixels are alike: no need to walk there.
+        // Pixels far outside are all equal, so the loop stops at the border.
         let reach = whole.min(last + 1);
         let beyond = whole - reach;
         let mut sum = at(0, channel) * (whole + 1) + at(last, channel) * beyond;
@@ -67,12 +67,12 @@ fn transposed(pixels: &[[u8; 3]], width: usize) -> Vec<[u8; 3]> {
     (0..width).flat_map(|x| pixels.iter().skip(x).step_by(width).copied()).collect()
 }
 
-/// torchvision's `GaussianBlur(kernel_size=23)`: a plain convolution over 23 x 23 pixels, the image mirrored outside.
+/// torchvision's `GaussianBlur(kernel_size=23)`: a convolution over 23 x 23 pixels, with the image mirrored at the
+/// border.
 ///
-/// torchvision sums 529 products in single precision, in an order that the processor and its library choose, and
-/// then rounds: a sum next to a half may fall to the other side. Here the two passes are in double precision, so
-/// single values may differ by one level and never by more. Images below 12 pixels, which torch refuses, are
-/// mirrored more than once.
+/// torchvision sums 529 products in single precision, in an order that depends on processor and library, and then
+/// rounds. A sum near a half may round either way. The two passes here use double precision, so single values may
+/// differ by one level and never by more. Images below 12 pixels, which torch refuses, are mirrored more than once.
 pub fn gaussian_blur_23(image: &RgbImage, sigma: f64) -> RgbImage {
     let kernel = kernel_23(sigma);
     let (width, height) = (image.width(), image.height());
@@ -101,7 +101,7 @@ pub fn gaussian_blur_23(image: &RgbImage, sigma: f64) -> RgbImage {
     same_size(image, out)
 }
 
-/// Weights of the 23 pixels; all on the middle one where the deviation is not above 0.
+/// Weights of the 23 pixels. If the deviation is not above 0, the middle one has all the weight.
 fn kernel_23(sigma: f64) -> [f64; 23] {
     if sigma.is_nan() || sigma <= 1e-3 {
         return std::array::from_fn(|n| f64::from(u8::from(n == 11)));
@@ -111,7 +111,7 @@ fn kernel_23(sigma: f64) -> [f64; 23] {
     weights.map(|weight| weight / sum)
 }
 
-/// The pixels from 11 before the first to 11 behind the last.
+/// The pixels from 11 before the first to 11 after the last.
 fn mirrored(length: u32) -> impl Iterator<Item = usize> + Clone {
     (-11..i64::from(length) + 11).map(move |at| PadMode::Reflect.source(at, length).unwrap_or(0) as usize)
 }

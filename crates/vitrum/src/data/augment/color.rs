@@ -1,10 +1,10 @@
-//! Changing colours where they are: Pillow's `ImageOps` and `ImageEnhance`, and torchvision's hue.
+//! Colour changes: Pillow's `ImageOps` and `ImageEnhance`, and torchvision's hue.
 
 use crate::data::image::RgbImage;
 
 use super::geometry::same_size;
 
-/// A new value for every value of every channel.
+/// A lookup table per channel.
 type Table = [[u8; 256]; 3];
 
 fn look_up(mut image: RgbImage, table: &Table) -> RgbImage {
@@ -16,7 +16,7 @@ fn look_up(mut image: RgbImage, table: &Table) -> RgbImage {
     image
 }
 
-/// One new value for every value, in all channels.
+/// Applies one lookup to all channels.
 fn point(image: RgbImage, new: impl Fn(u8) -> u8) -> RgbImage {
     let table = std::array::from_fn(|value| new(value as u8));
     look_up(image, &[table; 3])
@@ -47,13 +47,13 @@ pub fn autocontrast(image: RgbImage) -> RgbImage {
         }
         let scale = 255.0 / (high - low) as f64;
         let offset = -(low as f64) * scale;
-        // Stops at 0 and 255, drops what is behind the point.
+        // The conversion truncates and saturates at 0 and 255.
         std::array::from_fn(|value| (value as f64 * scale + offset) as u8)
     });
     look_up(image, &table)
 }
 
-/// Each channel's values made equally frequent (`ImageOps.equalize`).
+/// Equalises the histogram of each channel (`ImageOps.equalize`).
 pub fn equalize(image: RgbImage) -> RgbImage {
     let table = histogram(&image).map(|counts| {
         let last = counts.iter().rev().find(|&&n| n > 0).copied().unwrap_or(0);
@@ -76,20 +76,20 @@ pub fn invert(image: RgbImage) -> RgbImage {
     point(image, |value| 255 - value)
 }
 
-/// Only the upper `bits` of each value, 0 to 8 (`ImageOps.posterize`).
+/// Keeps only the upper `bits` of each value, 0 to 8 (`ImageOps.posterize`).
 ///
-/// No bits at all give black, as in Pillow up to 12; Pillow 13 refuses them, though timm's tables ask for them.
+/// 0 bits give black, as in Pillow up to 12. Pillow 13 refuses 0, though timm's tables use it.
 pub fn posterize(image: RgbImage, bits: u32) -> RgbImage {
     let mask = (0xff00_u32 >> bits.min(8)) as u8;
     point(image, |value| value & mask)
 }
 
-/// Values from `threshold` on inverted (`ImageOps.solarize`).
+/// Inverts values from `threshold` on (`ImageOps.solarize`).
 pub fn solarize(image: RgbImage, threshold: u32) -> RgbImage {
     point(image, |value| if u32::from(value) < threshold { value } else { 255 - value })
 }
 
-/// Values below 128 raised by `add` (timm's `solarize_add`).
+/// Raises values below 128 by `add` (timm's `solarize_add`).
 pub fn solarize_add(image: RgbImage, add: u32) -> RgbImage {
     point(
         image,
@@ -97,19 +97,19 @@ pub fn solarize_add(image: RgbImage, add: u32) -> RgbImage {
     )
 }
 
-/// From `a` (at 0) to `b` (at 1) and beyond, in single precision as Pillow's `Image.blend`.
+/// From `a` (alpha 0) to `b` (alpha 1) and beyond, in single precision as in Pillow's `Image.blend`.
 fn blend_value(a: u8, b: u8, alpha: f32) -> u8 {
-    // The conversion stops at 0 and 255.
+    // The conversion saturates at 0 and 255.
     (f32::from(a) + alpha * (f32::from(b) - f32::from(a))) as u8
 }
 
-/// `Image.blend(a, b, alpha)` of two images of one size.
+/// `Image.blend(a, b, alpha)` of two images of the same size.
 pub fn blend(a: &RgbImage, b: &RgbImage, alpha: f32) -> RgbImage {
     let data = a.data().iter().zip(b.data()).map(|(&a, &b)| blend_value(a, b, alpha)).collect();
     same_size(a, data)
 }
 
-/// Blends every pixel from what `from` makes of it; 1 leaves the image as it is.
+/// Blends every pixel with the result of `from`; factor 1 leaves the image unchanged.
 fn enhance(mut image: RgbImage, factor: f64, from: impl Fn(&[u8]) -> [u8; 3]) -> RgbImage {
     let alpha = factor as f32;
     for pixel in image.data_mut().chunks_exact_mut(3) {
@@ -127,17 +127,17 @@ fn grey(pixel: &[u8]) -> u8 {
     ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
 }
 
-/// Saturation: 0 is grey, 1 the image (`ImageEnhance.Color`).
+/// Saturation: 0 gives grey, 1 the image (`ImageEnhance.Color`).
 pub fn saturation(image: RgbImage, factor: f64) -> RgbImage {
     enhance(image, factor, |pixel| [grey(pixel); 3])
 }
 
-/// 0 is black, 1 the image (`ImageEnhance.Brightness`).
+/// 0 gives black, 1 the image (`ImageEnhance.Brightness`).
 pub fn brightness(image: RgbImage, factor: f64) -> RgbImage {
     enhance(image, factor, |_| [0; 3])
 }
 
-/// 0 is the mean grey, 1 the image (`ImageEnhance.Contrast`).
+/// 0 gives the mean grey, 1 the image (`ImageEnhance.Contrast`).
 pub fn contrast(image: RgbImage, factor: f64) -> RgbImage {
     let sum: u64 = image.data().chunks_exact(3).map(|pixel| u64::from(grey(pixel))).sum();
     let count = image.data().len() as u64 / 3;
@@ -145,12 +145,12 @@ pub fn contrast(image: RgbImage, factor: f64) -> RgbImage {
     enhance(image, factor, |_| [mean; 3])
 }
 
-/// 0 is smoothed, 1 the image, 2 sharpened (`ImageEnhance.Sharpness`).
+/// 0 gives the smoothed image, 1 the image, 2 a sharpened one (`ImageEnhance.Sharpness`).
 pub fn sharpness(image: &RgbImage, factor: f64) -> RgbImage {
     blend(&smooth(image), image, factor as f32)
 }
 
-/// Pillow's filter `SMOOTH`: 3 x 3, the centre five times; the border stays.
+/// Pillow's filter `SMOOTH`: 3 x 3 with weight 5 at the centre; the border stays.
 fn smooth(image: &RgbImage) -> RgbImage {
     const OTHER: f32 = 1.0 / 13.0;
     const CENTRE: f32 = 5.0 / 13.0;
@@ -167,7 +167,7 @@ fn smooth(image: &RgbImage) -> RgbImage {
                     + f32::from(source[at]) * middle
                     + f32::from(source[at + 3]) * OTHER
             };
-            // Pillow's order of summation: from below to above.
+            // Pillow sums from bottom to top.
             let sum = 0.5 + line(i + stride, OTHER) + line(i, CENTRE) + line(i - stride, OTHER);
             out.data_mut()[i] = sum as u8;
         }
@@ -175,7 +175,7 @@ fn smooth(image: &RgbImage) -> RgbImage {
     out
 }
 
-/// The hue turned by `factor` of the circle, -0.5 to 0.5 (torchvision's `adjust_hue` by way of Pillow's HSV).
+/// Rotates the hue by `factor` of the circle, -0.5 to 0.5 (torchvision's `adjust_hue`, through Pillow's HSV).
 pub fn hue(mut image: RgbImage, factor: f64) -> RgbImage {
     let turn = (factor * 255.0) as i32 as u8;
     for pixel in image.data_mut().chunks_exact_mut(3) {

@@ -1,4 +1,4 @@
-//! Which part of an image is trained on.
+//! Training crops.
 
 use rand::Rng;
 
@@ -37,7 +37,7 @@ impl CropBox {
     }
 }
 
-/// A given crop and flip, for repeating what another program did.
+/// A given crop and flip, to reproduce another program's choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropFlip {
     /// First column of the crop.
@@ -48,15 +48,16 @@ pub struct CropFlip {
     pub w: u32,
     /// Rows.
     pub h: u32,
-    /// Whether left and right are exchanged.
+    /// Whether to flip left and right.
     pub flip: bool,
 }
 
 /// Crops, resizes to `size` (`[height, width]`) and flips, as torchvision's `resized_crop` and `hflip` on Pillow
-/// images: the crop is an image of its own, so nothing beyond it bleeds in.
+/// images. The crop is separate: pixels outside it do not affect the resize.
 ///
 /// # Errors
-/// [`AugmentError::CropBox`] when the crop does not lie inside, [`AugmentError::Resize`] when a side of `size` is 0.
+/// [`AugmentError::CropBox`] if the crop is not inside the image, [`AugmentError::Resize`] if a side of `size` is
+/// 0.
 pub fn crop_flip(
     image: &RgbImage,
     &CropFlip { x, y, w, h, flip }: &CropFlip,
@@ -80,11 +81,11 @@ pub enum Crop {
         /// Filter of the resize.
         filter: Interpolation,
     },
-    /// The image resized to cover the input, with a border around it, and then a part as large as the input.
+    /// The image resized to cover the input, with a border added, then a crop of the input's size.
     Padded {
-        /// First column, counted from the border's.
+        /// First column, counted from the border's edge.
         x: u32,
-        /// First row, counted from the border's.
+        /// First row, counted from the border's edge.
         y: u32,
         /// Filter of the resize.
         filter: Interpolation,
@@ -102,7 +103,7 @@ impl RandomResizedCrop {
     /// `scale`: least and most area over the image's; `ratio`: least and most width over height.
     ///
     /// # Errors
-    /// [`AugmentError::Field`] when a range is none.
+    /// [`AugmentError::Field`] for an invalid range.
     pub fn new(scale: [f64; 2], ratio: [f64; 2]) -> Result<Self, AugmentError> {
         Ok(Self { scale: positive_range("scale", scale)?, ratio: positive_range("ratio", ratio)? })
     }
@@ -122,19 +123,19 @@ impl RandomResizedCrop {
         self.fallback(width, height)
     }
 
-    /// `[width, height]` of a crop of this share of the area and logarithm of width over height, or `None` when it
-    /// does not fit into the image.
+    /// `[width, height]` of a crop with this share of the area and this logarithm of width over height; `None` if
+    /// it does not fit into the image.
     pub fn sides(width: u32, height: u32, area: f64, log_ratio: f64) -> Option<[u32; 2]> {
         let area = area * (f64::from(width) * f64::from(height));
         let ratio = log_ratio.exp();
         let w = (area * ratio).sqrt().round_ties_even();
         let h = (area / ratio).sqrt().round_ties_even();
-        // torchvision draws again for a side of 0; timm would crop nothing.
+        // torchvision draws again for a side of 0; timm would return an empty crop.
         let fits = |side: f64, whole: u32| side >= 1.0 && side <= f64::from(whole);
         (fits(w, width) && fits(h, height)).then_some([w as u32, h as u32])
     }
 
-    /// The largest centred box whose shape lies in the range.
+    /// The largest centred box whose aspect ratio is in the range.
     pub fn fallback(&self, width: u32, height: u32) -> CropBox {
         let [least, most] = self.ratio;
         let shape = f64::from(width) / f64::from(height);
@@ -150,24 +151,24 @@ impl RandomResizedCrop {
     }
 }
 
-/// A random part of the image with a border around: torchvision's `RandomCrop(size, padding)`, as for CIFAR and, on
-/// larger images after a resize, in DeiT III.
+/// A random crop of the image with a border: torchvision's `RandomCrop(size, padding)`, as for CIFAR. DeiT III does
+/// the same on larger images after a resize.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RandomCrop {
-    /// Input and the rule by which an image is resized to cover it.
+    /// The input, and how an image is resized to cover it.
     cover: Preprocess,
     border: u32,
     mode: PadMode,
 }
 
 impl RandomCrop {
-    /// Crops of `size` (`[height, width]`) out of images with `border` more pixels on each side.
+    /// Crops of `size` (`[height, width]`) from images with `border` more pixels on each side.
     pub fn new(size: [u32; 2], border: u32, mode: PadMode) -> Self {
         let input_size = [3, size[0] as usize, size[1] as usize];
         Self { cover: Preprocess { input_size, crop_pct: 1.0, ..Preprocess::default() }, border, mode }
     }
 
-    /// First column and row of the part, counted from the border's, for an image of this size.
+    /// First column and row of the crop, counted from the border's edge, for an image of this size.
     pub fn draw(&self, width: u32, height: u32, rng: &mut DataRng) -> [u32; 2] {
         let [rows, columns] = self.ends(width, height);
         let y = rng.random_range(0..=rows);
@@ -175,10 +176,10 @@ impl RandomCrop {
         [x, y]
     }
 
-    /// The part at `x`, `y`, of the input's size. Of a resized image only what the part shows is computed.
+    /// The crop at `x`, `y`, of the input's size. Only the visible part of the resized image is computed.
     ///
     /// # Errors
-    /// [`AugmentError::CropBox`] when the part reaches beyond the border, [`AugmentError::Resize`].
+    /// [`AugmentError::CropBox`] if the crop reaches beyond the border, [`AugmentError::Resize`].
     pub fn apply(
         &self,
         image: &RgbImage,
@@ -204,7 +205,7 @@ impl RandomCrop {
         Ok(gather(&part, &rows, &columns))
     }
 
-    /// The last row and column a part may begin at.
+    /// The largest valid first row and column of a crop.
     fn ends(&self, width: u32, height: u32) -> [u32; 2] {
         let [_, h, w] = self.cover.input_size.map(|side| side as u32);
         let [height, width] = self.resized(width, height);
@@ -213,14 +214,14 @@ impl RandomCrop {
         [end(height, h), end(width, w)]
     }
 
-    /// Sides of the image that just covers the input, `[height, width]`.
+    /// Sides of the smallest resized image that covers the input, `[height, width]`.
     fn resized(&self, width: u32, height: u32) -> [u32; 2] {
         let sides = self.cover.resized_size(height, width);
         sides.map(|side| u32::try_from(side).unwrap_or(u32::MAX))
     }
 }
 
-/// Counts positions from the first that is there; returns it and how far they reach.
+/// Makes positions relative to the first present one; returns it and their extent.
 fn rebase(positions: &mut [Option<u32>]) -> (u32, u32) {
     let first = positions.iter().flatten().min().copied().unwrap_or(0);
     let last = positions.iter().flatten().max().copied().unwrap_or(0);

@@ -8,7 +8,7 @@ use crate::data::random::DataRng;
 use super::crop::CropBox;
 use super::{AugmentError, chance, probability, uniform, wrong};
 
-/// What erased parts are filled with.
+/// The filling of erased parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EraseMode {
     /// 0, the mean colour.
@@ -20,7 +20,7 @@ pub enum EraseMode {
 }
 
 impl EraseMode {
-    /// The mode of timm's name.
+    /// The mode with this timm name.
     ///
     /// # Errors
     /// [`AugmentError::Field`] for another name.
@@ -44,21 +44,21 @@ pub struct RandomErasing {
 
 /// Least and most share of the area.
 const AREA: [f64; 2] = [0.02, 1.0 / 3.0];
-/// Least height over width; the most is its inverse.
+/// Least height over width; the largest is its inverse.
 const ASPECT: f64 = 0.3;
 
 impl RandomErasing {
-    /// With probability `reprob` per image 1 to `recount` parts, each that many times smaller.
+    /// With probability `reprob` per image, erases 1 to `recount` parts. Their area is divided by their number.
     ///
     /// # Errors
-    /// [`AugmentError::Field`] when `reprob` is no probability, or `recount` not from 1 to 1000.
+    /// [`AugmentError::Field`] if `reprob` is not a probability or `recount` is not 1 to 1000.
     pub fn new(reprob: f64, mode: EraseMode, recount: usize) -> Result<Self, AugmentError> {
         let max_count = u32::try_from(recount).ok().filter(|count| (1..=1000).contains(count));
         let max_count = max_count.ok_or_else(|| wrong("recount", recount, "1 to 1000"))?;
         Ok(Self { probability: probability("reprob", reprob)?, mode, max_count })
     }
 
-    /// The parts of one image, mostly none.
+    /// The parts of one image, usually none.
     pub fn draw(&self, width: u32, height: u32, rng: &mut DataRng) -> Vec<CropBox> {
         if !chance(rng, self.probability) {
             return Vec::new();
@@ -67,7 +67,7 @@ impl RandomErasing {
         (0..count).filter_map(|_| Self::part(width, height, count, rng)).collect()
     }
 
-    /// Ten attempts.
+    /// Tries ten times.
     fn part(width: u32, height: u32, count: u32, rng: &mut DataRng) -> Option<CropBox> {
         (0..10).find_map(|_| {
             let area = uniform(rng, AREA[0], AREA[1]);
@@ -79,8 +79,8 @@ impl RandomErasing {
         })
     }
 
-    /// `[width, height]` of one of `count` parts for a share of the area and the logarithm of height over width, or
-    /// `None` when it is not smaller than the image. A side may be 0: nothing is erased then.
+    /// `[width, height]` of one of `count` parts, from a share of the area and the logarithm of height over width;
+    /// `None` if it is not smaller than the image. A side may be 0: then nothing is erased.
     pub fn sides(width: u32, height: u32, count: u32, area: f64, log_aspect: f64) -> Option<[u32; 2]> {
         let area = area * (f64::from(width) * f64::from(height)) / f64::from(count);
         let aspect = log_aspect.exp();
@@ -89,9 +89,9 @@ impl RandomErasing {
         (w < width && h < height).then_some([w, h])
     }
 
-    /// Fills the parts of `values`, `[C, height, width]` with this `width`; random fillings come from `rng`.
+    /// Fills the parts of `values`, `[C, height, width]` with this `width`. Random fillings come from `rng`.
     ///
-    /// Parts, or what of them lies outside, are passed over.
+    /// Parts outside the image are ignored.
     pub fn apply(
         &self,
         values: &mut [f32],

@@ -1,4 +1,5 @@
-//! Moving pixels: Pillow's affine transform and its kin (`src/libImaging/Geometry.c`, `src/PIL/Image.py`).
+//! Moving pixels: Pillow's affine transform and related functions (`src/libImaging/Geometry.c`,
+//! `src/PIL/Image.py`).
 
 use std::ops::AddAssign;
 
@@ -8,19 +9,19 @@ use crate::data::resize::Interpolation;
 use super::crop::CropBox;
 use super::{AugmentError, wrong};
 
-/// How an affine transform reads between pixels. Unlike a resize it takes 1, 4 or 16 pixels whatever the scale.
+/// Interpolation of an affine transform. Unlike a resize it reads 1, 4 or 16 pixels at any scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
-    /// The pixel itself.
+    /// The nearest pixel.
     Nearest,
-    /// Linear between 2 x 2 pixels.
+    /// Linear over 2 x 2 pixels.
     Bilinear,
-    /// Cubic between 4 x 4 pixels.
+    /// Cubic over 4 x 4 pixels.
     Bicubic,
 }
 
 impl Sampling {
-    /// The name, which is also timm's.
+    /// The name, as in timm.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nearest => "nearest",
@@ -29,10 +30,10 @@ impl Sampling {
         }
     }
 
-    /// The sampling of a resize filter's name.
+    /// The sampling for a resize filter.
     ///
     /// # Errors
-    /// [`AugmentError::Field`] for the filters that Pillow does not rotate with.
+    /// [`AugmentError::Field`] for filters that Pillow cannot rotate with.
     pub fn of(filter: Interpolation) -> Result<Self, AugmentError> {
         match filter {
             Interpolation::Nearest => Ok(Self::Nearest),
@@ -41,15 +42,16 @@ impl Sampling {
             Interpolation::Box | Interpolation::Hamming | Interpolation::Lanczos => Err(wrong(
                 "train_interpolation",
                 filter.name(),
-                "`random`, `bilinear`, `bicubic` or `nearest` where `aa` is on: images are not rotated with others",
+                "`random`, `bilinear`, `bicubic` or `nearest` if `aa` is on: images cannot be rotated \
+                 with other filters",
             )),
         }
     }
 }
 
-/// The picture whose pixel at `(x, y)` is the given one's at `(a x + b y + c, d x + e y + f)`, pixel centres lying at
-/// halves: Pillow's `image.transform(image.size, AFFINE, [a, b, c, d, e, f], sampling, fillcolor=fill)`. What lies
-/// outside becomes `fill`.
+/// The image whose pixel at `(x, y)` is the input's at `(a x + b y + c, d x + e y + f)`; pixel centres are at
+/// halves. This is Pillow's `image.transform(image.size, AFFINE, [a, b, c, d, e, f], sampling, fillcolor=fill)`.
+/// Pixels from outside become `fill`.
 pub fn affine(image: &RgbImage, matrix: &[f64; 6], sampling: Sampling, fill: [u8; 3]) -> RgbImage {
     let data = match sampling {
         Sampling::Nearest => nearest(image, matrix, fill),
@@ -59,7 +61,7 @@ pub fn affine(image: &RgbImage, matrix: &[f64; 6], sampling: Sampling, fill: [u8
     same_size(image, data)
 }
 
-/// Turned counter-clockwise around the centre: Pillow's `image.rotate(degrees, sampling, fillcolor=fill)`.
+/// Rotates counter-clockwise around the centre: Pillow's `image.rotate(degrees, sampling, fillcolor=fill)`.
 pub fn rotate(image: &RgbImage, degrees: f64, sampling: Sampling, fill: [u8; 3]) -> RgbImage {
     let degrees = degrees.rem_euclid(360.0);
     let square = image.width() == image.height();
@@ -75,7 +77,7 @@ pub fn rotate(image: &RgbImage, degrees: f64, sampling: Sampling, fill: [u8; 3])
     }
 }
 
-/// Pillow's matrix: sine and cosine to 15 decimals.
+/// Pillow's matrix: sine and cosine rounded to 15 decimals.
 fn rotation(image: &RgbImage, degrees: f64) -> [f64; 6] {
     let (x, y) = (f64::from(image.width()) / 2.0, f64::from(image.height()) / 2.0);
     let angle = -degrees.to_radians();
@@ -85,12 +87,12 @@ fn rotation(image: &RgbImage, degrees: f64) -> [f64; 6] {
     [a, b, c + x, d, e, f + y]
 }
 
-/// Python's `round(value, 15)`: by way of the decimal digits.
+/// Python's `round(value, 15)`, through decimal digits.
 fn round_15(value: f64) -> f64 {
     format!("{value:.15}").parse().unwrap_or(value)
 }
 
-/// A square image by 90 degrees, counter-clockwise or clockwise.
+/// Rotates a square image by 90 degrees, counter-clockwise or clockwise.
 fn quarter_turn(image: &RgbImage, counter_clockwise: bool) -> RgbImage {
     let side = image.width();
     let from = |x: u32, y: u32| if counter_clockwise { (side - 1 - y, x) } else { (y, side - 1 - x) };
@@ -104,7 +106,7 @@ fn quarter_turn(image: &RgbImage, counter_clockwise: bool) -> RgbImage {
     same_size(image, data)
 }
 
-/// Left and right exchanged.
+/// Flips left and right.
 pub fn flip_horizontal(mut image: RgbImage) -> RgbImage {
     let stride = image.width() as usize * 3;
     for row in image.data_mut().chunks_exact_mut(stride) {
@@ -114,7 +116,7 @@ pub fn flip_horizontal(mut image: RgbImage) -> RgbImage {
     image
 }
 
-/// Top and bottom exchanged.
+/// Flips top and bottom.
 pub fn flip_vertical(image: &RgbImage) -> RgbImage {
     let stride = image.width() as usize * 3;
     same_size(image, image.data().chunks_exact(stride).rev().flatten().copied().collect())
@@ -123,7 +125,7 @@ pub fn flip_vertical(image: &RgbImage) -> RgbImage {
 /// The pixels of a box.
 ///
 /// # Errors
-/// [`AugmentError::CropBox`] when it is empty or reaches outside.
+/// [`AugmentError::CropBox`] if the box is empty or reaches outside.
 pub fn crop(image: &RgbImage, area: CropBox) -> Result<RgbImage, AugmentError> {
     let (width, height) = (image.width(), image.height());
     area.check(width, height)?;
@@ -134,18 +136,18 @@ pub fn crop(image: &RgbImage, area: CropBox) -> Result<RgbImage, AugmentError> {
     Ok(RgbImage::new(area.w, area.h, data).expect("the checked box's size"))
 }
 
-/// What lies around an image.
+/// The pixels of a border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PadMode {
     /// Black.
     #[default]
     Constant,
-    /// The image mirrored at its border pixels, which are not repeated.
+    /// The image mirrored at its border pixels, without repeating them.
     Reflect,
 }
 
 impl PadMode {
-    /// The mode of torchvision's name.
+    /// The mode with this torchvision name.
     ///
     /// # Errors
     /// [`AugmentError::Field`] for another name.
@@ -157,7 +159,7 @@ impl PadMode {
         }
     }
 
-    /// The row or column that stands at position `at` of an axis of `length` pixels, which may lie outside.
+    /// The row or column at position `at`, which may be outside, of an axis of `length` pixels.
     pub(super) fn source(self, at: i64, length: u32) -> Option<u32> {
         let length = i64::from(length);
         let inside = match self {
@@ -176,7 +178,7 @@ impl PadMode {
 /// The image with `border` more pixels on each side (torchvision's `pad`).
 ///
 /// # Errors
-/// [`AugmentError::Field`] when the result would have a side above 65535.
+/// [`AugmentError::Field`] if a side of the result would be above 65535.
 pub fn pad(image: &RgbImage, border: u32, mode: PadMode) -> Result<RgbImage, AugmentError> {
     let side = |side: u32| side.checked_add(border.checked_mul(2)?).filter(|side| *side <= 65_535);
     let (Some(width), Some(height)) = (side(image.width()), side(image.height())) else {
@@ -188,7 +190,7 @@ pub fn pad(image: &RgbImage, border: u32, mode: PadMode) -> Result<RgbImage, Aug
     Ok(gather(image, &axis(height, image.height()), &axis(width, image.width())))
 }
 
-/// The image made of these rows and columns; `None` is black. Both lists hold at least one entry.
+/// The image with these rows and columns; `None` is black. Both lists have at least one entry.
 pub(super) fn gather(image: &RgbImage, rows: &[Option<u32>], columns: &[Option<u32>]) -> RgbImage {
     let mut data = Vec::with_capacity(rows.len() * columns.len() * 3);
     for row in rows {
@@ -200,7 +202,7 @@ pub(super) fn gather(image: &RgbImage, rows: &[Option<u32>], columns: &[Option<u
     RgbImage::new(columns.len() as u32, rows.len() as u32, data).expect("rows times columns")
 }
 
-/// An image of the same size from other bytes.
+/// An image of the same size with other bytes.
 pub(super) fn same_size(image: &RgbImage, data: Vec<u8>) -> RgbImage {
     RgbImage::new(image.width(), image.height(), data).expect("as many bytes as the source")
 }
@@ -226,13 +228,13 @@ fn between(
     out
 }
 
-/// Where a pixel's neighbours along one axis begin, and how far it lies from there.
+/// First neighbour of a position along one axis, and the distance from it.
 fn cell(at: f64) -> (i64, f64) {
     let at = at - 0.5;
     (at.floor() as i64, at - at.floor())
 }
 
-/// Offsets of pixels on one axis, the border repeated.
+/// Offsets of pixels on one axis; the border repeats.
 fn clipped<const N: usize>(first: i64, length: u32, step: usize) -> [usize; N] {
     std::array::from_fn(|n| (first + n as i64).clamp(0, i64::from(length) - 1) as usize * step)
 }
@@ -257,12 +259,12 @@ fn bicubic(image: &RgbImage, x: f64, y: f64) -> [u8; 3] {
     std::array::from_fn(|channel| {
         let line =
             rows.map(|row| cubic(columns.map(|column| f64::from(image.data()[row + column + channel])), dx));
-        // The conversion stops at 0 and 255.
+        // The conversion saturates at 0 and 255.
         cubic(line, dy) as u8
     })
 }
 
-/// Catmull and Rom's curve through four values, at `d` between the middle two.
+/// The Catmull-Rom curve through four values, at `d` between the middle two.
 fn cubic([v1, v2, v3, v4]: [f64; 4], d: f64) -> f64 {
     let p2 = -v1 + v3;
     let p3 = 2.0 * (v1 - v2) + v3 - v4;
@@ -270,8 +272,8 @@ fn cubic([v1, v2, v3, v4]: [f64; 4], d: f64) -> f64 {
     v2 + d * (p2 + d * (p3 + d * p4))
 }
 
-/// Pillow's three ways without interpolation: steps along the axes, 16-bit fixed point, and floats where those do
-/// not reach.
+/// Pillow's three paths without interpolation: steps along the axes, 16-bit fixed point, and floats if these
+/// overflow.
 fn nearest(image: &RgbImage, matrix: &[f64; 6], fill: [u8; 3]) -> Vec<u8> {
     let &[a, b, c, d, e, f] = matrix;
     let whole = |at: f64| if at < 0.0 { -1 } else { at as i64 };
@@ -288,7 +290,7 @@ fn nearest(image: &RgbImage, matrix: &[f64; 6], fill: [u8; 3]) -> Vec<u8> {
     walk(image, fill, [c + b * 0.5 + a * 0.5, f + e * 0.5 + d * 0.5], [a, d], [b, e], whole)
 }
 
-/// Reads the pixel at `whole([x, y])`, going by `across` for each pixel and by `down` for each row.
+/// Reads the pixel at `whole([x, y])`; each pixel adds `across`, each row adds `down`.
 fn walk<T: Copy + AddAssign>(
     image: &RgbImage,
     fill: [u8; 3],

@@ -7,7 +7,7 @@ use crate::data::random::DataRng;
 
 use super::{AugmentError, color, uniform, wrong};
 
-/// How far each property may go from 1 (the hue from 0); 0 leaves it alone.
+/// How far each factor may differ from 1 (the hue from 0); 0 switches it off.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ColorJitter {
     brightness: f64,
@@ -30,14 +30,14 @@ pub enum Jitter {
 }
 
 impl ColorJitter {
-    /// Factors of the first three are drawn from `[max(0, 1 - x), 1 + x]`, the hue's from `[-hue, hue]`.
+    /// The first three factors are drawn from `[max(0, 1 - x), 1 + x]`, the hue from `[-hue, hue]`.
     ///
     /// # Errors
-    /// [`AugmentError::Field`] when a number is negative or infinite, or `hue` above 0.5.
+    /// [`AugmentError::Field`] if a number is negative or infinite, or `hue` is above 0.5.
     pub fn new(brightness: f64, contrast: f64, saturation: f64, hue: f64) -> Result<Self, AugmentError> {
         for value in [brightness, contrast, saturation, hue] {
             if !(value >= 0.0 && value.is_finite()) {
-                return Err(wrong("color_jitter", value, "a number from 0 on"));
+                return Err(wrong("color_jitter", value, "a number of at least 0"));
             }
         }
         if hue > 0.5 {
@@ -46,7 +46,7 @@ impl ColorJitter {
         Ok(Self { brightness, contrast, saturation, hue })
     }
 
-    /// Whether nothing ever changes.
+    /// Whether all changes are off.
     pub fn is_off(&self) -> bool {
         *self == Self::default()
     }

@@ -1,5 +1,5 @@
 //! Blending the images of a batch: mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv
-//! 1905.04899), with the rules of timm's `Mixup`. Image `i` meets image `B - 1 - i`.
+//! 1905.04899), with the rules of timm's `Mixup`. Image `i` is paired with image `B - 1 - i`.
 
 use rand::Rng;
 
@@ -9,20 +9,20 @@ use super::auto_augment::beta;
 use super::crop::CropBox;
 use super::{AugmentError, chance, probability, wrong};
 
-/// What the images of a batch share.
+/// Scope of one random choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MixMode {
     /// One choice for the whole batch.
     #[default]
     Batch,
-    /// One for each pair of images that meet.
+    /// One choice per pair of images.
     Pair,
-    /// One for each image.
+    /// One choice per image.
     Elem,
 }
 
 impl MixMode {
-    /// The mode of timm's name.
+    /// The mode with this timm name.
     ///
     /// # Errors
     /// [`AugmentError::Field`] for another name.
@@ -36,7 +36,7 @@ impl MixMode {
     }
 }
 
-/// Mixing as a recipe states it; the fields have a recipe's names.
+/// Mixing settings; fields are named as in recipes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MixConfig {
     /// Alpha of mixup; 0: off.
@@ -45,11 +45,11 @@ pub struct MixConfig {
     pub cutmix: f64,
     /// Least and most side of a CutMix box over the image's, instead of `cutmix`.
     pub cutmix_minmax: Option<[f64; 2]>,
-    /// Probability of either.
+    /// Probability that a choice mixes at all.
     pub mixup_prob: f64,
-    /// Probability of CutMix where both are on.
+    /// Probability of CutMix if both are on.
     pub mixup_switch_prob: f64,
-    /// What the images of a batch share.
+    /// Scope of one random choice.
     pub mixup_mode: MixMode,
     /// Label smoothing.
     pub smoothing: f64,
@@ -69,21 +69,21 @@ impl Default for MixConfig {
     }
 }
 
-/// What one image takes from the one it meets.
+/// What one image takes from its partner.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Blend {
     /// Nothing.
     Keep,
-    /// All pixels: `lam` of its own, the rest of the other's.
+    /// All pixels: `lam` of its own, the rest from the partner.
     Mix {
-        /// Its own share.
+        /// The image's own share.
         lam: f64,
     },
-    /// The other's pixels inside the box, which may be empty.
+    /// The partner's pixels inside the box, which may be empty.
     Cut {
         /// The box.
         area: CropBox,
-        /// The share of its own pixels, or what was drawn.
+        /// The image's own share of pixels, or the drawn share.
         lam: f64,
     },
 }
@@ -99,11 +99,11 @@ impl Mixup {
     /// Checks a configuration. With everything off, [`apply`](Self::apply) only smooths labels.
     ///
     /// # Errors
-    /// [`AugmentError::Field`], naming the first wrong one.
+    /// [`AugmentError::Field`] for the first invalid field.
     pub fn new(config: MixConfig, num_classes: usize) -> Result<Self, AugmentError> {
         for (field, alpha) in [("mixup", config.mixup), ("cutmix", config.cutmix)] {
             if !(alpha >= 0.0 && alpha.is_finite()) {
-                return Err(wrong(field, alpha, "a number from 0 on"));
+                return Err(wrong(field, alpha, "a number of at least 0"));
             }
         }
         if let Some([least, most]) = config.cutmix_minmax
@@ -129,10 +129,10 @@ impl Mixup {
 
     /// Mixes `values` (`[B, C, H, W]`, row by row) in place and returns the targets, `[B, K]`.
     ///
-    /// timm asks for an even number of images; here the middle one of an odd number stays as it is.
+    /// timm needs an even number of images. Here the middle one of an odd number stays unchanged.
     ///
     /// # Errors
-    /// [`AugmentError::Batch`] and [`AugmentError::Label`] when the arguments do not fit together.
+    /// [`AugmentError::Batch`] and [`AugmentError::Label`] if the arguments do not fit together.
     pub fn apply(
         &self,
         values: &mut [f32],
@@ -147,7 +147,7 @@ impl Mixup {
     /// [`apply`](Self::apply) with given choices, one per image.
     ///
     /// # Errors
-    /// Those of [`apply`](Self::apply), and [`AugmentError::CropBox`] when a box reaches outside.
+    /// Those of [`apply`](Self::apply), and [`AugmentError::CropBox`] if a box reaches outside.
     pub fn apply_recorded(
         &self,
         values: &mut [f32],
@@ -174,7 +174,7 @@ impl Mixup {
         Ok(targets)
     }
 
-    /// Chooses for each image of a batch of shape `[B, C, H, W]`.
+    /// Draws the choices for a batch of shape `[B, C, H, W]`.
     pub fn draw(&self, [count, _, height, width]: [usize; 4], rng: &mut DataRng) -> Vec<Blend> {
         if !self.is_on() {
             return vec![Blend::Keep; count];
@@ -194,7 +194,7 @@ impl Mixup {
         }
     }
 
-    /// `round` is what happens to a share: timm keeps those of single images in single precision.
+    /// `round` rounds a share: timm keeps those of single images in single precision.
     fn one(&self, size: [usize; 2], rng: &mut DataRng, round: fn(f64) -> f64) -> Blend {
         let (mixup, cutmix) = (self.config.mixup, self.cutmix_alpha());
         if !chance(rng, self.config.mixup_prob) {
@@ -248,7 +248,7 @@ impl std::fmt::Display for Mixup {
 /// Targets without mixing, `[B, K]`: `1 - s + s / K` for the label and `s / K` for the rest.
 ///
 /// # Errors
-/// [`AugmentError::Label`] for a label that is no class.
+/// [`AugmentError::Label`] for a label that is not below the number of classes.
 pub fn smoothed_one_hot(
     labels: &[usize],
     num_classes: usize,
@@ -314,13 +314,13 @@ fn mean(own: &mut [f32], other: &[f32], lam: f64) {
     }
 }
 
-/// Item `i` from the front and from the back; `i` is below half their number.
+/// Items `i` from the front and from the back; `i` is less than half their number.
 fn ends(values: &mut [f32], i: usize, length: usize) -> [&mut [f32]; 2] {
     let (front, back) = values.split_at_mut(values.len() - (i + 1) * length);
     [&mut front[i * length..(i + 1) * length], &mut back[..length]]
 }
 
-/// Each takes from what the other was.
+/// Both take from the other's original values.
 fn exchange(
     first: &mut [f32],
     second: &mut [f32],
@@ -339,9 +339,9 @@ fn single(lam: f64) -> f64 {
     f64::from(lam as f32)
 }
 
-/// `[height, width]` of CutMix's box for the share `lam` that stays, before the image cuts it off.
+/// `[height, width]` of CutMix's box for the remaining share `lam`, before clipping to the image.
 ///
-/// A share that is a single-precision number is worked with in that precision, as numpy does for timm.
+/// If the share is a single-precision number, the computation uses that precision, as numpy does for timm.
 pub fn cut_sides(size: [usize; 2], lam: f64) -> [usize; 2] {
     if single(lam) == lam {
         let ratio = (1.0 - lam as f32).sqrt();
@@ -351,7 +351,7 @@ pub fn cut_sides(size: [usize; 2], lam: f64) -> [usize; 2] {
     size.map(|side| (side as f64 * ratio) as usize)
 }
 
-/// The part inside the image of a box of these sides around `[y, x]`.
+/// The part of a box with these sides around `[y, x]` that is inside the image.
 pub fn cut_box(size: [usize; 2], sides: [usize; 2], centre: [usize; 2]) -> CropBox {
     let range = |axis: usize| {
         let start = centre[axis].saturating_sub(sides[axis] / 2).min(size[axis]);
@@ -361,7 +361,8 @@ pub fn cut_box(size: [usize; 2], sides: [usize; 2], centre: [usize; 2]) -> CropB
     CropBox { x, y, w, h }
 }
 
-/// A box whose sides are shares of the image's, the larger one excluded; where that leaves nothing, the smaller.
+/// A box whose sides are random shares of the image's, from the smaller share to below the larger. If that range is
+/// empty, the smaller one.
 fn minmax_box(size: [usize; 2], [least, most]: [f64; 2], rng: &mut DataRng) -> CropBox {
     let mut draw = |side: usize| {
         let [low, high] = [least, most].map(|share| (side as f64 * share) as u32);

@@ -1,12 +1,12 @@
 //! Random changes to training images, with timm's names and meanings.
 //!
-//! Every step has two halves: `draw` makes its random choices, `apply` carries given choices out and is a plain
-//! function of image and choices. The second half equals Pillow 13, torchvision and timm 1.0.31 byte for byte (one
-//! exception, [`blur::gaussian_blur_23`]); the first has the same distributions, from this library's own streams.
+//! Every step has two halves. `draw` makes the random choices; `apply` carries them out and is a plain function of
+//! image and choices. `apply` equals Pillow 13, torchvision and timm 1.0.31 byte for byte (one exception,
+//! [`blur::gaussian_blur_23`]). `draw` has the same distributions, from this library's own random streams.
 //!
-//! Reading order: [`geometry`], [`color`] and [`blur`] change pixels; [`op`] and [`auto_augment`] choose among them;
-//! [`crop`], [`jitter`] and [`erasing`] are the other steps; [`transform`] puts them in timm's order for one image,
-//! [`mix`] blends the images of a batch.
+//! Reading order: [`geometry`], [`color`] and [`blur`] change pixels; [`op`] and [`auto_augment`] choose among
+//! them; [`crop`], [`jitter`] and [`erasing`] are the other steps; [`transform`] puts them in timm's order for one
+//! image; [`mix`] blends the images of a batch.
 
 pub mod auto_augment;
 pub mod blur;
@@ -32,31 +32,31 @@ pub use erasing::RandomErasing;
 pub use mix::{MixConfig, MixMode, Mixup, smoothed_one_hot};
 pub use transform::{TrainPlan, TrainTransform, TrainTransformConfig};
 
-/// An augmentation that cannot be done.
+/// An invalid augmentation.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AugmentError {
-    /// A field has a value that means nothing.
+    /// A field has an invalid value.
     #[error("augmentation: `{field}` is {found}\nhint: expected {expected}")]
     Field {
         /// The field's name.
         field: &'static str,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// Valid values.
         expected: &'static str,
     },
-    /// A text of `aa` that names no augmentation.
+    /// An invalid `aa` text.
     #[error("augmentation: `aa` is '{text}': {reason}\nhint: {hint}")]
     Policy {
         /// The whole text.
         text: String,
         /// What is wrong with it.
         reason: String,
-        /// What it may be.
+        /// Valid texts.
         hint: &'static str,
     },
-    /// A box that does not lie inside the image, or is empty.
+    /// A box that is empty or not inside the image.
     #[error("augmentation: the crop {found:?} does not lie inside the {width} x {height} image")]
     CropBox {
         /// The box.
@@ -66,17 +66,17 @@ pub enum AugmentError {
         /// Height of the image in pixels.
         height: u32,
     },
-    /// Numbers that are no batch of the stated shape.
+    /// The number of values does not match the batch shape.
     #[error("augmentation: a batch of shape {shape:?} with {labels} labels has {found} numbers")]
     Batch {
         /// `[B, C, H, W]`.
         shape: [usize; 4],
-        /// Labels given; one per image expected.
+        /// Number of labels; one per image expected.
         labels: usize,
-        /// Numbers given; the product of the shape expected.
+        /// Number of values; the product of the shape expected.
         found: usize,
     },
-    /// A label that is no class.
+    /// A label that is not a class.
     #[error("augmentation: label {label} of image {at} is no class: there are {num_classes}")]
     Label {
         /// Which image of the batch.
@@ -86,15 +86,15 @@ pub enum AugmentError {
         /// Number of classes.
         num_classes: usize,
     },
-    /// Preprocessing that cannot be done.
+    /// Invalid preprocessing.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
-    /// A size that cannot be resized to.
+    /// An invalid size for a resize.
     #[error("augmentation: {0}")]
     Resize(#[from] ResizeError),
 }
 
-/// A number from `low` to below `high`.
+/// A random number from `low` to below `high`.
 fn uniform(rng: &mut DataRng, low: f64, high: f64) -> f64 {
     low + (high - low) * rng.random::<f64>()
 }
@@ -104,12 +104,12 @@ fn chance(rng: &mut DataRng, p: f64) -> bool {
     rng.random::<f64>() < p
 }
 
-/// Refuses a number that is no probability.
+/// Refuses a number that is not a probability.
 fn probability(field: &'static str, p: f64) -> Result<f64, AugmentError> {
     if (0.0..=1.0).contains(&p) { Ok(p) } else { Err(wrong(field, p, "a probability, 0 to 1")) }
 }
 
-/// Refuses a pair that is no range of numbers above 0.
+/// Refuses a pair that is not a range of numbers above 0.
 fn positive_range(field: &'static str, range: [f64; 2]) -> Result<[f64; 2], AugmentError> {
     let [low, high] = range;
     if low > 0.0 && low <= high && high.is_finite() {

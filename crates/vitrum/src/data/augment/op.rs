@@ -1,4 +1,5 @@
-//! The operations of AutoAugment and its kin, and what their levels mean (`timm/data/auto_augment.py`).
+//! The operations of AutoAugment and related policies, and the meaning of their levels
+//! (`timm/data/auto_augment.py`).
 
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -9,16 +10,16 @@ use crate::data::random::DataRng;
 use super::geometry::{Sampling, affine, rotate};
 use super::{blur, chance, color, uniform};
 
-/// An operation by timm's name. `Increasing` ones grow stronger with the level where the plain one does not.
+/// An operation by timm's name. `Increasing` variants always grow stronger with the level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
     /// Each channel stretched to 0..255.
     AutoContrast,
-    /// Each channel's values made equally frequent.
+    /// Equalises the histogram of each channel.
     Equalize,
     /// The negative.
     Invert,
-    /// Turned by up to 30 degrees.
+    /// Rotation by up to 30 degrees.
     Rotate,
     /// 0 to 4 bits kept, more with the level.
     Posterize,
@@ -60,15 +61,15 @@ pub enum Op {
     TranslateXRel,
     /// Moved up or down by up to `translate_pct` of the height.
     TranslateYRel,
-    /// Half to all of the colour taken away.
+    /// Removes half to all of the colour.
     Desaturate,
-    /// Blurred by 0.1 to 2 pixels.
+    /// Blur with a radius of 0.1 to 2 pixels.
     GaussianBlur,
-    /// Blurred by a random radius of 0.1 to up to 2 pixels.
+    /// Blur with a random radius from 0.1 to at most 2 pixels.
     GaussianBlurRand,
 }
 
-/// The level at which a change is as strong as timm's tables mean.
+/// The level of full strength in timm's tables.
 pub const LEVELS: f64 = 10.0;
 
 impl Op {
@@ -141,7 +142,7 @@ impl Op {
         Self::ALL.into_iter().find(|op| op.name() == name)
     }
 
-    /// Whether pixels move, so that there is something to sample and an outside to fill.
+    /// Whether pixels move, so that sampling and fill colour matter.
     pub fn is_geometric(self) -> bool {
         matches!(
             self,
@@ -155,17 +156,18 @@ impl Op {
         )
     }
 
-    /// Whether the change goes one way or the other at random.
+    /// Whether the direction of the change is random.
     pub fn has_sign(self) -> bool {
         use Op::{BrightnessIncreasing, ColorIncreasing, ContrastIncreasing, SharpnessIncreasing};
         let enhances = [ColorIncreasing, ContrastIncreasing, BrightnessIncreasing, SharpnessIncreasing];
         self.is_geometric() || enhances.contains(&self)
     }
 
-    /// What [`Applied::apply`] needs for a level, `sign` being 1 or -1: degrees, shear, pixels, share of the side,
-    /// bits kept, threshold, summand, factor or radius; 0 where there is nothing to say (timm's `LEVEL_TO_ARG`).
+    /// The argument of [`Applied::apply`] for a level; `sign` is 1 or -1. Degrees, shear, pixels, share of the
+    /// side, bits kept, threshold, summand, factor or radius; 0 if the operation needs none (timm's
+    /// `LEVEL_TO_ARG`).
     ///
-    /// For [`Op::GaussianBlurRand`] it is the share of 2 pixels that the random radius may reach.
+    /// For [`Op::GaussianBlurRand`] it is the largest random radius as a share of 2 pixels.
     pub fn argument(self, level: f64, sign: f64, hparams: &Hparams) -> f64 {
         let share = level / LEVELS;
         let posterize = (share * 4.0).trunc();
@@ -198,18 +200,18 @@ fn between(share: f64, low: f64, high: f64) -> f64 {
     (low + (high - low) * share).clamp(low, high)
 }
 
-/// What all operations of a policy share (timm's `hparams`).
+/// Common parameters of a policy's operations (timm's `hparams`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hparams {
     /// Pixels that `TranslateX` and `TranslateY` move at level 10.
     pub translate_const: f64,
     /// Share of the side that `TranslateXRel` and `TranslateYRel` move at level 10.
     pub translate_pct: f64,
-    /// Colour of what comes in from outside.
+    /// Fill colour for pixels from outside.
     pub fill: [u8; 3],
-    /// How moved pixels are read; `None`: bilinear or bicubic at random.
+    /// Sampling of moved pixels; `None`: bilinear or bicubic at random.
     pub sampling: Option<Sampling>,
-    /// Deviation of the level; 0: none, infinite: uniform from 0 to the magnitude.
+    /// Deviation of the level; 0: none; infinite: uniform from 0 to the magnitude.
     pub magnitude_std: f64,
     /// The highest level.
     pub magnitude_max: f64,
@@ -233,14 +235,14 @@ impl Default for Hparams {
 pub struct AugmentOp {
     /// The operation.
     pub op: Op,
-    /// How often it happens where it is chosen.
+    /// Probability that it is applied once chosen.
     pub prob: f64,
     /// Its level, before noise.
     pub magnitude: f64,
 }
 
 impl AugmentOp {
-    /// Chances it, and draws level, direction and sampling.
+    /// Decides whether it happens, and draws level, direction and sampling.
     pub fn draw(&self, hparams: &Hparams, rng: &mut DataRng) -> Option<Applied> {
         if self.prob < 1.0 && !chance(rng, self.prob) {
             return None;
@@ -272,19 +274,19 @@ impl AugmentOp {
     }
 }
 
-/// An operation with nothing left to chance.
+/// An operation without random choices.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Applied {
     /// The operation.
     pub op: Op,
     /// See [`Op::argument`]; the radius in pixels for [`Op::GaussianBlurRand`].
     pub argument: f64,
-    /// How moved pixels are read.
+    /// Sampling of moved pixels.
     pub sampling: Sampling,
 }
 
 impl Applied {
-    /// The changed image, of the same size; `fill` comes in from outside.
+    /// The changed image, of the same size; pixels from outside become `fill`.
     pub fn apply(&self, image: RgbImage, fill: [u8; 3]) -> RgbImage {
         let argument = self.argument;
         let moved = |image: &RgbImage, matrix: [f64; 6]| affine(image, &matrix, self.sampling, fill);
@@ -315,7 +317,7 @@ impl Applied {
     }
 }
 
-/// One of `count`, each as likely.
+/// An index below `count`, all equally likely.
 pub(super) fn choice(rng: &mut DataRng, count: usize) -> usize {
     rng.random_range(0..count as u32) as usize
 }

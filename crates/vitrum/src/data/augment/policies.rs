@@ -1,8 +1,8 @@
-//! The tables behind configuration texts: which operations, how likely, how strong (`timm/data/auto_augment.py`).
+//! The tables behind configuration texts: operations, probabilities, strengths (`timm/data/auto_augment.py`).
 
 use super::op::{AugmentOp, Op};
 
-/// Operations of RandAugment and, where they have any, their shares.
+/// Operations of RandAugment and their weights, if any.
 pub(super) fn rand_list(name: Option<&str>, increasing: bool) -> Option<(Vec<Op>, Option<Vec<f64>>)> {
     let weighted = |list: &[(Op, f64)]| {
         let sum: f64 = list.iter().map(|(_, weight)| weight).sum();
@@ -89,7 +89,7 @@ const RAND_WEIGHTED: [(Op, f64); 15] = [
     (Op::Invert, 0.05),
 ];
 
-/// What AugMix chooses from.
+/// Operations of AugMix.
 pub(super) const AUGMIX: [Op; 13] = [
     Op::AutoContrast,
     Op::ColorIncreasing,
@@ -106,10 +106,10 @@ pub(super) const AUGMIX: [Op; 13] = [
     Op::TranslateYRel,
 ];
 
-/// An operation of a policy's row: probability in tenths, level.
+/// An operation in a policy's row: probability in tenths, level.
 type Step = (Op, u8, u8);
 
-/// The rows of a policy; `r` at the end stands for the increasing posterisation of Google's research code.
+/// The rows of a policy. `r` at the end selects the increasing posterisation of Google's research code.
 pub(super) fn policy(name: &str) -> Option<Vec<Vec<AugmentOp>>> {
     let rows: Vec<Vec<Step>> = match name {
         "original" => original(Op::PosterizeOriginal).map(Vec::from).into(),

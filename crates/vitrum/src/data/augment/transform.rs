@@ -1,4 +1,4 @@
-//! From a picture to the values a model is trained on, in the order of timm's `transforms_imagenet_train`.
+//! From a picture to training values, in the order of timm's `transforms_imagenet_train`.
 
 use crate::data::image::RgbImage;
 use crate::data::preprocess::Preprocess;
@@ -13,16 +13,16 @@ use super::jitter::{ColorJitter, Jitter};
 use super::op::Hparams;
 use super::{AugmentError, blur, chance, probability, uniform, wrong};
 
-/// A training transform as a recipe states it; the fields but for two have a recipe's names and meanings.
+/// A training transform's settings. All fields but two have a recipe's names and meanings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainTransformConfig {
-    /// The model's input and normalisation, and what validation does.
+    /// The model's input and normalisation, and the validation transform.
     pub preprocess: Preprocess,
-    /// As in validation: nothing random. (timm's `--no-aug` squashes whatever the validation does.)
+    /// Nothing random, as in validation. (timm's `--no-aug` squashes in any case.)
     pub no_aug: bool,
-    /// Instead of random resized crops: resize to cover the input, add so many pixels around, crop at random.
+    /// Instead of random resized crops: resize to cover the input, add this border in pixels, crop at random.
     pub crop_pad: Option<u32>,
-    /// What these pixels are: black as for CIFAR, or mirrored as in DeiT III.
+    /// The border's pixels: black as for CIFAR, or mirrored as in DeiT III.
     pub crop_pad_mode: PadMode,
     /// Area of a random resized crop over the image's, least and most.
     pub scale: [f64; 2],
@@ -32,21 +32,21 @@ pub struct TrainTransformConfig {
     pub hflip: f64,
     /// Probability of a vertical flip.
     pub vflip: f64,
-    /// Brightness, contrast and saturation change by up to this. Off where `aa` is on, unless that is 3-Augment.
+    /// Largest change of brightness, contrast and saturation. Off if `aa` is on, unless that is 3-Augment.
     pub color_jitter: f64,
-    /// Probability that they do; `None`: always, without a draw.
+    /// Probability of the colour change; `None`: always, without a draw.
     pub color_jitter_prob: Option<f64>,
     /// Probability of grey.
     pub grayscale_prob: f64,
     /// Probability of a blur of 0.1 to 2 pixels.
     pub gaussian_blur_prob: f64,
-    /// See [`AutoAugment::parse`]; empty is the same as none.
+    /// See [`AutoAugment::parse`]; an empty text means none.
     pub aa: Option<String>,
     /// Probability of random erasing.
     pub reprob: f64,
     /// `const`, `rand` or `pixel`.
     pub remode: String,
-    /// Most erased parts per image.
+    /// Largest number of erased parts per image.
     pub recount: usize,
     /// `random` (bilinear or bicubic), or the name of a filter.
     pub train_interpolation: String,
@@ -101,16 +101,16 @@ enum Cropping {
     Padded(RandomCrop, u32, PadMode),
 }
 
-/// Every random choice made for one image, but for the noise that fills erased parts.
+/// Every random choice for one image, except the noise in erased parts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainPlan {
     /// How the input is cut from the image.
     pub crop: Crop,
-    /// Whether left and right are exchanged.
+    /// Whether to flip left and right.
     pub hflip: bool,
-    /// Whether top and bottom are exchanged.
+    /// Whether to flip top and bottom.
     pub vflip: bool,
-    /// What `aa` chose.
+    /// The choices of `aa`.
     pub auto: Option<Plan>,
     /// Changes of colour, in order.
     pub jitter: Vec<Jitter>,
@@ -123,7 +123,7 @@ pub struct TrainPlan {
 }
 
 impl TrainPlan {
-    /// The plan that does nothing but the crop.
+    /// The plan with only this crop.
     pub fn of_crop(crop: Crop) -> Self {
         Self {
             crop,
@@ -142,7 +142,7 @@ impl TrainTransform {
     /// Checks a configuration.
     ///
     /// # Errors
-    /// [`AugmentError`], naming the first field that is wrong.
+    /// [`AugmentError`] for the first invalid field.
     pub fn new(config: &TrainTransformConfig) -> Result<Self, AugmentError> {
         let preprocess = config.preprocess.clone();
         preprocess.check()?;
@@ -198,17 +198,16 @@ impl TrainTransform {
         self.preprocess.input_size
     }
 
-    /// Cuts, changes and normalises: `[C, H, W]`, row by row.
+    /// Crops, changes and normalises: `[C, H, W]`, row by row.
     ///
     /// # Errors
-    /// [`AugmentError::Resize`] or [`AugmentError::Preprocess`] when a side of a very long image would shrink to
-    /// nothing.
+    /// [`AugmentError::Resize`] or [`AugmentError::Preprocess`] if a side of a very long image would shrink to 0.
     pub fn apply(&self, image: &RgbImage, rng: &mut DataRng) -> Result<Vec<f32>, AugmentError> {
         let plan = self.draw(image.width(), image.height(), rng);
         self.apply_recorded(image, &plan, rng)
     }
 
-    /// Makes every choice for an image of this size.
+    /// Draws every choice for an image of this size.
     pub fn draw(&self, width: u32, height: u32, rng: &mut DataRng) -> TrainPlan {
         let Some(mut plan) = self.draw_crop(width, height, rng).map(TrainPlan::of_crop) else {
             return TrainPlan::of_crop(Crop::Eval);
@@ -254,8 +253,8 @@ impl TrainTransform {
     /// [`apply`](Self::apply) with given choices; `rng` only fills erased parts.
     ///
     /// # Errors
-    /// Those of [`apply`](Self::apply), [`AugmentError::CropBox`] when the crop does not lie in the image, and
-    /// [`AugmentError::Field`] for a padded crop where the configuration has no border.
+    /// Those of [`apply`](Self::apply), [`AugmentError::CropBox`] if the crop is not inside the image, and
+    /// [`AugmentError::Field`] for a padded crop without a border in the configuration.
     pub fn apply_recorded(
         &self,
         image: &RgbImage,
@@ -284,7 +283,7 @@ impl TrainTransform {
         Ok(values)
     }
 
-    /// The input, flipped horizontally where the plan says so.
+    /// The input, flipped horizontally if the plan says so.
     fn cut(&self, image: &RgbImage, plan: &TrainPlan) -> Result<RgbImage, AugmentError> {
         let [channels, height, width] = self.preprocess.input_size.map(|side| side as u32);
         let grey;
@@ -303,7 +302,7 @@ impl TrainTransform {
                 Ok(flip(crop.apply(image, [x, y], filter)?))
             }
             (Crop::Padded { .. }, _) => {
-                Err(wrong("crop_pad", "absent", "a border, where a plan counts columns and rows from one"))
+                Err(wrong("crop_pad", "absent", "a border: the plan counts columns and rows from it"))
             }
             (Crop::Eval, _) => Ok(flip(self.preprocess.transform(image)?)),
         }
@@ -360,7 +359,7 @@ fn padded([height, width]: [usize; 2], border: u32, mode: PadMode) -> Result<Cro
     Ok(Cropping::Padded(crop, border, mode))
 }
 
-/// timm's `hparams` of `aa`: distances follow the input, what comes in from outside is the mean colour.
+/// timm's `hparams` for `aa`: distances scale with the input; the fill colour is the mean colour.
 fn auto_augment(
     text: &str,
     preprocess: &Preprocess,

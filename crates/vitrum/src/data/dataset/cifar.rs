@@ -22,7 +22,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Label bytes in front of the pixels; the last one counts (CIFAR-100 stores the coarse label first).
+    /// Label bytes before the pixels; the last one counts (CIFAR-100 stores the coarse label first).
     fn label_bytes(self) -> usize {
         match self {
             Self::Cifar10 => 1,
@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// What a file of that name holds.
+/// The kind and split of a batch file, by its name.
 fn batch_kind(name: &str) -> Option<(Kind, Split)> {
     match name {
         "data_batch_1.bin" | "data_batch_2.bin" | "data_batch_3.bin" | "data_batch_4.bin"
@@ -72,7 +72,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Whether the file is named as one of CIFAR's batches.
+/// Whether the file has the name of a CIFAR batch.
 pub(super) fn is_batch(path: &Path) -> bool {
     batch_kind(&file_name(path)).is_some()
 }
@@ -89,17 +89,17 @@ pub(super) fn is_class_file(name: &str) -> bool {
     [Kind::Cifar10, Kind::Cifar100].iter().any(|kind| kind.class_file() == name)
 }
 
-/// Validation is measured on the test part unless training data are asked for.
+/// The test part, unless training data are requested.
 fn wanted_split(options: &DatasetOptions) -> Split {
     if options.split == Some(Split::Train) { Split::Train } else { Split::Test }
 }
 
-/// The part that a file or archive member belongs to.
+/// The part of a file or archive member.
 pub(super) fn split_of(name: &str) -> Option<Split> {
     batch_kind(name.rsplit('/').next().unwrap_or_default()).map(|(_, split)| split)
 }
 
-/// The parts whose batches lie in the folder.
+/// The parts whose batches are in the folder.
 pub(super) fn splits_in(path: &Path) -> Vec<Split> {
     let inside = |folder: PathBuf| -> Vec<Split> {
         let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -108,12 +108,12 @@ pub(super) fn splits_in(path: &Path) -> Vec<Split> {
     folders(path).map(inside).into_iter().find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// Where the batches may be: here, or in the folder that the official archive makes.
+/// Possible places of the batches: here, or in the folder that the official archive makes.
 fn folders(path: &Path) -> [PathBuf; 3] {
     [path.to_path_buf(), path.join("cifar-10-batches-bin"), path.join("cifar-100-binary")]
 }
 
-/// Reads the folder, or the one inside it that the official archive makes, if there are batches in it.
+/// Reads the folder, or the official archive's folder inside it, if it has batches.
 pub(super) fn open_folder(
     path: &Path,
     options: &DatasetOptions,

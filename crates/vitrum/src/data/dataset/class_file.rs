@@ -1,11 +1,11 @@
-//! The forms in which class names and their numbers are written down.
+//! File formats of class names and their numbers.
 
 use serde_json::{Map, Value};
 
-/// Names in the order of their numbers, and other names for some of them.
+/// Names in the order of their numbers, and aliases.
 type Names = (Vec<String>, Vec<(String, usize)>);
 
-/// Reads text that is not empty. A table is one whose file name says so; others may be.
+/// Parses text that is not empty. `is_table`: the file name says that it is a table. Other files may be tables too.
 pub(super) fn parse(text: &str, is_table: bool) -> Result<Names, String> {
     if text.trim_start().starts_with(['{', '[']) {
         let value = serde_json::from_str(text).map_err(|error| format!("JSON: {error}"))?;
@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str, is_table: bool) -> Result<Names, String> {
     Ok((names.into_iter().map(String::from).collect(), Vec::new()))
 }
 
-/// Lines that are rows of names and numbers, or of WordNet ids and names; `None` where they are not.
+/// Lines as rows of names and numbers, or of WordNet ids and names; `None` if they are not.
 fn of_fields(lines: &[&str], delimiter: char, is_table: bool) -> Result<Option<Names>, String> {
     let rows: Vec<Vec<String>> = lines.iter().map(|line| fields(line, delimiter)).collect();
     let width = rows[0].len();
@@ -43,7 +43,7 @@ fn of_fields(lines: &[&str], delimiter: char, is_table: bool) -> Result<Option<N
             continue;
         }
         let wnids = (0..width).find(|&at| body.iter().all(|row| is_wnid(&row[at])));
-        // Behind a blank a number is a part of the name: `name 0`.
+        // With blanks as separators, a number after a blank is part of the name: `name 0`.
         let columns = if delimiter == ' ' { 1 } else { width };
         let numbers = (0..columns).find(|&at| body.iter().all(|row| row[at].parse::<usize>().is_ok()));
         let named = (0..width).rev().find(|&at| Some(at) != numbers && Some(at) != wnids).or(wnids);
@@ -55,7 +55,7 @@ fn of_fields(lines: &[&str], delimiter: char, is_table: bool) -> Result<Option<N
         };
         found.sort_by_key(|(number, _)| *number);
         if !found.iter().map(|(number, _)| *number).eq(0..found.len()) {
-            // Names may end in numbers; a table's numbers mean classes.
+            // Names may end in numbers; numbers in a table are class numbers.
             match is_table && delimiter != ' ' {
                 true => {
                     return Err(format!(
@@ -136,7 +136,7 @@ fn of_object(map: &Map<String, Value>) -> Result<Names, String> {
             found.len().saturating_sub(1)
         ));
     }
-    // Keras's names repeat; then the ids are the names.
+    // Keras's names repeat; in that case the ids are the names.
     let names: Vec<String> = found.into_iter().map(|(_, name)| name).collect();
     Ok((names, aliases))
 }

@@ -7,17 +7,17 @@ use super::class_file;
 use super::{DatasetError, DatasetProblem, MAX_CLASSES, natural_order};
 use crate::data::imagenet;
 
-/// Class names and their numbers, with other names for the same class where needed.
+/// Class names and their numbers, with aliases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassMap {
     names: Vec<String>,
     index: HashMap<String, usize>,
-    /// Names with case, underscores and further synonyms aside; `None` where two classes share one.
+    /// Names without case, underscores and further synonyms; `None` if two classes share one.
     loose: HashMap<String, Option<usize>>,
 }
 
 impl ClassMap {
-    /// Numbers `names` from 0 in the order given. Of a repeated name the first place counts.
+    /// Numbers `names` from 0 in the given order. Of a repeated name the first counts.
     pub fn from_names(names: impl IntoIterator<Item = String>) -> Self {
         let mut map = Self::default();
         for name in names {
@@ -27,8 +27,8 @@ impl ClassMap {
         map
     }
 
-    /// The labels of a model. A class is found by its label, by its WordNet id where the labels are ImageNet's, and
-    /// by its label with case, underscores and further synonyms aside. A name that two classes share finds none.
+    /// A map of a model's labels. It finds a class by its label, by its WordNet id if the labels are ImageNet's,
+    /// and by its label without case, underscores and further synonyms. A name that two classes share finds none.
     pub fn of_labels(labels: &[String]) -> Self {
         let mut map = Self::from_names(labels.iter().cloned());
         let mut seen = BTreeSet::new();
@@ -49,11 +49,11 @@ impl ClassMap {
     }
 
     /// Reads a class map: one name per line (the first line is class 0), a table of names and numbers, or JSON (a
-    /// list, `{name: number}`, `{number: name}`, `id2label`, `label2id`). A byte-order mark is no part of a name.
+    /// list, `{name: number}`, `{number: name}`, `id2label`, `label2id`). A byte-order mark is ignored.
     ///
     /// # Errors
-    /// [`DatasetError`] when the file cannot be read, is empty, has a blank line among others, names a class twice,
-    /// has numbers other than 0 to the number of classes less 1, or is larger than 64 MiB.
+    /// [`DatasetError`] if the file cannot be read, is empty or larger than 64 MiB, has a blank line between
+    /// others, names a class twice, or its numbers are not 0 to the number of classes less 1.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DatasetError> {
         let path = path.as_ref();
         let text = read_text(path, 64 << 20)?;
@@ -76,7 +76,7 @@ impl ClassMap {
         Ok(map)
     }
 
-    /// Another name for class `index`, for instance a WordNet id beside the words. A name already known is kept.
+    /// Adds an alias of class `index`, for instance a WordNet id. A known name is kept.
     pub fn add_alias(&mut self, alias: impl Into<String>, index: usize) {
         self.index.entry(alias.into()).or_insert(index);
     }
@@ -86,7 +86,7 @@ impl ClassMap {
         self.index.get(name).copied().or_else(|| self.loose.get(&plain(name)).copied().flatten())
     }
 
-    /// Whether `name` is found only with case, underscores or further synonyms aside.
+    /// Whether `name` is found only without case, underscores or further synonyms.
     pub fn is_loose(&self, name: &str) -> bool {
         !self.index.contains_key(name) && self.get(name).is_some()
     }
@@ -96,7 +96,7 @@ impl ClassMap {
         &self.names
     }
 
-    /// The classes found, in natural order.
+    /// The classes, in natural order.
     pub(super) fn sorted(found: BTreeSet<String>) -> Self {
         let mut names: Vec<String> = found.into_iter().collect();
         names.sort_by(|a, b| natural_order(a, b));
@@ -109,13 +109,13 @@ fn plain(name: &str) -> String {
     spaced.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// ImageNet's first two classes, under any of the names in use.
+/// Whether the first two labels are ImageNet's first classes, under any usual name.
 fn begins_with_fish(labels: &[String]) -> bool {
     let fish = labels.iter().take(2).map(|label| plain(label.split(',').next().unwrap_or_default()));
     fish.eq(["tench".to_string(), "goldfish".to_string()])
 }
 
-/// A text file of at most `limit` bytes, without its byte-order mark; UTF-16 is read by its mark.
+/// A text file of at most `limit` bytes, without its byte-order mark; a mark of UTF-16 is honoured.
 pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, DatasetError> {
     let read = || -> Result<String, DatasetProblem> {
         let found = std::fs::metadata(path)?.len();

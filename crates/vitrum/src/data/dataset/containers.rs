@@ -1,4 +1,4 @@
-//! Forms of datasets that are recognised but not read, each with a hint how to convert it.
+//! Dataset formats that are recognised but not read, each with a hint for conversion.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ const UNPACK: &str = "unpack it and name the folder, or pack it as .tar";
 const EXPORT: &str = "export it as CSV with a column `file` and a column `label`";
 const IMAGES: &str = "write the images as files in class folders, or as a .tar";
 
-/// What a file is, by its first bytes and its name; `None` where it is nothing known.
+/// Recognises a file by its first bytes and its name; `None` if unknown.
 pub(super) fn file(path: &Path, head: &[u8]) -> Option<DatasetProblem> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let (what, hint) = match (head, extension.as_str()) {
@@ -29,14 +29,14 @@ pub(super) fn file(path: &Path, head: &[u8]) -> Option<DatasetProblem> {
         (_, "rec") => ("a RecordIO file of MXNet", IMAGES),
         (_, "mdb" | "lmdb") => ("an LMDB database", IMAGES),
         (_, "json" | "jsonl") => ("a JSON file", EXPORT),
-        (_, "yaml" | "yml") => ("a YAML file", "name the folder of images it speaks of"),
+        (_, "yaml" | "yml") => ("a YAML file", "name the folder of images that it lists"),
         ([0x80, 2..=5, ..], _) | (_, "pkl" | "pickle") => ("a Python pickle, which could run code", IMAGES),
         _ => return None,
     };
     Some(DatasetProblem::Foreign { what, hint })
 }
 
-/// What a folder is, by the names in it.
+/// Recognises a folder by the names in it.
 pub(super) fn folder(path: &Path) -> Option<DatasetProblem> {
     let has = |name: &str| path.join(name).is_file();
     let cifar = "CIFAR's Python version, whose files are pickles";

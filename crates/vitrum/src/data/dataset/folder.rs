@@ -1,4 +1,4 @@
-//! A folder of class folders, read as timm's `ReaderImageFolder` reads it.
+//! A folder of class folders, read like timm's `ReaderImageFolder`.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use super::{
     Skipped, Split,
 };
 
-/// Endings of image files that folders are searched for, without the dot.
+/// Extensions of image files in folders, without the dot.
 pub const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Whether the extension is that of an image.
@@ -21,17 +21,17 @@ pub(super) fn is_image(path: &Path) -> bool {
     IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Kinds of reasons why entries are left out.
+/// Kinds of reasons for leaving entries out.
 pub(super) const UNKNOWN_CLASS: &str = "of a class that is not in the class map";
 pub(super) const NO_FOLDER: &str = "not in a class folder";
 pub(super) const FOREIGN: &str = "hidden or of the system";
 pub(super) const BESIDE: &str = "beside the splits";
 const BAD_LINK: &str = "that cannot be followed or read";
 
-/// The image files below a folder, sorted by name folder by folder, links followed, and what was left out.
+/// The image files below a folder, sorted by name within each folder, and the entries left out. Links are followed.
 ///
 /// # Errors
-/// [`DatasetError`] when the folder cannot be read, holds too many files, or none.
+/// [`DatasetError`] if the folder cannot be read, or has too many files or none.
 pub fn list_images(root: impl AsRef<Path>) -> Result<(Vec<PathBuf>, Skipped), DatasetError> {
     let (root, mut skipped) = (root.as_ref(), Skipped::default());
     let files = image_files(root, &mut skipped)?;
@@ -86,7 +86,7 @@ pub(super) fn none_of_the_classes(skipped: &Skipped) -> DatasetProblem {
     ))
 }
 
-/// The class a path (relative, with `/`) says, if it lies in any folder.
+/// The class in a relative path with `/`, if it contains a folder.
 pub(super) fn class_name(name: &str, which: ClassFolder) -> Option<String> {
     let (folders, _) = name.rsplit_once('/')?;
     let class = match which {
@@ -115,7 +115,7 @@ fn image_files(root: &Path, skipped: &mut Skipped) -> Result<Vec<Found>, Dataset
                 continue;
             }
         };
-        // The root is read whatever it is called.
+        // The root is read, whatever its name.
         let foreign = entry.depth() > 0 && is_foreign(&entry.file_name().to_string_lossy());
         if foreign && entry.file_type().is_dir() {
             let name = entry.path().strip_prefix(root).unwrap_or(entry.path()).display().to_string();
@@ -141,13 +141,13 @@ fn image_files(root: &Path, skipped: &mut Skipped) -> Result<Vec<Found>, Dataset
     Ok(files)
 }
 
-/// The parts that the folder's folders are called after. Where other folders lie beside a single one, it is a class.
+/// The parts that subfolders are named after. A single one beside other folders is a class.
 pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
     Ok(split_folders(path)?.iter().filter_map(|folder| split_named(folder)).collect())
 }
 
-/// The folders that hold the splits, in order; none where a folder called `test` is a class among others. A folder
-/// without images, such as `annotations`, is no class.
+/// The folders of the splits, in order. None if a folder called `test` is a class beside others. A folder without
+/// images, such as `annotations`, is not a class.
 pub(super) fn split_folders(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let (mut splits, others): (Vec<PathBuf>, Vec<PathBuf>) =
         folders(path)?.into_iter().partition(|folder| split_named(folder).is_some());
@@ -172,7 +172,7 @@ pub(super) fn split_named(folder: &Path) -> Option<Split> {
     Split::of_name(&folder.file_name()?.to_string_lossy())
 }
 
-/// The folder itself, or the one of its folders that holds the split.
+/// The folder itself, or its subfolder with the split.
 fn choose_split(path: &Path, wanted: Option<Split>, skipped: &mut Skipped) -> Result<PathBuf, DatasetError> {
     let mut splits = split_folders(path)?;
     if splits.is_empty() && wanted.is_some() {
@@ -195,7 +195,7 @@ fn choose_split(path: &Path, wanted: Option<Split>, skipped: &mut Skipped) -> Re
     }
 }
 
-/// Leaves out, by name, the folders that lie beside the splits.
+/// Records the folders beside the splits as left out.
 fn name_others(path: &Path, splits: &[PathBuf], skipped: &mut Skipped) -> Result<(), DatasetError> {
     let mut others: Vec<PathBuf> =
         folders(path)?.into_iter().filter(|folder| !splits.contains(folder)).collect();
@@ -207,8 +207,8 @@ fn name_others(path: &Path, splits: &[PathBuf], skipped: &mut Skipped) -> Result
     Ok(())
 }
 
-/// timm's `natural_key`: case aside, and runs of digits compared as numbers (`a2 < a10`). Equal keys fall back to
-/// the strings themselves, so that the order never depends on the file system.
+/// timm's `natural_key`: ignores case and compares runs of digits as numbers (`a2 < a10`). Equal keys are compared
+/// as strings, so the order never depends on the file system.
 pub fn natural_order(a: &str, b: &str) -> Ordering {
     let (lower_a, lower_b) = (a.to_lowercase(), b.to_lowercase());
     let (mut rest_a, mut rest_b) = (lower_a.as_str(), lower_b.as_str());
@@ -218,7 +218,7 @@ pub fn natural_order(a: &str, b: &str) -> Ordering {
         let numbers = match (digits_a.is_empty(), digits_b.is_empty()) {
             (false, false) => compare_numbers(digits_a, digits_b),
             (true, true) => return text_a.cmp(text_b).then_with(|| a.cmp(b)),
-            // The list of parts that ends first is the smaller one.
+            // The shorter list of parts comes first.
             (ended_a, _) => {
                 if ended_a {
                     Ordering::Less
@@ -234,7 +234,7 @@ pub fn natural_order(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// Text up to the next digits, the digits, what follows.
+/// Text up to the next digits, the digits, the rest.
 fn next_part(rest: &str) -> (&str, &str, &str) {
     let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
     let (text, rest) = rest.split_at(digits);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::data::image::RgbImage;
 
-/// The magic number says bytes (0x08) in one or three dimensions.
+/// The magic number: bytes (0x08) in one or three dimensions.
 const LABELS: [u8; 4] = [0, 0, 8, 1];
 const IMAGES: [u8; 4] = [0, 0, 8, 3];
 const MAX_SIDE: u32 = 4096;
@@ -18,7 +18,7 @@ pub(super) fn is_images(head: &[u8]) -> bool {
     head.starts_with(&IMAGES)
 }
 
-/// The file of images in a folder of idx files, if it is one. Without a split, the test images are meant.
+/// The file of images in a folder of idx files; `None` for other folders. Without a split, the test images.
 pub(super) fn images_in(folder: &Path, split: Option<Split>) -> Result<Option<PathBuf>, DatasetError> {
     let entries = std::fs::read_dir(folder).map_err(|error| DatasetProblem::from(error).at(folder))?;
     let name = |path: &PathBuf| {
@@ -48,7 +48,7 @@ pub(super) fn images_in(folder: &Path, split: Option<Split>) -> Result<Option<Pa
     }
 }
 
-/// The parts whose images lie in the folder.
+/// The parts whose images are in the folder.
 pub(super) fn splits_in(folder: &Path) -> Result<Vec<Split>, DatasetError> {
     let mut splits = Vec::new();
     for split in [Split::Train, Split::Test] {
@@ -74,7 +74,7 @@ pub(super) struct IdxSource {
 }
 
 impl IdxSource {
-    /// Opens a file of images and, where it lies beside it, the file of labels.
+    /// Opens a file of images, and the file of labels beside it if there is one.
     pub(super) fn open(path: &Path) -> Result<Self, DatasetError> {
         let (mut images, head) = open_idx(path, IMAGES)?;
         let [count, rows, columns] = [head, big_endian(path, &mut images)?, big_endian(path, &mut images)?];
@@ -141,7 +141,7 @@ fn ends(path: &Path, at: u32, count: u32, error: &std::io::Error) -> DatasetErro
     DatasetProblem::Damaged(format!("record {at} of {count}: {error}")).at(path)
 }
 
-/// The reader behind the magic number and count, and the count.
+/// A reader positioned after magic number and count, and the count.
 fn open_idx(path: &Path, expected: [u8; 4]) -> Result<(Box<dyn Read + Send>, u32), DatasetError> {
     refuse_empty(path)?;
     let mut reader = open_maybe_gz(path).map_err(|error| DatasetProblem::from(error).at(path))?;

@@ -1,4 +1,4 @@
-//! A dataset as a list of places, so that its pictures can be had in any order.
+//! A dataset as a list of places, so that pictures can be read in any order.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
@@ -11,19 +11,19 @@ use crate::data::image::RgbImage;
 /// One picture of an [`Indexed`] dataset.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// What to call it, as [`Sample::name`](super::Sample::name).
+    /// Its name, as in [`Sample::name`](super::Sample::name).
     pub name: String,
-    /// Index of its class, when known.
+    /// Index of its class, if known.
     pub label: Option<usize>,
     pub(crate) place: Place,
 }
 
-/// Where a picture lies.
+/// The place of a picture.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     /// An image file.
     File(PathBuf),
-    /// Bytes of one of the archives.
+    /// A range of bytes in one of the archives.
     Span { archive: u32, offset: u64, size: u64 },
     /// An encoded picture held in memory.
     Encoded(Vec<u8>),
@@ -35,10 +35,10 @@ pub(crate) enum Place {
     Streamed { size: u64 },
 }
 
-/// How a stream is begun again.
+/// Opens a stream from its beginning.
 pub(super) type Reopen = Box<dyn Fn() -> Result<Box<dyn Source>, DatasetError> + Send + Sync>;
 
-/// What the entries' places refer to.
+/// The data that the entries' places refer to.
 #[derive(Default)]
 pub(super) enum Store {
     /// Nothing: files and memory.
@@ -46,17 +46,17 @@ pub(super) enum Store {
     None,
     /// Plain archives.
     Archives(Vec<Archive>),
-    /// A stream, whose k-th picture is entry k.
+    /// A stream; its k-th picture is entry k.
     Stream(Reopen),
     /// The demo set.
     Demo(DemoSet),
 }
 
-/// A dataset of known length whose pictures can be had in any order, or, of a stream, in its own.
+/// A dataset of known length. Its pictures can be read in any order; those of a stream only in stream order.
 pub struct Indexed {
     /// The class names, as [`Source::classes`].
     pub classes: Vec<String>,
-    /// What was left out.
+    /// The entries left out.
     pub skipped: Skipped,
     /// The pictures, in the order of [`Source::next_sample`].
     pub entries: Vec<Entry>,
@@ -88,15 +88,15 @@ impl Indexed {
         Ok(Self::new(source.classes().to_vec(), source.skipped().clone(), entries, Store::None))
     }
 
-    /// Whether the pictures can only be read one after the other, as in a compressed archive.
+    /// Whether pictures can only be read in order, as from a compressed archive.
     pub fn is_stream(&self) -> bool {
         matches!(self.store, Store::Stream(_))
     }
 
-    /// Begins a stream again: its k-th sample is entry k. `None` where pictures can be had in any order.
+    /// Opens a stream from its beginning: its k-th sample is entry k. `None` if pictures can be read in any order.
     ///
     /// # Errors
-    /// [`DatasetError`] when the archive cannot be opened.
+    /// [`DatasetError`] if the archive cannot be opened.
     pub fn stream(&self) -> Result<Option<Box<dyn Source>>, DatasetError> {
         match &self.store {
             Store::Stream(open) => open().map(Some),
@@ -104,10 +104,10 @@ impl Indexed {
         }
     }
 
-    /// Picture `index`. Of a stream it is found by reading from the beginning, which is slow.
+    /// Picture `index`. For a stream this reads from the beginning, which is slow.
     ///
     /// # Errors
-    /// [`DatasetError`] when the archive cannot be read, or ends before the picture.
+    /// [`DatasetError`] if the archive cannot be read, or ends before the picture.
     pub fn image(&self, index: usize) -> Result<ImageSource, DatasetError> {
         let entry = &self.entries[index];
         let nothing = || DatasetProblem::Damaged("the archive ended or changed".into()).at(&entry.name);
@@ -131,8 +131,8 @@ impl Indexed {
         })
     }
 
-    /// Bytes that entry `index` takes where it lies: of the file, encoded in the archive, or its pixels. Zero when a
-    /// file cannot be asked.
+    /// Stored size of entry `index` in bytes: of the file, of the encoded picture in the archive, or of its pixels.
+    /// 0 if the file's size is unknown.
     pub fn size(&self, index: usize) -> u64 {
         match &self.entries[index].place {
             Place::File(path) => std::fs::metadata(path).map_or(0, |file| file.len()),
@@ -143,8 +143,8 @@ impl Indexed {
         }
     }
 
-    /// Bytes of entry `index` once decoded, by its header alone; `None` when that cannot be told, or pixels are in
-    /// memory anyway.
+    /// Decoded size of entry `index` in bytes, from its header. `None` if unknown, or if pixels are in memory
+    /// anyway.
     pub(crate) fn decoded_bytes(&self, index: usize) -> Option<u64> {
         let (width, height) = match self.entries[index].place {
             Place::Drawn(_) => return Some(self.drawn_bytes()),
@@ -160,7 +160,7 @@ impl Indexed {
     }
 }
 
-/// Width and height by an image's header.
+/// Width and height from an image's header.
 pub(crate) fn dimensions(image: &ImageSource) -> Option<(u32, u32)> {
     match image {
         ImageSource::Path(path) => {
@@ -175,13 +175,13 @@ pub(crate) fn dimensions(image: &ImageSource) -> Option<(u32, u32)> {
     }
 }
 
-/// Most archives that are held open.
+/// Largest number of archives held open.
 const MAX_OPEN: usize = 128;
 
-/// A plain archive that any number of threads read at once.
+/// A plain archive; any number of threads can read it at once.
 pub(super) struct Archive {
     path: PathBuf,
-    /// Held open where there are few, and the system lets threads share it.
+    /// Held open if there are few archives and the system lets threads share the file.
     file: Option<File>,
 }
 
@@ -196,7 +196,7 @@ impl Archive {
         paths.iter().map(|path| open(path).map_err(|error| DatasetProblem::from(error).at(path))).collect()
     }
 
-    /// `size` bytes, which were found within the archive when it was listed.
+    /// `size` bytes. The listing checked that they are inside the archive.
     fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, DatasetError> {
         let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
         self.read_to(offset, size, &mut bytes).map_err(|error| DatasetProblem::from(error).at(&self.path))?;
@@ -219,7 +219,7 @@ impl Archive {
     }
 }
 
-/// Reads a shared file from a place of its own.
+/// Reads a shared file at its own position.
 #[cfg(unix)]
 struct At<'a> {
     file: &'a File,

@@ -1,4 +1,4 @@
-//! Shards: several archives that are one dataset, given as a folder, a brace range or a glob.
+//! Shards: several archives as one dataset, given as a folder, a brace range or a glob.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use super::{DatasetError, DatasetOptions, DatasetProblem, Skipped, Source, Split
 /// Most shards.
 const MAX_SHARDS: u64 = 1_000_000;
 
-/// Archives, each with the part that its name or folder says.
+/// Archives, each with the part in its name or folder.
 pub(super) struct Shards {
     given: PathBuf,
     archives: Vec<(Option<Split>, PathBuf)>,
 }
 
 impl Shards {
-    /// The archives that a pattern names: `{000..009}`, `{a,b}`, `*`, `?`. `None` for what is no pattern of archives.
+    /// The archives of a pattern: `{000..009}`, `{a,b}`, `*`, `?`. `None` if the path is not such a pattern.
     ///
     /// # Errors
-    /// [`DatasetError`] naming the first archive of a range that is missing.
+    /// [`DatasetError`] with the first missing archive of a range.
     pub(super) fn of_pattern(path: &Path) -> Result<Option<Self>, DatasetError> {
         let Some(pattern) = path.to_str().filter(|text| text.contains(['{', '*', '?']) && !path.exists())
         else {
@@ -52,10 +52,10 @@ impl Shards {
         Ok(Some(Self { given: path.into(), archives }))
     }
 
-    /// The archives of a folder, or of its folders `train`, `val` and the like, where it holds no pictures.
+    /// The archives of a folder, or of its subfolders `train`, `val` and the like, if it has no pictures.
     ///
     /// # Errors
-    /// [`DatasetError`] when the folder cannot be read.
+    /// [`DatasetError`] if the folder cannot be read.
     pub(super) fn in_folder(path: &Path) -> Result<Option<Self>, DatasetError> {
         let mut archives: Vec<_> =
             archives_in(path)?.into_iter().map(|archive| (split_in_name(&archive), archive)).collect();
@@ -71,10 +71,10 @@ impl Shards {
         Ok(Some(Self { given: path.into(), archives }))
     }
 
-    /// The parts that names and folders say; else those within the archives.
+    /// The parts in the names of archives and folders; otherwise those inside the archives.
     ///
     /// # Errors
-    /// [`DatasetError`] when an archive cannot be read.
+    /// [`DatasetError`] if an archive cannot be read.
     pub(super) fn splits(&self) -> Result<Vec<Split>, DatasetError> {
         let named = self.named_splits();
         if !named.is_empty() {
@@ -91,7 +91,7 @@ impl Shards {
         Ok(splits)
     }
 
-    /// None where a single part lies beside archives of no part.
+    /// Empty if a single part is beside archives without a part.
     fn named_splits(&self) -> BTreeSet<Split> {
         let splits: BTreeSet<Split> = self.archives.iter().filter_map(|(split, _)| *split).collect();
         let all = self.archives.iter().all(|(split, _)| split.is_some());
@@ -101,7 +101,7 @@ impl Shards {
     /// The archives of the wanted part as one dataset.
     ///
     /// # Errors
-    /// [`DatasetError`] as for one archive, and when the part is missing or has to be chosen.
+    /// [`DatasetError`] as for one archive, or if the part is missing or must be chosen.
     pub(super) fn open(self, options: &DatasetOptions) -> Result<Box<dyn Source>, DatasetError> {
         let (named, mut skipped) = (self.named_splits(), Skipped::default());
         let split = match (named.len(), options.split) {
@@ -152,14 +152,14 @@ fn archives_in(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(found)
 }
 
-/// `imagenet1k-validation-07.tar`, `train000.tar`: the first word that is a part's name, digits behind it aside.
+/// `imagenet1k-validation-07.tar`, `train000.tar`: the first word that is a part's name, without digits after it.
 fn split_in_name(archive: &Path) -> Option<Split> {
     let name = archive.file_name()?.to_string_lossy().into_owned();
     let mut words = name.split(|c: char| !c.is_alphanumeric());
     words.find_map(|word| Split::of_name(word.trim_end_matches(|c: char| c.is_ascii_digit())))
 }
 
-/// The archives of one folder whose names fit; a pattern in a folder's name fits nothing.
+/// The archives of one folder whose names match. A pattern in a folder's name matches nothing.
 fn glob(pattern: &Path) -> Vec<PathBuf> {
     let folder = pattern.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wanted: Vec<char> = pattern.file_name().unwrap_or_default().to_string_lossy().chars().collect();
@@ -172,7 +172,7 @@ fn glob(pattern: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a name fits a pattern of `*` and `?`, without going back further than the last `*`.
+/// Whether a name matches a pattern of `*` and `?`. Backtracks only to the last `*`.
 fn fits(pattern: &[char], name: &[char]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
@@ -192,7 +192,7 @@ fn fits(pattern: &[char], name: &[char]) -> bool {
     pattern[p..].iter().all(|&c| c == '*')
 }
 
-/// All names that a pattern with braces expands to.
+/// All names from expanding the braces of a pattern.
 fn braces(pattern: &str) -> Result<Vec<String>, DatasetProblem> {
     let mut names = vec![String::new()];
     let mut rest = pattern;

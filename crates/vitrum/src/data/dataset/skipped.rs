@@ -1,29 +1,29 @@
-//! What was left out of a dataset, and what was chosen while it was read.
+//! Entries left out of a dataset, and choices made while reading it.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-/// Entries whose names and reasons are kept.
+/// Number of entries whose names and reasons are kept.
 const DETAILS: usize = 100;
 
-/// Entries left out of a dataset, and notes of how it was read. [`Display`] gives one line.
+/// Entries left out of a dataset, and notes on how it was read. [`Display`] gives one line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {
-    /// How many entries were left out.
+    /// Number of entries left out.
     pub count: usize,
     /// Name and reason of the first hundred.
     pub first: Vec<String>,
-    /// How many entries each kind of reason left out.
+    /// Number of entries left out per kind of reason.
     pub reasons: BTreeMap<&'static str, usize>,
-    /// What was chosen, renamed or taken for what.
+    /// Choices made while reading, for the user.
     pub notes: Vec<String>,
 }
 
 impl Skipped {
-    /// Nothing left out, nothing to note.
+    /// Nothing left out, no notes.
     pub const NONE: Self = Self { count: 0, first: Vec::new(), reasons: BTreeMap::new(), notes: Vec::new() };
 
-    /// Leaves out one entry. `kind` is the group of the reason.
+    /// Records an entry as left out. `kind` is the group of the reason.
     pub(crate) fn add(&mut self, kind: &'static str, name: impl Display, reason: impl Display) {
         self.count += 1;
         *self.reasons.entry(kind).or_default() += 1;
@@ -32,7 +32,7 @@ impl Skipped {
         }
     }
 
-    /// Notes something once.
+    /// Adds a note, unless it exists.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         let text = text.into();
         if !self.notes.contains(&text) {
@@ -40,7 +40,7 @@ impl Skipped {
         }
     }
 
-    /// Adds what another part of the data left out.
+    /// Adds the entries and notes of another part of the data.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.first.extend(other.first.iter().take(DETAILS - self.first.len()).cloned());
@@ -50,7 +50,7 @@ impl Skipped {
         other.notes.iter().for_each(|note| self.note(note));
     }
 
-    /// Whether there is nothing to tell.
+    /// Whether nothing was left out or noted.
     pub fn is_empty(&self) -> bool {
         self.count == 0 && self.notes.is_empty()
     }

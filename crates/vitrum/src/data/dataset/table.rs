@@ -1,5 +1,5 @@
-//! A table of image paths and labels: CSV as pandas, R, Excel and Kaggle write it, TSV, `path label` lines, or a plain
-//! list of paths.
+//! A table of image paths and labels: CSV from pandas, R, Excel or Kaggle, TSV, lines `path label`, or a list of
+//! paths.
 
 mod columns;
 mod labels;
@@ -19,7 +19,7 @@ use super::{
 };
 
 const MAX_BYTES: u64 = 4 << 30;
-/// Extensions tried, in this order, for an id that is not a file.
+/// Extensions tried, in this order, for an id without a file.
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "tif", "bmp"];
 
 /// A row of the table.
@@ -27,18 +27,19 @@ struct Row {
     line: u64,
     file: String,
     label: Option<String>,
-    /// Whether the label should be a number.
+    /// Whether the label must be a number.
     numeric: bool,
-    /// The class's name beside its number.
+    /// The class's name, if the row has it beside a number.
     name: Option<String>,
     /// The part it belongs to, in a table of parts.
     part: Option<Split>,
 }
 
-/// The first line is a header if one of its fields is a known name of the path column. A first line without a picture is
-/// refused if the next line has one: it is a header with unknown names. Without a header the first column holds paths and the second,
-/// if there is one, labels. Labels are numbers (also `1.0`), or names that a class map or their natural order numbers.
-/// Relative paths begin at `image_dir`, or at the table's folder.
+/// Opens a table. The first line is a header if a field is a known name of the path column. If the first line has
+/// no picture but the next one has, the first is a header with unknown names, and refused. Without a header, the
+/// first column holds paths and the second, if any, labels. Labels are numbers (also `1.0`) or names. A class map
+/// numbers the names; without one, their natural order does. Relative paths begin at `image_dir`, or at the table's
+/// folder.
 pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, DatasetError> {
     let text = class_map::read_text(path, MAX_BYTES)?;
     let table_folder = path.parent().unwrap_or(Path::new(""));
@@ -152,7 +153,7 @@ fn row(line: &Line, columns: &Columns) -> Result<Row, DatasetProblem> {
     })
 }
 
-/// Where the rows' files lie.
+/// The files of the rows.
 struct Places<'a> {
     folder: &'a Path,
     /// Appended to ids without an image extension.
@@ -169,7 +170,7 @@ impl<'a> Places<'a> {
         Self { folder, extension, turned: 0 }
     }
 
-    /// Name and place of a file. Backslashes become `/` unless a file has exactly that name.
+    /// Name and path of a file. Backslashes become `/` unless a file has exactly that name.
     fn of(&mut self, mut file: String) -> (String, PathBuf) {
         if let Some(extension) = self.extension
             && !is_image(Path::new(&file))

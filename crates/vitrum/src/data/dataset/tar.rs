@@ -1,9 +1,8 @@
-//! Tars of class folders or WebDataset samples, read as a stream and never unpacked; several are read as one.
+//! Tars of class folders or WebDataset samples, read as a stream and never unpacked. Several are read as one.
 //!
-//! One pass over the headers finds the classes and reads the labels of samples; a second pass hands out the pictures.
-//! Nothing in the archive can name a
-//! place on this machine: a path that is absolute or holds `..`, a link, a device is skipped by name, and the sizes
-//! of members and of their long names are bounded before they are read.
+//! One pass over the headers finds the classes and reads the labels of samples. A second pass returns the pictures.
+//! The archive cannot name a place on this machine: absolute paths, paths with `..`, links and devices are skipped
+//! and reported. Sizes of members and of their long names are checked before reading.
 
 mod walk;
 
@@ -28,7 +27,7 @@ const REFUSED: &str = "that archives may not hold, or of the system";
 /// Longest member name, pax record or other metadata, in bytes.
 const MAX_METADATA: u64 = 64 << 10;
 
-/// Whether a file that begins so (after decompression) is a tar: the magic, or a checksum that fits.
+/// Whether a file that begins with these bytes (after decompression) is a tar: the magic, or a correct checksum.
 pub(super) fn is_tar(head: &[u8]) -> bool {
     head.first_chunk().is_some_and(|block: &[u8; BLOCK]| checksum_fits(block) && block[0] != 0)
 }
@@ -37,7 +36,7 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Sour
     open_shards(path, vec![path.to_path_buf()], options, Skipped::default())
 }
 
-/// Several archives, one after the other, as one dataset. `given` is what they are called together.
+/// Several archives, one after the other, as one dataset. `given` is their common name.
 pub(super) fn open_shards(
     given: &Path,
     shards: Vec<PathBuf>,
@@ -61,7 +60,7 @@ pub(super) fn open_shards(
     Ok(Box::new(TarSource::open(given, shards, options, Scan { skipped, ..scan })?))
 }
 
-/// The parts that the pictures' folders, or CIFAR's batches, are called after.
+/// The parts that the pictures' folders, or CIFAR's batches, are named after.
 pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
     let mut splits = BTreeSet::new();
     let mut walk = Walk::open(path)?;
@@ -71,7 +70,7 @@ pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
         } else if matches!(member.picture(), Picture::Yes) {
             match split_of(&member.name) {
                 Some((split, _)) => _ = splits.insert(split),
-                // Pictures outside of any part belong to all of them.
+                // Pictures outside any part: then there are no parts.
                 None => return Ok(Vec::new()),
             }
         }
@@ -79,10 +78,10 @@ pub(super) fn splits_in(path: &Path) -> Result<Vec<Split>, DatasetError> {
     Ok(splits.into_iter().collect())
 }
 
-/// What a pass over the headers finds.
+/// The result of a pass over the headers.
 #[derive(Default)]
 struct Scan {
-    /// Of the pictures in the wanted split.
+    /// Classes of the pictures in the wanted split.
     classes: BTreeSet<String>,
     count: u64,
     is_cifar: bool,
@@ -167,7 +166,7 @@ impl Scan {
     }
 }
 
-/// Reads what may be the label of a sample.
+/// Reads a member that may be a sample's label.
 fn read_companion(walk: &mut Walk, member: &Member, companions: &mut Companions) -> Result<(), DatasetError> {
     let name = &member.name;
     let Some(kind) = Kind::of(name).filter(|_| member.is_file() && !name.split('/').any(is_foreign)) else {
@@ -181,7 +180,7 @@ fn read_companion(walk: &mut Walk, member: &Member, companions: &mut Companions)
     companions.companion(&walk.path, name, kind, &content)
 }
 
-/// The split among a name's folders, and what follows it.
+/// The split among a path's folders, and the rest after it.
 fn split_of(name: &str) -> Option<(Split, &str)> {
     let mut rest = name;
     while let Some((folder, tail)) = rest.split_once('/') {
@@ -222,7 +221,7 @@ fn open_cifar(path: &Path, options: &DatasetOptions) -> Result<CifarSource, Data
     CifarSource::from_members(path, members, &names, options)
 }
 
-/// How pictures get their classes.
+/// How pictures are labelled.
 #[derive(Clone)]
 enum Classes {
     Unlabelled,
@@ -231,17 +230,17 @@ enum Classes {
 }
 
 struct TarSource {
-    /// What the shards are called together.
+    /// The common name of the shards.
     path: PathBuf,
     shards: Arc<[PathBuf]>,
-    /// The shard that `walk` is in.
+    /// Index of the shard that `walk` reads.
     at: usize,
     walk: Walk,
     options: DatasetOptions,
     classes: Classes,
     is_compressed: bool,
     count: usize,
-    /// Pictures of the split so far, with or without a class.
+    /// Number of pictures of the split so far, with or without a class.
     seen: usize,
     handed_out: usize,
     skipped: Skipped,
@@ -276,10 +275,10 @@ impl TarSource {
         })
     }
 
-    /// Goes on to the next picture that is wanted, whose content is then still to be read.
+    /// Advances to the next wanted picture; its content is still unread.
     fn next_member(&mut self) -> Result<Option<(Member, Option<usize>)>, DatasetError> {
         while let Some(mut member) = self.next_of_shards()? {
-            // Refused members were counted by the first pass.
+            // The first pass counted refused members.
             if !matches!(member.picture(), Picture::Yes) || !in_split(&member.name, self.options.split) {
                 continue;
             }
@@ -311,7 +310,7 @@ impl TarSource {
         }
     }
 
-    /// The same archives from their beginning.
+    /// Opens the same archives from their beginning.
     fn again(&self) -> Result<Self, DatasetError> {
         Ok(Self {
             path: self.path.clone(),
@@ -328,7 +327,7 @@ impl TarSource {
         })
     }
 
-    /// The label, or the kind of reason and the reason why the member is left out.
+    /// The label; or why the member is left out, with the kind of reason.
     fn label(&self, name: &str) -> Result<Option<usize>, (&'static str, String)> {
         let map = match &self.classes {
             Classes::Unlabelled => return Ok(None),
@@ -357,7 +356,7 @@ impl Source for TarSource {
         }
     }
 
-    /// Pictures in the wanted split; with a class map some of them may be skipped.
+    /// Number of pictures in the wanted split. A class map may skip some of them.
     fn count(&self) -> Option<usize> {
         Some(self.count)
     }
@@ -372,7 +371,7 @@ impl Source for TarSource {
         Ok(Some(Sample { name: member.name, label, image }))
     }
 
-    /// A pass over the headers. A compressed archive can only be read as a stream.
+    /// One pass over the headers. A compressed archive can only be read as a stream.
     fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
         let streamed = sequential || self.is_compressed;
         let mut entries = Vec::with_capacity(self.count);

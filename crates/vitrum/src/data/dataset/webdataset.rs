@@ -1,7 +1,7 @@
 //! Labels of WebDataset samples: `000.jpg` and, with the same key, `000.cls`, `000.json` or `000.txt`.
 //!
-//! The key is the member's path up to the first dot of its base name, as the webdataset library has it. The pass over
-//! the headers reads the small companions, before or after their pictures, and keeps one number for each picture.
+//! The key is the member's path up to the first dot of its base name, as in the webdataset library. The pass over
+//! the headers reads the small companions, before or after their pictures, and keeps one number per picture.
 
 mod told;
 
@@ -13,20 +13,21 @@ use self::told::{Answer, Told};
 use super::table::{Label, read};
 use super::{ClassMap, DatasetError, DatasetOptions, DatasetProblem, MAX_CLASSES, Skipped};
 
-/// Largest companion that is read, in bytes.
+/// Largest companion to read, in bytes.
 pub(super) const MAX_COMPANION: u64 = 64 << 10;
-/// With more pictures than this, texts that mostly differ are captions; of fewer, where folders may tell the classes.
+/// With more pictures than this, mostly different texts are captions. With fewer, they are captions only if folders
+/// could be the classes.
 const MANY: usize = 1000;
 const NONE: u32 = u32::MAX;
 const BAD: u32 = u32::MAX - 1;
 
-/// The part of a member's path that a sample's members share.
+/// The part of a member's path that all members of a sample share.
 pub(super) fn key(name: &str) -> &str {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     name[base..].find('.').map_or(name, |dot| &name[..base + dot])
 }
 
-/// What a shard says of one key.
+/// The members of one key in a shard.
 struct Draft {
     image: Option<usize>,
     told: [u32; Kind::COUNT],
@@ -36,16 +37,16 @@ impl Draft {
     const NEW: Self = Self { image: None, told: [NONE; Kind::COUNT] };
 }
 
-/// Gathers the companions of all pictures, shard by shard.
+/// Collects the companions of all pictures, shard by shard.
 #[derive(Default)]
 pub(super) struct Companions {
-    /// What companions say, each once.
+    /// Distinct labels of companions.
     told: Vec<Told>,
     numbers: HashMap<Told, u32>,
-    /// For each picture its number in `told`.
+    /// For each picture its index in `told`.
     images: Vec<u32>,
     drafts: HashMap<String, Draft>,
-    /// The first companion of each kind that says no class.
+    /// The first companion of each kind that holds no class.
     bad: BTreeMap<Kind, DatasetError>,
     /// The first key with two pictures.
     twice: Option<DatasetError>,
@@ -56,7 +57,7 @@ pub(super) struct Companions {
 }
 
 impl Companions {
-    /// A picture, in the order of reading.
+    /// Adds a picture, in reading order.
     pub(super) fn image(&mut self, shard: &Path, name: &str) {
         let draft = self.drafts.entry(key(name).into()).or_insert(Draft::NEW);
         if draft.image.is_some() && self.twice.is_none() {
@@ -67,7 +68,7 @@ impl Companions {
         self.images.push(NONE);
     }
 
-    /// A companion that is too large to be read.
+    /// Notes a companion that is too large to read.
     pub(super) fn leave_unread(&mut self, name: &str) {
         self.unread_count += 1;
         if self.unread.is_empty() {
@@ -75,7 +76,7 @@ impl Companions {
         }
     }
 
-    /// A companion and its content.
+    /// Adds a companion with its content.
     ///
     /// # Errors
     /// [`DatasetProblem::TooLarge`] for too many classes.
@@ -127,7 +128,7 @@ impl Companions {
         Ok(number)
     }
 
-    /// Settles the labels of the shard's pictures; its keys mean nothing in the next one.
+    /// Labels the shard's pictures. Keys do not carry over to the next shard.
     ///
     /// # Errors
     /// As [`companion`](Self::companion).
@@ -141,7 +142,7 @@ impl Companions {
         Ok(())
     }
 
-    /// A number takes the name that the sample's JSON has for it.
+    /// Adds the name from the sample's JSON to a numeric label.
     fn with_name(&mut self, shard: &Path, best: u32, json: u32) -> Result<u32, DatasetError> {
         let (Some(told), Some(json)) = (self.told.get(best as usize), self.told.get(json as usize)) else {
             return Ok(best);
@@ -154,10 +155,10 @@ impl Companions {
         self.number(shard, told)
     }
 
-    /// The labels, where companions tell any. `folders` is how many class folders there are.
+    /// The labels, if companions hold any. `folders` is the number of class folders.
     ///
     /// # Errors
-    /// [`DatasetError`] for a label that is no class, or a key with several pictures.
+    /// [`DatasetError`] for a label that is not a class, or a key with several pictures.
     pub(super) fn finish(
         mut self,
         options: &DatasetOptions,
@@ -191,7 +192,7 @@ impl Companions {
         if self.images.contains(&BAD) { self.bad.pop_first().map(|(_, error)| error) } else { None }
     }
 
-    /// Takes the texts for captions where one is long, or they mostly differ.
+    /// Treats the texts as captions if one is long or most are different.
     fn drop_captions(&mut self, folders: usize, skipped: &mut Skipped) {
         let is_text = |number: u32| self.told.get(number as usize).is_some_and(|told| told.kind == Kind::Txt);
         let texts: BTreeSet<u32> = self.images.iter().copied().filter(|&number| is_text(number)).collect();
@@ -208,7 +209,7 @@ impl Companions {
 
 /// The label of every picture.
 pub(super) struct Labels {
-    /// The class names; empty where labels are numbers without names.
+    /// The class names; empty if labels are numbers without names.
     pub names: Vec<String>,
     images: Vec<u32>,
     labels: HashMap<u32, Result<usize, String>>,
@@ -228,18 +229,19 @@ impl Labels {
         Self { names, images, labels }
     }
 
-    /// How many pictures have a label.
+    /// Number of pictures with a label.
     pub(super) fn count(&self) -> usize {
         self.images.iter().filter(|&&number| number != NONE).count()
     }
 
-    /// The label of picture `index`: `None` without one, or why it is of no class.
+    /// The label of picture `index`: `None` if it has none, or why it has no class.
     pub(super) fn get(&self, index: usize) -> Option<&Result<usize, String>> {
         self.labels.get(self.images.get(index)?)
     }
 }
 
-/// A name beside a number is a name of the class map, if there is one. A number that is no name stands.
+/// If there is a class map, a name beside a number is looked up in it. A number that is not a name is the class
+/// number.
 fn label(told: &Told, map: Option<&ClassMap>) -> Result<usize, String> {
     let named = |text: &String| map.and_then(|map| map.get(text));
     if let Some(label) = told.name.as_ref().and_then(named).or_else(|| named(&told.text)) {
@@ -257,7 +259,7 @@ fn note_kinds(used: &[(u32, Told)], skipped: &mut Skipped) {
     skipped.note(format!("labels from {} members", kinds.join(" and ")));
 }
 
-/// The names beside the numbers, where every number from 0 on has exactly one.
+/// The names of the numbers, if every number from 0 on has exactly one.
 fn names_of_numbers(used: &[(u32, Told)], skipped: &mut Skipped) -> Vec<String> {
     let mut names: BTreeMap<usize, &str> = BTreeMap::new();
     for (_, told) in used {
@@ -275,7 +277,7 @@ fn names_of_numbers(used: &[(u32, Told)], skipped: &mut Skipped) -> Vec<String> 
     Vec::new()
 }
 
-/// What to call a member: of several shards, with the shard's name before its own.
+/// The name of a member; with several shards, prefixed with the shard's name.
 pub(super) fn member_name(shards: &[PathBuf], at: usize, member: &str) -> String {
     match shards.get(at).and_then(|shard| shard.file_name()).filter(|_| shards.len() > 1) {
         Some(shard) => format!("{}/{member}", shard.to_string_lossy()),

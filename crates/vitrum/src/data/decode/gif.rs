@@ -7,8 +7,8 @@ use crate::data::image::RgbImage;
 
 const NAME: &str = "GIF";
 
-/// As Pillow does, transparent pixels get the colour their palette entry has, and the canvas around a smaller
-/// first frame that of the transparent entry, or of entry 0.
+/// Decodes as Pillow does. Transparent pixels get the colour of their palette entry. The canvas around a smaller
+/// first frame gets the colour of the transparent entry, or of entry 0.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeProblem> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
@@ -37,7 +37,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodePr
         None => [index; 3],
     };
     let colors: Vec<[u8; 3]> = (0..=255).map(color).collect();
-    // A frame that reaches beyond the canvas makes the canvas larger.
+    // A frame that reaches beyond the canvas enlarges it.
     let (left, top) = (usize::from(frame.left), usize::from(frame.top));
     let (frame_width, frame_height) = (usize::from(frame.width), usize::from(frame.height));
     let canvas_width = usize::from(width).max(left + frame_width);

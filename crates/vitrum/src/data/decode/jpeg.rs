@@ -1,8 +1,8 @@
-//! JPEG, read bit for bit as libjpeg-turbo does, which is what Pillow uses: accurate integer DCT ("islow"), smooth
-//! upsampling of chroma, its guesses about colours, and its way to go on behind damage. Scans may hold any of the
-//! components, sampled in any whole ratio, in Huffman or arithmetic codes, sequential or progressive.
+//! JPEG, bit for bit as in libjpeg-turbo, which Pillow uses: accurate integer DCT ("islow"), smooth upsampling of
+//! chroma, the same guesses about colours, and the same recovery after damage. Scans may hold any of the
+//! components, with any sampling in whole ratios, in Huffman or arithmetic codes, sequential or progressive.
 //!
-//! With the feature `turbojpeg` that library itself reads ordinary files without faults; the pixels are the same.
+//! With the feature `turbojpeg`, libjpeg-turbo itself reads ordinary files without faults; the pixels are the same.
 
 mod arithmetic;
 mod frame;
@@ -50,7 +50,7 @@ fn rgb(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
     match channels {
         1 => pixels.iter().flat_map(|&v| [v; 3]).collect(),
         3 => pixels,
-        // Pillow takes inks for inverted, as Adobe writes them, whether a marker says so or not.
+        // Pillow assumes inverted inks, as Adobe writes them, with or without a marker.
         _ => pixels
             .chunks_exact(4)
             .flat_map(|ink| rgb_of_cmyk(&[0, 1, 2, 3].map(|at| 255 - ink[at])))
@@ -63,7 +63,8 @@ fn fast_pixels(_: &[u8], _: &Reader) -> Option<Vec<u8>> {
     None
 }
 
-/// Grey or RGB of an ordinary file. libjpeg-turbo reports warnings and errors alike; such files are read here.
+/// Grey or RGB of an ordinary file. libjpeg-turbo does not separate warnings from errors; our decoder reads such
+/// files.
 #[cfg(feature = "turbojpeg")]
 fn fast_pixels(bytes: &[u8], reader: &Reader) -> Option<Vec<u8>> {
     use turbojpeg::{Decompressor, Image, PixelFormat};
@@ -99,11 +100,11 @@ fn exact_pixels(
 pub(super) struct Strip {
     pub(super) width: usize,
     pub(super) channels: usize,
-    /// RGB where the file has YCbCr, and else as they are.
+    /// RGB if the file has YCbCr; otherwise the stored channels.
     pub(super) pixels: Vec<u8>,
 }
 
-/// A JPEG with the tables that TIFF keeps apart; its markers do not tell its colours.
+/// A JPEG inside a TIFF, which stores the tables separately. Its markers do not give its colours.
 pub(super) fn strip(
     tables: Option<&[u8]>,
     bytes: &[u8],

@@ -1,11 +1,11 @@
-//! Which way up a picture is, as Pillow's `exif_transpose` tells it.
+//! Orientation of a picture, as in Pillow's `exif_transpose`.
 
 use ::image::metadata::Orientation;
 
 use super::DecodeOptions;
 use crate::data::image::RgbImage;
 
-/// From EXIF data, with or without their prefix, and else from XMP text. Damaged metadata say nothing.
+/// From EXIF data, with or without their prefix; otherwise from XMP text. Damaged metadata are ignored.
 pub(super) fn of(exif: Option<&[u8]>, xmp: Option<&[u8]>, options: &DecodeOptions) -> Orientation {
     if !options.exif_orientation {
         return Orientation::NoTransforms;
@@ -52,7 +52,7 @@ fn of_xmp(xmp: &[u8]) -> Option<u8> {
 /// Turns the stored picture upright.
 pub(super) fn orient(image: RgbImage, orientation: Orientation) -> RgbImage {
     let (w, h) = (image.width(), image.height());
-    // Where pixel (x, y) of the upright picture is stored.
+    // The stored place of pixel (x, y) of the upright picture.
     let stored: fn(u32, u32, u32, u32) -> (u32, u32) = match orientation {
         Orientation::NoTransforms => return image,
         Orientation::FlipHorizontal => |x, y, w, _| (w - 1 - x, y),
@@ -78,6 +78,6 @@ pub(super) fn orient(image: RgbImage, orientation: Orientation) -> RgbImage {
             data.extend_from_slice(&image.row(sy)[sx as usize * 3..][..3]);
         }
     }
-    // A permutation of the pixels of an image.
+    // The data are a permutation of an image's pixels, so the size fits.
     RgbImage::new(width, height, data).expect("as many pixels as before")
 }

@@ -1,4 +1,4 @@
-//! PNG through the `png` crate, and as Pillow reads them: files with a wrong checksum or without an end.
+//! PNG through the `png` crate, with Pillow's leniency: files with a wrong checksum or without an end.
 
 use std::borrow::Cow;
 use std::io::{BufRead, Cursor, Read, Seek};
@@ -37,7 +37,7 @@ fn problem(error: ::png::DecodingError) -> DecodeProblem {
 fn read(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeProblem> {
     let limits = ::png::Limits { bytes: options.limits.max_alloc.try_into().unwrap_or(usize::MAX) };
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
-    // Grey of 1, 2 and 4 bits and palettes to 8 bits.
+    // Expands grey of 1, 2 and 4 bits and palettes to 8 bits.
     decoder.set_transformations(Transformations::EXPAND);
     decoder.ignore_checksums(false);
     decoder.set_ignore_text_chunk(true);
@@ -57,8 +57,8 @@ fn read(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, DecodeProblem
     Ok(orient(image, orientation::of(exif, xmp(bytes).as_deref(), options)))
 }
 
-/// The high byte of 16-bit samples, but of grey ones the value, at most 255, as Pillow's mode `I;16` does; grey
-/// stored with alpha is not of that mode.
+/// The high byte of 16-bit samples. Exception: 16-bit grey keeps its value, at most 255, as in Pillow's mode
+/// `I;16`. Grey with alpha does not have that mode.
 fn rgb_of_samples<R: BufRead + Seek>(reader: &Reader<R>, samples: &[u8]) -> Vec<u8> {
     let grey16 = |pair: &[u8]| if pair[0] > 0 { 255 } else { pair[1] };
     let (color, depth) = reader.output_color_type();
@@ -73,7 +73,7 @@ fn rgb_of_samples<R: BufRead + Seek>(reader: &Reader<R>, samples: &[u8]) -> Vec<
     }
 }
 
-/// The text chunk of that name, not packed, before the pixels or behind them.
+/// The uncompressed text chunk with this name, before or after the pixels.
 fn xmp(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut at = SIGNATURE;
     while let Some(chunk) = chunk(bytes, at) {
@@ -88,13 +88,13 @@ fn xmp(bytes: &[u8]) -> Option<Vec<u8>> {
 struct Chunk<'a> {
     name: [u8; 4],
     data: &'a [u8],
-    /// Whether the checksum is there and right.
+    /// Whether the checksum is present and correct.
     sound: bool,
-    /// Where the next chunk begins.
+    /// Offset of the next chunk.
     end: usize,
 }
 
-/// The chunk that begins at `at`; `None` when its data are not there in full.
+/// The chunk that begins at `at`; `None` if its data are incomplete.
 fn chunk(bytes: &[u8], at: usize) -> Option<Chunk<'_>> {
     let length = u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?) as usize;
     let name = *bytes.get(at + 4..)?.first_chunk()?;
@@ -107,10 +107,10 @@ fn chunk(bytes: &[u8], at: usize) -> Option<Chunk<'_>> {
     Some(Chunk { name, data, sound, end: end + 4 })
 }
 
-/// Pillow refuses a wrong checksum in any chunk before the pixels, also in those that do not matter for them.
+/// Pillow refuses a wrong checksum in any chunk before the pixels, even if the chunk does not affect them.
 fn check_header(bytes: &[u8]) -> Result<(), DecodeProblem> {
     let mut at = SIGNATURE;
-    // The pixels' own checksums are the decoder's to check.
+    // The decoder checks the checksums of the pixels.
     while bytes.get(at + 4..at + 8).is_some_and(|name| name != b"IDAT") {
         let chunk = chunk(bytes, at).ok_or_else(|| damaged(NAME, "the file ends before its pixels"))?;
         if !chunk.sound {
@@ -122,9 +122,9 @@ fn check_header(bytes: &[u8]) -> Result<(), DecodeProblem> {
     Ok(())
 }
 
-/// The file with sound checksums, its pixels stored plainly, and with an end, and what was wrong with it.
+/// The file with correct checksums, uncompressed pixels and an end chunk, and a note on its faults.
 ///
-/// Pillow reads rows until it has all of them, and looks at nothing behind: no checksum and no end.
+/// Pillow stops after the last row. It checks no later checksum and no end chunk.
 fn repaired(
     bytes: &[u8],
     limits: &Limits,
@@ -158,7 +158,7 @@ fn repaired(
     Ok((with_rows(&header, &raw), faults))
 }
 
-/// `needed` bytes of the packed stream, whose own checksum, where it is there in full, must be right.
+/// `needed` bytes of the compressed stream. Its checksum must be correct if it is complete.
 fn rows(packed: &[u8], needed: u64) -> Option<Vec<u8>> {
     let (head, stream) = packed.split_first_chunk::<2>()?;
     if head[0] & 15 != 8 || u16::from_be_bytes(*head) % 31 != 0 {
@@ -166,7 +166,7 @@ fn rows(packed: &[u8], needed: u64) -> Option<Vec<u8>> {
     }
     let mut decoder = DeflateDecoder::new(stream);
     let mut raw = Vec::new();
-    // A stream that breaks off behind its last row is whole.
+    // A stream that ends after its last row is complete.
     (&mut decoder).take(needed).read_to_end(&mut raw).ok();
     if (raw.len() as u64) < needed {
         return None;
@@ -179,7 +179,7 @@ fn rows(packed: &[u8], needed: u64) -> Option<Vec<u8>> {
     }
 }
 
-/// As [`chunk`], but the last one of a file may be cut.
+/// As [`chunk`], but the last chunk of a file may be truncated.
 fn partial_chunk(bytes: &[u8], at: usize) -> Option<Chunk<'_>> {
     chunk(bytes, at).or_else(|| {
         let name = *bytes.get(at.checked_add(4)?..)?.first_chunk()?;
@@ -222,7 +222,7 @@ fn raw_size(header: &[u8]) -> Option<u64> {
     Some(passes.iter().map(|&(x, y, dx, dy)| rows(steps(width, x, dx), steps(height, y, dy))).sum())
 }
 
-/// `header`, the rows in stored (not packed) blocks, and an end.
+/// `header`, the rows in stored (uncompressed) blocks, and an end chunk.
 fn with_rows(header: &[u8], raw: &[u8]) -> Vec<u8> {
     let mut stream = vec![0x78, 1];
     let mut blocks = raw.chunks(0xffff).peekable();

@@ -1,6 +1,6 @@
-//! TIFF as Pillow reads it: the first page, in strips or tiles, samples side by side or in planes, to 8-bit RGB.
+//! TIFF as in Pillow: the first page, in strips or tiles, with interleaved samples or planes, to 8-bit RGB.
 //!
-//! One table, [`layout`], says which kinds of samples there are; it follows Pillow's. What is not in it is refused.
+//! The table in [`layout`] lists the supported kinds of samples; it follows Pillow's. Others are refused.
 
 mod chunks;
 mod directory;

@@ -1,7 +1,7 @@
-//! Hugging Face's words for preprocessing: `preprocessor_config.json`, and the image part of `processor_config.json`.
+//! Hugging Face's preprocessing: `preprocessor_config.json`, and the image part of `processor_config.json`.
 //!
-//! A file states what differs from its class in transformers, the older the more of it. What neither says is not
-//! guessed; what has no equal here is refused.
+//! A file may omit its class's defaults in transformers; older files omit more. A value that neither file nor class
+//! gives is an error, and so are unsupported steps.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -9,17 +9,17 @@ use serde_json::{Map, Value};
 use super::{CropMode, IMAGENET_MEAN, IMAGENET_STD, MAX_INPUT_SIDE, Preprocess, PreprocessError};
 use crate::data::resize::Interpolation;
 
-/// What a class of transformers does where a file says nothing.
+/// Defaults of an image processor class in transformers.
 struct Class {
-    /// The beginning of its name; `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor` follows.
+    /// The beginning of its name, before `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor`.
     name: &'static str,
-    /// Whether a size of one number means both sides, not the shorter one.
+    /// Whether a single number as size means both sides instead of the shorter one.
     square: bool,
     /// Default of `size`: height and width, or the shorter side.
     size: usize,
-    /// Default of `crop_size`, where the class crops.
+    /// Default of `crop_size`, if the class crops.
     crop: Option<usize>,
-    /// Default of `resample`, Pillow's number.
+    /// Default of `resample`, as Pillow's number.
     resample: u64,
     mean: [f32; 3],
     std: [f32; 3],
@@ -65,7 +65,7 @@ const CLASSES: [Class; 8] = [
     },
 ];
 
-/// Fields that are read, and fields that change nothing about the numbers.
+/// Fields that are read, and fields that do not change the numbers.
 const KNOWN: [&str; 28] = [
     "size",
     "crop_size",
@@ -100,22 +100,21 @@ const KNOWN: [&str; 28] = [
 impl Preprocess {
     /// Reads Hugging Face's `preprocessor_config.json` of a model with `channels` channels.
     ///
-    /// A plain resize to `size` (`ViTImageProcessor`) is `squash` without a crop; `shortest_edge` with a centre crop
-    /// (CLIP, DINOv2) or `crop_pct` (ConvNeXT) is `center`; `height` and `width` with a centre crop (DeiT) is `squash`
-    /// with one. What a file leaves out is taken from the class that it names, as transformers takes it; without a
-    /// class nothing is guessed. Another `rescale_factor` and steps that are switched off become another mean and
-    /// deviation.
+    /// A resize to `size` (`ViTImageProcessor`) is `squash` without a crop. `shortest_edge` with a centre crop
+    /// (CLIP, DINOv2) or `crop_pct` (ConvNeXT) is `center`. `height` and `width` with a centre crop (DeiT) is
+    /// `squash` with one. Missing fields take the defaults of the file's class in transformers; without a class
+    /// they are an error. Another `rescale_factor`, and steps that are switched off, change mean and deviation.
     ///
     /// # Errors
-    /// [`PreprocessError::HuggingFace`] when the file is broken, [`PreprocessError::NotKnown`] when it leaves
-    /// something open or has no equal here, and those of [`check`](Self::check).
+    /// [`PreprocessError::HuggingFace`] if the file is invalid, [`PreprocessError::NotKnown`] if it is incomplete
+    /// or asks for unsupported steps, and those of [`check`](Self::check).
     pub fn from_huggingface(json: &str, channels: usize) -> Result<Self, PreprocessError> {
         let fields: Map<String, Value> =
             serde_json::from_str(json).map_err(|error| PreprocessError::HuggingFace(error.to_string()))?;
         Self::from_processor(&fields, channels).map(|(preprocess, _)| preprocess)
     }
 
-    /// As [`from_huggingface`](Self::from_huggingface), with what a user should know of the fields.
+    /// As [`from_huggingface`](Self::from_huggingface), with notes on the fields for the user.
     ///
     /// # Errors
     /// Those of [`from_huggingface`](Self::from_huggingface).
@@ -145,7 +144,7 @@ fn not_known<T>(why: impl Into<String>) -> Result<T, PreprocessError> {
     Err(PreprocessError::NotKnown(why.into()))
 }
 
-/// The class that a file names.
+/// The class in the file.
 fn class_of(fields: &Map<String, Value>) -> Option<&'static Class> {
     let name = class_name(fields)?;
     let stem = ["ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor"]
@@ -158,21 +157,21 @@ fn class_name(fields: &Map<String, Value>) -> Option<&str> {
     ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| fields.get(*key)?.as_str())
 }
 
-/// The fields of a processor, and the class that speaks where they are silent.
+/// The fields of a processor, and the class with its defaults.
 struct Processor<'a> {
     fields: &'a Map<String, Value>,
     class: Option<&'static Class>,
 }
 
 impl Processor<'_> {
-    /// A field that is there and not null.
+    /// A field that is present and not null.
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, PreprocessError> {
         let Some(value) = self.fields.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
         let wrong = |error| PreprocessError::HuggingFace(format!("`{key}`: {error}"));
         T::deserialize(value).map(Some).map_err(wrong)
     }
 
-    /// A field, else what its class has.
+    /// A field, or its default in the class.
     fn required<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -185,7 +184,7 @@ impl Processor<'_> {
         value.ok_or_else(|| PreprocessError::NotKnown(format!("`{key}` is missing")))
     }
 
-    /// Notes on fields that are not known. One that switches a step on is refused.
+    /// Notes on unknown fields. One that switches a step on is refused.
     fn unknown_words(&self) -> Result<Vec<String>, PreprocessError> {
         let mut notes = Vec::new();
         if let (Some(name), None) = (class_name(self.fields), self.class) {
@@ -205,7 +204,7 @@ impl Processor<'_> {
         Ok(notes)
     }
 
-    /// How the shape is matched, height and width of the input, and the share that a crop keeps.
+    /// The crop mode, height and width of the input, and the share that the crop keeps.
     fn geometry(&self) -> Result<(CropMode, [usize; 2], f64), PreprocessError> {
         let own = |class: &Class| Some(Value::from(class.size));
         let square = self.get("default_to_square")?.or(self.class.map(|class| class.square)).unwrap_or(true);
@@ -224,7 +223,7 @@ impl Processor<'_> {
                 return differ([edge, edge], crop);
             }
             (HfSize::ShortestEdge(edge), Some(crop), _) => (CropMode::Center, crop, share(crop[0], edge)),
-            // ConvNextImageProcessor: below 384 resize to size / crop_pct and crop, from 384 on squash.
+            // ConvNextImageProcessor: below 384, resize to size / crop_pct and crop; from 384 on, squash.
             (HfSize::ShortestEdge(edge), None, Some(pct)) if edge < 384 => {
                 (CropMode::Center, [edge, edge], pct)
             }
@@ -235,7 +234,7 @@ impl Processor<'_> {
         })
     }
 
-    /// Height and width of the centre that is kept; `None` where nothing is cut off.
+    /// Height and width of the centre crop; `None` if nothing is cropped.
     fn crop(&self) -> Result<Option<[usize; 2]>, PreprocessError> {
         let own = self.class.is_some_and(|class| class.crop.is_some());
         if !self.get("do_center_crop")?.unwrap_or(own) {
@@ -245,7 +244,7 @@ impl Processor<'_> {
         Ok(Some(HfSize::read("crop_size", &size, true)?.sides()))
     }
 
-    /// ConvNeXT's share; other classes know no such field.
+    /// ConvNeXT's share; other classes do not have this field.
     fn crop_pct(&self) -> Result<Option<f64>, PreprocessError> {
         match self.class {
             Some(class) if class.name != "ConvNext" => Ok(None),
@@ -254,7 +253,7 @@ impl Processor<'_> {
         }
     }
 
-    /// Pillow's number of a filter, or its name.
+    /// Pillow's number or name of a filter.
     fn interpolation(&self) -> Result<Interpolation, PreprocessError> {
         let value: Value = self.required("resample", |class| Some(Value::from(class.resample)))?;
         let found = match &value {
@@ -265,8 +264,8 @@ impl Processor<'_> {
         found.ok_or_else(|| PreprocessError::HuggingFace(wrong()))
     }
 
-    /// Mean and deviation on the scale 0 to 1, of a level `x` of 0 to 255: `(x·factor - mean) / std` as the file has
-    /// it is `(x/255 - mean/(255·factor)) / (std/(255·factor))`.
+    /// Mean and deviation on the scale 0 to 1, for a level `x` of 0 to 255. The file's `(x·factor - mean) / std`
+    /// equals `(x/255 - mean/(255·factor)) / (std/(255·factor))`.
     fn levels(&self, channels: usize) -> Result<(Vec<f32>, Vec<f32>), PreprocessError> {
         let (mean, std) = match self.get("do_normalize")? {
             Some(false) => (vec![0.0; channels], vec![1.0; channels]),
@@ -286,13 +285,13 @@ impl Processor<'_> {
         }
         let scale = 255.0 * factor;
         if (scale - 1.0).abs() <= 1e-6 {
-            return Ok((mean, std)); // 1/255, as many digits as the file has
+            return Ok((mean, std)); // 1/255, with as many digits as the file has
         }
         let scaled = |values: Vec<f32>| values.into_iter().map(|v| (f64::from(v) / scale) as f32).collect();
         Ok((scaled(mean), scaled(std)))
     }
 
-    /// A number for every channel, or one for all.
+    /// A number per channel, or one for all.
     fn per_channel(
         &self,
         key: &str,
@@ -312,7 +311,7 @@ impl Processor<'_> {
     }
 }
 
-/// `crop / size` such that `floor(crop / share)` is `size` again.
+/// A share of about `crop / size` with `floor(crop / share) == size`.
 fn share(crop: usize, size: usize) -> f64 {
     let exact = crop as f64 / size as f64;
     if (crop as f64 / exact).floor() as usize == size { exact } else { crop as f64 / (size as f64 + 0.5) }
@@ -325,7 +324,7 @@ enum HfSize {
 }
 
 impl HfSize {
-    /// A size; one number is both sides where `square`, else the shorter one.
+    /// Parses a size. One number is both sides if `square`, otherwise the shorter one.
     fn read(key: &str, value: &Value, square: bool) -> Result<Self, PreprocessError> {
         let side = |value: &Value| {
             let side = usize::try_from(value.as_u64()?).ok()?;

@@ -1,4 +1,4 @@
-//! Decoded pictures in memory, where they fit.
+//! A cache of decoded pictures, if they fit into memory.
 
 use std::sync::OnceLock;
 
@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{TrainDataError, TrainSet};
 
-/// Whether decoded images stay in memory.
+/// Whether decoded pictures stay in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cache {
-    /// When they take no more than a quarter of the free memory.
+    /// If they need at most a quarter of the free memory.
     #[default]
     Auto,
     /// Never.
     None,
-    /// Always; an error when they do not fit.
+    /// Always; an error if they do not fit.
     Ram,
 }
 
-/// What counts as a quarter of the free memory where the system does not tell how much is free.
+/// A quarter of the free memory, if the system does not tell how much is free.
 const UNKNOWN_QUARTER: u64 = 1 << 30;
-/// Pictures looked at to tell how large the rest is.
+/// Number of pictures whose headers give the estimate.
 const PROBES: usize = 64;
 
 impl TrainSet {
-    /// The set with or without a cache, as `mode` says, for `images` of its pictures. The memory they need is told
-    /// from the headers of some; the cache is filled as pictures are decoded.
+    /// The set with or without a cache, by `mode`, for `images` of its pictures. The estimate of memory uses the
+    /// headers of some pictures. Decoding fills the cache.
     ///
-    /// Pictures that are in memory anyway, those of binary sets, are never kept twice.
+    /// Pictures that are in memory anyway, those of binary sets, are not cached.
     ///
     /// # Errors
-    /// [`TrainDataError::CacheTooLarge`] for [`Cache::Ram`] when the memory is not there.
+    /// [`TrainDataError::CacheTooLarge`] for [`Cache::Ram`] without enough memory.
     pub fn with_cache(mut self, mode: Cache, images: usize) -> Result<Self, TrainDataError> {
         self.cache = None;
         if mode == Cache::None {
@@ -52,8 +52,8 @@ impl TrainSet {
         Ok(self)
     }
 
-    /// The mean over pictures spread evenly over the set, or the first ones of a stream; `None` when no header tells,
-    /// or pixels are in memory anyway.
+    /// The mean over pictures spread evenly over the set, or the first ones of a stream. `None` if no header gives
+    /// a size, or pixels are in memory anyway.
     fn bytes_per_image(&self) -> Option<u64> {
         let sizes: Vec<u64> = if let Ok(Some(mut stream)) = self.stream() {
             let samples = std::iter::from_fn(|| stream.next_sample().ok().flatten()).take(PROBES);
@@ -66,13 +66,13 @@ impl TrainSet {
         if sizes.is_empty() {
             return None;
         }
-        // The picture itself, its place in the table, what the allocator adds.
+        // The picture, its place in the table, and the allocator's overhead.
         Some(sizes.iter().sum::<u64>() / sizes.len() as u64 + 128)
     }
 }
 
-/// Bytes of memory that are free, where the system tells: on Linux what the kernel calls available, and no more than
-/// the process's control group leaves.
+/// Free memory in bytes, if the system tells: on Linux the kernel's "available", limited by the process's control
+/// group.
 pub fn free_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -11,26 +11,26 @@ use crate::data::dataset::{ClassMap, DatasetOptions, Skipped, Split, splits_of};
 use crate::data::decode::DecodeOptions;
 use crate::data::random::{DataRng, split_rng};
 
-/// Which pictures to train on and which to validate on. The fields are those of a recipe.
+/// The training and validation pictures. Fields are those of a recipe.
 #[derive(Debug, Clone)]
 pub struct TrainDataOptions {
-    /// Training images, as [`open_dataset`](crate::data::open_dataset) takes them.
+    /// Training images, as for [`open_dataset`](crate::data::open_dataset).
     pub data: PathBuf,
-    /// Validation images, when they lie elsewhere.
+    /// Validation images, if they are elsewhere.
     pub val_data: Option<PathBuf>,
-    /// Name of the part to train on, where there are several.
+    /// Name of the part to train on, if there are several.
     pub train_split: String,
-    /// Name of the part to validate on; where there is none of that name, the other of validation and test.
+    /// Name of the part to validate on. Falls back to `test` (or `validation`) if absent.
     pub val_split: String,
-    /// Share of the training images set aside for validation, per class, where there is no validation part. 0: none.
+    /// Share of the training images set aside for validation, per class, if there is no validation part. 0: none.
     pub val_fraction: f64,
     /// Share of the training images used, per class.
     pub fraction: f64,
-    /// Class names and their numbers; by default the training images' in natural order.
+    /// Class names and their numbers; by default those of the training images in natural order.
     pub class_map: Option<ClassMap>,
-    /// Whether class numbers may have gaps: classes that no training image has.
+    /// Whether classes may have no training image: gaps in class numbers.
     pub allow_empty_classes: bool,
-    /// Where the paths of a table begin.
+    /// Base of a table's relative paths.
     pub image_dir: Option<PathBuf>,
     /// Seed of the split.
     pub seed: u64,
@@ -40,14 +40,14 @@ pub struct TrainDataOptions {
     pub decode: DecodeOptions,
     /// Whether decoded images stay in memory.
     pub cache: Cache,
-    /// Encoded pictures of a stream held back for shuffling.
+    /// Number of encoded pictures of a stream in the shuffle buffer.
     pub shuffle_buffer: usize,
-    /// Read plain archives as streams, too.
+    /// Also read plain archives as streams.
     pub sequential: bool,
 }
 
 impl TrainDataOptions {
-    /// A recipe's defaults for `data`, the demo set's pictures 224 pixels wide.
+    /// A recipe's defaults for `data`; demo pictures are 224 pixels wide.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -71,7 +71,7 @@ impl TrainDataOptions {
     fn check(&self) -> Result<[Split; 2], TrainDataError> {
         let wrong = |field, found: String, expected| Err(TrainDataError::Option { field, found, expected });
         if !(0.0..1.0).contains(&self.val_fraction) {
-            return wrong("val_fraction", self.val_fraction.to_string(), "a share from 0, below 1");
+            return wrong("val_fraction", self.val_fraction.to_string(), "a share of at least 0, below 1");
         }
         if !(self.fraction > 0.0 && self.fraction <= 1.0) {
             return wrong("fraction", self.fraction.to_string(), "a share above 0, at most 1");
@@ -110,12 +110,12 @@ impl TrainDataOptions {
     }
 }
 
-/// What a training run learns from and what it is judged by; both have the same classes.
+/// The training and validation pictures of a run; both have the same classes.
 #[derive(Debug, Clone)]
 pub struct TrainValSets {
     /// Training pictures.
     pub train: Subset,
-    /// Validation pictures, none of them among the training pictures; empty when there are none to be.
+    /// Validation pictures, none of them among the training pictures; may be empty.
     pub val: Subset,
     /// Class names, in the order of the labels.
     pub classes: Vec<String>,
@@ -124,12 +124,12 @@ pub struct TrainValSets {
 }
 
 impl TrainValSets {
-    /// Opens the training pictures, and for validation: `val_data`, else the dataset's own part, else a share of every
-    /// class.
+    /// Opens the training pictures, and the validation pictures: `val_data`, otherwise the dataset's own part,
+    /// otherwise a share of every class.
     ///
     /// # Errors
-    /// [`TrainDataError`] when something cannot be read, pictures have no label, there is one class only, or the
-    /// validation pictures have other classes than the training pictures.
+    /// [`TrainDataError`] if data cannot be read, pictures have no label, there is only one class, or the
+    /// validation pictures have classes that training lacks.
     pub fn open(options: &TrainDataOptions) -> Result<Self, TrainDataError> {
         let [train_split, val_split] = options.check()?;
         let parts = splits_of(&options.data)?;
@@ -180,7 +180,7 @@ impl TrainValSets {
         Ok(Self { train: Subset::new(Arc::clone(&set), train), val: Subset::new(set, val), classes, how })
     }
 
-    /// What was left out of both parts, and how they were read.
+    /// Entries left out of both parts, and notes on how they were read.
     pub fn skipped(&self) -> Skipped {
         let mut all = self.train.set().skipped().clone();
         if !Arc::ptr_eq(self.train.set(), self.val.set()) {
@@ -189,7 +189,7 @@ impl TrainValSets {
         all
     }
 
-    /// What was chosen, renamed or taken for what in either part.
+    /// Choices made while reading either part, for the user.
     pub fn notes(&self) -> Vec<String> {
         self.skipped().notes
     }
@@ -200,7 +200,7 @@ impl TrainValSets {
     }
 }
 
-/// The part of the name asked for, else the other of validation and test.
+/// The requested part, otherwise the other one of validation and test.
 fn choose(parts: &[Split], wanted: Split) -> Option<Split> {
     [wanted, Split::Val, Split::Test].into_iter().find(|part| parts.contains(part))
 }
@@ -223,7 +223,7 @@ fn check_labels(set: &TrainSet) -> Result<(), TrainDataError> {
     }
 }
 
-/// Refuses numbers that leave gaps, unless they are wanted; of names, those that no picture has are told.
+/// Refuses gaps in class numbers, unless allowed. Class names without a picture are only noted.
 fn check_empty(set: &mut TrainSet, allowed: bool) -> Result<(), TrainDataError> {
     let used: BTreeSet<usize> = set.indexed.entries.iter().filter_map(|entry| entry.label).collect();
     let empty: Vec<usize> = (0..set.classes.len()).filter(|class| !used.contains(class)).collect();
@@ -232,7 +232,7 @@ fn check_empty(set: &mut TrainSet, allowed: bool) -> Result<(), TrainDataError> 
     }
     let names: Vec<String> = empty.iter().map(|&class| set.classes[class].clone()).collect();
     let total = set.classes.len();
-    // Names say themselves that such a class exists.
+    // A class name shows that such a class exists.
     if set.indexed.classes.is_empty() && !allowed {
         return Err(TrainDataError::EmptyClasses { path: set.path.clone(), empty: names, total });
     }
@@ -242,7 +242,7 @@ fn check_empty(set: &mut TrainSet, allowed: bool) -> Result<(), TrainDataError> 
     Ok(())
 }
 
-/// Gives the pictures the labels that the classes of the same name have in `classes`.
+/// Gives the pictures the labels of the classes with the same name in `classes`.
 fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainDataError> {
     let entries = &set.indexed.entries;
     if let Some(first) = entries.iter().find(|entry| entry.label.is_none()) {
@@ -250,7 +250,7 @@ fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainData
         let count = entries.iter().filter(|entry| entry.label.is_none()).count();
         return Err(TrainDataError::NoLabels { path, count, total: set.len(), first });
     }
-    // Numbers without names are the training images' numbers; of a number that no image has, the name means nothing.
+    // Numbers without names are the training images' numbers. If no image has a number, its name does not matter.
     let used: BTreeSet<usize> = entries.iter().filter_map(|entry| entry.label).collect();
     let by_number = set.indexed.classes.is_empty();
     let map = ClassMap::from_names(classes.iter().cloned());
@@ -277,9 +277,9 @@ fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainData
     Ok(())
 }
 
-/// Training and validation indexes, ascending. Of every class, in a random order that depends on the seed and the
-/// class's number of pictures, the first are for validation (one at least, all but one at most, where there are two),
-/// and of the rest the first `fraction` (one at least) for training: a smaller fraction is a part of a larger one.
+/// Training and validation indexes, ascending. Each class is shuffled by the seed and its number of pictures. The
+/// first are for validation: at least one and at most all but one, if the class has two. Of the rest, the first
+/// `fraction` (at least one) is for training. A smaller fraction is a subset of a larger one.
 fn stratified(set: &TrainSet, seed: u64, val_fraction: f64, fraction: f64) -> (Vec<u32>, Vec<u32>) {
     let mut classes = vec![Vec::new(); set.classes.len()];
     for (index, entry) in set.indexed.entries.iter().enumerate() {
@@ -305,14 +305,14 @@ fn stratified(set: &TrainSet, seed: u64, val_fraction: f64, fraction: f64) -> (V
     (train, val)
 }
 
-/// Fisher and Yates's shuffle, written out so that an order never depends on the version of a library.
+/// Fisher-Yates shuffle, written out so that orders do not depend on a library's version.
 pub(crate) fn shuffle(items: &mut [u32], rng: &mut DataRng) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(last as u64 + 1, rng) as usize);
     }
 }
 
-/// A number below `bound`, all of them equally likely: what does not fit a whole multiple is drawn again.
+/// A number below `bound`, all equally likely: draws beyond the last whole multiple are repeated.
 pub(crate) fn below(bound: u64, rng: &mut DataRng) -> u64 {
     let limit = u64::MAX - u64::MAX % bound;
     loop {

@@ -9,7 +9,8 @@ use crate::layers::init::BlockInit;
 use crate::layers::position::PositionConfig;
 use crate::models::ConfigError;
 
-/// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`), the paper's letters stand in the docs.
+/// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`); the letters are
+/// the paper's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VitConfig {
@@ -19,7 +20,7 @@ pub struct VitConfig {
     pub patch_size: [usize; 2],
     /// `C`: channels of the image.
     pub in_chans: usize,
-    /// `K`: classes; 0 leaves out the head, and the logits are the pooled features.
+    /// `K`: classes; 0 means no head: the logits are the pooled features.
     pub num_classes: usize,
     /// `D`: width of a token.
     pub embed_dim: usize,
@@ -35,8 +36,8 @@ pub struct VitConfig {
     pub qk_norm: bool,
     /// Bias on the output projections of attention and MLP.
     pub proj_bias: bool,
-    /// Initial value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None` leaves it out. With `res_post_norm` there is none,
-    /// and it is the initial weight of the norms.
+    /// First value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None`: no LayerScale. With `res_post_norm` there is
+    /// no LayerScale, and this is the first value of the norms' weights.
     pub init_values: Option<f64>,
     /// Norms at the end of the residual branches instead of before them (Swin v2; timm `block_fn` `ResPostBlock`).
     pub res_post_norm: bool,
@@ -44,19 +45,19 @@ pub struct VitConfig {
     pub class_token: bool,
     /// Number of register tokens (arXiv:2309.16588), after the class token.
     pub reg_tokens: usize,
-    /// Where a token is.
+    /// Position encoding.
     pub pos_embed: PosEmbed,
-    /// Width of the network of `rel_mlp` and `rel_mlp_shared`; `None`: 128, as timm.
+    /// Hidden width of the MLP of `rel_mlp` and `rel_mlp_shared`; `None`: 128, as in timm.
     pub rel_pos_dim: Option<usize>,
     /// Position table without rows for class and register tokens (DeiT-III, big_vision).
     pub no_embed_class: bool,
     /// LayerNorm before the blocks, patch projection without bias (CLIP).
     pub pre_norm: bool,
-    /// LayerNorm after the blocks (`norm`), before pooling. Ignored when `fc_norm` takes its place.
+    /// LayerNorm after the blocks (`norm`), before pooling. Ignored if `fc_norm` replaces it.
     pub final_norm: bool,
-    /// LayerNorm after pooling (`fc_norm`) instead of before; `None`: as timm, with average and max pooling.
+    /// LayerNorm after pooling (`fc_norm`) instead of before; `None`: with average and max pooling, as in timm.
     pub fc_norm: Option<bool>,
-    /// Many tokens to one vector.
+    /// How tokens are pooled to one vector.
     pub global_pool: GlobalPool,
     /// Pool over class and register tokens too.
     pub pool_include_prefix: bool,
@@ -66,7 +67,7 @@ pub struct VitConfig {
     pub act_layer: Activation,
     /// Epsilon of every LayerNorm.
     pub norm_eps: f64,
-    /// How a position table is brought to another grid.
+    /// How a position table is resized to another grid.
     pub pos_resize: PosResize,
     /// Dropout before the head.
     pub drop_rate: f64,
@@ -78,11 +79,11 @@ pub struct VitConfig {
     pub proj_drop_rate: f64,
     /// Dropout on attention weights.
     pub attn_drop_rate: f64,
-    /// Stochastic depth of the last block, growing linearly from 0 at the first.
+    /// Stochastic depth of the last block; it grows linearly from 0 at the first.
     pub drop_path_rate: f64,
-    /// Which initialisation a fresh model gets.
+    /// The initialisation of a fresh model.
     pub weight_init: WeightInit,
-    /// Tokens that a derived family puts between class and register tokens. No field of a file.
+    /// Number of tokens that a derived family adds between class and register tokens. Not stored in files.
     #[serde(skip)]
     #[doc(hidden)]
     pub more_tokens: usize,
@@ -137,7 +138,7 @@ impl VitConfig {
         [self.img_size[0] / self.patch_size[0], self.img_size[1] / self.patch_size[1]]
     }
 
-    /// Class, register and a derived family's tokens in front of the patches.
+    /// Number of class, register and derived tokens in front of the patches.
     pub fn num_prefix_tokens(&self) -> usize {
         usize::from(self.class_token) + self.more_tokens + self.reg_tokens
     }
@@ -147,7 +148,7 @@ impl VitConfig {
         (self.embed_dim as f64 * self.mlp_ratio) as usize
     }
 
-    /// Whether the norm sits after pooling (`fc_norm`) instead of before (`norm`).
+    /// Whether the norm is after pooling (`fc_norm`) instead of before (`norm`).
     pub fn use_fc_norm(&self) -> bool {
         self.fc_norm
             .unwrap_or(matches!(self.global_pool, GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax))
@@ -158,23 +159,23 @@ impl VitConfig {
         if self.no_embed_class { 0 } else { self.num_prefix_tokens() }
     }
 
-    /// Width of the network that makes a relative bias.
+    /// Hidden width of the MLP for a relative bias.
     pub fn rel_pos_dim(&self) -> usize {
         self.rel_pos_dim.unwrap_or(128)
     }
 
-    /// Whether the branches have gains of their own (LayerScale).
+    /// Whether the branches have gains (LayerScale).
     pub fn has_layer_scale(&self) -> bool {
         self.init_values.is_some() && !self.res_post_norm
     }
 
-    /// What the blocks' first values depend on.
+    /// Inputs to the blocks' first values.
     pub(crate) fn block_init(&self) -> BlockInit {
         let norm = self.init_values.filter(|_| self.res_post_norm).unwrap_or(1.0);
         BlockInit { layer_scale: self.init_values.unwrap_or(1.0), norm }
     }
 
-    /// Whether the plain LayerNorm `norm` stands after the blocks.
+    /// Whether the LayerNorm `norm` follows the blocks.
     pub fn has_norm(&self) -> bool {
         self.final_norm && !self.use_fc_norm()
     }
@@ -275,7 +276,7 @@ impl VitConfig {
         }
     }
 
-    /// What the position encoding needs to know.
+    /// Inputs of the position encoding.
     pub fn position(&self) -> PositionConfig {
         PositionConfig {
             kind: self.pos_embed,

@@ -59,14 +59,16 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     Ok(Walk::new(steps.0, unread, held(config)))
 }
 
-/// Pixels, and what one block has at a time: tokens in and out, and the wider of query, key, value and the MLP's middle.
+/// Pixels, and the values of one block at a time: tokens in and out, and the wider of query/key/value and the MLP's
+/// hidden layer.
 fn held(config: &VitConfig) -> u64 {
     let [d, f, c] = [config.embed_dim, config.mlp_hidden_dim(), config.in_chans].map(long);
     let [h, w] = config.img_size.map(long);
     num_tokens(config).saturating_mul(2 * d + (3 * d).max(f)).saturating_add(product(c, h, w))
 }
 
-/// What the last block leaves out if heads read so many tokens of the prefix alone: all other queries and their MLP.
+/// Multiply-accumulates that the last block saves if the head reads only `read` prefix tokens: all other queries
+/// and their MLP.
 pub(crate) fn unread_behind(config: &VitConfig, steps: &[Step], read: usize) -> u64 {
     let moved_after = config.pos_embed == PosEmbed::Cpe && config.depth == 1;
     if config.global_pool != GlobalPool::Token || moved_after {
@@ -106,7 +108,7 @@ fn position(config: &VitConfig, steps: &mut Steps) {
     }
 }
 
-/// A relative bias: what makes it, and what that costs.
+/// A relative bias: its description and its cost.
 struct Bias {
     what: String,
     params: u64,

@@ -1,5 +1,5 @@
-//! Adafactor (arXiv:1804.04235) as timm's with a learning rate from outside: second moments of large matrices kept as
-//! means of rows and columns, steps held to a root mean square of 1.
+//! Adafactor (arXiv:1804.04235) as in timm with an external learning rate. Second moments of large matrices are
+//! kept as means of rows and columns. Steps are clipped to a root mean square of 1.
 
 use burn::tensor::Tensor;
 use vitrum_kernels::optim::sums_of_squares;
@@ -9,15 +9,15 @@ use super::{Item, OptimConfig};
 
 /// Largest root mean square of a step before the learning rate.
 const CLIP_THRESHOLD: f64 = 1.0;
-/// The average of squares keeps `1 - step^this`.
+/// The average of squares decays by `1 - step^this`.
 const DECAY_RATE: f64 = -0.8;
-/// Matrices with both sides longer than this are kept as rows and columns.
+/// Matrices with both sides longer than this are factored into rows and columns.
 const MIN_SIDE: usize = 16;
 
 const ROWS: &str = "exp_avg_sq_row";
 const COLUMNS: &str = "exp_avg_sq_col";
 
-/// One step. The average of steps is kept only where betas were asked for.
+/// One step. The average of steps is kept only if betas are given.
 pub(super) fn step(config: &OptimConfig, items: Vec<Item>, lr: f64) -> Vec<Item> {
     items.into_iter().map(|item| one(config, item, lr)).collect()
 }
@@ -51,20 +51,19 @@ fn one(config: &OptimConfig, mut item: Item, lr: f64) -> Item {
     item
 }
 
-/// A tensor as `[before, rows, between, columns, after]` with the two axes that are factored; one of `before`,
-/// `after` is 1, and there is nothing between.
+/// A tensor as `[before, rows, columns, after]` with the two factored axes. `before` or `after` is 1.
 #[derive(Clone, Copy)]
 struct Factors {
     before: usize,
     rows: usize,
     columns: usize,
     after: usize,
-    /// Place of the rows among the axes.
+    /// Index of the rows' axis.
     axis: usize,
 }
 
 impl Factors {
-    /// timm's choice: the first two axes of convolutions where both are long, else the last two.
+    /// timm's choice: the first two axes of convolutions if both are long, otherwise the last two.
     fn of(shape: &[usize]) -> Option<Self> {
         let long = |axis: usize| shape[axis] > MIN_SIDE && shape[axis + 1] > MIN_SIDE;
         let axis = match shape.len() {
@@ -77,7 +76,7 @@ impl Factors {
         Some(Self { before, rows: shape[axis], columns: shape[axis + 1], after, axis })
     }
 
-    /// Shapes of what is kept of rows and of columns.
+    /// Shapes of the row and column state.
     fn shapes(&self, shape: &[usize]) -> [Vec<usize>; 2] {
         [self.axis + 1, self.axis].map(|gone| {
             let mut left = shape.to_vec();
@@ -86,7 +85,7 @@ impl Factors {
         })
     }
 
-    /// One over the root of the squares' average, `[n]`.
+    /// One over the root of the average of squares, `[n]`.
     fn scale(&self, item: &mut Item, squares: Tensor<1>, share: f64) -> Tensor<1> {
         let Self { before, rows, columns, after, .. } = *self;
         let squares = squares.reshape([before, rows, columns, after]);
@@ -106,7 +105,7 @@ impl Factors {
     }
 }
 
-/// The shape of a tensor of this name kept of a parameter, if it is one of rows or columns.
+/// The shape of a parameter's state tensor with this name, if it holds rows or columns.
 pub(super) fn factored_shape(name: &str, shape: &[usize]) -> Option<Vec<usize>> {
     let which = [ROWS, COLUMNS].iter().position(|known| *known == name)?;
     let factors = Factors::of(shape)?;

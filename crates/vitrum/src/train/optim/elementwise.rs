@@ -1,11 +1,11 @@
-//! Optimisers that treat every number alike: one pass over all parameters at once.
+//! Element-wise optimisers: one pass over all parameters at once.
 
 use burn::tensor::Tensor;
 use vitrum_kernels::optim::{Adam, Descent, Lion, Momentum, Rule, Slot, update};
 
 use super::{Item, OptimConfig};
 
-/// Adam and kin; see [`Adam`] for `decoupled` and `nesterov`.
+/// Adam and variants; see [`Adam`] for `decoupled` and `nesterov`.
 pub(super) fn adam(
     config: &OptimConfig,
     items: Vec<Item>,
@@ -25,7 +25,7 @@ pub(super) fn adam(
     })
 }
 
-/// Descent with momentum, or without where it is 0.
+/// SGD with momentum; plain SGD if it is 0.
 pub(super) fn momentum(config: &OptimConfig, items: Vec<Item>, lr: f64, nesterov: bool) -> Vec<Item> {
     let momentum = config.momentum;
     if momentum == 0.0 {
@@ -53,7 +53,7 @@ pub(super) fn lion(config: &OptimConfig, items: Vec<Item>, lr: f64) -> Vec<Item>
     })
 }
 
-/// One step of a rule; `names` are those of its state.
+/// One step of a rule; `names` are the names of its state tensors.
 fn apply<R: Rule<S>, const S: usize>(
     items: Vec<Item>,
     names: [&str; S],

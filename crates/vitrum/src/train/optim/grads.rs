@@ -24,8 +24,8 @@ pub struct Grad {
     pub value: Tensor<1>,
 }
 
-/// The gradients of a model, in the order of its parameters. Those of parameters that are not trained, or did not
-/// take part in the loss, are absent.
+/// The gradients of a model, in the order of its parameters. Parameters that are frozen, or not part of the loss,
+/// have none.
 #[derive(Clone, Debug, Default)]
 pub struct GradMap {
     grads: Vec<Grad>,
@@ -33,7 +33,7 @@ pub struct GradMap {
 }
 
 impl GradMap {
-    /// Takes the gradients of `model`'s parameters out of what a backward pass gave.
+    /// Takes the gradients of `model`'s parameters out of a backward pass's result.
     pub fn collect<M: Module>(model: &M, gradients: Gradients) -> Self {
         let mut collector = Collector { gradients, map: Self::default() };
         visit(model, &mut collector);
@@ -55,12 +55,12 @@ impl GradMap {
         self.grads.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no gradients.
     pub fn is_empty(&self) -> bool {
         self.grads.is_empty()
     }
 
-    /// The sum of two, for gradients of several batches of the same model; what one lacks is taken from the other.
+    /// The sum of two maps, for several batches of the same model. A gradient that only one map has is kept.
     ///
     /// # Panics
     /// If a parameter's gradients differ in length.
@@ -79,7 +79,7 @@ impl GradMap {
         self
     }
 
-    /// Every number times `factor`: with one over the number of batches, the mean of their gradients.
+    /// Multiplies every number by `factor`. One over the number of batches gives the mean of their gradients.
     #[must_use]
     pub fn scale(self, factor: f64) -> Self {
         let Self { grads, places } = self;
@@ -95,15 +95,15 @@ impl GradMap {
         self
     }
 
-    /// Square root of the sum of all squares, in f64 whatever the type.
+    /// Square root of the sum of all squares, in f64 for any type.
     pub fn norm(&self) -> f64 {
         self.sums_of_squares().iter().sum::<f64>().sqrt()
     }
 
-    /// The first parameter whose gradient has a number that is infinite or none.
+    /// The first parameter whose gradient has a NaN or infinite number.
     pub fn first_non_finite(&self) -> Option<&str> {
         let suspects = self.grads.iter().zip(self.sums_of_squares()).filter(|(_, sum)| !sum.is_finite());
-        // A sum of squares in f64 may overflow where no number is infinite.
+        // A sum of squares may overflow f64 although every number is finite.
         let bad = |grad: &Grad| grad.value.clone().into_data().iter::<f64>().any(|x| !x.is_finite());
         suspects.map(|(grad, _)| grad).find(|grad| bad(grad)).map(|grad| grad.key.as_str())
     }

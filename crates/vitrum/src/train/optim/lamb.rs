@@ -1,5 +1,5 @@
-//! LAMB (arXiv:1904.00962) as timm's `Lamb` with its defaults: all gradients clipped to a common norm of 1, decay added
-//! to the step, steps scaled to the weights' norm where there is decay.
+//! LAMB (arXiv:1904.00962) as timm's `Lamb` with its defaults: all gradients are clipped to a common norm of 1,
+//! decay is added to the step, and steps with decay are scaled to the weights' norm.
 
 use burn::tensor::Tensor;
 use vitrum_kernels::optim::{Lerp, Slot, sums_of_squares, update};
@@ -42,7 +42,7 @@ fn one(config: &OptimConfig, mut item: Item, lr: f64, updates: u64, clip: f64) -
     item
 }
 
-/// `weight` of the way from a to b.
+/// Linear interpolation from a to b by `weight`.
 pub(super) fn lerp(a: Tensor<1>, b: Tensor<1>, weight: f64) -> Tensor<1> {
     update(vec![Slot { param: a, grad: b, state: [], rule: Lerp { weight } }]).remove(0).param
 }

@@ -1,5 +1,5 @@
-//! Muon (Jordan 2024, kellerjordan.github.io/posts/muon) as timm's with its defaults: the step of a matrix is its
-//! averaged gradient with all singular values brought near 1, scaled as in arXiv:2502.16982; the rest by AdamW.
+//! Muon (Jordan 2024, kellerjordan.github.io/posts/muon) as in timm with its defaults. The step of a matrix is its
+//! averaged gradient with all singular values near 1, scaled as in arXiv:2502.16982. The rest uses AdamW.
 
 use burn::tensor::Tensor;
 
@@ -14,9 +14,9 @@ const COEFFICIENTS: [[f64; 3]; 5] = [
     [2.8769, -3.1427, 1.2046],
     [2.8366, -3.0525, 1.2012],
 ];
-/// Shorter sides go to AdamW.
+/// Matrices with a shorter side use AdamW.
 const MIN_SIDE: usize = 4;
-/// So do matrices this many times as long as wide.
+/// Matrices this many times as long as wide use AdamW, too.
 const MAX_RATIO: f64 = 128.0;
 
 const MOMENTUM: &str = "momentum_buffer";
@@ -30,7 +30,7 @@ pub(super) fn step(config: &OptimConfig, items: Vec<Item>, lr: f64, nesterov: bo
     moved
 }
 
-/// Rows and columns of what is orthogonalised, for tensors that are (timm's rules).
+/// Rows and columns for orthogonalisation, if the tensor qualifies (timm's rules).
 fn matrix_of(shape: &[usize]) -> Option<[usize; 2]> {
     let [rows, second, ..] = *shape else { return None };
     let columns = shape[1..].iter().product::<usize>();

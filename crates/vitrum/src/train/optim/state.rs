@@ -1,11 +1,11 @@
-//! What is kept between updates, in a form that can be written to a file.
+//! State between updates, in a form for files.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 
-/// Tensors and numbers by name. Tensors hold the bits that were in memory.
+/// Tensors and numbers by name. Tensors keep their exact bits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
     /// Tensors, with their shapes.
@@ -14,35 +14,36 @@ pub struct StateDict {
     pub scalars: BTreeMap<String, Value>,
 }
 
-/// A saved state that cannot be gone on from.
+/// The saved state cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
-    /// It is another optimiser's.
+    /// It belongs to another optimiser.
     #[error(
         "the saved state is one of '{found}', expected '{expected}'\nhint: resume with the recipe of the run"
     )]
     OtherOptimizer {
-        /// This one.
+        /// This optimiser.
         expected: String,
-        /// The one that wrote it.
+        /// The optimiser that wrote it.
         found: String,
     },
-    /// Something is not there.
+    /// An entry is missing or unusable.
     #[error("the saved state has no usable '{name}'")]
     Missing {
         /// Its name.
         name: String,
     },
-    /// Something nobody knows.
+    /// An unknown entry.
     #[error("the saved state has '{name}', which belongs to no parameter")]
     Unexpected {
         /// Its name.
         name: String,
     },
-    /// A tensor of another shape than the model's.
+    /// A tensor's shape differs from the model's.
     #[error(
-        "saved '{name}': expected shape {expected:?}, found {found:?}\nhint: the model is another one than the run's"
+        "saved '{name}': expected shape {expected:?}, found {found:?}\nhint: the model differs from the \
+         run's"
     )]
     Shape {
         /// Its name.
@@ -52,7 +53,7 @@ pub enum StateError {
         /// The saved shape.
         found: Vec<usize>,
     },
-    /// A tensor of another type than the model's.
+    /// A tensor's type differs from the model's.
     #[error("saved '{name}': expected {expected:?}, found {found:?}")]
     Type {
         /// Its name.
@@ -65,13 +66,13 @@ pub enum StateError {
 }
 
 impl StateDict {
-    /// Takes in a flattened tensor.
+    /// Inserts a flattened tensor.
     pub(crate) fn insert(&mut self, name: String, shape: &[usize], tensor: &Tensor<1>) {
         let (bytes, _, dtype) = tensor.clone().into_data().into_parts();
         self.tensors.insert(name, TensorData::from_bytes(bytes, shape.to_vec(), dtype));
     }
 
-    /// The tensor of this name, flattened, if it has this shape and type.
+    /// The flattened tensor of this name, if it has this shape and type.
     pub(crate) fn tensor(
         &self,
         name: &str,

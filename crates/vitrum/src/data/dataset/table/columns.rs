@@ -1,10 +1,10 @@
-//! Which columns of a table hold what.
+//! The roles of a table's columns.
 
 use super::parts;
 use super::read::{Line, Table};
 use crate::data::dataset::{DatasetProblem, Split};
 
-/// Names of the column of paths, the better first. Names are compared without case, blanks, `_` and `-`.
+/// Names of the column of paths, best first. Comparison ignores case, blanks, `_` and `-`.
 const PATHS: [&str; 22] = [
     "file",
     "path",
@@ -42,7 +42,7 @@ const NUMBERS: [&str; 10] = [
     "labelidx",
     "labelnumber",
 ];
-/// Names of the column of class names, or of numbers where all are.
+/// Names of the column of class names; it may hold numbers only.
 const NAMES: [&str; 15] = [
     "label",
     "labels",
@@ -61,7 +61,7 @@ const NAMES: [&str; 15] = [
     "dx",
 ];
 
-/// Names of the column of labels that need no word.
+/// Names of the label column that need no note.
 const USUAL: [&str; 4] = ["label", "class", "classname", "classindex"];
 
 /// The columns of a table.
@@ -69,21 +69,21 @@ pub(super) struct Columns {
     pub file: usize,
     /// Class numbers or names.
     pub label: Option<usize>,
-    /// Whether the name of the column of labels says that they are numbers.
+    /// Whether the label column's name says that labels are numbers.
     pub numeric: bool,
     /// Class names beside numbers.
     pub name: Option<usize>,
     /// Parts, and what the header calls them.
     pub part: Option<(usize, String)>,
-    /// How many columns a row has.
+    /// Number of columns of a row.
     pub width: usize,
-    /// The first row that is no header.
+    /// The first row after the header.
     pub first_row: usize,
     pub notes: Vec<String>,
 }
 
 impl Columns {
-    /// By the header, where there is one; `is_picture` tells whether a field names a picture.
+    /// From the header, if there is one; `is_picture` tells whether a field names a picture.
     pub(super) fn of(table: &Table, is_picture: &dyn Fn(&str) -> bool) -> Result<Self, DatasetProblem> {
         let Some(first) = table.lines.first() else {
             return Ok(Self {
@@ -131,7 +131,7 @@ impl Columns {
         let find =
             |known: &[&str]| known.iter().find_map(|name| names.iter().position(|found| found == name));
         let Some(file) = find(&PATHS) else { return Ok(None) };
-        // R writes the rows' names without a name for their column.
+        // R writes row names in a column without a name.
         let shift =
             usize::from(!rows.is_empty() && rows.iter().all(|row| row.fields.len() == names.len() + 1));
         let (number, name) = (find(&NUMBERS), find(&NAMES).filter(|&at| at != file));
@@ -177,7 +177,7 @@ impl Columns {
     }
 }
 
-/// Whether three columns and more hold 0 and 1, one of them 1.
+/// Whether at least three columns hold 0 and 1 with exactly one 1.
 fn is_one_hot(columns: &[usize], rows: &[Line], shift: usize) -> bool {
     let value =
         |row: &Line, at: usize| row.fields.get(at + shift).and_then(|field| field.parse::<f64>().ok());

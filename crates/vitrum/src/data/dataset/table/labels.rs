@@ -1,4 +1,4 @@
-//! How rows get their class numbers.
+//! Class numbers of a table's rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ pub(super) struct Labels {
     pub names: Vec<String>,
 }
 
-/// What a label is.
+/// A parsed label.
 pub(in crate::data::dataset) enum Label {
     Missing,
     Number(usize),
@@ -30,7 +30,7 @@ impl Labels {
             return Ok(Self { names: map.names().to_vec(), map: Some(map.clone()) });
         }
         let labels = || rows.iter().filter_map(|row| row.label.as_deref());
-        // A word among numbers of a column that is called after numbers is a fault; words alone are names.
+        // In a column named for numbers, a word beside numbers is an error. If all are words, they are names.
         let is_word = |row: &&Row| {
             row.numeric && row.label.as_deref().is_some_and(|text| matches!(read(text), Label::Name))
         };
@@ -51,10 +51,10 @@ impl Labels {
         Ok(Self { names: map.names().to_vec(), map: Some(map) })
     }
 
-    /// A name is looked up; a number that is none of the names counts as it stands.
+    /// Looks up a name. A number that is not a name is the class number.
     pub(super) fn get(&self, row: &Row) -> Result<Option<usize>, String> {
         let named = |text: &String| self.map.as_ref().and_then(|map| map.get(text));
-        // A name beside a number is a name of the class map, if there is one.
+        // If there is a class map, a name beside a number is looked up in it.
         if let Some(label) = row.name.as_ref().and_then(named).or_else(|| row.label.as_ref().and_then(named))
         {
             return Ok(Some(label));
@@ -68,7 +68,7 @@ impl Labels {
     }
 }
 
-/// Numbers may end in `.0`, as pandas writes a column with gaps.
+/// Numbers may end in `.0`: pandas writes a column with gaps so.
 pub(in crate::data::dataset) fn read(text: &str) -> Label {
     if matches!(text, "" | "nan" | "NaN" | "NA" | "N/A" | "null") {
         return Label::Missing;
@@ -78,7 +78,7 @@ pub(in crate::data::dataset) fn read(text: &str) -> Label {
     whole.parse().map_or(Label::Name, Label::Number)
 }
 
-/// Refuses numbers that cannot be classes.
+/// Refuses numbers that cannot be class numbers.
 pub(in crate::data::dataset) fn check(text: &str) -> Result<(), String> {
     if let Label::Number(number) = read(text)
         && number >= MAX_CLASSES
@@ -87,7 +87,7 @@ pub(in crate::data::dataset) fn check(text: &str) -> Result<(), String> {
     }
     match text.parse::<f64>() {
         Ok(number) if number < 0.0 => Err(format!(
-            "label {text} is negative\n  hint: class numbers begin at 0; take out rows that have no class"
+            "label {text} is negative\n  hint: class numbers begin at 0; remove rows without a class"
         )),
         Ok(number) if number.is_finite() && number.fract() != 0.0 => {
             Err(format!("label {text} is not a whole number\n  hint: a class is a whole number or a name"))
@@ -96,7 +96,7 @@ pub(in crate::data::dataset) fn check(text: &str) -> Result<(), String> {
     }
 }
 
-/// Where rows have both number and name, the names in the order of the numbers.
+/// The names in the order of the numbers, if rows have both.
 fn names_of_numbers(rows: &[Row]) -> Vec<String> {
     let number = |row: &Row| match read(row.label.as_deref()?) {
         Label::Number(number) => Some(number),

@@ -1,4 +1,4 @@
-//! Lines and fields of a table, whatever separates them.
+//! Lines and fields of a table with any separator.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use csv::{ReaderBuilder, Trim};
 use crate::data::dataset::DatasetProblem;
 use crate::data::dataset::folder::is_image;
 
-/// Lines that are looked at to find out what separates columns.
+/// Number of lines used to detect the separator.
 const LOOKED_AT: usize = 20;
 
 /// A table as text.
@@ -26,15 +26,15 @@ pub(super) struct Line {
 #[derive(Clone, Copy, PartialEq)]
 enum Separator {
     Byte(u8),
-    /// `path label`.
+    /// `path label`, separated by a blank.
     Blank,
-    /// One path a line.
+    /// One path per line.
     None,
 }
 
 impl Table {
     pub(super) fn read(text: &str) -> Result<Self, DatasetProblem> {
-        // Excel says its separator in a line of its own.
+        // Excel may name its separator in a first line.
         let (text, skipped, told) = match text.split_once('\n') {
             Some((first, rest)) if first.to_ascii_lowercase().starts_with("sep=") => {
                 (rest, 1, first.trim_end().as_bytes().get(4).copied())
@@ -54,7 +54,7 @@ impl Table {
         Ok(Self { lines, separator })
     }
 
-    /// What separates columns, where it is neither a comma nor a tab.
+    /// The separator, if it is neither a comma nor a tab.
     pub(super) fn unusual_delimiter(&self) -> Option<String> {
         match self.separator {
             Separator::Byte(b',' | b'\t') | Separator::None => None,
@@ -70,7 +70,7 @@ impl Separator {
         let first = lines.first().copied().unwrap_or_default();
         let count = |line: &str, byte: u8| line.bytes().filter(|&b| b == byte).count();
         let candidates = [b'\t', b',', b';', b'|'];
-        // A separator that every line has equally often; else one that the first line has.
+        // Prefer a separator that occurs equally often in every line; otherwise one in the first line.
         let even = candidates.into_iter().find(|&byte| {
             let expected = count(first, byte);
             expected > 0 && lines.iter().all(|line| count(line, byte) == expected)

@@ -1,4 +1,4 @@
-//! Goes from member to member of a tar, and says which may be read.
+//! Walks the members of a tar and decides which may be read.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -67,11 +67,11 @@ impl Read for Input {
     }
 }
 
-/// Goes from header to header.
+/// Walks from header to header.
 pub(super) struct Walk {
     pub path: PathBuf,
     input: Input,
-    /// Content and padding of the current member that are still to come.
+    /// Remaining bytes of the current member's content and padding.
     content: u64,
     padding: u64,
     /// Position in the (decompressed) archive, for messages.
@@ -129,9 +129,9 @@ impl Walk {
         }
     }
 
-    /// The content of the member that [`next`](Self::next) returned. The caller has checked its size.
+    /// The content of the member that [`next`](Self::next) returned. The caller must have checked its size.
     pub fn read_content(&mut self) -> Result<Vec<u8>, DatasetError> {
-        // The size is the header's word; memory follows what really comes.
+        // The header's size may be false; memory grows with the bytes that arrive.
         let mut content = Vec::with_capacity(self.content.min(1 << 20) as usize);
         let read = (&mut self.input).take(self.content).read_to_end(&mut content);
         let read = read.map_err(|error| self.damaged(error))? as u64;
@@ -154,7 +154,7 @@ impl Walk {
         self.read_content()
     }
 
-    /// A size told twice is how archives smuggle members past one reader and not the other.
+    /// Refuses a pax size. With two sizes, two readers may see different members.
     fn check_pax(&self, extensions: &[u8]) -> Result<(), DatasetError> {
         for extension in PaxExtensions::new(extensions) {
             let extension = extension.map_err(|error| self.damaged(error))?;
@@ -181,7 +181,7 @@ impl Walk {
             (input, _) => std::io::copy(&mut input.take(left), &mut std::io::sink()),
         };
         let skipped = skipped.map_err(|error| self.damaged(error))?;
-        // Some writers leave out the last padding.
+        // Some writers omit the last padding.
         if skipped < self.content {
             return Err(self.damaged(format!("the archive ends {} bytes too early", left - skipped)));
         }
@@ -190,7 +190,7 @@ impl Walk {
         Ok(())
     }
 
-    /// The next header, or `None` where the archive ends.
+    /// The next header, or `None` at the end of the archive.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, DatasetError> {
         let mut bytes = Vec::with_capacity(BLOCK);
         let read = (&mut self.input).take(BLOCK as u64).read_to_end(&mut bytes);
@@ -212,7 +212,7 @@ impl Walk {
     }
 }
 
-/// Links, devices and folders have none, whatever their header says.
+/// Links, devices and folders have no content, whatever their header says.
 fn has_content(kind: EntryType) -> bool {
     !(kind.is_symlink()
         || kind.is_hard_link()

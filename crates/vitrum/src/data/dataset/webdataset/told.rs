@@ -1,15 +1,15 @@
-//! What one companion says.
+//! The content of one companion.
 
 use serde_json::Value;
 
 use crate::data::dataset::table::{Label, check, read};
 
-/// Longest name of a class, in characters; a longer text is a caption.
+/// Longest class name, in characters; a longer text is a caption.
 const MAX_NAME: usize = 100;
 const NUMBER_FIELDS: [&str; 6] = ["label", "cls", "class", "class_index", "class_id", "target"];
 const NAME_FIELDS: [&str; 7] = ["class_name", "label_name", "label", "cls", "class", "class_id", "target"];
 
-/// Companions that hold labels, the preferred first.
+/// Companions that may hold labels, preferred first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::data::dataset) enum Kind {
     Cls,
@@ -34,7 +34,7 @@ impl Kind {
     }
 }
 
-/// A label, as it is written, and the name beside a number.
+/// A label as written, and the name beside a number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Told {
     pub kind: Kind,
@@ -136,7 +136,7 @@ fn is_several(value: &Value) -> bool {
     value.as_array().is_some_and(|list| list.len() > 1)
 }
 
-/// A number or text as text; a list of one as what it holds.
+/// A number or text as text; for a list of one, its item.
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::Number(number) => Some(number.to_string()),

@@ -1,4 +1,4 @@
-//! Strips and tiles to samples: unpacking, prediction, and the place of each.
+//! Strips and tiles to samples: decompression, prediction, placement.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use super::directory::{Directory, Tag};
 use super::layout::{Layout, Mode, Packing};
 use crate::data::decode::{DecodeProblem, Limits, damaged, jpeg, unsupported};
 
-/// All samples, the channels of a pixel side by side, each in one, two or four bytes in this machine's order.
+/// All samples, with the channels of a pixel side by side, each in one, two or four bytes in native order.
 pub(super) fn read(
     directory: &Directory,
     layout: &Layout,
@@ -32,7 +32,7 @@ pub(super) fn read(
     Ok(samples)
 }
 
-/// Copies the part of a chunk that lies in the picture.
+/// Copies the part of a chunk that is inside the picture.
 fn place(chunk: &[u8], (x, y, plane): (usize, usize, usize), layout: &Layout, samples: &mut [u8]) {
     let bytes = layout.sample_bytes();
     let together = layout.channels_together() * bytes;
@@ -46,7 +46,7 @@ fn place(chunk: &[u8], (x, y, plane): (usize, usize, usize), layout: &Layout, sa
     }
 }
 
-/// Where the chunks are in the file.
+/// Places of the chunks in the file.
 struct Places<'a> {
     bytes: &'a [u8],
     offsets: Vec<u64>,
@@ -72,7 +72,7 @@ impl<'a> Places<'a> {
         let rest = rest.ok_or_else(missing)?;
         let count = self.counts.as_ref().and_then(|counts| counts.get(number).copied());
         let size = match layout.packing {
-            // Pillow does not ask how many bytes there are said to be.
+            // Pillow ignores the stated number of bytes.
             Packing::None => chunk_bytes(layout, rows) as u64,
             _ => count.unwrap_or(rest.len() as u64).min(rest.len() as u64),
         };
@@ -80,7 +80,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Bytes of `rows` rows of a chunk once it is unpacked.
+/// Bytes of `rows` rows of a decompressed chunk.
 fn chunk_bytes(layout: &Layout, rows: usize) -> usize {
     let (across, down) = layout.subsampling;
     if (across, down) == (1, 1) || layout.packing == Packing::Jpeg {
@@ -135,7 +135,7 @@ impl Unpacker<'_> {
         Ok(self.samples(&bytes))
     }
 
-    /// One sample in each one, two or four bytes.
+    /// Expands each sample to one, two or four bytes.
     fn samples(&self, bytes: &[u8]) -> Vec<u8> {
         let layout = self.layout;
         let row = layout.row_bytes(layout.chunk.0);
@@ -162,7 +162,7 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Brings samples into this machine's order and undoes the prediction.
+    /// Converts samples to native byte order and undoes the prediction.
     fn predict(&self, bytes: &mut [u8]) -> Result<(), DecodeProblem> {
         let layout = self.layout;
         let predicts = matches!(layout.packing, Packing::Lzw | Packing::Deflate | Packing::Zstd);
@@ -192,7 +192,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Blocks of luma samples with two of chroma, to three samples per pixel.
+    /// Converts blocks of luma samples with two chroma samples to three samples per pixel.
     fn upsampled(&self, bytes: &[u8]) -> Vec<u8> {
         let (across, down) = self.layout.subsampling;
         let width = self.layout.chunk.0;
@@ -238,7 +238,7 @@ impl Unpacker<'_> {
         } else if self.directory.number(Tag::T4Options, 0)? & 1 == 1 {
             return Err(unsupported(NAME, "two-dimensional Group 3 compression"));
         } else {
-            // The last line of a strip need not have a mark behind it, which the decoder asks for.
+            // The decoder needs a mark after the last line; a strip may lack it.
             fax::decoder::decode_g3(stored.iter().copied().chain([0, 1]), line);
         }
         Ok(bytes)
@@ -296,7 +296,7 @@ fn add<T: Copy, const N: usize>(
     }
 }
 
-/// The bytes of the floats of a row, the highest ones of all first, as differences.
+/// The bytes of a row's floats are stored as differences, highest bytes of all floats first.
 fn add_bytes(row: &mut [u8], step: usize) {
     (step..row.len()).for_each(|at| row[at] = row[at].wrapping_add(row[at - step]));
     let planes = row.to_vec();
@@ -324,7 +324,7 @@ fn pack_bits(mut stored: &[u8], size: usize) -> Vec<u8> {
     out
 }
 
-/// The old form, which libtiff reads too, has its bits the other way round.
+/// The old form, which libtiff also reads, has the opposite bit order.
 fn lzw(stored: &[u8], size: usize) -> Vec<u8> {
     let old = matches!(stored, [0, second, ..] if second & 1 == 1);
     let mut decoder = match old {
@@ -349,7 +349,7 @@ fn lzw(stored: &[u8], size: usize) -> Vec<u8> {
 
 fn inflate(stored: &[u8], size: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    // What came before a fault is counted by the caller.
+    // The caller counts the bytes before a fault.
     ZlibDecoder::new(stored).take(size as u64).read_to_end(&mut out).ok();
     out
 }

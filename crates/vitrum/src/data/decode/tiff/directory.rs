@@ -34,7 +34,7 @@ pub(super) enum Tag {
     ReferenceBlackWhite = 532,
 }
 
-/// Where an entry's values are.
+/// The place of an entry's values.
 struct Entry {
     kind: u16,
     count: usize,
@@ -110,7 +110,7 @@ impl<'a> Directory<'a> {
         Ok(self.numbers(tag)?.and_then(|numbers| numbers.first().copied()).unwrap_or(default))
     }
 
-    /// Fractions, as many as `default` has.
+    /// Fractions, the same number as in `default`.
     pub(super) fn fractions<const N: usize>(
         &self,
         tag: Tag,

@@ -1,4 +1,4 @@
-//! What a page's samples are and where they lie.
+//! Format and place of a page's samples.
 
 use super::NAME;
 use super::directory::{Directory, Tag};
@@ -7,16 +7,16 @@ use crate::data::decode::{DecodeProblem, Limits, damaged, unsupported};
 /// How the samples of a pixel become a colour.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Mode {
-    /// Grey; what follows it does not count.
+    /// Grey; further channels are ignored.
     Grey,
-    /// Grey of which white is zero.
+    /// Grey with white at zero.
     GreyInverted,
-    /// Grey of 12, 16 or 32 bits: 0 to 255 as they are, and clipped.
+    /// Grey of 12, 16 or 32 bits: values are kept and clipped to 0 to 255.
     Unsigned,
     Signed,
     Float,
     Rgb,
-    /// RGB multiplied by the alpha behind it.
+    /// RGB premultiplied by the alpha after it.
     RgbTimesAlpha,
     Palette,
     Cmyk,
@@ -43,7 +43,7 @@ pub(super) struct Layout {
     pub(super) bits: usize,
     /// Samples of a pixel.
     pub(super) channels: usize,
-    /// Each channel lies in chunks of its own.
+    /// Each channel has its own chunks.
     pub(super) planar: bool,
     pub(super) packing: Packing,
     /// 1 none, 2 differences, 3 differences of floating-point bytes.
@@ -56,7 +56,7 @@ pub(super) struct Layout {
     pub(super) subsampling: (usize, usize),
 }
 
-/// The properties that Pillow's table of pixel modes is looked up by.
+/// Key of Pillow's table of pixel modes.
 struct Key<'a> {
     little: bool,
     photometric: u64,
@@ -105,7 +105,7 @@ impl Layout {
             tiled,
             subsampling: if mode == Mode::YCbCr { subsampling(directory)? } else { (1, 1) },
         };
-        // A chunk may be larger than the picture, and grows when its bits become bytes.
+        // A chunk may be larger than the picture, and grows if its bits become bytes.
         let sizes = [layout.chunk.0, layout.chunk.1, layout.channels_together(), layout.sample_bytes()];
         let chunk_bytes = sizes.iter().fold(1_u64, |product, &size| product.saturating_mul(size as u64));
         limits.check_samples(width, height, chunk_bytes)?;
@@ -122,7 +122,7 @@ impl Layout {
         width.saturating_mul(self.channels_together() * self.bits).div_ceil(8)
     }
 
-    /// Bytes of a sample once it is unpacked.
+    /// Bytes of a decompressed sample.
     pub(super) fn sample_bytes(&self) -> usize {
         bytes_of(self.bits)
     }
@@ -158,12 +158,12 @@ fn packing(number: u64) -> Result<Packing, DecodeProblem> {
     Err(unsupported(NAME, format!("{name} compression")))
 }
 
-/// Bits and number of the samples of a pixel, and what the extra ones mean, as Pillow makes sense of them.
+/// Bits and number of a pixel's samples, and the meaning of extra ones, as Pillow interprets them.
 fn samples(directory: &Directory, planar: bool) -> Result<(u64, usize, Vec<u64>), DecodeProblem> {
     let mut bits = directory.numbers(Tag::BitsPerSample)?.unwrap_or_else(|| vec![1]);
     let mut extra = directory.numbers(Tag::ExtraSamples)?.unwrap_or_default();
     let mut count = directory.number(Tag::SamplesPerPixel, 1)? as usize;
-    // Planes of unspecified samples at the end need not be read.
+    // Unspecified planes at the end need not be read.
     if planar && extra.iter().max() == Some(&0) {
         bits.truncate(bits.len().saturating_sub(extra.len()).max(1));
         count = count.saturating_sub(extra.len());

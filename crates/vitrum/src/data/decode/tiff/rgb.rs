@@ -1,4 +1,4 @@
-//! Samples to 8-bit RGB, as Pillow's `convert("RGB")` makes it.
+//! Samples to 8-bit RGB, as in Pillow's `convert("RGB")`.
 
 use super::NAME;
 use super::directory::{Directory, Tag};
@@ -34,7 +34,7 @@ fn high_bytes(samples: &[u8]) -> Vec<u8> {
     samples.chunks_exact(2).map(|pair| (u16::from_ne_bytes([pair[0], pair[1]]) >> 8) as u8).collect()
 }
 
-/// A level that was multiplied by `alpha`, before that. Nothing is left of those without alpha.
+/// The level before it was multiplied by `alpha`; 0 if alpha is 0.
 fn divided(level: u8, alpha: u8) -> u8 {
     match alpha {
         0 => 0,
@@ -42,7 +42,7 @@ fn divided(level: u8, alpha: u8) -> u8 {
     }
 }
 
-/// Single samples of more than 8 bits: Pillow clips them to 0 to 255, and does not scale them.
+/// Single samples of more than 8 bits: Pillow clips them to 0 to 255 and does not scale them.
 fn clipped(layout: &Layout, samples: &[u8]) -> Vec<u8> {
     let level = |sample: &[u8]| {
         let four = |s: &[u8]| [s[0], s[1], s[2], s[3]];
@@ -50,7 +50,7 @@ fn clipped(layout: &Layout, samples: &[u8]) -> Vec<u8> {
             (Mode::Signed, 2) => i16::from_ne_bytes([sample[0], sample[1]]).clamp(0, 255) as u8,
             (Mode::Float, _) => f32::from_ne_bytes(four(sample)).clamp(0.0, 255.0) as u8,
             (_, 2) => u16::from_ne_bytes([sample[0], sample[1]]).min(255) as u8,
-            // Pillow's integers have a sign, also where the file's have none.
+            // Pillow treats integers as signed, also unsigned ones in the file.
             _ => i32::from_ne_bytes(four(sample)).clamp(0, 255) as u8,
         }
     };
@@ -72,9 +72,9 @@ fn palette(directory: &Directory, layout: &Layout, samples: &[u8]) -> Result<Vec
 
 fn of_ycc(directory: &Directory, layout: &Layout, mut samples: Vec<u8>) -> Result<Vec<u8>, DecodeProblem> {
     let convert: Box<dyn Fn([u8; 3]) -> [u8; 3]> = match layout.packing {
-        // The JPEG decoder has made RGB of it.
+        // The JPEG decoder has already made RGB.
         Packing::Jpeg if !layout.planar => return Ok(samples),
-        // Pillow reads what is not packed by itself, and leaves the rest to libtiff.
+        // Pillow reads uncompressed data itself and leaves the rest to libtiff.
         Packing::None if layout.subsampling == (1, 1) => Box::new(rgb_of_ycc),
         _ => Box::new(Converter::new(directory)?.into_rgb()),
     };
@@ -86,13 +86,13 @@ fn of_ycc(directory: &Directory, layout: &Layout, mut samples: Vec<u8>) -> Resul
 
 /// Pillow's own conversion, in 6-bit fixed point.
 fn rgb_of_ycc([y, cb, cr]: [u8; 3]) -> [u8; 3] {
-    // Rounded towards zero, as the tables of Pillow are.
+    // Rounded towards zero, like Pillow's tables.
     let table = |factor: f64, level: u8| (factor * (f64::from(level) - 128.0) * 64.0 + 0.5) as i32;
     let clamp = |shift: i32| (i32::from(y) + (shift >> 6)).clamp(0, 255) as u8;
     [clamp(table(1.402, cr)), clamp(table(-0.34414, cb) + table(-0.71414, cr)), clamp(table(1.772, cb))]
 }
 
-/// libtiff's conversion (`TIFFYCbCrToRGBInit`), with the file's coefficients and its black and white.
+/// libtiff's conversion (`TIFFYCbCrToRGBInit`), with the file's coefficients and reference black and white.
 struct Converter {
     y: [i32; 256],
     red: [i32; 256],
