@@ -28,17 +28,19 @@ pub struct Seen<'a, J: ?Sized> {
     pub judge: &'a J,
 }
 
+/// The forward pass: logits, a row of `K` for each image, from images `[B, C, H, W]` and their names.
+pub type Forward<'a, E> = dyn FnMut(Tensor<4>, &[String]) -> Result<Vec<Vec<f64>>, E> + 'a;
+
 /// Gives the images of `loader` to `answer` and the answers to `judge`.
 ///
-/// `answer` makes logits, a row of `K` for each image, from images `[B, C, H, W]` and their names. `watch` sees each
-/// batch, and ends the pass when it returns false; the result is false then.
+/// `watch` sees each batch, and ends the pass when it returns false; the result is false then.
 ///
 /// # Errors
 /// [`TrainError`]: more unreadable images than the loader allows, an image without a label ([`TrainError::NoLabel`]),
 /// a label that the judge refuses, or no readable image at all ([`TrainError::NoImages`]). Errors of `answer` and
 /// `watch`.
 pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
-    answer: &mut dyn FnMut(Tensor<4>, &[String]) -> Result<Vec<Vec<f64>>, E>,
+    answer: &mut Forward<'_, E>,
     loader: &mut Loader,
     judge: &mut J,
     device: &Device,
