@@ -212,9 +212,7 @@ fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, t
         Layout::HuggingFace => write_huggingface(target, &opened.tensors, card, options)?,
     }
     if card.preprocess.is_none() {
-        talk.say(
-            "note: nothing says how images are prepared for these weights, so the folder does not either",
-        );
+        talk.say("note: the preprocessing of these weights is unknown, so the folder does not contain it");
     }
     talk.say(format_args!(
         "{}: {} tensors from {} names",
@@ -229,7 +227,8 @@ fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, t
 fn with_hint(error: LoadError, card: &ModelCard, base: &ModelConfig) -> anyhow::Error {
     match error {
         LoadError::Config { .. } if epsilon(&card.config) != epsilon(base) => anyhow::anyhow!(
-            "{error}\nhint: --timm-epsilon takes the architecture's and says what that changes; --to hf states the model's own"
+            "{error}\n\
+            hint: --timm-epsilon uses the architecture's and reports the effect; --to hf writes the model's own"
         ),
         other => other.into(),
     }

@@ -209,8 +209,8 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     let channels = preprocess.input_size[0];
     if !matches!(channels, 1 | 3) {
         bail!(
-            "the model takes images of {channels} channels, and pictures have 3, or 1 where they are grey\n\
-             hint: `vitrum forward --input FILE` takes numbers of any number of channels"
+            "the model takes images of {channels} channels, but pictures have 3, or 1 if they are grey\n\
+            hint: `vitrum forward --input FILE` takes numbers of any number of channels"
         );
     }
     let told = preprocess.mean.len() == channels && preprocess.std.len() == channels;

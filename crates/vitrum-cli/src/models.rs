@@ -43,7 +43,7 @@ fn list(filter: Option<&str>, format: Format) -> Result<()> {
     }
     if listed.is_empty() {
         bail!(
-            "no model is named like '{}'\nhint: * stands for any text, as in 'vit_*_patch16_*'",
+            "no model is named like '{}'\nhint: * matches any text, as in 'vit_*_patch16_*'",
             filter.unwrap_or("")
         );
     }

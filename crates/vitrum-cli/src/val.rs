@@ -143,7 +143,8 @@ fn shortened(names: &[&str]) -> String {
 fn by_position(args: &ValArgs, ours: &[String], num_classes: usize) -> Result<()> {
     if ours.len() != num_classes {
         bail!(
-            "{}: {} classes ({}) of which the model knows no name, and the model knows {} classes\nhint: --class-map FILE names the model's classes in their order",
+            "{}: the model knows none of the {} classes ({}); it has {} classes\n\
+            hint: --class-map FILE names the model's classes in their order",
             args.data.display(),
             ours.len(),
             shortened(&ours.iter().map(String::as_str).collect::<Vec<_>>()),

@@ -68,7 +68,7 @@ pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<Exi
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Stopped { checkpoint, .. } => {
-            talk.say(format_args!("stopped; saved {}; go on with --resume auto", checkpoint.display()));
+            talk.say(format_args!("stopped; saved {}; continue with --resume auto", checkpoint.display()));
             Ok(ExitCode::from(STOPPED))
         }
     }

@@ -244,7 +244,7 @@ impl Wanted {
         let name = strip_scheme(spec).ok_or_else(|| fail("it does not begin with hf:"))?;
         let (repo, revision) = match (name.split_once('@'), &options.revision) {
             (Some((_, of_spec)), Some(of_options)) if of_spec != of_options => {
-                return Err(fail(&format!("another revision is asked for as well, `{of_options}`")));
+                return Err(fail(&format!("another revision is requested as well, `{of_options}`")));
             }
             (Some((repo, revision)), _) => (repo, revision),
             (None, revision) => (name, revision.as_deref().unwrap_or("main")),

@@ -293,7 +293,8 @@ pub enum DatasetProblem {
     },
     /// No archive matches the pattern.
     #[error(
-        "no .tar, .tar.gz or .tgz fits the pattern\n  hint: `*` and `?` stand for parts of a file's name, not of a folder's"
+        "no .tar, .tar.gz or .tgz matches the pattern\n  \
+        hint: `*` and `?` match parts of a file's name, not of a folder's"
     )]
     NoShards,
     /// The class map is invalid.

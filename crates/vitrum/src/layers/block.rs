@@ -43,10 +43,9 @@ pub struct BlockConfig {
     pub drop_path: f64,
 }
 
-/// A pre-norm encoder layer (paper, equations 2 and 3):
-/// `z' = z + MSA(LN(z))`, `z = z' + MLP(LN(z'))`.
+/// A pre-norm encoder layer (paper, equations 2 and 3): `z' = z + MSA(LN(z))`, `z = z' + MLP(LN(z'))`.
 ///
-/// With `res_post_norm` each norm stands at the end of its branch (Swin v2, arXiv:2111.09883, section 3.2; timm
+/// With `res_post_norm` each norm is at the end of its branch (Swin v2, arXiv:2111.09883, section 3.2; timm
 /// `ResPostBlock`): `z' = z + LN(MSA(z))`, `z = z' + LN(MLP(z'))`.
 #[derive(Module, Debug)]
 pub struct Block {

@@ -3,7 +3,7 @@
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-/// Puts learned tokens, each `[1, n, D]`, in front of `[B, N, D]`, in the order given.
+/// Prepends learned tokens, each `[1, n, D]`, to `[B, N, D]`, in the given order.
 pub fn prepend(x: Tensor<3>, tokens: &[Option<&Param<Tensor<3>>>]) -> Tensor<3> {
     let [b, _, d] = x.dims();
     let mut parts: Vec<Tensor<3>> = tokens

@@ -80,7 +80,7 @@ impl Classifier {
         self.labels.as_ref()?.get(index).map(String::as_str)
     }
 
-    /// The `k` likeliest classes of each picture, likeliest first.
+    /// The `k` most probable classes of each picture, most probable first.
     ///
     /// # Errors
     /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
@@ -102,7 +102,7 @@ impl Classifier {
         }
     }
 
-    /// The `k` likeliest classes from logits `[B, K]`.
+    /// The `k` most probable classes from logits `[B, K]`.
     pub fn answers(&self, logits: Tensor<2>, k: usize) -> Vec<Vec<Prediction>> {
         rows(logits).iter().map(|row| self.answer(row, k)).collect()
     }

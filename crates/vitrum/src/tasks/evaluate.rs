@@ -18,11 +18,11 @@ pub struct Evaluation {
 pub struct Accuracy {
     /// Images counted.
     pub images: usize,
-    /// Percentage of images whose likeliest class is right.
+    /// Percentage of images whose top class is correct.
     pub top1: f64,
     /// `100 - top1`.
     pub top1_err: f64,
-    /// Percentage of images whose class is among the five likeliest.
+    /// Percentage of images whose class is among the top five.
     pub top5: f64,
     /// `100 - top5`.
     pub top5_err: f64,
@@ -33,7 +33,7 @@ pub struct Accuracy {
 /// The answer to one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Answer {
-    /// The likeliest class.
+    /// The most probable class.
     pub pred: usize,
     /// Its probability.
     pub prob: f64,

@@ -172,7 +172,7 @@ impl Client {
         }
         let of_hub = |name: &str| hub_headers.iter().find_map(|headers| header(headers, name));
         if of_hub("x-repo-commit").is_some_and(|other| other != commit) {
-            return Err(bad("the file belongs to another commit than the one asked for"));
+            return Err(bad("the file belongs to another commit than the requested one"));
         }
         let etag = of_hub("x-linked-etag").or_else(|| header(response.headers(), "etag"));
         let etag = Etag::parse(etag.ok_or_else(|| bad("the answer has no ETag"))?).ok_or_else(|| {

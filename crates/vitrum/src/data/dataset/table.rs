@@ -187,7 +187,7 @@ impl<'a> Places<'a> {
 
     fn notes(&self) -> Vec<String> {
         let extension =
-            self.extension.map(|end| format!("`.{end}` is put behind names without an extension"));
+            self.extension.map(|end| format!("`.{end}` is appended to names without an extension"));
         let turned =
             (self.turned > 0).then(|| format!("backslashes of {} paths are read as `/`", self.turned));
         extension.into_iter().chain(turned).collect()
