@@ -19,6 +19,7 @@ mod predict;
 mod progress;
 mod quantize;
 mod signals;
+mod talk;
 mod target;
 mod tensors;
 mod train;
@@ -31,7 +32,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, Format};
-use model::Talk;
+use talk::Talk;
 use vitrum::train::recipe::Recipe;
 
 #[global_allocator]

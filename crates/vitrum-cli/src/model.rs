@@ -17,31 +17,7 @@ use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
 use crate::device;
 use crate::memory;
 use crate::models::{plain_value, with_kwargs};
-
-/// How much goes to stderr.
-#[derive(Clone, Copy)]
-pub struct Talk {
-    /// Nothing but errors.
-    pub quiet: bool,
-    /// `-v`: device and configuration; `-vv`: every key that was loaded, too.
-    pub verbose: u8,
-}
-
-impl Talk {
-    /// A remark on stderr.
-    pub fn say(self, text: impl std::fmt::Display) {
-        if !self.quiet {
-            crate::output::complain(text);
-        }
-    }
-
-    /// A remark for those who asked for `level` times `-v`.
-    fn detail(self, level: u8, text: impl std::fmt::Display) {
-        if self.verbose >= level {
-            self.say(text);
-        }
-    }
-}
+use crate::talk::Talk;
 
 impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> Self {
