@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::TrainError;
 use super::build::{Built, build, freeze};
-use super::fit::{Flow, Job, Outcome, Requests};
+use super::job::{Flow, Job, Outcome, Requests};
 use super::judge::Judge;
 use super::log::event::number;
 use super::log::{DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch};
