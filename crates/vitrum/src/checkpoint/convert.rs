@@ -1,9 +1,8 @@
 //! The few edits tensors need between libraries.
 
 use super::HostTensor;
-use super::dialect::Tensors;
 use super::keys::Edit;
-use super::tensors::{Dtype, TensorError};
+use super::tensors::{Dtype, TensorError, Tensors};
 
 /// A tensor's name with what is wrong.
 pub(crate) type Named = (String, TensorError);

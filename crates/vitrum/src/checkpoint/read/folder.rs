@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sniff::foreign_name;
+use super::sniff::{WEIGHTS, foreign_name};
 use crate::checkpoint::LoadError;
 use crate::data::dataset::natural_order;
 
@@ -19,10 +19,6 @@ const PREFERRED: [&str; 10] = [
     "open_clip_pytorch_model.pth",
     "mp_rank_00_model_states.pt",
 ];
-
-/// Endings of files of weights, in this order.
-pub(super) const WEIGHTS: [&str; 9] =
-    [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
 
 /// Stems of what training scripts leave, the better choice first: the best epoch before the last one.
 const STEMS: [&[&str]; 3] = [
