@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vitrum::Error;
-use vitrum::checkpoint::load::{LoadOptions, Loaded, ModelError, Progress, load};
+use vitrum::checkpoint::load::{LoadOptions, Loaded, Progress, load};
 use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
 use vitrum::models::{Config, Model, ModelConfig, catalogue};
@@ -135,7 +134,7 @@ pub fn classifier(
     if let Some(path) = class_map {
         loaded.labels = Some(class_names(path, loaded.model.config().num_classes())?);
     }
-    Classifier::new(loaded, device).map_err(with_hint)
+    Ok(Classifier::new(loaded, device)?)
 }
 
 /// A model for features: as [`classifier`], but it needs no head.
@@ -143,16 +142,6 @@ pub fn embedder(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Re
     let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
     adjust(&mut loaded, preprocess)?;
     Ok(Embedder::new(loaded, device)?)
-}
-
-/// What this program has for a model without a head.
-fn with_hint(error: Error) -> anyhow::Error {
-    match error {
-        Error::Model(ModelError::NoHead { .. }) => {
-            anyhow::anyhow!("{error}\nhint: `vitrum embed` gives its features, `vitrum finetune` a head")
-        }
-        other => other.into(),
-    }
 }
 
 /// Flags over the card.

@@ -166,7 +166,7 @@ pub enum LoadError {
         reason: String,
     },
     /// A target exists already and may not be replaced.
-    #[error("{path} exists already\nhint: --overwrite, or choose another place", path = .path.display())]
+    #[error("{path} exists already", path = .path.display())]
     Exists {
         /// The file or folder.
         path: PathBuf,
