@@ -16,8 +16,9 @@ use vitrum::train::trainer::{Examples, Trainer};
 
 use crate::args::{BenchArgs, Dtype, Format, ModelArgs};
 use crate::memory;
-use crate::model::{self, Talk};
+use crate::model;
 use crate::output::{self, Rows};
+use crate::talk::Talk;
 
 #[derive(Serialize)]
 struct Measured {

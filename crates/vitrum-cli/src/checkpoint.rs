@@ -14,8 +14,9 @@ use vitrum::checkpoint::{Dtype, LoadError, ModelCard};
 use vitrum::models::{Config, ModelConfig, catalogue};
 
 use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
-use crate::model::{Talk, download_bar};
+use crate::model::download_bar;
 use crate::output::{self, Rows};
+use crate::talk::Talk;
 
 /// Runs the command; false if files differ (`diff`) or hold non-finite values (`verify`).
 pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {

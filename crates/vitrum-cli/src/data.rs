@@ -15,8 +15,8 @@ use vitrum::data::train_set::{Subset, TrainSet, TrainSetOptions};
 use vitrum::data::{DecodeOptions, RgbImage, decode};
 
 use crate::args::{DataCommand, DataReadArgs};
-use crate::model::{self, Talk};
-use crate::output;
+use crate::model;
+use crate::talk::Talk;
 use crate::val::progress;
 
 /// Runs the command; false if a requested gate is not met.
@@ -55,7 +55,7 @@ fn open(paths: &[PathBuf], args: &DataReadArgs, talk: Talk) -> Result<Vec<Part>>
             };
             let options = TrainSetOptions { dataset, ..TrainSetOptions::default() };
             let set = Arc::new(TrainSet::open(path, &options)?);
-            output::told(format_args!("{name} of {}", path.display()), set.skipped(), talk);
+            talk.left_out(format_args!("{name} of {}", path.display()), set.skipped());
             parts.push(Part { name, set });
             Ok(())
         };

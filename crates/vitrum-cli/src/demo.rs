@@ -7,7 +7,7 @@ use vitrum::data::RgbImage;
 use vitrum::data::demo::{CLASSES, DemoSet};
 
 use crate::args::DemoArgs;
-use crate::model::Talk;
+use crate::talk::Talk;
 use crate::target;
 
 /// Runs the command: one folder per class, readable by `vitrum val` and training.

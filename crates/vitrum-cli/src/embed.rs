@@ -13,9 +13,10 @@ use vitrum::tasks::classify::rows;
 use vitrum::tasks::embed::normalized;
 
 use crate::args::{EmbedArgs, EmbedFormat, EmbedKind};
-use crate::model::{self, Talk};
+use crate::model;
 use crate::output;
 use crate::predict::{Asked, ask, named, open_telling};
+use crate::talk::Talk;
 use crate::target;
 use crate::tensors::{self, Output};
 

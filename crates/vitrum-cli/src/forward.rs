@@ -12,8 +12,9 @@ use vitrum::models::{Config, ImageInput, Model, ModelConfig, Network, Want};
 
 use crate::args::{Dtype, Format, ForwardArgs, VerifyArgs};
 use crate::memory;
-use crate::model::{self, Talk};
+use crate::model;
 use crate::output::{self, Rows};
+use crate::talk::Talk;
 use crate::target;
 use crate::tensors::{self, Output};
 

@@ -11,6 +11,7 @@ mod demo;
 mod device;
 mod embed;
 mod forward;
+mod hints;
 mod memory;
 mod model;
 mod models;
@@ -19,6 +20,7 @@ mod predict;
 mod progress;
 mod quantize;
 mod signals;
+mod talk;
 mod target;
 mod tensors;
 mod train;
@@ -31,7 +33,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, Format};
-use model::Talk;
+use talk::Talk;
 use vitrum::train::recipe::Recipe;
 
 #[global_allocator]
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(format_args!("error: {}", explained(&error)));
+            output::complain(format_args!("error: {}", hints::explained(&error)));
             ExitCode::FAILURE
         }
     }
@@ -110,19 +112,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    })
-}
-
-/// The error and its causes, without causes that the text before already contains.
-fn explained(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
-        if text.is_empty() {
-            cause
-        } else if text.contains(&cause) {
-            text
-        } else {
-            format!("{text}: {cause}")
-        }
     })
 }
 

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vitrum::Error;
-use vitrum::checkpoint::load::{LoadOptions, Loaded, ModelError, Progress, load};
+use vitrum::checkpoint::load::{LoadOptions, Loaded, Progress, load};
 use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
 use vitrum::models::{Config, Model, ModelConfig, catalogue};
@@ -17,31 +16,7 @@ use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
 use crate::device;
 use crate::memory;
 use crate::models::{plain_value, with_kwargs};
-
-/// Verbosity on stderr.
-#[derive(Clone, Copy)]
-pub struct Talk {
-    /// Only errors.
-    pub quiet: bool,
-    /// `-v`: device and configuration; `-vv`: also every loaded key.
-    pub verbose: u8,
-}
-
-impl Talk {
-    /// Prints a message on stderr.
-    pub fn say(self, text: impl std::fmt::Display) {
-        if !self.quiet {
-            crate::output::complain(text);
-        }
-    }
-
-    /// Prints a message if `-v` was given at least `level` times.
-    fn detail(self, level: u8, text: impl std::fmt::Display) {
-        if self.verbose >= level {
-            self.say(text);
-        }
-    }
-}
+use crate::talk::Talk;
 
 impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> Self {
@@ -158,7 +133,7 @@ pub fn classifier(
     if let Some(path) = class_map {
         loaded.labels = Some(class_names(path, loaded.model.config().num_classes())?);
     }
-    Classifier::new(loaded, device).map_err(with_hint)
+    Ok(Classifier::new(loaded, device)?)
 }
 
 /// A model for features: as [`classifier`], but without the need for a head.
@@ -168,17 +143,7 @@ pub fn embedder(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Re
     Ok(Embedder::new(loaded, device)?)
 }
 
-/// Adds a hint for a model without a head.
-fn with_hint(error: Error) -> anyhow::Error {
-    match error {
-        Error::Model(ModelError::NoHead { .. }) => {
-            anyhow::anyhow!("{error}\nhint: `vitrum embed` gives its features, `vitrum finetune` a head")
-        }
-        other => other.into(),
-    }
-}
-
-/// Applies the preprocessing flags over the card.
+/// Flags over the card.
 fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     let complete = !args.mean.is_empty()
         && !args.std.is_empty()

@@ -5,9 +5,6 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use vitrum::data::dataset::Skipped;
-
-use crate::model::Talk;
 
 /// A table of text cells. Columns of numbers are right-aligned.
 pub struct Rows {
@@ -96,18 +93,6 @@ pub fn bytes(bytes: &[u8]) -> Result<()> {
 /// Prints a line on stderr. A write error is ignored.
 pub fn complain(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
-/// Reports entries left out of a dataset and how it was read: one line on stderr, and with `-v` a line for each
-/// entry.
-pub fn told(data: impl std::fmt::Display, skipped: &Skipped, talk: Talk) {
-    if skipped.is_empty() {
-        return;
-    }
-    talk.say(format_args!("{data}: {skipped}"));
-    if talk.verbose > 0 {
-        skipped.first.iter().for_each(|entry| talk.say(format_args!("  left out {entry}")));
-    }
 }
 
 /// A line of text.

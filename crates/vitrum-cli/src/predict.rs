@@ -16,8 +16,9 @@ use vitrum::tasks::{Classifier, Prediction};
 use crate::args::{Format, ImagesArgs, PredictArgs};
 use crate::demo;
 use crate::memory;
-use crate::model::{self, Talk};
+use crate::model;
 use crate::output;
+use crate::talk::Talk;
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -133,7 +134,7 @@ pub fn image_files(named: &[PathBuf], talk: Talk) -> Result<Vec<PathBuf>> {
     for path in named {
         if path.is_dir() {
             let (found, skipped) = list_images(path)?;
-            output::told(path.display(), &skipped, talk);
+            talk.left_out(path.display(), &skipped);
             files.extend(found);
         } else if path.exists() {
             files.push(path.clone());

@@ -5,36 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrum::train::log::{Event, Started, Watch, text};
 
+use crate::args::{LogFormat, Tui};
 use crate::dashboard::Dashboard;
 use crate::output;
 
-/// Form of the lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// In timm's form.
-    #[default]
-    Text,
-    /// A JSON object per event.
-    Json,
-}
-
-/// Whether to show a run full-screen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Tui {
-    /// If stderr is a terminal and lines are text.
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    #[default]
-    Off,
-}
-
-/// The watcher that reports a run on stderr: the dashboard, whose `q` raises `stop`, or lines.
+/// Who tells of a run on stderr: the dashboard, whose `q` raises `stop`, or lines.
 pub fn watcher(tui: Tui, format: LogFormat, quiet: bool, stop: Arc<AtomicBool>) -> Result<Box<dyn Watch>> {
     let terminal = std::io::stderr().is_terminal();
     let screen = match tui {

@@ -14,9 +14,10 @@ use vitrum::tasks::{Classifier, Prediction};
 
 use crate::args::{Format, QuantizeArgs};
 use crate::device;
-use crate::model::{Talk, download_bar};
+use crate::model::download_bar;
 use crate::output::{self, Rows};
 use crate::predict::image_files;
+use crate::talk::Talk;
 
 /// Images per forward pass.
 const BATCH: usize = 8;

@@ -16,9 +16,10 @@ use vitrum::train::evaluate::{Pass, Seen};
 use vitrum::train::judge::ClassifyJudge;
 
 use crate::args::{Format, ValArgs};
-use crate::model::{self, Talk};
+use crate::model;
 use crate::output;
 use crate::predict::named;
+use crate::talk::Talk;
 use crate::target::{self, Table};
 
 #[derive(Serialize)]
@@ -69,7 +70,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     for fault in loader.faults() {
         talk.say(format_args!("{}: {}", fault.name, fault.reason));
     }
-    output::told(args.data.display(), loader.skipped(), talk);
+    talk.left_out(args.data.display(), loader.skipped());
     report(&results, args.format)?;
     match args.min_top1 {
         Some(least) if results.accuracy.top1 < least => {

@@ -40,7 +40,7 @@ pub enum Error {
     Loader(#[from] LoaderError),
     /// Nothing says how pictures are prepared for this model.
     #[error(
-        "{model}: {}\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json",
+        "{model}: {}",
         why.as_deref().unwrap_or("no card says how images are prepared")
     )]
     NoPreprocess {

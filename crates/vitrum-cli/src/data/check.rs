@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{Look, Part, Seen, format_name, look_at, open};
 use crate::args::{DataCheckArgs, Format};
-use crate::model::Talk;
 use crate::output::{self, Rows, grouped};
+use crate::talk::Talk;
 
 /// Kinds of findings, gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

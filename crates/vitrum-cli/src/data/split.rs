@@ -9,8 +9,7 @@ use vitrum::data::train_set::{Cache, Subset, TrainDataOptions, TrainValSets};
 
 use super::class_map;
 use crate::args::DataSplitArgs;
-use crate::model::Talk;
-use crate::output;
+use crate::talk::Talk;
 use crate::target::{self, Table};
 use crate::val::progress;
 
@@ -39,7 +38,7 @@ pub fn run(args: &DataSplitArgs, talk: Talk) -> Result<()> {
         ..TrainDataOptions::new(&args.data)
     };
     let sets = TrainValSets::open(&options)?;
-    output::told(args.data.display(), &sets.skipped(), talk);
+    talk.left_out(args.data.display(), &sets.skipped());
     match (&args.output, &args.output_dir) {
         (Some(file), _) => one_table(args, &sets, file)?,
         (None, Some(folder)) if args.copy || args.link => tree(args, &sets, folder, talk)?,

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{Look, Part, format_name, look_at, open};
 use crate::args::{DataStatsArgs, Format};
-use crate::model::Talk;
 use crate::output::{self, Rows, grouped};
+use crate::talk::Talk;
 
 #[derive(Serialize)]
 struct Report {

@@ -1,7 +1,6 @@
 //! `vitrum train` and `vitrum finetune`: from the flags to a run.
 
-mod args;
-mod flags;
+mod recipe;
 
 use std::process::ExitCode;
 
@@ -12,21 +11,19 @@ use vitrum::models::Config;
 use vitrum::train::recipe::Recipe;
 use vitrum::train::{Job, Outcome, Requests, fit};
 
-pub use args::TrainArgs;
-
-use crate::args::Cli;
+use crate::args::{Cli, TrainArgs};
 use crate::device;
-use crate::model::Talk;
 use crate::output;
 use crate::progress::watcher;
 use crate::signals::Signals;
+use crate::talk::Talk;
 
 /// Stopped by a signal; the same command with `--resume auto` continues (`EX_TEMPFAIL` of sysexits.h).
 const STOPPED: u8 = 75;
 
 /// Resolves the recipe on top of `base`, then trains or only prints it.
 pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {
-    let recipe = args::resolve(args, base)?;
+    let recipe = recipe::resolve(args, base)?;
     if recipe.data.is_empty() {
         no_data(verb);
     }

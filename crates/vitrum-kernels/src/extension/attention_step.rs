@@ -10,7 +10,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
 use super::VitrumOps;
-use super::autodiff::{inner_maybe, or_constant};
+use super::optional::{inner_maybe, or_constant};
 use crate::attention::{AttentionForm, AttentionInputs, Projections};
 use crate::tensors::{Maybe, MaybeBool};
 

@@ -6,9 +6,9 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::Shape;
+use burn::backend::{Autodiff, AutodiffBackend, tensor::FloatTensor};
 
+use super::optional::{inner_maybe, or_constant};
 use super::{VitrumOps, attention_step};
 use crate::activation::Activation;
 use crate::attention::{AttentionForm, AttentionInputs};
@@ -142,25 +142,6 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
         };
         (y, None)
     }
-}
-
-/// The tensor of the inner backend.
-pub(crate) fn inner_maybe<B: Backend, C: CheckpointStrategy>(
-    tensor: &Option<FloatTensor<Autodiff<B, C>>>,
-) -> Maybe<B> {
-    Maybe::from_option(tensor.as_ref().map(|tensor| tensor.primitive().clone()))
-}
-
-/// The tensor, or an empty constant if it is absent, so that the number of parents is fixed.
-pub(crate) fn or_constant<B: Backend, C: CheckpointStrategy>(
-    tensor: Option<FloatTensor<Autodiff<B, C>>>,
-    like: &FloatTensor<Autodiff<B, C>>,
-) -> FloatTensor<Autodiff<B, C>> {
-    tensor.unwrap_or_else(|| {
-        let like = like.primitive();
-        let empty = B::float_empty(Shape::new([0]), &like.device(), like.dtype().into());
-        Autodiff::<B, C>::from_inner(empty)
-    })
 }
 
 /// Backward step of layer normalisation; N is 3 with a bias, 2 without.

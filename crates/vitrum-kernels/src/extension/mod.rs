@@ -10,6 +10,7 @@ mod attention_step;
 mod autodiff;
 mod flex;
 mod int8;
+mod optional;
 mod packed;
 
 pub use int8::Int8Ops;

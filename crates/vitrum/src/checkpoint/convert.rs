@@ -1,9 +1,8 @@
 //! Conversions of tensors between libraries.
 
 use super::HostTensor;
-use super::dialect::Tensors;
 use super::keys::Edit;
-use super::tensors::{Dtype, TensorError};
+use super::tensors::{Dtype, TensorError, Tensors};
 
 /// A tensor's name and its error.
 pub(crate) type Named = (String, TensorError);

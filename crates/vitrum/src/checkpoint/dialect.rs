@@ -1,44 +1,16 @@
 //! Which naming is a file in? Decided by telltale names; then everything is renamed to timm's.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
 use super::card::{CardSource, ModelCard};
 use super::convert::{edit, unstack};
 use super::error::shorten;
-use super::family::{Inferred, Naming, family, namings};
+use super::family::{Inferred, family, namings};
 use super::keys::{self, Edit};
+use super::naming::Naming;
+pub use super::naming::{Converted, Dialect};
+use super::tensors::Tensors;
 use super::{HostTensor, LoadError, TensorMap};
 
-/// A library's way of naming tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
-    /// timm, and DeiT, MAE, DINO, DINOv2, OpenCLIP's timm towers.
-    Timm,
-    /// transformers 4.x and 5.x.
-    HuggingFace,
-    /// torchvision.
-    Torchvision,
-    /// vision_transformer and big_vision.
-    Google,
-    /// OpenAI's CLIP, image half.
-    Clip,
-}
-
 impl Dialect {
-    /// The library's name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Timm => "timm",
-            Self::HuggingFace => "Hugging Face",
-            Self::Torchvision => "torchvision",
-            Self::Google => "Google (JAX)",
-            Self::Clip => "OpenAI CLIP",
-        }
-    }
-
     /// The dialect of tensors, and what stands in front of every name of the image model (`module.`, `vit.`,
     /// `params/img/`, often nothing).
     ///
@@ -84,19 +56,6 @@ fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
         naming.telltales[1..].iter().all(|name| is_there(name) || map.contains(name))
     };
     whole.filter(has_all).min_by_key(|at| at.len()).map(str::to_string)
-}
-
-/// Tensors under timm's names and in timm's layout.
-#[derive(Clone, Debug)]
-pub struct Converted {
-    /// The tensors; what no table knows keeps its own name.
-    pub map: TensorMap,
-    /// The naming the file had.
-    pub dialect: Dialect,
-    /// The family that claims the file.
-    pub family: &'static str,
-    /// Heads of attention, where the file's layout shows them (Google).
-    pub num_heads: Option<usize>,
 }
 
 impl Converted {
@@ -239,6 +198,3 @@ pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
     }
     Ok(out)
 }
-
-/// Tensors by name.
-pub(crate) type Tensors = BTreeMap<String, HostTensor>;

@@ -165,8 +165,8 @@ pub enum LoadError {
         /// What is wrong, with the key.
         reason: String,
     },
-    /// A target exists and must not be replaced.
-    #[error("{path} exists already\nhint: --overwrite, or choose another place", path = .path.display())]
+    /// A target exists already and may not be replaced.
+    #[error("{path} exists already", path = .path.display())]
     Exists {
         /// The file or folder.
         path: PathBuf,

@@ -8,64 +8,14 @@ mod vit;
 
 use serde_json::{Map, Value};
 
-use super::apply::Report;
-use super::card::Fields;
-use super::dialect::{Converted, Dialect, Tensors};
-use super::keys::{Edit, Row};
+use super::fields::Fields;
+use super::naming::Converted;
+pub use super::naming::Naming;
+use super::report::Report;
 use super::{LoadError, TensorMap};
 use crate::models::{Config, ConfigError, ModelConfig, each_config, each_family};
 
 pub use vit::infer_config;
-
-/// How one library names the tensors of one family.
-#[derive(Debug)]
-pub struct Naming {
-    /// The library.
-    pub dialect: Dialect,
-    /// Ends of names that every such file has. What stands in front of the first one stands in front of all tensors of
-    /// the model. Of two families that fit a file, the one with more telltales has it.
-    pub telltales: &'static [&'static str],
-    /// Whether other libraries use the telltale's word, too.
-    pub is_weak: bool,
-    /// From the library's names to timm's.
-    pub rows: &'static [&'static [Row]],
-    /// Names that stand beside the model, never under its prefix: heads, in files of transformers.
-    pub beside: &'static [Row],
-    /// What the library puts in front of the model's names beside a head, when the file is written.
-    pub base: &'static str,
-    /// Layers that make logits in such files, the usual one first.
-    pub heads: &'static [&'static str],
-    /// Why a tensor of this name, without the prefix, may be left out; `None` if it may not. The tensors are the whole
-    /// file's.
-    pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
-    /// timm's name of a tensor outside the prefix (the first argument) that belongs to the model all the same.
-    pub outside: fn(&str, &str) -> Option<(String, Edit)>,
-    /// What stands in front of tensors that hold all blocks, and in front of the same block by block.
-    pub stacked: Option<[&'static str; 2]>,
-}
-
-impl Naming {
-    /// A naming without any of the exceptions.
-    pub const fn new(dialect: Dialect, telltales: &'static [&'static str]) -> Self {
-        Self {
-            dialect,
-            telltales,
-            is_weak: false,
-            rows: &[],
-            beside: &[],
-            base: "",
-            heads: &["head"],
-            left_out: |_, _| None,
-            outside: |_, _| None,
-            stacked: None,
-        }
-    }
-
-    /// The name whose prefix is the model's.
-    pub fn telltale(&self) -> &'static str {
-        self.telltales[0]
-    }
-}
 
 /// A configuration told from tensors.
 #[derive(Clone, Debug, PartialEq)]

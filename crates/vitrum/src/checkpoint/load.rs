@@ -24,12 +24,12 @@ use crate::layers::pool::GlobalPool;
 use crate::layers::resample::PosResize;
 use crate::models::network::is_in;
 use crate::models::{Config, Model, ModelConfig, Precision, catalogue};
-pub use error::ModelError;
+pub use error::{BoxedError, EightBitsLimit, ModelError};
 use find::{Found, adopt, find};
 use weights::{int8_weights, weights};
 
-/// Changes a configuration before a model is made of it; the error is a sentence for the user.
-pub type Edit<'a> = dyn Fn(ModelConfig) -> Result<ModelConfig, String> + 'a;
+/// Changes a configuration before a model is made of it.
+pub type Edit<'a> = dyn Fn(ModelConfig) -> Result<ModelConfig, BoxedError> + 'a;
 
 /// Told how a download goes: the file's name, the bytes on disk, the bytes in all (0 if unknown).
 pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
@@ -161,14 +161,10 @@ fn check_precision(options: &LoadOptions<'_>, device: &Device) -> Result<(), Mod
         return Ok(());
     }
     if options.dtype != DType::F32 {
-        return Err(ModelError::Edit(format!(
-            "--precision {} computes the rest in f32\nhint: leave out --dtype, or --precision",
-            options.precision.name()
-        )));
+        return Err(ModelError::PrecisionDtype { precision: options.precision, dtype: options.dtype });
     }
     if options.precision == Precision::Bf16 && !vitrum_kernels::has_fast_path(device, DType::F32) {
-        let reason = "--precision bf16 is computed on the CPU\nhint: leave out --device, or --precision";
-        return Err(ModelError::Edit(reason.into()));
+        return Err(ModelError::PrecisionDevice { precision: options.precision });
     }
     Ok(())
 }
@@ -310,10 +306,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let mut config = configuration(&mut found, Some(&converted), options)?;
     let Converted { map: mut tensors, dialect, .. } = converted;
     if is_quantized(&tensors) {
-        return Err(ModelError::Unsupported {
-            path: tensors.path,
-            what: "weights in eight bits, which are neither converted nor quantised again\nhint: begin from the model they were made from",
-        });
+        return Err(ModelError::EightBits { path: tensors.path, limit: EightBitsLimit::Writing });
     }
     let path = tensors.path.clone();
     (family(config.family()).narrow)(&mut tensors)?;

@@ -17,21 +17,24 @@ pub mod diff;
 pub mod epsilon;
 pub mod error;
 pub mod family;
+pub(crate) mod fields;
 pub mod finite;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod inspect;
 pub mod keys;
 pub mod load;
+pub mod naming;
 pub mod quantize;
 pub mod read;
+pub mod report;
 pub mod resample;
 pub mod tensors;
 pub mod write;
 
 pub use crate::data::imagenet;
 pub use card::ModelCard;
-pub use dialect::Dialect;
 pub use error::LoadError;
+pub use naming::Dialect;
 pub use read::read;
 pub use tensors::{Dtype, HostTensor, TensorMap};

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use super::read::WeightSet;
-
 /// Most axes a tensor may have.
 pub const MAX_RANK: usize = 8;
 
@@ -374,6 +372,20 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 /// Maps each group of `N` bytes with `f`.
 fn map<const N: usize, T>(data: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
     data.as_chunks::<N>().0.iter().map(|&bytes| f(bytes)).collect()
+}
+
+/// Tensors by name.
+pub(crate) type Tensors = BTreeMap<String, HostTensor>;
+
+/// Weights of one model within a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightSet {
+    /// What stands in front of the names of its tensors, such as `teacher.backbone`; often nothing.
+    pub name: String,
+    /// Number of its tensors.
+    pub tensors: usize,
+    /// Whether it is the one that was taken.
+    pub chosen: bool,
 }
 
 /// Named tensors from one checkpoint.

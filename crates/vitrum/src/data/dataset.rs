@@ -17,16 +17,20 @@
 //! [`Source::into_indexed`] turns any of them into a list for reading in another order. [`splits_of`] lists the
 //! parts.
 
+mod archive;
 mod cifar;
 mod class_file;
 mod class_map;
 mod containers;
+pub(super) mod error;
 mod folder;
 mod foreign;
 mod idx;
-mod indexed;
+pub(super) mod options;
+pub(super) mod sample;
 mod shards;
-mod skipped;
+pub(super) mod skipped;
+pub(super) mod source;
 mod table;
 mod tar;
 mod webdataset;
@@ -34,289 +38,20 @@ mod webdataset;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use class_map::ClassMap;
+pub use error::{DatasetError, DatasetProblem};
 pub use folder::{IMAGE_EXTENSIONS, list_images, natural_order};
 pub use foreign::is_foreign;
-pub use indexed::{Entry, Indexed};
-pub(crate) use indexed::{Place, dimensions};
+pub use options::{ClassFolder, DatasetOptions, Split};
+pub(crate) use sample::dimensions;
+pub use sample::{Held, ImageFault, ImageSource, Sample};
 use shards::Shards;
 pub use skipped::Skipped;
+pub(crate) use source::Place;
+pub use source::{Entry, Indexed, Source};
 
-use super::decode::{self, DecodeOptions, Decoded};
 use super::demo::DemoSet;
-use super::image::RgbImage;
-use super::train_set::Held;
-
-/// One picture with its name and label.
-#[derive(Debug, Clone)]
-pub struct Sample {
-    /// A path, an archive member, or file and number.
-    pub name: String,
-    /// Index of its class, if known.
-    pub label: Option<usize>,
-    /// The picture; encoded pictures are not yet decoded.
-    pub image: ImageSource,
-}
-
-/// Where a picture's pixels come from.
-#[derive(Debug, Clone)]
-pub enum ImageSource {
-    /// An image file.
-    Path(PathBuf),
-    /// An encoded image in memory.
-    Encoded(Vec<u8>),
-    /// Pixels.
-    Pixels(RgbImage),
-    /// A picture of a training set, which may be in its cache.
-    Held(Held),
-}
-
-impl ImageSource {
-    /// The decoded picture. A [`Held`](Self::Held) one is decoded by its set's options, not by `options`.
-    ///
-    /// # Errors
-    /// What is wrong with the picture. The text names its file, if there is one.
-    pub fn decode(self, options: &DecodeOptions) -> Result<RgbImage, String> {
-        self.decode_noting(options).map(|decoded| decoded.image)
-    }
-
-    /// [`decode`](Self::decode) with notes on faults of the file. Notes on a [`Held`](Self::Held) picture stay in
-    /// its set.
-    ///
-    /// # Errors
-    /// Those of [`decode`](Self::decode).
-    pub fn decode_noting(self, options: &DecodeOptions) -> Result<Decoded, String> {
-        let fine = |image| Decoded { image, notes: Vec::new() };
-        match self {
-            Self::Path(path) => decode::open_noting(path, options).map_err(|error| error.to_string()),
-            Self::Encoded(bytes) => decode::decode_noting(&bytes, options).map_err(|error| error.to_string()),
-            Self::Pixels(image) => Ok(fine(image)),
-            Self::Held(held) => held
-                .decode()
-                .map(|image| fine(Arc::unwrap_or_clone(image)))
-                .map_err(|fault| fault.to_string()),
-        }
-    }
-}
-
-/// A dataset that is read once, in a fixed order.
-pub trait Source: Send {
-    /// The class names, in the order of the labels; empty if there are no labels or only numbers.
-    fn classes(&self) -> &[String];
-
-    /// Number of samples, if known before reading.
-    fn count(&self) -> Option<usize>;
-
-    /// The entries left out so far, with reasons.
-    fn skipped(&self) -> &Skipped;
-
-    /// Choices made while reading, for the user.
-    fn notes(&self) -> &[String] {
-        &self.skipped().notes
-    }
-
-    /// The next sample, or `None` at the end.
-    ///
-    /// # Errors
-    /// [`DatasetError`] if the rest cannot be read.
-    fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError>;
-
-    /// The remaining samples as a list. Files stay on disk. Pictures of a plain archive are read on demand, unless
-    /// `sequential` asks for a stream. Pictures of binary sets are held in memory.
-    ///
-    /// # Errors
-    /// [`DatasetError`] if the rest cannot be read.
-    fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
-        // Only archives support both.
-        let _ = sequential;
-        Indexed::drain(&mut *self)
-    }
-}
-
-/// A part of a dataset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Split {
-    /// `train`, `training`.
-    Train,
-    /// `val`, `valid`, `validation`, `eval`, `evaluation`.
-    Val,
-    /// `test`, `testing`.
-    Test,
-}
-
-impl Split {
-    /// The split of a folder with this name.
-    pub fn of_name(name: &str) -> Option<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "train" | "training" => Some(Self::Train),
-            "val" | "valid" | "validation" | "eval" | "evaluation" => Some(Self::Val),
-            "test" | "testing" => Some(Self::Test),
-            _ => None,
-        }
-    }
-
-    /// The usual name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Val => "val",
-            Self::Test => "test",
-        }
-    }
-}
-
-/// The folder of `a/b/c/picture.jpg` that names the class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ClassFolder {
-    /// The innermost, `c`, as in timm.
-    #[default]
-    Innermost,
-    /// The outermost below the root or split, `a`, as in torchvision's `ImageFolder`.
-    Outermost,
-}
-
-/// How to read a dataset.
-#[derive(Debug, Clone, Default)]
-pub struct DatasetOptions {
-    /// Class names and their numbers, for instance those of the model's training. Without a map, the class folders
-    /// are numbered from 0 in natural order. Pictures of other classes are skipped.
-    pub class_map: Option<ClassMap>,
-    /// Base of a table's relative paths; by default the table's folder.
-    pub image_dir: Option<PathBuf>,
-    /// The wanted part, if there are several.
-    pub split: Option<Split>,
-    /// The folder that names the class.
-    pub class_folder: ClassFolder,
-    /// Side of the demo set's pictures in pixels; by default 224.
-    pub demo_size: Option<u32>,
-}
-
-/// The dataset cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", path.display())]
-pub struct DatasetError {
-    /// The file or folder.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    #[source]
-    pub problem: DatasetProblem,
-}
-
-/// What is wrong with a dataset.
-#[derive(Debug, thiserror::Error)]
-pub enum DatasetProblem {
-    /// It cannot be opened or read.
-    #[error("cannot be read: {0}")]
-    Io(#[from] std::io::Error),
-    /// Its kind is unknown.
-    #[error(
-        "not a dataset: {0}\n  hint: give a folder of class folders, a .csv or .tsv, a .tar, \
-         CIFAR's or MNIST's binary files, or `demo`"
-    )]
-    Unknown(String),
-    /// A known kind that is not supported.
-    #[error("{what}, which is not read\n  hint: {hint}")]
-    Foreign {
-        /// What it is.
-        what: &'static str,
-        /// How to convert it.
-        hint: &'static str,
-    },
-    /// An empty file.
-    #[error("the file is empty")]
-    Empty,
-    /// No images in it.
-    #[error("no images found{0}")]
-    NoImages(String),
-    /// Several splits, or not the requested one.
-    #[error("{found}\n  hint: the splits present are {}; choose one", available.join(", "))]
-    Split {
-        /// The requested one.
-        found: String,
-        /// The splits present.
-        available: Vec<String>,
-    },
-    /// Its content contradicts its format.
-    #[error("damaged: {0}")]
-    Damaged(String),
-    /// Larger than any sensible dataset of its kind.
-    #[error("{what}: {found} is more than the limit of {limit}")]
-    TooLarge {
-        /// What is too large.
-        what: String,
-        /// Its size.
-        found: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// A row of a table is invalid.
-    #[error("line {line}: {reason}")]
-    Row {
-        /// Line number, from 1.
-        line: u64,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A member of an archive is invalid.
-    #[error("member `{name}`: {reason}")]
-    Member {
-        /// The member.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A WebDataset sample with more than one picture.
-    #[error(
-        "key `{key}`: several pictures, the second is `{second}`\n  hint: a sample is one picture and its label; a key \
-         ends at the first dot of the file's name"
-    )]
-    SeveralImages {
-        /// The common key of the sample's members.
-        key: String,
-        /// The second picture.
-        second: String,
-    },
-    /// A shard of a range is missing.
-    #[error(
-        "{} is missing ({missing} of {of} shards are)\n  hint: check the range in braces, or fetch the shard again",
-        first.display()
-    )]
-    MissingShard {
-        /// The first missing one.
-        first: PathBuf,
-        /// How many are missing.
-        missing: usize,
-        /// How many the range names.
-        of: usize,
-    },
-    /// No archive matches the pattern.
-    #[error(
-        "no .tar, .tar.gz or .tgz matches the pattern\n  \
-        hint: `*` and `?` match parts of a file's name, not of a folder's"
-    )]
-    NoShards,
-    /// The class map is invalid.
-    #[error("class map: {0}")]
-    ClassMap(String),
-    /// The table's header has no column of paths.
-    #[error(
-        "no column of paths in the header: {}\n  hint: name it `file`, `path`, `image` or `filename`, or another of its \
-         usual names",
-        header.join(", ")
-    )]
-    Header {
-        /// The names of the columns.
-        header: Vec<String>,
-    },
-}
-
-impl DatasetProblem {
-    fn at(self, path: impl Into<PathBuf>) -> DatasetError {
-        DatasetError { path: path.into(), problem: self }
-    }
-}
 
 /// Largest encoded picture accepted from an archive, in bytes.
 const MAX_MEMBER: u64 = 256 << 20;

@@ -9,7 +9,11 @@ use std::f32::consts::{PI, TAU};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::dataset::{DatasetError, Entry, ImageSource, Indexed, Place, Sample, Skipped, Source, Split};
+use super::dataset::error::DatasetError;
+use super::dataset::options::Split;
+use super::dataset::sample::{ImageSource, Sample};
+use super::dataset::skipped::Skipped;
+use super::dataset::source::{Entry, Indexed, Place, Source};
 use super::image::RgbImage;
 
 /// The classes, in the order of their labels.
@@ -118,7 +122,9 @@ impl Source for DemoSet {
             place: Place::Drawn(index),
         };
         let entries = (self.next..self.range[1]).map(entry).collect();
-        Ok(Indexed::drawn(*self, entries))
+        let bytes = u64::from(self.size).pow(2) * 3;
+        let classes = self.classes.clone();
+        Ok(Indexed::drawn(classes, entries, bytes, Box::new(move |index| self.image(index))))
     }
 }
 

@@ -80,7 +80,7 @@ pub enum LoaderError {
     Dataset(#[from] DatasetError),
     /// More unreadable pictures than allowed.
     #[error(
-        "{} of {seen} images cannot be used, more than allowed{}\n  hint: repair or remove them, or allow more with --max-bad",
+        "{} of {seen} images cannot be used, more than allowed{}\n  hint: repair or remove them",
         bad.len(), list(bad)
     )]
     TooManyBad {

@@ -17,9 +17,10 @@ pub use cache::{Cache, free_memory};
 pub use split::{TrainDataOptions, TrainValSets};
 pub(crate) use split::{below, shuffle};
 
+pub use super::dataset::ImageFault;
 use super::dataset::{
-    DatasetError, DatasetOptions, Entry, ImageSource, Indexed, Place, Sample, Skipped, Source, dimensions,
-    open_dataset,
+    DatasetError, DatasetOptions, Entry, Held, ImageSource, Indexed, Place, Sample, Skipped, Source,
+    dimensions, open_dataset,
 };
 use super::decode::{DecodeOptions, Decoded};
 use super::image::RgbImage;
@@ -143,18 +144,7 @@ fn listed(names: &[String]) -> String {
     text
 }
 
-/// A picture is not available.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ImageFault {
-    /// The picture is missing or damaged; others may be fine.
-    #[error("{0}")]
-    Bad(String),
-    /// The dataset can no longer be read.
-    #[error(transparent)]
-    Broken(Arc<DatasetError>),
-}
-
-/// One opened dataset of known length. Pictures have indexes from 0.
+/// One opened dataset of known length. Pictures are named by their index, from 0.
 pub struct TrainSet {
     path: PathBuf,
     classes: Vec<String>,
@@ -333,31 +323,19 @@ impl std::fmt::Debug for TrainSet {
 }
 
 /// One picture of a [`TrainSet`], not yet decoded.
-#[derive(Debug, Clone)]
-pub struct Held {
+#[derive(Debug)]
+struct HeldBySet {
     set: Arc<TrainSet>,
     index: u32,
 }
 
-impl Held {
-    /// The picture, from the set's cache if it is there.
-    ///
-    /// # Errors
-    /// [`ImageFault`].
-    pub fn decode(&self) -> Result<Arc<RgbImage>, ImageFault> {
+impl Held for HeldBySet {
+    fn decode(&self) -> Result<Arc<RgbImage>, ImageFault> {
         self.set.image(self.index)
     }
 
-    /// The picture as stored; see [`TrainSet::raw`].
-    ///
-    /// # Errors
-    /// [`ImageFault::Broken`].
-    pub fn raw(&self) -> Result<ImageSource, ImageFault> {
+    fn raw(&self) -> Result<ImageSource, ImageFault> {
         self.set.raw(self.index)
-    }
-
-    pub(crate) fn entry(&self) -> &Entry {
-        self.set.entry(self.index)
     }
 }
 
@@ -473,9 +451,9 @@ impl Source for SubsetSource {
         let Some(&index) = self.subset.indexes.get(self.next) else { return Ok(None) };
         self.next += 1;
         let set = &self.subset.set;
-        let held = Held { set: Arc::clone(set), index };
+        let held = HeldBySet { set: Arc::clone(set), index };
         let (name, label) = (set.name(index).to_owned(), set.label(index));
-        let mut image = ImageSource::Held(held);
+        let mut image = ImageSource::Held(Arc::new(held));
         if let Some(stream) = self.stream.as_mut().filter(|_| set.kept(index).is_none()) {
             while self.read <= index {
                 let Some(sample) = stream.next_sample()? else { break };

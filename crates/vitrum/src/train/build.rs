@@ -45,7 +45,7 @@ pub fn build(
     device: &Device,
     offline: bool,
 ) -> Result<(Model, Built), TrainError> {
-    let edit = |config: ModelConfig| recipe.edit(config).map_err(|error| error.to_string());
+    let edit = |config: ModelConfig| recipe.edit(config).map_err(Into::into);
     let (source, checkpoint) = source(recipe);
     let loaded = load(
         &LoadOptions {
@@ -88,10 +88,8 @@ fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
     if !is_asked || of == recipe.model || catalogue::entry(of).is_err() {
         return Ok(());
     }
-    Err(TrainError::Option(format!(
-        "{place} has the weights of {of}, not of {}\nhint: leave out `model`, or begin from other weights",
-        recipe.model
-    )))
+    let (found, expected) = (of.to_string(), recipe.model.clone());
+    Err(TrainError::OtherWeights { place: place.to_string(), found, expected })
 }
 
 /// The source of the model, and a file of weights for it.
@@ -131,14 +129,14 @@ fn preprocess(
             *values = vec![values.iter().sum::<f32>() / 3.0];
         }
     }
+    let unknown = |key, found: &String| TrainError::UnknownValue { key, found: found.clone() };
     preprocess.crop_pct = recipe.crop_pct.unwrap_or(preprocess.crop_pct);
     if let Some(name) = &recipe.interpolation {
-        preprocess.interpolation = Interpolation::of_name(name)
-            .ok_or_else(|| TrainError::Option(format!("interpolation '{name}' is not known")))?;
+        preprocess.interpolation =
+            Interpolation::of_name(name).ok_or_else(|| unknown("interpolation", name))?;
     }
     if let Some(name) = &recipe.crop_mode {
-        preprocess.crop_mode = CropMode::of_name(name)
-            .ok_or_else(|| TrainError::Option(format!("crop_mode '{name}' is not known")))?;
+        preprocess.crop_mode = CropMode::of_name(name).ok_or_else(|| unknown("crop_mode", name))?;
     }
     preprocess.check()?;
     Ok(preprocess)
@@ -177,7 +175,7 @@ pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
     let parameters = parameters(&model);
     for pattern in &recipe.freeze {
         if !parameters.iter().any(|parameter| wildcard(pattern, &parameter.key)) {
-            return Err(TrainError::Option(format!("freeze '{pattern}' matches no parameter of the model")));
+            return Err(TrainError::FreezesNothing { pattern: pattern.clone() });
         }
     }
     let lora = recipe.lora_rank > 0;
@@ -194,7 +192,7 @@ pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
     let mut setter = Setter { held: &held, trained: 0 };
     let model = map(model, &mut setter);
     if setter.trained == 0 {
-        return Err(TrainError::Option("every parameter is frozen: nothing is left to train".into()));
+        return Err(TrainError::FreezesAll);
     }
     Ok(model)
 }
@@ -203,8 +201,7 @@ fn with_lora(model: Model, recipe: &Recipe, parameters: &[Parameter]) -> Result<
     let layers: BTreeSet<String> =
         model.linears().into_iter().map(|(layer, _)| format!("{layer}.weight")).collect();
     if layers.is_empty() {
-        let family = model.family();
-        return Err(TrainError::Option(format!("lora_rank: a {family} has no linear layers to update")));
+        return Err(TrainError::NoLinears { family: model.family() });
     }
     let adapted = |parameter: &&Parameter| {
         layers.contains(&parameter.key)

@@ -25,9 +25,47 @@ pub enum TrainError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// An option and something else do not go together.
-    #[error("{0}")]
-    Option(String),
+    /// The task needs classes, and the model's family names none.
+    #[error("this model's family names no classes, which the task needs")]
+    NoClasses,
+    /// The weights to begin from are those of another architecture.
+    #[error(
+        "{place} has the weights of {found}, not of {expected}\nhint: leave out `model`, or begin from other weights"
+    )]
+    OtherWeights {
+        /// The weights.
+        place: String,
+        /// Their architecture.
+        found: String,
+        /// The recipe's.
+        expected: String,
+    },
+    /// A key of the recipe has a value that is not known.
+    #[error("{key} '{found}' is not known")]
+    UnknownValue {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+    },
+    /// A pattern of parameters to freeze matches none.
+    #[error("freeze '{pattern}' matches no parameter of the model")]
+    FreezesNothing {
+        /// The pattern.
+        pattern: String,
+    },
+    /// No parameter is left to train.
+    #[error("every parameter is frozen: nothing is left to train")]
+    FreezesAll,
+    /// Low-rank updates for a model without linear layers.
+    #[error("lora_rank: a {family} has no linear layers to update")]
+    NoLinears {
+        /// The model's family.
+        family: &'static str,
+    },
+    /// The device does not compute in the type asked for.
+    #[error("amp_dtype bf16: this device has no arithmetic in bf16\nhint: amp_dtype none, or another device")]
+    NoBf16,
     /// The model has fewer classes than the data.
     #[error("num_classes {found}: {data} has {expected} classes")]
     TooFewClasses {
@@ -124,10 +162,7 @@ pub enum TrainError {
     #[error("cannot go on: {0}\nhint: resume with the recipe of the run (its args.toml)")]
     OtherModel(String),
     /// The folder of a new run holds the checkpoints of another.
-    #[error(
-        "{path}: holds the checkpoints of another run, the newest of step {step}\nhint: go on from them with --resume, or choose another --experiment",
-        path = .path.display()
-    )]
+    #[error("{path}: holds the checkpoints of another run, the newest of step {step}", path = .path.display())]
     OtherRun {
         /// The folder.
         path: PathBuf,
@@ -136,7 +171,7 @@ pub enum TrainError {
     },
     /// The images differ from those at the run's beginning.
     #[error(
-        "cannot resume {path}: the training or validation images changed\nhint: bring them back, or pass --allow-changed-args to go on anyway",
+        "cannot resume {path}: the training or validation images changed\nhint: bring them back",
         path = .path.display()
     )]
     ChangedData {
@@ -145,7 +180,7 @@ pub enum TrainError {
     },
     /// Loss or gradients stayed NaN or infinite.
     #[error(
-        "training diverged: three updates in a row, the last number {update}, had no finite loss or gradient; first bad: {place}\nhint: {evidence} names the images; a smaller --lr, a longer --warmup-epochs or --clip-grad 1 often helps",
+        "training diverged: three updates in a row, the last number {update}, had no finite loss or gradient; first bad: {place}\nhint: {evidence} names the images",
         evidence = .evidence.display()
     )]
     Diverged {

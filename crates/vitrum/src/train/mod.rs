@@ -15,6 +15,7 @@ pub mod evaluate;
 pub mod evidence;
 pub mod fit;
 pub mod groups;
+mod job;
 pub mod judge;
 mod lock;
 pub mod log;
@@ -31,7 +32,8 @@ pub mod task;
 pub mod trainer;
 
 pub use error::TrainError;
-pub use fit::{Job, NoRequests, Outcome, Requests, fit, fit_with};
+pub use fit::{fit, fit_with};
+pub use job::{Job, NoRequests, Outcome, Requests};
 pub use judge::{Judge, judge};
 pub use recipe::Recipe;
 pub use task::Task;

@@ -85,9 +85,7 @@ impl<M: Network> Objective<M> for Classification {
     fn check(&self, model: &M) -> Result<(), TrainError> {
         match model.classify() {
             Some(_) => Ok(()),
-            None => {
-                Err(TrainError::Option("this model's family names no classes, which the task needs".into()))
-            }
+            None => Err(TrainError::NoClasses),
         }
     }
 

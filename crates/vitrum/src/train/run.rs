@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::TrainError;
 use super::build::{Built, build, freeze};
-use super::fit::{Flow, Job, Outcome, Requests};
+use super::job::{Flow, Job, Outcome, Requests};
 use super::judge::Judge;
-use super::log::event::number;
+use super::log::line::number;
 use super::log::{DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch};
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};

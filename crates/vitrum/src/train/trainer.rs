@@ -118,8 +118,7 @@ impl<M: Network> Trainer<M> {
         let clip_mode = recipe.clip_mode.parse()?;
         let narrow = (recipe.amp_dtype == "bf16").then_some(DType::BF16);
         if narrow.is_some_and(|dtype| !device.supports_dtype(dtype)) {
-            let reason = "amp_dtype bf16: this device has no arithmetic in bf16\nhint: amp_dtype none, or another device";
-            return Err(TrainError::Option(reason.into()));
+            return Err(TrainError::NoBf16);
         }
         let model = model.train();
         Ok(Self {

@@ -251,7 +251,7 @@ fn a_head_that_is_not_taken_is_named() {
                 ("num_heads", json!(2)),
                 ("mlp_ratio", json!(2)),
             ];
-            config.with_all(pairs).map_err(|error| error.to_string())
+            config.with_all(pairs).map_err(Into::into)
         };
         let options = LoadOptions {
             checkpoint: Some(folder.path().join("model.safetensors")),

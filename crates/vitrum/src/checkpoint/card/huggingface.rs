@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{CardSource, Fields, ModelCard, expected, labels, read_object};
+use super::{CardSource, ModelCard, labels, read_object};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::error::shorten;
 use crate::checkpoint::family::families;
+use crate::checkpoint::fields::{Fields, expected};
 use crate::checkpoint::read::check_link;
 use crate::data::Preprocess;
 use crate::data::preprocess::PreprocessError;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{CardSource, Fields, ModelCard, Resolve, expected, labels};
+use super::{CardSource, ModelCard, Resolve, labels};
+use crate::checkpoint::fields::{Fields, expected};
 use crate::data::{CropMode, Interpolation, Preprocess};
 use crate::models::ModelConfig;
 

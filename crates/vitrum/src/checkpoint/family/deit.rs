@@ -4,10 +4,10 @@
 use serde_json::{Map, Value};
 
 use super::{Files, HuggingFaceModel, Inferred, Naming, vit};
-use crate::checkpoint::apply::Report;
-use crate::checkpoint::card::Fields;
-use crate::checkpoint::dialect::{Converted, Dialect};
+use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::{Edit, Row};
+use crate::checkpoint::naming::{Converted, Dialect};
+use crate::checkpoint::report::Report;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::deit::{DeitAnswer, DeitConfig};
 use crate::models::vit::VitConfig;

@@ -9,10 +9,10 @@ pub(super) mod keys;
 use serde_json::{Map, Value, json};
 
 use super::{Files, HuggingFaceModel, Inferred, Naming};
-use crate::checkpoint::apply::Report;
-use crate::checkpoint::card::Fields;
-use crate::checkpoint::dialect::{Converted, Dialect};
+use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::Edit;
+use crate::checkpoint::naming::{Converted, Dialect};
+use crate::checkpoint::report::Report;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::vit::{Activation, PosEmbed, PosResize, VitConfig, WeightInit};
 

@@ -39,7 +39,7 @@ pub enum HubError {
     #[error(
         "{repo} at revision {revision} is not whole in the cache {} and offline mode is on; missing: {}\n\
          hint: fetch it once while online, for instance with `hf download {repo} --revision {revision}`, \
-         or switch offline mode (--offline, HF_HUB_OFFLINE) off",
+         or switch offline mode off",
         cache.display(), missing.join(", ")
     )]
     NotCached {
@@ -144,10 +144,8 @@ pub enum HubError {
         /// The server's `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
-    /// No connection: refused, unknown host, or closed before an answer.
-    #[error(
-        "{url} cannot be reached: {reason}\nhint: check the network, the proxy and HF_ENDPOINT; --offline uses the cache only"
-    )]
+    /// No connection: refused, unknown host, cut before an answer came.
+    #[error("{url} cannot be reached: {reason}\nhint: check the network, the proxy and HF_ENDPOINT")]
     Unreachable {
         /// Without its query.
         url: String,
@@ -281,7 +279,7 @@ fn hint_if(condition: bool, hint: &str) -> String {
 fn status_hint(status: u16) -> &'static str {
     match status {
         429 => "\nhint: too many requests; wait a little, or send a token (HF_TOKEN)",
-        500.. => "\nhint: the server is in trouble; try again later, or use --offline if the model is cached",
+        500.. => "\nhint: the server is in trouble; try again later",
         _ => "",
     }
 }

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::DType;
+
 use crate::checkpoint::LoadError;
 use crate::checkpoint::apply::{ApplyError, Report};
-use crate::models::{CannotError, ConfigError};
+use crate::models::{CannotError, ConfigError, Precision};
 
 /// What stands between a name and a model.
 #[derive(Debug, thiserror::Error)]
@@ -33,31 +35,39 @@ pub enum ModelError {
         model: String,
     },
     /// It looks like a path, and nothing is there.
-    #[error(
-        "{model}: no such file or folder\nhint: a model is a folder, a file of weights, a name of `vitrum models list`, or hf:ORG/NAME"
-    )]
+    #[error("{model}: no such file or folder")]
     NotFound {
         /// What was asked for.
         model: String,
     },
     /// A name without weights, where weights are needed.
-    #[error(
-        "{model}: a name alone has no weights\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{}",
-        published(.model)
-    )]
+    #[error("{model}: a name alone has no weights")]
     NoWeights {
         /// What was asked for.
         model: String,
     },
-    /// A flag that does not go with the model.
-    #[error("{0}")]
-    Edit(String),
+    /// What [`LoadOptions::edit`](super::LoadOptions::edit) says against the configuration.
+    #[error(transparent)]
+    Edit(BoxedError),
+    /// A precision other than f32 beside a type of values other than f32.
+    #[error("precision {}: the rest is computed in f32, not in {}", .precision.name(), .dtype.name())]
+    PrecisionDtype {
+        /// The precision asked for.
+        precision: Precision,
+        /// The type of values asked for.
+        dtype: DType,
+    },
+    /// A precision that the device does not compute.
+    #[error("precision {} is computed on the CPU", .precision.name())]
+    PrecisionDevice {
+        /// The precision asked for.
+        precision: Precision,
+    },
     /// File and model differ, and the difference was not allowed by name.
     #[error(
-        "{path}: these weights are not this model's\n{report}{left_out}\n{hint}",
+        "{path}: these weights are not this model's\n{report}{left_out}",
         path = .path.display(),
-        left_out = lines(.notes),
-        hint = hint(.report)
+        left_out = lines(.notes)
     )]
     Refused {
         /// The weights.
@@ -73,34 +83,36 @@ pub enum ModelError {
         /// The model as it was asked for.
         model: String,
     },
-    /// A model of a kind that is not built yet.
-    #[error("{path}: {what}", path = .path.display())]
-    Unsupported {
-        /// The card or weights.
+    /// Weights in eight bits, where they do not serve.
+    #[error("{path}: weights in eight bits, which {limit}", path = .path.display())]
+    EightBits {
+        /// The weights.
         path: PathBuf,
-        /// What it is.
-        what: &'static str,
+        /// What they do not serve for.
+        limit: EightBitsLimit,
     },
 }
 
-/// Where weights of a name of the catalogue are published; the name may have its tag already.
-fn published(model: &str) -> String {
-    match model.contains('.') {
-        true => model.to_string(),
-        false => format!("{model}.TAG (tags: `vitrum models info {model}`)"),
-    }
+/// Any error of a caller's.
+pub type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What weights in eight bits do not serve for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EightBitsLimit {
+    /// Training.
+    #[error("cannot be trained\nhint: begin from the model they were made from")]
+    Training,
+    /// Values of another type than f32.
+    #[error("are computed with in f32 alone")]
+    Dtype,
+    /// Precision bf16.
+    #[error("are not computed with in bf16")]
+    Bf16,
+    /// Conversion to another layout, and quantising once more.
+    #[error("are neither converted nor quantised again\nhint: begin from the model they were made from")]
+    Writing,
 }
 
 fn lines(notes: &[String]) -> String {
     notes.iter().map(|note| format!("\n{note}")).collect()
-}
-
-fn hint(report: &Report) -> String {
-    if report.heads_differ {
-        return "hint: --num-classes K gives the model a new head, --num-classes 0 none".into();
-    }
-    if !report.mismatched.is_empty() {
-        return "hint: is it another model? `vitrum checkpoint inspect` shows what the file holds".into();
-    }
-    "hint: --allow-missing KEY and --allow-unexpected KEY excuse differences by name".into()
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::DType;
 
-use super::{Found, LoadOptions, ModelError};
+use super::{EightBitsLimit, Found, LoadOptions, ModelError};
 use crate::checkpoint::TensorMap;
 use crate::checkpoint::dialect::{Converted, to_timm_as};
 use crate::checkpoint::error::shorten;
@@ -66,22 +66,16 @@ pub(super) fn int8_weights(
     config: &ModelConfig,
     options: &LoadOptions<'_>,
 ) -> Result<Int8Map, ModelError> {
-    let refuse = |what| Err(ModelError::Unsupported { path: tensors.path.clone(), what });
+    let refuse = |limit| Err(ModelError::EightBits { path: tensors.path.clone(), limit });
     if is_quantized(tensors) {
         if options.floats_only {
-            return refuse(
-                "weights in eight bits, which cannot be trained\nhint: begin from the model they were made from",
-            );
+            return refuse(EightBitsLimit::Training);
         }
         if options.dtype != DType::F32 {
-            return refuse(
-                "weights in eight bits, which are computed with in f32 alone\nhint: leave out --dtype",
-            );
+            return refuse(EightBitsLimit::Dtype);
         }
         if options.precision == Precision::Bf16 {
-            return refuse(
-                "weights in eight bits, which are not computed with in bf16\nhint: leave out --precision, or begin from the model they were made from",
-            );
+            return refuse(EightBitsLimit::Bf16);
         }
     }
     let mut quantized = take_int8(tensors)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pytorch_reader::Tensor;
 
-use super::pytorch;
+use super::torch_values;
 use crate::checkpoint::{Dtype, HostTensor, LoadError};
 
 /// A tensor with a known shape whose values can be read.
@@ -70,7 +70,7 @@ impl Entry {
         let path: &Path = &self.file;
         let data = match self.source {
             Source::Memory(tensor) => return Ok(tensor),
-            Source::Pytorch(tensor) => pytorch::values(path, &tensor)?,
+            Source::Pytorch(tensor) => torch_values::values(path, &tensor)?,
             Source::Bytes(file, offset, length) => {
                 let mut file: &File = &file;
                 let mut data = vec![0; length];

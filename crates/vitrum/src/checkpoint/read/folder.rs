@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sniff::foreign_name;
+use super::sniff::{WEIGHTS, foreign_name};
 use crate::checkpoint::LoadError;
 use crate::data::dataset::natural_order;
 
@@ -20,11 +20,7 @@ const PREFERRED: [&str; 10] = [
     "mp_rank_00_model_states.pt",
 ];
 
-/// Extensions of files of weights, in order of preference.
-pub(super) const WEIGHTS: [&str; 9] =
-    [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
-
-/// Stems of training scripts' files, in order of preference: the best epoch before the last.
+/// Stems of what training scripts leave, the better choice first: the best epoch before the last one.
 const STEMS: [&[&str]; 3] = [
     &[
         "model_best",

@@ -8,6 +8,7 @@ pub mod safetensors;
 mod sets;
 mod shards;
 mod sniff;
+mod torch_values;
 
 use std::fs::File;
 use std::io::Read;
@@ -16,8 +17,8 @@ use std::path::Path;
 
 pub use folder::weights_in;
 pub(crate) use sets::OTHER_SET;
-pub use sets::WeightSet;
 
+pub use super::tensors::WeightSet;
 use super::{LoadError, TensorMap};
 use entry::{Entry, Listing};
 use sniff::{Content, sniff};

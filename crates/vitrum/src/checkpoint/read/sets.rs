@@ -6,22 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use crate::checkpoint::LoadError;
 use crate::checkpoint::error::shorten;
-use crate::checkpoint::family::{Naming, namings};
-
-/// Weights of one model within a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WeightSet {
-    /// The prefix of its tensors, such as `teacher.backbone`; often empty.
-    pub name: String,
-    /// Number of its tensors.
-    pub tensors: usize,
-    /// Whether it was chosen.
-    pub chosen: bool,
-}
+use crate::checkpoint::family::namings;
+use crate::checkpoint::naming::Naming;
+use crate::checkpoint::tensors::WeightSet;
 
 /// Names and shapes of a file's tensors.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;

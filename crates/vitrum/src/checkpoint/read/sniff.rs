@@ -7,7 +7,11 @@ use super::npz::entry_names;
 use super::open;
 use crate::checkpoint::LoadError;
 
-/// Supported formats.
+/// Endings of files of weights, in this order.
+pub(super) const WEIGHTS: [&str; 9] =
+    [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
+
+/// Formats that are read.
 pub(super) enum Content {
     /// A safetensors file.
     Safetensors,
@@ -176,5 +180,5 @@ fn zip_kind(path: &Path) -> Result<Content, LoadError> {
 }
 
 fn is_weights(name: &str) -> bool {
-    super::folder::WEIGHTS.iter().any(|ending| name.ends_with(ending))
+    WEIGHTS.iter().any(|ending| name.ends_with(ending))
 }

@@ -7,37 +7,10 @@ use crate::data::preprocess::Preprocess;
 use crate::data::random::DataRng;
 use crate::data::resize::{Interpolation, Region, resize, resize_region};
 
-use super::geometry::{self, PadMode, gather};
+use super::geometry::{self, CropBox, PadMode, gather};
 use super::{AugmentError, positive_range, uniform};
 
-/// A rectangle of an image's pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CropBox {
-    /// First column.
-    pub x: u32,
-    /// First row.
-    pub y: u32,
-    /// Columns.
-    pub w: u32,
-    /// Rows.
-    pub h: u32,
-}
-
-impl CropBox {
-    /// # Errors
-    /// [`AugmentError::CropBox`] when it is empty or reaches outside.
-    pub(super) fn check(self, width: u32, height: u32) -> Result<(), AugmentError> {
-        let fits = |start: u32, length: u32, end: u32| {
-            length > 0 && start.checked_add(length).is_some_and(|reached| reached <= end)
-        };
-        if fits(self.x, self.w, width) && fits(self.y, self.h, height) {
-            return Ok(());
-        }
-        Err(AugmentError::CropBox { found: self, width, height })
-    }
-}
-
-/// A given crop and flip, to reproduce another program's choices.
+/// A given crop and flip, for repeating what another program did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropFlip {
     /// First column of the crop.

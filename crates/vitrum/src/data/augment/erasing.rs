@@ -5,7 +5,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::data::random::DataRng;
 
-use super::crop::CropBox;
+use super::geometry::CropBox;
 use super::{AugmentError, chance, probability, uniform, wrong};
 
 /// The filling of erased parts.

@@ -6,10 +6,36 @@ use std::ops::AddAssign;
 use crate::data::image::RgbImage;
 use crate::data::resize::Interpolation;
 
-use super::crop::CropBox;
 use super::{AugmentError, wrong};
 
-/// Interpolation of an affine transform. Unlike a resize it reads 1, 4 or 16 pixels at any scale.
+/// A rectangle of an image's pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CropBox {
+    /// First column.
+    pub x: u32,
+    /// First row.
+    pub y: u32,
+    /// Columns.
+    pub w: u32,
+    /// Rows.
+    pub h: u32,
+}
+
+impl CropBox {
+    /// # Errors
+    /// [`AugmentError::CropBox`] when it is empty or reaches outside.
+    pub(super) fn check(self, width: u32, height: u32) -> Result<(), AugmentError> {
+        let fits = |start: u32, length: u32, end: u32| {
+            length > 0 && start.checked_add(length).is_some_and(|reached| reached <= end)
+        };
+        if fits(self.x, self.w, width) && fits(self.y, self.h, height) {
+            return Ok(());
+        }
+        Err(AugmentError::CropBox { found: self, width, height })
+    }
+}
+
+/// How an affine transform reads between pixels. Unlike a resize it takes 1, 4 or 16 pixels whatever the scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
     /// The nearest pixel.

@@ -6,7 +6,7 @@ use rand::Rng;
 use crate::data::random::DataRng;
 
 use super::auto_augment::beta;
-use super::crop::CropBox;
+use super::geometry::CropBox;
 use super::{AugmentError, chance, probability, wrong};
 
 /// Scope of one random choice.

@@ -27,8 +27,9 @@ use super::random::DataRng;
 use super::resize::ResizeError;
 
 pub use auto_augment::AutoAugment;
-pub use crop::{Crop, CropBox, CropFlip, crop_flip};
+pub use crop::{Crop, CropFlip, crop_flip};
 pub use erasing::RandomErasing;
+pub use geometry::CropBox;
 pub use mix::{MixConfig, MixMode, Mixup, smoothed_one_hot};
 pub use transform::{TrainPlan, TrainTransform, TrainTransformConfig};
 

@@ -6,8 +6,9 @@ use crate::data::random::DataRng;
 use crate::data::resize::Interpolation;
 
 use super::auto_augment::{AutoAugment, Plan};
-use super::crop::{Crop, CropBox, CropFlip, RandomCrop, RandomResizedCrop, crop_flip};
+use super::crop::{Crop, CropFlip, RandomCrop, RandomResizedCrop, crop_flip};
 use super::erasing::{EraseMode, RandomErasing};
+use super::geometry::CropBox;
 use super::geometry::{PadMode, Sampling, flip_horizontal, flip_vertical};
 use super::jitter::{ColorJitter, Jitter};
 use super::op::Hparams;

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::walk::{Member, Picture, Walk, checksum_fits};
+use super::archive::Archive;
 use super::cifar::{self, CifarSource};
 use super::folder::{UNKNOWN_CLASS, class_name, none_of_the_classes};
 use super::foreign::is_foreign;
-use super::indexed::{Archive, Store};
+use super::source::Store;
 use super::webdataset::{Companions, Kind, Labels, MAX_COMPANION, member_name};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, Entry, ImageSource, Indexed, MAX_CLASSES,

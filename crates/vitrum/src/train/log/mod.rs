@@ -3,10 +3,10 @@
 //! The loop emits [`Event`]s, and every [`Watch`] gets all of them. The [`Logger`] is the watcher that writes files; a
 //! terminal is another. The library itself prints nothing.
 //!
-//! Reading order: [`event`] defines the events, [`folder`] names the files, [`logger`] writes them. [`text`] makes log
-//! lines in timm's form, [`tables`] writes `metrics.jsonl` and `summary.csv`, [`tensorboard`] writes event files.
-//! [`plots`], [`confusion`] and [`pictures`] draw. [`environment`] describes the machine, [`data_report`] the use of the
-//! data, [`results`] the result.
+//! Reading order: [`event`] defines the events, [`line`] what they tell, [`folder`] names the files, [`logger`] writes
+//! them. [`text`] makes log lines in timm's form, [`tables`] writes `metrics.jsonl` and `summary.csv`, [`tensorboard`]
+//! writes event files. [`plots`], [`confusion`] and [`pictures`] draw. [`environment`] describes the machine,
+//! [`data_report`] the use of the data, [`results`] the result.
 
 pub mod confusion;
 pub mod data_report;
@@ -14,6 +14,7 @@ pub mod environment;
 pub mod event;
 pub mod files;
 pub mod folder;
+pub mod line;
 pub mod logger;
 mod paint;
 pub mod pictures;
@@ -26,8 +27,9 @@ pub mod text;
 pub use confusion::Confusion;
 pub use data_report::{DataReport, Unusable};
 pub use environment::Environment;
-pub use event::{EpochSummary, EvalLine, Event, Started, Step, TrainLine, Watch};
+pub use event::{Event, Watch};
 pub use folder::RunFolder;
+pub use line::{EpochSummary, EvalLine, Started, Step, TrainLine};
 pub use logger::Logger;
 pub use results::Finished;
 pub use tables::{History, Reached};

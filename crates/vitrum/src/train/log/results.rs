@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::event::{EpochSummary, number};
 use super::folder::RunFolder;
+use super::line::{EpochSummary, number};
 use super::{LogError, files};
 use crate::train::score::Scores;
 

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::event::{EpochSummary, EvalLine, Event, TrainLine};
+use super::event::Event;
 use super::files::{self, Appender};
 use super::folder::RunFolder;
+use super::line::{EpochSummary, EvalLine, TrainLine};
 use super::{LogError, environment};
 
 /// How far a checkpoint had come. Records after it are dropped and written again.

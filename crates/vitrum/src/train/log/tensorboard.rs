@@ -10,9 +10,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::event::{EpochSummary, Event, TrainLine};
+use super::event::Event;
 use super::files::{self, Appender};
 use super::folder::RunFolder;
+use super::line::{EpochSummary, TrainLine};
 use super::{LogError, environment};
 
 const PREFIX: &str = "events.out.tfevents.";

@@ -1,7 +1,8 @@
 //! Log lines, as timm's `train.py` writes them.
 
 use super::environment::BURN_VERSION;
-use super::event::{EvalLine, Event, Started, TrainLine};
+use super::event::Event;
+use super::line::{EvalLine, Started, TrainLine};
 use super::results::{Finished, rank};
 use crate::train::score::Meter;
 

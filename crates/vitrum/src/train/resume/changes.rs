@@ -15,13 +15,6 @@ pub struct Change {
     pub new: String,
 }
 
-impl Change {
-    /// `--weight-decay` for `weight_decay`.
-    pub fn flag(&self) -> String {
-        format!("--{}", self.key.replace('_', "-"))
-    }
-}
-
 /// The changed arguments that the run's numbers depend on, in the order of the recipe.
 pub fn changed(old: &Recipe, new: &Recipe) -> Vec<Change> {
     let (before, after) = (old.to_table(), new.to_table());

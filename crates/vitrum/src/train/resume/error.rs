@@ -23,7 +23,7 @@ pub enum ResumeError {
     },
     /// The disk is full.
     #[error(
-        "{path}: no room for a checkpoint: {needed} bytes are needed{}: {source}\nhint: older checkpoints are untouched; make room and go on with --resume, or keep fewer",
+        "{path}: no room for a checkpoint: {needed} bytes are needed{}: {source}\nhint: older checkpoints are untouched",
         .free.map(|free| format!(", {free} are free")).unwrap_or_default(),
         path = .path.display()
     )]
@@ -78,7 +78,7 @@ pub enum ResumeError {
     Tensors(#[from] LoadError),
     /// There are checkpoints, but none is whole.
     #[error(
-        "{path}: none of the checkpoints is whole:\n  {}\nhint: to start anew, remove the folder or choose another --experiment",
+        "{path}: none of the checkpoints is whole:\n  {}\nhint: to start anew, remove the folder",
         .damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "),
         path = .path.display()
     )]
@@ -89,17 +89,14 @@ pub enum ResumeError {
         damaged: Vec<ResumeError>,
     },
     /// There is no checkpoint to resume from.
-    #[error(
-        "{path}: no checkpoint to resume from\nhint: --resume auto starts anew where there is none",
-        path = .path.display()
-    )]
+    #[error("{path}: no checkpoint to resume from", path = .path.display())]
     Nothing {
         /// The folder.
         path: PathBuf,
     },
     /// Another process uses the folder.
     #[error(
-        "{path}: in use by another process{}\nhint: wait for it to end, or choose another --experiment",
+        "{path}: in use by another process{}\nhint: wait for it to end",
         .holder.as_deref().map(|holder| format!(" ({holder})")).unwrap_or_default(),
         path = .path.display()
     )]
@@ -172,17 +169,8 @@ fn free_bytes(_: &Path) -> Option<u64> {
 }
 
 fn changed_text(run: &Path, step: u64, changes: &[Change]) -> String {
-    let width = changes.iter().map(|change| change.flag().len()).max().unwrap_or(0);
-    let lines: Vec<String> = changes
-        .iter()
-        .map(|change| format!("  {:width$}   {} -> {}\n", change.flag(), change.old, change.new))
-        .collect();
-    let flags: Vec<String> = changes.iter().map(Change::flag).collect();
-    format!(
-        "cannot resume {}: arguments changed since step {step}\n{}hint: leave {} as before, or pass --allow-changed-args \
-         to continue anyway (the run will no longer be reproducible)",
-        run.display(),
-        lines.concat(),
-        flags.join(", ")
-    )
+    let width = changes.iter().map(|change| change.key.len()).max().unwrap_or(0);
+    let line = |Change { key, old, new }: &Change| format!("\n  {key:width$}   {old} -> {new}");
+    let lines: String = changes.iter().map(line).collect();
+    format!("cannot resume {}: arguments changed since step {step}{lines}", run.display())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Progress;
 use crate::train::TrainError;
-use crate::train::fit::Job;
+use crate::train::job::Job;
 use crate::train::log::RunFolder;
 use crate::train::recipe::Recipe;
 use crate::train::resume::{Part, Parts, Resume, ResumeError, Store, StoreOptions, changed, load};

@@ -19,7 +19,7 @@ use crate::tasks::classify::rows;
 use crate::train::TrainError;
 use crate::train::evaluate::{Pass, Seen, evaluate};
 use crate::train::evidence::first_bad;
-use crate::train::fit::Job;
+use crate::train::job::Job;
 use crate::train::judge::Judge;
 use crate::train::log::pictures::{Pixels, answer_captions, mosaic, target_captions};
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};

@@ -211,7 +211,7 @@ fn going_on_with_other_arguments_is_refused() {
     let other = Recipe { lr: Some(1e-3), ..first.clone() };
     let error = fit(&resumed(other.clone()), &mut Heard::default(), &NoRequests).expect_err("refused");
     let text = error.to_string();
-    assert!(text.contains("--lr   0.002 -> 0.001") && text.contains("--allow-changed-args"), "{text}");
+    assert!(text.contains("lr   0.002 -> 0.001"), "{text}");
     let allowed = Job { allow_changed_args: true, ..resumed(other) };
     fit(&allowed, &mut Heard::default(), &StopAfter(Cell::new(0))).expect("allowed");
     // Fewer pictures under the same name.
@@ -276,7 +276,7 @@ fn a_run_does_not_begin_among_the_checkpoints_of_another() {
     let again = Recipe { exist_ok: true, ..first };
     let error = fit(&job(again), &mut Heard::default(), &NoRequests).expect_err("refused");
     let text = error.to_string();
-    assert!(text.contains("step 3") && text.contains("--resume"), "{text}");
+    assert!(text.contains("step 3"), "{text}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::keys::official;
 use crate::checkpoint::convert::{Named, join, square_patch};
-use crate::checkpoint::dialect::Tensors;
+use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::tensors::{Dtype, TensorError};
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 

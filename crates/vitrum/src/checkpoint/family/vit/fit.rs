@@ -1,8 +1,8 @@
 //! Tensors of one Vision Transformer for another: its grid, its pooling, its channels.
 
 use super::convert::norm_to_fc_norm;
-use crate::checkpoint::apply::{Adaptation, Report, ShapeChange};
 use crate::checkpoint::convert::adapt_channels;
+use crate::checkpoint::report::{Adaptation, Report, ShapeChange};
 use crate::checkpoint::resample::resize_pos_embed;
 use crate::checkpoint::{HostTensor, TensorMap};
 use crate::layers::position::PosEmbed;

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::card::{Fields, activation, mlp_ratio};
 use crate::checkpoint::family::HuggingFaceModel;
+use crate::checkpoint::fields::{Fields, activation, mlp_ratio};
 use crate::models::vit::{Activation, GlobalPool, PosEmbed, PosResize, VitConfig};
 
 /// The configuration that these fields describe; `None` if the `model_type` is another family's.

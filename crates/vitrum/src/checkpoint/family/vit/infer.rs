@@ -1,7 +1,7 @@
 //! What tensors alone say about a model.
 
 use super::Inferred;
-use crate::checkpoint::card::mlp_ratio;
+use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};

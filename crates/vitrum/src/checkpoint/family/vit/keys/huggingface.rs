@@ -1,8 +1,8 @@
 //! Hugging Face transformers: ViT, DeiT, ViT-MAE, DINOv2. Files have the names of 4.x, also when written by
 //! 5.x; in memory 5.x has others, and both are read.
 
-use crate::checkpoint::dialect::Tensors;
 use crate::checkpoint::keys::{Edit, Row};
+use crate::checkpoint::tensors::Tensors;
 
 /// Present in every file of this dialect; in front of it stands the base model's name, or nothing.
 pub const TELLTALE: &str = "embeddings.patch_embeddings.projection.weight";

@@ -1,12 +1,46 @@
-//! A dataset as a list of places, so that pictures can be read in any order.
+//! A dataset as a stream of samples, and as a list of places, so that its pictures can be had in any order.
 
-use std::fs::File;
-use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use super::{DatasetError, DatasetProblem, ImageSource, Skipped, Source};
-use crate::data::demo::DemoSet;
+use super::archive::Archive;
+use super::error::{DatasetError, DatasetProblem};
+use super::sample::{ImageFault, ImageSource, Sample, dimensions};
+use super::skipped::Skipped;
 use crate::data::image::RgbImage;
+
+/// A dataset that is read once, in a fixed order.
+pub trait Source: Send {
+    /// The class names, in the order of the labels; empty when there are no labels or only numbers.
+    fn classes(&self) -> &[String];
+
+    /// How many samples there are in all, when that is known before reading.
+    fn count(&self) -> Option<usize>;
+
+    /// What was left out so far, and why.
+    fn skipped(&self) -> &Skipped;
+
+    /// What was chosen, renamed or taken for what.
+    fn notes(&self) -> &[String] {
+        &self.skipped().notes
+    }
+
+    /// The next sample, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the rest cannot be read.
+    fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError>;
+
+    /// The samples that are still to come, as a list. Files stay where they are and a plain archive is read where a
+    /// picture lies, unless `sequential` asks to read it as a stream; pictures of binary sets are held in memory.
+    ///
+    /// # Errors
+    /// [`DatasetError`] when the rest cannot be read.
+    fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
+        // Only archives can choose.
+        let _ = sequential;
+        Indexed::drain(&mut *self)
+    }
+}
 
 /// One picture of an [`Indexed`] dataset.
 #[derive(Debug, Clone)]
@@ -29,16 +63,31 @@ pub(crate) enum Place {
     Encoded(Vec<u8>),
     /// Pixels held in memory.
     Pixels(RgbImage),
-    /// A picture of the demo set.
+    /// A picture that is drawn, by its number.
     Drawn(usize),
     /// The stream's next picture, of `size` encoded bytes.
     Streamed { size: u64 },
 }
 
-/// Opens a stream from its beginning.
+impl Place {
+    /// Where the pixels of a sample come from.
+    fn of(image: ImageSource) -> Result<Self, ImageFault> {
+        match image {
+            ImageSource::Path(path) => Ok(Self::File(path)),
+            ImageSource::Encoded(bytes) => Ok(Self::Encoded(bytes)),
+            ImageSource::Pixels(image) => Ok(Self::Pixels(image)),
+            ImageSource::Held(held) => Self::of(held.raw()?),
+        }
+    }
+}
+
+/// How a stream is begun again.
 pub(super) type Reopen = Box<dyn Fn() -> Result<Box<dyn Source>, DatasetError> + Send + Sync>;
 
-/// The data that the entries' places refer to.
+/// Draws the picture of a number.
+pub(crate) type Draw = Box<dyn Fn(usize) -> RgbImage + Send + Sync>;
+
+/// What the entries' places refer to.
 #[derive(Default)]
 pub(super) enum Store {
     /// Nothing: files and memory.
@@ -48,8 +97,8 @@ pub(super) enum Store {
     Archives(Vec<Archive>),
     /// A stream; its k-th picture is entry k.
     Stream(Reopen),
-    /// The demo set.
-    Demo(DemoSet),
+    /// Pictures that are drawn when they are asked for, and the bytes of each.
+    Drawn { draw: Draw, bytes: u64 },
 }
 
 /// A dataset of known length. Its pictures can be read in any order; those of a stream only in stream order.
@@ -68,22 +117,19 @@ impl Indexed {
         Self { classes, skipped, entries, store }
     }
 
-    /// Pictures of the demo set.
-    pub(crate) fn drawn(set: DemoSet, entries: Vec<Entry>) -> Self {
-        Self::new(set.classes().to_vec(), Skipped::default(), entries, Store::Demo(set))
+    /// Pictures that are drawn when they are asked for, of so many bytes each.
+    pub(crate) fn drawn(classes: Vec<String>, entries: Vec<Entry>, bytes: u64, draw: Draw) -> Self {
+        Self::new(classes, Skipped::default(), entries, Store::Drawn { draw, bytes })
     }
 
     /// Every sample of a source, held in memory unless it is a file.
     pub(super) fn drain(source: &mut (impl Source + ?Sized)) -> Result<Self, DatasetError> {
         let mut entries = Vec::new();
         while let Some(sample) = source.next_sample()? {
-            let place = match sample.image {
-                ImageSource::Path(path) => Place::File(path),
-                ImageSource::Encoded(bytes) => Place::Encoded(bytes),
-                ImageSource::Pixels(image) => Place::Pixels(image),
-                ImageSource::Held(held) => held.entry().place.clone(),
-            };
-            entries.push(Entry { name: sample.name, label: sample.label, place });
+            let Sample { name, label, image } = sample;
+            let damaged = |reason: String| DatasetProblem::Damaged(reason).at(&name);
+            let place = Place::of(image).map_err(|fault| damaged(fault.to_string()))?;
+            entries.push(Entry { name, label, place });
         }
         Ok(Self::new(source.classes().to_vec(), source.skipped().clone(), entries, Store::None))
     }
@@ -115,7 +161,7 @@ impl Indexed {
             (Place::File(path), _) => ImageSource::Path(path.clone()),
             (Place::Encoded(bytes), _) => ImageSource::Encoded(bytes.clone()),
             (Place::Pixels(image), _) => ImageSource::Pixels(image.clone()),
-            (Place::Drawn(number), Store::Demo(set)) => ImageSource::Pixels(set.image(*number)),
+            (Place::Drawn(number), Store::Drawn { draw, .. }) => ImageSource::Pixels(draw(*number)),
             (Place::Span { archive, offset, size }, Store::Archives(archives)) => {
                 let archive = archives.get(*archive as usize).ok_or_else(nothing)?;
                 ImageSource::Encoded(archive.read(*offset, *size)?)
@@ -155,82 +201,7 @@ impl Indexed {
     }
 
     fn drawn_bytes(&self) -> u64 {
-        let Store::Demo(set) = &self.store else { return 0 };
-        u64::from(set.size()).pow(2) * 3
-    }
-}
-
-/// Width and height from an image's header.
-pub(crate) fn dimensions(image: &ImageSource) -> Option<(u32, u32)> {
-    match image {
-        ImageSource::Path(path) => {
-            ::image::ImageReader::open(path).ok()?.with_guessed_format().ok()?.into_dimensions().ok()
-        }
-        ImageSource::Encoded(bytes) => {
-            let reader = ::image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-            reader.into_dimensions().ok()
-        }
-        ImageSource::Pixels(image) => Some((image.width(), image.height())),
-        ImageSource::Held(held) => held.decode().ok().map(|image| (image.width(), image.height())),
-    }
-}
-
-/// Largest number of archives held open.
-const MAX_OPEN: usize = 128;
-
-/// A plain archive; any number of threads can read it at once.
-pub(super) struct Archive {
-    path: PathBuf,
-    /// Held open if there are few archives and the system lets threads share the file.
-    file: Option<File>,
-}
-
-impl Archive {
-    /// All of a dataset's archives.
-    pub(super) fn open_all(paths: &[PathBuf]) -> Result<Vec<Self>, DatasetError> {
-        let open = |path: &PathBuf| -> std::io::Result<Self> {
-            let file = File::open(path)?;
-            let held = cfg!(unix) && paths.len() <= MAX_OPEN;
-            Ok(Self { path: path.clone(), file: held.then_some(file) })
-        };
-        paths.iter().map(|path| open(path).map_err(|error| DatasetProblem::from(error).at(path))).collect()
-    }
-
-    /// `size` bytes. The listing checked that they are inside the archive.
-    fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, DatasetError> {
-        let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
-        self.read_to(offset, size, &mut bytes).map_err(|error| DatasetProblem::from(error).at(&self.path))?;
-        if bytes.len() as u64 != size {
-            let missing = size - bytes.len() as u64;
-            let what = format!("tar, byte {offset}: the archive now ends {missing} bytes too early");
-            return Err(DatasetProblem::Damaged(what).at(&self.path));
-        }
-        Ok(bytes)
-    }
-
-    fn read_to(&self, offset: u64, size: u64, bytes: &mut Vec<u8>) -> std::io::Result<usize> {
-        #[cfg(unix)]
-        if let Some(file) = &self.file {
-            return At { file, offset }.take(size).read_to_end(bytes);
-        }
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        file.take(size).read_to_end(bytes)
-    }
-}
-
-/// Reads a shared file at its own position.
-#[cfg(unix)]
-struct At<'a> {
-    file: &'a File,
-    offset: u64,
-}
-
-#[cfg(unix)]
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
+        let Store::Drawn { bytes, .. } = self.store else { return 0 };
+        bytes
     }
 }

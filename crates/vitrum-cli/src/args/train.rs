@@ -1,14 +1,31 @@
 //! Arguments of `vitrum train` and `vitrum finetune`.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Result, bail};
-use clap::Args;
-use vitrum::train::recipe::{self, Overlay, Recipe};
+use clap::{Args, ValueEnum};
 use vitrum::train::resume::Resume;
 
 use super::flags::RecipeFlags;
-use crate::progress::{LogFormat, Tui};
+
+/// Form of the lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// As timm writes them.
+    #[default]
+    Text,
+    /// A JSON object per event.
+    Json,
+}
+
+/// Whether a run is shown on the whole screen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Tui {
+    /// Where stderr is a terminal and lines are text.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    #[default]
+    Off,
+}
 
 /// `vitrum train`, `vitrum finetune`.
 #[derive(Debug, Args)]
@@ -63,56 +80,4 @@ pub struct TrainArgs {
     /// The recipe's keys.
     #[command(flatten)]
     pub recipe: RecipeFlags,
-}
-
-/// The recipe of the requested run. It starts from `base`, or from the arguments of the run resumed by its path.
-/// Then come the files in their order, then the flags. Does not check the recipe.
-pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
-    let mut recipe = base;
-    if let Some(Resume::Path(path)) = &args.resume
-        && let Some(file) = args_of_run(path)
-    {
-        recipe = recipe.with(&recipe::read(&file)?, &file.display().to_string())?;
-    }
-    // A newcomer's first command uses the recipe made for it.
-    let is_demo = args.positional.as_deref() == Some("demo") && !matches!(args.resume, Some(Resume::Path(_)));
-    let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
-    let mut layers = Vec::new();
-    if is_first_run {
-        layers.push(("demo", recipe::builtin("demo")?));
-    }
-    for name in &args.config {
-        layers.push((name, overlay(name)?));
-    }
-    let mut given = args.recipe.given.clone();
-    if let Some(data) = args.positional.as_ref().filter(|_| !is_first_run) {
-        given.insert("data".into(), data.clone().into());
-    }
-    layers.push(("command line", given));
-    if layers.iter().any(|(_, layer)| layer.get("linear_probe") == Some(&true.into())) {
-        // Defaults of fine-tuning that have no effect if only one layer learns.
-        (recipe.layer_decay, recipe.drop_path) = (None, 0.0);
-    }
-    for (origin, layer) in &layers {
-        recipe = recipe.with(layer, origin)?;
-    }
-    Ok(recipe)
-}
-
-/// A file, or a built-in recipe.
-fn overlay(name: &str) -> Result<Overlay> {
-    let path = Path::new(name);
-    if path.is_dir() {
-        bail!("{name}: a folder; want a TOML file or the name of a recipe");
-    }
-    if path.exists() {
-        return Ok(recipe::read(path)?);
-    }
-    Ok(recipe::builtin(name)?)
-}
-
-/// `args.toml` of the run at a path: a run's folder, its checkpoints, or one of them.
-fn args_of_run(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    path.ancestors().take(3).map(|folder| folder.join("args.toml")).find(|file| file.is_file())
 }

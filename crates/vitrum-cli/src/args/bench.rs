@@ -1,0 +1,48 @@
+//! `vitrum bench` as typed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::common::{Format, ModelArgs};
+
+/// `vitrum bench`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A name without weights is measured with fresh ones: the time is the same. But for --train, weights are packed first, as `val` does.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 vit_small_patch16_224 --batch-sizes 1,8 --threads 2\n  vitrum bench -m vit_tiny_patch16_224 --train --img-size 32 --model-kwargs patch_size=4 --batch-sizes 64"
+)]
+pub struct BenchArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// More models, measured one after the other; the peak of memory is that of the process so far.
+    #[arg(value_name = "MODEL")]
+    pub more: Vec<String>,
+    /// Time whole training steps: forward, cross entropy, backward, AdamW; with --precision bf16 as `vitrum train` does
+    /// them with --amp-dtype bf16.
+    #[arg(long)]
+    pub train: bool,
+    /// Time the way from files to batches instead: decode, resize, crop, normalise as the model wants them, with
+    /// --threads workers; a pass is all images of DATA.
+    #[arg(long, value_name = "DATA", conflicts_with = "train")]
+    pub data: Option<PathBuf>,
+    /// Images per pass.
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1,8")]
+    pub batch_sizes: Vec<usize>,
+    /// Measured passes; the median counts.
+    #[arg(long, default_value_t = 10)]
+    pub runs: usize,
+    /// Go on measuring for so many seconds, where --runs passes take less.
+    #[arg(long, default_value_t = 0.0)]
+    pub seconds: f64,
+    /// Passes before, not measured.
+    #[arg(long, default_value_t = 2)]
+    pub warmup: usize,
+    /// Requests under way at once, each on its share of --threads (one thread at least) and all with the same weights:
+    /// more images per second and a longer wait for each. The median is of one request.
+    #[arg(long, default_value_t = 1, conflicts_with_all = ["train", "data"])]
+    pub streams: usize,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}

@@ -1,0 +1,104 @@
+//! `vitrum checkpoint` as typed.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+
+use super::common::Format;
+use super::values::parse_tolerance;
+
+/// Layout of a converted checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// timm's hub folder: config.json and model.safetensors.
+    Timm,
+    /// Hugging Face's folder: config.json, preprocessor_config.json and model.safetensors.
+    #[value(name = "hf", alias = "huggingface")]
+    HuggingFace,
+}
+
+/// Element type of written weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightDtype {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 16-bit brain floats.
+    Bf16,
+}
+
+/// `vitrum checkpoint`.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Tensors, types, statistics, dialect.
+    #[command(
+        after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json"
+    )]
+    Inspect {
+        /// A file of weights, or a folder.
+        path: PathBuf,
+        /// Also minimum, maximum, mean and deviation of every tensor.
+        #[arg(long)]
+        stats: bool,
+        /// Which of several sets of weights to describe, by the words in front of its tensors.
+        #[arg(long, value_name = "NAME", alias = "weights-key")]
+        weight_set: Option<String>,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// From any dialect to a folder that timm or transformers loads.
+    #[command(after_help = "Examples:\n  \
+vitrum checkpoint convert B_16.npz out/ -m vit_base_patch16_224 --to timm\n  \
+vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
+    Convert {
+        /// A file of weights, or a folder with its card.
+        input: PathBuf,
+        /// The folder to write.
+        output: PathBuf,
+        /// The model, where the input has no card: a name or a folder.
+        #[arg(short, long)]
+        model: Option<String>,
+        /// Which of several sets of weights in the file, by the words in front of its tensors.
+        #[arg(long, value_name = "NAME", alias = "weights-key")]
+        weight_set: Option<String>,
+        /// Layout to write.
+        #[arg(long, value_enum, default_value_t = Layout::Timm)]
+        to: Layout,
+        /// With `--to timm`: take the epsilon of timm's architecture where it cannot state the model's own, and say
+        /// how much that changes.
+        #[arg(long)]
+        timm_epsilon: bool,
+        /// Element type to write.
+        #[arg(long, value_enum, default_value_t = WeightDtype::F32)]
+        dtype: WeightDtype,
+        /// Write into a folder that holds something already.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Differences between two files of weights; exit 3 when there are any.
+    Diff {
+        /// One file or folder.
+        a: PathBuf,
+        /// Another.
+        b: PathBuf,
+        /// Largest difference over largest value that counts as equal.
+        #[arg(long, default_value_t = 0.0, value_parser = parse_tolerance)]
+        tolerance: f64,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Whether a file is whole: structure, finite values, its checksum.
+    Verify {
+        /// A file of weights, or a folder.
+        path: PathBuf,
+        /// The SHA-256 that the file should have.
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}

@@ -1,0 +1,163 @@
+//! What several commands take: model, device, preprocessing, limits, images, formats.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::values::{Size, parse_pair, parse_pool, parse_pos_resize, parse_precision, parse_size};
+
+/// Text for people, JSON or CSV for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+/// Element type of the computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+    /// 64-bit floats.
+    F64,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The fastest device this binary was built for and finds; today the CPU.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU through Vulkan (builds with the feature `vulkan`).
+    Vulkan,
+    /// A GPU through WebGPU (builds with the feature `webgpu`).
+    Webgpu,
+}
+
+/// The device and its threads; they mean the same in every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// Where to compute.
+    #[arg(long, env = "VITRUM_DEVICE", value_enum, default_value_t = DeviceName::Auto)]
+    pub device: DeviceName,
+    /// Threads of the processor; 0 takes all.
+    #[arg(long, env = "VITRUM_THREADS", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+/// Which model; the flags mean the same in every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A folder with config.json and weights, a file of weights, a name (see `vitrum models list`), or hf:ORG/NAME.
+    #[arg(short, long, env = "VITRUM_MODEL", value_name = "DIR|FILE|NAME|hf:ID")]
+    pub model: String,
+    /// Weights: .safetensors, .npz, .pth, .bin, or a folder; instead of those that come with the model.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Which of several sets of weights in the file, by the words in front of its tensors: student, state_dict
+    /// [default: averaged weights before others, a teacher before its student].
+    #[arg(long, value_name = "NAME", alias = "weights-key")]
+    pub weight_set: Option<String>,
+    /// Number of classes; another than the checkpoint's gives the model a new head, and says so.
+    #[arg(long, value_name = "K")]
+    pub num_classes: Option<usize>,
+    /// Image size in pixels, N or HxW; positions are resized.
+    #[arg(long, value_name = "N|HxW", value_parser = parse_size, alias = "imgsz")]
+    pub img_size: Option<Size>,
+    /// Channels of the images; the patch projection is adapted as timm adapts it (to 1: the sum).
+    #[arg(long, value_name = "C")]
+    pub in_chans: Option<usize>,
+    /// Tokens to one vector: token, avg, max, avgmax, map. A norm before pooling becomes the norm after it.
+    #[arg(long, value_name = "POOL", value_parser = parse_pool, alias = "global-pool")]
+    pub gp: Option<vitrum::models::vit::GlobalPool>,
+    /// How positions are resized: bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned, nearest
+    /// [default: the card's, else bicubic_antialias].
+    #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
+    pub pos_resize: Option<vitrum::models::vit::PosResize>,
+    /// f32; bf16: what the blocks multiply, weights and the rest, is rounded to bf16 and summed in f32; or int8: weights
+    /// and their inputs are turned into eight bits (attention is in bf16 where the processor has it). All else stays
+    /// f32. A folder of `vitrum quantize` needs no flag.
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = parse_precision)]
+    pub precision: vitrum::models::Precision,
+    /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
+    pub model_kwargs: Vec<(String, String)>,
+    /// Keys the checkpoint may lack; * stands for any text. They get fresh values.
+    #[arg(long, value_name = "KEY")]
+    pub allow_missing: Vec<String>,
+    /// Keys of the checkpoint that may be ignored; * stands for any text.
+    #[arg(long, value_name = "KEY")]
+    pub allow_unexpected: Vec<String>,
+    /// Seed of fresh values, where a model has no weights or a new head.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Never touch the network; use what is in the cache.
+    #[arg(long, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub offline: bool,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Preprocessing, where it should not be the card's.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Preprocessing (default: the model's card)")]
+pub struct PreprocessArgs {
+    /// Share of the resized short side that the crop keeps.
+    #[arg(long, value_name = "F")]
+    pub crop_pct: Option<f64>,
+    /// center, squash or border.
+    #[arg(long, value_name = "MODE")]
+    pub crop_mode: Option<String>,
+    /// bicubic, bilinear, lanczos, box, hamming or nearest.
+    #[arg(long, value_name = "FILTER")]
+    pub interpolation: Option<String>,
+    /// Subtracted from each channel in [0, 1].
+    #[arg(long, value_name = "M", num_args = 1..)]
+    pub mean: Vec<f32>,
+    /// Divides each channel.
+    #[arg(long, value_name = "S", num_args = 1..)]
+    pub std: Vec<f32>,
+    /// Leave pictures as they are stored instead of turning them as their EXIF tag says (timm does not turn them).
+    #[arg(long)]
+    pub no_exif: bool,
+}
+
+/// Bounds on what an image file may ask for.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Largest number of pixels of an image.
+    #[arg(long, value_name = "N", default_value_t = 89_478_485)]
+    pub max_image_pixels: u64,
+    /// Longest side of an image.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    pub max_image_side: u32,
+}
+
+/// Images for a model: which, how many at a time, how prepared, how large at most.
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// Images, or folders of images.
+    #[arg(required = true, value_name = "IMG")]
+    pub images: Vec<PathBuf>,
+    /// Images per forward pass.
+    #[arg(short, long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Preprocessing.
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
