@@ -41,34 +41,34 @@ pub use val::ValArgs;
 Results go to stdout, everything else to stderr."
 )]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// Say less: no progress, no reports.
+    /// Print less: no progress, no reports.
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say more: -v device and configuration, -vv every loaded tensor too.
+    /// Print more: -v device and configuration, -vv also every loaded tensor.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model on labelled images.
     #[command(args_override_self = true)]
     Train(TrainArgs),
-    /// The same with the defaults of fine-tuning: a short run from pretrained weights.
+    /// The same with defaults for fine-tuning: a short run from pretrained weights.
     #[command(args_override_self = true)]
     Finetune(TrainArgs),
-    /// Name the classes of images.
+    /// Classify images.
     Predict(PredictArgs),
     /// Accuracy, loss and speed on labelled images.
     #[command(visible_alias = "validate", visible_alias = "eval")]
     Val(ValArgs),
-    /// Run a model on tensors: the raw numbers, for comparing.
+    /// Run a model on tensors and write the raw numbers, for comparison.
     Forward(ForwardArgs),
-    /// Compare with another implementation's intermediates; name the first layer that departs.
+    /// Compare with another implementation's intermediates; report the first layer that differs.
     Verify(VerifyArgs),
     /// Images to feature vectors.
     Embed(EmbedArgs),
@@ -78,27 +78,27 @@ pub enum Command {
     /// Files of weights: inspect, convert, compare, verify.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
-    /// Write a model with weights in eight bits: a quarter of the size, and faster.
+    /// Write a model with int8 weights: a quarter of the size, and faster.
     Quantize(QuantizeArgs),
     /// Image datasets: check, measure, split into training and validation.
     #[command(subcommand)]
     Data(DataCommand),
     /// Draw pictures of the built-in demo set.
     Demo(DemoArgs),
-    /// How fast a model runs on this machine.
+    /// Measure the speed of a model on this machine.
     #[command(visible_alias = "benchmark")]
     Bench(BenchArgs),
     /// Check this machine: device, threads, processor, forward and backward against a reference.
     Checks(ChecksArgs),
-    /// Version of vitrum and of what it is built on.
+    /// Versions of vitrum and its main parts.
     Version {
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Completions for a shell, to stdout.
+    /// Shell completions on stdout.
     Completions {
-        /// Which shell.
+        /// The shell.
         shell: Shell,
     },
 }

@@ -13,7 +13,7 @@ use vitrum::data::loader::LoaderError;
 use vitrum::train::TrainError;
 use vitrum::train::resume::{Change, ResumeError};
 
-/// The error and its causes; a cause that the text before it tells already is left out.
+/// The error and its causes, without causes that the text before already contains.
 pub fn explained(error: &anyhow::Error) -> String {
     error.chain().map(told).fold(String::new(), |text, cause| {
         if text.is_empty() {

@@ -143,7 +143,7 @@ pub fn embedder(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Re
     Ok(Embedder::new(loaded, device)?)
 }
 
-/// Flags over the card.
+/// Applies the preprocessing flags over the card.
 fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     let complete = !args.mean.is_empty()
         && !args.std.is_empty()

@@ -6,31 +6,32 @@ use vitrum::data::dataset::Skipped;
 
 use crate::output::complain;
 
-/// How much goes to stderr.
+/// Verbosity on stderr.
 #[derive(Clone, Copy)]
 pub struct Talk {
-    /// Nothing but errors.
+    /// Only errors.
     pub quiet: bool,
-    /// `-v`: device and configuration; `-vv`: every key that was loaded, too.
+    /// `-v`: device and configuration; `-vv`: also every loaded key.
     pub verbose: u8,
 }
 
 impl Talk {
-    /// A remark on stderr.
+    /// Prints a message on stderr.
     pub fn say(self, text: impl Display) {
         if !self.quiet {
             complain(text);
         }
     }
 
-    /// A remark for those who asked for `level` times `-v`.
+    /// Prints a message if `-v` was given at least `level` times.
     pub fn detail(self, level: u8, text: impl Display) {
         if self.verbose >= level {
             self.say(text);
         }
     }
 
-    /// What was left out of a dataset and how it was read: one line on stderr, and with `-v` a line for each entry.
+    /// Reports entries left out of a dataset and how it was read: one line on stderr, and with `-v` a line for each
+    /// entry.
     pub fn left_out(self, data: impl Display, skipped: &Skipped) {
         if skipped.is_empty() {
             return;

@@ -26,7 +26,7 @@ pub enum Error {
     /// An image file.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// Preprocessing that cannot be done.
+    /// Invalid preprocessing.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
     /// A batch that cannot be made.

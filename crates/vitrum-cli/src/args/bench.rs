@@ -9,36 +9,42 @@ use super::common::{Format, ModelArgs};
 /// `vitrum bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A name without weights is measured with fresh ones: the time is the same. But for --train, weights are packed first, as `val` does.\n\nExample:\n  vitrum bench -m vit_tiny_patch16_224 vit_small_patch16_224 --batch-sizes 1,8 --threads 2\n  vitrum bench -m vit_tiny_patch16_224 --train --img-size 32 --model-kwargs patch_size=4 --batch-sizes 64"
+    after_help = "A name without weights is measured with fresh ones: the time is the same. Weights are packed \
+                 first, as in `val`, except with --train.\n\
+                 \n\
+                 Example:\n  \
+                 vitrum bench -m vit_tiny_patch16_224 vit_small_patch16_224 --batch-sizes 1,8 --threads 2\n  \
+                 vitrum bench -m vit_tiny_patch16_224 --train --img-size 32 --model-kwargs patch_size=4 \
+                 --batch-sizes 64"
 )]
 pub struct BenchArgs {
-    /// Which model.
+    /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// More models, measured one after the other; the peak of memory is that of the process so far.
+    /// More models, measured one after the other; peak memory is that of the process so far.
     #[arg(value_name = "MODEL")]
     pub more: Vec<String>,
-    /// Time whole training steps: forward, cross entropy, backward, AdamW; with --precision bf16 as `vitrum train` does
-    /// them with --amp-dtype bf16.
+    /// Measure whole training steps: forward, cross entropy, backward, AdamW; with --precision bf16 as in `vitrum
+    /// train --amp-dtype bf16`.
     #[arg(long)]
     pub train: bool,
-    /// Time the way from files to batches instead: decode, resize, crop, normalise as the model wants them, with
+    /// Measure data loading instead, from files to batches: decode, resize, crop and normalise for the model, with
     /// --threads workers; a pass is all images of DATA.
     #[arg(long, value_name = "DATA", conflicts_with = "train")]
     pub data: Option<PathBuf>,
     /// Images per pass.
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1,8")]
     pub batch_sizes: Vec<usize>,
-    /// Measured passes; the median counts.
+    /// Number of measured passes; the median is reported.
     #[arg(long, default_value_t = 10)]
     pub runs: usize,
-    /// Go on measuring for so many seconds, where --runs passes take less.
+    /// Keep measuring for this number of seconds if --runs passes take less.
     #[arg(long, default_value_t = 0.0)]
     pub seconds: f64,
-    /// Passes before, not measured.
+    /// Passes before the measurement.
     #[arg(long, default_value_t = 2)]
     pub warmup: usize,
-    /// Requests under way at once, each on its share of --threads (one thread at least) and all with the same weights:
+    /// Concurrent requests, each with its share of --threads (at least one thread) and all with the same weights:
     /// more images per second and a longer wait for each. The median is of one request.
     #[arg(long, default_value_t = 1, conflicts_with_all = ["train", "data"])]
     pub streams: usize,

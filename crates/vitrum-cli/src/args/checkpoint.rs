@@ -41,14 +41,14 @@ pub enum CheckpointCommand {
         /// Also minimum, maximum, mean and deviation of every tensor.
         #[arg(long)]
         stats: bool,
-        /// Which of several sets of weights to describe, by the words in front of its tensors.
+        /// Which of several sets of weights to describe, by its prefix.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// From any dialect to a folder that timm or transformers loads.
+    /// Convert from any dialect to a folder that timm or transformers loads.
     #[command(after_help = "Examples:\n  \
 vitrum checkpoint convert B_16.npz out/ -m vit_base_patch16_224 --to timm\n  \
 vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
@@ -57,44 +57,44 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         input: PathBuf,
         /// The folder to write.
         output: PathBuf,
-        /// The model, where the input has no card: a name or a folder.
+        /// The model, if the input has no card: a name or a folder.
         #[arg(short, long)]
         model: Option<String>,
-        /// Which of several sets of weights in the file, by the words in front of its tensors.
+        /// Which of several sets of weights in the file, by its prefix.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
         /// Layout to write.
         #[arg(long, value_enum, default_value_t = Layout::Timm)]
         to: Layout,
-        /// With `--to timm`: take the epsilon of timm's architecture where it cannot state the model's own, and say
-        /// how much that changes.
+        /// With `--to timm`: use the epsilon of timm's architecture if timm cannot hold the model's own, and report
+        /// the effect.
         #[arg(long)]
         timm_epsilon: bool,
         /// Element type to write.
         #[arg(long, value_enum, default_value_t = WeightDtype::F32)]
         dtype: WeightDtype,
-        /// Write into a folder that holds something already.
+        /// Write into a folder that is not empty.
         #[arg(long)]
         overwrite: bool,
     },
-    /// Differences between two files of weights; exit 3 when there are any.
+    /// Differences between two files of weights; exit 3 if there are any.
     Diff {
         /// One file or folder.
         a: PathBuf,
         /// Another.
         b: PathBuf,
-        /// Largest difference over largest value that counts as equal.
+        /// Differences up to this, over the largest value, count as equal.
         #[arg(long, default_value_t = 0.0, value_parser = parse_tolerance)]
         tolerance: f64,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Whether a file is whole: structure, finite values, its checksum.
+    /// Verify a file: structure, finite values, checksum.
     Verify {
         /// A file of weights, or a folder.
         path: PathBuf,
-        /// The SHA-256 that the file should have.
+        /// The expected SHA-256.
         #[arg(long, value_name = "HEX")]
         sha256: Option<String>,
         /// Output format.

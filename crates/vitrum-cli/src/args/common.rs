@@ -26,12 +26,12 @@ pub enum Dtype {
     F64,
 }
 
-/// Where to compute.
+/// The device of the computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeviceName {
-    /// The fastest device this binary was built for and finds; today the CPU.
+    /// The fastest available device of this build; today the CPU.
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// A GPU through Vulkan (builds with the feature `vulkan`).
     Vulkan,
@@ -39,66 +39,66 @@ pub enum DeviceName {
     Webgpu,
 }
 
-/// The device and its threads; they mean the same in every command.
+/// The device and its threads, with the same meaning in every command.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// Where to compute.
+    /// The device of the computation.
     #[arg(long, env = "VITRUM_DEVICE", value_enum, default_value_t = DeviceName::Auto)]
     pub device: DeviceName,
-    /// Threads of the processor; 0 takes all.
+    /// Number of threads; 0: all.
     #[arg(long, env = "VITRUM_THREADS", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
 }
 
-/// Which model; the flags mean the same in every command.
+/// The model, with the same flags in every command.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A folder with config.json and weights, a file of weights, a name (see `vitrum models list`), or hf:ORG/NAME.
     #[arg(short, long, env = "VITRUM_MODEL", value_name = "DIR|FILE|NAME|hf:ID")]
     pub model: String,
-    /// Weights: .safetensors, .npz, .pth, .bin, or a folder; instead of those that come with the model.
+    /// Weights: .safetensors, .npz, .pth, .bin, or a folder; replaces the model's own weights.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
-    /// Which of several sets of weights in the file, by the words in front of its tensors: student, state_dict
-    /// [default: averaged weights before others, a teacher before its student].
+    /// Which of several sets of weights in the file, by its prefix: student, state_dict [default: averaged weights
+    /// before others, a teacher before its student].
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
-    /// Number of classes; another than the checkpoint's gives the model a new head, and says so.
+    /// Number of classes; if it differs from the checkpoint's, the model gets a new head, and a note says so.
     #[arg(long, value_name = "K")]
     pub num_classes: Option<usize>,
     /// Image size in pixels, N or HxW; positions are resized.
     #[arg(long, value_name = "N|HxW", value_parser = parse_size, alias = "imgsz")]
     pub img_size: Option<Size>,
-    /// Channels of the images; the patch projection is adapted as timm adapts it (to 1: the sum).
+    /// Channels of the images; the patch projection is adapted as in timm (to 1: the sum).
     #[arg(long, value_name = "C")]
     pub in_chans: Option<usize>,
-    /// Tokens to one vector: token, avg, max, avgmax, map. A norm before pooling becomes the norm after it.
+    /// Pooling: token, avg, max, avgmax, map. A norm before pooling becomes the norm after it.
     #[arg(long, value_name = "POOL", value_parser = parse_pool, alias = "global-pool")]
     pub gp: Option<vitrum::models::vit::GlobalPool>,
     /// How positions are resized: bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned, nearest
-    /// [default: the card's, else bicubic_antialias].
+    /// [default: the card's, otherwise bicubic_antialias].
     #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
     pub pos_resize: Option<vitrum::models::vit::PosResize>,
-    /// f32; bf16: what the blocks multiply, weights and the rest, is rounded to bf16 and summed in f32; or int8: weights
-    /// and their inputs are turned into eight bits (attention is in bf16 where the processor has it). All else stays
-    /// f32. A folder of `vitrum quantize` needs no flag.
+    /// f32; bf16: the blocks' weights and inputs are rounded to bf16, sums stay f32; or int8: the blocks' weights
+    /// and inputs are quantised to int8, with attention in bf16 if the processor has it. Everything else stays f32.
+    /// A folder of `vitrum quantize` needs no flag.
     #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = parse_precision)]
     pub precision: vitrum::models::Precision,
     /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
     pub model_kwargs: Vec<(String, String)>,
-    /// Keys the checkpoint may lack; * stands for any text. They get fresh values.
+    /// Keys the checkpoint may lack; * matches any text. They get fresh values.
     #[arg(long, value_name = "KEY")]
     pub allow_missing: Vec<String>,
-    /// Keys of the checkpoint that may be ignored; * stands for any text.
+    /// Keys of the checkpoint that may be ignored; * matches any text.
     #[arg(long, value_name = "KEY")]
     pub allow_unexpected: Vec<String>,
-    /// Seed of fresh values, where a model has no weights or a new head.
+    /// Seed of fresh values, for a model without weights or with a new head.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
-    /// Never touch the network; use what is in the cache.
+    /// Never use the network; use only the cache.
     #[arg(long, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub offline: bool,
     /// Device and threads.
@@ -106,7 +106,7 @@ pub struct ModelArgs {
     pub device: DeviceArgs,
 }
 
-/// Preprocessing, where it should not be the card's.
+/// Preprocessing that replaces the card's.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Preprocessing (default: the model's card)")]
 pub struct PreprocessArgs {
@@ -125,24 +125,24 @@ pub struct PreprocessArgs {
     /// Divides each channel.
     #[arg(long, value_name = "S", num_args = 1..)]
     pub std: Vec<f32>,
-    /// Leave pictures as they are stored instead of turning them as their EXIF tag says (timm does not turn them).
+    /// Do not turn pictures by their EXIF orientation (as in timm).
     #[arg(long)]
     pub no_exif: bool,
 }
 
-/// Bounds on what an image file may ask for.
+/// Size limits of images.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Largest number of pixels of an image.
     #[arg(long, value_name = "N", default_value_t = 89_478_485)]
     pub max_image_pixels: u64,
-    /// Longest side of an image.
+    /// Longest side of an image, in pixels.
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     pub max_image_side: u32,
 }
 
-/// Images for a model: which, how many at a time, how prepared, how large at most.
+/// Images for a model: files, batch size, preprocessing, limits.
 #[derive(Debug, Args)]
 pub struct ImagesArgs {
     /// Images, or folders of images.
@@ -151,7 +151,7 @@ pub struct ImagesArgs {
     /// Images per forward pass.
     #[arg(short, long, default_value_t = 8)]
     pub batch_size: usize,
-    /// Which model.
+    /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// Preprocessing.

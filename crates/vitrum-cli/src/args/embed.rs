@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 
 use super::common::ImagesArgs;
 
-/// How features are written.
+/// File format of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EmbedFormat {
-    /// One tensor `features` [N, D], and the files' names in the metadata.
+    /// One tensor `features` [N, D], with the files' names in the metadata.
     Safetensors,
     /// A NumPy array [N, D].
     Npy,
@@ -18,10 +18,10 @@ pub enum EmbedFormat {
     JsonLines,
 }
 
-/// Which features.
+/// Kind of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EmbedKind {
-    /// One vector per image: what the head would see.
+    /// One vector per image: the input of the head.
     Pooled,
     /// All tokens, [N, T, D].
     Tokens,
@@ -36,13 +36,13 @@ pub struct EmbedArgs {
     /// Images and model.
     #[command(flatten)]
     pub input: ImagesArgs,
-    /// Where to write [default: JSON lines to stdout].
+    /// The file to write [default: JSON lines to stdout].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Format [default: by the output's extension, else jsonl].
+    /// Format [default: by the output's extension, otherwise jsonl].
     #[arg(long, value_enum)]
     pub format: Option<EmbedFormat>,
-    /// Which features.
+    /// Kind of features.
     #[arg(long, value_enum, default_value_t = EmbedKind::Pooled)]
     pub kind: EmbedKind,
     /// Divide each vector by its length.

@@ -13,7 +13,7 @@ pub enum ModelsCommand {
         after_help = "Examples:\n  vitrum models list\n  vitrum models list 'vit_*_patch14_*' --format csv"
     )]
     List {
-        /// Only names like this; * stands for any text.
+        /// Only matching names; * matches any text.
         filter: Option<String>,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -31,7 +31,7 @@ pub enum ModelsCommand {
     Shapes(ShapesArgs),
 }
 
-/// How the walk is written.
+/// Format of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ShapesFormat {
     /// A table for people.

@@ -17,10 +17,10 @@ pub struct PredictArgs {
     /// Images and model.
     #[command(flatten)]
     pub input: ImagesArgs,
-    /// How many classes to name.
+    /// Number of classes per image.
     #[arg(long, default_value_t = 5)]
     pub topk: usize,
-    /// Names of the classes, one a line, over the card's.
+    /// Names of the classes, one per line; replaces the card's.
     #[arg(long, value_name = "FILE")]
     pub class_map: Option<PathBuf>,
     /// Output format.

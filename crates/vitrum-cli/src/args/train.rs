@@ -8,17 +8,17 @@ use super::flags::RecipeFlags;
 /// Form of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// As timm writes them.
+    /// In timm's form.
     #[default]
     Text,
     /// A JSON object per event.
     Json,
 }
 
-/// Whether a run is shown on the whole screen.
+/// Whether to show a run full-screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Tui {
-    /// Where stderr is a terminal and lines are text.
+    /// If stderr is a terminal and lines are text.
     Auto,
     /// Always.
     On,

@@ -21,19 +21,19 @@ pub struct ValArgs {
     /// Labelled images.
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
-    /// Which model.
+    /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// Images per forward pass.
     #[arg(short, long, default_value_t = 32)]
     pub batch_size: usize,
-    /// Threads that decode images; 0 takes one per processor.
+    /// Threads that decode images; 0: one per core.
     #[arg(short = 'j', long, default_value_t = 0, hide_default_value = true)]
     pub workers: usize,
-    /// Folder that the files of a CSV are in [default: the CSV's own].
+    /// Folder of the files in a CSV [default: the CSV's own].
     #[arg(long, value_name = "DIR")]
     pub image_dir: Option<PathBuf>,
-    /// Class names in the order of their index, one a line.
+    /// Class names in the order of their numbers, one per line.
     #[arg(long, value_name = "FILE")]
     pub class_map: Option<PathBuf>,
     /// Part of the data: train, validation, test.
@@ -42,13 +42,13 @@ pub struct ValArgs {
     /// Only the first N images.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Unreadable images that are skipped, a number or a share below 1; one more ends the run.
+    /// Unreadable images to skip, a number or a share below 1; one more ends the run.
     #[arg(long, value_name = "N|F", default_value = "0.001", value_parser = parse_max_bad)]
     pub max_bad: f64,
     /// Per-image results: file,label,pred,prob.
     #[arg(long, value_name = "FILE.csv")]
     pub results_file: Option<PathBuf>,
-    /// Exit with 3 when top-1 is below this percentage.
+    /// Exit with 3 if top-1 is below this percentage.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub min_top1: Option<f64>,
     /// Output format.

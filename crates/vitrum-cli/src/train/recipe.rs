@@ -8,8 +8,8 @@ use vitrum::train::resume::Resume;
 
 use crate::args::TrainArgs;
 
-/// The run that was asked for: `base`, or the arguments of the run that is resumed by its path; over it the files in
-/// their order, then the flags. Whether it is a run is not checked.
+/// The recipe of the requested run. It starts from `base`, or from the arguments of the run resumed by its path.
+/// Then come the files in their order, then the flags. Does not check the recipe.
 pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     let mut recipe = base;
     if let Some(Resume::Path(path)) = &args.resume
@@ -17,7 +17,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     {
         recipe = recipe.with(&recipe::read(&file)?, &file.display().to_string())?;
     }
-    // What a newcomer types first means the recipe that was made for it.
+    // A newcomer's first command uses the recipe made for it.
     let is_demo = args.positional.as_deref() == Some("demo") && !matches!(args.resume, Some(Resume::Path(_)));
     let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
     let mut layers = Vec::new();
@@ -33,7 +33,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     }
     layers.push(("command line", given));
     if layers.iter().any(|(_, layer)| layer.get("linear_probe") == Some(&true.into())) {
-        // Defaults of fine-tuning that mean nothing where one layer learns.
+        // Defaults of fine-tuning that have no effect if only one layer learns.
         (recipe.layer_decay, recipe.drop_path) = (None, 0.0);
     }
     for (origin, layer) in &layers {
@@ -42,7 +42,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// A file, or a recipe that is built in.
+/// A file, or a built-in recipe.
 fn overlay(name: &str) -> Result<Overlay> {
     let path = Path::new(name);
     if path.is_dir() {
@@ -54,7 +54,7 @@ fn overlay(name: &str) -> Result<Overlay> {
     Ok(recipe::builtin(name)?)
 }
 
-/// `args.toml` of the run that a path leads into: a run's folder, its checkpoints, or one of them.
+/// `args.toml` of the run at a path: a run's folder, its checkpoints, or one of them.
 fn args_of_run(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     path.ancestors().take(3).map(|folder| folder.join("args.toml")).find(|file| file.is_file())

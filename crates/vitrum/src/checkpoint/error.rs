@@ -165,7 +165,7 @@ pub enum LoadError {
         /// What is wrong, with the key.
         reason: String,
     },
-    /// A target exists already and may not be replaced.
+    /// A target exists and must not be replaced.
     #[error("{path} exists already", path = .path.display())]
     Exists {
         /// The file or folder.

@@ -38,7 +38,7 @@ pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 pub struct LoadOptions<'a> {
     /// A folder with `config.json` and weights, a file of weights, a name of the catalogue, `hf:ORG/NAME`, or `demo`.
     pub model: String,
-    /// Weights instead of those that come with the model.
+    /// Weights that replace the model's own.
     pub checkpoint: Option<PathBuf>,
     /// Which of several sets of weights in the file, by the words in front of its tensors: `student`, `state_dict`.
     /// Without it averaged weights come before others, and a teacher before its student.
@@ -122,7 +122,7 @@ pub struct Loaded {
     pub card: Option<ModelCard>,
     /// What happened to every tensor; `None` for a fresh model.
     pub report: Option<Report>,
-    /// What a user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -288,7 +288,7 @@ pub struct Opened {
     pub dialect: Dialect,
     /// What is known of it, from its own card, the catalogue, or its shapes.
     pub card: ModelCard,
-    /// What a user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 

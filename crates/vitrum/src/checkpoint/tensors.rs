@@ -104,7 +104,7 @@ pub enum TensorError {
         dtype: Dtype,
         /// Bytes needed.
         expected: usize,
-        /// Bytes given.
+        /// Number of bytes given.
         found: usize,
     },
     /// Another shape is needed.
@@ -380,11 +380,11 @@ pub(crate) type Tensors = BTreeMap<String, HostTensor>;
 /// Weights of one model within a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightSet {
-    /// What stands in front of the names of its tensors, such as `teacher.backbone`; often nothing.
+    /// The prefix of its tensors, such as `teacher.backbone`; often empty.
     pub name: String,
     /// Number of its tensors.
     pub tensors: usize,
-    /// Whether it is the one that was taken.
+    /// Whether it was chosen.
     pub chosen: bool,
 }
 

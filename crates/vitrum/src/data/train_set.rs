@@ -144,7 +144,7 @@ fn listed(names: &[String]) -> String {
     text
 }
 
-/// One opened dataset of known length. Pictures are named by their index, from 0.
+/// One opened dataset of known length. Pictures have indexes from 0.
 pub struct TrainSet {
     path: PathBuf,
     classes: Vec<String>,

@@ -283,7 +283,7 @@ impl Optimizer {
         Ok(Self { config, updates: 0, kept: BTreeMap::new() })
     }
 
-    /// How it is built.
+    /// The model's configuration.
     pub fn config(&self) -> &OptimConfig {
         &self.config
     }

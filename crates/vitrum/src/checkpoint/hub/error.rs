@@ -144,7 +144,7 @@ pub enum HubError {
         /// The server's `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
-    /// No connection: refused, unknown host, cut before an answer came.
+    /// No connection: refused, unknown host, or closed before an answer.
     #[error("{url} cannot be reached: {reason}\nhint: check the network, the proxy and HF_ENDPOINT")]
     Unreachable {
         /// Without its query.

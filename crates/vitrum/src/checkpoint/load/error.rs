@@ -31,19 +31,19 @@ pub enum ModelError {
     /// This build knows no hub.
     #[error("{model}: this build cannot fetch models\nhint: build with the feature `hub`, or name a folder")]
     NoHub {
-        /// What was asked for.
+        /// The requested pattern.
         model: String,
     },
     /// It looks like a path, and nothing is there.
     #[error("{model}: no such file or folder")]
     NotFound {
-        /// What was asked for.
+        /// The requested pattern.
         model: String,
     },
     /// A name without weights, where weights are needed.
     #[error("{model}: a name alone has no weights")]
     NoWeights {
-        /// What was asked for.
+        /// The requested pattern.
         model: String,
     },
     /// What [`LoadOptions::edit`](super::LoadOptions::edit) says against the configuration.

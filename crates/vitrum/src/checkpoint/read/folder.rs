@@ -20,7 +20,7 @@ const PREFERRED: [&str; 10] = [
     "mp_rank_00_model_states.pt",
 ];
 
-/// Stems of what training scripts leave, the better choice first: the best epoch before the last one.
+/// Stems of training scripts' files, in order of preference: the best epoch before the last.
 const STEMS: [&[&str]; 3] = [
     &[
         "model_best",

@@ -7,11 +7,11 @@ use super::npz::entry_names;
 use super::open;
 use crate::checkpoint::LoadError;
 
-/// Endings of files of weights, in this order.
+/// Extensions of files of weights, in order of preference.
 pub(super) const WEIGHTS: [&str; 9] =
     [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
 
-/// Formats that are read.
+/// Supported formats.
 pub(super) enum Content {
     /// A safetensors file.
     Safetensors,

@@ -37,7 +37,7 @@ pub(super) fn dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// The crate hands out the machine's byte order.
+/// The crate returns native byte order.
 fn little_endian(dtype: DType, mut data: Vec<u8>) -> Vec<u8> {
     if cfg!(target_endian = "big") {
         data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);

@@ -10,7 +10,7 @@ use crate::data::resize::{Interpolation, Region, resize, resize_region};
 use super::geometry::{self, CropBox, PadMode, gather};
 use super::{AugmentError, positive_range, uniform};
 
-/// A given crop and flip, for repeating what another program did.
+/// A given crop and flip, to reproduce another program's choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropFlip {
     /// First column of the crop.

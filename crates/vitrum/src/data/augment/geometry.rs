@@ -35,7 +35,7 @@ impl CropBox {
     }
 }
 
-/// How an affine transform reads between pixels. Unlike a resize it takes 1, 4 or 16 pixels whatever the scale.
+/// Interpolation of an affine transform. Unlike a resize it reads 1, 4 or 16 pixels at any scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
     /// The nearest pixel.

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use super::{DatasetError, DatasetProblem};
 
-/// Most archives that are held open.
+/// Largest number of archives held open.
 const MAX_OPEN: usize = 128;
 
-/// A plain archive that any number of threads read at once.
+/// A plain archive; any number of threads can read it at once.
 pub(super) struct Archive {
     path: PathBuf,
-    /// Held open where there are few, and the system lets threads share it.
+    /// Held open if there are few archives and the system lets threads share the file.
     file: Option<File>,
 }
 
@@ -27,7 +27,7 @@ impl Archive {
         paths.iter().map(|path| open(path).map_err(|error| DatasetProblem::from(error).at(path))).collect()
     }
 
-    /// `size` bytes, which were found within the archive when it was listed.
+    /// `size` bytes. The listing checked that they are inside the archive.
     pub(super) fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, DatasetError> {
         let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
         self.read_to(offset, size, &mut bytes).map_err(|error| DatasetProblem::from(error).at(&self.path))?;
@@ -50,7 +50,7 @@ impl Archive {
     }
 }
 
-/// Reads a shared file from a place of its own.
+/// Reads a shared file at its own position.
 #[cfg(unix)]
 struct At<'a> {
     file: &'a File,

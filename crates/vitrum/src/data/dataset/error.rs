@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// A dataset that cannot be read.
+/// The dataset cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct DatasetError {
@@ -19,35 +19,35 @@ pub enum DatasetProblem {
     /// It cannot be opened or read.
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
-    /// It is of no known kind.
+    /// Its kind is unknown.
     #[error(
         "not a dataset: {0}\n  hint: give a folder of class folders, a .csv or .tsv, a .tar, \
          CIFAR's or MNIST's binary files, or `demo`"
     )]
     Unknown(String),
-    /// It is known and not read.
+    /// A known kind that is not supported.
     #[error("{what}, which is not read\n  hint: {hint}")]
     Foreign {
         /// What it is.
         what: &'static str,
-        /// How to come to a form that is read.
+        /// How to convert it.
         hint: &'static str,
     },
-    /// A file without content.
+    /// An empty file.
     #[error("the file is empty")]
     Empty,
-    /// There is nothing in it.
+    /// No images in it.
     #[error("no images found{0}")]
     NoImages(String),
-    /// Several splits, or not the one asked for.
+    /// Several splits, or not the requested one.
     #[error("{found}\n  hint: the splits present are {}; choose one", available.join(", "))]
     Split {
-        /// What was asked for.
+        /// The requested one.
         found: String,
-        /// What there is.
+        /// The splits present.
         available: Vec<String>,
     },
-    /// The content contradicts its format.
+    /// Its content contradicts its format.
     #[error("damaged: {0}")]
     Damaged(String),
     /// Larger than any sensible dataset of its kind.
@@ -60,7 +60,7 @@ pub enum DatasetProblem {
         /// The limit.
         limit: u64,
     },
-    /// A row of a table.
+    /// A row of a table is invalid.
     #[error("line {line}: {reason}")]
     Row {
         /// Line number, from 1.
@@ -68,7 +68,7 @@ pub enum DatasetProblem {
         /// What is wrong.
         reason: String,
     },
-    /// A member of an archive.
+    /// A member of an archive is invalid.
     #[error("member `{name}`: {reason}")]
     Member {
         /// The member.
@@ -82,9 +82,9 @@ pub enum DatasetProblem {
          ends at the first dot of the file's name"
     )]
     SeveralImages {
-        /// What the sample's members share.
+        /// The common key of the sample's members.
         key: String,
-        /// The picture that is too many.
+        /// The second picture.
         second: String,
     },
     /// A shard of a range is missing.
@@ -93,22 +93,23 @@ pub enum DatasetProblem {
         first.display()
     )]
     MissingShard {
-        /// The first one.
+        /// The first missing one.
         first: PathBuf,
         /// How many are missing.
         missing: usize,
         /// How many the range names.
         of: usize,
     },
-    /// A pattern that no archive fits.
+    /// No archive matches the pattern.
     #[error(
-        "no .tar, .tar.gz or .tgz fits the pattern\n  hint: `*` and `?` stand for parts of a file's name, not of a folder's"
+        "no .tar, .tar.gz or .tgz matches the pattern\n  \
+        hint: `*` and `?` match parts of a file's name, not of a folder's"
     )]
     NoShards,
-    /// A class map.
+    /// The class map is invalid.
     #[error("class map: {0}")]
     ClassMap(String),
-    /// The first line of a table is a header without a column of paths.
+    /// The table's header has no column of paths.
     #[error(
         "no column of paths in the header: {}\n  hint: name it `file`, `path`, `image` or `filename`, or another of its \
          usual names",

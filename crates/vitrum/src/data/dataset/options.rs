@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::class_map::ClassMap;
 
-/// Which part of a dataset is wanted.
+/// A part of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Split {
     /// `train`, `training`.
@@ -16,7 +16,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// The split a folder of that name holds.
+    /// The split of a folder with this name.
     pub fn of_name(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
             "train" | "training" => Some(Self::Train),
@@ -36,27 +36,27 @@ impl Split {
     }
 }
 
-/// Which folder of `a/b/c/picture.jpg` names the class.
+/// The folder of `a/b/c/picture.jpg` that names the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClassFolder {
-    /// The innermost, `c`, as timm.
+    /// The innermost, `c`, as in timm.
     #[default]
     Innermost,
-    /// The outermost below the root or split, `a`, as torchvision's `ImageFolder`.
+    /// The outermost below the root or split, `a`, as in torchvision's `ImageFolder`.
     Outermost,
 }
 
 /// How to read a dataset.
 #[derive(Debug, Clone, Default)]
 pub struct DatasetOptions {
-    /// Class names and their numbers, for instance those the model was trained with. Without one, the class folders
-    /// in natural order are numbered from 0. Pictures of other classes are skipped.
+    /// Class names and their numbers, for instance those of the model's training. Without a map, the class folders
+    /// are numbered from 0 in natural order. Pictures of other classes are skipped.
     pub class_map: Option<ClassMap>,
-    /// Where the paths of a table begin; by default the table's own folder.
+    /// Base of a table's relative paths; by default the table's folder.
     pub image_dir: Option<PathBuf>,
-    /// The part wanted, where there are several.
+    /// The wanted part, if there are several.
     pub split: Option<Split>,
-    /// Which folder names the class.
+    /// The folder that names the class.
     pub class_folder: ClassFolder,
     /// Side of the demo set's pictures in pixels; by default 224.
     pub demo_size: Option<u32>,

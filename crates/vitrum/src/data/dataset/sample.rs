@@ -9,14 +9,14 @@ use super::error::DatasetError;
 use crate::data::decode::{self, DecodeOptions, Decoded};
 use crate::data::image::RgbImage;
 
-/// One picture and what is known of it.
+/// One picture with its name and label.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// What to call it: a path, an archive member, or file and number.
+    /// A path, an archive member, or file and number.
     pub name: String,
-    /// Index of its class, when known.
+    /// Index of its class, if known.
     pub label: Option<usize>,
-    /// The picture, not yet decoded where it comes encoded.
+    /// The picture; encoded pictures are not yet decoded.
     pub image: ImageSource,
 }
 
@@ -77,18 +77,18 @@ pub trait Held: Debug + Send + Sync {
     fn raw(&self) -> Result<ImageSource, ImageFault>;
 }
 
-/// A picture that cannot be had.
+/// A picture is not available.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageFault {
     /// The picture is missing or damaged; others may be fine.
     #[error("{0}")]
     Bad(String),
-    /// The dataset itself cannot be read any more.
+    /// The dataset can no longer be read.
     #[error(transparent)]
     Broken(Arc<DatasetError>),
 }
 
-/// Width and height by an image's header.
+/// Width and height from an image's header.
 pub(crate) fn dimensions(image: &ImageSource) -> Option<(u32, u32)> {
     match image {
         ImageSource::Path(path) => {

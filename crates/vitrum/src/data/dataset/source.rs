@@ -10,16 +10,16 @@ use crate::data::image::RgbImage;
 
 /// A dataset that is read once, in a fixed order.
 pub trait Source: Send {
-    /// The class names, in the order of the labels; empty when there are no labels or only numbers.
+    /// The class names, in the order of the labels; empty if there are no labels or only numbers.
     fn classes(&self) -> &[String];
 
-    /// How many samples there are in all, when that is known before reading.
+    /// Number of samples, if known before reading.
     fn count(&self) -> Option<usize>;
 
-    /// What was left out so far, and why.
+    /// The entries left out so far, with reasons.
     fn skipped(&self) -> &Skipped;
 
-    /// What was chosen, renamed or taken for what.
+    /// Choices made while reading, for the user.
     fn notes(&self) -> &[String] {
         &self.skipped().notes
     }
@@ -27,16 +27,16 @@ pub trait Source: Send {
     /// The next sample, or `None` at the end.
     ///
     /// # Errors
-    /// [`DatasetError`] when the rest cannot be read.
+    /// [`DatasetError`] if the rest cannot be read.
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError>;
 
-    /// The samples that are still to come, as a list. Files stay where they are and a plain archive is read where a
-    /// picture lies, unless `sequential` asks to read it as a stream; pictures of binary sets are held in memory.
+    /// The remaining samples as a list. Files stay on disk. Pictures of a plain archive are read on demand, unless
+    /// `sequential` asks for a stream. Pictures of binary sets are held in memory.
     ///
     /// # Errors
-    /// [`DatasetError`] when the rest cannot be read.
+    /// [`DatasetError`] if the rest cannot be read.
     fn into_indexed(mut self: Box<Self>, sequential: bool) -> Result<Indexed, DatasetError> {
-        // Only archives can choose.
+        // Only archives support both.
         let _ = sequential;
         Indexed::drain(&mut *self)
     }
@@ -81,13 +81,13 @@ impl Place {
     }
 }
 
-/// How a stream is begun again.
+/// Opens a stream from its beginning.
 pub(super) type Reopen = Box<dyn Fn() -> Result<Box<dyn Source>, DatasetError> + Send + Sync>;
 
 /// Draws the picture of a number.
 pub(crate) type Draw = Box<dyn Fn(usize) -> RgbImage + Send + Sync>;
 
-/// What the entries' places refer to.
+/// The data that the entries' places refer to.
 #[derive(Default)]
 pub(super) enum Store {
     /// Nothing: files and memory.

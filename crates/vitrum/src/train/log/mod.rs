@@ -89,7 +89,7 @@ pub enum LogError {
     /// A picture cannot be drawn or encoded.
     #[error("{what}: cannot be drawn: {reason}")]
     Picture {
-        /// Which.
+        /// Its name.
         what: String,
         /// Why.
         reason: String,
