@@ -35,6 +35,9 @@ pub enum Command {
     /// The same with the defaults of fine-tuning: a short run from pretrained weights.
     #[command(args_override_self = true)]
     Finetune(TrainArgs),
+    /// The same with a teacher: a model that learns from the labels and from what another model says of the images.
+    #[command(args_override_self = true)]
+    Distill(TrainArgs),
     /// Name the classes of images.
     Predict(PredictArgs),
     /// Accuracy, loss and speed on labelled images.
@@ -160,6 +163,9 @@ pub struct ModelArgs {
     /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
     pub model_kwargs: Vec<(String, String)>,
+    /// Which head answers, of a distilled model, which has two: mean (of both), class or dist.
+    #[arg(long, value_name = "HEAD", value_parser = ["mean", "class", "dist"])]
+    pub answer: Option<String>,
     /// Keys the checkpoint may lack; * stands for any text. They get fresh values.
     #[arg(long, value_name = "KEY")]
     pub allow_missing: Vec<String>,

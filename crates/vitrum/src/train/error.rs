@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::clip::ClipModeError;
+use super::distill::TeacherError;
 use super::log::LogError;
 use super::optim::{OptimError, StateError};
 use super::recipe::RecipeError;
@@ -49,6 +50,9 @@ pub enum TrainError {
     /// The model, or the weights it begins with.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The teacher of a distillation.
+    #[error(transparent)]
+    Teacher(#[from] TeacherError),
     /// A model's name or configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),

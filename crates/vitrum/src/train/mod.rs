@@ -2,12 +2,13 @@
 //!
 //! Reading order: [`recipe`] says what a run depends on, [`mod@fit`] is the loop, [`trainer`] one update of it;
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are its mathematics, [`backward`] its way
-//! forth and back, [`precision`] in which numbers, [`statistics`] what BatchNorm learns; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
-//! of it.
+//! forth and back, [`precision`] in which numbers, [`statistics`] what BatchNorm learns, [`distill`] what a teacher adds;
+//! [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells of it.
 
 pub mod backward;
 pub mod build;
 pub mod clip;
+pub mod distill;
 pub mod ema;
 mod error;
 pub mod evaluate;

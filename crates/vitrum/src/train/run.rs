@@ -1,6 +1,7 @@
 //! What the loop's steps do: data to updates, validation, records, checkpoints.
 
 mod data;
+mod objective;
 mod place;
 mod records;
 mod report;
@@ -134,11 +135,13 @@ impl<'a> Run<'a> {
                 sets.classes.len()
             )));
         }
-        let (model, built) = build(&recipe, num_classes, &job.device, job.offline)?;
+        let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
         let model = freeze(model, &recipe)?;
-        let mut trainer = Trainer::new(model, &recipe, updates_per_epoch as u64, &job.device)?;
+        let objective = objective::objective(job, num_classes, &sets.classes, &mut built)?;
+        let mut trainer =
+            Trainer::with_objective(model, objective, &recipe, updates_per_epoch as u64, &job.device)?;
         let fingerprints = sets.fingerprints();
         // Whatever can be wrong with the arguments was found by now: only a run leaves a folder.
         let (folder, store, found) = place::place(job)?;
@@ -258,7 +261,7 @@ impl<'a> Run<'a> {
         let mut images = batch.values.clone();
         let mut rng = batch_rng(self.recipe.seed, epoch as u64, number as u64);
         let targets = mixup.apply(&mut images, batch.shape, &batch.labels, &mut rng)?;
-        Ok(Examples { images, shape: batch.shape, targets })
+        Ok(Examples { images, shape: batch.shape, targets, indexes: batch.indexes.clone() })
     }
 
     /// Model and average over the validation images.
