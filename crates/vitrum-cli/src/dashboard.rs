@@ -26,6 +26,7 @@ use ratatui::widgets::{
 };
 use ratatui::{Frame, Terminal};
 use vitrum::train::log::{EpochSummary, EvalLine, Event, History, Started, Step, TrainLine, Watch, text};
+use vitrum::train::score::Validation;
 
 use crate::output;
 
@@ -37,6 +38,8 @@ const FAREWELL: usize = 12;
 const POINTS: usize = 400;
 /// Between two drawings.
 const PERIOD: Duration = Duration::from_millis(200);
+/// Colours of the scores; further scores have the last one.
+const SCORES: [Color; 2] = [Color::Yellow, Color::DarkGray];
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
@@ -204,9 +207,14 @@ impl Board {
 
     fn epoch(&mut self, summary: &EpochSummary) {
         self.eval = None;
-        let top1 = [summary.eval_top1, summary.ema_top1].into_iter().flatten().fold(f64::NAN, f64::max);
-        if self.best.is_none_or(|(best, _)| top1 > best) && !top1.is_nan() {
-            self.best = Some((top1, summary.epoch));
+        let Started { eval_metric, better, .. } = &self.started;
+        let scores = summary.validation.decisive();
+        let Some(value) = scores.and_then(|scores| scores.get(eval_metric)).filter(|value| !value.is_nan())
+        else {
+            return;
+        };
+        if self.best.is_none_or(|(best, _)| better.improves(value, best)) {
+            self.best = Some((value, summary.epoch));
         }
     }
 
@@ -245,7 +253,7 @@ impl Board {
         self.draw_gauges(frame, gauges, elapsed);
         let [left, right] = Layout::horizontal([Constraint::Fill(1); 2]).areas(charts);
         self.draw_loss(frame, left);
-        self.draw_accuracy(frame, right);
+        self.draw_scores(frame, right);
         let [left, right] = Layout::horizontal([Constraint::Length(38), Constraint::Fill(1)]).areas(bottom);
         self.draw_numbers(frame, left);
         self.draw_log(frame, right);
@@ -293,56 +301,74 @@ impl Board {
         let at = |line: &TrainLine| line.epoch as f64 + share((line.batch + 1) as f64, line.batches as f64);
         let train = self.history.train.iter().map(|line| (at(line), line.loss)).collect();
         let curves = [
-            ("train", Color::Blue, train),
-            ("validation", Color::Yellow, self.by_epoch(|summary| summary.eval_loss)),
-            ("EMA", Color::Green, self.by_epoch(|summary| summary.ema_loss)),
+            ("train".into(), Color::Blue, train),
+            ("validation".into(), Color::Yellow, self.by_epoch(|v| v.model_score("loss"))),
+            ("EMA".into(), Color::Green, self.by_epoch(|v| v.ema_score("loss"))),
         ];
         draw_chart(frame, area, "loss", LegendPosition::TopRight, &curves);
     }
 
-    fn draw_accuracy(&self, frame: &mut Frame, area: Rect) {
-        let curves = [
-            ("top-1", Color::Yellow, self.by_epoch(|summary| summary.eval_top1)),
-            ("top-5", Color::DarkGray, self.by_epoch(|summary| summary.eval_top5)),
-            ("EMA", Color::Green, self.by_epoch(|summary| summary.ema_top1)),
-        ];
-        draw_chart(frame, area, "validation accuracy, %", LegendPosition::BottomRight, &curves);
+    fn draw_scores(&self, frame: &mut Frame, area: Rect) {
+        let names: Vec<&str> = self.score_names().into_iter().filter(|name| *name != "loss").collect();
+        let curve = |(index, name): (usize, &&str)| {
+            let color = SCORES[index.min(SCORES.len() - 1)];
+            (text::score_name(name), color, self.by_epoch(|v| v.model_score(name)))
+        };
+        let mut curves: Vec<Curve> = names.iter().enumerate().map(curve).collect();
+        if let Some(first) = names.first() {
+            curves.push(("EMA".into(), Color::Green, self.by_epoch(|v| v.ema_score(first))));
+        }
+        let is_accuracy = names.iter().all(|name| text::score_name(name) != **name);
+        let title = if is_accuracy { "validation accuracy, %" } else { "validation scores" };
+        draw_chart(frame, area, title, LegendPosition::BottomRight, &curves);
     }
 
-    fn by_epoch(&self, value: fn(&EpochSummary) -> Option<f64>) -> Vec<(f64, f64)> {
-        let point = |summary: &EpochSummary| Some((summary.epoch as f64 + 1.0, value(summary)?));
+    /// The names of the scores; none before the first epoch's end.
+    fn score_names(&self) -> Vec<&str> {
+        let last = self.history.epochs.last();
+        last.map_or(Vec::new(), |s| s.validation.names.iter().map(String::as_str).collect())
+    }
+
+    fn by_epoch(&self, score: impl Fn(&Validation) -> Option<f64>) -> Vec<(f64, f64)> {
+        let point = |s: &EpochSummary| Some((s.epoch as f64 + 1.0, score(&s.validation)?));
         self.history.epochs.iter().filter_map(point).collect()
     }
 
     fn draw_numbers(&self, frame: &mut Frame, area: Rect) {
-        let mut rows: Vec<(&str, String)> = Vec::new();
+        let mut rows: Vec<(String, String)> = Vec::new();
         if let Some((best, epoch)) = self.best {
-            rows.push(("best top-1", format!("{best:.3} (epoch {epoch})")));
+            let name = text::score_name(&self.started.eval_metric);
+            rows.push((format!("best {name}"), format!("{best:.3} (epoch {epoch})")));
         }
         if let Some(last) = self.history.epochs.last() {
-            let percent = |name, value: Option<f64>| value.map(|value| (name, format!("{value:.3}")));
-            rows.extend(percent("top-1", last.eval_top1));
-            rows.extend(percent("top-5", last.eval_top5));
-            rows.extend(percent("EMA top-1", last.ema_top1));
+            let names: Vec<&str> = self.score_names().into_iter().filter(|name| *name != "loss").collect();
+            let row = |name: String, value: Option<f64>| Some((name, format!("{:.3}", value?)));
+            for name in &names {
+                rows.extend(row(text::score_name(name), last.validation.model_score(name)));
+            }
+            if let Some(first) = names.first() {
+                let name = format!("EMA {}", text::score_name(first));
+                rows.extend(row(name, last.validation.ema_score(first)));
+            }
         }
         if let Some(line) = self.history.train.last() {
             rows.push((
-                "loss",
+                "loss".into(),
                 format!("{} (mean {})", text::three_digits(line.loss), text::three_digits(line.loss_avg)),
             ));
-            rows.push(("learning rate", text::exponential(line.lr, 3)));
+            rows.push(("learning rate".into(), text::exponential(line.lr, 3)));
             rows.push((
-                "images/s",
+                "images/s".into(),
                 format!("{:.1} (mean {:.1})", line.images_per_second, line.images_per_second_avg),
             ));
             rows.push((
-                "update",
+                "update".into(),
                 format!("{:.3} s, data {:.3} s", line.step_seconds_avg, line.data_seconds_avg),
             ));
-            rows.extend(line.grad_norm.map(|norm| ("gradient norm", text::three_digits(norm))));
-            rows.extend(line.memory_mb.map(|memory| ("memory", format!("{memory:.0} MB"))));
+            rows.extend(line.grad_norm.map(|norm| ("gradient norm".into(), text::three_digits(norm))));
+            rows.extend(line.memory_mb.map(|memory| ("memory".into(), format!("{memory:.0} MB"))));
         }
-        let rows = rows.into_iter().map(|(name, value)| Row::new([name.to_string(), value]));
+        let rows = rows.into_iter().map(|(name, value)| Row::new([name, value]));
         let table = Table::new(rows, [Constraint::Length(14), Constraint::Fill(1)]);
         frame.render_widget(table.block(panel("now")), area);
     }
@@ -373,12 +399,12 @@ fn share(part: f64, whole: f64) -> f64 {
 }
 
 /// Name, colour and points `(epoch, value)`.
-type Curve<'a> = (&'a str, Color, Vec<(f64, f64)>);
+type Curve = (String, Color, Vec<(f64, f64)>);
 
 fn draw_chart(frame: &mut Frame, area: Rect, title: &str, legend: LegendPosition, curves: &[Curve]) {
     let drawn: Vec<Curve> = curves
         .iter()
-        .map(|(name, color, points)| (*name, *color, thinned(points)))
+        .map(|(name, color, points)| (name.clone(), *color, thinned(points)))
         .filter(|(_, _, points)| !points.is_empty())
         .collect();
     if drawn.is_empty() {
@@ -391,7 +417,7 @@ fn draw_chart(frame: &mut Frame, area: Rect, title: &str, legend: LegendPosition
     let end = all().fold(1.0, |end: f64, point| end.max(point.0)).ceil();
     let datasets = drawn.iter().map(|(name, color, points)| {
         let marker = if points.len() == 1 { Marker::Dot } else { Marker::Braille };
-        let set = Dataset::default().name(*name).data(points).style(Style::new().fg(*color));
+        let set = Dataset::default().name(name.as_str()).data(points).style(Style::new().fg(*color));
         set.marker(marker).graph_type(GraphType::Line)
     });
     let label = |value: f64| Line::raw(text::three_digits(value));
@@ -430,6 +456,7 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 mod tests {
     use ratatui::backend::TestBackend;
     use vitrum::train::log::Finished;
+    use vitrum::train::score::Scores;
 
     use super::*;
 
@@ -444,6 +471,7 @@ mod tests {
             epochs: 4,
             batches: 10,
             run: "runs/classify/vit".into(),
+            eval_metric: "top1".into(),
             ..Started::default()
         }));
         board
@@ -458,8 +486,9 @@ mod tests {
                 TrainLine { epoch, update, batch, batches: 10, loss, lr: 4.1e-4, ..TrainLine::default() };
             board.event(&Event::Train(line));
             if batch == 9 {
-                let eval_top1 = Some(50.0 + 10.0 * epoch as f64);
-                board.event(&Event::Epoch(EpochSummary { epoch, eval_top1, ..EpochSummary::default() }));
+                let model = Some(Scores::from([("top1", 50.0 + 10.0 * epoch as f64)]));
+                let validation = Validation { names: vec!["top1".into()], model, ema: None };
+                board.event(&Event::Epoch(EpochSummary { epoch, validation, ..EpochSummary::default() }));
             }
         }
     }

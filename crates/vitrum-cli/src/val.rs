@@ -2,15 +2,18 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use burn::tensor::DType;
+use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::Tensor;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use vitrum::data::Preprocess;
 use vitrum::data::dataset::{ClassMap, DatasetOptions, Skipped, Source, Split, open_dataset};
 use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
-use vitrum::data::{Preprocess, batch};
 use vitrum::tasks::Classifier;
-use vitrum::tasks::evaluate::{Accuracy, Evaluation};
+use vitrum::tasks::evaluate::Accuracy;
+use vitrum::train::TrainError;
+use vitrum::train::evaluate::{Pass, Seen};
+use vitrum::train::judge::ClassifyJudge;
 
 use crate::args::{Format, ValArgs};
 use crate::model::{self, Talk};
@@ -162,38 +165,26 @@ fn evaluate(
     let mut table = args.results_file.as_ref().map(|path| Table::create(path, &header)).transpose()?;
     let total = loader.num_samples().map(|n| args.limit.map_or(n, |limit| n.min(limit)));
     let bar = progress(total, talk);
-    let mut evaluation = Evaluation::default();
+    let mut judge = ClassifyJudge::new(num_classes);
     let start = Instant::now();
-    let mut left = args.limit.unwrap_or(usize::MAX);
-    while left > 0 {
-        let Some(batch) = loader.next().transpose()? else { break };
-        let images = batch::to_tensor(batch.values, batch.shape, DType::F32, classifier.device())?;
-        let logits = classifier.logits(images).map_err(|error| named(error, &batch.names))?;
-        for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits).take(left) {
-            let label =
-                label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;
-            if label >= num_classes {
-                bail!(
-                    "{name}: class {label}, but the model knows {} (0 to {})",
-                    num_classes,
-                    num_classes - 1
-                );
-            }
-            let answer = evaluation.add(logits, label);
-            if let Some(table) = &mut table {
-                let (label, pred) = (label.to_string(), answer.pred.to_string());
-                table.row(&[name, &label, &pred, &format!("{:.6}", answer.prob)])?;
-            }
+    let mut answer =
+        |images: Tensor<4>, names: &[String]| classifier.logits(images).map_err(|error| named(error, names));
+    let mut watch = |seen: Seen<'_, ClassifyJudge>| {
+        if let Some(table) = &mut table {
+            write_rows(table, &seen)?;
         }
-        left -= batch.names.len().min(left);
-        bar.inc(batch.names.len() as u64);
-        if let Some(accuracy) = evaluation.accuracy() {
+        bar.inc(seen.batch.names.len() as u64);
+        if let Some(accuracy) = seen.judge.accuracy() {
             bar.set_message(format!("Acc@1 {:.3} Acc@5 {:.3}", accuracy.top1, accuracy.top5));
         }
-    }
+        anyhow::Ok(true)
+    };
+    let pass = Pass { limit: args.limit, ..Pass::default() };
+    vitrum::train::evaluate::evaluate(&mut answer, loader, &mut judge, classifier.device(), pass, &mut watch)
+        .map_err(|error| explained(error, args))?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
-    let accuracy = evaluation.accuracy().with_context(|| format!("{}: no images", args.data.display()))?;
+    let accuracy = judge.accuracy().context("an evaluation without images")?;
     if let Some(table) = table {
         table.finish()?;
     }
@@ -210,6 +201,24 @@ fn evaluate(
         classes_matched: String::new(),
         seconds,
     })
+}
+
+/// A row of the results file for each judged image.
+fn write_rows(table: &mut Table, seen: &Seen<'_, ClassifyJudge>) -> Result<()> {
+    for ((name, label), answer) in seen.batch.names.iter().zip(seen.labels).zip(seen.judge.answers()) {
+        let (label, pred) = (label.to_string(), answer.pred.to_string());
+        table.row(&[name, &label, &pred, &format!("{:.6}", answer.prob)])?;
+    }
+    Ok(())
+}
+
+/// The library's error with this program's hints.
+fn explained(error: anyhow::Error, args: &ValArgs) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(TrainError::NoLabel { name }) => anyhow!("{name}: no label\nhint: `vitrum predict` needs none"),
+        Some(TrainError::NoImages) => anyhow!("{}: no images", args.data.display()),
+        _ => error,
+    }
 }
 
 /// A bar on a terminal, nothing elsewhere.

@@ -109,6 +109,7 @@ const DATA: &[Flag] = &[
 ];
 
 const MODEL: &[Flag] = &[
+    flag("task", Text, "NAME", "What the model is trained for: classify"),
     flag("model", Text, "NAME", "Name of the catalogue, see `vitrum models list`").short('m'),
     flag("pretrained", Text, "DIR|FILE|hf:ID", "Weights to begin from").also(&["initial-checkpoint"]),
     flag("num_classes", Count, "K", "Number of classes [default: the data's]"),
@@ -287,7 +288,7 @@ const RUN: &[Flag] = &[
     flag("val_interval", Count, "N", "Epochs between validations"),
     flag("checkpoint_every", Kind::Every, "TIME", "How often to save: 1epoch, 500steps, 10min"),
     flag("checkpoint_hist", Count, "N", "Checkpoints kept besides the best").also(&["save-total-limit"]),
-    flag("eval_metric", Text, "NAME", "What makes a checkpoint the best: top1, top5 or loss"),
+    flag("eval_metric", Text, "NAME", "The score that chooses the best checkpoint: top1, top5 or loss"),
     flag("time", Kind::Span, "TIME", "Save and stop after this long: 3.5h, 90min"),
     flag("device", Text, "NAME", "auto, cpu, vulkan, webgpu"),
     flag(

@@ -68,7 +68,7 @@ pub enum ConfigError {
 }
 
 fn hint(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!("\nhint: did you mean '{name}'?")).unwrap_or_default()
+    nearest.as_ref().map(|name| format!("\nhint: did you mean {name}?")).unwrap_or_default()
 }
 
 /// A model was asked for what it cannot do.

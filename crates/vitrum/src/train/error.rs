@@ -1,4 +1,4 @@
-//! What can keep a run from its end.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::data::preprocess::PreprocessError;
 use crate::data::train_set::TrainDataError;
 use crate::models::ConfigError;
 
-/// What can keep a run from its end.
+/// An error of training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -29,13 +29,52 @@ pub enum TrainError {
     /// An option and something else do not go together.
     #[error("{0}")]
     Option(String),
+    /// The model has fewer classes than the data.
+    #[error("num_classes {found}: {data} has {expected} classes")]
+    TooFewClasses {
+        /// The dataset.
+        data: String,
+        /// Classes of the model.
+        found: usize,
+        /// Classes of the data.
+        expected: usize,
+    },
+    /// An image has no label.
+    #[error("{name}: no label")]
+    NoLabel {
+        /// The image.
+        name: String,
+    },
+    /// A label is not a class of the model.
+    #[error("{name}: class {label}, but the model knows {classes} (0 to {last})", last = .classes.saturating_sub(1))]
+    Label {
+        /// The image.
+        name: String,
+        /// Its label.
+        label: usize,
+        /// Classes of the model.
+        classes: usize,
+    },
+    /// The validation data has no readable image.
+    #[error("the validation part holds no readable image")]
+    NoImages,
+    /// The plateau schedule takes the other direction of a score for the better one.
+    #[error(
+        "sched plateau: follows {metric} only where a {expected} value is better\nhint: another schedule"
+    )]
+    PlateauMetric {
+        /// The score.
+        metric: String,
+        /// The direction that the schedule would follow.
+        expected: &'static str,
+    },
     /// The training or validation images.
     #[error(transparent)]
     Data(#[from] TrainDataError),
     /// A dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// Loading of images.
+    /// Loading images.
     #[error(transparent)]
     Loader(#[from] LoaderError),
     /// Augmentation.
@@ -44,10 +83,10 @@ pub enum TrainError {
     /// Preprocessing.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
-    /// A batch that fills no tensor.
+    /// A batch whose numbers do not fill its tensor.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// The model, or the weights it begins with.
+    /// The model or its initial weights.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The teacher of a distillation.
@@ -68,7 +107,7 @@ pub enum TrainError {
     /// The schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// The way of clipping.
+    /// The clipping mode.
     #[error(transparent)]
     Clip(#[from] ClipModeError),
     /// Checkpoints.
@@ -85,10 +124,10 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
-    /// A checkpoint that is not this run's.
+    /// The checkpoint belongs to another run.
     #[error("cannot go on: {0}\nhint: resume with the recipe of the run (its args.toml)")]
     OtherModel(String),
-    /// A run that is to begin in the folder of another.
+    /// The folder of a new run holds the checkpoints of another.
     #[error(
         "{path}: holds the checkpoints of another run, the newest of step {step}\nhint: go on from them with --resume, or choose another --experiment",
         path = .path.display()
@@ -96,10 +135,10 @@ pub enum TrainError {
     OtherRun {
         /// The folder.
         path: PathBuf,
-        /// Updates its newest checkpoint was made after.
+        /// Updates before its newest checkpoint.
         step: u64,
     },
-    /// The images are not those the run was begun with.
+    /// The images differ from those at the run's beginning.
     #[error(
         "cannot resume {path}: the training or validation images changed\nhint: bring them back, or pass --allow-changed-args to go on anyway",
         path = .path.display()
@@ -108,7 +147,7 @@ pub enum TrainError {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// The loss stopped being a number.
+    /// Loss or gradients stayed NaN or infinite.
     #[error(
         "training diverged: three updates in a row, the last number {update}, had no finite loss or gradient; first bad: {place}\nhint: {evidence} names the images; a smaller --lr, a longer --warmup-epochs or --clip-grad 1 often helps",
         evidence = .evidence.display()
@@ -118,7 +157,7 @@ pub enum TrainError {
         update: u64,
         /// The first layer, parameter or input that is not finite.
         place: String,
-        /// Where the evidence lies.
+        /// The folder of the evidence.
         evidence: PathBuf,
     },
 }

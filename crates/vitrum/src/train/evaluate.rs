@@ -1,71 +1,74 @@
-//! Accuracy and loss of a model over a dataset, in batches.
+//! The evaluation loop: a model's answers over a dataset, batch by batch, to a judge.
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::TrainError;
-use super::log::Confusion;
-use crate::checkpoint::load::ModelError;
+use super::judge::{Answers, Judge};
 use crate::data::batch;
 use crate::data::loader::{Batch, Loader};
-use crate::models::Model;
-use crate::tasks::classify::rows;
-use crate::tasks::evaluate::{Accuracy, Evaluation};
 
-/// What a pass over a dataset showed.
-#[derive(Clone, Debug)]
-pub struct Evaluated {
-    /// Percentages and loss.
-    pub accuracy: Accuracy,
-    /// How often each class was taken for which.
-    pub confusion: Confusion,
+/// How far a pass over a dataset goes, and what it keeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// Judge only the first images, this many; `None`: all.
+    pub limit: Option<usize>,
+    /// Keep the pixels of each batch for [`Seen::batch`]; by default the model takes them.
+    pub keep_pixels: bool,
 }
 
-/// One batch of an evaluation, for whoever watches.
-pub struct Seen<'a> {
-    /// The images.
+/// One batch of an evaluation.
+pub struct Seen<'a, J: ?Sized> {
+    /// The images; without pixels unless [`Pass::keep_pixels`] is set.
     pub batch: &'a Batch,
-    /// Their classes.
+    /// The classes of the judged images.
     pub labels: &'a [usize],
-    /// What the model says of each, `[K]`.
+    /// The logits of each judged image, `[K]`.
     pub logits: &'a [Vec<f64>],
-    /// Percentages so far.
-    pub accuracy: &'a Accuracy,
+    /// The judge, after this batch.
+    pub judge: &'a J,
 }
 
-/// Runs `model`, which keeps no graph, over all of `loader`. `watch` sees each batch and ends the pass by returning
-/// false; the result is then `None`.
+/// Gives the images of `loader` to `answer` and the answers to `judge`.
+///
+/// `answer` makes logits, a row of `K` for each image, from images `[B, C, H, W]` and their names. `watch` sees each
+/// batch, and ends the pass when it returns false; the result is false then.
 ///
 /// # Errors
-/// Images that cannot be read beyond what the loader allows, and labels the model has no class for.
-pub fn evaluate(
-    model: &Model,
+/// [`TrainError`]: more unreadable images than the loader allows, an image without a label ([`TrainError::NoLabel`]),
+/// a label that the judge refuses, or no readable image at all ([`TrainError::NoImages`]). Errors of `answer` and
+/// `watch`.
+pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
+    answer: &mut dyn FnMut(Tensor<4>, &[String]) -> Result<Vec<Vec<f64>>, E>,
     loader: &mut Loader,
-    num_classes: usize,
+    judge: &mut J,
     device: &Device,
-    watch: &mut dyn FnMut(Seen<'_>) -> bool,
-) -> Result<Option<Evaluated>, TrainError> {
-    let mut evaluation = Evaluation::default();
-    let mut confusion = Confusion::new(num_classes);
-    while let Some(mut batch) = loader.next().transpose()? {
-        let values = std::mem::take(&mut batch.values);
-        let images = batch::to_tensor(values.clone(), batch.shape, DType::F32, device)?;
-        batch.values = values;
-        let logits = rows(model.logits(images).map_err(ModelError::from)?);
-        let mut labels = Vec::with_capacity(logits.len());
-        for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits) {
-            let label = label.filter(|label| *label < num_classes).ok_or_else(|| {
-                TrainError::Option(format!("{name}: label {label:?}, expected 0 to {}", num_classes - 1))
-            })?;
-            confusion.add(label, evaluation.add(logits, label).pred);
-            labels.push(label);
-        }
-        let Some(accuracy) = evaluation.accuracy() else { continue };
-        if !watch(Seen { batch: &batch, labels: &labels, logits: &logits, accuracy: &accuracy }) {
-            return Ok(None);
+    pass: Pass,
+    watch: &mut dyn FnMut(Seen<'_, J>) -> Result<bool, E>,
+) -> Result<bool, E> {
+    let mut left = pass.limit.unwrap_or(usize::MAX);
+    let mut is_empty = true;
+    while left > 0 {
+        let Some(mut batch) = loader.next().transpose().map_err(TrainError::from)? else { break };
+        let values = if pass.keep_pixels { batch.values.clone() } else { std::mem::take(&mut batch.values) };
+        let images = batch::to_tensor(values, batch.shape, DType::F32, device).map_err(TrainError::from)?;
+        let mut logits = answer(images, &batch.names)?;
+        let count = logits.len().min(batch.names.len()).min(left);
+        logits.truncate(count);
+        let labels = labels(&batch, count)?;
+        judge.add(&Answers::Classes { names: &batch.names[..count], logits: &logits, labels: &labels })?;
+        left -= count;
+        is_empty &= count == 0;
+        if count > 0 && !watch(Seen { batch: &batch, labels: &labels, logits: &logits, judge })? {
+            return Ok(false);
         }
     }
-    let accuracy = evaluation
-        .accuracy()
-        .ok_or_else(|| TrainError::Option("the validation part holds no readable image".into()))?;
-    Ok(Some(Evaluated { accuracy, confusion }))
+    if is_empty { Err(TrainError::NoImages.into()) } else { Ok(true) }
+}
+
+/// The labels of the first `count` images.
+fn labels(batch: &Batch, count: usize) -> Result<Vec<usize>, TrainError> {
+    let label = |(name, label): (&String, &Option<usize>)| {
+        label.ok_or_else(|| TrainError::NoLabel { name: name.clone() })
+    };
+    batch.names.iter().zip(&batch.labels).take(count).map(label).collect()
 }

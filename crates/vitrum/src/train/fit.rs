@@ -1,11 +1,11 @@
-//! The loop.
+//! The training loop.
 //!
 //! ```text
 //! epoch = { update } → validation of the model and of its average → summary → checkpoint
 //! ```
 //!
-//! Everything random is a function of the seed and of where the run is; where it is, and all that changes, is in
-//! every checkpoint. A run that stops at any update and goes on therefore ends in the same weights, bit for bit, as
+//! Everything random is a function of the seed and of the position in the run. Every checkpoint holds that position and
+//! all state. A run that is stopped after any update and resumed therefore ends with the same weights, bit for bit, as
 //! one that never stopped.
 
 use std::path::PathBuf;
@@ -13,40 +13,41 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 
 use super::TrainError;
+use super::judge::{Judge, judge};
 use super::log::{Finished, RunFolder, Watch};
 use super::recipe::Recipe;
 use super::resume::Resume;
 use super::run::Run;
 
-/// What is asked of a run.
+/// A request to train.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Everything that its numbers depend on.
+    /// Everything that the run's numbers depend on.
     pub recipe: Recipe,
-    /// Go on from a checkpoint.
+    /// Resume from a checkpoint.
     pub resume: Option<Resume>,
-    /// Go on although arguments changed.
+    /// Resume even if arguments changed.
     pub allow_changed_args: bool,
-    /// Never touch the network.
+    /// Never use the network.
     pub offline: bool,
-    /// The command line, for the record.
+    /// The command line, for the run's records.
     pub command: Vec<String>,
-    /// Where to compute; a device that keeps no graph.
+    /// The device to compute on, without autodiff.
     pub device: Device,
 }
 
-/// What somebody outside asks of a run while it goes.
+/// Requests to a run from outside.
 pub trait Requests {
-    /// Save and stop at the next update.
+    /// Whether to save and stop after the next update.
     fn stop(&self) -> bool;
 
-    /// Save at the next update; asked for once.
+    /// Whether to save after the next update; true once per request.
     fn take_save(&self) -> bool {
         false
     }
 }
 
-/// Nobody asks anything.
+/// No requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoRequests;
 
@@ -59,14 +60,14 @@ impl Requests for NoRequests {
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It came to its end.
+    /// It finished.
     Done {
         /// Its folder.
         folder: RunFolder,
-        /// What it came to.
+        /// Its result.
         finished: Box<Finished>,
     },
-    /// It was asked to stop, and can go on from a checkpoint.
+    /// It was stopped by request, and can be resumed from a checkpoint.
     Stopped {
         /// Its folder.
         folder: RunFolder,
@@ -75,19 +76,33 @@ pub enum Outcome {
     },
 }
 
-/// Whether a part of a run came to its end, or was asked to stop.
+/// Whether a part of a run finished, or was stopped by request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     Goes,
     Stops,
 }
 
-/// Trains until the end of the recipe, or until asked to stop.
+/// Trains until the end of the recipe, or until a request to stop.
 ///
 /// # Errors
-/// [`TrainError`]: anything that makes no run, cannot be read or written, or a loss that stays no number.
+/// [`TrainError`]: an invalid recipe, an I/O error, or a loss that stays NaN or infinite.
 pub fn fit(job: &Job, watch: &mut dyn Watch, requests: &dyn Requests) -> Result<Outcome, TrainError> {
-    let mut run = Run::begin(job, watch, requests)?;
+    fit_with(job, judge(job.recipe.task()?), watch, requests)
+}
+
+/// Trains as [`fit`], with a judge of your own for validation. The recipe's `eval_metric` is one of its scores.
+///
+/// # Errors
+/// As [`fit`], and those of the judge. [`TrainError::PlateauMetric`]: the plateau schedule knows the directions of the
+/// task's own scores; it takes any other score for a loss if its name contains "loss", for an accuracy otherwise.
+pub fn fit_with(
+    job: &Job,
+    judge: Box<dyn Judge>,
+    watch: &mut dyn Watch,
+    requests: &dyn Requests,
+) -> Result<Outcome, TrainError> {
+    let mut run = Run::begin(job, judge, watch, requests)?;
     while run.has_epochs() {
         if run.train_epoch()? == Flow::Stops || run.validate_epoch()? == Flow::Stops {
             return run.stop();

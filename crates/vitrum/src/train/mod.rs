@@ -1,9 +1,11 @@
 //! Recipe → loop → checkpoint.
 //!
-//! Reading order: [`recipe`] says what a run depends on, [`mod@fit`] is the loop, [`trainer`] one update of it;
-//! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are its mathematics, [`backward`] its way
-//! forth and back, [`precision`] in which numbers, [`statistics`] what BatchNorm learns, [`distill`] what a teacher adds;
-//! [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells of it.
+//! Reading order: [`recipe`] holds what a run depends on, [`mod@fit`] is the loop, [`trainer`] makes one update.
+//! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are the mathematics of an update,
+//! [`backward`] runs forward and backward passes, [`precision`] sets their number type, [`statistics`] keeps what
+//! BatchNorm learns, [`distill`] adds a teacher. [`build`] makes the model.
+//! [`task`] names what a model is trained for, [`evaluate`] runs a model over a dataset, a [`judge`] makes [`score`]s of
+//! its answers. [`resume`] keeps a run on disk, [`log`] writes its records.
 
 pub mod backward;
 pub mod build;
@@ -15,6 +17,7 @@ pub mod evaluate;
 pub mod evidence;
 pub mod fit;
 pub mod groups;
+pub mod judge;
 mod lock;
 pub mod log;
 pub mod objective;
@@ -24,9 +27,13 @@ pub mod recipe;
 pub mod resume;
 mod run;
 pub mod schedule;
+pub mod score;
 pub mod statistics;
+pub mod task;
 pub mod trainer;
 
 pub use error::TrainError;
-pub use fit::{Job, NoRequests, Outcome, Requests, fit};
+pub use fit::{Job, NoRequests, Outcome, Requests, fit, fit_with};
+pub use judge::{Judge, judge};
 pub use recipe::Recipe;
+pub use task::Task;

@@ -1,8 +1,8 @@
-//! Everything a training run depends on, in timm's words.
+//! Everything that a training run depends on, in timm's words.
 //!
-//! A recipe is a TOML file of flat keys, the long flags of timm's `train.py` with `_` for `-`. It states only what
-//! differs from the defaults; flags of the command line come on top; what results is written to the run's
-//! `args.toml`, which is again a recipe. A key nobody knows is an error that names the nearest one.
+//! A recipe is a TOML file of flat keys: the long flags of timm's `train.py`, with `_` instead of `-`. It states only
+//! what differs from the defaults. Flags of the command line override it. The result is written to the run's `args.toml`,
+//! which is again a recipe. An unknown key is an error that names the nearest known one.
 
 mod builtin;
 mod check;
@@ -25,38 +25,40 @@ pub struct Recipe {
     // ── data ──
     /// Training images: a folder of class folders, a table, an archive, a binary set, or `demo`.
     pub data: String,
-    /// Validation images, when they lie elsewhere.
+    /// Validation images, if they are elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_data: Option<String>,
-    /// Name of the part to train on, where there are several.
+    /// Name of the part to train on, if the data has several.
     pub train_split: String,
     /// Name of the part to validate on.
     pub val_split: String,
-    /// Share of the training images set aside for validation, per class, where there is no validation part.
+    /// Share of the training images that is set aside for validation, per class, if there is no validation part.
     pub val_fraction: f64,
-    /// Share of the training images used, per class.
+    /// Share of the training images to use, per class.
     pub fraction: f64,
-    /// File with the class names in the order of their numbers.
+    /// File of the class names, in the order of their numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_map: Option<PathBuf>,
-    /// Where the paths of a table begin.
+    /// Folder that the paths of a table are relative to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_dir: Option<PathBuf>,
-    /// Threads that decode and augment; 0: one per core. The result does not depend on it.
+    /// Threads that decode and augment; 0: one per core. Results do not depend on it.
     pub workers: usize,
     /// Whether decoded images stay in memory.
     pub cache: Cache,
-    /// Read archives from beginning to end, shuffling what is held back; for disks that seek slowly.
+    /// Read archives from beginning to end, and shuffle within a buffer; for disks that seek slowly.
     pub sequential: bool,
-    /// Images of an archive held back for shuffling.
+    /// Images in the shuffle buffer of an archive.
     pub shuffle_buffer: usize,
-    /// Unreadable images tolerated: a share below 1, a number from 1 on.
+    /// Unreadable images to tolerate: a share below 1, or a number from 1 on.
     pub max_bad: f64,
 
     // ── model ──
-    /// Name of the catalogue.
+    /// What the model is trained for: `classify`.
+    pub task: String,
+    /// A name of the catalogue, or a place of weights.
     pub model: String,
-    /// Weights to begin from: a folder, a file, or `hf:ORG/NAME`.
+    /// Initial weights: a folder, a file, or `hf:ORG/NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<String>,
     /// Number of classes; by default the data's.
@@ -79,26 +81,26 @@ pub struct Recipe {
     pub attn_drop: f64,
     /// Dropout after adding positions.
     pub pos_drop: f64,
-    /// Share of patches left out.
+    /// Share of patches to drop.
     pub patch_drop: f64,
-    /// Stochastic depth of the last block.
+    /// Stochastic depth: drop rate of the last block.
     pub drop_path: f64,
-    /// Factor on the fresh head's weights.
+    /// Factor on the weights of a fresh head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_init_scale: Option<f64>,
-    /// Fresh head's bias.
+    /// Bias of a fresh head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_init_bias: Option<f64>,
     /// Other fields of the model's configuration.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub model_kwargs: BTreeMap<String, toml::Value>,
-    /// Parameters that stay as they are; `*` stands for any text.
+    /// Parameters to freeze; `*` matches any text.
     pub freeze: Vec<String>,
-    /// Train the head alone.
+    /// Train only the head.
     pub linear_probe: bool,
     /// Rank of low-rank updates to the blocks' weight matrices; 0: none.
     pub lora_rank: usize,
-    /// Their scale is this over the rank.
+    /// Scale of the low-rank updates, times the rank.
     pub lora_alpha: f64,
 
     // ── distillation ──
@@ -120,55 +122,55 @@ pub struct Recipe {
     // ── optimiser ──
     /// `adamw`, `sgd`, `lamb`, `lion`, `adafactor`, `muon`, …
     pub opt: String,
-    /// Learning rate; when absent, from `lr_base`.
+    /// Learning rate; by default from `lr_base`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Learning rate for a batch of `lr_base_size`.
     pub lr_base: f64,
-    /// See `lr_base`.
+    /// Batch size that `lr_base` is given for.
     pub lr_base_size: usize,
-    /// `linear` or `sqrt`; when absent, `sqrt` for Adam's kin, `linear` for the rest.
+    /// Scaling of `lr_base`: `linear` or `sqrt`; by default `sqrt` for Adam-like optimisers, else `linear`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_base_scale: Option<String>,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Momentum of SGD and its kin.
+    /// Momentum of SGD-like optimisers.
     pub momentum: f64,
-    /// Betas; when absent, the optimiser's own.
+    /// Betas; by default the optimiser's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_betas: Option<Vec<f64>>,
-    /// Epsilon; when absent, the optimiser's own.
+    /// Epsilon; by default the optimiser's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_eps: Option<f64>,
-    /// Clip gradients to this.
+    /// Limit for clipping gradients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_grad: Option<f64>,
-    /// `norm` (of all together), `value` or `agc`.
+    /// Clipping by `norm` (of all gradients together), `value` or `agc`.
     pub clip_mode: String,
-    /// Learning rate of a layer over that of the next.
+    /// Learning rate of a layer, divided by that of the next layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_decay: Option<f64>,
-    /// Parameters without weight decay, besides all of one dimension, tokens and positions; `*` stands for any text.
+    /// More parameters without weight decay, besides vectors, tokens and positions; `*` matches any text.
     pub no_weight_decay: Vec<String>,
 
     // ── schedule ──
     /// `cosine`, `step`, `multistep`, `poly`, `plateau`, `linear` or `none`.
     pub sched: String,
-    /// Advance the schedule at every update rather than every epoch.
+    /// Advance the schedule at every update instead of every epoch.
     pub sched_on_updates: bool,
     /// Epochs of the schedule; the run adds `cooldown_epochs`.
     pub epochs: usize,
-    /// End after so many updates.
+    /// End after this many updates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
-    /// Updates of warm-up, over `warmup_epochs`.
+    /// Updates of warm-up; overrides `warmup_epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
     /// Learning rate at the start of the warm-up.
     pub warmup_lr: f64,
-    /// The schedule begins after the warm-up instead of running below it.
+    /// Begin the schedule after the warm-up instead of during it.
     pub warmup_prefix: bool,
     /// Learning rate at the end.
     pub min_lr: f64,
@@ -180,9 +182,9 @@ pub struct Recipe {
     pub decay_milestones: Vec<f64>,
     /// Factor of `step`, `multistep`, `plateau`; power of `poly`.
     pub decay_rate: f64,
-    /// Epochs without progress that `plateau` waits for.
+    /// Epochs without progress before `plateau` lowers the rate.
     pub patience_epochs: usize,
-    /// Stop after so many epochs without progress; 0: never.
+    /// Stop after this many epochs without progress; 0: never.
     pub patience: usize,
     /// `k` of `cosine` and `poly`.
     pub lr_k_decay: f64,
@@ -190,22 +192,22 @@ pub struct Recipe {
     // ── augmentation ──
     /// Nothing random: resize and crop as in validation.
     pub no_aug: bool,
-    /// Small images: random crop after padding by so many pixels, and flips, instead of random resized crops.
+    /// For small images: pad by this many pixels, crop at random and flip, instead of random resized crops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_pad: Option<u32>,
-    /// What these pixels are: `constant` (black) or `reflect`.
+    /// Padding: `constant` (black) or `reflect`.
     pub crop_pad_mode: String,
-    /// Area of a random resized crop over that of the image, least and most.
+    /// Range of a random resized crop's area, as a share of the image.
     pub scale: [f64; 2],
-    /// Its width over its height, least and most.
+    /// Range of the crop's aspect ratio, width over height.
     pub ratio: [f64; 2],
     /// Probability of a horizontal flip.
     pub hflip: f64,
     /// Probability of a vertical flip.
     pub vflip: f64,
-    /// Brightness, contrast and saturation change by up to this.
+    /// Largest change of brightness, contrast and saturation.
     pub color_jitter: f64,
-    /// Probability that they do; by default always.
+    /// Probability of that change; by default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub color_jitter_prob: Option<f64>,
     /// Probability of grey.
@@ -215,11 +217,11 @@ pub struct Recipe {
     /// `rand-m9-mstd0.5-inc1`, `augmix-…`, `original`, `v0`, `3a`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aa: Option<String>,
-    /// Times each image is used in a row of batches (repeated augmentation); 0: once.
+    /// Repeated augmentation: use each image this many times in a row; 0: once.
     pub aug_repeats: usize,
     /// Probability of random erasing.
     pub reprob: f64,
-    /// What erased parts are filled with: `const`, `rand` or `pixel`.
+    /// Fill of erased parts: `const`, `rand` or `pixel`.
     pub remode: String,
     /// Erased parts per image.
     pub recount: usize,
@@ -227,32 +229,32 @@ pub struct Recipe {
     pub mixup: f64,
     /// Alpha of CutMix.
     pub cutmix: f64,
-    /// Shares of a CutMix box's sides, over `cutmix`.
+    /// Range of a CutMix box's sides, as shares of the image's; overrides `cutmix`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cutmix_minmax: Option<[f64; 2]>,
-    /// Probability of either.
+    /// Probability that a batch is mixed.
     pub mixup_prob: f64,
-    /// Probability of CutMix where both are on.
+    /// Probability of CutMix if both are on.
     pub mixup_switch_prob: f64,
-    /// `batch`, `pair` or `elem`.
+    /// Unit that shares one draw of the mixing: `batch`, `pair` or `elem`.
     pub mixup_mode: String,
     /// No mixing from this epoch on; 0: always.
     pub mixup_off_epoch: usize,
     /// Label smoothing.
     pub smoothing: f64,
-    /// Binary cross entropy, a yes or no per class.
+    /// Binary cross entropy: one decision per class.
     pub bce_loss: bool,
-    /// With it, targets above this become 1 and others 0.
+    /// With `bce_loss`, targets above this become 1 and others 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bce_target_thresh: Option<f64>,
-    /// Sum over classes instead of mean.
+    /// With `bce_loss`, sum over classes instead of mean.
     pub bce_sum: bool,
     /// Resampling of random crops: `random`, `bilinear`, `bicubic`, …
     pub train_interpolation: String,
     /// Resampling of validation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<String>,
-    /// Share of the resized side that validation keeps.
+    /// Share of the resized side that validation crops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_pct: Option<f64>,
     /// `center`, `squash` or `border`.
@@ -266,14 +268,14 @@ pub struct Recipe {
     pub std: Option<Vec<f64>>,
 
     // ── batch ──
-    /// Images per update, over `grad_accum_steps`.
+    /// Images per batch; an update takes `grad_accum_steps` batches.
     pub batch_size: usize,
     /// Images per validation batch; by default `batch_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_batch_size: Option<usize>,
     /// Batches per update.
     pub grad_accum_steps: usize,
-    /// Keep each block's input alone and compute the rest again in the backward pass.
+    /// Keep only each block's input, and recompute the rest in the backward pass.
     pub grad_checkpointing: bool,
     /// `none` or `bf16`.
     pub amp_dtype: String,
@@ -281,20 +283,20 @@ pub struct Recipe {
     // ── moving average ──
     /// Keep a moving average of the weights, and validate it too.
     pub model_ema: bool,
-    /// Its decay per update.
+    /// Decay of the average per update.
     pub model_ema_decay: f64,
     /// Let the decay grow from 0.
     pub model_ema_warmup: bool,
 
     // ── run ──
-    /// Where runs are kept.
+    /// Folder of all runs.
     pub output: PathBuf,
     /// Name of this run's folder; by default the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experiment: Option<String>,
-    /// Write into a folder that exists.
+    /// Write into an existing folder.
     pub exist_ok: bool,
-    /// Seed of all that is random.
+    /// Seed of everything random.
     pub seed: u64,
     /// Batches between lines of the log.
     pub log_interval: usize,
@@ -304,19 +306,19 @@ pub struct Recipe {
     pub checkpoint_every: Every,
     /// Checkpoints kept besides the best.
     pub checkpoint_hist: usize,
-    /// What makes a checkpoint the best: `top1`, `top5` or `loss`.
+    /// The score that chooses the best checkpoint: `top1`, `top5` or `loss`.
     pub eval_metric: String,
     /// Save and stop after this long: `3.5h`, `90min`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Span>,
     /// `auto`, `cpu`, `vulkan`, …
     pub device: String,
-    /// Train on the first so many batches over and over, to see that the model can learn at all; 0: off.
+    /// Train on the first few batches over and over, this many, to see that the model can learn at all; 0: off.
     pub overfit_batches: usize,
 }
 
 impl Default for Recipe {
-    /// timm's defaults where it has one.
+    /// timm's defaults, if it has one.
     fn default() -> Self {
         Self {
             data: String::new(),
@@ -332,6 +334,7 @@ impl Default for Recipe {
             sequential: false,
             shuffle_buffer: 2048,
             max_bad: 0.001,
+            task: "classify".into(),
             model: "vit_tiny_patch16_224".into(),
             pretrained: None,
             num_classes: None,
@@ -491,11 +494,11 @@ impl std::str::FromStr for ImgSize {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Every {
-    /// At the end of every so many epochs.
+    /// After this many epochs.
     Epochs(u64),
-    /// After so many updates.
+    /// After this many updates.
     Steps(u64),
-    /// After so much time.
+    /// After this time.
     Time(Span),
 }
 
@@ -583,7 +586,7 @@ fn number_and_unit(text: &str) -> Option<(f64, &str)> {
     Some((number, unit.trim()))
 }
 
-/// A recipe that cannot be followed.
+/// An invalid recipe.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
@@ -595,12 +598,12 @@ pub enum RecipeError {
         /// Why.
         source: std::io::Error,
     },
-    /// No recipe of this name travels with the library.
+    /// The library has no recipe of this name.
     #[error("no recipe '{name}', neither a file nor one that is built in\nhint: {}", or_built_in(.nearest))]
     UnknownRecipe {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// The name most like it.
+        /// The most similar name.
         nearest: Option<String>,
     },
     /// Not TOML.
@@ -611,14 +614,14 @@ pub enum RecipeError {
         /// Where and why.
         reason: String,
     },
-    /// A key nobody knows.
-    #[error("{origin}: unknown key '{key}'{hint}", hint = .nearest.as_ref().map(|n| format!("\nhint: did you mean '{n}'?")).unwrap_or_default())]
+    /// An unknown key.
+    #[error("{origin}: unknown key '{key}'{hint}", hint = did_you_mean(.nearest))]
     UnknownKey {
         /// The file.
         origin: String,
         /// The key.
         key: String,
-        /// The key most like it.
+        /// The most similar key.
         nearest: Option<String>,
     },
     /// A value of the wrong kind.
@@ -631,33 +634,43 @@ pub enum RecipeError {
         /// What is wrong.
         reason: String,
     },
-    /// A value, or two together, that make no run.
+    /// An unknown task.
+    #[error("task '{name}' is not known: want {}{}", .known.join(", "), did_you_mean(.nearest))]
+    UnknownTask {
+        /// The name.
+        name: String,
+        /// The most similar name.
+        nearest: Option<String>,
+        /// Every name.
+        known: Vec<String>,
+    },
+    /// An invalid value, or two values that contradict each other.
     #[error("{key} {reason}")]
     Field {
         /// The key.
         key: &'static str,
-        /// A sentence that begins with it.
+        /// The rest of a sentence that begins with the key.
         reason: String,
     },
 }
 
-/// Keys and values that are laid over a recipe.
+/// Keys and values that override those of a recipe.
 pub type Overlay = toml::Table;
 
-/// Reads the file of a recipe.
+/// Reads a recipe file.
 ///
 /// # Errors
-/// [`RecipeError`] when it cannot be read, is not TOML, or has a key or value nobody knows.
+/// [`RecipeError`]: an I/O error, a syntax error, an unknown key or an invalid value.
 pub fn read(path: &Path) -> Result<Overlay, RecipeError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| RecipeError::Io { path: path.to_path_buf(), source })?;
     parse(&text, &path.display().to_string())
 }
 
-/// Reads the text of a recipe; `origin` is who an error names.
+/// Reads the text of a recipe; errors name `origin` as its source.
 ///
 /// # Errors
-/// [`RecipeError`] when it is not TOML, or has a key or value nobody knows.
+/// [`RecipeError`]: a syntax error, an unknown key or an invalid value.
 pub fn parse(text: &str, origin: &str) -> Result<Overlay, RecipeError> {
     let overlay: Overlay = toml::from_str(text)
         .map_err(|error| RecipeError::Syntax { origin: origin.into(), reason: error.to_string() })?;
@@ -666,8 +679,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Overlay, RecipeError> {
 }
 
 impl Recipe {
-    /// What a fine-tuning run does when nothing else is said: for a folder of a few hundred images and a
-    /// pretrained model.
+    /// The defaults of fine-tuning: for a pretrained model and a folder of a few hundred images.
     pub fn finetune() -> Self {
         Self {
             epochs: 12,
@@ -692,7 +704,7 @@ impl Recipe {
         Self { distillation_type: DistillationType::Hard, ..Self::default() }
     }
 
-    /// This recipe with the keys of `overlay` laid over it; `origin` is who an error names.
+    /// This recipe with the values of `overlay`; errors name `origin` as their source.
     ///
     /// # Errors
     /// [`RecipeError::UnknownKey`], [`RecipeError::Value`].
@@ -717,7 +729,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// As a table of TOML; absent options are left out.
+    /// The recipe as a TOML table, without absent options.
     pub fn to_table(&self) -> toml::Table {
         toml::Table::try_from(self).expect("a recipe is made of numbers, texts and lists")
     }
@@ -727,7 +739,7 @@ impl Recipe {
         self.batch_size * self.grad_accum_steps
     }
 
-    /// The learning rate at its peak: `lr`, or `lr_base` scaled by the images per update (timm's rule).
+    /// The peak learning rate: `lr`, or `lr_base` scaled by the images per update, as in timm.
     pub fn peak_lr(&self) -> f64 {
         self.lr.unwrap_or_else(|| {
             let ratio = self.global_batch() as f64 / self.lr_base_size as f64;
@@ -741,9 +753,9 @@ impl Recipe {
     }
 }
 
-/// Every key a recipe may have.
+/// Every key of a recipe.
 pub fn keys() -> Vec<String> {
-    /// Catches the names that the derived code asks for.
+    /// Records the field names that the derived code asks for.
     struct Fields;
     impl<'de> serde::Deserializer<'de> for Fields {
         type Error = Names;
@@ -790,6 +802,10 @@ fn nearest(key: &str, known: &[String]) -> Option<String> {
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(likeness, _)| *likeness > 0.7)
         .map(|(_, name)| name.clone())
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!("\nhint: did you mean '{name}'?")).unwrap_or_default()
 }
 
 fn or_built_in(nearest: &Option<String>) -> String {

@@ -1,14 +1,14 @@
-//! What a run needs to go on, kept so that nothing is ever half written.
+//! Checkpoints that a run resumes from. Each is written whole or not at all.
 //!
 //! ```text
 //! RUN/checkpoints/step-00012500/{model,optim,…}.safetensors, state.json, manifest.json
-//! RUN/checkpoints/last, best      the names of two folders
+//! RUN/checkpoints/last, best      each the name of one such folder
 //! ```
 //!
-//! A checkpoint is written into a folder that no reader looks at, each file forced to disk, the manifest (names,
-//! lengths, SHA-256) last; then the folder gets its name. It is there whole or not at all, whenever the process or the
-//! machine stops. What is never finished is removed when the folder is opened the next time; what is damaged later
-//! is noticed by its checksums, and the next older checkpoint is taken.
+//! A checkpoint is written into a temporary folder. Every file is forced to disk, the manifest (names, lengths, SHA-256)
+//! last. Then the folder is renamed. A checkpoint is therefore whole or absent, whenever the process or the machine stops.
+//! Unfinished folders are removed when the store is opened again. Checksums detect later damage; the next older checkpoint
+//! is used then.
 
 mod changes;
 mod disk;
@@ -31,12 +31,12 @@ use parts::encode;
 
 use super::lock::FolderLock;
 
-/// How checkpoints are kept.
+/// Options of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// Checkpoints kept besides the best; at least the newest always is.
+    /// Number of checkpoints to keep besides the best. The newest is always kept.
     pub keep_last: usize,
-    /// Whether a smaller metric is the better one, as of a loss.
+    /// Whether a smaller metric is better, as of a loss.
     pub lower_is_better: bool,
 }
 
@@ -46,7 +46,7 @@ impl Default for StoreOptions {
     }
 }
 
-/// The checkpoints of one run, open for writing by this process alone.
+/// The checkpoints of one run. Only one process at a time can open them for writing.
 pub struct Store {
     folder: PathBuf,
     options: StoreOptions,
@@ -54,40 +54,40 @@ pub struct Store {
     _lock: FolderLock,
 }
 
-/// A checkpoint that was written.
+/// A written checkpoint.
 #[derive(Debug)]
 pub struct Saved {
     /// Its folder.
     pub path: PathBuf,
     /// Whether it is the best so far.
     pub best: bool,
-    /// Why older checkpoints could not be removed, where they could not; the new one is whole regardless.
+    /// Errors of removing older checkpoints. The new checkpoint is whole regardless.
     pub leftovers: Vec<ResumeError>,
 }
 
-/// A checkpoint that was read.
+/// A loaded checkpoint.
 #[derive(Debug)]
 pub struct Loaded {
     /// Its folder.
     pub path: PathBuf,
-    /// The number of updates it was made after.
+    /// Number of updates before it.
     pub step: u64,
-    /// The metric it was saved with.
+    /// The metric that it was saved with.
     pub metric: Option<f64>,
-    /// What was saved.
+    /// Its parts.
     pub parts: Parts,
 }
 
 impl Store {
-    /// Opens the folder `checkpoints` of a run, making it if need be; removes what a run that died left unfinished.
+    /// Opens the folder `checkpoints` of a run, and creates it if it is missing. Removes what a killed run left unfinished.
     ///
     /// # Errors
-    /// [`ResumeError::Locked`] while another process has it open, [`ResumeError::Io`].
+    /// [`ResumeError::Locked`]: another process has the folder open. [`ResumeError::Io`].
     pub fn open(folder: impl Into<PathBuf>, options: StoreOptions) -> Result<Self, ResumeError> {
         Self::with_disk(folder, options, Box::new(Os))
     }
 
-    /// As [`open`](Self::open), writing through `disk`.
+    /// Opens as [`open`](Self::open) does, and writes through `disk`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -105,18 +105,18 @@ impl Store {
         Ok(store)
     }
 
-    /// The folder `checkpoints`.
+    /// The folder of the checkpoints.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Writes a checkpoint after `step` updates. `metric` is what was measured last and decides which checkpoint is
-    /// the best; without one, or when it is not a number, this one is not. A checkpoint of the same step is replaced;
-    /// its metric stays when none is given.
+    /// Writes a checkpoint after `step` updates. The best checkpoint is that with the best `metric`; a checkpoint without a
+    /// finite metric is never the best. A checkpoint of the same step is replaced; if no metric is given, the old metric
+    /// stays.
     ///
     /// # Errors
-    /// [`ResumeError::Full`] when the disk is, [`ResumeError::Io`], [`ResumeError::PartName`]. Older checkpoints are
-    /// untouched then, and nothing unfinished is left unless it cannot be removed either.
+    /// [`ResumeError::Full`]: the disk is full. [`ResumeError::Io`], [`ResumeError::PartName`]. Older checkpoints stay as
+    /// they are, and unfinished files are removed if possible.
     pub fn save(&self, step: u64, parts: &Parts, metric: Option<f64>) -> Result<Saved, ResumeError> {
         let metric = metric.filter(|value| value.is_finite());
         let before = kept(&self.folder)?;
@@ -127,7 +127,7 @@ impl Store {
         let temporary = self.folder.join(format!(".tmp-{}-{}", folder_name(step), std::process::id()));
         let manifest = Manifest { format: FORMAT, step, serial, metric, files: Default::default() };
         if let Err(error) = self.write(&temporary, manifest, parts) {
-            // A temporary folder that stays is no checkpoint, and goes when the store is opened next.
+            // If this fails, the next opening of the store removes the folder.
             let _ = self.disk.remove(&temporary);
             return Err(error.or_full(&self.folder, parts.bytes()));
         }
@@ -143,20 +143,20 @@ impl Store {
         Ok(Saved { path, best, leftovers })
     }
 
-    /// The newest whole checkpoint, and those newer ones that are damaged.
+    /// The newest whole checkpoint, and the newer damaged ones.
     ///
     /// # Errors
-    /// [`ResumeError::AllDamaged`] when there are checkpoints and none is whole; [`ResumeError::Io`].
+    /// [`ResumeError::AllDamaged`]: there are checkpoints, but none is whole. [`ResumeError::Io`].
     pub fn latest(&self) -> Result<Option<Found>, ResumeError> {
         find::newest(&self.folder)
     }
 
-    /// The best checkpoint so far, if it is still there.
+    /// The best checkpoint so far, if it exists.
     pub fn best(&self) -> Option<PathBuf> {
         find::follow(&self.folder, "best")
     }
 
-    /// Every file and the manifest, forced to disk.
+    /// Writes every file and the manifest, and forces them to disk.
     fn write(&self, folder: &Path, mut manifest: Manifest, parts: &Parts) -> Result<(), ResumeError> {
         self.disk.create_folder(folder).map_err(|e| ResumeError::io("making the folder", folder, e))?;
         for (name, part) in parts.iter() {
@@ -171,11 +171,11 @@ impl Store {
         self.disk.sync_folder(folder).map_err(|e| ResumeError::io("syncing", folder, e))
     }
 
-    /// Gives a finished folder its name; returns where the folder that had it is now.
+    /// Renames a finished folder to `path`; returns the new path of the folder that it replaces.
     fn place(&self, temporary: &Path, path: &Path) -> Result<Option<PathBuf>, ResumeError> {
         let mut replaced = None;
         if path.exists() {
-            // Should the process stop between the two renames, the old checkpoint is still found by this name.
+            // If the process stops between the two renames, the old checkpoint is found by this name.
             let old = beside(path, ".old-");
             self.disk.rename(path, &old).map_err(|e| ResumeError::io("renaming", path, e))?;
             replaced = Some(old);
@@ -200,7 +200,7 @@ impl Store {
         standing.is_none_or(|best| if self.options.lower_is_better { metric < best } else { metric > best })
     }
 
-    /// Lets the file `name` tell the name of `target`.
+    /// Writes the name of `target` into the file `name`.
     fn point(&self, name: &str, target: &Path) -> Result<(), ResumeError> {
         let path = self.folder.join(name);
         let temporary = self.folder.join(format!(".tmp-{name}-{}", std::process::id()));
@@ -216,7 +216,7 @@ impl Store {
         })
     }
 
-    /// Removes all but the newest checkpoints and those that a pointer names.
+    /// Removes all checkpoints but the newest and those that a pointer names.
     fn prune(&self, newest: u64) -> Result<Vec<ResumeError>, ResumeError> {
         let mut whole: Vec<Kept> =
             kept(&self.folder)?.into_iter().filter(|kept| kept.serial().is_some()).collect();
@@ -230,7 +230,7 @@ impl Store {
         Ok(surplus.filter_map(|kept| self.remove(&kept.path).err()).collect())
     }
 
-    /// Takes a checkpoint's name away, then its files: a folder that is half removed never has a checkpoint's name.
+    /// Renames a checkpoint before it removes the files: a half-removed folder never has a checkpoint's name.
     fn remove(&self, path: &Path) -> Result<(), ResumeError> {
         let trash = beside(path, ".trash-");
         self.disk
@@ -239,7 +239,7 @@ impl Store {
             .map_err(|e| ResumeError::io("removing", path, e))
     }
 
-    /// Brings back what was being replaced, removes what was being written or removed, when a run died.
+    /// Cleans up after a killed run: restores what was being replaced, removes what was being written or removed.
     fn tidy(&self) -> Result<(), ResumeError> {
         for entry in find::entries(&self.folder)? {
             let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -258,7 +258,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the pointers name a checkpoint that got its name just before a run died.
+    /// Updates the pointers if a run was killed after it renamed a checkpoint.
     fn mend_pointers(&self) -> Result<(), ResumeError> {
         let newest = kept(&self.folder)?.into_iter().max_by_key(Kept::serial);
         let Some((path, manifest)) = newest.and_then(|kept| Some((kept.path, kept.manifest.ok()?))) else {
@@ -272,11 +272,11 @@ impl Store {
     }
 }
 
-/// Reads a checkpoint's folder whole.
+/// Loads a checkpoint.
 ///
 /// # Errors
-/// [`ResumeError::Damaged`] when a file is missing or not as the manifest tells; [`ResumeError::Format`] when it is
-/// of a newer version; [`ResumeError::Io`].
+/// [`ResumeError::Damaged`]: a file is missing or differs from the manifest. [`ResumeError::Format`]: another version.
+/// [`ResumeError::Io`].
 pub fn load(folder: &Path) -> Result<Loaded, ResumeError> {
     let manifest = Manifest::read(folder)?;
     manifest.verify(folder)?;

@@ -1,4 +1,4 @@
-//! What the loop's steps do: data to updates, validation, records, checkpoints.
+//! The steps of the loop: updates from data, validation, records, checkpoints.
 
 mod data;
 mod objective;
@@ -14,54 +14,54 @@ use serde_json::json;
 
 use super::TrainError;
 use super::build::{Built, build, freeze};
-use super::evaluate::Evaluated;
 use super::fit::{Flow, Job, Outcome, Requests};
+use super::judge::Judge;
 use super::log::event::number;
-use super::log::{
-    DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Scores, Watch,
-};
+use super::log::{DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch};
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
+use super::schedule;
+use super::score::{Better, Measure, Scores, Validation};
 use super::trainer::{Examples, Trainer, TrainerState};
 use crate::data::augment::Mixup;
 use crate::data::random::batch_rng;
 use crate::data::train_loader::{TrainBatch, TrainLoader};
 use crate::data::train_set::TrainValSets;
 
-/// Losses in a row that may be no number before the run gives up.
+/// Updates in a row without a finite loss and gradient that end the run.
 const MAX_BAD_LOSSES: u32 = 3;
 
-/// Where a run is, and what it remembers; in every checkpoint.
+/// The position of a run and its memory; part of every checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Progress {
     /// From 0.
     epoch: usize,
     /// Updates done in this epoch.
     update: usize,
-    /// Sum of those losses that are finite.
+    /// Sum of the finite losses.
     loss_sum: f64,
-    /// Number of the others.
+    /// Number of losses that are not finite.
     #[serde(default)]
     lost: usize,
     /// Updates in a row whose loss or gradients were not finite.
     bad_losses: u32,
     best: Option<Best>,
-    /// Epochs validated since the best.
+    /// Validated epochs since the best one.
     since_best: usize,
-    /// The newest epoch's summary.
+    /// The last epoch's summary.
     last: Option<EpochSummary>,
     done: bool,
 }
 
 impl Progress {
-    /// Mean of the epoch's finite losses so far; NaN without one.
+    /// Mean of the epoch's finite losses so far; NaN if there is none.
     fn mean_loss(&self) -> f64 {
         self.loss_sum / (self.update - self.lost) as f64
     }
 }
 
 /// The best validation so far.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Best {
     #[serde(with = "number")]
     metric: f64,
@@ -69,7 +69,7 @@ struct Best {
     scores: Scores,
 }
 
-/// Time since the epoch, or this process's part of it, began.
+/// The pace since the epoch, or this process's part of it, began.
 struct Pace {
     began: Instant,
     updates: usize,
@@ -83,7 +83,7 @@ impl Pace {
     }
 }
 
-/// A run under way.
+/// A run in progress.
 pub(super) struct Run<'a> {
     recipe: Recipe,
     folder: RunFolder,
@@ -91,10 +91,13 @@ pub(super) struct Run<'a> {
     logger: Logger,
     watch: &'a mut dyn Watch,
     requests: &'a dyn Requests,
+    judge: Box<dyn Judge>,
+    /// The score that chooses the best checkpoint.
+    metric: Measure,
     trainer: Trainer,
     loader: TrainLoader,
     sets: TrainValSets,
-    /// Of the training and the validation images.
+    /// Fingerprints of the training and the validation images.
     fingerprints: [String; 2],
     mixup: Mixup,
     plain: Mixup,
@@ -108,32 +111,34 @@ pub(super) struct Run<'a> {
     images: usize,
     training_seconds: f64,
     newest: Option<PathBuf>,
-    /// What became of the data so far.
+    /// The report on the data so far.
     report: DataReport,
-    /// Training images that this process found unusable.
+    /// Number of training images that this process found unusable.
     bad_images: usize,
-    /// Scores of the epoch under way, set by validation.
+    /// Scores of this epoch's validation: model, moving average.
     scores: [Option<Scores>; 2],
     epoch_began: Instant,
 }
 
 impl<'a> Run<'a> {
-    /// Reads the data, makes the model, opens the folder, and goes to where a checkpoint says.
+    /// Opens the data, makes the model, opens the folder, and restores the checkpoint, if any.
     pub(super) fn begin(
         job: &Job,
+        judge: Box<dyn Judge>,
         watch: &'a mut dyn Watch,
         requests: &'a dyn Requests,
     ) -> Result<Self, TrainError> {
         let recipe = job.recipe.clone();
-        recipe.check()?;
+        recipe.check_for(judge.measures())?;
+        let metric = metric(&recipe, judge.measures())?;
         let sets = data::open(&recipe)?;
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
         if num_classes < sets.classes.len() {
-            return Err(TrainError::Option(format!(
-                "num_classes {num_classes}: {} has {} classes",
-                recipe.data,
-                sets.classes.len()
-            )));
+            return Err(TrainError::TooFewClasses {
+                data: recipe.data,
+                found: num_classes,
+                expected: sets.classes.len(),
+            });
         }
         let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
@@ -143,8 +148,8 @@ impl<'a> Run<'a> {
         let mut trainer =
             Trainer::with_objective(model, objective, &recipe, updates_per_epoch as u64, &job.device)?;
         let fingerprints = sets.fingerprints();
-        // Whatever can be wrong with the arguments was found by now: only a run leaves a folder.
-        let (folder, store, found) = place::place(job)?;
+        // The arguments are valid from here on. Only now is a folder made.
+        let (folder, store, found) = place::place(job, metric.better)?;
         let progress = match &found {
             Some(path) => place::restore(path, job, &fingerprints, &mut trainer)?,
             None => Progress::default(),
@@ -166,6 +171,8 @@ impl<'a> Run<'a> {
             logger,
             watch,
             requests,
+            judge,
+            metric,
             trainer,
             loader,
             sets,
@@ -199,7 +206,7 @@ impl<'a> Run<'a> {
         self.tell(Event::Note(text.into()));
     }
 
-    /// Whether there is an epoch left to train.
+    /// Whether an epoch is left to train.
     pub(super) fn has_epochs(&self) -> bool {
         !self.progress.done && self.progress.epoch < self.epochs
     }
@@ -253,7 +260,7 @@ impl<'a> Run<'a> {
         self.training_seconds += pace.began.elapsed().as_secs_f64();
     }
 
-    /// Images and targets as the model gets them: mixed, labels smoothed.
+    /// The model's input: images mixed, labels smoothed.
     fn mixed(&self, batch: &TrainBatch, number: usize) -> Result<Examples, TrainError> {
         let epoch = self.progress.epoch;
         let off = self.recipe.mixup_off_epoch;
@@ -264,7 +271,7 @@ impl<'a> Run<'a> {
         Ok(Examples { images, shape: batch.shape, targets, indexes: batch.indexes.clone() })
     }
 
-    /// Model and average over the validation images.
+    /// Validates the model and its moving average.
     pub(super) fn validate_epoch(&mut self) -> Result<Flow, TrainError> {
         self.scores = [None, None];
         let epoch = self.progress.epoch;
@@ -276,40 +283,30 @@ impl<'a> Run<'a> {
         let models = [Some(self.trainer.model()), self.trainer.ema_model()];
         for (which, model) in models.into_iter().enumerate() {
             let Some(model) = model else { continue };
-            let Some(evaluated) = self.evaluate(&model, which == 1, false)? else { return Ok(Flow::Stops) };
-            self.scores[which] = Some(scores(&evaluated));
+            let Some(scores) = self.evaluate(&model, which == 1, false)? else { return Ok(Flow::Stops) };
+            self.scores[which] = Some(scores);
         }
         Ok(Flow::Goes)
     }
 
-    /// Summary, schedule, best, checkpoint; then the next epoch.
+    /// Updates schedule and best score, writes summary and checkpoint, goes to the next epoch.
     pub(super) fn end_epoch(&mut self) -> Result<(), TrainError> {
         let epoch = self.progress.epoch;
-        let [model, ema] = self.scores;
-        let judged = ema.or(model);
-        let metric = judged.map(|scores| self.metric(&scores));
+        let [model, ema] = std::mem::take(&mut self.scores);
+        let names = self.judge.measures().iter().map(|measure| measure.name.to_string()).collect();
+        let validation = Validation { names, model, ema };
+        let score = validation.decisive().and_then(|scores| self.metric.of(scores));
+        let metric = score.map(|score| score.value);
         self.trainer.observe(epoch, metric);
+        self.keep_best(epoch, &validation);
         let summary = EpochSummary {
             epoch,
             updates: self.trainer.updates(),
             train_loss: self.progress.mean_loss(),
-            eval_loss: model.map(|s| s.loss),
-            eval_top1: model.map(|s| s.top1),
-            eval_top5: model.map(|s| s.top5),
-            ema_loss: ema.map(|s| s.loss),
-            ema_top1: ema.map(|s| s.top1),
-            ema_top5: ema.map(|s| s.top5),
+            validation,
             lr: self.trainer.lr(),
             seconds: self.epoch_began.elapsed().as_secs_f64(),
         };
-        if let (Some(metric), Some(scores)) = (metric, judged) {
-            if scores.is_finite() && self.is_better(metric) {
-                self.progress.best = Some(Best { metric, epoch, scores });
-                self.progress.since_best = 0;
-            } else {
-                self.progress.since_best += 1;
-            }
-        }
         self.tell_damaged()?;
         self.tell(Event::Epoch(summary.clone()));
         let patience = self.recipe.patience;
@@ -326,24 +323,23 @@ impl<'a> Run<'a> {
         let is_last = !self.has_epochs();
         let every =
             matches!(self.recipe.checkpoint_every, Every::Epochs(n) if (epoch as u64 + 1).is_multiple_of(n));
-        let improved = self.progress.best.is_some_and(|best| best.epoch == epoch);
+        let improved = self.progress.best.as_ref().is_some_and(|best| best.epoch == epoch);
         if every || improved || is_last {
             self.save(metric)?;
         }
         Ok(())
     }
 
-    fn metric(&self, scores: &Scores) -> f64 {
-        match self.recipe.eval_metric.as_str() {
-            "loss" => scores.loss,
-            "top5" => scores.top5,
-            _ => scores.top1,
+    /// Compares an epoch's scores with the best so far. Scores that are not all finite are never the best.
+    fn keep_best(&mut self, epoch: usize, validation: &Validation) {
+        let Some(scores) = validation.decisive() else { return };
+        let Some(score) = self.metric.of(scores) else { return };
+        if scores.is_finite() && self.progress.best.as_ref().is_none_or(|best| score.beats(best.metric)) {
+            self.progress.best = Some(Best { metric: score.value, epoch, scores: scores.clone() });
+            self.progress.since_best = 0;
+        } else {
+            self.progress.since_best += 1;
         }
-    }
-
-    fn is_better(&self, metric: f64) -> bool {
-        let less = self.recipe.eval_metric == "loss";
-        self.progress.best.is_none_or(|best| if less { metric < best.metric } else { metric > best.metric })
     }
 
     fn is_save_due(&self) -> bool {
@@ -386,7 +382,7 @@ impl<'a> Run<'a> {
         Ok(saved.path)
     }
 
-    /// Saves where the run is.
+    /// Saves the run and ends it.
     pub(super) fn stop(mut self) -> Result<Outcome, TrainError> {
         let checkpoint = self.save(None)?;
         let finished = self.finished(None, true);
@@ -394,7 +390,7 @@ impl<'a> Run<'a> {
         Ok(Outcome::Stopped { folder: self.folder.clone(), checkpoint })
     }
 
-    /// The best weights as a model anybody can load, and what they are worth.
+    /// Writes the best weights as a model, and validates them.
     pub(super) fn finish(mut self) -> Result<Outcome, TrainError> {
         let finished = self.finished(Some(self.folder.model()), false);
         let best = self.store.best().or_else(|| self.newest.clone());
@@ -404,10 +400,8 @@ impl<'a> Run<'a> {
         }
         let model = self.trainer.ema_model().unwrap_or_else(|| self.trainer.model());
         self.write_model(&model)?;
-        if !self.sets.val.is_empty()
-            && let Some(evaluated) = self.evaluate(&model, self.recipe.model_ema, true)?
-        {
-            self.write_confusion(&evaluated);
+        if !self.sets.val.is_empty() && self.evaluate(&model, self.recipe.model_ema, true)?.is_some() {
+            self.write_judged();
         }
         let seconds = self.began.elapsed().as_secs_f64();
         let finished = Finished { seconds, ..finished };
@@ -417,7 +411,14 @@ impl<'a> Run<'a> {
     }
 }
 
-fn scores(evaluated: &Evaluated) -> Scores {
-    let accuracy = &evaluated.accuracy;
-    Scores { loss: accuracy.loss, top1: accuracy.top1, top5: accuracy.top5 }
+/// The score of the recipe's `eval_metric`.
+fn metric(recipe: &Recipe, measures: &[Measure]) -> Result<Measure, TrainError> {
+    let named = measures.iter().find(|measure| measure.name == recipe.eval_metric);
+    let metric = *named.ok_or_else(|| recipe.unknown_metric(measures))?;
+    let followed = schedule::better(recipe);
+    if recipe.sched == "plateau" && followed != metric.better {
+        let expected = if followed == Better::Lower { "smaller" } else { "larger" };
+        return Err(TrainError::PlateauMetric { metric: metric.name.into(), expected });
+    }
+    Ok(metric)
 }

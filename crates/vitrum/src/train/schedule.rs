@@ -1,7 +1,7 @@
 //! The learning rate as a function of the update.
 //!
-//! The schedules are timm's, as its `create_scheduler_v2` builds them and its `train.py` follows them: the rate of an
-//! update is that of the number of updates before it or, per epoch, of the number of epochs before it.
+//! The schedules are timm's, built as in `create_scheduler_v2` and applied as in `train.py`: the rate of an update
+//! depends on the number of updates before it or, per epoch, on the number of epochs before it.
 
 use std::f64::consts::PI;
 
@@ -9,28 +9,29 @@ use serde_json::Value;
 
 use super::optim::StateDict;
 use super::recipe::{Recipe, SCHEDULES};
+use super::score::Better;
 
-/// A schedule that cannot be followed.
+/// An invalid schedule.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleError {
     /// No schedule has this name.
     #[error("sched: unknown schedule '{name}'\nhint: did you mean {}?", .nearest.join(", "))]
     UnknownName {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// Names like it, nearest first.
+        /// Similar names, nearest first.
         nearest: Vec<String>,
     },
-    /// A value makes no schedule.
+    /// An invalid value.
     #[error("{field} {reason}")]
     Field {
         /// The recipe's key.
         field: &'static str,
-        /// A sentence that begins with it.
+        /// The rest of a sentence that begins with the key.
         reason: String,
     },
-    /// A saved state is not one of this schedule.
+    /// A saved state belongs to another schedule.
     #[error("schedule: the saved state {reason}\nhint: it was written by a run with another `sched`")]
     State {
         /// What is wrong with it.
@@ -64,26 +65,25 @@ enum Kind {
     Plateau(Plateau),
 }
 
-/// Factor, patience and what was seen so far.
+/// Factor, patience and history.
 #[derive(Clone, Debug, PartialEq)]
 struct Plateau {
     rate: f64,
     patience: usize,
-    less_is_better: bool,
+    better: Better,
     lr: f64,
     best: Option<f64>,
     bad_epochs: usize,
 }
 
 impl Schedule {
-    /// The schedule of a recipe whose epochs have so many updates.
+    /// The schedule of a recipe; an epoch has `updates_per_epoch` updates.
     ///
-    /// `linear` is `poly` of power 1; `none` is the peak throughout, without warm-up (and, unlike timm's, leaves
-    /// layer-wise scales in force). `plateau` goes by epochs whatever `sched_on_updates` says, and its warm-up is
-    /// rounded up to whole epochs.
+    /// `linear` is `poly` of power 1. `none` stays at the peak, without warm-up; unlike timm's, it keeps layer-wise
+    /// scales. `plateau` always steps per epoch, and its warm-up is rounded up to whole epochs.
     ///
     /// # Errors
-    /// [`ScheduleError`]: a name nobody knows, or a number that makes no schedule.
+    /// [`ScheduleError`]: an unknown name or an invalid number.
     pub fn new(recipe: &Recipe, updates_per_epoch: u64) -> Result<Self, ScheduleError> {
         let name = recipe.sched.as_str();
         check(recipe, updates_per_epoch)?;
@@ -129,7 +129,7 @@ impl Schedule {
             "plateau" => Kind::Plateau(Plateau {
                 rate,
                 patience: recipe.patience_epochs,
-                less_is_better: recipe.eval_metric.contains("loss"),
+                better: better(recipe),
                 lr: if self.warmup_t > 0.0 { self.warmup_lr } else { self.peak },
                 best: None,
                 bad_epochs: 0,
@@ -138,7 +138,7 @@ impl Schedule {
         }
     }
 
-    /// timm adds the cool-down only to schedules that end.
+    /// As in timm, only schedules with an end have a cool-down.
     fn total_epochs(&self, recipe: &Recipe, unit: f64) -> usize {
         let prefix = if recipe.warmup_prefix && recipe.sched != "none" { self.warmup_t } else { 0.0 };
         let cooldown = match self.kind {
@@ -148,12 +148,12 @@ impl Schedule {
         ((self.t_initial + prefix + cooldown) / unit).floor() as usize
     }
 
-    /// Epochs to train: those of the schedule, of a warm-up before it, of the cool-down after it.
+    /// Epochs to train: the schedule, a warm-up before it and the cool-down after it.
     pub fn num_epochs(&self) -> usize {
         self.num_epochs
     }
 
-    /// The learning rate of the update with this number, counted from 0 over the whole run.
+    /// The learning rate of an update, numbered from 0 over the whole run.
     pub fn lr(&self, update: u64) -> f64 {
         let t = if self.per_update { update } else { update / self.updates_per_epoch };
         self.at(t as f64)
@@ -167,7 +167,7 @@ impl Schedule {
             return self.warmup_at(t);
         }
         if t == 0.0 {
-            return self.peak; // what an optimiser is made with
+            return self.peak; // the optimiser's initial rate
         }
         let t = if self.warmup_prefix { t - self.warmup_t } else { t };
         let ended = floor_div(t, self.t_initial) >= 1.0;
@@ -195,8 +195,8 @@ impl Schedule {
         self.warmup_lr + t * ((self.peak - self.warmup_lr) / self.warmup_t)
     }
 
-    /// Tells the schedule how the validation after the epoch of this number, counted from 0, went; `plateau` alone
-    /// listens. `None`: there was none.
+    /// Gives `plateau` the score of an epoch, numbered from 0; `None`: the epoch was not validated. Other schedules ignore
+    /// it.
     pub fn observe(&mut self, epoch: usize, metric: Option<f64>) {
         let next = (epoch + 1) as f64;
         let warming = (next <= self.warmup_t).then(|| self.warmup_at(next));
@@ -209,11 +209,11 @@ impl Schedule {
         }
     }
 
-    /// What is not a function of the update: the history of `plateau`; nothing for others.
+    /// The state besides the number of updates: the history of `plateau`; empty for other schedules.
     pub fn state_dict(&self) -> StateDict {
         let mut state = StateDict::default();
         if let Kind::Plateau(plateau) = &self.kind {
-            // As text: shortest decimals that give the same bits again.
+            // As text: the shortest decimal that reads back as the same bits.
             state.scalars.insert("plateau.lr".into(), format!("{:?}", plateau.lr).into());
             state.scalars.insert("plateau.best".into(), plateau.best.map(|best| format!("{best:?}")).into());
             state.scalars.insert("plateau.bad_epochs".into(), plateau.bad_epochs.into());
@@ -221,10 +221,10 @@ impl Schedule {
         state
     }
 
-    /// Goes on from a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
-    /// [`ScheduleError::State`] when it is not one of this schedule; nothing is changed then.
+    /// [`ScheduleError::State`]: the state belongs to another schedule. Nothing changes then.
     pub fn load_state_dict(&mut self, state: &StateDict) -> Result<(), ScheduleError> {
         let wrong = |what: &str| ScheduleError::State { reason: format!("has no usable '{what}'") };
         let Kind::Plateau(plateau) = &mut self.kind else { return Ok(()) };
@@ -245,12 +245,14 @@ impl Schedule {
 }
 
 impl Plateau {
-    /// torch's `ReduceLROnPlateau` with its threshold of 1e-4, relative.
+    /// torch's `ReduceLROnPlateau` with a relative threshold of 1e-4.
     fn observe(&mut self, metric: f64, min_lr: f64) {
         let better = match self.best {
             None => !metric.is_nan(),
-            Some(best) if self.less_is_better => metric < best * (1.0 - 1e-4),
-            Some(best) => metric > best * (1.0 + 1e-4),
+            Some(best) => match self.better {
+                Better::Lower => metric < best * (1.0 - 1e-4),
+                Better::Higher => metric > best * (1.0 + 1e-4),
+            },
         };
         if better {
             self.best = Some(metric);
@@ -265,6 +267,17 @@ impl Plateau {
             }
             self.bad_epochs = 0;
         }
+    }
+}
+
+/// The direction that `plateau` follows: that of the task's score `eval_metric`. The direction of any other score comes
+/// from its name, as in timm: lower if it contains "loss".
+pub(super) fn better(recipe: &Recipe) -> Better {
+    let measures = recipe.task().map_or(&[][..], |task| task.measures());
+    match measures.iter().find(|measure| measure.name == recipe.eval_metric) {
+        Some(measure) => measure.better,
+        None if recipe.eval_metric.contains("loss") => Better::Lower,
+        None => Better::Higher,
     }
 }
 
@@ -306,7 +319,7 @@ fn check(recipe: &Recipe, updates_per_epoch: u64) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// The whole number of times that `d` goes into `t ≥ 0`, exact where the quotient would be rounded up.
+/// `floor(t / d)` for `t ≥ 0`, exact even if the quotient would be rounded up.
 fn floor_div(t: f64, d: f64) -> f64 {
     ((t - t % d) / d).round()
 }

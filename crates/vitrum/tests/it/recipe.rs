@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use vitrum::models::{Config, catalogue};
+use vitrum::train::Task;
 use vitrum::train::optim::OptimName;
 use vitrum::train::recipe::{
     BUILTIN, DEVICES, ImgSize, METRICS, Recipe, RecipeError, SCHEDULES, builtin, keys, parse, read,
 };
+use vitrum::train::score::Measure;
 
 fn good() -> Recipe {
     Recipe { data: "demo".into(), ..Recipe::default() }
@@ -154,6 +156,32 @@ fn unknown_names_are_told_the_nearest() {
         let hint = reason.split("hint:").nth(1).unwrap_or(&reason);
         assert!(hint.contains(meant), "{text}: {reason}");
     }
+}
+
+#[test]
+fn tasks_are_known_by_name() {
+    assert_eq!(good().task().expect("the default is known"), Task::Classify);
+    // Recipes from before there were tasks.
+    let old = parse("epochs = 3", "old.toml").expect("a recipe");
+    assert_eq!(Recipe::default().with(&old, "old.toml").expect("known keys").task, "classify");
+    let unknown = |task: &str| match (Recipe { task: task.into(), ..good() }).check() {
+        Err(RecipeError::UnknownTask { name, nearest, known }) => (name, nearest, known),
+        other => panic!("{task}: {other:?}"),
+    };
+    let known = vec!["classify".to_string()];
+    assert_eq!(unknown("clasify"), ("clasify".into(), Some("classify".into()), known.clone()));
+    assert_eq!(unknown("walk"), ("walk".into(), None, known));
+}
+
+#[test]
+fn the_metric_is_a_score_of_the_judge() {
+    let (key, reason) =
+        refusal(&Recipe { eval_metric: "mIoU".into(), ..good() }).expect("no score of the task");
+    assert_eq!((key, reason.as_str()), ("eval_metric", "'mIoU' is not known: want loss, top1, top5"));
+    let measures = [Measure::higher("mIoU"), Measure::lower("loss")];
+    assert!(Recipe { eval_metric: "mIoU".into(), ..good() }.check_for(&measures).is_ok());
+    let refused = good().check_for(&measures).expect_err("no score of this judge").to_string();
+    assert!(refused.contains("eval_metric 'top1' is not known: want mIoU, loss"), "{refused}");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use vitrum::train::log::pictures::{self, Pixels};
 use vitrum::train::log::tensorboard::{self, TensorBoard};
 use vitrum::train::log::{
     Confusion, Environment, EpochSummary, EvalLine, Event, Finished, History, LogError, Logger, Reached,
-    RunFolder, Scores, Started, Step, TrainLine, Watch, environment, files, plots, text,
+    RunFolder, Started, Step, TrainLine, Watch, environment, files, plots, text,
 };
 use vitrum::train::recipe::Recipe;
+use vitrum::train::score::{Meters, Scores, Validation};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/log").join(name)
@@ -17,7 +18,7 @@ fn golden(name: &str) -> PathBuf {
 
 fn folder() -> (tempfile::TempDir, RunFolder) {
     let directory = tempfile::tempdir().unwrap();
-    let folder = RunFolder::create(directory.path(), "run", false).unwrap();
+    let folder = RunFolder::create(directory.path(), "classify", "run", false).unwrap();
     folder.write_args(&Recipe::default()).unwrap();
     (directory, folder)
 }
@@ -53,15 +54,20 @@ fn summary(epoch: usize, ema: bool) -> EpochSummary {
         epoch,
         updates: ((epoch + 1) * BATCHES) as u64,
         train_loss: 0.4 + 1.5 * (-(epoch as f64) / 3.0).exp(),
-        eval_loss: Some(0.5 + 1.2 * (-(epoch as f64) / 3.0).exp()),
-        eval_top1: Some(top1),
-        eval_top5: Some(95.0 + top1 / 20.0),
-        ema_loss: ema.then(|| 0.45 + 1.7 * (-(epoch as f64) / 4.0).exp()),
-        ema_top1: ema.then_some(top1 + 2.0),
-        ema_top5: ema.then_some(95.5 + top1 / 20.0),
+        validation: validation(
+            Some([0.5 + 1.2 * (-(epoch as f64) / 3.0).exp(), top1, 95.0 + top1 / 20.0]),
+            ema.then(|| [0.45 + 1.7 * (-(epoch as f64) / 4.0).exp(), top1 + 2.0, 95.5 + top1 / 20.0]),
+        ),
         lr: 1e-4,
         seconds: 6.5,
     }
+}
+
+/// Loss, top-1 and top-5 of a model and of its average.
+fn validation(model: Option<[f64; 3]>, ema: Option<[f64; 3]>) -> Validation {
+    let names = ["loss", "top1", "top5"];
+    let scores = |values: [f64; 3]| names.into_iter().zip(values).collect::<Scores>();
+    Validation { names: names.map(String::from).to_vec(), model: model.map(scores), ema: ema.map(scores) }
 }
 
 fn eval_line(epoch: usize, batch: usize) -> EvalLine {
@@ -92,7 +98,7 @@ fn finished(folder: &RunFolder) -> Finished {
         eval_metric: "top1".into(),
         best_metric: Some(79.8),
         best_epoch: Some(9),
-        best: Some(Scores { loss: 0.5, top1: 79.8, top5: 97.123456 }),
+        best: Some(Scores::from([("loss", 0.5), ("top1", 79.8), ("top5", 97.123456)])),
         last: Some(EpochSummary { epoch: 9, updates: 200, train_loss: 0.5, ..EpochSummary::default() }),
         epochs: 10,
         updates: 200,
@@ -196,12 +202,10 @@ fn lines_are_those_of_timm() {
         batches: 196,
         seconds: 0.71,
         seconds_avg: 0.73,
-        loss: 0.512,
-        loss_avg: 0.498,
-        top1: 88.8889,
-        top1_avg: 86.921,
-        top5: 100.0,
-        top5_avg: 100.0,
+        scores: Meters::new(
+            &Scores::from([("loss", 0.512), ("top1", 88.8889), ("top5", 100.0)]),
+            &Scores::from([("loss", 0.498), ("top1", 86.921), ("top5", 100.0)]),
+        ),
         ..EvalLine::default()
     };
     let values = "[ 195/195]  Time: 0.710 (0.730)  Loss:   0.512 ( 0.498)  Acc@1:  88.889 ( 86.921)  Acc@5: 100.000 (100.000)";
@@ -291,9 +295,12 @@ fn tear(folder: &RunFolder) {
 fn without_a_moving_average_the_columns_are_timms() {
     let (_keep, folder) = folder();
     let mut logger = Logger::start(&folder).unwrap();
-    let unvalidated = EpochSummary { eval_loss: None, eval_top1: None, eval_top5: None, ..summary(0, false) };
+    let unvalidated = EpochSummary { validation: validation(None, None), ..summary(0, false) };
     logger.event(&Event::Epoch(EpochSummary { train_loss: f64::NAN, ..unvalidated }));
-    logger.event(&Event::Epoch(EpochSummary { eval_top1: Some(80.0), ..summary(1, false) }));
+    logger.event(&Event::Epoch(EpochSummary {
+        validation: validation(Some([0.5, 80.0, 99.0]), None),
+        ..summary(1, false)
+    }));
     logger.check().unwrap();
     let table = std::fs::read_to_string(folder.summary()).unwrap();
     let rows: Vec<&str> = table.lines().collect();
@@ -309,7 +316,7 @@ fn a_run_that_begins_in_a_used_folder_begins_its_tables() {
     logger.picture("train_batch0", &RgbImage::filled(20, 10, [200, 0, 0]).unwrap()).unwrap();
     tell(&mut logger, 1..=20);
     drop(logger);
-    let again = RunFolder::create(keep.path(), "run", true).unwrap();
+    let again = RunFolder::create(keep.path(), "classify", "run", true).unwrap();
     assert_eq!(again, folder);
     let mut logger = Logger::start(&again).unwrap();
     tell(&mut logger, 1..=3);
@@ -323,7 +330,7 @@ fn a_run_that_begins_in_a_used_folder_begins_its_tables() {
 fn folders_are_numbered_without_collision() {
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("runs");
-    let create = |_| RunFolder::create(&output, "vit", false).unwrap().path().to_path_buf();
+    let create = |_| RunFolder::create(&output, "classify", "vit", false).unwrap().path().to_path_buf();
     let mut paths: Vec<PathBuf> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..16).map(|i| scope.spawn(move || create(i))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -333,9 +340,15 @@ fn folders_are_numbered_without_collision() {
     let mut wanted: Vec<PathBuf> = (1..=16).map(|i| output.join("classify").join(name(i))).collect();
     wanted.sort();
     assert_eq!(paths, wanted);
-    assert_eq!(RunFolder::create(&output, "vit", true).unwrap().path(), output.join("classify/vit"));
+    assert_eq!(
+        RunFolder::create(&output, "classify", "vit", true).unwrap().path(),
+        output.join("classify/vit")
+    );
     for bad in ["", ".", "..", "a/b", "/tmp", "a\\b", "a/"] {
-        assert!(matches!(RunFolder::create(&output, bad, false), Err(LogError::Name { .. })), "{bad:?}");
+        assert!(
+            matches!(RunFolder::create(&output, "classify", bad, false), Err(LogError::Name { .. })),
+            "{bad:?}"
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which class is taken for which.
+//! The confusion matrix: which class is predicted for which.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use super::paint::{self, Drawing};
 use super::{LogError, files, text};
 use crate::data::RgbImage;
 
-/// Classes up to which cells have names.
+/// Most classes for which cells have names.
 const MAX_NAMED: usize = 50;
-/// Classes up to which cells have numbers.
+/// Most classes for which cells have numbers.
 const MAX_NUMBERED: usize = 20;
-/// Cells a side; more classes share them.
+/// Most cells per side; more classes share cells.
 const MAX_CELLS: usize = 500;
-/// Classes up to which the table is a matrix; more are listed in pairs.
+/// Most classes for which the table is a matrix; more are listed in pairs.
 const MAX_MATRIX: usize = 1000;
 
-/// How often images of one class were taken for another.
+/// Counts of images by true and predicted class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
@@ -28,29 +28,29 @@ pub struct Confusion {
 }
 
 impl Confusion {
-    /// Of so many classes, nothing counted.
+    /// An empty matrix of this many classes.
     pub fn new(classes: usize) -> Self {
         Self { classes, counts: BTreeMap::new() }
     }
 
-    /// Counts an image of class `label` taken for `pred`; classes beyond the number given at first add to it.
+    /// Counts an image of class `label` with prediction `pred`. A class beyond the matrix enlarges it.
     pub fn add(&mut self, label: usize, pred: usize) {
         self.classes = self.classes.max(label + 1).max(pred + 1);
         *self.counts.entry((label, pred)).or_default() += 1;
     }
 
-    /// How often `label` was taken for `pred`.
+    /// Number of images of class `label` with prediction `pred`.
     pub fn count(&self, label: usize, pred: usize) -> u64 {
         self.counts.get(&(label, pred)).copied().unwrap_or(0)
     }
 
-    /// Images counted.
+    /// Number of images.
     pub fn images(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// Writes `plots/confusion_matrix.csv`, `.svg` and `.png`; `names` are the classes', numbers stand in for those
-    /// that are missing.
+    /// Writes `plots/confusion_matrix.csv`, `.svg` and `.png`. `names` are the classes' names; a class without a name has
+    /// its number.
     ///
     /// # Errors
     /// [`LogError::Picture`], [`LogError::Io`].
@@ -61,11 +61,11 @@ impl Confusion {
         files::replace(&path("png"), &paint::png(&self.pixels(names)?)?)
     }
 
-    /// A table: a row per true class, a column per predicted one; with more than a thousand classes a row per pair
-    /// that occurs.
+    /// The counts as CSV: a row per true class, a column per predicted one. With more than a thousand classes: a row per
+    /// pair that occurs.
     ///
     /// # Errors
-    /// [`LogError::Picture`] never in practice: memory takes all that is written.
+    /// [`LogError::Picture`]; never in practice, because the table is written to memory.
     pub fn csv(&self, names: &[String]) -> Result<Vec<u8>, LogError> {
         let fail = |reason: String| LogError::picture("confusion_matrix.csv", reason);
         let mut table = csv::Writer::from_writer(Vec::new());
@@ -88,7 +88,7 @@ impl Confusion {
         })
     }
 
-    /// The matrix as an SVG document, each row in shares of its class.
+    /// The matrix as an SVG document; each row shows shares of its class.
     ///
     /// # Errors
     /// [`LogError::Picture`].
@@ -109,17 +109,17 @@ fn name(names: &[String], class: usize) -> String {
     names.get(class).cloned().unwrap_or_else(|| class.to_string())
 }
 
-/// What is drawn.
+/// The drawing.
 struct Matrix {
     classes: usize,
     images: u64,
-    /// Right ones in percent, where there are any images.
+    /// Percentage of right predictions; `None` without images.
     right: Option<f64>,
-    /// Cells a side.
+    /// Cells per side.
     side: usize,
     /// Share of the row, `[side, side]`; `None` in rows without images.
     shares: Vec<Option<f64>>,
-    /// Names of the cells, when they are few.
+    /// Names of the cells; empty if there are many.
     names: Vec<String>,
     layout: Layout,
 }
@@ -133,7 +133,7 @@ struct Layout {
     font: f64,
 }
 
-/// To the right of the matrix: the scale of colours.
+/// Width of the colour scale, to the right of the matrix.
 const RIGHT: f64 = 110.0;
 
 impl Matrix {
@@ -189,7 +189,7 @@ fn shortened(name: &str, most: usize) -> String {
     name.chars().take(most - 1).chain(['…']).collect()
 }
 
-/// From white over blue to nearly black; small shares are visible, as they are what one looks for.
+/// The colour of a share, from white over blue to nearly black. Small shares stay visible.
 fn shade(share: f64) -> RGBColor {
     let stops: [[f64; 3]; 4] =
         [[250.0, 251.0, 253.0], [158.0, 197.0, 232.0], [47.0, 109.0, 181.0], [12.0, 38.0, 84.0]];

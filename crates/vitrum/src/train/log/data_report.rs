@@ -1,4 +1,4 @@
-//! What became of a run's data, for `data.json`.
+//! The use of a run's data, for `data.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use super::{LogError, RunFolder, files};
 use crate::data::dataset::Skipped;
 use crate::data::loader::BadSample;
 
-/// What became of a run's data; `data.json` has these fields.
+/// The use of a run's data; the fields of `data.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataReport {
-    /// Where the validation images come from.
+    /// The source of the validation images.
     pub validation: String,
     /// What the training and validation data left out, and what was chosen while they were read.
     #[serde(skip_deserializing)]
@@ -26,7 +26,7 @@ pub struct DataReport {
 /// An image that cannot be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unusable {
-    /// What it is called.
+    /// Its name.
     pub file: String,
     /// What is wrong with it.
     pub reason: String,
@@ -49,7 +49,7 @@ impl std::fmt::Display for Unusable {
 }
 
 impl DataReport {
-    /// The report that an earlier part of the run left; an empty one where there is none that can be read.
+    /// The report of an earlier part of the run; an empty one if there is no readable one.
     pub fn of_run(folder: &RunFolder) -> Self {
         let text = std::fs::read(folder.data()).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()

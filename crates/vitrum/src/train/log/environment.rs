@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use super::folder::RunFolder;
 use super::{LogError, files};
 
-/// The version of Burn this crate is built with; Burn does not tell it itself.
+/// The version of Burn; Burn itself does not export it.
 pub const BURN_VERSION: &str = "0.22.1";
 
 /// What a run's numbers and speed may depend on, besides its recipe.
@@ -32,17 +32,17 @@ pub struct Environment {
     pub cpu: String,
     /// Logical cores that the process may use.
     pub cores: usize,
-    /// Threads that compute.
+    /// Compute threads.
     pub threads: usize,
     /// Instructions the kernels use.
     pub simd: String,
-    /// Memory of the machine in MB, where the system tells it.
+    /// Memory of the machine in MB, if the system reports it.
     pub memory_mb: Option<f64>,
-    /// Where the model is.
+    /// The device of the model.
     pub device: String,
-    /// When the process began the run, UTC, RFC 3339.
+    /// The time of the start, UTC, RFC 3339.
     pub started: String,
-    /// Its number.
+    /// The process id.
     pub pid: u32,
     /// The command line.
     pub command: Vec<String>,
@@ -73,7 +73,7 @@ impl Environment {
         }
     }
 
-    /// Writes `env.json`; when a run goes on, under `resumed` of the one that is there.
+    /// Writes `env.json`. A resumed run appends to `resumed` in the existing file.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -95,12 +95,12 @@ impl Environment {
     }
 }
 
-/// The object that is in the file, if it is one.
+/// The JSON object of the file, if it has one.
 fn first_of(path: &Path) -> Result<Option<Value>, LogError> {
     Ok(serde_json::from_slice(&files::read(path)?).ok().filter(Value::is_object))
 }
 
-/// Memory of this process in MB, where the system tells it.
+/// Memory of this process in MB, if the system reports it.
 pub fn resident_mb() -> Option<f64> {
     megabytes("/proc/self/status", "VmRSS:")
 }

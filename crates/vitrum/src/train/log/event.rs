@@ -1,4 +1,4 @@
-//! What can be told of a run while it goes.
+//! The events of a run.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::results::Finished;
+use crate::train::score::{Better, Meters, Validation};
 
-/// Whoever wants to know how a run goes.
+/// Receives the events of a run.
 pub trait Watch {
-    /// Takes notice of an event. The loop waits for it, so it should not take long.
+    /// Handles an event. The loop waits, so this should be quick.
     fn event(&mut self, event: &Event);
 }
 
@@ -25,81 +26,86 @@ impl<W: Watch + ?Sized> Watch for Box<W> {
     }
 }
 
-/// All of them, in their order.
+/// Every watcher gets every event, in order.
 impl<W: Watch> Watch for Vec<W> {
     fn event(&mut self, event: &Event) {
         self.iter_mut().for_each(|watch| watch.event(event));
     }
 }
 
-/// Something that happened.
+/// An event of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The run begins, or goes on.
+    /// The run begins or resumes.
     Started(Started),
-    /// A line of the log, every `log_interval` batches.
+    /// A log line of training, every `log_interval` batches.
     Train(TrainLine),
-    /// One update is done.
+    /// An update is done.
     Step(Step),
-    /// A line of a validation.
+    /// A log line of validation.
     Eval(EvalLine),
     /// An epoch is over, validation included.
     Epoch(EpochSummary),
-    /// A checkpoint is on disk.
+    /// A checkpoint was written.
     Saved {
         /// Its folder.
         path: PathBuf,
         /// Whether it is the best so far.
         best: bool,
     },
-    /// Something worth a line.
+    /// A remark.
     Note(String),
-    /// The run is over or stopped.
+    /// The run ended or was stopped.
     Finished(Finished),
 }
 
-/// What a run is.
+/// The facts of a run when it begins or resumes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Started {
-    /// Name of the model.
+    /// The model's name.
     pub model: String,
-    /// Its parameters.
+    /// Number of parameters.
     pub params: u64,
     /// Height and width of the input in pixels.
     pub img_size: [usize; 2],
     /// The run's folder.
     pub run: PathBuf,
-    /// Where the images come from.
+    /// The dataset.
     pub data: String,
-    /// Training images.
+    /// Number of training images.
     pub train_images: usize,
-    /// Validation images.
+    /// Number of validation images.
     pub val_images: usize,
-    /// Classes.
+    /// Number of classes.
     pub classes: usize,
     /// Epochs of the whole run.
     pub epochs: usize,
     /// Updates of an epoch.
     pub batches: usize,
-    /// Epochs done before, when the run goes on.
+    /// Epochs done before the run was resumed.
     pub epochs_done: usize,
-    /// Updates done before.
+    /// Updates done before the run was resumed.
     pub updates_done: u64,
     /// The device.
     pub device: String,
-    /// Threads that compute.
+    /// Compute threads.
     pub threads: usize,
     /// The seed.
     pub seed: u64,
+    /// The score that chooses the best checkpoint.
+    #[serde(default)]
+    pub eval_metric: String,
+    /// Its direction.
+    #[serde(default)]
+    pub better: Better,
 }
 
-/// How training goes, as timm tells it. "Update" and "batch" mean the same unless gradients are accumulated, when all
-/// numbers are of updates.
+/// A log line of training, as in timm. With accumulated gradients, a "batch" here is an update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainLine {
     /// From 0.
     pub epoch: usize,
-    /// Updates done in the whole run, this one included.
+    /// Updates done in the whole run, including this one.
     pub update: u64,
     /// This update's number in its epoch, from 0.
     pub batch: usize,
@@ -120,30 +126,30 @@ pub struct TrainLine {
     /// Mean of the epoch so far.
     #[serde(with = "number")]
     pub images_per_second_avg: f64,
-    /// Seconds waited for data.
+    /// Seconds of waiting for data.
     #[serde(with = "number")]
     pub data_seconds: f64,
     /// Mean of the epoch so far.
     #[serde(with = "number")]
     pub data_seconds_avg: f64,
-    /// Seconds of the update, waiting included.
+    /// Seconds of the update, including the wait for data.
     #[serde(with = "number")]
     pub step_seconds: f64,
     /// Mean of the epoch so far.
     #[serde(with = "number")]
     pub step_seconds_avg: f64,
-    /// Norm of all gradients before clipping, where it was computed.
+    /// Norm of all gradients before clipping, if it was computed.
     pub grad_norm: Option<f64>,
-    /// Memory of the process in MB, where the system tells it.
+    /// Memory of the process in MB, if the system reports it.
     pub memory_mb: Option<f64>,
 }
 
-/// One update is done.
+/// An update is done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// From 0.
     pub epoch: usize,
-    /// Updates done in the whole run, this one included.
+    /// Updates done in the whole run, including this one.
     pub update: u64,
     /// This update's number in its epoch, from 0.
     pub batch: usize,
@@ -154,14 +160,14 @@ pub struct Step {
     pub loss: f64,
 }
 
-/// How a validation goes; each value with its mean so far.
+/// A log line of validation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalLine {
     /// From 0.
     pub epoch: usize,
     /// Updates done.
     pub update: u64,
-    /// Whether the moving average of the weights is validated.
+    /// Whether this is the moving average of the weights.
     pub ema: bool,
     /// The batch's number, from 0.
     pub batch: usize,
@@ -173,34 +179,19 @@ pub struct EvalLine {
     /// Mean seconds of a batch.
     #[serde(with = "number")]
     pub seconds_avg: f64,
-    /// Mean cross entropy of the batch.
-    #[serde(with = "number")]
-    pub loss: f64,
-    /// Of all images so far.
-    #[serde(with = "number")]
-    pub loss_avg: f64,
-    /// Percentage of the batch that is right.
-    #[serde(with = "number")]
-    pub top1: f64,
-    /// Of all images so far.
-    #[serde(with = "number")]
-    pub top1_avg: f64,
-    /// Percentage of the batch whose class is among the five likeliest.
-    #[serde(with = "number")]
-    pub top5: f64,
-    /// Of all images so far.
-    #[serde(with = "number")]
-    pub top5_avg: f64,
+    /// The scores: each batch's value and the value so far.
+    #[serde(flatten)]
+    pub scores: Meters,
 }
 
 impl EvalLine {
-    /// Whether the validation ends with this batch.
+    /// Whether this is the validation's last batch.
     pub fn is_last(&self) -> bool {
         self.batch + 1 >= self.batches
     }
 }
 
-/// What an epoch came to.
+/// The results of an epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochSummary {
     /// From 0.
@@ -210,28 +201,19 @@ pub struct EpochSummary {
     /// Mean training loss of the epoch.
     #[serde(with = "number")]
     pub train_loss: f64,
-    /// Mean cross entropy on the validation images, where the epoch was validated.
-    pub eval_loss: Option<f64>,
-    /// Percentage right.
-    pub eval_top1: Option<f64>,
-    /// Percentage among the five likeliest.
-    pub eval_top5: Option<f64>,
-    /// As `eval_loss`, of the moving average of the weights.
-    pub ema_loss: Option<f64>,
-    /// As `eval_top1`.
-    pub ema_top1: Option<f64>,
-    /// As `eval_top5`.
-    pub ema_top5: Option<f64>,
+    /// The scores of the validation images.
+    #[serde(flatten)]
+    pub validation: Validation,
     /// Learning rate at the end of the epoch.
     #[serde(with = "number")]
     pub lr: f64,
-    /// Length of the epoch, validation included.
+    /// Seconds of the epoch, including validation.
     #[serde(with = "number")]
     pub seconds: f64,
 }
 
 impl Event {
-    /// As one JSON object whose first key, `event`, says which; numbers that are not finite are `null`.
+    /// The event as a JSON object. The first key, `event`, names its kind. Numbers that are not finite are `null`.
     pub fn to_json(&self) -> Map<String, Value> {
         let text = |key: &str, value: Value| Map::from_iter([(key.to_string(), value)]);
         let (name, fields) = match self {
@@ -258,12 +240,12 @@ impl Event {
 fn fields(value: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(value) {
         Ok(Value::Object(map)) => map,
-        // Structs of numbers and texts have no other form; a path that is no text is the one failure.
+        // Only a path that is not UTF-8 cannot be serialised.
         _ => Map::new(),
     }
 }
 
-/// JSON knows no NaN: it is written as `null`, and read back as NaN.
+/// JSON has no NaN: `null` is written instead, and reads back as NaN.
 pub(in crate::train) mod number {
     use serde::{Deserialize, Deserializer, Serializer};
 

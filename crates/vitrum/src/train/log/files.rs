@@ -1,4 +1,4 @@
-//! Files that are whole: replaced at once, or grown line by line and mended when opened again.
+//! Files that stay whole: replaced at once, or extended record by record and repaired when opened again.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::LogError;
 use crate::checkpoint::{LoadError, write};
 
-/// Replaces a file at once, and makes the folder it lies in.
+/// Replaces a file atomically, and creates its folder.
 ///
 /// # Errors
 /// [`LogError::Io`].
@@ -21,7 +21,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), LogError> {
     })
 }
 
-/// All of a file; nothing when it is not there.
+/// The contents of a file; empty if it does not exist.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, LogError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(bytes),
@@ -30,7 +30,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, LogError> {
     }
 }
 
-/// A file that grows. What was written whole stays whole: after a failure the file is cut to its last whole record.
+/// A file that grows by whole records: after a failure it is truncated to its last whole record.
 #[derive(Debug)]
 pub struct Appender {
     file: File,
@@ -39,7 +39,7 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Opens a file at its end, and makes it when it is not there.
+    /// Opens a file at its end, and creates it if it is missing.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -48,10 +48,10 @@ impl Appender {
         Self::of(file, path)
     }
 
-    /// Makes a file that is not there yet.
+    /// Creates a file that does not exist yet.
     ///
     /// # Errors
-    /// [`LogError::Io`], also when the file is there.
+    /// [`LogError::Io`], also if the file exists.
     pub fn create_new(path: &Path) -> Result<Self, LogError> {
         Self::of(OpenOptions::new().append(true).create_new(true).open(path), path)
     }
@@ -65,10 +65,10 @@ impl Appender {
     /// Adds one record.
     ///
     /// # Errors
-    /// [`LogError::Io`]; the file is then as it was before, where the system lets us.
+    /// [`LogError::Io`]; the file is then truncated to its earlier length, if possible.
     pub fn append(&mut self, record: &[u8]) -> Result<(), LogError> {
         if let Err(e) = self.file.write_all(record) {
-            // The first error tells more than one of mending.
+            // The first error says more than one of truncating.
             let _ = self.file.set_len(self.len);
             return Err(LogError::io(&self.path, e));
         }
@@ -84,25 +84,25 @@ impl Appender {
         self.append(format!("{text}\n").as_bytes())
     }
 
-    /// Forces what was written to disk.
+    /// Forces the records to disk.
     ///
     /// # Errors
     /// [`LogError::Io`].
     pub fn sync(&self) -> Result<(), LogError> {
         match self.file.sync_data() {
-            // Pipes and devices cannot.
+            // Pipes and devices cannot be synced.
             Err(e) if e.kind() != std::io::ErrorKind::InvalidInput => Err(LogError::io(&self.path, e)),
             _ => Ok(()),
         }
     }
 
-    /// Its place.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Cuts away a last line that has no end.
+/// Removes a last line without a line break.
 ///
 /// # Errors
 /// [`LogError::Io`].

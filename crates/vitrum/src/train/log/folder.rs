@@ -1,18 +1,18 @@
 //! The folder of a run.
 //!
 //! ```text
-//! runs/classify/vit_tiny_patch16_224[-2]
+//! runs/TASK/vit_tiny_patch16_224[-2]
 //!   args.toml               the recipe as resolved; feed it back to repeat the run
 //!   env.json                version, machine, command line
-//!   data.json               what was chosen, left out and replaced among the data
+//!   data.json               what was chosen, left out and replaced in the data
 //!   summary.csv             a row per epoch, timm's columns
-//!   metrics.jsonl           an object per line of the log
+//!   metrics.jsonl           a JSON object per log line
 //!   events.out.tfevents.*   the same for TensorBoard
-//!   train.log               the lines of the terminal
-//!   checkpoints/            what the run needs to go on
+//!   train.log               the log lines of the terminal
+//!   checkpoints/            the states to resume from
 //!   plots/, results.png     curves
-//!   samples/                what the model saw
-//!   model/, results.json    what it came to
+//!   samples/                images as the model saw them
+//!   model/, results.json    the best weights, the result
 //! ```
 
 use std::io::ErrorKind;
@@ -22,28 +22,25 @@ use super::LogError;
 use super::files;
 use crate::train::lock::{FolderLock, LockError};
 
-/// The task all runs have so far; its name is a folder's.
-pub const TASK: &str = "classify";
-
-/// A run's folder. The files have fixed names, see the [module](self).
+/// The folder of a run. Its files have fixed names, see the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {
     path: PathBuf,
 }
 
 impl RunFolder {
-    /// Makes `output/classify/name`, or with `-2`, `-3`, … behind it when that is taken: of processes that ask at the
-    /// same time each gets its own. With `exist_ok` a folder that is there is used again.
+    /// Creates `output/task/name`, or `name-2`, `name-3`, … if that exists. Concurrent processes get different folders.
+    /// With `exist_ok`, an existing folder is used again.
     ///
     /// # Errors
-    /// [`LogError::Name`] when `name` is no folder's name, [`LogError::Io`].
-    pub fn create(output: &Path, name: &str, exist_ok: bool) -> Result<Self, LogError> {
+    /// [`LogError::Name`]: `name` is not a valid folder name. [`LogError::Io`].
+    pub fn create(output: &Path, task: &str, name: &str, exist_ok: bool) -> Result<Self, LogError> {
         let mut components = Path::new(name).components();
         let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
         if !plain || name.contains(['/', '\\', '\0']) {
             return Err(LogError::Name { name: name.into() });
         }
-        let parent = output.join(TASK);
+        let parent = output.join(task);
         std::fs::create_dir_all(&parent).map_err(|e| LogError::io(&parent, e))?;
         for number in 1_u64.. {
             let path = parent.join(if number == 1 { name.to_string() } else { format!("{name}-{number}") });
@@ -59,10 +56,10 @@ impl RunFolder {
         Err(LogError::Name { name: name.into() })
     }
 
-    /// The folder of a run that was begun.
+    /// Opens the folder of an existing run.
     ///
     /// # Errors
-    /// [`LogError::NotARun`] when there is no such folder, or no `args.toml` in it.
+    /// [`LogError::NotARun`]: the folder does not exist, or has no `args.toml`.
     pub fn open(path: &Path) -> Result<Self, LogError> {
         let not = |reason| LogError::NotARun { path: path.to_path_buf(), reason };
         let folder = Self { path: path.to_path_buf() };
@@ -73,10 +70,10 @@ impl RunFolder {
         }
     }
 
-    /// Claims the folder for this process until the lock is dropped, or the process ends however it does.
+    /// Locks the folder for this process until the lock is dropped or the process ends.
     ///
     /// # Errors
-    /// [`LogError::Locked`] when another has it, [`LogError::Io`].
+    /// [`LogError::Locked`]: another process holds the lock. [`LogError::Io`].
     pub fn lock(&self) -> Result<FolderLock, LogError> {
         FolderLock::take(&self.path).map_err(|error| match error {
             LockError::Held(holder) => LogError::Locked { path: self.path.clone(), holder },
@@ -84,7 +81,7 @@ impl RunFolder {
         })
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }

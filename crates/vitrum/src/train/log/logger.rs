@@ -11,12 +11,12 @@ use super::{LogError, paint, plots, text};
 use crate::data::RgbImage;
 use crate::train::lock::FolderLock;
 
-/// Drawing the curves takes no more than this share of the time.
+/// Largest share of the time for drawing curves.
 const DRAWING_SHARE: f64 = 0.02;
 
 /// Writes `metrics.jsonl`, `summary.csv`, TensorBoard's files, `train.log`, the curves and `results.json`.
 ///
-/// A failure does not stop the run by itself: it is kept for [`check`](Self::check).
+/// A failure does not stop the run: [`check`](Self::check) returns it.
 #[derive(Debug)]
 pub struct Logger {
     folder: RunFolder,
@@ -26,14 +26,14 @@ pub struct Logger {
     log: Appender,
     history: History,
     updates: u64,
-    /// When the curves were drawn last, and how long it took.
+    /// When the curves were last drawn, and how long that took.
     drawn: Option<(Instant, Duration)>,
     failure: Option<LogError>,
     _lock: FolderLock,
 }
 
 impl Logger {
-    /// For a run that begins; what an earlier run left in the folder's tables is cut away.
+    /// A logger for a new run. Records of an earlier run in the same folder are dropped.
     ///
     /// # Errors
     /// [`LogError::Locked`], [`LogError::Io`].
@@ -41,7 +41,7 @@ impl Logger {
         Self::resume(folder, Reached::default())
     }
 
-    /// For a run that goes on from a checkpoint: what was told after it is cut away.
+    /// A logger for a resumed run. Records after the checkpoint are dropped.
     ///
     /// # Errors
     /// [`LogError::Locked`], [`LogError::Io`].
@@ -68,12 +68,12 @@ impl Logger {
         &self.folder
     }
 
-    /// What was recorded so far.
+    /// The records so far.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// The first failure since it was last asked for.
+    /// Returns the first failure since the last call.
     ///
     /// # Errors
     /// That failure.
@@ -81,7 +81,7 @@ impl Logger {
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Forces tables to disk; worth it before a checkpoint, which counts on what was told before.
+    /// Forces tables to disk. Call it before a checkpoint: a resumed run relies on the records before its checkpoint.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -91,7 +91,7 @@ impl Logger {
         self.log.sync()
     }
 
-    /// Keeps a picture of what the model saw: `samples/NAME.jpg`, and `samples/NAME` in TensorBoard.
+    /// Writes a picture of the model's input: `samples/NAME.jpg`, and `samples/NAME` in TensorBoard.
     ///
     /// # Errors
     /// [`LogError::Picture`], [`LogError::Io`].

@@ -1,12 +1,12 @@
-//! What a run tells of itself: its folder, tables, curves and pictures.
+//! The records of a run: its folder, tables, curves and pictures.
 //!
-//! The loop emits [`Event`]s; whoever [`Watch`]es gets them all. The [`Logger`] is the watcher that writes files, a
-//! terminal is another; the library itself prints nothing.
+//! The loop emits [`Event`]s, and every [`Watch`] gets all of them. The [`Logger`] is the watcher that writes files; a
+//! terminal is another. The library itself prints nothing.
 //!
-//! Reading order: [`event`] is what can be told, [`folder`] where it goes, [`logger`] who writes it. [`text`] are the
-//! lines in timm's form, [`tables`] `metrics.jsonl` and `summary.csv`, [`tensorboard`] its event files, [`plots`],
-//! [`confusion`] and [`pictures`] what is drawn, [`environment`] the machine,
-//! [`data_report`] what became of the data, [`results`] the end.
+//! Reading order: [`event`] defines the events, [`folder`] names the files, [`logger`] writes them. [`text`] makes log
+//! lines in timm's form, [`tables`] writes `metrics.jsonl` and `summary.csv`, [`tensorboard`] writes event files.
+//! [`plots`], [`confusion`] and [`pictures`] draw. [`environment`] describes the machine, [`data_report`] the use of the
+//! data, [`results`] the result.
 
 pub mod confusion;
 pub mod data_report;
@@ -29,16 +29,16 @@ pub use environment::Environment;
 pub use event::{EpochSummary, EvalLine, Event, Started, Step, TrainLine, Watch};
 pub use folder::RunFolder;
 pub use logger::Logger;
-pub use results::{Finished, Scores};
+pub use results::Finished;
 pub use tables::{History, Reached};
 
 use std::path::{Path, PathBuf};
 
-/// What keeps a run from telling of itself.
+/// An error of writing a run's records.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The operating system could not read or write.
+    /// An I/O error.
     #[error("{path}: {source}", path = .path.display())]
     Io {
         /// The file or folder.
@@ -46,7 +46,7 @@ pub enum LogError {
         /// The system's own error.
         source: std::io::Error,
     },
-    /// A name that cannot be a folder's.
+    /// An invalid folder name.
     #[error(
         "run name '{name}': not the name of a folder\nhint: letters, digits, '-', '_' and '.', for instance vit-1"
     )]
@@ -54,7 +54,7 @@ pub enum LogError {
         /// The name.
         name: String,
     },
-    /// A folder that no run wrote.
+    /// The folder is not a run's.
     #[error("{path}: not a run: {reason}\nhint: name a folder like runs/classify/NAME", path = .path.display())]
     NotARun {
         /// The folder.
@@ -71,7 +71,7 @@ pub enum LogError {
     Locked {
         /// The folder.
         path: PathBuf,
-        /// What that process wrote of itself.
+        /// The process, as it described itself.
         holder: Option<String>,
     },
     /// Pixels and their shape disagree.
@@ -81,10 +81,10 @@ pub enum LogError {
         shape: [usize; 4],
         /// Their product.
         expected: usize,
-        /// Values given.
+        /// Number of values given.
         found: usize,
     },
-    /// A picture that could not be drawn or encoded.
+    /// A picture cannot be drawn or encoded.
     #[error("{what}: cannot be drawn: {reason}")]
     Picture {
         /// Which.

@@ -14,7 +14,7 @@ use super::LogError;
 use crate::data::RgbImage;
 use crate::data::resize::{Interpolation, resize};
 
-/// The font's name in plots; a viewer of SVG takes its own of that name.
+/// The font's name in plots; an SVG viewer uses its own font of that name.
 pub const FONT: &str = "sans-serif";
 
 pub const INK: RGBColor = RGBColor(0x33, 0x37, 0x3d);
@@ -25,12 +25,12 @@ pub const GREEN: RGBColor = RGBColor(0x2c, 0x94, 0x5e);
 pub const PURPLE: RGBColor = RGBColor(0x7d, 0x56, 0xb8);
 pub const WRONG: RGBColor = RGBColor(0xc9, 0x2a, 0x2a);
 
-/// Pixels are drawn this many times too fine and averaged, which makes edges and letters smooth.
+/// Supersampling factor: pixels are drawn this many times finer and averaged.
 const FINER: u32 = 2;
 
 /// A drawing of a fixed size that looks the same on every surface.
 pub trait Drawing {
-    /// What an error calls it.
+    /// The name for errors.
     fn name(&self) -> &str;
     /// Width and height in pixels.
     fn size(&self) -> (u32, u32);
@@ -54,7 +54,7 @@ pub fn pixels(drawing: &impl Drawing) -> Result<RgbImage, LogError> {
     pixels_finer(drawing, FINER)
 }
 
-/// The drawing as pixels, each the mean of `finer` squared.
+/// The drawing as pixels, each the mean of `finer` × `finer` drawn ones.
 pub fn pixels_finer(drawing: &impl Drawing, finer: u32) -> Result<RgbImage, LogError> {
     register(drawing.name())?;
     let fail = |reason: String| LogError::picture(drawing.name(), reason);
@@ -68,7 +68,7 @@ pub fn pixels_finer(drawing: &impl Drawing, finer: u32) -> Result<RgbImage, LogE
     resize(&sheet, width, height, Interpolation::Box).map_err(|e| fail(e.to_string()))
 }
 
-/// Text of a size, at a point's side.
+/// The style of text: size, colour, and side of its point.
 pub fn text<'a>(size: f64, color: RGBColor, h: HPos, v: VPos) -> TextStyle<'a> {
     let font = (FONT, size).into_font();
     TextStyle { font, color: color.to_backend_color(), pos: Pos::new(h, v) }
@@ -108,7 +108,7 @@ fn register(drawing: &str) -> Result<(), LogError> {
     if *registered { Ok(()) } else { Err(LogError::picture(drawing, "the font cannot be read")) }
 }
 
-/// Lays an image on a sheet; what lies outside it is cut off.
+/// Copies an image onto a sheet; parts outside are cut off.
 pub fn paste(sheet: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
     let width = image.width().min(sheet.width().saturating_sub(left)) as usize * 3;
     let height = image.height().min(sheet.height().saturating_sub(top));

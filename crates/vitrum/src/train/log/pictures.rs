@@ -1,4 +1,4 @@
-//! What the model saw: sheets of the very pixels that went into it.
+//! Sheets of the model's input images, with captions.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -9,19 +9,19 @@ use crate::data::RgbImage;
 use crate::data::resize::{Interpolation, resize};
 use crate::tasks::classify::{softmax, top_k};
 
-/// Tiles of a sheet, at most: eight by eight.
+/// Most tiles of a sheet: eight by eight.
 pub const MAX_TILES: usize = 64;
 
-/// Sides of a tile in pixels: smaller images are enlarged, larger ones reduced.
+/// Range of a tile's side in pixels. Smaller images are enlarged, larger ones reduced.
 const TILE: std::ops::RangeInclusive<u32> = 96..=224;
 const GAP: u32 = 8;
 const FRAME: u32 = 3;
 const FONT_SIZE: f64 = 12.5;
 const LINE: u32 = 16;
-/// Letters reach above the place they are drawn at.
+/// Height of letters above their position.
 const ASCENT: u32 = 5;
 
-/// A batch as the model gets it.
+/// The model's input.
 #[derive(Clone, Copy, Debug)]
 pub struct Pixels<'a> {
     /// `[B, C, H, W]`, normalised.
@@ -34,17 +34,17 @@ pub struct Pixels<'a> {
     pub std: &'a [f32],
 }
 
-/// What stands under an image.
+/// The caption of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caption {
     /// Its lines.
     pub lines: Vec<String>,
-    /// Whether the answer was wrong, which is framed in red.
+    /// Whether the answer was wrong; such an image has a red frame.
     pub wrong: bool,
 }
 
-/// Captions of training images by their targets `[B, K]`: the largest class, and the second with their shares where it
-/// has a tenth or more, as in mixed images.
+/// Captions of training images from their targets `[B, K]`: the largest class. If the second class has a tenth or more,
+/// as in mixed images: both with their shares.
 pub fn target_captions(targets: &[f32], names: &[String]) -> Vec<Caption> {
     let classes = names.len().max(1);
     let caption = |row: &[f32]| {
@@ -63,12 +63,12 @@ pub fn target_captions(targets: &[f32], names: &[String]) -> Vec<Caption> {
     targets.chunks(classes).map(caption).collect()
 }
 
-/// Captions of training images by their classes.
+/// Captions of training images from their classes.
 pub fn label_captions(labels: &[usize], names: &[String]) -> Vec<Caption> {
     labels.iter().map(|label| Caption { lines: vec![name(names, *label)], wrong: false }).collect()
 }
 
-/// Captions of validation images: the answer by the logits `[K]` of each and, where it is wrong, the truth.
+/// Captions of validation images: the answer from the logits `[K]` of each, and the true class if the answer is wrong.
 pub fn answer_captions(logits: &[Vec<f64>], labels: &[usize], names: &[String]) -> Vec<Caption> {
     let caption = |(logits, label): (&Vec<f64>, &usize)| {
         let probabilities = softmax(logits);
@@ -90,7 +90,7 @@ fn name(names: &[String], class: usize) -> String {
 /// A sheet of the first [`MAX_TILES`] images, denormalised, with their captions.
 ///
 /// # Errors
-/// [`LogError::Batch`] when values and shape disagree, [`LogError::Picture`] when there is nothing to draw.
+/// [`LogError::Batch`]: values and shape disagree. [`LogError::Picture`]: there is nothing to draw.
 pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogError> {
     let [batch, channels, height, width] = pixels.shape;
     let expected = pixels.shape.iter().fold(1_usize, |n, side| n.saturating_mul(*side));
@@ -128,12 +128,12 @@ pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogErro
     Ok(sheet)
 }
 
-/// Nearly a square, eight at most.
+/// Columns of a nearly square sheet, at most eight.
 fn columns(tiles: usize) -> usize {
     (1..=8).find(|columns| columns * columns >= tiles).unwrap_or(8)
 }
 
-/// One image `[C, H, W]` at the size it is shown.
+/// The tile of one image `[C, H, W]`.
 fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
     let [_, channels, height, width] = pixels.shape;
     let plane = height * width;
@@ -201,7 +201,7 @@ impl Drawing for Strip<'_> {
     }
 }
 
-/// The text, or as much of it as fits with an ellipsis.
+/// The text, shortened with an ellipsis if it does not fit.
 fn fitting<E>(text: &str, room: u32, width: impl Fn(&str) -> Result<u32, E>) -> Result<String, E> {
     let mut kept: Vec<char> = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut shown: String = kept.iter().collect();

@@ -1,16 +1,17 @@
-//! Curves: loss, accuracy, learning rate, throughput.
+//! Curves: loss, other scores, learning rate, throughput.
 
 use plotters::chart::SeriesLabelPosition;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::event::EpochSummary;
 use super::folder::RunFolder;
 use super::paint::{self, Drawing};
+use super::results::is_accuracy;
 use super::tables::History;
-use super::{LogError, files};
+use super::{LogError, files, text};
 use crate::data::RgbImage;
+use crate::train::score::Validation;
 
 /// Width and height of a plot in pixels.
 pub const SIZE: (u32, u32) = (900, 600);
@@ -18,14 +19,14 @@ pub const SIZE: (u32, u32) = (900, 600);
 /// Points of a curve beyond which neighbours are averaged.
 const MAX_POINTS: usize = 1500;
 
-/// A plot: curves over a common axis.
+/// A plot: curves on common axes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plot {
     title: &'static str,
     x_name: &'static str,
     y_name: &'static str,
     y_format: Format,
-    /// Where the legend covers least.
+    /// The corner of the legend.
     legend: Corner,
     curves: Vec<Curve>,
 }
@@ -44,7 +45,7 @@ enum Corner {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Curve {
-    name: &'static str,
+    name: String,
     color: RGBColor,
     kind: Kind,
     points: Vec<(f64, f64)>,
@@ -54,7 +55,7 @@ struct Curve {
 enum Kind {
     /// A thin, pale line.
     Pale,
-    /// One that is looked at second.
+    /// A thinner line, for secondary scores.
     Thin,
     Line,
     /// A line with a dot at each point, while they are few.
@@ -81,52 +82,75 @@ pub fn write(folder: &RunFolder, history: &History) -> Result<(), LogError> {
 pub fn all(history: &History) -> [(&'static str, Plot); 4] {
     [
         ("loss", loss(history)),
-        ("accuracy", accuracy(history)),
+        scores(history),
         ("lr", learning_rate(history)),
         ("throughput", throughput(history)),
     ]
 }
 
-/// Training loss per line of the log, smoothed, and validation loss per epoch.
+/// Training loss per log line, smoothed, and validation loss per epoch.
 pub fn loss(history: &History) -> Plot {
     let train = by_line(history, |line| line.loss);
     let smooth = smoothed(&train);
+    let blue = |name: &str, kind, points| Curve { name: name.into(), color: paint::BLUE, kind, points };
     let curves = vec![
-        Curve { name: "", color: paint::BLUE, kind: Kind::Pale, points: train },
-        Curve { name: "train", color: paint::BLUE, kind: Kind::Line, points: smooth },
-        by_epoch(history, "validation", paint::ORANGE, |s| s.eval_loss),
-        by_epoch(history, "validation (EMA)", paint::GREEN, |s| s.ema_loss),
+        blue("", Kind::Pale, train),
+        blue("train", Kind::Line, smooth),
+        by_epoch(history, "validation".into(), paint::ORANGE, |v| v.model_score("loss")),
+        by_epoch(history, "validation (EMA)".into(), paint::GREEN, |v| v.ema_score("loss")),
     ];
-    Plot::new("Loss", "epoch", "cross entropy", Corner::UpperRight, curves)
+    let unit = if is_classification(history) { "cross entropy" } else { "loss" };
+    Plot::new("Loss", "epoch", unit, Corner::UpperRight, curves)
 }
 
-/// Top-1 and top-5 per epoch.
-pub fn accuracy(history: &History) -> Plot {
-    let thin = |curve: Curve| Curve { kind: Kind::Thin, ..curve };
-    let curves = vec![
-        by_epoch(history, "top-1", paint::ORANGE, |s| s.eval_top1),
-        thin(by_epoch(history, "top-5", paint::ORANGE, |s| s.eval_top5)),
-        by_epoch(history, "top-1 (EMA)", paint::GREEN, |s| s.ema_top1),
-        thin(by_epoch(history, "top-5 (EMA)", paint::GREEN, |s| s.ema_top5)),
-    ];
-    Plot::new("Validation accuracy", "epoch", "images right (%)", Corner::LowerRight, curves)
+/// The scores of validation other than the loss, per epoch, and the name of the plot's files.
+pub fn scores(history: &History) -> (&'static str, Plot) {
+    let mut curves = Vec::new();
+    let names: Vec<&str> = names(history).into_iter().filter(|name| *name != "loss").collect();
+    for (ending, color) in [("", paint::ORANGE), (" (EMA)", paint::GREEN)] {
+        for (index, name) in names.iter().enumerate() {
+            let score = |validation: &Validation| match ending {
+                "" => validation.model_score(name),
+                _ => validation.ema_score(name),
+            };
+            let curve = by_epoch(history, text::score_name(name) + ending, color, score);
+            curves.push(Curve { kind: if index == 0 { Kind::Dotted } else { Kind::Thin }, ..curve });
+        }
+    }
+    let plot = |title, unit| Plot::new(title, "epoch", unit, Corner::LowerRight, curves);
+    if is_classification(history) {
+        ("accuracy", plot("Validation accuracy", "images right (%)"))
+    } else {
+        ("scores", plot("Validation scores", "score"))
+    }
+}
+
+/// The names of the scores.
+fn names(history: &History) -> Vec<&str> {
+    history.epochs.last().map_or(Vec::new(), |s| s.validation.names.iter().map(String::as_str).collect())
+}
+
+/// Whether any score is an accuracy; a run without an epoch counts too.
+fn is_classification(history: &History) -> bool {
+    let names = names(history);
+    names.is_empty() || names.into_iter().any(is_accuracy)
 }
 
 /// Learning rate per update.
 pub fn learning_rate(history: &History) -> Plot {
     let points = history.train.iter().map(|line| (line.update as f64, line.lr)).collect();
-    let curves = vec![Curve { name: "", color: paint::PURPLE, kind: Kind::Line, points }];
+    let curves = vec![Curve { name: String::new(), color: paint::PURPLE, kind: Kind::Line, points }];
     let plot = Plot::new("Learning rate", "update", "learning rate", Corner::UpperRight, curves);
     Plot { y_format: Format::Exponent, ..plot }
 }
 
-/// Images per second, waiting for data included.
+/// Images per second, including the wait for data.
 pub fn throughput(history: &History) -> Plot {
     let points = by_line(history, |line| line.images_per_second);
     let smooth = smoothed(&points);
     let curves = vec![
-        Curve { name: "", color: paint::GREEN, kind: Kind::Pale, points },
-        Curve { name: "", color: paint::GREEN, kind: Kind::Line, points: smooth },
+        Curve { name: String::new(), color: paint::GREEN, kind: Kind::Pale, points },
+        Curve { name: String::new(), color: paint::GREEN, kind: Kind::Line, points: smooth },
     ];
     Plot::new("Throughput", "epoch", "images per second", Corner::LowerRight, curves)
 }
@@ -137,18 +161,19 @@ fn by_line(history: &History, value: fn(&super::TrainLine) -> f64) -> Vec<(f64, 
     history.train.iter().map(|line| (at(line), value(line))).collect()
 }
 
-/// At the end of each epoch.
+/// A score at the end of each epoch.
 fn by_epoch(
     history: &History,
-    name: &'static str,
+    name: String,
     color: RGBColor,
-    value: fn(&EpochSummary) -> Option<f64>,
+    score: impl Fn(&Validation) -> Option<f64>,
 ) -> Curve {
-    let point = |summary: &EpochSummary| Some((summary.epoch as f64 + 1.0, value(summary)?));
-    Curve { name, color, kind: Kind::Dotted, points: history.epochs.iter().filter_map(point).collect() }
+    let epochs = history.epochs.iter();
+    let points = epochs.filter_map(|s| Some((s.epoch as f64 + 1.0, score(&s.validation)?))).collect();
+    Curve { name, color, kind: Kind::Dotted, points }
 }
 
-/// Means over a thirtieth of the curve around each point, less towards the ends: no lag.
+/// Centred means over a thirtieth of the curve; the window shrinks towards the ends, so nothing lags.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let points = drawable(points);
     let reach = (points.len() / 60).max(2);
@@ -160,7 +185,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     (0..points.len()).map(mean).collect()
 }
 
-/// Numbers that can be drawn, thinned to their means where there are more than a plot has pixels.
+/// The points that can be drawn. If they are more than a plot has pixels, groups of neighbours become their mean.
 fn drawable(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let usable = |(x, y): &&(f64, f64)| x.abs() < 1e15 && y.abs() < 1e15;
     let usable: Vec<(f64, f64)> = points.iter().filter(usable).copied().collect();
@@ -201,7 +226,7 @@ impl Plot {
         paint::pixels(self)
     }
 
-    /// Least and greatest value, with some air.
+    /// Smallest and largest value, with a margin.
     fn range(&self) -> [f64; 2] {
         let values = || self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
         let (low, high) =
@@ -217,7 +242,7 @@ impl Plot {
         [low - 0.06 * span, high + 0.06 * span]
     }
 
-    /// From the run's beginning, unless what is shown lies far from it.
+    /// From 0, unless the curves begin far from it.
     fn x_range(&self) -> [f64; 2] {
         let xs = || self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.0);
         let (low, high) = (xs().fold(f64::INFINITY, f64::min), xs().fold(0.0, f64::max));
@@ -225,7 +250,7 @@ impl Plot {
         if high > low { [low, high] } else { [0.0, 1.0] }
     }
 
-    /// Values that cannot be negative do not get a negative axis.
+    /// The axis is negative only if a value is.
     fn y_range(&self) -> [f64; 2] {
         let [low, high] = self.range();
         let negative = self.curves.iter().flat_map(|curve| &curve.points).any(|point| point.1 < 0.0);
@@ -241,7 +266,7 @@ impl Plot {
     }
 }
 
-/// With as many decimals as neighbouring labels, of about eight, need to differ.
+/// With enough decimals to tell about eight neighbouring labels apart.
 fn decimal(value: f64, span: f64) -> String {
     let digits = (8.0 / span).log10().ceil().clamp(0.0, 6.0) as usize;
     match value.abs() {
@@ -350,7 +375,9 @@ fn draw_curve<DB: DrawingBackend>(
     let drawn = chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
     if !curve.name.is_empty() {
         let length = (26.0 * scale) as i32;
-        drawn.label(curve.name).legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
+        drawn
+            .label(curve.name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
     }
     if dots > 0.0 {
         let dot = |point: &(f64, f64)| Circle::new(*point, (dots * scale) as i32, color.filled());
@@ -359,7 +386,7 @@ fn draw_curve<DB: DrawingBackend>(
     Ok(())
 }
 
-/// Two pictures of one size a row.
+/// Two pictures of the same size per row.
 fn side_by_side(images: &[RgbImage]) -> Result<RgbImage, LogError> {
     let (width, height) = SIZE;
     let rows = images.len().div_ceil(2).max(1) as u32;

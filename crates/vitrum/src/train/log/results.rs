@@ -1,57 +1,37 @@
-//! What a run came to.
+//! The result of a run.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::event::{EpochSummary, number};
 use super::folder::RunFolder;
 use super::{LogError, files};
+use crate::train::score::Scores;
 
-/// A validation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Scores {
-    /// Mean cross entropy.
-    #[serde(with = "number")]
-    pub loss: f64,
-    /// Percentage right.
-    #[serde(with = "number")]
-    pub top1: f64,
-    /// Percentage among the five likeliest.
-    #[serde(with = "number")]
-    pub top5: f64,
-}
-
-impl Scores {
-    /// Whether all are numbers.
-    pub fn is_finite(&self) -> bool {
-        [self.loss, self.top1, self.top5].iter().all(|score| score.is_finite())
-    }
-}
-
-/// What a run came to; `results.json` has these fields.
+/// The result of a run; the fields of `results.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
-    /// Name of the model.
+    /// The model's name.
     pub model: String,
-    /// Its parameters.
+    /// Number of parameters.
     pub params: u64,
     /// Height and width of the input in pixels.
     pub img_size: [usize; 2],
     /// The run's folder.
     pub run: PathBuf,
-    /// The best weights, ready for use, where there are any.
+    /// Folder of the best weights, once they are written.
     pub model_dir: Option<PathBuf>,
-    /// What makes a checkpoint the best: `top1`, `top5` or `loss`.
+    /// The score that chooses the best checkpoint.
     pub eval_metric: String,
-    /// Its best value.
+    /// The best value of that score.
     pub best_metric: Option<f64>,
-    /// The epoch it was reached in, from 0.
+    /// The epoch of the best value, from 0.
     pub best_epoch: Option<usize>,
-    /// The validation of that epoch.
+    /// All scores of that epoch.
     pub best: Option<Scores>,
-    /// The last epoch.
+    /// The results of the last epoch.
     pub last: Option<EpochSummary>,
     /// Epochs done.
     pub epochs: usize,
@@ -60,19 +40,19 @@ pub struct Finished {
     /// Training images per second.
     #[serde(with = "number")]
     pub images_per_second: f64,
-    /// Length of the run in this process.
+    /// Seconds of the run in this process.
     #[serde(with = "number")]
     pub seconds: f64,
-    /// Entries of the data that were left out.
+    /// Number of dataset entries that were left out.
     #[serde(default)]
     pub left_out: usize,
-    /// Training images that cannot be used; another took the place of each.
+    /// Number of unusable training images; each was replaced by another.
     #[serde(default)]
     pub replaced: usize,
-    /// Validation images that cannot be used, and were left out.
+    /// Number of unusable validation images; they were left out.
     #[serde(default)]
     pub unreadable: usize,
-    /// Whether it was stopped before its end.
+    /// Whether the run was stopped before its end.
     pub interrupted: bool,
 }
 
@@ -87,33 +67,65 @@ impl Finished {
         files::replace(&path, (text + "\n").as_bytes())
     }
 
-    /// The object behind `--result`, on one line, with the keys of timm's `validate.py` first; `param_count` is in
-    /// millions.
+    /// The result as one line of JSON, with the keys of timm's `validate.py` first. `param_count` is in millions.
     pub fn result_json(&self) -> String {
-        let rounded = |value: f64, digits: i32| {
-            let scale = 10_f64.powi(digits);
-            (value * scale).round() / scale
-        };
-        let score = |of: fn(&Scores) -> f64| self.best.as_ref().map(|scores| rounded(of(scores), 4));
         let [height, width] = self.img_size;
-        json!({
-            "model": self.model,
-            "top1": score(|s| s.top1),
-            "top1_err": score(|s| 100.0 - s.top1),
-            "top5": score(|s| s.top5),
-            "top5_err": score(|s| 100.0 - s.top5),
-            "loss": score(|s| s.loss),
-            "param_count": rounded(self.params as f64 / 1e6, 2),
-            "img_size": if height == width { json!(width) } else { json!([height, width]) },
-            "best_epoch": self.best_epoch,
-            "epochs": self.epochs,
-            "images_per_second": rounded(self.images_per_second, 2),
-            "seconds": rounded(self.seconds, 1),
-            "left_out": self.left_out,
-            "replaced": self.replaced,
-            "unreadable": self.unreadable,
-            "run": self.run.display().to_string(),
-        })
-        .to_string()
+        let mut result = Map::from_iter([("model".to_string(), json!(self.model))]);
+        result.extend(self.best_scores());
+        let rest = [
+            ("param_count", json!(rounded(self.params as f64 / 1e6, 2))),
+            ("img_size", if height == width { json!(width) } else { json!([height, width]) }),
+            ("best_epoch", json!(self.best_epoch)),
+            ("epochs", json!(self.epochs)),
+            ("images_per_second", json!(rounded(self.images_per_second, 2))),
+            ("seconds", json!(rounded(self.seconds, 1))),
+            ("left_out", json!(self.left_out)),
+            ("replaced", json!(self.replaced)),
+            ("unreadable", json!(self.unreadable)),
+            ("run", json!(self.run.display().to_string())),
+        ];
+        result.extend(rest.map(|(key, value)| (key.to_string(), value)));
+        Value::Object(result).to_string()
     }
+
+    /// The best scores in timm's order: a percentage with its error, the loss last; `null` without a validation.
+    fn best_scores(&self) -> Vec<(String, Value)> {
+        let value = |name: &str| self.best.as_ref().and_then(|best| best.get(name));
+        let mut fields = Vec::new();
+        let (losses, others): (Vec<&str>, Vec<&str>) =
+            self.names().into_iter().partition(|name| *name == "loss");
+        for name in others.into_iter().chain(losses) {
+            fields.push((name.to_string(), json!(value(name).map(|value| rounded(value, 4)))));
+            if is_accuracy(name) {
+                let error = value(name).map(|value| rounded(100.0 - value, 4));
+                fields.push((format!("{name}_err"), json!(error)));
+            }
+        }
+        fields
+    }
+
+    /// The names of the scores, also if no epoch was validated.
+    fn names(&self) -> Vec<&str> {
+        match (&self.best, &self.last) {
+            (Some(best), _) => best.names().collect(),
+            (None, Some(last)) => last.validation.names.iter().map(String::as_str).collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+}
+
+/// Whether a score is the percentage of images whose class is among the likeliest: `top1`, `top5`, …
+pub(super) fn is_accuracy(name: &str) -> bool {
+    rank(name).is_some()
+}
+
+/// `5` of `top5`.
+pub(super) fn rank(name: &str) -> Option<&str> {
+    let digits = name.strip_prefix("top")?;
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(digits)
+}
+
+fn rounded(value: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (value * scale).round() / scale
 }

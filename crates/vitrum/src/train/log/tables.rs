@@ -1,7 +1,9 @@
 //! `metrics.jsonl` and `summary.csv`.
 //!
-//! A run that goes on from a checkpoint cuts away what was told after it, so that its tables are those of a run that
-//! never stopped, times excepted.
+//! A resumed run drops the records after its checkpoint. Its tables are then those of a run that never stopped, except
+//! for times.
+
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
@@ -10,26 +12,26 @@ use super::files::{self, Appender};
 use super::folder::RunFolder;
 use super::{LogError, environment};
 
-/// How far a checkpoint had come; what was told after it is told again.
+/// How far a checkpoint had come. Records after it are dropped and written again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// Updates done.
     pub updates: u64,
-    /// Epochs that were over, validation included.
+    /// Epochs done, including validation.
     pub epochs: usize,
 }
 
-/// What was recorded, for the curves.
+/// The records that curves are drawn from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
-    /// The lines of training.
+    /// Log lines of training.
     pub train: Vec<TrainLine>,
-    /// The epochs.
+    /// Results of the epochs.
     pub epochs: Vec<EpochSummary>,
 }
 
 impl History {
-    /// Reads `metrics.jsonl`. Lines that cannot be read, as the last one of a run that was killed, are passed over.
+    /// Reads `metrics.jsonl`. Invalid lines, such as the last one of a killed run, are skipped.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -44,7 +46,7 @@ impl History {
         Ok(history)
     }
 
-    /// Takes up an event that belongs to it.
+    /// Records an event of training or of an epoch; others are ignored.
     pub fn event(&mut self, event: &Event) {
         match event {
             Event::Train(line) => self.add(Record::Train(line.clone())),
@@ -92,15 +94,14 @@ impl Record {
     }
 }
 
-/// `metrics.jsonl`: an object per line of training, per validation's end and per epoch, with the seconds since 1970 as
-/// `time`.
+/// `metrics.jsonl`: an object per log line of training, per validation and per epoch. `time` is in seconds since 1970.
 #[derive(Debug)]
 pub struct Metrics {
     file: Appender,
 }
 
 impl Metrics {
-    /// Opens the file and cuts away what lies beyond `reached`.
+    /// Opens the file and drops the lines after `reached`.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -116,7 +117,7 @@ impl Metrics {
         Ok(Self { file: Appender::open(&path)? })
     }
 
-    /// Writes an event if it is of the kinds kept here.
+    /// Writes an event of training, of a validation's end or of an epoch; others are ignored.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -144,83 +145,119 @@ impl Metrics {
     }
 }
 
-const COLUMNS: [&str; 9] =
-    ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr", "ema_loss", "ema_top1", "ema_top5"];
-
-/// Columns of timm; those behind them are written when a moving average was validated.
-const TIMM: usize = 6;
-
 /// `summary.csv`: a row per epoch, written anew each time.
+///
+/// Columns are timm's: `epoch`, `train_loss`, `eval_NAME` of each score, `lr`. Columns `ema_NAME` follow once a moving
+/// average was validated.
 #[derive(Debug)]
 pub struct Summary {
     folder: RunFolder,
-    /// Cells by [`COLUMNS`].
-    rows: Vec<(usize, Vec<String>)>,
+    /// Names of the scores, in the order of the judge.
+    names: Vec<String>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    epoch: usize,
+    /// Cells by the name of their column.
+    cells: HashMap<String, String>,
+}
+
+impl Row {
+    fn of(summary: &EpochSummary) -> Self {
+        let EpochSummary { epoch, train_loss, validation, lr, .. } = summary;
+        let numbers =
+            [("epoch", epoch.to_string()), ("train_loss", number(*train_loss)), ("lr", number(*lr))];
+        let mut cells: HashMap<String, String> =
+            numbers.into_iter().map(|(column, cell)| (column.into(), cell)).collect();
+        for (prefix, scores) in [("eval", &validation.model), ("ema", &validation.ema)] {
+            let scores = scores.iter().flat_map(|scores| scores.iter());
+            cells.extend(scores.map(|(name, value)| (format!("{prefix}_{name}"), number(value))));
+        }
+        Self { epoch: *epoch, cells }
+    }
+
+    /// `None`: the row has no number for the epoch.
+    fn read(header: &csv::StringRecord, record: &csv::StringRecord) -> Option<Self> {
+        let cells: HashMap<String, String> =
+            header.iter().zip(record).map(|(column, cell)| (column.into(), cell.into())).collect();
+        Some(Self { epoch: cells.get("epoch")?.parse().ok()?, cells })
+    }
+
+    /// The cell of a column; empty if the row lacks it.
+    fn cell(&self, column: &str) -> &str {
+        self.cells.get(column).map_or("", String::as_str)
+    }
 }
 
 impl Summary {
-    /// Reads the file and cuts away the epochs beyond `reached`.
+    /// Reads the file and drops the epochs after `reached`.
     ///
     /// # Errors
     /// [`LogError::Io`].
     pub fn open(folder: &RunFolder, reached: Reached) -> Result<Self, LogError> {
         let bytes = files::read(&folder.summary())?;
-        let rows = rows(&bytes).into_iter().filter(|(epoch, _)| *epoch < reached.epochs).collect();
-        let summary = Self { folder: folder.clone(), rows };
+        let (names, mut rows) = read_summary(&bytes);
+        rows.retain(|row| row.epoch < reached.epochs);
+        let summary = Self { folder: folder.clone(), names, rows };
         if !bytes.is_empty() {
             summary.write()?;
         }
         Ok(summary)
     }
 
-    /// Adds an epoch; one that is there already is replaced.
+    /// Adds an epoch; a row of the same epoch is replaced.
     ///
     /// # Errors
     /// [`LogError::Io`].
     pub fn epoch(&mut self, summary: &EpochSummary) -> Result<(), LogError> {
-        let cell = |value: Option<f64>| value.map_or(String::new(), number);
-        let cells = vec![
-            summary.epoch.to_string(),
-            number(summary.train_loss),
-            cell(summary.eval_loss),
-            cell(summary.eval_top1),
-            cell(summary.eval_top5),
-            number(summary.lr),
-            cell(summary.ema_loss),
-            cell(summary.ema_top1),
-            cell(summary.ema_top5),
-        ];
-        self.rows.retain(|(epoch, _)| *epoch != summary.epoch);
-        self.rows.push((summary.epoch, cells));
+        for name in &summary.validation.names {
+            if !self.names.contains(name) {
+                self.names.push(name.clone());
+            }
+        }
+        self.rows.retain(|row| row.epoch != summary.epoch);
+        self.rows.push(Row::of(summary));
         self.write()
     }
 
+    fn columns(&self) -> Vec<String> {
+        let of_scores = |prefix: &str| -> Vec<String> {
+            self.names.iter().map(|name| format!("{prefix}_{name}")).collect()
+        };
+        let own = |column: &str| vec![column.to_string()];
+        let mut columns = [own("epoch"), own("train_loss"), of_scores("eval"), own("lr")].concat();
+        let averages = of_scores("ema");
+        let is_validated = |row: &Row| averages.iter().any(|column| !row.cell(column).is_empty());
+        if self.rows.iter().any(is_validated) {
+            columns.extend(averages);
+        }
+        columns
+    }
+
     fn write(&self) -> Result<(), LogError> {
-        let with_ema = self.rows.iter().any(|(_, cells)| cells[TIMM..].iter().any(|cell| !cell.is_empty()));
-        let width = if with_ema { COLUMNS.len() } else { TIMM };
+        let columns = self.columns();
         // Neither names nor numbers have commas or quotes in them.
-        let mut text = COLUMNS[..width].join(",") + "\n";
-        self.rows.iter().for_each(|(_, cells)| text.push_str(&(cells[..width].join(",") + "\n")));
+        let mut text = columns.join(",") + "\n";
+        for row in &self.rows {
+            let cells: Vec<&str> = columns.iter().map(|column| row.cell(column)).collect();
+            text.push_str(&(cells.join(",") + "\n"));
+        }
         files::replace(&self.folder.summary(), text.as_bytes())
     }
 }
 
-/// Rows of a file, by the names of its columns; those without a number for the epoch are passed over.
-fn rows(bytes: &[u8]) -> Vec<(usize, Vec<String>)> {
+/// Names of the scores and rows of a file; rows without a number for the epoch are skipped.
+fn read_summary(bytes: &[u8]) -> (Vec<String>, Vec<Row>) {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(bytes);
-    let Ok(header) = reader.headers().cloned() else { return Vec::new() };
-    let place = COLUMNS.map(|name| header.iter().position(|column| column == name));
-    let cells = |record: csv::StringRecord| -> Vec<String> {
-        place.iter().map(|at| at.and_then(|at| record.get(at)).unwrap_or_default().to_string()).collect()
-    };
-    let row = |record: csv::StringRecord| {
-        let cells = cells(record);
-        Some((cells[0].parse().ok()?, cells))
-    };
-    reader.records().filter_map(Result::ok).filter_map(row).collect()
+    let Ok(header) = reader.headers().cloned() else { return Default::default() };
+    let names = header.iter().filter_map(|column| column.strip_prefix("eval_")).map(String::from).collect();
+    let rows = reader.records().filter_map(Result::ok).filter_map(|record| Row::read(&header, &record));
+    (names, rows.collect())
 }
 
-/// Shortest digits that are the number again, as Python writes it.
+/// The shortest decimal that reads back as the same number, as in Python.
 fn number(value: f64) -> String {
     match value {
         v if v.is_nan() => "nan".into(),

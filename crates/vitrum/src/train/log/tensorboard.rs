@@ -1,12 +1,12 @@
 //! Event files for TensorBoard.
 //!
-//! A file is a row of records as TensorFlow's `record_writer` frames them: length (u64), masked CRC-32C of the length,
+//! A file is a sequence of records, framed as in TensorFlow's `record_writer`: length (u64), masked CRC-32C of the length,
 //! the bytes, their masked CRC-32C, all little-endian. The bytes are a protobuf message `tensorflow.Event`
 //! (`tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto`), of which scalars and pictures are
 //! written here.
 //!
-//! Steps are updates. A run that goes on begins a new file, and what the older ones tell beyond the checkpoint is cut
-//! away; the new file says so too, for a TensorBoard that has read it already.
+//! Steps are updates. A resumed run begins a new file, and older files lose their records after the checkpoint. The new
+//! file marks the restart, for a TensorBoard that has read those records already.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,12 @@ impl TensorBoard {
     pub fn event(&mut self, event: &Event) -> Result<(), LogError> {
         match event {
             Event::Train(line) => self.scalars(line.update, &train_scalars(line)),
-            Event::Epoch(summary) => self.scalars(summary.updates, &epoch_scalars(summary)),
+            Event::Epoch(summary) => {
+                let values = epoch_scalars(summary);
+                let values: Vec<(&str, f64)> =
+                    values.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+                self.scalars(summary.updates, &values)
+            }
             _ => Ok(()),
         }
     }
@@ -83,7 +88,7 @@ impl TensorBoard {
         self.file.sync()
     }
 
-    /// Its place.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -99,18 +104,15 @@ fn train_scalars(line: &TrainLine) -> Vec<(&'static str, f64)> {
     values
 }
 
-fn epoch_scalars(summary: &EpochSummary) -> Vec<(&'static str, f64)> {
-    let values = [
-        ("train/epoch_loss", Some(summary.train_loss)),
-        ("eval/loss", summary.eval_loss),
-        ("eval/top1", summary.eval_top1),
-        ("eval/top5", summary.eval_top5),
-        ("ema/loss", summary.ema_loss),
-        ("ema/top1", summary.ema_top1),
-        ("ema/top5", summary.ema_top5),
-        ("epoch", Some(summary.epoch as f64)),
-    ];
-    values.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect()
+fn epoch_scalars(summary: &EpochSummary) -> Vec<(String, f64)> {
+    let validation = &summary.validation;
+    let mut values = vec![("train/epoch_loss".to_string(), summary.train_loss)];
+    for (folder, scores) in [("eval", &validation.model), ("ema", &validation.ema)] {
+        let scores = scores.iter().flat_map(|scores| scores.iter());
+        values.extend(scores.map(|(name, value)| (format!("{folder}/{name}"), value)));
+    }
+    values.push(("epoch".to_string(), summary.epoch as f64));
+    values
 }
 
 fn event_files(folder: &Path) -> Result<Vec<PathBuf>, LogError> {
@@ -141,8 +143,8 @@ fn create(folder: &Path) -> Result<Appender, LogError> {
     }
 }
 
-/// Keeps the whole records up to a step, none for a run that begins; a file of which nothing but the version is left
-/// goes.
+/// Keeps the whole records up to a step; a new run keeps none. A file without any other record than the version is
+/// removed.
 fn cut(path: &Path, updates: u64) -> Result<(), LogError> {
     let bytes = files::read(path)?;
     let within = |event: &&[u8]| step(event).is_none_or(|step| updates > 0 && step <= updates);
@@ -154,7 +156,7 @@ fn cut(path: &Path, updates: u64) -> Result<(), LogError> {
     if kept == bytes { Ok(()) } else { files::replace(path, &kept) }
 }
 
-/// The messages of a file, up to the first that is torn or damaged.
+/// The messages of a file, up to the first damaged one.
 pub fn records(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     while let Some((event, rest)) = first_record(bytes) {
@@ -182,7 +184,7 @@ pub fn record(event: &[u8]) -> Vec<u8> {
     [&length[..], &masked_crc(&length).to_le_bytes(), event, &masked_crc(event).to_le_bytes()].concat()
 }
 
-/// TensorFlow's `crc32c::Mask`, for checks of data that has checks in it.
+/// TensorFlow's `crc32c::Mask`, for checksums of data that contains checksums.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -210,7 +212,7 @@ pub fn version(time: f64) -> Vec<u8> {
     Message::default().double(EVENT_WALL_TIME, time).bytes(EVENT_FILE_VERSION, b"brain.Event:2").0
 }
 
-/// What was told from `step` on is told again.
+/// A message that the records from `step` on are replaced.
 fn restart(time: f64, step: u64) -> Vec<u8> {
     let log = Message::default().integer(SESSION_LOG_STATUS, SESSION_LOG_START);
     event_at(time, step).bytes(EVENT_SESSION_LOG, &log.0).0
@@ -285,7 +287,7 @@ impl Message {
     }
 }
 
-/// The step of a message that tells values; `None` for any other.
+/// The step of a message with values; `None` for any other message.
 fn step(event: &[u8]) -> Option<u64> {
     let (mut step, mut tells, mut rest) = (0, false, event);
     while !rest.is_empty() {

@@ -1,11 +1,12 @@
-//! The lines of the log, as timm's `train.py` writes them.
+//! Log lines, as timm's `train.py` writes them.
 
 use super::environment::BURN_VERSION;
 use super::event::{EvalLine, Event, Started, TrainLine};
-use super::results::Finished;
+use super::results::{Finished, rank};
+use crate::train::score::Meter;
 
 /// `Train: 3 [ 200/1251 ( 16%)]  Loss: 4.21 (4.55)  Time: 0.312s,  410.25/s  (…)  LR: 4.100e-04  Data: 0.010 (…)`;
-/// means of the epoch in parentheses.
+/// the epoch's means are in parentheses.
 pub fn train_line(line: &TrainLine) -> String {
     let percent = 100.0 * (line.batch + 1) as f64 / line.batches.max(1) as f64;
     format!(
@@ -25,23 +26,32 @@ pub fn train_line(line: &TrainLine) -> String {
     )
 }
 
-/// `Test: [ 195/195]  Time: … Loss: … Acc@1: … Acc@5: …`; means of all images so far in parentheses. As in timm the
-/// second number is that of the last batch.
+/// `Test: [ 195/195]  Time: … Loss: … Acc@1: … Acc@5: …`; the values of all images so far are in parentheses. As in
+/// timm, the second number is the last batch's.
 pub fn eval_line(line: &EvalLine) -> String {
+    let meters: String = line.scores.iter().map(meter).collect();
     format!(
-        "Test{}: [{:>4}/{}]  Time: {:.3} ({:.3})  Loss: {:>7.3} ({:>6.3})  Acc@1: {:>7.3} ({:>7.3})  Acc@5: {:>7.3} ({:>7.3})",
+        "Test{}: [{:>4}/{}]  Time: {:.3} ({:.3}){meters}",
         if line.ema { " (EMA)" } else { "" },
         line.batch,
         line.batches.saturating_sub(1),
         line.seconds,
         line.seconds_avg,
-        line.loss,
-        line.loss_avg,
-        line.top1,
-        line.top1_avg,
-        line.top5,
-        line.top5_avg,
     )
+}
+
+/// `  Acc@1:  88.889 ( 86.921)`: a score of the newest batch, and of all images so far.
+fn meter(Meter { name, value, mean }: &Meter) -> String {
+    match (name.as_str(), rank(name)) {
+        ("loss", _) => format!("  Loss: {value:>7.3} ({mean:>6.3})"),
+        (_, Some(rank)) => format!("  Acc@{rank}: {value:>7.3} ({mean:>7.3})"),
+        _ => format!("  {name}: {value:>7.3} ({mean:>7.3})"),
+    }
+}
+
+/// A score's name for people: `top-1` for `top1`, any other as it is.
+pub fn score_name(name: &str) -> String {
+    rank(name).map_or_else(|| name.to_string(), |rank| format!("top-{rank}"))
 }
 
 /// `*** Best metric: 79.8 (epoch 297)`.
@@ -49,7 +59,7 @@ pub fn best_line(metric: f64, epoch: usize) -> String {
     format!("*** Best metric: {metric:?} (epoch {epoch})")
 }
 
-/// What the run is, a line each for program, data, model and folder.
+/// The facts of a run: program, data, model and folder, one line each.
 pub fn started_lines(started: &Started) -> Vec<String> {
     let [height, width] = started.img_size;
     let side = if height == width { format!("{width} px") } else { format!("{height}x{width} px") };
@@ -80,7 +90,7 @@ pub fn started_lines(started: &Started) -> Vec<String> {
     lines
 }
 
-/// How it ended.
+/// How the run ended.
 pub fn finished_lines(finished: &Finished) -> Vec<String> {
     let how = if finished.interrupted { "stopped" } else { "done" };
     let mut lines = vec![format!(
@@ -95,7 +105,7 @@ pub fn finished_lines(finished: &Finished) -> Vec<String> {
     lines
 }
 
-/// The lines an event is told in; none for those that are told otherwise.
+/// The log lines of an event; some events have none.
 pub fn lines(event: &Event) -> Vec<String> {
     match event {
         Event::Started(started) => started_lines(started),

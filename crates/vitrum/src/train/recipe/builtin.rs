@@ -1,10 +1,10 @@
-//! The recipes of the folder `recipes/`, which travel with the library.
+//! The recipes of the folder `recipes/`, built into the library.
 
 use super::{Overlay, RecipeError, nearest, parse};
 
 macro_rules! recipes {
     ($($name:literal),* $(,)?) => {
-        /// Name and text of each.
+        /// Name and text of each recipe.
         pub const BUILTIN: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../../../../recipes/", $name, ".toml")))),*];
     };
@@ -25,11 +25,10 @@ recipes![
     "imagenet/vit_b16_paper_scratch",
 ];
 
-/// A recipe that comes with the library, by its name with or without the folder: `demo`, `imagenet/deit_small`,
-/// `deit_small`.
+/// A built-in recipe by its name, with or without the folder: `demo`, `imagenet/deit_small`, `deit_small`.
 ///
 /// # Errors
-/// [`RecipeError::UnknownRecipe`] with the name most like it.
+/// [`RecipeError::UnknownRecipe`] with the most similar name.
 pub fn builtin(name: &str) -> Result<Overlay, RecipeError> {
     let plain = name.trim_end_matches(".toml");
     let short = |full: &'static str| full.rsplit('/').next().unwrap_or(full);

@@ -1,31 +1,47 @@
-//! What makes no run: values out of range, names nobody knows, pairs that contradict each other.
+//! Checks of a recipe: values out of range, unknown names, pairs of values that contradict each other.
 
-use super::{DistillationType, Recipe, RecipeError, nearest};
+use super::{DistillationType, Recipe, RecipeError, did_you_mean, nearest};
 use crate::data::Interpolation;
 use crate::models::catalogue;
 use crate::train::optim::OptimName;
+use crate::train::score::Measure;
+use crate::train::task::Task;
 
-/// Schedules by timm's names, `linear`, and `constant` and `none`, which stay at the peak.
+/// Schedules: timm's names, `linear`, and `constant` and `none`, which stay at the peak.
 pub const SCHEDULES: [&str; 8] =
     ["constant", "cosine", "linear", "multistep", "none", "plateau", "poly", "step"];
-/// Where a run computes.
+/// Devices.
 pub const DEVICES: [&str; 4] = ["auto", "cpu", "vulkan", "webgpu"];
-/// What makes a checkpoint the best.
-pub const METRICS: [&str; 3] = ["loss", "top1", "top5"];
+/// The scores of classification; one of them chooses the best checkpoint.
+pub const METRICS: [&str; 3] = {
+    let [loss, top1, top5] = Task::CLASSIFY;
+    [loss.name, top1.name, top5.name]
+};
 
-/// How the names of augmentation policies begin.
+/// First words of augmentation policies.
 const POLICIES: [&str; 7] = ["3a", "augmix", "original", "originalr", "rand", "v0", "v0r"];
 
 type Checked = Result<(), RecipeError>;
 
 impl Recipe {
-    /// Checks that this is a run: ranges, names, and pairs of values. Whether the data, the weights and the device are
-    /// there is not looked at.
+    /// Checks ranges, names and pairs of values. It does not check that data, weights and device exist.
     ///
     /// # Errors
-    /// [`RecipeError::Field`] for the first key that is wrong.
+    /// [`RecipeError::Field`] for the first invalid key, [`RecipeError::UnknownTask`].
     pub fn check(&self) -> Checked {
+        self.check_for(self.task()?.measures())
+    }
+
+    /// Checks as [`check`](Self::check), but `eval_metric` is one of these scores instead of the task's own.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_for(&self, measures: &[Measure]) -> Checked {
+        self.task()?;
         self.check_names()?;
+        if !measures.iter().any(|measure| measure.name == self.eval_metric) {
+            return Err(self.unknown_metric(measures));
+        }
         self.check_counts()?;
         self.check_shares()?;
         self.check_rates()?;
@@ -36,6 +52,23 @@ impl Recipe {
         self.check_distillation()?;
         self.check_pairs()?;
         if self.is_named() { self.model_config(None).map(|_| ()) } else { self.global_pool().map(|_| ()) }
+    }
+
+    /// What the model is trained for.
+    ///
+    /// # Errors
+    /// [`RecipeError::UnknownTask`].
+    pub fn task(&self) -> Result<Task, RecipeError> {
+        Task::of_name(&self.task).ok_or_else(|| {
+            let known = Task::ALL.map(|task| task.name().to_string()).to_vec();
+            RecipeError::UnknownTask { name: self.task.clone(), nearest: nearest(&self.task, &known), known }
+        })
+    }
+
+    /// The error of an `eval_metric` that is not one of these scores.
+    pub(in crate::train) fn unknown_metric(&self, measures: &[Measure]) -> RecipeError {
+        let names: Vec<&str> = measures.iter().map(|measure| measure.name).collect();
+        unknown("eval_metric", &self.eval_metric, &names)
     }
 
     fn check_names(&self) -> Checked {
@@ -54,7 +87,6 @@ impl Recipe {
             ("interpolation", self.interpolation.as_ref(), &filters),
             ("crop_mode", self.crop_mode.as_ref(), &["border", "center", "squash"]),
             ("amp_dtype", Some(&self.amp_dtype), &["bf16", "none"]),
-            ("eval_metric", Some(&self.eval_metric), &METRICS),
             ("device", Some(&self.device), &DEVICES),
         ] {
             if let Some(value) = value.filter(|value| !known.contains(&value.as_str())) {
@@ -104,7 +136,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Probabilities and shares that may be 1.
+    /// Checks probabilities and shares that may be 1.
     fn check_shares(&self) -> Checked {
         for (key, value) in [
             ("hflip", self.hflip),
@@ -134,7 +166,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Shares that make no sense at 1.
+    /// Checks shares that must be below 1.
     fn check_rates(&self) -> Checked {
         for (key, value) in [
             ("val_fraction", self.val_fraction),
@@ -273,10 +305,10 @@ impl Recipe {
         Ok(())
     }
 
-    /// What makes a run, but hardly the one that was meant.
+    /// Warnings: the recipe is valid, but probably not what was meant.
     pub fn doubts(&self) -> Vec<String> {
         let (warm, all) = (self.warmup_epochs, self.epochs);
-        // Where updates end the run or the warm-up, epochs do not tell which comes first.
+        // The comparison of epochs holds only if neither run nor warm-up is counted in updates.
         let by_epochs = self.warmup_steps.is_none() && self.max_steps.is_none();
         let mut doubts = Vec::new();
         if self.amp_dtype != "none" && ["auto", "cpu"].contains(&self.device.as_str()) {
@@ -297,7 +329,7 @@ impl Recipe {
         doubts
     }
 
-    /// Whether images of a batch are mixed.
+    /// Whether mixup or CutMix is on.
     pub fn mixes(&self) -> bool {
         self.mixup > 0.0 || self.cutmix > 0.0 || self.cutmix_minmax.is_some()
     }
@@ -368,8 +400,8 @@ pub(super) fn field(key: &'static str, reason: impl Into<String>) -> RecipeError
 
 fn unknown(key: &'static str, value: &str, known: &[&str]) -> RecipeError {
     let names: Vec<String> = known.iter().map(ToString::to_string).collect();
-    let meant = nearest(value, &names).map(|name| format!("\nhint: did you mean '{name}'?"));
-    field(key, format!("'{value}' is not known: want {}{}", known.join(", "), meant.unwrap_or_default()))
+    let meant = did_you_mean(&nearest(value, &names));
+    field(key, format!("'{value}' is not known: want {}{meant}", known.join(", ")))
 }
 
 fn finite(key: &'static str, value: f64) -> Checked {

@@ -1,28 +1,28 @@
-//! Whether a run goes on with the arguments it was begun with.
+//! Whether a run resumes with the arguments of its beginning.
 
 use toml::Value;
 
 use crate::train::recipe::{Recipe, keys};
 
-/// An argument that differs.
+/// A changed argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The recipe's key.
     pub key: String,
-    /// What it was; `none` where it was absent.
+    /// The old value; `none` if it was absent.
     pub old: String,
-    /// What it is now.
+    /// The new value.
     pub new: String,
 }
 
 impl Change {
-    /// `--weight-decay` of `weight_decay`.
+    /// `--weight-decay` for `weight_decay`.
     pub fn flag(&self) -> String {
         format!("--{}", self.key.replace('_', "-"))
     }
 }
 
-/// The arguments that differ and on which the run's numbers depend, in the order of the recipe.
+/// The changed arguments that the run's numbers depend on, in the order of the recipe.
 pub fn changed(old: &Recipe, new: &Recipe) -> Vec<Change> {
     let (before, after) = (old.to_table(), new.to_table());
     let differs = |key: &String| before.get(key) != after.get(key);
@@ -39,13 +39,13 @@ pub fn changed(old: &Recipe, new: &Recipe) -> Vec<Change> {
 }
 
 impl Recipe {
-    /// Whether what validation measures decides how training goes on.
+    /// Whether validation influences training.
     fn validation_steers(&self) -> bool {
         self.sched == "plateau" || self.patience > 0
     }
 }
 
-/// Why no number of a run depends on this key; `None`: some may.
+/// Why no number of a run depends on this key; `None`: some number may.
 pub fn neutral(key: &str) -> Option<&'static str> {
     Some(match key {
         "workers" => "batches and augmentation are functions of seed, epoch and index, not of threads",
@@ -59,7 +59,7 @@ pub fn neutral(key: &str) -> Option<&'static str> {
     })
 }
 
-/// Why only measurements depend on this key, as long as no measurement decides how training goes on.
+/// Why only measurements depend on this key, as long as validation does not influence training.
 fn only_measures(key: &str) -> Option<&'static str> {
     Some(match key {
         "val_interval" => "validation draws no random numbers and changes no weights",
@@ -69,7 +69,7 @@ fn only_measures(key: &str) -> Option<&'static str> {
     })
 }
 
-/// As on a command line: `5e-4` for 0.0005, texts without quotes.
+/// The value as on a command line: `5e-4` for 0.0005, text without quotes.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -1,22 +1,22 @@
-//! What saving asks of the operating system; a test puts a disk in its place that fails.
+//! The file operations of saving. Tests replace them by a disk that fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// The few things a checkpoint is written with.
+/// The file operations that write a checkpoint.
 pub trait Disk: Send + Sync {
-    /// Makes a folder and those above it; one that is there stays.
+    /// Creates a folder and its parents; an existing folder stays.
     fn create_folders(&self, path: &Path) -> io::Result<()>;
-    /// Makes a folder that is not there.
+    /// Creates a folder that does not exist yet.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
-    /// Writes a file, over one that is there, and forces it to disk.
+    /// Writes or overwrites a file, and forces it to disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Renames a file or folder; a file of that name is replaced.
+    /// Renames a file or folder; an existing file is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Forces a folder's names to disk.
+    /// Forces a folder's entries to disk.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
-    /// Removes a file, or a folder with all in it; what is not there is removed already.
+    /// Removes a file, or a folder with its contents; a missing path is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
@@ -44,7 +44,7 @@ impl Disk for Os {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        // Some file systems cannot; the names are written in their own time then.
+        // Some file systems cannot; they write the entries later.
         match File::open(path).and_then(|folder| folder.sync_all()) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

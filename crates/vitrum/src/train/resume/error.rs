@@ -1,4 +1,4 @@
-//! What can go wrong with a run's checkpoints.
+//! Errors of checkpoints.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,46 +11,46 @@ use crate::train::lock::LockError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResumeError {
-    /// The operating system could not.
+    /// An I/O error.
     #[error("{path}: {doing}: {source}", path = .path.display())]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's own error.
         source: io::Error,
     },
-    /// No room for a checkpoint.
+    /// The disk is full.
     #[error(
         "{path}: no room for a checkpoint: {needed} bytes are needed{}: {source}\nhint: older checkpoints are untouched; make room and go on with --resume, or keep fewer",
         .free.map(|free| format!(", {free} are free")).unwrap_or_default(),
         path = .path.display()
     )]
     Full {
-        /// The file that could not be written.
+        /// The file.
         path: PathBuf,
-        /// Bytes of all that was to be written.
+        /// Bytes of the whole checkpoint.
         needed: u64,
-        /// Bytes that are free, where the system tells.
+        /// Free bytes, if the system reports them.
         free: Option<u64>,
         /// The system's own error.
         source: io::Error,
     },
-    /// A part's name makes no file's name.
+    /// A part's name is not a valid file name.
     #[error("'{name}' cannot name a part of a checkpoint: want letters, digits and _, and not 'manifest'")]
     PartName {
         /// The name.
         name: String,
     },
-    /// A part that is not there.
+    /// A part is missing.
     #[error("{path}: no {name}\nhint: this checkpoint holds {found}", path = .path.display())]
     NoPart {
         /// The checkpoint.
         path: PathBuf,
-        /// The file that is wanted.
+        /// The missing file.
         name: String,
-        /// What there is.
+        /// The files that exist.
         found: String,
     },
     /// A file of a checkpoint is missing, cut off or altered.
@@ -58,25 +58,25 @@ pub enum ResumeError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the manifest tells.
+        /// The manifest's value.
         expected: String,
-        /// What there is.
+        /// The file's value.
         found: String,
     },
-    /// A manifest of another version.
+    /// The checkpoint's format is another version.
     #[error("{path}: checkpoint format {found}; this program reads {expected}", path = .path.display())]
     Format {
         /// The manifest.
         path: PathBuf,
-        /// What is read here.
+        /// The version that this program reads.
         expected: u32,
-        /// What it says.
+        /// The manifest's version.
         found: u32,
     },
-    /// Tensors that cannot be written or read.
+    /// Tensors cannot be written or read.
     #[error(transparent)]
     Tensors(#[from] LoadError),
-    /// There are checkpoints, and none is whole.
+    /// There are checkpoints, but none is whole.
     #[error(
         "{path}: none of the checkpoints is whole:\n  {}\nhint: to start anew, remove the folder or choose another --experiment",
         .damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "),
@@ -85,19 +85,19 @@ pub enum ResumeError {
     AllDamaged {
         /// The folder of checkpoints.
         path: PathBuf,
-        /// What is wrong with each.
+        /// The error of each checkpoint.
         damaged: Vec<ResumeError>,
     },
-    /// There is nothing to go on from.
+    /// There is no checkpoint to resume from.
     #[error(
         "{path}: no checkpoint to resume from\nhint: --resume auto starts anew where there is none",
         path = .path.display()
     )]
     Nothing {
-        /// Where one was looked for.
+        /// The folder.
         path: PathBuf,
     },
-    /// Another process trains here.
+    /// Another process uses the folder.
     #[error(
         "{path}: in use by another process{}\nhint: wait for it to end, or choose another --experiment",
         .holder.as_deref().map(|holder| format!(" ({holder})")).unwrap_or_default(),
@@ -106,17 +106,17 @@ pub enum ResumeError {
     Locked {
         /// The folder.
         path: PathBuf,
-        /// What that process wrote of itself.
+        /// The process, as it described itself.
         holder: Option<String>,
     },
-    /// The run was begun with other arguments.
+    /// The run began with other arguments.
     #[error("{}", changed_text(.run, *.step, .changes))]
     Changed {
         /// The run's folder.
         run: PathBuf,
-        /// Where it stopped.
+        /// Updates before the checkpoint.
         step: u64,
-        /// What differs.
+        /// The changed arguments.
         changes: Vec<Change>,
     },
 }
@@ -137,7 +137,7 @@ impl ResumeError {
         Self::Damaged { path: path.to_path_buf(), expected: expected.to_string(), found: found.to_string() }
     }
 
-    /// A file of a checkpoint that cannot be opened.
+    /// The error of a checkpoint file that cannot be opened.
     pub(super) fn missing_or(folder: &Path, path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound if folder.is_dir() => Self::damaged(path, "a file", "none"),
@@ -145,7 +145,7 @@ impl ResumeError {
         }
     }
 
-    /// This error, told as [`Full`](Self::Full) when a full disk or a limit is its cause.
+    /// This error, as [`Full`](Self::Full) if a full disk or a limit is the cause.
     pub(super) fn or_full(self, folder: &Path, needed: u64) -> Self {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
@@ -159,7 +159,7 @@ impl ResumeError {
     }
 }
 
-/// Bytes that an ordinary user may still write to the file system of `folder`.
+/// Free bytes for an ordinary user on the file system of `folder`.
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
     let told = rustix::fs::statvfs(folder).ok()?;

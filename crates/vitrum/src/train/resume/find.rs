@@ -1,18 +1,18 @@
-//! Which checkpoint to go on from.
+//! The checkpoint to resume from.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Manifest, ResumeError};
 
-/// What `--resume` asks for.
+/// A request to resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// The newest whole checkpoint of this run; an error when there is none.
+    /// From the newest whole checkpoint of this run; an error if there is none.
     Newest,
-    /// The same, or a fresh start when there is none: what schedulers that restart a job need.
+    /// From the newest, or a fresh start if there is none; for schedulers that restart a job.
     Auto,
-    /// A run's folder, its folder of checkpoints, or one checkpoint.
+    /// From a run's folder, its folder of checkpoints, or one checkpoint.
     Path(PathBuf),
 }
 
@@ -33,18 +33,18 @@ impl FromStr for Resume {
 pub struct Found {
     /// Its folder.
     pub path: PathBuf,
-    /// The number of updates it was made after.
+    /// Number of updates before it.
     pub step: u64,
-    /// What is wrong with newer ones.
+    /// The errors of newer checkpoints.
     pub damaged: Vec<ResumeError>,
 }
 
 impl Resume {
-    /// The checkpoint meant; `checkpoints` is this run's folder of them. `None`: start anew.
+    /// The checkpoint to resume from; `checkpoints` is this run's folder of them. `None`: start anew.
     ///
     /// # Errors
-    /// [`ResumeError::Nothing`], [`ResumeError::AllDamaged`]; [`ResumeError::Damaged`] of a checkpoint that was named
-    /// itself.
+    /// [`ResumeError::Nothing`], [`ResumeError::AllDamaged`]. [`ResumeError::Damaged`]: the path names a damaged
+    /// checkpoint.
     pub fn find(&self, checkpoints: &Path) -> Result<Option<Found>, ResumeError> {
         match self {
             Self::Auto => newest(checkpoints),
@@ -82,7 +82,7 @@ fn one(path: &Path) -> Result<Option<Found>, ResumeError> {
     Ok(Some(Found { path: path.to_path_buf(), step: manifest.step, damaged: Vec::new() }))
 }
 
-/// A folder that has a checkpoint's name.
+/// A folder with a checkpoint's name.
 pub(super) struct Kept {
     pub path: PathBuf,
     pub manifest: Result<Manifest, ResumeError>,
@@ -102,7 +102,7 @@ pub(super) fn newest(folder: &Path) -> Result<Option<Found>, ResumeError> {
     if all.is_empty() {
         return Ok(None);
     }
-    // Those without a manifest first, so that they are told of: nobody knows how new they are.
+    // Checkpoints without a manifest come first, so that they are reported: their age is unknown.
     all.sort_by_key(|kept| std::cmp::Reverse((kept.serial().unwrap_or(u64::MAX), kept.step)));
     let mut damaged = Vec::new();
     for kept in all {
@@ -114,7 +114,7 @@ pub(super) fn newest(folder: &Path) -> Result<Option<Found>, ResumeError> {
     Err(ResumeError::AllDamaged { path: folder.to_path_buf(), damaged })
 }
 
-/// Every folder with a checkpoint's name, and those that were being replaced when a run died.
+/// Every folder with a checkpoint's name, and those that a killed run was replacing.
 pub(super) fn kept(folder: &Path) -> Result<Vec<Kept>, ResumeError> {
     let mut all = Vec::new();
     for path in entries(folder)? {
@@ -135,7 +135,7 @@ pub(super) fn kept(folder: &Path) -> Result<Vec<Kept>, ResumeError> {
     Ok(all)
 }
 
-/// Everything in a folder; nothing when it is not there.
+/// The entries of a folder; none if it does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, ResumeError> {
     let fail = |e| ResumeError::io("listing", folder, e);
     match std::fs::read_dir(folder) {
@@ -145,7 +145,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, ResumeError> {
     }
 }
 
-/// The checkpoint that a pointer names, if it is there.
+/// The checkpoint that a pointer names, if it exists.
 pub(super) fn follow(folder: &Path, pointer: &str) -> Option<PathBuf> {
     let text = std::fs::read_to_string(folder.join(pointer)).ok()?;
     let name = text.trim();

@@ -1,4 +1,4 @@
-//! What a checkpoint consists of, with the sums that tell whether it is whole.
+//! The manifest of a checkpoint: its files with lengths and checksums.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,24 +9,24 @@ use sha2::{Digest, Sha256};
 use super::ResumeError;
 use crate::checkpoint::inspect::file_sha256;
 
-/// The version of the layout that is written and read here.
+/// The version of the layout that this program writes and reads.
 pub const FORMAT: u32 = 1;
 
 pub(super) const NAME: &str = "manifest.json";
 
-/// More than any manifest takes.
+/// Largest manifest that is read.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// The last file of a checkpoint to be written.
+/// The manifest of a checkpoint; it is written last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of the layout.
     pub format: u32,
-    /// Updates before it was made.
+    /// Number of updates before it.
     pub step: u64,
-    /// Grows from one checkpoint of a run to the next, also when a run goes back and steps occur twice.
+    /// Grows with every checkpoint of a run, even if a run goes back and a step occurs twice.
     pub serial: u64,
-    /// What was measured last.
+    /// The last value of the score that chooses the best checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<f64>,
     /// The other files.
@@ -43,13 +43,13 @@ pub struct FileSum {
 }
 
 impl FileSum {
-    /// Of a file with this content.
+    /// The sum of a file with this content.
     pub fn of(bytes: &[u8]) -> Self {
         let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         Self { bytes: bytes.len() as u64, sha256 }
     }
 
-    /// Refuses a file that is not as this sum tells.
+    /// Refuses a file that differs from this sum.
     pub(super) fn check(&self, path: &Path, found: &Self) -> Result<(), ResumeError> {
         if self.bytes != found.bytes {
             let length = |bytes| format!("{bytes} bytes");
@@ -64,11 +64,10 @@ impl FileSum {
 }
 
 impl Manifest {
-    /// The manifest of a checkpoint's folder.
+    /// Reads the manifest of a checkpoint's folder.
     ///
     /// # Errors
-    /// [`ResumeError::Damaged`] when it is missing or no manifest, or its step is not the folder's;
-    /// [`ResumeError::Format`] when it is of another version.
+    /// [`ResumeError::Damaged`]: it is missing or invalid. [`ResumeError::Format`]: it has another version.
     pub fn read(folder: &Path) -> Result<Self, ResumeError> {
         let path = folder.join(NAME);
         let length = std::fs::metadata(&path).map_err(|e| ResumeError::missing_or(folder, &path, e))?.len();
@@ -90,7 +89,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Files lie in the folder itself, whatever a manifest says.
+    /// Refuses names of files outside of the folder.
     fn check_names(&self, path: &Path) -> Result<(), ResumeError> {
         let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']);
         match self.files.keys().find(|name| !plain(name)) {
@@ -101,16 +100,16 @@ impl Manifest {
         }
     }
 
-    /// Whether every file of `folder` is as this manifest tells.
+    /// Compares every file of `folder` with this manifest.
     ///
     /// # Errors
-    /// [`ResumeError::Damaged`], naming the first file that is not.
+    /// [`ResumeError::Damaged`] with the first file that differs.
     pub fn verify(&self, folder: &Path) -> Result<(), ResumeError> {
         for (name, sum) in &self.files {
             let path = folder.join(name);
             let bytes =
                 std::fs::metadata(&path).map_err(|e| ResumeError::missing_or(folder, &path, e))?.len();
-            // Lengths first: a file that is cut off need not be read.
+            // Lengths first: then a truncated file is not read.
             sum.check(&path, &FileSum { bytes, sha256: sum.sha256.clone() })?;
             sum.check(&path, &FileSum { bytes, sha256: file_sha256(&path)? })?;
         }

@@ -1,4 +1,4 @@
-//! What a checkpoint holds: named tensors, and JSON.
+//! The parts of a checkpoint: named tensors and JSON.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::checkpoint::{HostTensor, TensorMap};
 /// One file of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
-    /// `NAME.safetensors`: tensors by name, each in its own type.
+    /// `NAME.safetensors`: tensors by name, each with its own type.
     Tensors(BTreeMap<String, HostTensor>),
-    /// `NAME.json`. Numbers come back bit for bit; those that are not finite cannot be had.
+    /// `NAME.json`. Numbers read back bit for bit; numbers that are not finite cannot be stored.
     Json(Value),
 }
 
@@ -29,7 +29,7 @@ impl Parts {
         self.0.insert(name.into(), part);
     }
 
-    /// With tensors besides.
+    /// Adds a part of tensors.
     pub fn with_tensors(
         mut self,
         name: &str,
@@ -39,23 +39,23 @@ impl Parts {
         self
     }
 
-    /// With JSON besides.
+    /// Adds a part of JSON.
     pub fn with_json(mut self, name: &str, value: Value) -> Self {
         self.insert(name, Part::Json(value));
         self
     }
 
-    /// A part, if it is there.
+    /// A part by its name.
     pub fn get(&self, name: &str) -> Option<&Part> {
         self.0.get(name)
     }
 
-    /// All, in the order of their names.
+    /// All parts, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Part)> {
         self.0.iter().map(|(name, part)| (name.as_str(), part))
     }
 
-    /// Takes out the tensors of `name`; `from` is the checkpoint that an error names.
+    /// Removes and returns the tensors of `name`; errors name `from` as the checkpoint.
     ///
     /// # Errors
     /// [`ResumeError::NoPart`].
@@ -70,7 +70,7 @@ impl Parts {
         }
     }
 
-    /// Takes out the JSON of `name`; `from` is the checkpoint that an error names.
+    /// Removes and returns the JSON of `name`; errors name `from` as the checkpoint.
     ///
     /// # Errors
     /// [`ResumeError::NoPart`].
@@ -90,7 +90,7 @@ impl Parts {
         ResumeError::NoPart { path: from.to_path_buf(), name: format!("{name}.{ending}"), found }
     }
 
-    /// Bytes of all tensors, which is nearly all that is written.
+    /// Bytes of all tensors, nearly all of a checkpoint.
     pub(super) fn bytes(&self) -> u64 {
         let tensors = |part: &Part| match part {
             Part::Tensors(tensors) => tensors.values().map(|tensor| tensor.bytes().len() as u64).sum(),
@@ -119,7 +119,7 @@ impl Part {
     }
 }
 
-/// A part as the bytes of its file.
+/// The bytes of a part's file.
 pub(super) fn encode(path: &Path, part: &Part) -> Result<Vec<u8>, ResumeError> {
     match part {
         Part::Tensors(tensors) => {
@@ -134,11 +134,11 @@ pub(super) fn encode(path: &Path, part: &Part) -> Result<Vec<u8>, ResumeError> {
     }
 }
 
-/// A part from its file, whose checksum is right.
+/// Reads a part from its file; the checksum was verified before.
 pub(super) fn decode(path: &Path, file: &str) -> Result<(String, Part), ResumeError> {
     match file.rsplit_once('.') {
         Some((name, "safetensors")) => {
-            // Checked by its sum, so it may hold what this program writes: an optimiser's states are many.
+            // The checksum shows that this program wrote the file. An optimiser has many states.
             let limits = Limits { tensors: 1_000_000, header_bytes: 100_000_000, ..Limits::default() };
             let map = read::safetensors::read(path, &limits)?;
             Ok((name.into(), Part::Tensors(map.tensors)))
@@ -152,12 +152,12 @@ pub(super) fn decode(path: &Path, file: &str) -> Result<(String, Part), ResumeEr
     }
 }
 
-/// Before a number's text that JSON's reader would round to another number.
+/// Prefix of a number's text, if serde_json would read another number.
 const NUMBER: &str = "f64:";
-/// Before a text that begins like one of these two.
+/// Prefix of a text that begins like one of these two.
 const TEXT: &str = "text:";
 
-/// `value` with such numbers as texts: serde_json reads about one number in a hundred one bit away.
+/// `value` with some numbers as texts: serde_json reads about one number in a hundred with an error of one bit.
 fn to_exact(value: &Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() && !is_read_back(number) => {

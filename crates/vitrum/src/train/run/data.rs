@@ -1,4 +1,4 @@
-//! From the recipe's data keys to loaders.
+//! Loaders from the recipe's data keys.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ pub(super) fn train_loader(
     Ok(TrainLoader::new(sets.train.clone(), Arc::new(work), preprocess.input_size, options)?)
 }
 
-/// What a batch goes through last; without mixing where `on` is not set, labels smoothed in any case.
+/// Mixing of a batch's images and labels, and label smoothing; with `on` false, only label smoothing.
 pub(super) fn mixup(recipe: &Recipe, num_classes: usize, on: bool) -> Result<Mixup, TrainError> {
     let config = MixConfig {
         mixup: if on { recipe.mixup } else { 0.0 },

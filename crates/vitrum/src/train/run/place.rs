@@ -1,4 +1,4 @@
-//! Where a run lies, and how it goes on from a checkpoint.
+//! The folder of a run, and how it resumes from a checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -6,22 +6,22 @@ use super::Progress;
 use crate::train::TrainError;
 use crate::train::fit::Job;
 use crate::train::log::RunFolder;
-use crate::train::log::folder::TASK;
 use crate::train::recipe::Recipe;
 use crate::train::resume::{Part, Parts, Resume, ResumeError, Store, StoreOptions, changed, load};
+use crate::train::score::Better;
 use crate::train::trainer::{Trainer, TrainerState};
 
-fn store_options(recipe: &Recipe) -> StoreOptions {
-    StoreOptions { keep_last: recipe.checkpoint_hist, lower_is_better: recipe.eval_metric == "loss" }
+fn store_options(recipe: &Recipe, better: Better) -> StoreOptions {
+    StoreOptions { keep_last: recipe.checkpoint_hist, lower_is_better: better == Better::Lower }
 }
 
-/// The folder of the run, its checkpoints, and the one it goes on from.
+/// The run's folder, its checkpoints, and the checkpoint to resume from. `better` is the direction of the score that
+/// chooses the best checkpoint.
 ///
-/// A run that begins does not begin among the checkpoints of another: which of them were the best would decide what
-/// its model is.
-pub(super) fn place(job: &Job) -> Result<(RunFolder, Store, Option<PathBuf>), TrainError> {
+/// A new run does not start among the checkpoints of another run: the best of them would become its model.
+pub(super) fn place(job: &Job, better: Better) -> Result<(RunFolder, Store, Option<PathBuf>), TrainError> {
     let (folder, found) = find(job)?;
-    let store = Store::open(folder.checkpoints(), store_options(&job.recipe))?;
+    let store = Store::open(folder.checkpoints(), store_options(&job.recipe, better))?;
     if found.is_none()
         && let Some(other) = store.latest()?
     {
@@ -33,9 +33,9 @@ pub(super) fn place(job: &Job) -> Result<(RunFolder, Store, Option<PathBuf>), Tr
 fn find(job: &Job) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
     let recipe = &job.recipe;
     let name = recipe.experiment.clone().unwrap_or_else(|| name_of(&recipe.model));
-    let own = recipe.output.join(TASK).join(&name);
+    let own = recipe.output.join(&recipe.task).join(&name);
     let (folder, found) = match &job.resume {
-        None => return Ok((RunFolder::create(&recipe.output, &name, recipe.exist_ok)?, None)),
+        None => return Ok((RunFolder::create(&recipe.output, &recipe.task, &name, recipe.exist_ok)?, None)),
         Some(Resume::Path(path)) => {
             let found = Resume::Path(path.clone()).find(&own.join("checkpoints"))?;
             let run = found.as_ref().and_then(|found| found.path.ancestors().nth(2)).map(PathBuf::from);
@@ -45,20 +45,20 @@ fn find(job: &Job) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
             let found = resume.find(&own.join("checkpoints"))?;
             match found {
                 Some(found) => (RunFolder::open(&own)?, Some(found)),
-                None => return Ok((RunFolder::create(&recipe.output, &name, true)?, None)),
+                None => return Ok((RunFolder::create(&recipe.output, &recipe.task, &name, true)?, None)),
             }
         }
     };
     Ok((folder, found.map(|found| found.path)))
 }
 
-/// What a run is called when nobody says: the model, without its place.
+/// The default name of a run: the last part of the model's name or path.
 fn name_of(model: &str) -> String {
     let last = model.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(model);
     if last.is_empty() || last.starts_with('.') { "run".into() } else { last.into() }
 }
 
-/// Brings the trainer to a checkpoint of the same run.
+/// Loads a checkpoint of the same run into the trainer.
 pub(super) fn restore(
     path: &Path,
     job: &Job,

@@ -1,4 +1,4 @@
-//! What a run tells and leaves: lines, pictures, evidence, the finished model.
+//! The records of a run: log lines, pictures, evidence of bad updates, the finished model.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,17 +9,21 @@ use super::data::val_loader;
 use super::{MAX_BAD_LOSSES, Pace, Run};
 use crate::checkpoint::apply::collect;
 use crate::checkpoint::card::{CardSource, ModelCard};
+use crate::checkpoint::load::ModelError;
 use crate::checkpoint::write::{WriteOptions, write_model};
 use crate::data::batch;
 use crate::data::preprocess::Preprocess;
 use crate::data::train_loader::TrainBatch;
 use crate::models::{Config, Model, catalogue};
+use crate::tasks::classify::rows;
 use crate::train::TrainError;
-use crate::train::evaluate::{Evaluated, Seen, evaluate};
+use crate::train::evaluate::{Pass, Seen, evaluate};
 use crate::train::evidence::first_bad;
 use crate::train::fit::Job;
+use crate::train::judge::Judge;
 use crate::train::log::pictures::{Pixels, answer_captions, mosaic, target_captions};
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
+use crate::train::score::{Meters, Scores};
 use crate::train::trainer::{Examples, Updated};
 
 impl Run<'_> {
@@ -40,6 +44,8 @@ impl Run<'_> {
             device: format!("{:?}", job.device),
             threads: rayon::current_num_threads(),
             seed: self.recipe.seed,
+            eval_metric: self.recipe.eval_metric.clone(),
+            better: self.metric.better,
         }));
         if let Some(report) = &self.built.report {
             let text =
@@ -101,7 +107,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// An update that changed nothing because of numbers that are none; the third in a row ends the run.
+    /// A skipped update: its loss or gradients were not finite. The third in a row ends the run.
     fn bad_update(
         &mut self,
         reason: &str,
@@ -141,33 +147,31 @@ impl Run<'_> {
         Err(TrainError::Diverged { update, place, evidence: folder })
     }
 
-    /// `None` when asked to stop. With `draw`, the first batch and the answers to it become a picture.
+    /// The scores of a model over the validation images; `None` after a request to stop. With `draw`, the first batch and
+    /// its answers become a picture.
     pub(super) fn evaluate(
         &mut self,
         model: &Model,
         ema: bool,
         draw: bool,
-    ) -> Result<Option<Evaluated>, TrainError> {
+    ) -> Result<Option<Scores>, TrainError> {
         let mut loader = val_loader(&self.recipe, &self.sets, &self.built.preprocess)?;
         let batch_size = self.recipe.validation_batch_size.unwrap_or(self.recipe.batch_size);
         let batches = self.sets.val.len().div_ceil(batch_size);
         let (epoch, update) = (self.progress.epoch, self.trainer.updates());
         let classes = self.num_classes();
-        let (began, mut number, mut before) = (Instant::now(), 0, (0.0, 0.0, 0.0, 0.0));
+        let (began, mut number) = (Instant::now(), 0);
         let device = self.device.clone();
         let (requests, recipe) = (self.requests, &self.recipe);
         let (names, preprocess) = (self.class_names(), &self.built.preprocess);
         let (logger, watch) = (&mut self.logger, &mut *self.watch);
         let mut drawn = Ok(());
-        let mut on_batch = |seen: Seen<'_>| {
+        let mut on_batch = |seen: Seen<'_, dyn Judge>| {
             if number == 0 && draw {
                 let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
                 let captions = answer_captions(seen.logits, seen.labels, &names);
                 drawn = mosaic(&pixels, &captions).and_then(|sheet| logger.picture("val_pred0", &sheet));
             }
-            let n = seen.accuracy.images as f64;
-            let sums = (n, seen.accuracy.loss * n, seen.accuracy.top1 * n, seen.accuracy.top5 * n);
-            let count = sums.0 - before.0;
             let elapsed = began.elapsed().as_secs_f64();
             let line = EvalLine {
                 epoch,
@@ -177,28 +181,27 @@ impl Run<'_> {
                 batches,
                 seconds: elapsed / (number + 1) as f64,
                 seconds_avg: elapsed / (number + 1) as f64,
-                loss: (sums.1 - before.1) / count,
-                loss_avg: seen.accuracy.loss,
-                top1: (sums.2 - before.2) / count,
-                top1_avg: seen.accuracy.top1,
-                top5: (sums.3 - before.3) / count,
-                top5_avg: seen.accuracy.top5,
+                scores: Meters::new(&seen.judge.newest(), &seen.judge.scores()),
             };
-            before = sums;
             if number % recipe.log_interval.max(1) == 0 || line.is_last() {
                 let event = Event::Eval(line);
                 logger.event(&event);
                 watch.event(&event);
             }
             number += 1;
-            !requests.stop()
+            Ok(!requests.stop())
         };
-        let evaluated = evaluate(model, &mut loader, classes, &device, &mut on_batch)?;
+        let judge = &mut *self.judge;
+        judge.reset(classes);
+        let pass = Pass { keep_pixels: draw, ..Pass::default() };
+        let mut answer =
+            |images, _: &[String]| Ok::<_, TrainError>(rows(model.logits(images).map_err(ModelError::from)?));
+        let is_whole = evaluate(&mut answer, &mut loader, judge, &device, pass, &mut on_batch)?;
         self.tell_unreadable(loader.bad())?;
         if let Err(error) = drawn {
             self.note(format!("no pictures of predictions: {error}"));
         }
-        Ok(evaluated)
+        Ok(is_whole.then(|| self.judge.scores()))
     }
 
     /// A name for every class of the model.
@@ -212,7 +215,7 @@ impl Run<'_> {
     }
 
     pub(super) fn finished(&self, model_dir: Option<PathBuf>, interrupted: bool) -> Finished {
-        let best = self.progress.best;
+        let best = self.progress.best.as_ref();
         Finished {
             model: self.built.architecture.clone(),
             params: self.built.params,
@@ -222,7 +225,7 @@ impl Run<'_> {
             eval_metric: self.recipe.eval_metric.clone(),
             best_metric: best.map(|best| best.metric),
             best_epoch: best.map(|best| best.epoch),
-            best: best.map(|best| best.scores),
+            best: best.map(|best| best.scores.clone()),
             last: self.progress.last.clone(),
             epochs: self.progress.epoch,
             updates: self.trainer.updates(),
@@ -253,13 +256,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn write_confusion(&mut self, evaluated: &Evaluated) {
-        if let Err(error) = evaluated.confusion.write(&self.folder, &self.sets.classes) {
-            self.note(format!("no confusion matrix: {error}"));
+    /// Writes the judge's own files.
+    pub(super) fn write_judged(&mut self) {
+        if let Err(error) = self.judge.write(&self.folder, &self.sets.classes) {
+            self.note(format!("files of the validation: {error}"));
         }
     }
 
-    /// What the model sees first.
+    /// Draws the first batch of training.
     pub(super) fn draw_first(&mut self, examples: &[Examples]) {
         let Some(first) = examples.first() else { return };
         let pixels = pixels(&first.images, first.shape, &self.built.preprocess);

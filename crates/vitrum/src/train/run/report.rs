@@ -1,4 +1,4 @@
-//! What a run tells of its data: what was chosen, left out and replaced.
+//! A run's notes on its data: what was chosen, left out and replaced.
 
 use super::Run;
 use crate::data::loader::BadSample;
@@ -6,7 +6,7 @@ use crate::train::TrainError;
 use crate::train::log::DataReport;
 
 impl Run<'_> {
-    /// Where the images come from, and what was left out while they were listed.
+    /// Notes the source of the images, and the entries that were left out.
     pub(super) fn tell_data(&mut self) -> Result<(), TrainError> {
         self.report.validation.clone_from(&self.sets.how);
         self.report.left_out = self.sets.skipped();
@@ -17,7 +17,7 @@ impl Run<'_> {
         Ok(self.report.write(&self.folder)?)
     }
 
-    /// Names the training images that were found unusable since the last call.
+    /// Notes the training images that became known as unusable since the last call.
     pub(super) fn tell_replaced(&mut self) -> Result<(), TrainError> {
         let bad = self.loader.bad();
         if bad.len() == self.bad_images {
@@ -30,7 +30,7 @@ impl Run<'_> {
         Ok(self.report.write(&self.folder)?)
     }
 
-    /// Names the images whose files are damaged, and which were used all the same; each once in a run.
+    /// Notes the images that are used although their files are damaged, each once per run.
     pub(super) fn tell_damaged(&mut self) -> Result<(), TrainError> {
         let mut faults = self.sets.train.set().faults();
         faults.extend(self.sets.val.set().faults());
@@ -44,7 +44,7 @@ impl Run<'_> {
         Ok(self.report.write(&self.folder)?)
     }
 
-    /// Names the validation images that cannot be used, each once in a run.
+    /// Notes the validation images that cannot be used, each once per run.
     pub(super) fn tell_unreadable(&mut self, bad: &[BadSample]) -> Result<(), TrainError> {
         let new = DataReport::add(&mut self.report.unreadable, bad);
         if new.is_empty() {

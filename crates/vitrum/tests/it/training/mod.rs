@@ -6,6 +6,7 @@ mod ema;
 mod fit;
 mod gradients;
 mod groups;
+mod judge;
 mod objective;
 mod optim;
 mod run;
