@@ -142,8 +142,13 @@ const MODEL: &[Flag] = &[
 ];
 
 const DISTILLATION: &[Flag] = &[
-    flag("teacher", Text, "DIR|FILE|NAME|hf:ID", "The teacher; it sees the images as the model does, at its size")
-        .also(&["teacher-model"]),
+    flag(
+        "teacher",
+        Text,
+        "DIR|FILE|NAME|hf:ID",
+        "The teacher; it sees the images as the model does, at its size",
+    )
+    .also(&["teacher-model"]),
     flag("teacher_checkpoint", Text, "FILE", "Weights for a teacher that is a name").also(&["teacher-path"]),
     flag("distillation_type", Text, "none|soft|hard", "How the model learns from the teacher"),
     flag("distillation_alpha", Number, "F", "The teacher's share of the loss"),

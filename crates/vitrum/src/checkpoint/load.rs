@@ -203,7 +203,9 @@ fn drop_heads(tensors: &mut TensorMap, source: &ModelConfig, config: &ModelConfi
         let before = tensors.len();
         tensors.tensors.retain(|key, _| !is_in(key, &[head]));
         if tensors.len() < before {
-            found.notes.push(format!("{}: {head} is left out; the model asked for has no such head", found.name));
+            found
+                .notes
+                .push(format!("{}: {head} is left out; the model asked for has no such head", found.name));
         }
     }
 }

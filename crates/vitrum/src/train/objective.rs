@@ -21,6 +21,13 @@ pub struct Batch {
     pub indexes: Vec<u32>,
 }
 
+impl Batch {
+    /// A batch whose examples have no numbers.
+    pub fn new(inputs: impl Into<Inputs>, targets: Targets) -> Self {
+        Self { inputs: inputs.into(), targets, indexes: Vec::new() }
+    }
+}
+
 /// What should come out of a model for a batch.
 #[derive(Clone, Debug)]
 pub enum Targets {

@@ -27,7 +27,9 @@ pub enum TeacherError {
         source: CannotError,
     },
     /// It has another number of classes than the student.
-    #[error("teacher {name} has {found} classes, the student has {expected}\nhint: fine-tune the teacher on the student's images first")]
+    #[error(
+        "teacher {name} has {found} classes, the student has {expected}\nhint: fine-tune the teacher on the student's images first"
+    )]
     Classes {
         /// What it is called.
         name: String,
@@ -127,7 +129,9 @@ impl Teacher {
             notes.push(format!("teacher {name}: {} adapted to the student's images", change.key));
         }
         if preprocess.is_none() {
-            notes.push(format!("teacher {name}: nothing says how its images are normalised; they are the student's"));
+            notes.push(format!(
+                "teacher {name}: nothing says how its images are normalised; they are the student's"
+            ));
         }
         let renormalise = preprocess.and_then(|own| renormalise(&options.student, &own, device));
         if renormalise.is_some() {
@@ -192,7 +196,10 @@ impl Teacher {
         if let Some(rows) = rows {
             let values: Vec<f32> = rows.into_iter().flatten().copied().collect();
             let shape = [batch.indexes.len(), self.num_classes];
-            return Tensor::from_data(TensorData::new(values, shape), &batch.inputs.clone().inner().images().device());
+            return Tensor::from_data(
+                TensorData::new(values, shape),
+                &batch.inputs.clone().inner().images().device(),
+            );
         }
         let answers = self.ask(batch);
         let values = answers.to_data().iter::<f32>().collect::<Vec<_>>();

@@ -290,7 +290,11 @@ impl Recipe {
         let augments = !self.no_aug || self.mixes();
         for (wrong, key, reason) in [
             (distils && self.teacher.is_none(), "distillation_type", "needs a teacher"),
-            (self.teacher_checkpoint.is_some() && self.teacher.is_none(), "teacher_checkpoint", "needs a teacher"),
+            (
+                self.teacher_checkpoint.is_some() && self.teacher.is_none(),
+                "teacher_checkpoint",
+                "needs a teacher",
+            ),
             (self.cache_teacher && !distils, "cache_teacher", "needs distillation_type soft or hard"),
             (
                 self.cache_teacher && augments,

@@ -36,7 +36,10 @@ struct Cells {
 
 /// The named model's configuration with the case's fields and the fixture's depth.
 fn config_of(case: &Case, depth: usize) -> ModelConfig {
-    let base = case.name.as_ref().map_or_else(|| VitConfig::default().into(), |name| ModelConfig::named(name).unwrap());
+    let base = case
+        .name
+        .as_ref()
+        .map_or_else(|| VitConfig::default().into(), |name| ModelConfig::named(name).unwrap());
     let fields = case.config.iter().map(|(key, value)| (key.as_str(), value.clone()));
     base.with("depth", depth.into()).unwrap().with_all(fields).unwrap()
 }
