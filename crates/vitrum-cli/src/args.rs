@@ -61,6 +61,9 @@ pub enum Command {
     /// The same with defaults for fine-tuning: a short run from pretrained weights.
     #[command(args_override_self = true)]
     Finetune(TrainArgs),
+    /// The same with a teacher: the model learns from the labels and from another model's answers.
+    #[command(args_override_self = true)]
+    Distill(TrainArgs),
     /// Classify images.
     Predict(PredictArgs),
     /// Accuracy, loss and speed on labelled images.

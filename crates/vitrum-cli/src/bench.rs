@@ -260,6 +260,7 @@ fn train_times(
         images: values.into_data().iter::<f32>().collect(),
         shape,
         targets: smoothed_one_hot(&labels, classes, 0.0)?,
+        indexes: Vec::new(),
     };
     timed(args, || {
         std::hint::black_box(trainer.update(vec![examples.clone()])?);

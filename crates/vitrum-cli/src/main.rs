@@ -86,6 +86,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(args) => return train::run("train", &args, Recipe::default(), talk),
         Command::Finetune(args) => return train::run("finetune", &args, Recipe::finetune(), talk),
+        Command::Distill(args) => return train::run("distill", &args, Recipe::distill(), talk),
         Command::Predict(args) => predict::run(&args, talk)?,
         Command::Val(args) => return val::run(&args, talk).map(gate),
         Command::Forward(args) => forward::run(&args, talk)?,

@@ -44,6 +44,8 @@ fn open_for(
     let edit = |config: ModelConfig| {
         let config: ModelConfig =
             with_kwargs(&config, &args.model_kwargs).map_err(|error| format!("--model-kwargs: {error:#}"))?;
+        let config =
+            config.with_some("answer", args.answer.as_ref()).map_err(|error| format!("--answer: {error}"))?;
         memory::check_model(&config, dtype).map_err(|error| format!("{}: {error:#}", args.model))?;
         Ok(config)
     };

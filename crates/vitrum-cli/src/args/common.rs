@@ -89,6 +89,9 @@ pub struct ModelArgs {
     /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
     pub model_kwargs: Vec<(String, String)>,
+    /// The head that answers, of a distilled model with two: mean (of both), class or dist.
+    #[arg(long, value_name = "HEAD", value_parser = ["mean", "class", "dist"])]
+    pub answer: Option<String>,
     /// Keys the checkpoint may lack; * matches any text. They get fresh values.
     #[arg(long, value_name = "KEY")]
     pub allow_missing: Vec<String>,

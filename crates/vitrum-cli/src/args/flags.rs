@@ -65,6 +65,7 @@ use Kind::{Count, Fields, Number, Numbers, Pair, Size, Switch, Text, Texts};
 const FLAGS: &[(&str, &[Flag])] = &[
     ("Data", DATA),
     ("Model", MODEL),
+    ("Distillation", DISTILLATION),
     ("Optimiser", OPTIMISER),
     ("Schedule", SCHEDULE),
     ("Augmentation", AUGMENTATION),
@@ -133,6 +134,26 @@ const MODEL: &[Flag] = &[
     flag("linear_probe", Switch, "BOOL", "Train only the head"),
     flag("lora_rank", Count, "N", "Rank of low-rank updates to the blocks' weight matrices; 0: none"),
     flag("lora_alpha", Number, "F", "Scale of these updates is this over the rank"),
+];
+
+const DISTILLATION: &[Flag] = &[
+    flag(
+        "teacher",
+        Text,
+        "DIR|FILE|NAME|hf:ID",
+        "The teacher; it sees the images as the model does, at its size",
+    )
+    .also(&["teacher-model"]),
+    flag("teacher_checkpoint", Text, "FILE", "Weights for a teacher that is a name").also(&["teacher-path"]),
+    flag("distillation_type", Text, "none|soft|hard", "How the model learns from the teacher"),
+    flag("distillation_alpha", Number, "F", "The teacher's share of the loss"),
+    flag("distillation_tau", Number, "F", "Temperature of soft distillation"),
+    flag(
+        "cache_teacher",
+        Switch,
+        "BOOL",
+        "Keep the teacher's answer to each image; needs --no-aug, and neither mixup nor cutmix",
+    ),
 ];
 
 const OPTIMISER: &[Flag] = &[

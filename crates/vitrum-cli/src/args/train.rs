@@ -27,7 +27,7 @@ pub enum Tui {
     Off,
 }
 
-/// `vitrum train`, `vitrum finetune`.
+/// `vitrum train`, `vitrum finetune`, `vitrum distill`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "DATA: a folder of class folders (train/, val/), labels.csv or .tsv, cifar-10-batches-bin or\n\
@@ -35,8 +35,8 @@ cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, WebDataset shar
 Every value comes from the defaults, then the files of -c in their order, then the flags.\n\
 Recipes that are built in: demo, cifar/cifar10_test_vit_patch4, cifar/cifar10_vit_tiny_patch4,\n\
 cifar/cifar100_vit_tiny_patch4,\n\
-finetune/small_folder, finetune/linear_probe, imagenet/deit_small, imagenet/augreg_s16_300ep,\n\
-imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_finetune_384.\n\n\
+finetune/small_folder, finetune/linear_probe, imagenet/deit_small, imagenet/deit_small_distilled,\n\
+imagenet/augreg_s16_300ep, imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_finetune_384.\n\n\
 Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on with --resume auto.\n\n\
 Examples:\n  \
 vitrum train demo\n  \

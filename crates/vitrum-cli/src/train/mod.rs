@@ -1,4 +1,4 @@
-//! `vitrum train` and `vitrum finetune`: from the flags to a run.
+//! `vitrum train`, `vitrum finetune` and `vitrum distill`: from the flags to a run.
 
 mod recipe;
 

@@ -8,6 +8,7 @@ fn the_first_page_names_commands_and_exit_codes() {
     let commands = [
         "train",
         "finetune",
+        "distill",
         "predict",
         "val",
         "forward",
@@ -47,6 +48,7 @@ fn commands_that_run_a_model_share_its_flags() {
             "--pos-resize",
             "--precision",
             "--model-kwargs",
+            "--answer",
             "--device",
             "--threads",
             "--seed",

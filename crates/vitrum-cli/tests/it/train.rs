@@ -52,6 +52,12 @@ const FLAGS: &[(&str, &str, &str, &str)] = &[
     ("linear_probe", "--linear-probe", "true", ""),
     ("lora_rank", "--lora-rank 4", "4", ""),
     ("lora_alpha", "--lora-alpha 8", "8.0", ""),
+    ("teacher", "--teacher hf:timm/x", "'hf:timm/x'", ""),
+    ("teacher_checkpoint", "--teacher-path t.pth", "'t.pth'", "--teacher vit_tiny_patch16_224"),
+    ("distillation_type", "--distillation-type soft", "'soft'", "--teacher-model t"),
+    ("distillation_alpha", "--distillation-alpha 0.1", "0.1", ""),
+    ("distillation_tau", "--distillation-tau 3", "3.0", ""),
+    ("cache_teacher", "--cache-teacher", "true", "--teacher t --distillation-type hard --no-aug"),
     ("opt", "--opt lamb", "'lamb'", ""),
     ("lr", "--lr 5e-4", "5e-4", ""),
     ("lr_base", "--lr-base 1e-3", "1e-3", ""),
@@ -174,9 +180,17 @@ fn help_tells_of_every_key_and_of_no_other() {
     };
     let flags: Vec<String> = own.lines().filter_map(long).collect();
     assert_eq!(flags, keys());
-    for heading in
-        ["Data", "Model", "Optimiser", "Schedule", "Augmentation", "Batch", "Moving average", "Run"]
-    {
+    for heading in [
+        "Data",
+        "Model",
+        "Distillation",
+        "Optimiser",
+        "Schedule",
+        "Augmentation",
+        "Batch",
+        "Moving average",
+        "Run",
+    ] {
         assert!(help.contains(&format!("\n{heading}:\n")), "no {heading}");
     }
 }
@@ -327,7 +341,7 @@ fn what_makes_no_run_is_refused() {
 #[test]
 fn examples_of_the_help_are_understood() {
     let sandbox = Sandbox::empty();
-    for command in ["train", "finetune"] {
+    for command in ["train", "finetune", "distill"] {
         let help = sandbox.ok(&format!("{command} --help")).out;
         let (_, examples) = help.split_once("Examples:").expect("examples");
         let typed: Vec<&str> =
@@ -342,4 +356,48 @@ fn examples_of_the_help_are_understood() {
         let known: BTreeSet<&str> = vitrum::train::recipe::BUILTIN.iter().map(|(name, _)| *name).collect();
         assert_eq!(named, known);
     }
+}
+
+const SMALL: &str = "demo:60 --img-size 32 --epochs 1 --warmup-epochs 0 -b 16 --lr 2e-3 \
+    --model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2";
+
+/// A teacher, its student, and both answers of the student.
+#[test]
+fn a_student_learns_from_a_teacher() {
+    let sandbox = Sandbox::empty();
+    sandbox.ok(&format!("train {SMALL} -m test_vit --experiment teacher"));
+    let teacher = "runs/classify/teacher/model";
+    let student = format!("{SMALL} -m deit_tiny_distilled_patch16_224 --teacher {teacher}");
+    let told = sandbox.ok(&format!("distill {student} --experiment student")).err;
+    assert!(told.contains("teacher"), "{told}");
+    let args = std::fs::read_to_string(sandbox.path("runs/classify/student/args.toml")).expect("a recipe");
+    for line in ["teacher = \"runs/classify/teacher/model\"", "distillation_type = \"hard\""] {
+        assert!(args.contains(line), "{args}");
+    }
+    let answer = |head: &str| {
+        sandbox.ok(&format!("val demo:60 -m runs/classify/student/model --format json {head}")).out
+    };
+    let loss = |text: String| {
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        json["loss"].as_f64().unwrap_or_else(|| panic!("no loss in {text}"))
+    };
+    let losses = ["", "--answer class", "--answer dist"].map(|head| loss(answer(head)));
+    assert_eq!(losses[0], loss(answer("--answer mean")));
+    assert!(losses[0] != losses[1] && losses[1] != losses[2], "{losses:?}");
+    sandbox.fails(&format!("val demo:60 -m {teacher} --answer class"), 1, &["--answer", "vit"]);
+
+    let told = sandbox.ok(&format!(
+        "finetune demo:60 -m runs/classify/student/model --epochs 1 --model-kwargs head_dist=false --experiment one"
+    ));
+    assert!(told.err.contains("head_dist is left out"), "{}", told.err);
+    for (args, texts) in [
+        (format!("distill {SMALL} -m vit_tiny_patch16_224"), vec!["distillation_type needs a teacher"]),
+        (format!("distill {student} --cache-teacher"), vec!["cache_teacher", "no_aug"]),
+        (format!("distill {student} --distillation-type strict"), vec!["distillation_type", "soft"]),
+        (format!("distill {student} --num-classes 99"), vec!["teacher", "99"]),
+    ] {
+        sandbox.fails(&args, 1, &texts);
+    }
+    let idle = sandbox.ok(&format!("train {student} --dry-run")).err;
+    assert!(idle.contains("is not asked"), "{idle}");
 }

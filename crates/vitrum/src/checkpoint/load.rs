@@ -133,13 +133,16 @@ pub struct Loaded {
 pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelError> {
     check_precision(options, device)?;
     let mut found = find(options)?;
-    let tensors = match found.weights.clone() {
+    let mut tensors = match found.weights.clone() {
         Some(path) => Some(weights(&path, &mut found, options)?),
         None if options.needs_weights => return Err(ModelError::NoWeights { model: options.model.clone() }),
         None => None,
     };
     let source = configuration(&mut found, tensors.as_ref(), options)?;
     let config = edited(&source, &mut found, options)?;
+    if let Some(converted) = &mut tensors {
+        drop_heads(&mut converted.map, &source, &config, &mut found);
+    }
     let new_head = wants_new_head(&source, tensors.as_ref(), options);
     let preprocess = found.preprocess.take().map(|preprocess| prepared_for(&config, preprocess));
     let labels = labels(&mut found, config.num_classes(), new_head || options.num_classes == Some(0));
@@ -184,6 +187,22 @@ fn edited(
     match options.edit {
         Some(edit) => edit(config).map_err(ModelError::Edit),
         None => Ok(config),
+    }
+}
+
+/// Leaves out the heads of the file that the model asked for does not have.
+fn drop_heads(tensors: &mut TensorMap, source: &ModelConfig, config: &ModelConfig, found: &mut Found) {
+    if source.family() != config.family() {
+        return;
+    }
+    for head in source.heads().iter().filter(|head| !config.heads().contains(head)) {
+        let before = tensors.len();
+        tensors.tensors.retain(|key, _| !is_in(key, &[head]));
+        if tensors.len() < before {
+            found
+                .notes
+                .push(format!("{}: {head} is left out; the model asked for has no such head", found.name));
+        }
     }
 }
 

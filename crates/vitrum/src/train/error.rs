@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::clip::ClipModeError;
+use super::distill::TeacherError;
 use super::log::LogError;
 use super::optim::{OptimError, StateError};
 use super::recipe::RecipeError;
@@ -126,6 +127,9 @@ pub enum TrainError {
     /// The model or its initial weights.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The teacher of a distillation.
+    #[error(transparent)]
+    Teacher(#[from] TeacherError),
     /// A model's name or configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),

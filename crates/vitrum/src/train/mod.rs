@@ -2,13 +2,15 @@
 //!
 //! Reading order: [`recipe`] holds what a run depends on, [`mod@fit`] is the loop, [`trainer`] makes one update.
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are the mathematics of an update,
-//! [`backward`] runs forward and backward passes, [`precision`] sets their number type, [`statistics`] keeps what BatchNorm learns. [`build`] makes the model.
+//! [`backward`] runs forward and backward passes, [`precision`] sets their number type, [`statistics`] keeps what
+//! BatchNorm learns, [`distill`] adds a teacher. [`build`] makes the model.
 //! [`task`] names what a model is trained for, [`evaluate`] runs a model over a dataset, a [`judge`] makes [`score`]s of
 //! its answers. [`resume`] keeps a run on disk, [`log`] writes its records.
 
 pub mod backward;
 pub mod build;
 pub mod clip;
+pub mod distill;
 pub mod ema;
 mod error;
 pub mod evaluate;

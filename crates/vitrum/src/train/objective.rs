@@ -17,6 +17,15 @@ pub struct Batch {
     pub inputs: Inputs,
     /// What should come out.
     pub targets: Targets,
+    /// The number of each example in the training set, in order; empty where it is not known.
+    pub indexes: Vec<u32>,
+}
+
+impl Batch {
+    /// A batch whose examples have no numbers.
+    pub fn new(inputs: impl Into<Inputs>, targets: Targets) -> Self {
+        Self { inputs: inputs.into(), targets, indexes: Vec::new() }
+    }
 }
 
 /// What should come out of a model for a batch.
@@ -127,24 +136,37 @@ impl ClassLoss {
     /// # Panics
     /// If the two differ in shape.
     pub fn loss(&self, logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-        assert_eq!(logits.dims(), targets.dims(), "loss: logits and targets differ in shape");
-        let wide = matches!(logits.dtype(), DType::F32 | DType::F64);
-        let logits = if wide { logits } else { logits.cast(DType::F32) };
-        let targets = targets.detach().cast(logits.dtype());
-        let x = logits.clone().detach();
-        let (value, slope) = match *self {
-            Self::CrossEntropy => cross_entropy(x.clone(), targets),
+        tied(logits, targets, |x, targets| match *self {
+            Self::CrossEntropy => cross_entropy(x, targets),
             Self::Binary { threshold, sum_classes } => {
                 let targets = match threshold {
                     Some(threshold) => targets.clone().greater_elem(threshold).float().cast(targets.dtype()),
                     None => targets,
                 };
-                binary(x.clone(), targets, sum_classes)
+                binary(x, targets, sum_classes)
             }
-        };
-        // logits - x is zero, and carries the gradient.
-        value + ((logits - x) * slope).sum()
+        })
     }
+}
+
+/// A loss `[1]` of logits and what they should be, both `[B, K]`, from a function that gives its value and its gradient
+/// with respect to the logits. In f32 where the logits are narrower.
+///
+/// # Panics
+/// If the two differ in shape.
+pub(super) fn tied(
+    logits: Tensor<2>,
+    targets: Tensor<2>,
+    loss: impl FnOnce(Tensor<2>, Tensor<2>) -> (Tensor<1>, Tensor<2>),
+) -> Tensor<1> {
+    assert_eq!(logits.dims(), targets.dims(), "loss: logits and targets differ in shape");
+    let wide = matches!(logits.dtype(), DType::F32 | DType::F64);
+    let logits = if wide { logits } else { logits.cast(DType::F32) };
+    let targets = targets.detach().cast(logits.dtype());
+    let x = logits.clone().detach();
+    let (value, slope) = loss(x.clone(), targets);
+    // logits - x is zero, and carries the gradient.
+    value + ((logits - x) * slope).sum()
 }
 
 /// Value `[1]` and gradient `[B, K]`.

@@ -16,6 +16,7 @@ pub use check::{DEVICES, METRICS, SCHEDULES};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::train_set::Cache;
+pub use crate::train::distill::DistillationType;
 
 /// A training run. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,6 +102,22 @@ pub struct Recipe {
     pub lora_rank: usize,
     /// Scale of the low-rank updates, times the rank.
     pub lora_alpha: f64,
+
+    // ── distillation ──
+    /// The teacher: a folder, a file of weights, a name of the catalogue, or `hf:ORG/NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
+    /// A file of weights for a teacher that is a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_checkpoint: Option<PathBuf>,
+    /// How the model learns from the teacher: `none`, `soft` or `hard`.
+    pub distillation_type: DistillationType,
+    /// The teacher's share of the loss.
+    pub distillation_alpha: f64,
+    /// Temperature of `soft`.
+    pub distillation_tau: f64,
+    /// Keep the teacher's answer to each image; nothing may be augmented then.
+    pub cache_teacher: bool,
 
     // ── optimiser ──
     /// `adamw`, `sgd`, `lamb`, `lion`, `adafactor`, `muon`, …
@@ -337,6 +354,12 @@ impl Default for Recipe {
             linear_probe: false,
             lora_rank: 0,
             lora_alpha: 16.0,
+            teacher: None,
+            teacher_checkpoint: None,
+            distillation_type: DistillationType::None,
+            distillation_alpha: 0.5,
+            distillation_tau: 1.0,
+            cache_teacher: false,
             opt: "adamw".into(),
             lr: None,
             lr_base: 5e-4,
@@ -674,6 +697,11 @@ impl Recipe {
             drop_path: 0.05,
             ..Self::default()
         }
+    }
+
+    /// What `vitrum distill` does when nothing else is said: hard distillation, which DeiT's paper finds best.
+    pub fn distill() -> Self {
+        Self { distillation_type: DistillationType::Hard, ..Self::default() }
     }
 
     /// This recipe with the values of `overlay`; errors name `origin` as their source.

@@ -1,6 +1,7 @@
 //! The steps of the loop: updates from data, validation, records, checkpoints.
 
 mod data;
+mod objective;
 mod place;
 mod records;
 mod report;
@@ -139,11 +140,13 @@ impl<'a> Run<'a> {
                 expected: sets.classes.len(),
             });
         }
-        let (model, built) = build(&recipe, num_classes, &job.device, job.offline)?;
+        let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
         let model = freeze(model, &recipe)?;
-        let mut trainer = Trainer::new(model, &recipe, updates_per_epoch as u64, &job.device)?;
+        let objective = objective::objective(job, num_classes, &sets.classes, &mut built)?;
+        let mut trainer =
+            Trainer::with_objective(model, objective, &recipe, updates_per_epoch as u64, &job.device)?;
         let fingerprints = sets.fingerprints();
         // The arguments are valid from here on. Only now is a folder made.
         let (folder, store, found) = place::place(job, metric.better)?;
@@ -265,7 +268,7 @@ impl<'a> Run<'a> {
         let mut images = batch.values.clone();
         let mut rng = batch_rng(self.recipe.seed, epoch as u64, number as u64);
         let targets = mixup.apply(&mut images, batch.shape, &batch.labels, &mut rng)?;
-        Ok(Examples { images, shape: batch.shape, targets })
+        Ok(Examples { images, shape: batch.shape, targets, indexes: batch.indexes.clone() })
     }
 
     /// Validates the model and its moving average.

@@ -36,11 +36,12 @@ impl IntoBatch for Batch {
 
 impl IntoBatch for Examples {
     fn into_batch(self, device: &Device) -> Result<Batch, TrainError> {
-        let Examples { images, shape, targets } = self;
+        let Examples { images, shape, targets, indexes } = self;
         let classes = targets.len() / shape[0].max(1);
         Ok(Batch {
             inputs: Inputs::Images(batch::to_tensor(images, shape, DType::F32, device)?),
             targets: Targets::Soft(Tensor::from_data(TensorData::new(targets, [shape[0], classes]), device)),
+            indexes,
         })
     }
 }
@@ -54,6 +55,8 @@ pub struct Examples {
     pub shape: [usize; 4],
     /// Soft targets, `[B, K]`, in order.
     pub targets: Vec<f32>,
+    /// The number of each image in the training set, in order; empty where it is not known.
+    pub indexes: Vec<u32>,
 }
 
 /// What an update came to.

@@ -550,7 +550,7 @@ fn soft(device: &Device) -> Targets {
 }
 
 fn images(name: &str, device: &Device) -> Batch {
-    Batch { inputs: Inputs::Images(numbers(name, [4, 3, 4, 4], device)), targets: soft(device) }
+    Batch::new(Inputs::Images(numbers(name, [4, 3, 4, 4], device)), soft(device))
 }
 
 fn recipe(recomputed: bool) -> Recipe {
@@ -658,10 +658,7 @@ fn a_model_may_have_two_inputs() {
     let pairs = |name: &str, device: &Device| {
         let words: Vec<i64> = (0..20).map(|i| (i * 7 + name.len() as i64 + i / 5) % 6).collect();
         let text = Tensor::<2, Int>::from_data(TensorData::new(words, [4, 5]), device);
-        Batch {
-            inputs: Inputs::ImageText(numbers(name, [4, 3, 4, 4], device), text),
-            targets: Targets::Nothing,
-        }
+        Batch::new(Inputs::ImageText(numbers(name, [4, 3, 4, 4], device), text), Targets::Nothing)
     };
     let model = goes_through(&PairConfig { words: 6, width: 5 }, || Box::new(Contrast), pairs);
     assert!(model.backbone().is_none() && model.classify().is_none());
@@ -678,9 +675,8 @@ fn an_answer_may_be_no_logits() {
 
 #[test]
 fn clips_go_through_too() {
-    let clips = |name: &str, device: &Device| Batch {
-        inputs: Inputs::Clips(numbers(name, [4, 3, 2, 4, 4], device)),
-        targets: soft(device),
+    let clips = |name: &str, device: &Device| {
+        Batch::new(Inputs::Clips(numbers(name, [4, 3, 2, 4, 4], device)), soft(device))
     };
     let model = goes_through(&ClipsConfig { frames: 2 }, classification, clips);
     let batch = clips("d", &Device::flex());

@@ -18,14 +18,14 @@ use vitrum::checkpoint::write::to_safetensors;
 use vitrum::layers::names::{Key, Visit, visit};
 use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::layers::position::RelPos;
-use vitrum::models::{Config, Model, ModelConfig, VitConfig, Want};
+use vitrum::models::{Config, Model, ModelConfig, Network, VitConfig, Want};
 
 use crate::formula;
 
 #[derive(Deserialize)]
 struct Case {
     dialect: String,
-    config: VitConfig,
+    config: ModelConfig,
     input: [usize; 4],
     #[serde(default = "one")]
     input_scale: f64,
@@ -104,29 +104,23 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         // A whole Hugging Face folder, the way a user loads it.
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let source = folder.path().to_string_lossy();
-        let size = case.config.img_size;
+        let size = case.config.input().image().size;
         let options = LoadOptions { dtype, img_size: Some(size), ..LoadOptions::new(source) };
         let loaded = load(&options, device).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let found = VitConfig::try_from(loaded.model.config()).unwrap();
+        let found = loaded.model.config();
         // Cases without a resized table do not say how one would be resized.
-        let pos_resize = case.source_img_size.map_or(found.pos_resize, |_| case.config.pos_resize);
-        assert_eq!(
-            found,
-            VitConfig { pos_resize, ..case.config.clone() },
-            "{name}: the card's configuration"
-        );
+        let said = if case.source_img_size.is_some() { &case.config } else { &found };
+        let expected = case.config.with_some("pos_resize", said.field("pos_resize")).unwrap();
+        assert_eq!(found, expected, "{name}: the card's configuration");
         return loaded.model;
     }
     let converted = to_timm(vitrum::checkpoint::read(&path).unwrap()).unwrap();
     let dialect = serde_json::to_value(converted.dialect).unwrap();
     assert_eq!(dialect.as_str().unwrap().replace('_', ""), case.dialect, "{name}");
-    let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(device).unwrap();
-    let source = VitConfig {
-        img_size: case.source_img_size.unwrap_or(case.config.img_size),
-        in_chans: case.source_chans.unwrap_or(case.config.in_chans),
-        ..case.config.clone()
-    };
-    let excuses = Excuses { source: Some(source.into()), ..Excuses::default() };
+    let skeleton = case.config.skeleton(device).unwrap();
+    let source = case.config.with_some("img_size", case.source_img_size).unwrap();
+    let source = source.with_some("in_chans", case.source_chans).unwrap();
+    let excuses = Excuses { source: Some(source), ..Excuses::default() };
     let (model, report) = apply(skeleton, converted.map, dtype, &excuses).expect(name);
     assert_eq!(!report.adapted.is_empty(), case.source_chans.is_some(), "{name}: {report}");
     model
@@ -142,9 +136,18 @@ fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
         / largest
 }
 
+/// Whether branches have gains, which packed weights add in one rounding.
+fn has_layer_scale(config: &ModelConfig) -> bool {
+    match config.clone() {
+        ModelConfig::Deit(config) => config.vit.has_layer_scale(),
+        other => VitConfig::try_from(other).unwrap().has_layer_scale(),
+    }
+}
+
 fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
     let mut failures = Vec::new();
     let mut worst = (0.0, String::new());
+    let mut heads_compared = 0;
     for (name, case) in cases() {
         let values = formula::images(case.input, case.input_scale);
         let device = Device::flex();
@@ -154,13 +157,15 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let read = classifier.forward(images.clone().into());
         let features = classifier.features(images.clone().into(), Want::Last, &mut Silent);
         let tokens = features.clone().last().tokens;
-        let logits = classifier.head(features, &mut Silent);
+        let logits = classifier.head(features.clone(), &mut Silent);
         // Leaving out what the head does not read changes no digit.
         assert_eq!(read.into_data(), logits.clone().into_data(), "{name}");
-        let config = VitConfig::try_from(model.config()).unwrap();
+        let heads = classifier.logits_of_heads(features.clone(), &mut Silent);
+        let names = model.heads();
+        let config = model.config();
         let packed = model.pack();
         let answers = packed.logits(images.clone()).unwrap().into_data();
-        if !config.has_layer_scale() {
+        if !has_layer_scale(&config) {
             assert_eq!(answers, logits.clone().into_data(), "{name}");
         }
         let watch = &mut Recorder::default();
@@ -187,8 +192,13 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         };
         compare("features", tokens.into_data().iter::<f64>().collect());
         compare("logits", logits.into_data().iter::<f64>().collect());
+        for (head, logits) in names.iter().zip(heads) {
+            compare(head, logits.into_data().iter::<f64>().collect());
+            heads_compared += usize::from(golden.contains_key(*head));
+        }
     }
     println!("worst: {worst:?}");
+    assert!(heads_compared >= 28, "only {heads_compared} heads were compared");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -231,7 +241,8 @@ fn check_inside(dtype: DType, bar: f64) {
                 && shape.iter().product::<usize>() == data.num_elements()
             {
                 let error = relative(&data.iter::<f64>().collect::<Vec<_>>(), theirs);
-                let later = what == "embed" && case.config.pre_norm; // `embed` comes after norm_pre there
+                // `embed` comes after norm_pre there.
+                let later = what == "embed" && case.config.field("pre_norm") == Some(true.into());
                 assert!(error <= bar || later, "{name}: {what} {error:.2e}");
                 compared += 1;
             }
@@ -266,7 +277,7 @@ impl Visit for Gradients<'_> {
 /// The networks of relative biases drop values in training whatever the configuration says; timm's gradients here are
 /// those of the evaluation mode.
 fn without_dropout(mut model: Model) -> Model {
-    let Model::Vit(vit) = &mut model else { panic!("a ViT") };
+    let Model::Vit(vit) = &mut model else { return model };
     let own = vit.blocks.iter_mut().filter_map(|block| block.attn.rel_pos.as_mut());
     for rel_pos in own.chain(vit.position.shared_rel_pos.as_mut()) {
         if let RelPos::Network(network) = rel_pos {

@@ -20,6 +20,7 @@ recipes![
     "imagenet/augreg_s16_300ep",
     "imagenet/bigvision_s16_90ep",
     "imagenet/deit_small",
+    "imagenet/deit_small_distilled",
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
 ];

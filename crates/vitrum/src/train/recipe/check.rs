@@ -1,6 +1,6 @@
 //! Checks of a recipe: values out of range, unknown names, pairs of values that contradict each other.
 
-use super::{Recipe, RecipeError, did_you_mean, nearest};
+use super::{DistillationType, Recipe, RecipeError, did_you_mean, nearest};
 use crate::data::Interpolation;
 use crate::models::catalogue;
 use crate::train::optim::OptimName;
@@ -49,6 +49,7 @@ impl Recipe {
         self.check_optimiser()?;
         self.check_schedule()?;
         self.check_augmentation()?;
+        self.check_distillation()?;
         self.check_pairs()?;
         if self.is_named() { self.model_config(None).map(|_| ()) } else { self.global_pool().map(|_| ()) }
     }
@@ -147,6 +148,7 @@ impl Recipe {
             ("mixup_prob", self.mixup_prob),
             ("mixup_switch_prob", self.mixup_switch_prob),
             ("bce_target_thresh", self.bce_target_thresh.unwrap_or(0.0)),
+            ("distillation_alpha", self.distillation_alpha),
         ] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(field(key, format!("must be between 0 and 1, found {value}")));
@@ -282,6 +284,31 @@ impl Recipe {
         }
     }
 
+    fn check_distillation(&self) -> Checked {
+        positive("distillation_tau", self.distillation_tau)?;
+        let distils = self.distillation_type != DistillationType::None;
+        let augments = !self.no_aug || self.mixes();
+        for (wrong, key, reason) in [
+            (distils && self.teacher.is_none(), "distillation_type", "needs a teacher"),
+            (
+                self.teacher_checkpoint.is_some() && self.teacher.is_none(),
+                "teacher_checkpoint",
+                "needs a teacher",
+            ),
+            (self.cache_teacher && !distils, "cache_teacher", "needs distillation_type soft or hard"),
+            (
+                self.cache_teacher && augments,
+                "cache_teacher",
+                "keeps one answer for each image: it needs no_aug, and neither mixup nor cutmix",
+            ),
+        ] {
+            if wrong {
+                return Err(field(key, reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Warnings: the recipe is valid, but probably not what was meant.
     pub fn doubts(&self) -> Vec<String> {
         let (warm, all) = (self.warmup_epochs, self.epochs);
@@ -290,6 +317,12 @@ impl Recipe {
         let mut doubts = Vec::new();
         if self.amp_dtype != "none" && ["auto", "cpu"].contains(&self.device.as_str()) {
             doubts.push(format!("amp_dtype {} makes the CPU slower, not faster", self.amp_dtype));
+        }
+        let is_idle = self.distillation_type == DistillationType::None || self.distillation_alpha == 0.0;
+        if let Some(teacher) = self.teacher.as_ref().filter(|_| is_idle) {
+            doubts.push(format!(
+                "teacher {teacher} is not asked: distillation_type is none, or distillation_alpha is 0"
+            ));
         }
         if by_epochs && !self.warmup_prefix && self.sched != "none" && warm >= all as f64 {
             doubts.push(format!(

@@ -12,7 +12,7 @@ use vitrum::train::resume::Resume;
 use vitrum::train::{Job, NoRequests, Outcome, Recipe, Requests, TrainError, fit};
 
 /// A few updates with everything random switched on.
-fn recipe(output: &Path) -> Recipe {
+pub(super) fn recipe(output: &Path) -> Recipe {
     let overlay: Overlay = toml::from_str(
         r#"
         data = "demo:96"
@@ -39,7 +39,7 @@ fn recipe(output: &Path) -> Recipe {
     Recipe { output: output.to_path_buf(), ..Recipe::default().with(&overlay, "test").expect("known keys") }
 }
 
-fn job(recipe: Recipe) -> Job {
+pub(super) fn job(recipe: Recipe) -> Job {
     Job {
         recipe,
         resume: None,
@@ -52,10 +52,10 @@ fn job(recipe: Recipe) -> Job {
 
 /// Keeps the names of events and the losses of updates.
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     losses: Vec<f64>,
     epochs: usize,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Watch for Heard {
@@ -70,7 +70,7 @@ impl Watch for Heard {
 }
 
 /// Asks to stop when it was asked so many times.
-struct StopAfter(Cell<u64>);
+pub(super) struct StopAfter(pub(super) Cell<u64>);
 
 impl Requests for StopAfter {
     fn stop(&self) -> bool {
@@ -81,7 +81,7 @@ impl Requests for StopAfter {
 }
 
 /// Checksums of what a run leaves, whose bytes nobody wants to see in a failure.
-fn done(outcome: Outcome) -> BTreeMap<String, String> {
+pub(super) fn done(outcome: Outcome) -> BTreeMap<String, String> {
     let Outcome::Done { folder, finished } = outcome else { panic!("the run stopped") };
     assert!(!finished.interrupted);
     ["model/model.safetensors", "model/config.json", "summary.csv"]

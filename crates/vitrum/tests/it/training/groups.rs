@@ -35,22 +35,20 @@ struct Cells {
 }
 
 /// The named model's configuration with the case's fields and the fixture's depth.
-fn config_of(case: &Case, depth: usize) -> VitConfig {
-    let base = case.name.as_ref().map_or_else(VitConfig::default, |name| {
-        let config = vitrum::models::VitConfig::try_from(ModelConfig::named(name).unwrap()).expect("a ViT");
-        config
-    });
-    let mut fields = serde_json::to_value(VitConfig { depth, ..base }).unwrap();
-    fields.as_object_mut().unwrap().extend(case.config.clone());
-    serde_json::from_value(fields).unwrap()
+fn config_of(case: &Case, depth: usize) -> ModelConfig {
+    let base = case
+        .name
+        .as_ref()
+        .map_or_else(|| VitConfig::default().into(), |name| ModelConfig::named(name).unwrap());
+    let fields = case.config.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    base.with("depth", depth.into()).unwrap().with_all(fields).unwrap()
 }
 
 #[test]
 fn every_parameter_is_in_timms_group() {
     let golden: Golden = golden_json("groups.json");
     for case in &golden.models {
-        let config = config_of(case, golden.depth);
-        let model = ModelConfig::Vit(config).skeleton(&Device::flex().autodiff()).unwrap();
+        let model = config_of(case, golden.depth).skeleton(&Device::flex().autodiff()).unwrap();
         let groups = |layer_decay, no_weight_decay: &[String]| {
             let no_weight_decay = no_weight_decay.to_vec();
             Groups::new(&model, &GroupConfig { weight_decay: 0.05, layer_decay, no_weight_decay })

@@ -2,6 +2,7 @@
 //! (`fixtures/export_training.py`).
 
 mod clip;
+mod distill;
 mod ema;
 mod fit;
 mod gradients;

@@ -15,7 +15,7 @@ use vitrum::train::trainer::{Examples, Trainer};
 use super::{golden_json, golden_path};
 use crate::formula;
 
-const INPUT: usize = 32;
+pub(super) const INPUT: usize = 32;
 const CLASSES: usize = 4;
 
 #[derive(Deserialize)]
@@ -26,11 +26,11 @@ struct Golden {
 }
 
 #[derive(Deserialize)]
-struct Numbers {
+pub(super) struct Numbers {
     lr: f64,
     weight_decay: f64,
     clip_grad: f64,
-    smoothing: f64,
+    pub(super) smoothing: f64,
     warmup_steps: u64,
     warmup_lr: f64,
     min_lr: f64,
@@ -74,7 +74,11 @@ fn config() -> VitConfig {
 
 /// The model with the formula's weights, matrices a quarter as large.
 fn model() -> Model {
-    let model = ModelConfig::Vit(config()).skeleton(&Device::flex()).expect("a model");
+    filled(ModelConfig::Vit(config()).skeleton(&Device::flex()).expect("a model"))
+}
+
+/// A model's parameters from the formula, matrices a quarter as large.
+pub(super) fn filled(model: Model) -> Model {
     let tensors = collect(&model).tensors.into_iter().map(|(key, tensor)| {
         let factor = if tensor.shape().len() >= 2 { 0.25 } else { 1.0 };
         let values: Vec<f32> = formula::weight(&key, tensor.shape()).iter().map(|v| v * factor).collect();
@@ -85,7 +89,7 @@ fn model() -> Model {
     apply(model, map, DType::F32, &Excuses::default()).expect("the formula is the model's").0
 }
 
-fn recipe(numbers: &Numbers, updates: usize) -> Recipe {
+pub(super) fn recipe(numbers: &Numbers, updates: usize) -> Recipe {
     Recipe {
         lr: Some(numbers.lr),
         weight_decay: numbers.weight_decay,
@@ -105,6 +109,11 @@ fn recipe(numbers: &Numbers, updates: usize) -> Recipe {
 
 /// One batch as recorded.
 fn examples(batch: &[[usize; 7]], golden: &Golden) -> Examples {
+    examples_of(batch, golden.side, golden.recipe.smoothing)
+}
+
+/// Images of `side` pixels, cut as recorded; labels smoothed.
+pub(super) fn examples_of(batch: &[[usize; 7]], side: usize, smoothing: f64) -> Examples {
     let preprocess = Preprocess {
         input_size: [3, INPUT, INPUT],
         mean: vec![0.5; 3],
@@ -117,13 +126,13 @@ fn examples(batch: &[[usize; 7]], golden: &Golden) -> Examples {
         assert!(resized == 1 || (w as usize, h as usize) == (INPUT, INPUT));
         let cut = CropFlip { x, y, w, h, flip: flip == 1 };
         let size = [INPUT as u32; 2];
-        let picture =
-            crop_flip(&image(index, golden.side), &cut, size, Interpolation::Bicubic).expect("a crop");
+        let picture = crop_flip(&image(index, side), &cut, size, Interpolation::Bicubic).expect("a crop");
         images.extend(preprocess.normalize(&picture).expect("an image of the input's size"));
     }
     let labels: Vec<usize> = batch.iter().map(|[index, ..]| index % CLASSES).collect();
-    let targets = smoothed_one_hot(&labels, CLASSES, golden.recipe.smoothing).expect("labels are classes");
-    Examples { images, shape: [batch.len(), 3, INPUT, INPUT], targets }
+    let targets = smoothed_one_hot(&labels, CLASSES, smoothing).expect("labels are classes");
+    let indexes = batch.iter().map(|[index, ..]| *index as u32).collect();
+    Examples { images, shape: [batch.len(), 3, INPUT, INPUT], targets, indexes }
 }
 
 /// Largest difference over the largest value.

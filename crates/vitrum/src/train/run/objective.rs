@@ -1,0 +1,35 @@
+//! From the recipe to what training makes small.
+
+use crate::models::Model;
+use crate::train::TrainError;
+use crate::train::build::Built;
+use crate::train::distill::{DistillConfig, Distillation, Teacher, TeacherOptions};
+use crate::train::job::Job;
+use crate::train::objective::{ClassLoss, Classification, Objective};
+
+/// The loss of the labels, and that of a teacher's answers where one has a say; what a user should know of the teacher
+/// is added to the model's notes.
+pub(super) fn objective(
+    job: &Job,
+    num_classes: usize,
+    classes: &[String],
+    built: &mut Built,
+) -> Result<Box<dyn Objective<Model>>, TrainError> {
+    let recipe = &job.recipe;
+    let (base, config) = (ClassLoss::from(recipe), DistillConfig::from(recipe));
+    let Some(model) = recipe.teacher.clone().filter(|_| config.asks_teacher()) else {
+        return Ok(Box::new(Classification { loss: base }));
+    };
+    let options = TeacherOptions {
+        model,
+        checkpoint: recipe.teacher_checkpoint.clone(),
+        student: built.preprocess.clone(),
+        classes: classes.to_vec(),
+        num_classes,
+        cache: recipe.cache_teacher,
+        offline: job.offline,
+    };
+    let (teacher, notes) = Teacher::load(&options, &job.device)?;
+    built.notes.extend(notes);
+    Ok(Box::new(Distillation { base, config, teacher }))
+}
