@@ -386,9 +386,9 @@ fn a_student_learns_from_a_teacher() {
     assert!(losses[0] != losses[1] && losses[1] != losses[2], "{losses:?}");
     sandbox.fails(&format!("val demo:60 -m {teacher} --answer class"), 1, &["--answer", "vit"]);
 
-    let told = sandbox.ok(&format!(
-        "finetune demo:60 -m runs/classify/student/model --epochs 1 --model-kwargs head_dist=false --experiment one"
-    ));
+    let told = sandbox.ok(
+        "finetune demo:60 -m runs/classify/student/model --epochs 1 --model-kwargs head_dist=false --experiment one",
+    );
     assert!(told.err.contains("head_dist is left out"), "{}", told.err);
     for (args, texts) in [
         (format!("distill {SMALL} -m vit_tiny_patch16_224"), vec!["distillation_type needs a teacher"]),

@@ -114,13 +114,16 @@ pub trait Files: Config + Into<ModelConfig> {
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String>;
 }
 
+/// [`Files::of_huggingface`] for any family.
+type OfHuggingFace = fn(&Fields<'_>, Option<&str>) -> Option<Result<ModelConfig, String>>;
+
 /// A family as a value.
 pub(crate) struct Family {
     pub namings: &'static [Naming],
     pub finish: fn(&mut TensorMap) -> Result<(), LoadError>,
     pub narrow: fn(&mut TensorMap) -> Result<(), LoadError>,
     pub infer: fn(&Converted) -> Result<Inferred<ModelConfig>, LoadError>,
-    pub of_huggingface: fn(&Fields<'_>, Option<&str>) -> Option<Result<ModelConfig, String>>,
+    pub of_huggingface: OfHuggingFace,
 }
 
 impl Family {

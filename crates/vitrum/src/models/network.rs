@@ -183,6 +183,8 @@ pub enum Depth {
 
 /// What enters a model, on its device.
 #[derive(Clone, Debug)]
+// One of them is alive at a time, beside megabytes of pixels.
+#[allow(clippy::large_enum_variant)]
 pub enum Inputs {
     /// Normalised images `[B, C, H, W]`.
     Images(Tensor<4>),
