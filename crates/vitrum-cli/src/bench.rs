@@ -10,7 +10,7 @@ use serde::Serialize;
 use vitrum::data::augment::smoothed_one_hot;
 use vitrum::data::dataset::{DatasetOptions, open_dataset};
 use vitrum::data::{Loader, LoaderOptions, Preprocess};
-use vitrum::models::{Model, ModelConfig, Precision, VitConfig};
+use vitrum::models::{Config, ImageInput, Model, ModelConfig, Precision};
 use vitrum::train::Recipe;
 use vitrum::train::trainer::{Examples, Trainer};
 
@@ -100,8 +100,8 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
         let name = model.precision.name();
         bail!("--data asks no model, so nothing is computed in {name}\nhint: leave out --precision");
     }
-    let (mut loaded, device) = model::open(&kept, Dtype::F32, false, talk)?;
-    let ModelConfig::Vit(config) = loaded.model.config();
+    let (loaded, device) = model::open(&kept, Dtype::F32, false, talk)?;
+    let config = loaded.model.config();
     if let Some(data) = &args.data {
         let preprocess = loaded.preprocess.clone().unwrap_or_default();
         return data_rows(args, data, &loaded.name, &preprocess);
@@ -115,7 +115,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     }
     let macs = loaded.model.config().walk()?.macs_read * if args.train { 3 } else { 1 };
     for &batch_size in &args.batch_sizes {
-        memory::check_batch(&config, batch_size.saturating_mul(args.streams), config.img_size, Dtype::F32)?;
+        memory::check_batch(&config, batch_size.saturating_mul(args.streams), Dtype::F32)?;
     }
     // Nobody else holds a trainer's weights: they are changed in place.
     let mut runner = match args.train {
@@ -139,7 +139,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
             streams: args.streams,
             images_per_second,
             gflops: Some(gflops),
-            ..Measured::new(&loaded.name, config.img_size, pass, batch_size, &times)
+            ..Measured::new(&loaded.name, config.input().image().size, pass, batch_size, &times)
         });
     }
     if let Some(peak) = before.into_iter().chain(peak()).reduce(f64::max) {
@@ -182,15 +182,16 @@ fn timed(args: &BenchArgs, mut pass: impl FnMut() -> Result<()>) -> Result<Vec<f
 fn forward_times(
     args: &BenchArgs,
     model: &Model,
-    config: &VitConfig,
+    config: &ModelConfig,
     batch_size: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
-    let [h, w] = config.img_size;
+    let ImageInput { channels, size: [h, w] } = config.input().image();
     let images: Tensor<4> =
-        Tensor::random([batch_size, config.in_chans, h, w], Distribution::Normal(0.0, 1.0), device);
+        Tensor::random([batch_size, channels, h, w], Distribution::Normal(0.0, 1.0), device);
+    model.as_classifier()?;
     let pass = || {
-        let logits = model.logits(images.clone());
+        let Ok(logits) = model.logits(images.clone()) else { return };
         let sum: f64 = logits.into_data().iter::<f64>().sum(); // waits for the device
         std::hint::black_box(sum);
     };
@@ -244,18 +245,19 @@ fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
 fn train_times(
     args: &BenchArgs,
     trainer: &mut Trainer,
-    config: &VitConfig,
+    config: &ModelConfig,
     batch_size: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
-    let [h, w] = config.img_size;
-    let shape = [batch_size, config.in_chans, h, w];
-    let labels: Vec<usize> = (0..batch_size).map(|i| i % config.num_classes.max(1)).collect();
+    let ImageInput { channels, size: [h, w] } = config.input().image();
+    let shape = [batch_size, channels, h, w];
+    let classes = config.num_classes().max(1);
+    let labels: Vec<usize> = (0..batch_size).map(|i| i % classes).collect();
     let values = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), device);
     let examples = Examples {
         images: values.into_data().iter::<f32>().collect(),
         shape,
-        targets: smoothed_one_hot(&labels, config.num_classes.max(1), 0.0)?,
+        targets: smoothed_one_hot(&labels, classes, 0.0)?,
     };
     timed(args, || {
         std::hint::black_box(trainer.update(vec![examples.clone()])?);

@@ -11,7 +11,7 @@ use vitrum::checkpoint::inspect::{Inspection, inspect_set, verify};
 use vitrum::checkpoint::load::{LoadOptions, Opened, open};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
 use vitrum::checkpoint::{Dtype, LoadError, ModelCard};
-use vitrum::models::{VitConfig, catalogue};
+use vitrum::models::{Config, ModelConfig, catalogue};
 
 use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
 use crate::model::{Talk, download_bar};
@@ -124,15 +124,10 @@ fn summary(found: &Inspection) -> Result<()> {
         None => output::line("dialect: none that is known")?,
     }
     if let Some(card) = &found.card {
-        let c = &card.config;
-        let ([h, w], [p, q]) = (c.img_size, c.patch_size);
         output::line(format_args!(
-            "model: {} ({h}x{w}, patch {p}x{q}, width {}, depth {}, heads {}, classes {})",
+            "model: {} ({})",
             card.architecture.as_deref().unwrap_or("by its shapes"),
-            c.embed_dim,
-            c.depth,
-            c.num_heads,
-            c.num_classes
+            in_words(&card.config)
         ))?;
     }
     if let Some(error) = &found.card_error {
@@ -147,6 +142,26 @@ fn summary(found: &Inspection) -> Result<()> {
         .iter()
         .filter(|(_, reason)| !reason.starts_with("of other weights"))
         .try_for_each(|(name, reason)| output::line(format_args!("left out: {name} ({reason})")))
+}
+
+/// The sizes of a model, those that its family has.
+fn in_words(config: &ModelConfig) -> String {
+    let [h, w] = config.input().image().size;
+    let mut words = vec![format!("{h}x{w}")];
+    let fields = config.fields();
+    if let Some([p, q]) = fields.get("patch_size").and_then(|v| v.as_array()).map(Vec::as_slice) {
+        words.push(format!("patch {p}x{q}"));
+    }
+    for (word, field) in [("width", "embed_dim"), ("depth", "depth"), ("heads", "num_heads")] {
+        words.extend(fields.get(field).map(|value| format!("{word} {value}")));
+    }
+    words.push(format!("classes {}", config.num_classes()));
+    words.join(", ")
+}
+
+/// Epsilon of the norms, where the family has one.
+fn epsilon(config: &ModelConfig) -> Option<f64> {
+    config.field("norm_eps")?.as_f64()
 }
 
 /// The weights to convert, with their card.
@@ -164,20 +179,21 @@ fn read(input: &Path, model: Option<String>, options: LoadOptions<'_>, talk: Tal
 
 /// Gives a model the epsilon of timm's architecture, and says what that changes.
 fn take_timm_epsilon(opened: &mut Opened, talk: Talk) -> Result<()> {
-    let (own, timm) = (opened.card.config.norm_eps, architecture(opened)?.norm_eps);
+    let config = &opened.card.config;
+    let (Some(own), Some(timm)) = (epsilon(config), epsilon(&architecture(opened)?)) else { return Ok(()) };
     if own == timm {
         return Ok(());
     }
-    let change = change_of_epsilon(&opened.tensors, &opened.card.config, timm)?;
+    let change = change_of_epsilon(&opened.tensors, config, timm)?;
     talk.say(format_args!(
         "epsilon {own:e} becomes timm's {timm:e}: answers to noise change by {change:.1e} of the largest value"
     ));
-    opened.card.config.norm_eps = timm;
+    opened.card.config = config.with("norm_eps", json!(timm))?;
     Ok(())
 }
 
 /// The configuration of timm's architecture that the model is written as.
-fn architecture(opened: &Opened) -> Result<VitConfig> {
+fn architecture(opened: &Opened) -> Result<ModelConfig> {
     let name = opened.card.architecture.as_deref().unwrap_or("vit_base_patch16_224");
     Ok(catalogue::entry(name)?.config.clone())
 }
@@ -210,9 +226,9 @@ fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, t
 }
 
 /// What can be done where timm has no word for an epsilon.
-fn with_hint(error: LoadError, card: &ModelCard, base: &VitConfig) -> anyhow::Error {
+fn with_hint(error: LoadError, card: &ModelCard, base: &ModelConfig) -> anyhow::Error {
     match error {
-        LoadError::Config { .. } if card.config.norm_eps != base.norm_eps => anyhow::anyhow!(
+        LoadError::Config { .. } if epsilon(&card.config) != epsilon(base) => anyhow::anyhow!(
             "{error}\nhint: --timm-epsilon takes the architecture's and says what that changes; --to hf states the model's own"
         ),
         other => other.into(),

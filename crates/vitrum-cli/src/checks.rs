@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::args::{ChecksArgs, Format};
 use crate::device;
 use crate::output::{self, Rows};
+use vitrum::models::{Config, ModelConfig};
 
 #[derive(Serialize)]
 struct Outcome {
@@ -123,7 +124,7 @@ fn layer_norm(device: &Device, dtype: DType) -> (f64, f64) {
 
 /// A whole small model on this device against the same on the plain CPU, forward and every gradient's sum.
 fn model(device: &Device) -> Result<Outcome> {
-    let config = vitrum::models::ModelConfig::named("test_vit")?;
+    let config = ModelConfig::named("test_vit")?;
     let run = |device: Device| -> Result<Tensor<2>> {
         let device = device.autodiff();
         let images = Tensor::<4>::from_data(
@@ -134,7 +135,7 @@ fn model(device: &Device) -> Result<Outcome> {
             (&device, DType::F32),
         );
         let images = images.require_grad();
-        let logits = config.init(&device, 7)?.backbone().forward(images.clone());
+        let logits = config.init(&device, 7)?.as_classifier()?.forward(images.clone().into());
         let gradients = logits.clone().sum().backward();
         let gradient =
             images.grad(&gradients).map(|g| g.abs().sum()).ok_or_else(|| anyhow::anyhow!("no gradient"))?;

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Tensor;
 use serde::Serialize;
+use serde_json::json;
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
-use vitrum::layers::observe::{Recorder, Seen, Silent};
-use vitrum::models::{Model, ModelConfig};
+use vitrum::layers::observe::{Observer, Recorder, Seen, Silent};
+use vitrum::models::{Config, ImageInput, Model, ModelConfig, Network, Want};
 
 use crate::args::{Dtype, Format, ForwardArgs, VerifyArgs};
 use crate::memory;
@@ -24,18 +25,18 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
     target::check(&args.output)?;
     memory::small_pages();
     let (loaded, device) = model::open(&args.model, args.dtype, false, talk)?;
-    let ModelConfig::Vit(config) = loaded.model.config();
+    let config = loaded.model.config();
     let file = tensors::read(&args.input)?;
-    let images = tensors::input(&file, config.in_chans, args.dtype.into(), &device)?;
-    fits(&images, config.patch_size)?;
+    let ImageInput { channels, .. } = config.input().image();
+    let images = tensors::input(&file, channels, args.dtype.into(), &device)?;
+    let config = sized(&config, &images)?;
     let total = images.dims()[0];
     let step = if args.batch_size == 0 { total } else { args.batch_size.min(total) };
-    let [_, _, h, w] = images.dims();
-    memory::check_batch(&config, step, [h, w], args.dtype)?;
+    memory::check_batch(&config, step, args.dtype)?;
     let mut parts: Vec<(String, Vec<Seen>)> = Vec::new();
     for first in (0..total).step_by(step) {
         let images = images.clone().narrow(0, first, step.min(total - first));
-        let seen = trace(&loaded.model, images, args.trace, args.attention);
+        let seen = trace(&loaded.model, images, args.trace, args.attention)?;
         if parts.is_empty() {
             parts = seen.into_iter().map(|(name, seen)| (name, vec![seen])).collect();
         } else {
@@ -56,29 +57,31 @@ fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn fits(images: &Tensor<4>, [p, q]: [usize; 2]) -> Result<()> {
+/// The configuration for images of this size; refuses a size that makes no model.
+fn sized(config: &ModelConfig, images: &Tensor<4>) -> Result<ModelConfig> {
     let [_, _, h, w] = images.dims();
-    if h < p || w < q {
-        bail!("an image of {h}x{w} holds no patch of {p}x{q}");
-    }
-    Ok(())
+    let config = config.with("img_size", json!([h, w]))?;
+    config.validate().with_context(|| format!("images of {h}x{w}"))?;
+    Ok(config)
 }
 
 /// `logits`, `features` and, when asked for, every named intermediate, in the order of the network.
-fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> Vec<(String, Seen)> {
-    let backbone = model.backbone();
-    if !all {
-        let features = backbone.features(images, &mut Silent);
-        let tokens = features.tokens.clone();
-        let logits = backbone.head(features, &mut Silent);
-        return vec![("features".into(), Seen::Tokens(tokens)), ("logits".into(), Seen::Vectors(logits))];
-    }
+fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> Result<Vec<(String, Seen)>> {
+    let backbone = model.as_backbone()?;
     let mut recorder = Recorder { with_attention, seen: Vec::new() };
-    let features = backbone.features(images, &mut recorder);
-    recorder.seen.push(("features".into(), Seen::Tokens(features.tokens.clone())));
-    let logits = backbone.head(features, &mut recorder);
-    recorder.seen.push(("logits".into(), Seen::Vectors(logits)));
-    recorder.seen
+    let mut silent = Silent;
+    let watch: &mut dyn Observer = if all { &mut recorder } else { &mut silent };
+    let features = backbone.features(images.into(), Want::Last, watch);
+    let tokens = features.clone().last().tokens;
+    let mut seen = std::mem::take(&mut recorder.seen);
+    seen.push(("features".into(), Seen::Tokens(tokens)));
+    if let Some(classifier) = model.classify() {
+        let watch: &mut dyn Observer = if all { &mut recorder } else { &mut silent };
+        let logits = classifier.head(features, watch);
+        seen.append(&mut recorder.seen);
+        seen.push(("logits".into(), Seen::Vectors(logits)));
+    }
+    Ok(seen)
 }
 
 /// Batches one after the other.
@@ -126,12 +129,11 @@ struct Verdict {
 /// Runs `vitrum verify`; true when everything agrees.
 pub fn verify(args: &VerifyArgs, talk: Talk) -> Result<bool> {
     let (loaded, device) = model::open(&args.model, args.dtype, true, talk)?;
-    let ModelConfig::Vit(config) = loaded.model.config();
+    let config = loaded.model.config();
     let reference = tensors::read(&args.against)?;
-    let images = tensors::input(&reference, config.in_chans, args.dtype.into(), &device)?;
-    fits(&images, config.patch_size)?;
-    let [b, _, h, w] = images.dims();
-    memory::check_batch(&config, b, [h, w], args.dtype)?;
+    let ImageInput { channels, .. } = config.input().image();
+    let images = tensors::input(&reference, channels, args.dtype.into(), &device)?;
+    memory::check_batch(&sized(&config, &images)?, images.dims()[0], args.dtype)?;
     let tolerance = args.tolerance.unwrap_or(if args.dtype == Dtype::F64 { 1e-9 } else { 5e-6 });
     let with_attention = reference.names().any(|name| name.ends_with("attn.weights"));
     let compared = compare(&loaded.model, images, &reference, with_attention, tolerance)?;
@@ -161,7 +163,7 @@ fn compare(
     tolerance: f64,
 ) -> Result<Vec<Compared>> {
     let mut compared = Vec::new();
-    for (name, seen) in trace(model, images, true, with_attention) {
+    for (name, seen) in trace(model, images, true, with_attention)? {
         let Some(theirs) = reference.get(&name) else { continue };
         let (shape, ours) = match seen {
             Seen::Tokens(x) => values(x),

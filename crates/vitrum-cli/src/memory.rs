@@ -1,35 +1,30 @@
 //! Whether what was asked for fits into this machine, before it is begun.
 
 use anyhow::{Result, bail};
-use vitrum::models::{ModelConfig, VitConfig};
+use vitrum::models::{Config, ModelConfig};
 
 use crate::args::Dtype;
 
-/// Refuses a model whose values alone are more than the memory that is free; one that cannot be built is left
-/// to whoever builds it.
-pub fn check_model(config: &VitConfig, dtype: Dtype) -> Result<()> {
-    let Ok(walk) = ModelConfig::Vit(config.clone()).walk() else { return Ok(()) };
-    let [rows, columns] = config.grid();
+/// Refuses a model whose values alone are more than the memory that is free; building refuses one that
+/// cannot be built.
+pub fn check_model(config: &ModelConfig, dtype: Dtype) -> Result<()> {
+    let Ok(walk) = config.walk() else { return Ok(()) };
     // A position table is brought to another grid in f64, from a copy into a copy.
-    let positions = product(&[rows, columns, config.embed_dim, 2 * 8]);
+    let tables = walk.steps.iter().filter(|step| step.name == "pos_embed");
+    let positions = tables.fold(0, |sum: u64, step| sum.saturating_add(step.params.saturating_mul(2 * 8)));
     let bytes = walk.params.saturating_mul(width(dtype)).saturating_add(positions);
     refuse(bytes, || {
-        let [h, w] = config.img_size;
+        let [h, w] = config.input().image().size;
         format!("this model ({} parameters at {h}x{w} pixels)", walk.params)
     })
 }
 
-/// Refuses a batch `[B, C, H, W]` whose tokens cannot be held.
-///
-/// The bound is low: pixels, and what one block has at a time (tokens in and out, and the wider of query,
-/// key, value and the MLP's middle).
-pub fn check_batch(config: &VitConfig, batch: usize, [h, w]: [usize; 2], dtype: Dtype) -> Result<()> {
-    let [p, q] = config.patch_size;
-    let tokens = product(&[h / p, w / q]).saturating_add(config.num_prefix_tokens() as u64);
-    let d = config.embed_dim as u64;
-    let per_token = 2 * d + (3 * d).max(config.mlp_hidden_dim() as u64);
-    let values = tokens.saturating_mul(per_token).saturating_add(product(&[config.in_chans, h, w]));
-    let bytes = values.saturating_mul(batch as u64).saturating_mul(width(dtype));
+/// Refuses a batch of images of the configuration's size that cannot be held, by a low bound
+/// ([`Walk::held`](vitrum::models::shapes::Walk)).
+pub fn check_batch(config: &ModelConfig, batch: usize, dtype: Dtype) -> Result<()> {
+    let Ok(walk) = config.walk() else { return Ok(()) };
+    let bytes = walk.held.saturating_mul(batch as u64).saturating_mul(width(dtype));
+    let [h, w] = config.input().image().size;
     refuse(bytes, || format!("a batch of {batch} images of {h}x{w} pixels"))
 }
 
@@ -46,10 +41,6 @@ fn refuse(bytes: u64, what: impl Fn() -> String) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn product(sides: &[usize]) -> u64 {
-    sides.iter().fold(1, |n: u64, side| n.saturating_mul(*side as u64))
 }
 
 fn width(dtype: Dtype) -> u64 {

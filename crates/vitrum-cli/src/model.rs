@@ -10,7 +10,7 @@ use vitrum::Error;
 use vitrum::checkpoint::load::{LoadOptions, Loaded, ModelError, Progress, load};
 use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
-use vitrum::models::{Model, ModelConfig, VitConfig};
+use vitrum::models::{Config, Model, ModelConfig, catalogue};
 use vitrum::tasks::{Classifier, Embedder};
 
 use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
@@ -67,8 +67,9 @@ fn open_for(
     talk: Talk,
 ) -> Result<(Loaded, Device)> {
     let device = device::prepare(&args.device)?;
-    let edit = |config| {
-        let config = with_kwargs(config, &args.model_kwargs).map_err(|error| format!("{error:#}"))?;
+    let edit = |config: ModelConfig| {
+        let config: ModelConfig =
+            with_kwargs(&config, &args.model_kwargs).map_err(|error| format!("--model-kwargs: {error:#}"))?;
         memory::check_model(&config, dtype).map_err(|error| format!("{}: {error:#}", args.model))?;
         Ok(config)
     };
@@ -92,7 +93,7 @@ fn open_for(
         progress: (!talk.quiet).then(download_bar),
         ..LoadOptions::new(args.model.clone())
     };
-    let mut loaded = load(&options, &device)?;
+    let loaded = load(&options, &device)?;
     for note in &loaded.notes {
         talk.say(note);
     }
@@ -112,7 +113,7 @@ fn open_for(
         let level = vitrum_kernels::bf16_level();
         talk.detail(1, format_args!("bf16: {rounded} layers, {level}"));
     }
-    talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())?));
+    talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())));
     Ok((loaded, device))
 }
 
@@ -136,16 +137,14 @@ pub fn download_bar() -> Progress {
     })
 }
 
-/// The fields in which a configuration is not ViT-B/16.
-fn differences(config: &ModelConfig) -> Result<String> {
-    let ModelConfig::Vit(config) = config;
-    let (config, plain) = (serde_json::to_value(config)?, serde_json::to_value(VitConfig::default())?);
-    let fields = config.as_object().into_iter().flatten();
-    let differing: Vec<String> = fields
-        .filter(|(key, value)| plain.get(key) != Some(value))
-        .map(|(key, value)| format!("{key}={}", plain_value(value)))
-        .collect();
-    Ok(if differing.is_empty() { "ViT-B/16".into() } else { format!("ViT-B/16, {}", differing.join(" ")) })
+/// The name of the catalogue that a configuration comes nearest to, and the fields in which it differs.
+pub fn differences(config: &ModelConfig) -> String {
+    let base = catalogue::closest(config).and_then(|name| Some((name, catalogue::entry(name).ok()?)));
+    let Some((name, entry)) = base else { return config.family().into() };
+    let fields = config.differences(&entry.config);
+    let differing = fields.iter().map(|(key, value)| format!(" {key}={}", plain_value(value)));
+    let differing: String = differing.collect();
+    if differing.is_empty() { name.into() } else { format!("{name},{differing}") }
 }
 
 /// A classifier: a model whose card, or whose flags, say how pictures are prepared.
@@ -158,8 +157,7 @@ pub fn classifier(
     let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
     adjust(&mut loaded, preprocess)?;
     if let Some(path) = class_map {
-        let ModelConfig::Vit(config) = loaded.model.config();
-        loaded.labels = Some(class_names(path, config.num_classes)?);
+        loaded.labels = Some(class_names(path, loaded.model.config().num_classes())?);
     }
     Classifier::new(loaded, device).map_err(with_hint)
 }
@@ -188,9 +186,9 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
         && args.interpolation.is_some()
         && args.crop_pct.is_some();
     if loaded.preprocess.is_none() && complete {
-        let ModelConfig::Vit(config) = loaded.model.config();
-        let [h, w] = config.img_size;
-        loaded.preprocess = Some(Preprocess { input_size: [config.in_chans, h, w], ..Preprocess::default() });
+        let image = loaded.model.config().input().image();
+        let [h, w] = image.size;
+        loaded.preprocess = Some(Preprocess { input_size: [image.channels, h, w], ..Preprocess::default() });
     }
     let Some(preprocess) = &mut loaded.preprocess else { return Ok(()) };
     if let Some(share) = args.crop_pct {
@@ -227,8 +225,7 @@ fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
 
 /// Refuses batches of the model's own image size that do not fit into memory.
 pub fn check_batch(model: &Model, batch: usize) -> Result<()> {
-    let ModelConfig::Vit(config) = model.config();
-    memory::check_batch(&config, batch, config.img_size, Dtype::F32)
+    memory::check_batch(&model.config(), batch, Dtype::F32)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(flag: &str, text: &str, want: &str) -> Result<T> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vitrum::layers::names::wildcard;
 use vitrum::models::shapes::{Step, Walk};
-use vitrum::models::{ModelConfig, VitConfig, catalogue};
+use vitrum::models::{Config, ConfigError, ModelConfig, catalogue, read_value};
 
 use crate::args::{Format, ModelsCommand, ShapesArgs, ShapesFormat};
 use crate::output::{self, Rows};
@@ -35,7 +35,7 @@ fn list(filter: Option<&str>, format: Format) -> Result<()> {
         let walk = ModelConfig::named(name)?.walk()?;
         listed.push(Listed {
             name,
-            img_size: entry.config.img_size,
+            img_size: entry.config.input().image().size,
             params: walk.params,
             macs: walk.macs,
             weights: entry.tags.len(),
@@ -89,11 +89,12 @@ fn info(name: &str, format: Format) -> Result<()> {
             "weights": weights,
         }));
     }
-    let default = serde_json::to_value(VitConfig::default())?;
+    let default: ModelConfig = serde_json::from_value(json!({ "family": entry.config.family() }))?;
+    let default = default.fields();
     let mut rows = Rows::new(&["field", "value"]);
     rows.push(["params".into(), output::grouped(walk.params)]);
     rows.push(["GMACs".into(), format!("{:.3}", walk.macs as f64 / 1e9)]);
-    for (key, value) in config.as_object().into_iter().flatten() {
+    for (key, value) in &entry.config.fields() {
         let always = ["img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps"];
         if always.contains(&key.as_str()) || default.get(key) != Some(value) {
             rows.push([key.clone(), plain_value(value)]);
@@ -101,9 +102,9 @@ fn info(name: &str, format: Format) -> Result<()> {
     }
     rows.push(["mean".into(), format!("{:?}", preprocess.mean)]);
     rows.push(["std".into(), format!("{:?}", preprocess.std)]);
-    rows.push(["interpolation".into(), preprocess.interpolation.clone()]);
+    rows.push(["interpolation".into(), preprocess.interpolation.name().into()]);
     rows.push(["crop_pct".into(), preprocess.crop_pct.to_string()]);
-    rows.push(["crop_mode".into(), preprocess.crop_mode.clone()]);
+    rows.push(["crop_mode".into(), preprocess.crop_mode.name().into()]);
     for weight in weights {
         rows.push(["weights".into(), weight]);
     }
@@ -119,18 +120,16 @@ pub fn plain_value(value: &Value) -> String {
 }
 
 fn shapes(args: &ShapesArgs) -> Result<()> {
-    let ModelConfig::Vit(mut config) = ModelConfig::named(&args.name)?;
-    let set = |field: &mut usize, value: Option<usize>| *field = value.unwrap_or(*field);
-    set(&mut config.in_chans, args.in_chans);
-    set(&mut config.embed_dim, args.embed_dim);
-    set(&mut config.depth, args.depth);
-    set(&mut config.num_heads, args.num_heads);
-    set(&mut config.num_classes, args.num_classes);
-    config.img_size = args.img_size.map_or(config.img_size, |size| size.0);
-    config.patch_size = args.patch_size.map_or(config.patch_size, |size| size.0);
-    config.mlp_ratio = args.mlp_ratio.unwrap_or(config.mlp_ratio);
-    let config = with_kwargs(config, &args.model_kwargs)?;
-    let walk = ModelConfig::Vit(config).walk()?;
+    let config = ModelConfig::named(&args.name)?
+        .with_some("in_chans", args.in_chans)?
+        .with_some("embed_dim", args.embed_dim)?
+        .with_some("depth", args.depth)?
+        .with_some("num_heads", args.num_heads)?
+        .with_some("num_classes", args.num_classes)?
+        .with_some("img_size", args.img_size.map(|size| size.0))?
+        .with_some("patch_size", args.patch_size.map(|size| size.0))?
+        .with_some("mlp_ratio", args.mlp_ratio)?;
+    let walk = with_kwargs(&config, &args.model_kwargs).context("--model-kwargs")?.walk()?;
     match args.format {
         ShapesFormat::Json => output::json(&walk),
         ShapesFormat::Text => table(&walk).text(),
@@ -158,30 +157,6 @@ fn table(walk: &Walk) -> Rows {
 }
 
 /// Sets fields of the configuration by timm's names.
-pub fn with_kwargs(config: VitConfig, pairs: &[(String, String)]) -> Result<VitConfig> {
-    if pairs.is_empty() {
-        return Ok(config);
-    }
-    let mut value = serde_json::to_value(config)?;
-    for (key, text) in pairs {
-        let fields = value.as_object_mut().context("a configuration is an object")?;
-        if !fields.contains_key(key) {
-            let mut names: Vec<&String> = fields.keys().collect();
-            names.sort_by(|a, b| strsim::jaro_winkler(key, b).total_cmp(&strsim::jaro_winkler(key, a)));
-            bail!("--model-kwargs: no field '{key}'\nhint: did you mean {}?", names[0]);
-        }
-        let lower = text.to_lowercase();
-        let parsed = match lower.as_str() {
-            "none" | "null" => Value::Null,
-            "true" | "false" => Value::Bool(lower == "true"),
-            _ => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())),
-        };
-        let parsed = match (&fields[key], parsed) {
-            // img_size=224 stands for both sides.
-            (Value::Array(_), Value::Number(n)) => json!([n, n]),
-            (_, parsed) => parsed,
-        };
-        fields.insert(key.clone(), parsed);
-    }
-    serde_json::from_value(value).context("--model-kwargs")
+pub fn with_kwargs(config: &ModelConfig, pairs: &[(String, String)]) -> Result<ModelConfig, ConfigError> {
+    config.with_all(pairs.iter().map(|(key, text)| (key.as_str(), read_value(text))))
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use vitrum::checkpoint::Dtype;
 use vitrum::checkpoint::load::{LoadOptions, load, open};
-use vitrum::checkpoint::quantize::{QuantizedLayer, check_skip, quantize_file};
+use vitrum::checkpoint::quantize::{QuantizedLayer, check_skip, layers, quantize_file};
 use vitrum::checkpoint::write::{WriteOptions, write_quantized};
 use vitrum::data::{DecodeOptions, decode};
 use vitrum::models::catalogue;
@@ -57,13 +57,17 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     };
     let mut opened = open(&options())?;
     opened.notes.iter().for_each(|note| talk.say(note));
-    if opened.card.config.num_classes == 0 && !args.images.is_empty() {
+    if opened.card.num_classes() == 0 && !args.images.is_empty() {
         bail!("--images compares classes, and {} has no head", args.model);
+    }
+    let layers = layers(&opened.card.config)?;
+    if layers.is_empty() {
+        bail!("{}: a {} has no layers to quantise", args.model, opened.card.config.family());
     }
     let map = &mut opened.tensors;
     let bytes_f32 = map.tensors.values().map(|t| t.num_elements() * Dtype::F32.size()).sum();
-    check_skip(map, &args.skip).map_err(|error| anyhow::anyhow!("--skip: {error}"))?;
-    let layers = quantize_file(map, &args.skip);
+    check_skip(map, &layers, &args.skip).map_err(|error| anyhow::anyhow!("--skip: {error}"))?;
+    let layers = quantize_file(map, &layers, &args.skip);
     if layers.is_empty() {
         bail!("{}: --skip leaves no layer to quantise", args.model);
     }

@@ -9,7 +9,6 @@ use serde::Serialize;
 use vitrum::data::dataset::{ClassMap, DatasetOptions, Skipped, Source, Split, open_dataset};
 use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
 use vitrum::data::{Preprocess, batch};
-use vitrum::models::{ModelConfig, VitConfig};
 use vitrum::tasks::Classifier;
 use vitrum::tasks::evaluate::{Accuracy, Evaluation};
 
@@ -91,9 +90,9 @@ fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn 
     let class_map = args.class_map.as_ref().map(ClassMap::open).transpose()?;
     let options =
         DatasetOptions { class_map, image_dir: args.image_dir.clone(), split, ..DatasetOptions::default() };
-    let ModelConfig::Vit(config) = classifier.model().config();
+    let num_classes = classifier.model().config().num_classes();
     if let (Some(map), Some(path)) = (&options.class_map, &args.class_map) {
-        let (found, classes) = (map.names().len(), config.num_classes);
+        let (found, classes) = (map.names().len(), num_classes);
         if found > classes {
             bail!("--class-map {}: {found} classes, but the model has {classes}", path.display());
         }
@@ -104,11 +103,11 @@ fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn 
         return Ok((source, "by number".into()));
     }
     let labels: Vec<String> =
-        (0..config.num_classes).map_while(|i| classifier.label(i).map(str::to_string)).collect();
+        (0..num_classes).map_while(|i| classifier.label(i).map(str::to_string)).collect();
     let (ours, map) = (source.classes(), ClassMap::of_labels(&labels));
     let known = ours.iter().filter(|class| map.get(class).is_some()).count();
     if known == 0 {
-        by_position(args, ours, &config)?;
+        by_position(args, ours, num_classes)?;
         let how = "by position: the model knows none of their names";
         talk.say(format_args!("{}: classes matched {how}", args.data.display()));
         return Ok((source, how.into()));
@@ -138,14 +137,14 @@ fn shortened(names: &[&str]) -> String {
 }
 
 /// Positions mean something only where there are as many classes as the model has.
-fn by_position(args: &ValArgs, ours: &[String], config: &VitConfig) -> Result<()> {
-    if ours.len() != config.num_classes {
+fn by_position(args: &ValArgs, ours: &[String], num_classes: usize) -> Result<()> {
+    if ours.len() != num_classes {
         bail!(
             "{}: {} classes ({}) of which the model knows no name, and the model knows {} classes\nhint: --class-map FILE names the model's classes in their order",
             args.data.display(),
             ours.len(),
             shortened(&ours.iter().map(String::as_str).collect::<Vec<_>>()),
-            config.num_classes
+            num_classes
         );
     }
     Ok(())
@@ -158,7 +157,7 @@ fn evaluate(
     preprocess: &Preprocess,
     talk: Talk,
 ) -> Result<Results> {
-    let ModelConfig::Vit(config) = classifier.model().config();
+    let num_classes = classifier.model().config().num_classes();
     let header = ["file", "label", "pred", "prob"];
     let mut table = args.results_file.as_ref().map(|path| Table::create(path, &header)).transpose()?;
     let total = loader.num_samples().map(|n| args.limit.map_or(n, |limit| n.min(limit)));
@@ -173,11 +172,11 @@ fn evaluate(
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits).take(left) {
             let label =
                 label.with_context(|| format!("{name}: no label\nhint: `vitrum predict` needs none"))?;
-            if label >= config.num_classes {
+            if label >= num_classes {
                 bail!(
                     "{name}: class {label}, but the model knows {} (0 to {})",
-                    config.num_classes,
-                    config.num_classes - 1
+                    num_classes,
+                    num_classes - 1
                 );
             }
             let answer = evaluation.add(logits, label);

@@ -1,6 +1,6 @@
-//! Each operation, reference and fast, at the sizes ViT-Ti/S/B use; forward, and forward with backward.
+//! Each operation, reference and fast, at the sizes of ViT-Ti/S/B: forward, and forward with backward.
 //!
-//! `cargo bench -p vitrum-kernels --bench ops -- attention/fast` runs a part; `RAYON_NUM_THREADS` sets the threads.
+//! `cargo bench -p vitrum-kernels --bench ops -- attention/fast` runs a part. `RAYON_NUM_THREADS` sets the threads.
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -10,7 +10,7 @@ use vitrum_kernels::{
     layer_norm_reference, linear, linear_reference, mlp, mlp_reference,
 };
 
-/// As the binary: with the system's allocator, fresh pages for what an operation returns cost up to a third of it.
+/// The allocator of the binary. With the system's allocator, fresh pages take up to a third of an operation's time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -32,7 +32,7 @@ fn random<const R: usize>(shape: [usize; R], device: &Device) -> Tensor<R> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), (device, DType::F32))
 }
 
-/// Numbers that gradients are wanted of, where the device tracks them.
+/// A tensor that receives a gradient if the device tracks them.
 fn parameter<const R: usize>(shape: [usize; R], device: &Device) -> Tensor<R> {
     let x = random(shape, device);
     if device.is_autodiff() { x.require_grad() } else { x }
@@ -72,7 +72,7 @@ fn forward_and_backward(c: &mut Criterion) {
     let device = Device::flex().autodiff();
     let mut group = c.benchmark_group("attention_train");
     for size @ [b, t, d, a] in SIZES {
-        group.throughput(Throughput::Elements((12 * b * t * t * d) as u64)); // as if backward took two forwards
+        group.throughput(Throughput::Elements((12 * b * t * t * d) as u64)); // backward counts as two forwards
         let qkv = random([b, t, 3 * d], &device).require_grad();
         let scale = ((d / a) as f64).powf(-0.5);
         for (name, op) in [("fast", attention as AttentionFn), ("reference", attention_reference)] {
@@ -96,13 +96,13 @@ fn forward_and_backward(c: &mut Criterion) {
     group.finish();
 }
 
-/// Rows of one image, of eight, and of a batch of 64 small ones.
+/// Rows of one image, of eight images, and of a batch of 64 small images.
 const ROWS: [usize; 3] = [197, 1576, 4160];
 const WIDTHS: [usize; 3] = [192, 384, 768];
 
 type LinearFn = fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>) -> Tensor<2>;
 
-/// Linear layers of a ViT, forward, and forward with backward. An element is a multiplication or addition.
+/// Linear layers of a ViT, forward, and forward with backward. An element is one multiplication or addition.
 fn linear_layers(c: &mut Criterion) {
     let versions: [(&str, LinearFn); 2] = [("fast", linear), ("reference", linear_reference)];
     for (name, device, passes) in
@@ -161,10 +161,11 @@ fn mlps(c: &mut Criterion) {
     }
 }
 
-/// Windows, width, heads of the stages of Swin-T with one picture of 224 pixels, and of its first stage with eight.
+/// Windows, width and heads of the stages of Swin-T for one image of 224 pixels, and of its first stage for eight
+/// images.
 const WINDOWS: [[usize; 3]; 4] = [[64, 96, 3], [16, 192, 6], [4, 384, 12], [512, 96, 3]];
 
-/// Attention in windows of 49 tokens with a bias that all share. An element is a multiplication or addition.
+/// Attention in windows of 49 tokens with a shared bias. An element is one multiplication or addition.
 fn windows(c: &mut Criterion) {
     for (name, device, passes) in
         [("windows", Device::flex(), 1), ("windows_train", Device::flex().autodiff(), 3)]
@@ -207,7 +208,7 @@ fn activations(c: &mut Criterion) {
     group.finish();
 }
 
-/// Lengths of the tensors of a ViT of width `d` with twelve blocks and `k` classes.
+/// Lengths of the parameter tensors of a ViT of width `d` with twelve blocks and `k` classes.
 fn vit_lengths(d: usize, k: usize) -> Vec<usize> {
     let block = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, 4 * d * d, 4 * d, 4 * d * d, d];
     let ends = [768 * d, d, d, 197 * d, d, d, d * k, k];

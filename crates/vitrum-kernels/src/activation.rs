@@ -1,7 +1,7 @@
-//! Non-linearities and their slopes over vectors.
+//! Activation functions and their derivatives over vectors.
 //!
-//! GELU takes the tail of the normal distribution as `Φ(-t) = e^(-t²/2) g(t)`, with g a polynomial of `1 / (t + c)`,
-//! so that negative numbers keep their digits and the slope `Φ(x) + x φ(x)` needs no further exponential.
+//! GELU uses the tail of the normal distribution in the form `Φ(-t) = e^(-t²/2) g(t)`, where g is a polynomial in `1 /
+//! (t + c)`. Negative numbers then keep their digits, and the derivative `Φ(x) + x φ(x)` needs no second exponential.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -9,7 +9,7 @@ use burn::backend::flex::FlexTensor;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
-/// A function of each number by itself.
+/// An activation function. It maps each number by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x`.
@@ -21,73 +21,74 @@ pub enum Activation {
     GeluTanh,
     /// `x σ(1.702 x)`.
     QuickGelu,
-    /// `max(x, 0)`; its slope at 0 is 0.
+    /// `max(x, 0)`; its derivative at 0 is 0.
     Relu,
     /// `x σ(x)`.
     Silu,
 }
 
 impl Activation {
-    /// All of them.
+    /// All activation functions.
     pub const ALL: [Self; 6] =
         [Self::Identity, Self::Gelu, Self::GeluTanh, Self::QuickGelu, Self::Relu, Self::Silu];
 }
 
-/// `√(2/π)`, and the factor of the cube.
+/// `√(2/π)`, and the factor of the cubic term.
 pub(crate) const TANH: [f64; 2] = [0.797_884_560_802_865_4, 0.044_715];
 /// The factor in QuickGELU.
 pub(crate) const QUICK: f64 = 1.702;
 /// `1 / √(2π)`.
 pub(crate) const DENSITY: f64 = 0.398_942_280_401_432_7;
 
-/// An activation over vectors.
-pub(crate) trait Curve: Copy + Send + Sync {
+/// An activation function over vectors.
+pub(crate) trait ActivationFn: Copy + Send + Sync {
     /// # Safety
-    /// Here and below: must be called where the instructions of `V` are; holding `x` does not suffice to inline.
+    /// Here and below: the caller must be compiled with the instructions of `V`. A value `x` alone does not ensure
+    /// inlining.
     unsafe fn value<V: Vector>(self, x: V) -> V;
 }
 
-/// One that can be gone back through.
-pub(crate) trait Slope: Curve {
-    /// Value and slope.
+/// An activation function with a derivative.
+pub(crate) trait Differentiable: ActivationFn {
+    /// The value and the derivative.
     ///
     /// # Safety
-    /// As [`Curve::value`].
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V);
+    /// As [`ActivationFn::value`].
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V);
 }
 
-/// Runs `$body` with `$curve` bound to the activation's type.
-macro_rules! with_curve {
-    ($activation:expr, $curve:ident => $body:expr) => {
+/// Runs `$body` with `$function` bound to the type of the activation.
+macro_rules! with_activation {
+    ($activation:expr, $function:ident => $body:expr) => {
         match $activation {
             $crate::activation::Activation::Identity => {
-                let $curve = $crate::activation::Identity;
+                let $function = $crate::activation::Identity;
                 $body
             }
             $crate::activation::Activation::Gelu => {
-                let $curve = $crate::activation::Gelu;
+                let $function = $crate::activation::Gelu;
                 $body
             }
             $crate::activation::Activation::GeluTanh => {
-                let $curve = $crate::activation::GeluTanh;
+                let $function = $crate::activation::GeluTanh;
                 $body
             }
             $crate::activation::Activation::QuickGelu => {
-                let $curve = $crate::activation::Logistic($crate::activation::QUICK);
+                let $function = $crate::activation::Logistic($crate::activation::QUICK);
                 $body
             }
             $crate::activation::Activation::Relu => {
-                let $curve = $crate::activation::Relu;
+                let $function = $crate::activation::Relu;
                 $body
             }
             $crate::activation::Activation::Silu => {
-                let $curve = $crate::activation::Logistic(1.0);
+                let $function = $crate::activation::Logistic(1.0);
                 $body
             }
         }
     };
 }
-pub(crate) use with_curve;
+pub(crate) use with_activation;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Identity;
@@ -103,37 +104,37 @@ pub(crate) struct Logistic(pub f64);
 
 #[inline(always)]
 unsafe fn splat<V: Vector>(x: f64) -> V {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe { V::splat(V::Scalar::from_f64(x)) }
 }
 
-impl Curve for Identity {
+impl ActivationFn for Identity {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
         x
     }
 }
 
-impl Slope for Identity {
+impl Differentiable for Identity {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: upheld by the caller.
         (x, unsafe { splat(1.0) })
     }
 }
 
-impl Curve for Relu {
+impl ActivationFn for Relu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's. The maximum takes x if that is NaN.
+        // SAFETY: upheld by the caller. `max` returns x if x is NaN.
         unsafe { splat::<V>(0.0).max(x) }
     }
 }
 
-impl Slope for Relu {
+impl Differentiable for Relu {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: upheld by the caller.
         unsafe { (self.value(x), splat::<V>(1.0).zero_below(x, V::splat(V::Scalar::LEAST))) }
     }
 }
@@ -142,20 +143,20 @@ impl Gelu {
     /// `Φ(x)` and `e^(-x²/2)`.
     #[inline(always)]
     unsafe fn parts<V: Vector>(x: V) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
             let bell = x.mul(x).mul(splat(-0.5)).exp();
-            // -|x|, but no less than where the bell is 0 anyway: infinity would not survive the quotient.
+            // -|x|, clamped to where the density is 0 anyway: an infinity would not survive the division.
             let negative = V::splat(zero_minus(V::Scalar::TAIL_END)).max(zero.sub(x.max(zero.sub(x))));
             let shift = V::Scalar::TAIL_SHIFT;
-            let share = one.div(V::splat(shift).sub(negative));
-            let u = share.mul_add(V::splat(zero_minus(shift + shift)), one);
+            let reciprocal = one.div(V::splat(shift).sub(negative));
+            let u = reciprocal.mul_add(V::splat(zero_minus(shift + shift)), one);
             let mut tail = V::splat(V::Scalar::TAIL[0]);
             for &coefficient in &V::Scalar::TAIL[1..] {
                 tail = tail.mul_add(u, V::splat(coefficient));
             }
-            let tail = tail.mul(share).mul(bell);
+            let tail = tail.mul(reciprocal).mul(bell);
             let rest = tail.mul_add(splat(-2.0), one).zero_below(x, zero);
             (tail.add(rest), bell)
         }
@@ -168,21 +169,21 @@ fn zero_minus<T: Real>(x: T) -> T {
     T::ZERO - x
 }
 
-impl Curve for Gelu {
+impl ActivationFn for Gelu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(Self::parts(x).0) }
     }
 }
 
-impl Slope for Gelu {
+impl Differentiable for Gelu {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: upheld by the caller.
         unsafe {
-            let (share, bell) = Self::parts(x);
-            (x.mul(share), x.mul(splat(DENSITY)).mul_add(bell, share))
+            let (cdf, bell) = Self::parts(x);
+            (x.mul(cdf), x.mul(splat(DENSITY)).mul_add(bell, cdf))
         }
     }
 }
@@ -190,73 +191,73 @@ impl Slope for Gelu {
 /// `σ(z)` and `σ(z) (1 - σ(z))`.
 #[inline(always)]
 unsafe fn logistic<V: Vector>(z: V) -> (V, V) {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe {
         let (zero, one) = (splat::<V>(0.0), splat::<V>(1.0));
         let e = zero.sub(z.max(zero.sub(z))).exp(); // e^-|z|
-        let share = one.div(one.add(e));
-        let small = e.mul(share); // σ(-|z|)
-        let rest = one.sub(e).mul(share).zero_below(z, zero); // σ(|z|) - σ(-|z|)
-        (small.add(rest), small.mul(share))
+        let sigmoid = one.div(one.add(e));
+        let small = e.mul(sigmoid); // σ(-|z|)
+        let rest = one.sub(e).mul(sigmoid).zero_below(z, zero); // σ(|z|) - σ(-|z|)
+        (small.add(rest), small.mul(sigmoid))
     }
 }
 
-impl Curve for Logistic {
+impl ActivationFn for Logistic {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(logistic(x.mul(splat(self.0))).0) }
     }
 }
 
-impl Slope for Logistic {
+impl Differentiable for Logistic {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: upheld by the caller.
         unsafe {
             let z = x.mul(splat(self.0));
-            let (share, change) = logistic(z);
-            (x.mul(share), z.mul_add(change, share))
+            let (sigmoid, change) = logistic(z);
+            (x.mul(sigmoid), z.mul_add(change, sigmoid))
         }
     }
 }
 
 impl GeluTanh {
-    /// `2 √(2/π) (x + 0.044715 x³)`: half of 1 + tanh(y) is σ(2y).
+    /// `2 √(2/π) (x + 0.044715 x³)`, since (1 + tanh(y)) / 2 is σ(2y).
     #[inline(always)]
     unsafe fn argument<V: Vector>(x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(x).mul_add(splat(2.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x) }
     }
 }
 
-impl Curve for GeluTanh {
+impl ActivationFn for GeluTanh {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { x.mul(logistic(Self::argument(x)).0) }
     }
 }
 
-impl Slope for GeluTanh {
+impl Differentiable for GeluTanh {
     #[inline(always)]
-    unsafe fn both<V: Vector>(self, x: V) -> (V, V) {
-        // SAFETY: the caller's.
+    unsafe fn value_and_derivative<V: Vector>(self, x: V) -> (V, V) {
+        // SAFETY: upheld by the caller.
         unsafe {
-            let (share, change) = logistic(Self::argument(x));
-            // x times the argument's slope; where x² overflows, the change is 0.
+            let (sigmoid, change) = logistic(Self::argument(x));
+            // x times the derivative of the argument. Where x² overflows, `change` is 0.
             let steps = x.mul(x).mul_add(splat(6.0 * TANH[0] * TANH[1]), splat(2.0 * TANH[0])).mul(x);
-            (x.mul(share), steps.mul_add(change, share))
+            (x.mul(sigmoid), steps.mul_add(change, sigmoid))
         }
     }
 }
 
-/// Numbers per block: of `f32` 64 KB.
+/// Numbers per block: 64 KB of `f32`.
 const BLOCK: usize = 1 << 14;
-/// What a number costs, in multiplications (see `threads`).
+/// Cost per number, in multiplications (see `threads`).
 const COST: usize = 16;
 
-/// `activation(x)`, like x, which must lie in one piece.
+/// `activation(x)`, with the shape of x. `x` must be contiguous.
 pub(crate) fn forward<T: Real>(x: &FlexTensor, activation: Activation) -> FlexTensor {
     let values = T::slice(x);
     // SAFETY: the blocks write all numbers.
@@ -270,7 +271,7 @@ pub(crate) fn forward<T: Real>(x: &FlexTensor, activation: Activation) -> FlexTe
     T::tensor(y, x.shape())
 }
 
-/// The gradient of x, given that of `activation(x)`. Tensors must lie in one piece.
+/// The gradient of x, from the gradient of `activation(x)`. Both tensors must be contiguous.
 pub(crate) fn backward<T: Real>(x: &FlexTensor, grad: &FlexTensor, activation: Activation) -> FlexTensor {
     let (values, grad) = (T::slice(x), T::slice(grad));
     assert_eq!(values.len(), grad.len(), "x and its gradient differ in length");
@@ -280,7 +281,7 @@ pub(crate) fn backward<T: Real>(x: &FlexTensor, grad: &FlexTensor, activation: A
             in_blocks(values.len(), |start, length| {
                 let range = start..start + length;
                 let (x, grad) = (&values[range.clone()], &grad[range]);
-                simd::run(Slopes { activation, x, grad, d_x: d_x.offset(start) });
+                simd::run(Derivatives { activation, x, grad, d_x: d_x.offset(start) });
             });
         })
     };
@@ -303,7 +304,7 @@ fn in_blocks(length: usize, work: impl Fn(usize, usize) + Sync + Send) {
 struct Values<'a, T> {
     activation: Activation,
     x: &'a [T],
-    /// Room for as many.
+    /// Space for as many numbers as `x` has.
     y: Shared<T>,
 }
 
@@ -316,29 +317,29 @@ impl<T: Real> Job for Values<'_, T> {
         let lanes = T::In::<S>::LANES;
         let bulk = self.x.len() - self.x.len() % lanes;
         let rest = self.x.len() - bulk;
-        // SAFETY: whole vectors, and the rest, of buffers of one length.
+        // SAFETY: whole vectors and the remainder of buffers of the same length.
         unsafe {
-            with_curve!(self.activation, curve => {
+            with_activation!(self.activation, function => {
                 for at in (0..bulk).step_by(lanes) {
-                    curve.value(T::In::<S>::load(from.add(at))).store(to.add(at));
+                    function.value(T::In::<S>::load(from.add(at))).store(to.add(at));
                 }
                 if rest > 0 {
-                    curve.value(T::In::<S>::load_part(from.add(bulk), rest)).store_part(to.add(bulk), rest);
+                    function.value(T::In::<S>::load_part(from.add(bulk), rest)).store_part(to.add(bulk), rest);
                 }
             });
         }
     }
 }
 
-struct Slopes<'a, T> {
+struct Derivatives<'a, T> {
     activation: Activation,
     x: &'a [T],
     grad: &'a [T],
-    /// Room for as many.
+    /// Space for as many numbers as `x` has.
     d_x: Shared<T>,
 }
 
-impl<T: Real> Job for Slopes<'_, T> {
+impl<T: Real> Job for Derivatives<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -347,16 +348,16 @@ impl<T: Real> Job for Slopes<'_, T> {
         let lanes = T::In::<S>::LANES;
         let bulk = self.x.len() - self.x.len() % lanes;
         let rest = self.x.len() - bulk;
-        // SAFETY: whole vectors, and the rest, of buffers of one length.
+        // SAFETY: whole vectors and the remainder of buffers of the same length.
         unsafe {
-            with_curve!(self.activation, curve => {
+            with_activation!(self.activation, function => {
                 for at in (0..bulk).step_by(lanes) {
-                    let (_, slope) = curve.both(T::In::<S>::load(x.add(at)));
-                    slope.mul(T::In::<S>::load(grad.add(at))).store(to.add(at));
+                    let (_, derivative) = function.value_and_derivative(T::In::<S>::load(x.add(at)));
+                    derivative.mul(T::In::<S>::load(grad.add(at))).store(to.add(at));
                 }
                 if rest > 0 {
-                    let (_, slope) = curve.both(T::In::<S>::load_part(x.add(bulk), rest));
-                    slope.mul(T::In::<S>::load_part(grad.add(bulk), rest)).store_part(to.add(bulk), rest);
+                    let (_, derivative) = function.value_and_derivative(T::In::<S>::load_part(x.add(bulk), rest));
+                    derivative.mul(T::In::<S>::load_part(grad.add(bulk), rest)).store_part(to.add(bulk), rest);
                 }
             });
         }

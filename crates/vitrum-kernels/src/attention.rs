@@ -1,19 +1,20 @@
-//! Attention without the `[B, A, Q, K]` weights.
+//! Attention that never stores the `[B, A, Q, K]` weights.
 //!
-//! Queries, keys and values are rows somewhere in memory: of one tensor (a packed projection), of two, or of three. All
-//! forms run through the same code.
+//! Queries, keys and values are rows in memory: of one tensor (a packed projection), of two, or of three. All forms use
+//! the same code.
 //!
-//! Forward, for each block of [`QUERIES`] queries of one head: scores are computed for [`KEYS`] keys at a time, with the
-//! softmax's running maximum and sum (arXiv:2205.14135), and multiplied with the values while they are in cache.
-//! Backward, for each head: the weights of a tile are computed again from the row maxima and sums.
+//! The forward pass takes blocks of [`QUERIES`] queries of one head. It computes scores for [`KEYS`] keys at a time,
+//! keeps a running maximum and sum for the softmax (arXiv:2205.14135), and multiplies the weights with the values while
+//! they are in cache. The backward pass goes head by head. It recomputes the weights of a tile from the row maxima and
+//! sums.
 //!
-//! Scores are held transposed, `[key, query]`: maxima, exponentials and sums of sixteen queries then run in vector
-//! registers with nothing to add up across lanes, keys are read where the projection left them, and the second product
-//! finds its output rows as the context wants them. Only queries (and in the backward pass the incoming gradient) are
-//! transposed, once per block.
+//! Scores are stored transposed, `[key, query]`. Maxima, exponentials and sums of sixteen queries then run in vector
+//! registers without sums across lanes. Keys are read where the projection left them, and the second product writes its
+//! rows in the order of the context. Only queries are transposed, once per block, and in the backward pass also the
+//! gradient of the context.
 //!
-//! Best of several rounds in µs, `f32`, two threads of a Cascade Lake machine that others were using (so these are
-//! lower bounds of each, not a fair mean); forward, then forward and backward:
+//! Best of several rounds in µs, `f32`, two threads of a shared Cascade Lake machine; so each number is a lower bound,
+//! not a fair mean. The first three columns are the forward pass, the last three forward and backward:
 //!
 //! | B, T, D, heads | this | reference | torch 2.15 | this | reference | torch |
 //! |---|---|---|---|---|---|---|
@@ -25,36 +26,29 @@
 //! | 1, 577, 768, 12 | 23638 | 131520 | 25958 | 83375 | 310713 | 117315 |
 //! | 64, 65, 192, 3 | 6358 | 38375 | 3440 | 33481 | 171089 | 56712 |
 //!
-//! Of one thread's forward time at 197 tokens, products take 57 %, softmax and transposition 36 %. Tried on the way:
-//! a store per transposed number and rows copied by `memcpy` (11 % slower in all); sums of 577 terms in one chain
-//! (error 1.2e-6 instead of 6.6e-7 of the largest number). The sizes below are reasoned, not searched.
+//! At 197 tokens and one thread, products take 57 % of the forward time, softmax and transposition 36 %. Two variants
+//! were worse: one store per transposed number with rows copied by `memcpy` (11 % slower in all), and sums of 577 terms
+//! in one chain (error 1.2e-6 of the largest number instead of 6.6e-7). The sizes below were reasoned, not searched.
 
 mod backward;
 mod call;
 mod forward;
-mod functions;
 mod inputs;
 mod pairs;
 pub(crate) mod portable;
-pub(crate) mod step;
 mod tile;
 
 pub(crate) use backward::{Saved, backward};
 pub(crate) use call::Operands;
 pub(crate) use forward::forward;
-pub use functions::{
-    attention, attention_bf16, attention_of_first, attention_padded, cross_attention, cross_attention_bf16,
-    cross_attention_kv,
-};
-pub(crate) use functions::{check_attention, check_cross};
 pub use inputs::{AttentionForm, AttentionInputs, Projections};
 pub(crate) use pairs::forward_bf16;
 
-/// Queries per block, at most: four AVX-512 registers of `f32`, so that keys are read once per block; 197 tokens (ViT at 224
-/// pixels) make blocks of 48 and 64.
+/// Most queries per block: four AVX-512 registers of `f32`, so that keys are read once per block. 197 tokens (a ViT at
+/// 224 pixels) make blocks of 48 and 64.
 const QUERIES: usize = 64;
-/// Keys per tile: scores take 32 KB in `f32`, values of 64 columns another 32, which stay in the second-level cache
+/// Keys per tile: scores take 32 KB in `f32`, values of 64 columns another 32 KB. They stay in the second-level cache
 /// and mostly in the first.
 const KEYS: usize = 128;
-/// Rows of scratch are padded to this many numbers, the longest vector.
+/// Rows of scratch are padded to a multiple of this many numbers, the longest vector.
 const PAD: usize = 16;

@@ -1,115 +1,27 @@
-//! Numbers in bfloat16, for products: the upper half of an `f32`, eight digits of mantissa.
+//! Rows of numbers in bfloat16, for products. A bf16 number is the upper half of an `f32`, with eight digits of
+//! mantissa.
 //!
-//! Two numbers that belong to consecutive terms of a sum, in the bits of one `f32`, are a *pair*: the first in the lower
-//! half. A matrix `[rows, K]` of numbers is one of `[rows, K / 2]` pairs, and all that copies numbers copies pairs. What
-//! multiplies them is [`Simd::dot_pairs`]: with AVX512-BF16 one instruction for 16 pairs, which a Zen 5 core does
-//! twice a cycle, so that products take half the time of those in `f32` and weights half the memory. Elsewhere pairs are
-//! taken apart and multiplied as `f32`: the same products (of two numbers of eight digits they are exact), summed in
+//! A *pair* is two bf16 numbers of consecutive terms of a sum, in the bits of one `f32`, the first in the lower half. A
+//! matrix `[rows, K]` of numbers becomes a matrix `[rows, K / 2]` of pairs, so code that copies numbers also copies
+//! pairs. [`Simd::dot_pairs`] multiplies them. With AVX512-BF16 that is one instruction for 16 pairs, and a Zen 5 core
+//! runs two per cycle: products take half the time of `f32`, and weights half the memory. Other levels unpack the pairs
+//! and multiply in `f32`. The products are the same (products of two eight-digit numbers are exact), but their sum has
 //! another order.
 //!
-//! The instruction takes numbers below `f32`'s least normal number (1.2e-38) for 0, and so does the rounding to bf16
-//! there; what takes pairs apart keeps them.
+//! AVX512-BF16 treats numbers below the least normal `f32` (1.2e-38) as 0, in products and in rounding. Other levels
+//! keep them.
 
-use std::sync::OnceLock;
-
-use crate::gemm::{CONFLICT, View};
-use crate::simd::{self, Job, Simd, Vector, choose, simd_level};
+use crate::gemm::{CONFLICT_STRIDE, View};
+use crate::simd::pairs::{PIECE, halves, pair_of};
+use crate::simd::{self, Job, Simd};
 use crate::threads::{Shared, for_each_block, share, written};
 
-/// Numbers that are rounded at a time.
-const PIECE: usize = 32;
-/// Rows of a block.
+/// Rows per block.
 const ROWS: usize = 64;
-/// What a number costs to round, in multiplications (see `threads`).
+/// Cost of rounding a number, in multiplications (see `threads`).
 const COST: usize = 4;
 
-#[derive(Clone, Copy, PartialEq)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// Pairs are taken apart, with the instructions of [`simd_level`].
-    Apart,
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => "avx512_bf16",
-            Level::Apart => simd_level(),
-        }
-    }
-
-    fn available() -> Vec<Level> {
-        let mut levels = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        if simd_level() == "avx512f"
-            && is_x86_feature_detected!("avx512bf16")
-            && is_x86_feature_detected!("avx512bw")
-        {
-            levels.push(Level::Avx512);
-        }
-        levels.push(Level::Apart);
-        levels
-    }
-}
-
-/// The instructions of products in bf16 on this machine: `avx512_bf16`, or, where pairs are taken apart and multiplied in
-/// `f32`, those of [`simd_level`]. At most what [`simd_level`] allows; the environment variable `VITRUM_BF16`, read
-/// once, can lower it to that.
-pub fn bf16_level() -> &'static str {
-    level().name()
-}
-
-fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_BF16"))
-}
-
-/// Runs a job at the best level for pairs.
-pub(crate) fn run<J: Job>(job: J) -> J::Output {
-    match level() {
-        // SAFETY: `level` has seen the instructions.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { simd::x86::Avx512Bf16::vectorize(job) },
-        Level::Apart => simd::run(job),
-    }
-}
-
-/// The bits of the nearest number in bf16, ties to even, as those of an `f32`; NaN stays NaN.
-#[inline(always)]
-fn rounded(x: f32) -> u32 {
-    let bits = x.to_bits();
-    // Half of the last digit that stays, less one unless that digit is odd; what carries over is right as an exponent.
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    let quiet = bits | 0x0040_0000;
-    (if x.is_nan() { quiet } else { nearest }) & 0xffff_0000
-}
-
-/// Two numbers as a pair.
-#[inline(always)]
-fn pair_of(first: f32, second: f32) -> f32 {
-    f32::from_bits(rounded(first) >> 16 | rounded(second))
-}
-
-/// 32 numbers as pairs.
-#[inline(always)]
-pub(crate) fn pairs_of(numbers: [f32; PIECE]) -> [f32; PIECE / 2] {
-    let mut pairs = [0.0; PIECE / 2];
-    for (i, pair) in pairs.iter_mut().enumerate() {
-        *pair = pair_of(numbers[2 * i], numbers[2 * i + 1]);
-    }
-    pairs
-}
-
-/// The numbers of a pair.
-#[inline(always)]
-pub(crate) fn halves(pair: f32) -> [f32; 2] {
-    let bits = pair.to_bits();
-    [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
-}
-
-/// A matrix `[k, n]` as `[k / 2, n]` pairs of rows; behind an odd one stand zeros.
+/// A matrix `[k, n]` as `[k / 2, n]` pairs of rows. If k is odd, the last row is paired with zeros.
 pub(crate) fn pairs_of_rows(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
     let row = |p: usize| &matrix[p * n..(p + 1) * n];
     let mut pairs = Vec::with_capacity(k.div_ceil(2) * n);
@@ -123,7 +35,7 @@ pub(crate) fn pairs_of_rows(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
     pairs
 }
 
-/// The matrix `[k, n]` that pairs of rows stand for.
+/// The matrix `[k, n]` of pairs of rows.
 pub(crate) fn rows_of_pairs(pairs: &[f32], k: usize, n: usize) -> Vec<f32> {
     let mut rows = vec![0.0; k * n];
     for (p, row) in rows.chunks_exact_mut(n.max(1)).enumerate() {
@@ -133,41 +45,41 @@ pub(crate) fn rows_of_pairs(pairs: &[f32], k: usize, n: usize) -> Vec<f32> {
     rows
 }
 
-/// Rows of `k` numbers as pairs, `step` pairs apart, the last one of an odd row with a zero.
+/// Rows of `k` numbers as pairs, `step` pairs apart. If k is odd, the last number is paired with a zero.
 #[derive(Clone, Copy)]
 pub(crate) struct RowPairs {
     k: usize,
-    /// At most `k`, so that rows can be rounded where they lie, and no distance at which they are in one another's way.
+    /// At most `k`, so that rows can be rounded in place. Never a multiple of the stride that causes cache conflicts.
     step: usize,
 }
 
 impl RowPairs {
     pub(crate) fn new(k: usize) -> Self {
         let pairs = k.div_ceil(2);
-        let conflict = pairs > 0 && (pairs * size_of::<f32>()).is_multiple_of(CONFLICT);
+        let conflict = pairs > 0 && (pairs * size_of::<f32>()).is_multiple_of(CONFLICT_STRIDE);
         Self { k, step: if conflict { pairs + PIECE / 2 } else { pairs } }
     }
 
-    /// Room for so many rows, in pairs.
-    pub(crate) fn room(self, rows: usize) -> usize {
+    /// Pairs in so many rows.
+    pub(crate) fn capacity(self, rows: usize) -> usize {
         rows * self.step
     }
 
-    /// Rounded rows as the first operand of a product.
+    /// Rounded rows as the operand A of a product.
     pub(crate) fn view(self, pairs: &[f32], rows: usize) -> View<'_, f32> {
         View::new(pairs, [rows, self.k.div_ceil(2)], [self.step, 1])
     }
 
-    /// Rounds `rows`, `[_, k]`, to `to`, which may be where they lie.
+    /// Rounds `rows` rows of `k` numbers to `to`, which may equal `from`.
     ///
     /// # Safety
-    /// The rows must be readable; `to` must have [`room`](Self::room) for them, be nobody else's, and not overlap with the
-    /// rows unless it is where they begin.
+    /// The rows must be readable. `to` must have [`capacity`](Self::capacity) for them, and nothing else may use it. It
+    /// must not overlap with the rows unless it begins where they begin.
     pub(crate) unsafe fn round(self, from: *const f32, rows: usize, to: *mut f32) {
-        run(RoundRows { pairs: self, from, rows, to });
+        simd::run_pairs(RoundRows { pairs: self, from, rows, to });
     }
 
-    /// Rows `[rows, k]` rounded by all threads.
+    /// Rows `[rows, k]`, rounded by all threads.
     pub(crate) fn rounded(self, x: &[f32], rows: usize) -> Vec<f32> {
         assert_eq!(x.len(), rows * self.k, "rows of {} numbers", self.k);
         let blocks = rows.div_ceil(ROWS);
@@ -180,17 +92,17 @@ impl RowPairs {
                 |(), block| {
                     let rows = share(rows, blocks, block);
                     let from = x[rows.start * self.k..].as_ptr();
-                    // SAFETY: each block has its rows to itself; what stands between rows is never read.
+                    // SAFETY: each block has its own rows; the gaps between rows are never read.
                     unsafe { self.round(from, rows.len(), to.at(rows.start * self.step)) };
                 },
             );
         };
-        // SAFETY: the blocks write all pairs but those between rows, which are zeros before.
+        // SAFETY: the blocks write all pairs except the gaps between rows, which were zeroed before.
         unsafe {
             if self.step == self.k.div_ceil(2) {
-                return written(self.room(rows), write);
+                return written(self.capacity(rows), write);
             }
-            let mut pairs = vec![0.0; self.room(rows)];
+            let mut pairs = vec![0.0; self.capacity(rows)];
             write(Shared::new(&mut pairs));
             pairs
         }
@@ -211,21 +123,22 @@ impl Job for RoundRows {
     unsafe fn run<S: Simd>(self) {
         let RowPairs { k, step } = self.pairs;
         for row in 0..self.rows {
-            // SAFETY: the caller's. Where the rows are rounded in place, a row of pairs ends at or before its numbers.
+            // SAFETY: upheld by the caller. In place, a row of pairs ends at or before its numbers.
             unsafe { round_row::<S>(self.from.add(row * k), k, self.to.add(row * step)) };
         }
     }
 }
 
-/// Rounds `k` numbers to pairs, the last with a zero if they are odd.
+/// Rounds `k` numbers to pairs. If k is odd, the last number is paired with a zero.
 ///
 /// # Safety
-/// The processor must have the instructions of `S`; the numbers must be readable, and `to` have room for `k / 2` pairs, which
-/// may begin where the numbers do or anywhere before.
+/// The processor must have the instructions of `S`. The numbers must be readable, and `to` must have space for `k / 2`
+/// pairs, rounded up. `to` may be at or before `from`.
 #[inline(always)]
 pub(crate) unsafe fn round_row<S: Simd>(from: *const f32, k: usize, to: *mut f32) {
     let bulk = k - k % PIECE;
-    // SAFETY: the caller's. Nothing is written before it was read: a piece of pairs ends where half of what was read does.
+    // SAFETY: upheld by the caller. Numbers are read before their memory is overwritten, since pairs take half the
+    // space.
     unsafe {
         for p in (0..bulk).step_by(PIECE) {
             S::round_pairs(from.add(p), to.add(p / 2));
@@ -239,59 +152,12 @@ pub(crate) unsafe fn round_row<S: Simd>(from: *const f32, k: usize, to: *mut f32
     }
 }
 
-/// Pairs of the numbers of `first` and `second` in each lane, by plain instructions.
-#[inline(always)]
-pub(crate) fn lanes_of_pairs<V: Vector<Scalar = f32>>(first: V, second: V) -> V {
-    let (mut pairs, mut others) = ([0.0; 16], [0.0; 16]);
-    // SAFETY: no level has more than 16 lanes; values exist, so the instructions do.
-    unsafe {
-        first.store(pairs.as_mut_ptr());
-        second.store(others.as_mut_ptr());
-        for (pair, &other) in pairs.iter_mut().zip(&others).take(V::LANES) {
-            *pair = pair_of(*pair, other);
-        }
-        V::load(pairs.as_ptr())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::pairs::rounded;
 
-    /// The nearest number in bf16 by comparing both neighbours in f64.
-    fn nearest(x: f32) -> f32 {
-        let low = f32::from_bits(x.to_bits() & 0xffff_0000);
-        let high = f32::from_bits((x.to_bits() & 0xffff_0000).wrapping_add(0x1_0000));
-        let (x, to_low) = (f64::from(x), (f64::from(x) - f64::from(low)).abs());
-        // Beyond the largest number stands, for rounding, the next power of two.
-        let beyond = if high.is_infinite() { 2f64.powi(128).copysign(x) } else { f64::from(high) };
-        let to_high = (beyond - x).abs();
-        let even = low.to_bits() >> 16 & 1 == 0;
-        if to_low < to_high || to_low == to_high && even { low } else { high }
-    }
-
-    #[test]
-    fn rounding_gives_the_nearest_number_and_keeps_what_is_none() {
-        let mut numbers: Vec<f32> = Vec::new();
-        for upper in (0..0x7f80_u32).step_by(7) {
-            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
-                let bits = upper << 16 | lower;
-                numbers.extend([bits, bits | 1 << 31].map(f32::from_bits));
-            }
-        }
-        for &x in &numbers {
-            assert_eq!(rounded(x), nearest(x).to_bits(), "{x:e}");
-        }
-        for x in [f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(f32::from_bits(rounded(x)), x);
-        }
-        assert_eq!(f32::from_bits(rounded(f32::MAX)), f32::INFINITY);
-        for bits in [0x7f80_0001, 0x7fff_ffff, 0xff80_0001, 0x7fc0_0000] {
-            assert!(f32::from_bits(rounded(f32::from_bits(bits))).is_nan(), "{bits:x}");
-        }
-    }
-
-    /// Rows of every kind of length, elsewhere and in place, against one number after the other.
+    /// Rows of many lengths, rounded to another buffer and in place, against numbers rounded one by one.
     #[test]
     fn rows_are_rounded_wherever_they_lie() {
         for (rows, k) in
@@ -301,7 +167,7 @@ mod tests {
             let x: Vec<f32> = (0..rows * k).map(|i| (i as f32 * 0.37).sin() * 3.0 + 1e-3).collect();
             let elsewhere = pairs.rounded(&x, rows);
             let mut in_place = x.clone();
-            // SAFETY: pairs take no more room than their numbers.
+            // SAFETY: pairs take no more space than their numbers.
             unsafe { pairs.round(in_place.as_ptr(), rows, in_place.as_mut_ptr()) };
             for found in [&elsewhere, &in_place] {
                 for row in 0..rows {

@@ -1,13 +1,13 @@
 //! Layer normalisation over the last axis.
 //!
-//! Forward keeps two numbers per row; backward reads x and the incoming gradient once from memory.
+//! The forward pass keeps two numbers per row. The backward pass reads x and the incoming gradient once from memory.
 //!
-//! Rows are measured from their first number: x - x₀ is exact where the row hardly varies, so that the deviation of an
-//! almost constant row is not lost in the rounding of a large mean; where it varies much, the rounding is small beside
-//! the deviation. What is kept as "mean" is the mean of x - x₀.
+//! The statistics of a row are those of x - x₀, where x₀ is its first number. If the row hardly varies, x - x₀ is
+//! exact, so rounding a large mean does not hide the deviation. If it varies much, the rounding is small compared with
+//! the deviation. The stored "mean" is the mean of x - x₀.
 //!
-//! Best of several rounds in µs, `f32`, two threads of a Cascade Lake machine that others were using; forward, then
-//! forward and backward:
+//! Best of several rounds in µs, `f32`, two threads of a shared Cascade Lake machine. The first three columns are the
+//! forward pass, the last three forward and backward:
 //!
 //! | rows, D | this | reference | torch 2.15 | this | reference | torch |
 //! |---|---|---|---|---|---|---|
@@ -17,8 +17,9 @@
 //! | 577, 768 | 270 | 2164 | 134 | 1509 | 8891 | 750 |
 //! | 1576, 768 | 1196 | 7750 | 567 | 5058 | 41224 | 2779 |
 //!
-//! Now 197 rows of 192 take 6 µs of one Zen 5 core, within ViT-Ti as alone: 1 % of the model. Adding up lanes in registers
-//! instead of through memory (dropped) and not zeroing the output first changed nothing that the model shows; equal blocks of rows help two threads.
+//! Later, 197 rows of 192 took 6 µs on one Zen 5 core, inside ViT-Ti as well as alone: 1 % of the model. Two changes
+//! had no visible effect on the model: adding lanes in registers instead of memory (dropped), and not zeroing the
+//! output first (kept). Equal blocks of rows help two threads.
 
 use std::ops::Range;
 
@@ -29,14 +30,14 @@ use burn::tensor::Shape;
 use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
 use crate::threads::{Shared, for_each_block, share, sum_parts, written};
 
-/// Rows per block, at most: of 768 numbers in `f32` 192 KB, enough for a thread to be worth waking.
+/// Most rows per block: 192 KB for 768 numbers of `f32`, enough work to wake a thread.
 const ROWS: usize = 64;
-/// At most so many blocks in the backward pass, each of which holds a sum of its own for weight and bias.
+/// Most blocks of the backward pass. Each holds its own sums for weight and bias.
 const BLOCKS: usize = 256;
-/// What a number of a row costs, in multiplications (see `threads`): it is memory that is slow.
+/// Cost per number of a row, in multiplications (see `threads`). Memory is the bottleneck.
 const COST: usize = 16;
 
-/// y like x; mean (see above) and reciprocal deviation, `[rows]`. Tensors must lie in one piece.
+/// y with the shape of x; mean (see above) and reciprocal deviation, `[rows]`. Tensors must be contiguous.
 pub(crate) fn forward<T: Real>(
     x: &FlexTensor,
     weight: &FlexTensor,
@@ -61,7 +62,7 @@ pub(crate) fn forward<T: Real>(
             |(), block| {
                 let Range { start: first, end } = share(rows, blocks, block);
                 let rows = end - first;
-                // SAFETY: each block has its rows to itself.
+                // SAFETY: each block has its own rows.
                 let (mean, rstd) = unsafe { (shared.1.part(first, rows), shared.2.part(first, rows)) };
                 let y = shared.0.offset(first * d);
                 let x = &values[first * d..][..rows * d];
@@ -69,15 +70,15 @@ pub(crate) fn forward<T: Real>(
             },
         );
     };
-    // SAFETY: the blocks write all rows, and read none.
+    // SAFETY: the blocks write all rows, and read none of them.
     let y = unsafe { written(values.len(), write) };
     (T::tensor(y, shape), T::tensor(mean, Shape::new([rows])), T::tensor(rstd, Shape::new([rows])))
 }
 
-/// Writes rows `x`, normed, to `y`, by the calling thread alone.
+/// Writes the normalised rows of `x` to `y` with the calling thread alone.
 ///
 /// # Safety
-/// `y` must have room for as many numbers as x has, that nobody else touches.
+/// `y` must have space for as many numbers as x, and no other thread may use it.
 pub(crate) unsafe fn rows<T: Real>(x: &[T], weight: &[T], bias: &[T], eps: f64, y: Shared<T>) {
     let d = weight.len();
     if d == 0 {
@@ -88,7 +89,7 @@ pub(crate) unsafe fn rows<T: Real>(x: &[T], weight: &[T], bias: &[T], eps: f64, 
     simd::run(ForwardRows { x, weight, bias, eps, y, mean, rstd });
 }
 
-/// Gradients of x, weight and bias. Tensors must lie in one piece.
+/// Gradients of x, weight and bias. Tensors must be contiguous.
 pub(crate) fn backward<T: Real>(
     x: &FlexTensor,
     weight: &FlexTensor,
@@ -113,7 +114,7 @@ pub(crate) fn backward<T: Real>(
                 let first = block * block_rows;
                 let rows = block_rows.min(rows - first);
                 let range = first * d..(first + rows) * d;
-                // SAFETY: each block has its rows, and its sums, to itself.
+                // SAFETY: each block has its own rows and sums.
                 let (d_x, sums) =
                     unsafe { (shared.0.part(first * d, rows * d), shared.1.part(block * 2 * d, 2 * d)) };
                 let (d_weight, d_bias) = sums.split_at_mut(d);
@@ -131,12 +132,12 @@ pub(crate) fn backward<T: Real>(
         );
     }
     sum_parts(&mut sums, 2 * d);
-    sums.resize(2 * d, T::ZERO); // no rows, no sums
+    sums.resize(2 * d, T::ZERO); // no rows, so no sums
     let (d_weight, d_bias) = (sums[..d].to_vec(), sums[d..].to_vec());
     (T::tensor(d_x, shape), T::tensor(d_weight, Shape::new([d])), T::tensor(d_bias, Shape::new([d])))
 }
 
-/// Rows of the last axis.
+/// Number of rows: the product of all axes but the last.
 fn rows_of(shape: &Shape) -> usize {
     (0..shape.num_dims() - 1).map(|axis| shape[axis]).product()
 }
@@ -146,7 +147,7 @@ struct ForwardRows<'a, T> {
     weight: &'a [T],
     bias: Option<&'a [T]>,
     eps: T,
-    /// Room for as many numbers as x has.
+    /// Space for as many numbers as `x` has.
     y: Shared<T>,
     mean: &'a mut [T],
     rstd: &'a mut [T],
@@ -164,7 +165,7 @@ impl<T: Real> Job for ForwardRows<'_, T> {
             self.x.chunks_exact(d).enumerate().zip(self.mean.iter_mut().zip(self.rstd))
         {
             let y = self.y.at(row * d);
-            // SAFETY: the caller has the instructions; the bulk and the rest make up the row, in y as in x.
+            // SAFETY: the caller has the instructions; bulk and remainder make up the row, in y as in x.
             unsafe {
                 let sum = sum_shifted::<T::In<S>>(x, 0..bulk) + sum_shifted::<T::One>(x, bulk..d);
                 *mean = sum * share;
@@ -178,7 +179,7 @@ impl<T: Real> Job for ForwardRows<'_, T> {
     }
 }
 
-/// The part of a range that is whole steps of four vectors, and the rest.
+/// Splits a range into whole steps of four vectors, and the rest.
 #[inline(always)]
 fn in_fours<V: Vector>(range: Range<usize>) -> (Range<usize>, Range<usize>) {
     let middle = range.end - (range.end - range.start) % (4 * V::LANES);
@@ -188,12 +189,12 @@ fn in_fours<V: Vector>(range: Range<usize>) -> (Range<usize>, Range<usize>) {
 /// Σ x - x₀ over a range.
 ///
 /// # Safety
-/// Here and below: the processor must have the instructions of `V`; the range must lie in the row and be a multiple
-/// of the lanes.
+/// Here and below: the processor must have the instructions of `V`. The range must lie in the row, and its length must
+/// be a multiple of the lanes.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Scalar {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe {
         let first = V::splat(x[0]);
         let mut sums = [V::splat(V::Scalar::ZERO); 4];
@@ -219,7 +220,7 @@ unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Sca
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<usize>) -> V::Scalar {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe {
         let (first, mean) = (V::splat(x[0]), V::splat(mean));
         let mut sums = [V::splat(V::Scalar::ZERO); 4];
@@ -252,7 +253,7 @@ unsafe fn normalise<V: Vector>(
     y: *mut V::Scalar,
     range: Range<usize>,
 ) {
-    // SAFETY: the caller's; weight, bias and y's room are as long as the row.
+    // SAFETY: upheld by the caller; weight, bias and the space at y are as long as the row.
     unsafe {
         let (first, mean, rstd) = (V::splat(x[0]), V::splat(mean), V::splat(rstd));
         for at in range.step_by(V::LANES) {
@@ -290,13 +291,13 @@ impl<T: Real> Job for BackwardRows<'_, T> {
         for (((x, grad), d_x), (&mean, &rstd)) in rows.zip(self.mean.iter().zip(self.rstd)) {
             let row = BackwardRow { x, grad, weight: self.weight, mean, rstd };
             let (d_weight, d_bias) = (&mut *self.d_weight, &mut *self.d_bias);
-            // SAFETY: the caller has the instructions; the bulk and the rest make up the row.
+            // SAFETY: the caller has the instructions; bulk and remainder make up the row.
             unsafe {
-                let (sum, pull) = row.gather::<T::In<S>>(d_weight, d_bias, 0..bulk);
-                let (rest, rest_pull) = row.gather::<T::One>(d_weight, d_bias, bulk..d);
-                let (mean, mean_pull) = ((sum + rest) * share, (pull + rest_pull) * share);
-                row.spread::<T::In<S>>(mean, mean_pull, d_x, 0..bulk);
-                row.spread::<T::One>(mean, mean_pull, d_x, bulk..d);
+                let (sum, dot) = row.reduce::<T::In<S>>(d_weight, d_bias, 0..bulk);
+                let (rest, rest_dot) = row.reduce::<T::One>(d_weight, d_bias, bulk..d);
+                let (mean, mean_dot) = ((sum + rest) * share, (dot + rest_dot) * share);
+                row.write_gradient::<T::In<S>>(mean, mean_dot, d_x, 0..bulk);
+                row.write_gradient::<T::One>(mean, mean_dot, d_x, bulk..d);
             }
         }
     }
@@ -311,34 +312,34 @@ struct BackwardRow<'a, T> {
 }
 
 impl<T: Real> BackwardRow<'_, T> {
-    /// The normalised numbers and the gradient as it comes at `at`.
+    /// The normalised numbers and the incoming gradient at `at`.
     ///
     /// # Safety
     /// As `sum_shifted`.
     #[inline(always)]
     unsafe fn load<V: Vector<Scalar = T>>(&self, at: usize) -> (V, V) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let centred = V::load(self.x.as_ptr().add(at)).sub(V::splat(self.x[0])).sub(V::splat(self.mean));
             (centred.mul(V::splat(self.rstd)), V::load(self.grad.as_ptr().add(at)))
         }
     }
 
-    /// Adds to the gradients of weight and bias, and returns Σ g and Σ g · x̂ for g = weight · gradient.
+    /// Adds to the gradients of weight and bias. Returns Σ g and Σ g · x̂ for g = weight · gradient.
     ///
     /// # Safety
     /// As `sum_shifted`.
     #[inline(always)]
-    unsafe fn gather<V: Vector<Scalar = T>>(
+    unsafe fn reduce<V: Vector<Scalar = T>>(
         &self,
         d_weight: &mut [T],
         d_bias: &mut [T],
         range: Range<usize>,
     ) -> (T, T) {
-        // SAFETY: the caller's; all slices are as long as the row.
+        // SAFETY: upheld by the caller; all slices are as long as the row.
         unsafe {
             let mut sum = V::splat(T::ZERO);
-            let mut pull = V::splat(T::ZERO);
+            let mut dot = V::splat(T::ZERO);
             for at in range.step_by(V::LANES) {
                 let (normal, grad) = self.load::<V>(at);
                 let (to_weight, to_bias) = (d_weight.as_mut_ptr().add(at), d_bias.as_mut_ptr().add(at));
@@ -346,9 +347,9 @@ impl<T: Real> BackwardRow<'_, T> {
                 grad.add(V::load(to_bias)).store(to_bias);
                 let grad = grad.mul(V::load(self.weight.as_ptr().add(at)));
                 sum = sum.add(grad);
-                pull = grad.mul_add(normal, pull);
+                dot = grad.mul_add(normal, dot);
             }
-            (sum.sum(), pull.sum())
+            (sum.sum(), dot.sum())
         }
     }
 
@@ -357,20 +358,20 @@ impl<T: Real> BackwardRow<'_, T> {
     /// # Safety
     /// As `sum_shifted`.
     #[inline(always)]
-    unsafe fn spread<V: Vector<Scalar = T>>(
+    unsafe fn write_gradient<V: Vector<Scalar = T>>(
         &self,
         mean: T,
-        mean_pull: T,
+        mean_dot: T,
         d_x: &mut [T],
         range: Range<usize>,
     ) {
-        // SAFETY: the caller's; `d_x` is as long as the row.
+        // SAFETY: upheld by the caller; `d_x` is as long as the row.
         unsafe {
-            let (mean, mean_pull, rstd) = (V::splat(mean), V::splat(mean_pull), V::splat(self.rstd));
+            let (mean, mean_dot, rstd) = (V::splat(mean), V::splat(mean_dot), V::splat(self.rstd));
             for at in range.step_by(V::LANES) {
                 let (normal, grad) = self.load::<V>(at);
                 let grad = grad.mul(V::load(self.weight.as_ptr().add(at)));
-                grad.sub(mean).sub(normal.mul(mean_pull)).mul(rstd).store(d_x.as_mut_ptr().add(at));
+                grad.sub(mean).sub(normal.mul(mean_dot)).mul(rstd).store(d_x.as_mut_ptr().add(at));
             }
         }
     }

@@ -1,36 +1,35 @@
-//! Linear layers: a product with its bias, residual and gain, and the way back.
+//! Linear layers: a product with bias, residual and gain, and its backward pass.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
-use crate::gemm::{Finish, Gemm, View};
+use crate::gemm::{Epilogue, Gemm, View};
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
-/// Registers of columns that are summed together: with `f32` 512 bytes of a row.
+/// Vectors of columns that are summed together: 512 bytes of a row in `f32`.
 const SUMMED: usize = 8;
-/// Rows per sum of their own, so that rounding does not grow with their number.
+/// Rows per partial sum, so that rounding does not grow with the number of rows.
 const SUM_ROWS: usize = 64;
-/// What a number costs to sum, in multiplications (see `threads`).
+/// Cost of summing a number, in multiplications (see `threads`).
 const SUM_COST: usize = 4;
 
-/// Which gradients of a linear layer are asked for.
+/// The wanted gradients of a linear layer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinearWants {
-    /// That of the input.
+    /// Gradient of the input.
     pub x: bool,
-    /// That of the weight.
+    /// Gradient of the weight.
     pub weight: bool,
-    /// That of the bias.
+    /// Gradient of the bias.
     pub bias: bool,
 }
 
 /// Gradients in the order of [`LinearWants`].
 pub(crate) type LinearGradients<F> = (Option<F>, Option<F>, Option<F>);
 
-/// `x weight + bias`, or `residual + gamma · (x weight + bias)`: `[..., N]` from `[..., K]`. Tensors must lie in one
-/// piece.
+/// `x weight + bias`, or `residual + gamma · (x weight + bias)`: `[..., K]` to `[..., N]`. Tensors must be contiguous.
 pub(crate) fn forward<T: Real>(
     x: &FlexTensor,
     weight: &FlexTensor,
@@ -40,17 +39,17 @@ pub(crate) fn forward<T: Real>(
 ) -> FlexTensor {
     let (shape, [m, k, n]) = (x.shape(), sizes(x, weight));
     let [bias, gamma] = [bias, gamma].map(|vector| vector.map(T::slice));
-    let finish = match residual.map(T::slice) {
-        Some(residual) => Finish::Add { bias, gamma, residual },
-        None => Finish::bias(bias),
+    let epilogue = match residual.map(T::slice) {
+        Some(residual) => Epilogue::Add { bias, gamma, residual },
+        None => Epilogue::bias(bias),
     };
     let (a, b) = (View::rows(T::slice(x), m, k), View::rows(T::slice(weight), k, n));
     // SAFETY: the product writes all its numbers.
-    let y = unsafe { written(m * n, |y| Gemm { m, n, k, a, b: b.into(), add: false, finish }.run(y)) };
+    let y = unsafe { written(m * n, |y| Gemm { m, n, k, a, b: b.into(), add: false, epilogue }.run(y)) };
     T::tensor(y, with_last(&shape, n))
 }
 
-/// Gradients of x, weight and bias as far as they are asked for, given that of `x weight + bias`.
+/// Gradients of x, weight and bias, as far as `wants` asks for them, from the gradient of `x weight + bias`.
 pub(crate) fn backward<T: Real>(
     x: &FlexTensor,
     weight: &FlexTensor,
@@ -61,13 +60,13 @@ pub(crate) fn backward<T: Real>(
     let [x, weight, grad] = [x, weight, grad].map(T::slice);
     let d_x = wants.x.then(|| {
         let (a, b) = (View::rows(grad, m, n), View::columns(weight, k, n));
-        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, finish: Finish::Nothing };
+        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
         // SAFETY: the product writes all its numbers.
         T::tensor(unsafe { written(m * k, |d_x| product.run(d_x)) }, shape)
     });
     let d_weight = wants.weight.then(|| {
         let (a, b) = (View::columns(x, m, k), View::rows(grad, m, n));
-        let product = Gemm { m: k, n, k: m, a, b: b.into(), add: false, finish: Finish::Nothing };
+        let product = Gemm { m: k, n, k: m, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
         // SAFETY: as above.
         T::tensor(unsafe { written(k * n, |d_weight| product.run(d_weight)) }, Shape::new([k, n]))
     });
@@ -84,7 +83,7 @@ fn sizes(x: &FlexTensor, weight: &FlexTensor) -> [usize; 3] {
     [rows_of(&shape), weight[0], weight[1]]
 }
 
-/// Rows of the last axis.
+/// Number of rows: the product of all axes but the last.
 pub(crate) fn rows_of(shape: &Shape) -> usize {
     (0..shape.num_dims() - 1).map(|axis| shape[axis]).product()
 }
@@ -96,10 +95,10 @@ pub(crate) fn with_last(shape: &Shape, n: usize) -> Shape {
     Shape::from(axes)
 }
 
-/// Writes the sums of the columns of `values`, `[rows, n]`, to `sums`, `[n]`, or adds them to what is there.
+/// Writes the sums of the columns of `values`, `[rows, n]`, to `sums`, `[n]`, or adds them to `sums`.
 ///
 /// # Safety
-/// `sums` must have room for `n` numbers that nobody else touches, and hold them if `add` is set.
+/// `sums` must have space for `n` numbers that no other thread uses. If `add` is set, they must be initialised.
 pub(crate) unsafe fn sum_rows<T: Real>(values: &[T], n: usize, add: bool, sums: Shared<T>) {
     struct Width<T>(std::marker::PhantomData<T>);
     impl<T: Real> Job for Width<T> {
@@ -119,7 +118,7 @@ pub(crate) unsafe fn sum_rows<T: Real>(values: &[T], n: usize, add: bool, sums: 
     );
 }
 
-/// Sums up to [`SUMMED`] vectors of columns.
+/// Sums of up to [`SUMMED`] vectors of columns.
 struct SumColumns<'a, T> {
     values: &'a [T],
     n: usize,
@@ -134,7 +133,7 @@ impl<T: Real> Job for SumColumns<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let lanes = T::In::<S>::LANES;
-        // SAFETY: columns below n; the sums are the caller's.
+        // SAFETY: columns below n; the caller guarantees the space at `sums`.
         unsafe {
             if self.first + SUMMED * lanes <= self.n {
                 self.columns::<T::In<S>, SUMMED>(self.first, lanes);
@@ -149,12 +148,12 @@ impl<T: Real> Job for SumColumns<'_, T> {
 
 impl<T: Real> SumColumns<'_, T> {
     /// # Safety
-    /// The processor must have the instructions of `V`; `N` vectors of columns (one if `count` is less than a vector's
-    /// length) must lie in a row.
+    /// The processor must have the instructions of `V`. A row must have `N` vectors of columns, or `count` columns if
+    /// `count` is less than a vector.
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
     unsafe fn columns<V: Vector<Scalar = T>, const N: usize>(&self, column: usize, count: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut total = [V::splat(T::ZERO); N];
             for block in self.values.chunks(SUM_ROWS * self.n) {

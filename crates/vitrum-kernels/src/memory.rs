@@ -1,16 +1,16 @@
-//! The allocator's habits (feature `mimalloc`).
+//! Settings of the allocator (feature `mimalloc`).
 
-/// `mi_option_purge_delay` of `mimalloc.h`, versions 2 and 3; the binding does not name it.
+/// `mi_option_purge_delay` of `mimalloc.h`, versions 2 and 3. The binding has no name for it.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
-/// Lets mimalloc keep freed memory for the next allocation instead of giving it back after a second.
+/// Makes mimalloc keep freed memory for later allocations instead of returning it to the system after a second.
 ///
-/// A training step frees what the next one asks for again: fresh pages, which the system must clear, took up to a
-/// third of its time. The process keeps its peak. `MIMALLOC_PURGE_DELAY` in the environment, in milliseconds, is
-/// followed instead where it is set. To be called before the work begins, by programs whose allocator is mimalloc.
+/// A training step allocates again what the last one freed. Fresh pages, which the system must clear, took up to a
+/// third of its time. The process stays at its peak of memory. The environment variable `MIMALLOC_PURGE_DELAY`, in
+/// milliseconds, takes precedence. Call this once at the start, in programs whose allocator is mimalloc.
 pub fn keep_freed_memory() {
-    // SAFETY: a known option and a plain number, stored where mimalloc keeps its options; before the work begins no
-    // other thread reads it.
+    // SAFETY: a known option and a plain number, stored in mimalloc's options. No other thread reads them before the
+    // work begins.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) };
 }
 
@@ -18,7 +18,7 @@ pub fn keep_freed_memory() {
 mod tests {
     use super::*;
 
-    /// No compiler checks the option's number; its default is no other option's.
+    /// The compiler cannot check the number of the option, but no other option has the same default.
     #[test]
     fn the_option_is_the_one_that_is_meant() {
         // SAFETY: reads a known option.

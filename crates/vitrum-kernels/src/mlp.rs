@@ -1,43 +1,43 @@
-//! Two linear layers with an activation between, and the way back.
+//! Two linear layers with an activation between them, and the backward pass.
 //!
 //! Rows are taken in blocks whose hidden numbers stay in the third-level cache between the two products. Bias and
-//! activation are done in the tiles of the first. For the way back only the activation's argument is kept; its value
-//! is computed again there, together with the slope.
+//! activation are applied in the tiles of the first product. Only the argument of the activation is kept for the
+//! backward pass, which recomputes its value together with the derivative.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use crate::activation::Activation;
-use crate::gemm::{Finish, Gemm, View};
+use crate::gemm::{Epilogue, Gemm, View};
 use crate::linear::{rows_of, sum_rows, with_last};
 use crate::simd::Real;
 use crate::threads::{Shared, share, written};
 
-/// Hidden numbers of a block: of `f32` 8 MB.
+/// Hidden numbers per block: 8 MB of `f32`.
 const HIDDEN: usize = 1 << 21;
-/// Rows of a block, at least: with fewer the weights are read too often.
+/// Least rows per block: with fewer rows, the weights are read too often.
 const ROWS: usize = 256;
 
-/// Which gradients of an MLP are asked for.
+/// The wanted gradients of an MLP.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MlpWants {
-    /// That of the input.
+    /// Gradient of the input.
     pub x: bool,
-    /// That of the first weight.
+    /// Gradient of the first weight.
     pub fc1_weight: bool,
-    /// That of the first bias.
+    /// Gradient of the first bias.
     pub fc1_bias: bool,
-    /// That of the second weight.
+    /// Gradient of the second weight.
     pub fc2_weight: bool,
-    /// That of the second bias.
+    /// Gradient of the second bias.
     pub fc2_bias: bool,
 }
 
 /// Gradients in the order of [`MlpWants`].
 pub(crate) type MlpGradients<F> = (Option<F>, Option<F>, Option<F>, Option<F>, Option<F>);
 
-/// Rows of x, and the widths of x, between the layers, and of the output.
+/// Number of rows; widths of the input, the hidden layer and the output.
 struct Sizes {
     m: usize,
     d: usize,
@@ -51,7 +51,7 @@ impl Sizes {
         Self { m: rows_of(&x.shape()), d: fc1[0], f: fc1[1], n: fc2[1] }
     }
 
-    /// Almost equal blocks of rows, one at least: first row and number.
+    /// Blocks of almost equal size, at least one: first row and number of rows.
     fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let rows = (HIDDEN / self.f.max(1)).max(ROWS);
         let (m, blocks) = (self.m, self.m.div_ceil(rows).max(1));
@@ -67,8 +67,8 @@ impl Sizes {
     }
 }
 
-/// `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`, and the activation's argument `[rows, F]` if it is to be
-/// kept. Tensors must lie in one piece.
+/// `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`, and the argument of the activation `[rows, F]` if
+/// `keep` is set. Tensors must be contiguous.
 pub(crate) fn forward<T: Real>(
     x: &FlexTensor,
     fc1: (&FlexTensor, Option<&FlexTensor>),
@@ -83,7 +83,7 @@ pub(crate) fn forward<T: Real>(
     let [fc1_bias, fc2_bias] = [fc1.1, fc2.1].map(|bias| bias.map(T::slice));
     let [fc1, fc2] = [fc1.0, fc2.0].map(T::slice);
     let mut kept = Vec::<T>::with_capacity(if keep { m * f } else { 0 });
-    let kept_to = keep.then(|| Shared::room(&mut kept));
+    let kept_to = keep.then(|| Shared::of_capacity(&mut kept));
     let mut hidden = Vec::<T>::with_capacity(sizes.block_rows() * f);
     let write = |y: Shared<T>| {
         for (first, rows) in sizes.blocks() {
@@ -95,11 +95,11 @@ pub(crate) fn forward<T: Real>(
                 a: View::rows(&x[first * d..], rows, d),
                 b: View::rows(fc1, d, f).into(),
                 add: false,
-                finish: Finish::Activate { bias: fc1_bias, activation, keep },
+                epilogue: Epilogue::Activate { bias: fc1_bias, activation, keep },
             };
-            // SAFETY: there is room for the block's rows, and the product writes them all.
+            // SAFETY: `hidden` has space for the block's rows, and the product writes all of them.
             unsafe {
-                inner.run(Shared::room(&mut hidden));
+                inner.run(Shared::of_capacity(&mut hidden));
                 hidden.set_len(rows * f);
             }
             let outer = Gemm {
@@ -109,7 +109,7 @@ pub(crate) fn forward<T: Real>(
                 a: View::rows(&hidden, rows, f),
                 b: View::rows(fc2, f, n).into(),
                 add: false,
-                finish: Finish::bias(fc2_bias),
+                epilogue: Epilogue::bias(fc2_bias),
             };
             // SAFETY: as above.
             unsafe { outer.run(y.offset(first * n)) };
@@ -118,13 +118,13 @@ pub(crate) fn forward<T: Real>(
     // SAFETY: the blocks cover all rows.
     let y = unsafe { written(m * n, write) };
     if keep {
-        // SAFETY: the blocks have written it.
+        // SAFETY: the blocks have written all of it.
         unsafe { kept.set_len(m * f) };
     }
     (T::tensor(y, shape), keep.then(|| T::tensor(kept, Shape::new([m, f]))))
 }
 
-/// Gradients as far as they are asked for; `kept` is what [`forward`] kept. Tensors must lie in one piece.
+/// Gradients, as far as `wants` asks for them. `kept` comes from [`forward`]. Tensors must be contiguous.
 pub(crate) fn backward<T: Real>(
     x: &FlexTensor,
     fc1_weight: &FlexTensor,
@@ -149,51 +149,52 @@ pub(crate) fn backward<T: Real>(
     for (first, rows) in sizes.blocks() {
         let add = first > 0;
         let (x, grad) = (&x[first * d..][..rows * d], &grad[first * n..][..rows * n]);
-        // SAFETY: each buffer has room for what the products and sums write to it; what they add to and what is read
-        // has been written before: the blocks' own by the first product, sums by the first block.
+        // SAFETY: each buffer has space for the products and sums. All numbers are written before they are read or
+        // added to: those of a block by its first product, sums by the first block.
         unsafe {
-            let value = Shared::room(&mut active);
-            let finish = Finish::Slope { x: &kept[first * f..][..rows * f], activation, value };
+            let value = Shared::of_capacity(&mut active);
+            let epilogue = Epilogue::Derivative { x: &kept[first * f..][..rows * f], activation, value };
             let (a, b) = (View::rows(grad, rows, n), View::columns(fc2, f, n));
-            Gemm { m: rows, n: f, k: n, a, b: b.into(), add: false, finish }.run(Shared::room(&mut d_hidden));
+            Gemm { m: rows, n: f, k: n, a, b: b.into(), add: false, epilogue }
+                .run(Shared::of_capacity(&mut d_hidden));
             active.set_len(rows * f);
             d_hidden.set_len(rows * f);
             if let Some(d_fc2) = &mut d_fc2 {
                 let (a, b) = (View::columns(&active, rows, f), View::rows(grad, rows, n));
-                Gemm { m: f, n, k: rows, a, b: b.into(), add, finish: Finish::Nothing }
-                    .run(Shared::room(d_fc2));
+                Gemm { m: f, n, k: rows, a, b: b.into(), add, epilogue: Epilogue::Nothing }
+                    .run(Shared::of_capacity(d_fc2));
             }
             if let Some(d_fc1) = &mut d_fc1 {
                 let (a, b) = (View::columns(x, rows, d), View::rows(&d_hidden, rows, f));
-                Gemm { m: d, n: f, k: rows, a, b: b.into(), add, finish: Finish::Nothing }
-                    .run(Shared::room(d_fc1));
+                Gemm { m: d, n: f, k: rows, a, b: b.into(), add, epilogue: Epilogue::Nothing }
+                    .run(Shared::of_capacity(d_fc1));
             }
             if let Some(d_fc1_bias) = &mut d_fc1_bias {
-                sum_rows(&d_hidden, f, add, Shared::room(d_fc1_bias));
+                sum_rows(&d_hidden, f, add, Shared::of_capacity(d_fc1_bias));
             }
             if let Some(d_x) = &mut d_x {
                 let (a, b) = (View::rows(&d_hidden, rows, f), View::columns(fc1, d, f));
-                let to = Shared::room(d_x).offset(first * d);
-                Gemm { m: rows, n: d, k: f, a, b: b.into(), add: false, finish: Finish::Nothing }.run(to);
+                let to = Shared::of_capacity(d_x).offset(first * d);
+                Gemm { m: rows, n: d, k: f, a, b: b.into(), add: false, epilogue: Epilogue::Nothing }.run(to);
             }
         }
     }
     if let Some(d_fc2_bias) = &mut d_fc2_bias {
-        // SAFETY: there is room for the sums.
-        unsafe { sum_rows(grad, n, false, Shared::room(d_fc2_bias)) };
+        // SAFETY: there is space for the sums.
+        unsafe { sum_rows(grad, n, false, Shared::of_capacity(d_fc2_bias)) };
     }
-    let finish = |numbers: Option<Vec<T>>, shape: Shape| {
+    let to_tensor = |numbers: Option<Vec<T>>, shape: Shape| {
         numbers.map(|mut numbers| {
-            // SAFETY: the blocks, one at least, have written all numbers of gradients that are asked for.
+            // SAFETY: the blocks, at least one, have written all numbers of the wanted gradients.
             unsafe { numbers.set_len((0..shape.num_dims()).map(|axis| shape[axis]).product()) };
             T::tensor(numbers, shape)
         })
     };
     (
-        finish(d_x, shape),
-        finish(d_fc1, Shape::new([d, f])),
-        finish(d_fc1_bias, Shape::new([f])),
-        finish(d_fc2, Shape::new([f, n])),
-        finish(d_fc2_bias, Shape::new([n])),
+        to_tensor(d_x, shape),
+        to_tensor(d_fc1, Shape::new([d, f])),
+        to_tensor(d_fc1_bias, Shape::new([f])),
+        to_tensor(d_fc2, Shape::new([f, n])),
+        to_tensor(d_fc2_bias, Shape::new([n])),
     )
 }

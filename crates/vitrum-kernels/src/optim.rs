@@ -1,12 +1,12 @@
-//! Steps of optimisers over many tensors at once: one pass over memory, in place where nobody else reads.
+//! Optimiser steps over many tensors at once: one pass over memory, in place where buffers are not shared.
 //!
-//! A [`Rule`] says what happens to one number of a parameter, given its gradient and what is kept of it from step to
-//! step. It is written twice: in tensor operations, which define it and run on any device, and over vectors of the
-//! CPU. The two do the same operations in the same order, each rounded once and none contracted, so they give the
-//! same bits, at every SIMD level and for any number of threads.
+//! A [`Rule`] updates one number of a parameter from its gradient and its state. Each rule is written twice: in tensor
+//! operations, which define it and run on any device, and over vectors of the CPU. Both do the same operations in the
+//! same order, each rounded once and none contracted. So they give the same bits, at every SIMD level and for any
+//! number of threads.
 //!
-//! One step of AdamW over all parameters in ms, `f32`, two threads of a machine that others were using (so the second
-//! thread gains little); torch is 2.15 with `fused=True`:
+//! One step of AdamW over all parameters in ms, `f32`, two threads of a shared machine, on which the second thread
+//! gains little. torch is 2.15 with `fused=True`:
 //!
 //! | model | this | reference | torch |
 //! |---|---|---|---|
@@ -17,29 +17,29 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Tensor};
 
-use crate::has_fast_path;
+use crate::device::has_fast_path;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block};
 
-/// Numbers per block: with four tensors of `f32` half a megabyte, enough for a thread to be worth waking.
+/// Numbers per block: half a megabyte with four tensors of `f32`, enough work to wake a thread.
 const BLOCK: usize = 1 << 15;
-/// What a number costs, in multiplications (see `threads`): it is memory that is slow.
+/// Cost per number, in multiplications (see `threads`). Memory is the bottleneck.
 const COST: usize = 16;
 
-/// One parameter before or after a step: `[n]` numbers, their gradient, and `S` tensors `[n]` kept between steps.
+/// One parameter before or after a step: `[n]` numbers, their gradient, and `S` tensors `[n]` of state.
 #[derive(Clone, Debug)]
 pub struct Slot<R, const S: usize> {
     /// The parameter, flattened.
     pub param: Tensor<1>,
     /// Its gradient.
     pub grad: Tensor<1>,
-    /// What the rule keeps.
+    /// The state of the rule.
     pub state: [Tensor<1>; S],
-    /// What is done.
+    /// The rule of the step.
     pub rule: R,
 }
 
-/// What a step does to each number of a parameter. The types of this module are all there are.
+/// How a step updates each number of a parameter. Only the types of this module implement it.
 pub trait Rule<const S: usize>: lanes::Lanes<S> {
     /// The definition: parameter and state after the step, from those before it.
     fn reference(
@@ -50,8 +50,8 @@ pub trait Rule<const S: usize>: lanes::Lanes<S> {
     ) -> (Tensor<1>, [Tensor<1>; S]);
 }
 
-/// Adam (arXiv:1412.6980) as torch computes it, with its kin AdamW (arXiv:1711.05101) and NAdamW.
-/// The state is the averages of gradient and squared gradient, `exp_avg` and `exp_avg_sq`.
+/// Adam (arXiv:1412.6980) as torch computes it, with the variants AdamW (arXiv:1711.05101) and NAdamW. The state is the
+/// averages of gradient and squared gradient, `exp_avg` and `exp_avg_sq`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
     /// Learning rate.
@@ -62,7 +62,7 @@ pub struct Adam {
     pub decoupled: bool,
     /// Whether the average looks one gradient ahead (NAdamW).
     pub nesterov: bool,
-    /// Factors of the two averages.
+    /// Decay factors of the two averages.
     pub betas: [f64; 2],
     /// Added to the root of the average of squares.
     pub eps: f64,
@@ -77,11 +77,11 @@ pub struct Momentum {
     pub lr: f64,
     /// Weight decay, added to the gradient.
     pub weight_decay: f64,
-    /// Factor of the sum.
+    /// Decay factor of the sum.
     pub momentum: f64,
-    /// Nesterov's variant.
+    /// Whether to use Nesterov's variant.
     pub nesterov: bool,
-    /// Whether this is the first step, at which the sum is the gradient, whatever the state holds.
+    /// Whether this is the first step. The sum is then the gradient, and the state is ignored.
     pub first: bool,
 }
 
@@ -101,20 +101,20 @@ pub struct Lion {
     pub lr: f64,
     /// Weight decay, decoupled.
     pub weight_decay: f64,
-    /// Factor of the average in the step taken, and in the average kept.
+    /// Decay factors of the average for the step, and of the average that is kept.
     pub betas: [f64; 2],
 }
 
-/// A step from the "parameter" towards the "gradient": a moving average of weights.
+/// A step from the "parameter" towards the "gradient": an exponential moving average of weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lerp {
-    /// Share of the way, 0 to 1.
+    /// Fraction of the distance, 0 to 1.
     pub weight: f64,
 }
 
-/// Takes one step with every parameter. Equals [`update_reference`] to the bit.
+/// Takes one step for every parameter. Equals [`update_reference`] to the bit.
 ///
-/// Buffers that nobody else reads are written in place.
+/// Buffers that are not shared are updated in place.
 ///
 /// # Panics
 /// If the tensors of a slot differ in length or type.
@@ -135,7 +135,7 @@ pub fn update<R: Rule<S>, const S: usize>(slots: Vec<Slot<R, S>>) -> Vec<Slot<R,
 /// The definition of [`update`], in tensor operations.
 ///
 /// # Panics
-/// Where [`update`] does.
+/// As [`update`].
 pub fn update_reference<R: Rule<S>, const S: usize>(slots: Vec<Slot<R, S>>) -> Vec<Slot<R, S>> {
     slots
         .into_iter()
@@ -148,7 +148,7 @@ pub fn update_reference<R: Rule<S>, const S: usize>(slots: Vec<Slot<R, S>>) -> V
         .collect()
 }
 
-/// Σ x² of each tensor, in `f64`, in an order that depends on the length alone.
+/// Σ x² of each tensor in `f64`. The order of the sum depends only on the length.
 pub fn sums_of_squares(tensors: &[Tensor<1>]) -> Vec<f64> {
     tensors
         .iter()
@@ -175,7 +175,7 @@ fn check<R, const S: usize>(slot: &Slot<R, S>) {
     }
 }
 
-/// A slot whose neighbours are of another type.
+/// Updates one slot by itself, for slots of mixed types.
 fn one_alone<R: Rule<S>, const S: usize>(slot: Slot<R, S>) -> Slot<R, S> {
     let fast = has_fast_path(&slot.param.device(), slot.param.dtype());
     let mut slots = match slot.param.dtype() {
@@ -201,14 +201,14 @@ fn fused<T: Real, R: Rule<S>, const S: usize>(slots: Vec<Slot<R, S>>) -> Vec<Slo
         || (),
         |(), block| {
             let (index, start) = blocks[block];
-            // SAFETY: every block has its numbers of its tensor to itself, and they lie in the tensor.
+            // SAFETY: no other block uses these numbers of the tensor, and they lie within it.
             unsafe { views[index].step(start) };
         },
     );
     work.into_iter().map(Raw::put).collect()
 }
 
-/// A slot as tensors of the CPU backend: those written to fill their buffers, the gradient lies in one piece.
+/// A slot as tensors of the CPU backend. Written tensors fill their buffers; the gradient is contiguous.
 struct Raw<R, const S: usize> {
     param: FlexTensor,
     grad: FlexTensor,
@@ -237,7 +237,7 @@ impl<R: Rule<S>, const S: usize> Raw<R, S> {
 }
 
 fn primitive(tensor: Tensor<1>) -> FlexTensor {
-    tensor.try_into_primitive::<Flex>().expect("a float tensor of the CPU backend, as was asked before")
+    tensor.try_into_primitive::<Flex>().expect("a float tensor of the CPU backend, as checked before")
 }
 
 fn readable(tensor: Tensor<1>) -> FlexTensor {
@@ -254,7 +254,7 @@ fn writable<T: Real>(tensor: Tensor<1>) -> FlexTensor {
     T::tensor(numbers.to_vec(), tensor.shape())
 }
 
-/// The numbers of a slot, to be written to by many blocks.
+/// The numbers of a slot, shared by the blocks that write to it.
 struct View<'a, T, R, const S: usize> {
     param: Shared<T>,
     grad: &'a [T],
@@ -263,13 +263,14 @@ struct View<'a, T, R, const S: usize> {
 }
 
 impl<T: Real, R: Rule<S>, const S: usize> View<'_, T, R, S> {
-    /// The block that begins at `start`.
+    /// Updates the block that begins at `start`.
     ///
     /// # Safety
-    /// No other thread may be at work on the same block, and `start` must lie in the tensor.
+    /// No other thread may use the same block, and `start` must lie in the tensor.
     unsafe fn step(&self, start: usize) {
         let length = BLOCK.min(self.grad.len() - start);
-        // SAFETY: the caller's; `length` was cut to the tensor's, and a slot's tensors are equally long.
+        // SAFETY: upheld by the caller. `length` is limited to the tensor, and the tensors of a slot have equal
+        // lengths.
         let (param, state) = unsafe {
             (
                 self.param.part(start, length).as_mut_ptr(),
@@ -277,19 +278,19 @@ impl<T: Real, R: Rule<S>, const S: usize> View<'_, T, R, S> {
             )
         };
         let grad = &self.grad[start..][..length];
-        simd::run(Walk { param, grad, state, rule: self.rule });
+        simd::run(BlockStep { param, grad, state, rule: self.rule });
     }
 }
 
-/// A rule's way over the numbers of a block; `param` and `state` point to as many as there are in `grad`.
-struct Walk<'a, T, R, const S: usize> {
+/// A rule applied to the numbers of a block. `param` and `state` point to as many numbers as `grad` has.
+struct BlockStep<'a, T, R, const S: usize> {
     param: *mut T,
     grad: &'a [T],
     state: [*mut T; S],
     rule: R,
 }
 
-impl<T: Real, R: Rule<S>, const S: usize> Job for Walk<'_, T, R, S> {
+impl<T: Real, R: Rule<S>, const S: usize> Job for BlockStep<'_, T, R, S> {
     type Output = ();
 
     #[inline(always)]
@@ -304,14 +305,14 @@ impl<T: Real, R: Rule<S>, const S: usize> Job for Walk<'_, T, R, S> {
     }
 }
 
-impl<T: Real, R: Rule<S>, const S: usize> Walk<'_, T, R, S> {
-    /// The numbers from `start` to `end`, a multiple of the lanes apart.
+impl<T: Real, R: Rule<S>, const S: usize> BlockStep<'_, T, R, S> {
+    /// Updates the numbers from `start` to `end`. Their distance is a multiple of the lanes.
     ///
     /// # Safety
     /// The processor must have the instructions of `V`, and the range must lie in the block.
     #[inline(always)]
     unsafe fn range<V: Vector<Scalar = T>>(&self, start: usize, end: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let constants = self.rule.constants::<V>();
             for i in (start..end).step_by(V::LANES) {
@@ -328,26 +329,26 @@ impl<T: Real, R: Rule<S>, const S: usize> Walk<'_, T, R, S> {
     }
 }
 
-/// The fast form of the rules.
+/// The vector form of the rules.
 mod lanes {
     use super::Vector;
 
     /// A rule over vectors.
     pub trait Lanes<const S: usize>: Copy + Send + Sync {
-        /// The rule's numbers, at most eight, in the order that `lanes` reads them.
+        /// The constants of the rule, at most eight, in the order in which `lanes` reads them.
         ///
         /// # Safety
         /// The processor must have the instructions of `V`.
         unsafe fn constants<V: Vector>(&self) -> [V; 8];
 
-        /// Parameter and state after the step. Must be `#[inline(always)]`.
+        /// Parameter and state after the step. Implementations must be `#[inline(always)]`.
         fn lanes<V: Vector>(&self, constants: &[V; 8], param: V, grad: V, state: [V; S]) -> (V, [V; S]);
     }
 }
 
 use lanes::Lanes;
 
-/// Numbers in every lane, filled up with zeros.
+/// Each number in every lane of a vector, padded with zeros to eight vectors.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`.
@@ -355,20 +356,20 @@ use lanes::Lanes;
 unsafe fn splat<V: Vector, const N: usize>(numbers: [f64; N]) -> [V; 8] {
     let mut all = [0.0; 8];
     all[..N].copy_from_slice(&numbers);
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     all.map(|x| unsafe { V::splat(V::Scalar::from_f64(x)) })
 }
 
-/// How torch goes `weight` of the way from a to b: from the nearer end.
+/// Linear interpolation as torch computes it: from the nearer end.
 #[derive(Clone, Copy)]
-struct Way {
+struct Interpolation {
     /// Whether the start is the nearer end.
     from_start: bool,
-    /// Share of the way from the nearer end.
+    /// Fraction of the distance from the nearer end.
     share: f64,
 }
 
-impl Way {
+impl Interpolation {
     fn new(weight: f64) -> Self {
         if weight.abs() < 0.5 {
             Self { from_start: true, share: weight }
@@ -382,7 +383,7 @@ impl Way {
         if self.from_start { a + step } else { b - step }
     }
 
-    /// `share` in every lane is the caller's.
+    /// `share` holds [`Interpolation::share`] in every lane.
     #[inline(always)]
     fn lanes<V: Vector>(self, share: V, a: V, b: V) -> V {
         let step = b.sub(a).mul(share);
@@ -391,15 +392,15 @@ impl Way {
 }
 
 impl Adam {
-    /// What the average of squares' root is divided by, and what is multiplied with average over root.
+    /// The divisor of the root of the average of squares, and the factor of average over root.
     fn corrections(&self) -> [f64; 2] {
         let step = self.step as f64;
         let [correction1, correction2] = self.betas.map(|beta| 1.0 - beta.powf(step));
         [correction2.sqrt(), -(self.lr / correction1)]
     }
 
-    fn way(&self) -> Way {
-        Way::new(1.0 - self.betas[0])
+    fn interpolation(&self) -> Interpolation {
+        Interpolation::new(1.0 - self.betas[0])
     }
 }
 
@@ -411,9 +412,9 @@ impl Rule<2> for Adam {
             (decay, true) => (p.mul_scalar(1.0 - self.lr * decay), g),
             (decay, false) => (p.clone(), g + p.mul_scalar(decay)),
         };
-        let m = self.way().reference(m, g.clone());
+        let m = self.interpolation().reference(m, g.clone());
         let v = v.mul_scalar(self.betas[1]) + (g.clone().mul_scalar(1.0 - self.betas[1]) * g.clone());
-        let ahead = if self.nesterov { self.way().reference(m.clone(), g) } else { m.clone() };
+        let ahead = if self.nesterov { self.interpolation().reference(m.clone(), g) } else { m.clone() };
         let denominator = v.clone().sqrt().div_scalar(root).add_scalar(self.eps);
         (p + ahead.mul_scalar(step) / denominator, [m, v])
     }
@@ -425,8 +426,8 @@ impl Lanes<2> for Adam {
         let [root, step] = self.corrections();
         let decay = if self.decoupled { 1.0 - self.lr * self.weight_decay } else { self.weight_decay };
         let [_, beta2] = self.betas;
-        // SAFETY: the caller's.
-        unsafe { splat([decay, self.way().share, beta2, 1.0 - beta2, root, self.eps, step]) }
+        // SAFETY: upheld by the caller.
+        unsafe { splat([decay, self.interpolation().share, beta2, 1.0 - beta2, root, self.eps, step]) }
     }
 
     #[inline(always)]
@@ -437,9 +438,9 @@ impl Lanes<2> for Adam {
             (_, true) => (p.mul(decay), g),
             (_, false) => (p, g.add(p.mul(decay))),
         };
-        let m = self.way().lanes(share, m, g);
+        let m = self.interpolation().lanes(share, m, g);
         let v = v.mul(beta2).add(g.mul(rest2).mul(g));
-        let ahead = if self.nesterov { self.way().lanes(share, m, g) } else { m };
+        let ahead = if self.nesterov { self.interpolation().lanes(share, m, g) } else { m };
         let denominator = v.sqrt().div(root).add(eps);
         (p.add(ahead.mul(step).div(denominator)), [m, v])
     }
@@ -458,7 +459,7 @@ impl Rule<1> for Momentum {
 impl Lanes<1> for Momentum {
     #[inline(always)]
     unsafe fn constants<V: Vector>(&self) -> [V; 8] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { splat([self.weight_decay, self.momentum, -self.lr]) }
     }
 
@@ -467,8 +468,8 @@ impl Lanes<1> for Momentum {
         let [decay, momentum, step, ..] = *constants;
         let g = if self.weight_decay == 0.0 { g } else { g.add(p.mul(decay)) };
         let sum = if self.first { g } else { sum.mul(momentum).add(g) };
-        let way = if self.nesterov { g.add(sum.mul(momentum)) } else { sum };
-        (p.add(way.mul(step)), [sum])
+        let direction = if self.nesterov { g.add(sum.mul(momentum)) } else { sum };
+        (p.add(direction.mul(step)), [sum])
     }
 }
 
@@ -483,7 +484,7 @@ impl Rule<0> for Descent {
 impl Lanes<0> for Descent {
     #[inline(always)]
     unsafe fn constants<V: Vector>(&self) -> [V; 8] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { splat([self.weight_decay, -self.lr]) }
     }
 
@@ -496,14 +497,14 @@ impl Lanes<0> for Descent {
 }
 
 impl Lion {
-    fn ways(&self) -> [Way; 2] {
-        self.betas.map(|beta| Way::new(1.0 - beta))
+    fn interpolations(&self) -> [Interpolation; 2] {
+        self.betas.map(|beta| Interpolation::new(1.0 - beta))
     }
 }
 
 impl Rule<1> for Lion {
     fn reference(&self, p: Tensor<1>, g: Tensor<1>, [m]: [Tensor<1>; 1]) -> (Tensor<1>, [Tensor<1>; 1]) {
-        let [taken, kept] = self.ways();
+        let [taken, kept] = self.interpolations();
         let sign = taken.reference(m.clone(), g.clone()).sign();
         let p = p.mul_scalar(1.0 - self.lr * self.weight_decay);
         (p + sign.mul_scalar(-self.lr), [kept.reference(m, g)])
@@ -513,11 +514,11 @@ impl Rule<1> for Lion {
 impl Lanes<1> for Lion {
     #[inline(always)]
     unsafe fn constants<V: Vector>(&self) -> [V; 8] {
-        let [taken, kept] = self.ways();
+        let [taken, kept] = self.interpolations();
         let decay = 1.0 - self.lr * self.weight_decay;
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         let mut all = unsafe { splat([decay, taken.share, kept.share, -self.lr, 0.0, 1.0]) };
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         all[6] = unsafe { V::splat(V::Scalar::LEAST) };
         all
     }
@@ -525,33 +526,33 @@ impl Lanes<1> for Lion {
     #[inline(always)]
     fn lanes<V: Vector>(&self, constants: &[V; 8], p: V, g: V, [m]: [V; 1]) -> (V, [V; 1]) {
         let [decay, taken, kept, step, zero, one, least, _] = *constants;
-        let ways = self.ways();
-        let x = ways[0].lanes(taken, m, g);
+        let interpolations = self.interpolations();
+        let x = interpolations[0].lanes(taken, m, g);
         let sign = one.zero_below(x, least).sub(one.zero_below(zero.sub(x), least));
-        (p.mul(decay).add(sign.mul(step)), [ways[1].lanes(kept, m, g)])
+        (p.mul(decay).add(sign.mul(step)), [interpolations[1].lanes(kept, m, g)])
     }
 }
 
 impl Rule<0> for Lerp {
     fn reference(&self, a: Tensor<1>, b: Tensor<1>, []: [Tensor<1>; 0]) -> (Tensor<1>, [Tensor<1>; 0]) {
-        (Way::new(self.weight).reference(a, b), [])
+        (Interpolation::new(self.weight).reference(a, b), [])
     }
 }
 
 impl Lanes<0> for Lerp {
     #[inline(always)]
     unsafe fn constants<V: Vector>(&self) -> [V; 8] {
-        // SAFETY: the caller's.
-        unsafe { splat([Way::new(self.weight).share]) }
+        // SAFETY: upheld by the caller.
+        unsafe { splat([Interpolation::new(self.weight).share]) }
     }
 
     #[inline(always)]
     fn lanes<V: Vector>(&self, constants: &[V; 8], a: V, b: V, []: [V; 0]) -> (V, [V; 0]) {
-        (Way::new(self.weight).lanes(constants[0], a, b), [])
+        (Interpolation::new(self.weight).lanes(constants[0], a, b), [])
     }
 }
 
-/// Σ x² in blocks, the blocks in order.
+/// Σ x² in blocks, added in the order of the blocks.
 fn sum_of_squares<T: Real + Into<f64>>(numbers: &[T]) -> f64 {
     let mut sums = vec![0.0; numbers.len().div_ceil(BLOCK)];
     let shared = Shared::new(&mut sums);
@@ -562,14 +563,14 @@ fn sum_of_squares<T: Real + Into<f64>>(numbers: &[T]) -> f64 {
         |(), block| {
             let part = &numbers[block * BLOCK..];
             let part = &part[..BLOCK.min(part.len())];
-            // SAFETY: each block has a place of its own.
+            // SAFETY: each block has its own element.
             unsafe { shared.part(block, 1)[0] = simd::run(Squares(part)) };
         },
     );
     sums.iter().sum()
 }
 
-/// Σ x² of a block in sixteen sums, whatever the level.
+/// Σ x² of a block in sixteen partial sums, at every level.
 struct Squares<'a, T>(&'a [T]);
 
 impl<T: Real + Into<f64>> Job for Squares<'_, T> {

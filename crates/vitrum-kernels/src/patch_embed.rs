@@ -1,18 +1,18 @@
-//! Patches and their projection: a convolution whose kernel and stride are the same, as the product it is.
+//! Patches and their projection: a convolution with equal kernel and stride, computed as a matrix product.
 //!
-//! Patches are gathered as rows, in which the numbers of a channel's line lie side by side; the kernel is read where
-//! it is. For the way back patches are gathered again rather than kept.
+//! Patches are gathered as rows. The numbers of one line of a channel are contiguous in a row. The kernel is read in
+//! place. The backward pass gathers the patches again instead of keeping them.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
-use crate::gemm::{Finish, Gemm, View};
+use crate::gemm::{Epilogue, Gemm, View};
 use crate::linear::{LinearGradients, LinearWants, sum_rows};
 use crate::simd::Real;
 use crate::threads::{Shared, for_each_block, written};
 
-/// What a number costs to move, in multiplications (see `threads`).
+/// Cost of moving a number, in multiplications (see `threads`).
 const COST: usize = 4;
 
 /// Sizes of images `[B, C, H, W]`, a kernel `[D, C, P, Q]` and the grid of whole patches.
@@ -36,18 +36,18 @@ impl Sizes {
         Self { b, c, h, w, d, p, q, grid: [h / p, w / q] }
     }
 
-    /// Patches of all images.
+    /// Number of patches of all images.
     fn rows(&self) -> usize {
         self.b * self.grid[0] * self.grid[1]
     }
 
-    /// Numbers of a patch.
+    /// Numbers per patch.
     fn terms(&self) -> usize {
         self.c * self.p * self.q
     }
 
-    /// Calls `work(i, j, count)` for the lines of all patches: from number `i` of the images and number `j` of the
-    /// patches on, `count` belong together.
+    /// Calls `work(i, j, count)` for each line of all patches: `count` numbers, from number `i` of the images and
+    /// number `j` of the patches on.
     fn for_each_line(&self, work: impl Fn(usize, usize, usize) + Sync + Send) {
         let Self { c, h, w, p, q, grid: [gh, gw], .. } = *self;
         // A block is a row of patches.
@@ -82,7 +82,7 @@ impl Sizes {
         }
     }
 
-    /// Patches back where they came from, zeros where none was.
+    /// Writes patches back to their images; uncovered pixels are zeros.
     fn images<T: Real>(&self, patches: &[T]) -> Vec<T> {
         let mut images = vec![T::ZERO; self.b * self.c * self.h * self.w];
         let to = Shared::new(&mut images);
@@ -94,7 +94,7 @@ impl Sizes {
     }
 }
 
-/// Tokens `[B, N, D]`. Tensors must lie in one piece.
+/// Tokens `[B, N, D]`. Tensors must be contiguous.
 pub(crate) fn forward<T: Real>(
     images: &FlexTensor,
     weight: &FlexTensor,
@@ -104,13 +104,13 @@ pub(crate) fn forward<T: Real>(
     let (m, k, n) = (sizes.rows(), sizes.terms(), sizes.d);
     let patches = sizes.patches(T::slice(images));
     let (a, b) = (View::rows(&patches, m, k), View::columns(T::slice(weight), n, k));
-    let product = Gemm { m, n, k, a, b: b.into(), add: false, finish: Finish::bias(bias.map(T::slice)) };
+    let product = Gemm { m, n, k, a, b: b.into(), add: false, epilogue: Epilogue::bias(bias.map(T::slice)) };
     // SAFETY: the product writes all its numbers.
     let tokens = unsafe { written(m * n, |tokens| product.run(tokens)) };
     T::tensor(tokens, Shape::new([sizes.b, sizes.grid[0] * sizes.grid[1], n]))
 }
 
-/// Gradients of images, weight and bias as far as they are asked for, given that of the tokens.
+/// Gradients of images, weight and bias, as far as `wants` asks for them, from the gradient of the tokens.
 pub(crate) fn backward<T: Real>(
     images: &FlexTensor,
     weight: &FlexTensor,
@@ -122,7 +122,7 @@ pub(crate) fn backward<T: Real>(
     let grad = T::slice(grad);
     let d_images = wants.x.then(|| {
         let (a, b) = (View::rows(grad, m, n), View::rows(T::slice(weight), n, k));
-        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, finish: Finish::Nothing };
+        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
         // SAFETY: the product writes all its numbers.
         let d_patches: Vec<T> = unsafe { written(m * k, |d_patches| product.run(d_patches)) };
         T::tensor(sizes.images(&d_patches), images.shape())
@@ -130,7 +130,7 @@ pub(crate) fn backward<T: Real>(
     let d_weight = wants.weight.then(|| {
         let patches = sizes.patches(T::slice(images));
         let (a, b) = (View::columns(grad, m, n), View::rows(&patches, m, k));
-        let product = Gemm { m: n, n: k, k: m, a, b: b.into(), add: false, finish: Finish::Nothing };
+        let product = Gemm { m: n, n: k, k: m, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
         // SAFETY: as above.
         T::tensor(unsafe { written(n * k, |d_weight| product.run(d_weight)) }, weight.shape())
     });

@@ -1,4 +1,4 @@
-//! What the processor could do at most: the mark that achieved speed is measured against.
+//! The peak speed of the processor, to compare measured speeds with.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,12 +7,11 @@ use rayon::prelude::*;
 
 use crate::simd::{self, Job, Real, Simd, Vector};
 
-/// Sums that wait for none of each other: more than any processor's units times their delay, as far as there are
-/// registers.
+/// Independent sums: more than the latency times the units of any processor, as far as registers allow.
 const CHAINS: usize = if cfg!(target_arch = "aarch64") { 24 } else { 12 };
 
-/// Multiply-adds in 10⁹ operations per second (two per multiply-add), f32, all threads of the current pool, from
-/// registers alone, at the SIMD level in use. The best of `rounds` rounds of about 20 ms.
+/// Speed of multiply-adds from registers in 10⁹ operations per second (two per multiply-add), `f32`, with all threads
+/// of the current pool at the SIMD level in use. The best of `rounds` rounds of about 20 ms.
 pub fn peak_gflops(rounds: usize) -> f64 {
     let threads = rayon::current_num_threads();
     let steps = 4_000_000;
@@ -27,7 +26,7 @@ pub fn peak_gflops(rounds: usize) -> f64 {
     best
 }
 
-/// Does nothing but multiply and add; returns the lanes of a vector.
+/// Only multiplies and adds. Returns the number of lanes of a vector.
 struct MultiplyAdds {
     steps: usize,
 }
@@ -38,7 +37,7 @@ impl Job for MultiplyAdds {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> usize {
         type V<S> = <f32 as Real>::In<S>;
-        // SAFETY: the caller has seen this level's instructions; `store` writes within `lanes`.
+        // SAFETY: the caller has this level's instructions; `store` writes within `lanes`.
         unsafe {
             let factor = V::<S>::splat(black_box(0.999));
             let term = V::<S>::splat(black_box(0.001));

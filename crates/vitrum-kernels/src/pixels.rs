@@ -1,26 +1,26 @@
 //! Weighted sums of 8-bit pixels in fixed point, for resizing.
 //!
-//! Compiled for each level of instructions, for the baseline of x86-64 has no product of 32-bit integers in vectors.
-//! Integers are the same at every level.
+//! The code is compiled for each level of instructions, since the baseline of x86-64 cannot multiply vectors of 32-bit
+//! integers. Results are the same at every level.
 
 use std::ops::Range;
 
 use crate::simd::{self, Job, Simd};
 
-/// Bits after the point of a weight: 8 for the pixel and 2 for filters that overshoot leave 22 of 32.
+/// Fractional bits of a weight: 32 bits less 8 for the pixel and 2 for filters that overshoot.
 pub const PRECISION: u32 = 22;
 const HALF: i32 = 1 << (PRECISION - 1);
-/// Channels of a pixel.
+/// Channels per pixel.
 const CHANNELS: usize = 3;
-/// Sums that are held in registers while rows are added up.
+/// Sums that stay in registers while rows are added.
 const COLUMNS: usize = 64;
 
-/// Which source pixels make one output pixel, and which of the weights belong to them.
+/// The source pixels of one output pixel, and the weights for them.
 #[derive(Clone, Debug)]
 pub struct Taps {
-    /// The first pixel.
+    /// The first source pixel.
     pub first: usize,
-    /// A weight for it and each of the next.
+    /// One weight for each source pixel from `first` on.
     pub weights: Range<usize>,
 }
 
@@ -28,12 +28,12 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// A row of RGB pixels from the weighted sums of pixels of `source`, rounded and clipped.
+/// A row of RGB pixels from weighted sums of pixels of `source`, rounded and clipped.
 ///
-/// `source` is at least as long as the taps reach; it is faster where a byte follows.
+/// `source` must cover all taps. It is faster if at least one byte follows them.
 ///
 /// # Panics
-/// If the taps reach further than pixels or weights, or `out` is not a pixel for each.
+/// If the taps exceed pixels or weights, or `out` does not have one pixel per tap.
 pub fn weigh_columns(source: &[u8], taps: &[Taps], weights: &[i32], out: &mut [u8]) {
     assert_eq!(out.len(), taps.len() * CHANNELS, "three bytes for each output pixel");
     simd::run(Columns { source, taps, weights, out });
@@ -54,14 +54,14 @@ impl Job for Columns<'_> {
         for (pixel, taps) in self.out.chunks_exact_mut(CHANNELS).zip(self.taps) {
             let weights = &self.weights[taps.weights.clone()];
             let from = &self.source[taps.first * CHANNELS..];
-            // Four bytes at a time, of which the last belongs to the next pixel and is dropped in the end.
+            // Four bytes at a time; the fourth belongs to the next pixel and is dropped at the end.
             let sums = if from.len() > weights.len() * CHANNELS {
-                // SAFETY: there is a byte behind the pixels.
+                // SAFETY: a byte follows the pixels.
                 unsafe { S::weigh_pixels(from.as_ptr(), weights, HALF) }
             } else {
                 let mut padded = from[..weights.len() * CHANNELS].to_vec();
                 padded.push(0);
-                // SAFETY: likewise.
+                // SAFETY: a byte follows the pixels.
                 unsafe { S::weigh_pixels(padded.as_ptr(), weights, HALF) }
             };
             for (to, &sum) in pixel.iter_mut().zip(&sums) {
@@ -71,10 +71,11 @@ impl Job for Columns<'_> {
     }
 }
 
-/// A row from the weighted sum of rows of `source`, each as long as `out`, one for each of `weights`; rounded and clipped.
+/// A row as the weighted sum of rows of `source`, rounded and clipped. Each row is as long as `out`, and each has one
+/// of `weights`.
 ///
 /// # Panics
-/// If there are not as many rows.
+/// If `source` has fewer rows than `weights`.
 pub fn weigh_rows(source: &[u8], weights: &[i32], out: &mut [u8]) {
     assert!(source.len() >= weights.len().saturating_mul(out.len()), "a row for each weight");
     simd::run(Rows { source, weights, out });

@@ -1,7 +1,7 @@
-//! The operations in any backend's own primitive operations: what runs where there is no fast path.
+//! The operations in the primitive operations of any backend, for backends without a fast path.
 //!
-//! The mathematics is that of [`reference`](crate::reference) with the gradients written out, so that no backend
-//! keeps the weights of attention from the forward to the backward pass.
+//! The mathematics is that of [`reference`](crate::reference) with explicit gradients, so that no backend keeps the
+//! weights of attention between the forward and the backward pass.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Shape, Slice};
@@ -10,7 +10,7 @@ use crate::activation::{Activation, DENSITY, QUICK, TANH};
 use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
 
-/// The normalised rows, and of each row mean and reciprocal deviation, `[rows]`.
+/// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`.
 pub(crate) fn layer_norm<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -31,7 +31,7 @@ pub(crate) fn layer_norm<B: Backend>(
     (B::float_reshape(y, shape.clone()), B::float_reshape(mean, stats()), B::float_reshape(rstd, stats()))
 }
 
-/// Gradients of x, weight and bias, given that of y.
+/// Gradients of x, weight and bias, from the gradient of y.
 pub(crate) fn layer_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -54,12 +54,12 @@ pub(crate) fn layer_norm_backward<B: Backend>(
 
     let grad = B::float_mul(grad, as_row::<B>(weight));
     let mean_grad = B::float_mean_dim(grad.clone(), 1);
-    let mean_pull = B::float_mean_dim(B::float_mul(grad.clone(), normal.clone()), 1);
-    let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_pull));
+    let mean_dot = B::float_mean_dim(B::float_mul(grad.clone(), normal.clone()), 1);
+    let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_dot));
     (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
 }
 
-/// The activation's value.
+/// The value of the activation.
 pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     match activation {
         Activation::Identity => x,
@@ -68,8 +68,8 @@ pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) ->
     }
 }
 
-/// Value and slope of the activation.
-pub(crate) fn with_slope<B: Backend>(
+/// Value and derivative of the activation.
+pub(crate) fn with_derivative<B: Backend>(
     x: FloatTensor<B>,
     activation: Activation,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
@@ -85,16 +85,16 @@ pub(crate) fn with_slope<B: Backend>(
         }
         _ => {
             let (share, change) = share::<B>(x.clone(), activation);
-            let slope = B::float_add(share.clone(), B::float_mul(x.clone(), change));
-            (B::float_mul(x, share), slope)
+            let derivative = B::float_add(share.clone(), B::float_mul(x.clone(), change));
+            (B::float_mul(x, share), derivative)
         }
     }
 }
 
-/// What x is multiplied with, and that factor's slope.
+/// The factor of x in the activation, and the derivative of that factor.
 fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<B>, FloatTensor<B>) {
     let scaled = |x: FloatTensor<B>, factor: f64| B::float_mul_scalar(x, factor.into());
-    let (argument, argument_slope) = match activation {
+    let (argument, argument_derivative) = match activation {
         Activation::Gelu => {
             let erf = B::float_erf(scaled(x.clone(), std::f64::consts::FRAC_1_SQRT_2));
             let share = scaled(B::float_add_scalar(erf, 1.0.into()), 0.5);
@@ -116,15 +116,15 @@ fn share<B: Backend>(x: FloatTensor<B>, activation: Activation) -> (FloatTensor<
     let share = scaled(B::float_add_scalar(B::float_tanh(scaled(argument, 0.5)), 1.0.into()), 0.5);
     let rest = B::float_add_scalar(B::float_neg(share.clone()), 1.0.into());
     let change = B::float_mul(share.clone(), rest);
-    let change = match (argument_slope, activation) {
-        (Some(slope), _) => B::float_mul(change, slope),
+    let change = match (argument_derivative, activation) {
+        (Some(derivative), _) => B::float_mul(change, derivative),
         (None, Activation::QuickGelu) => scaled(change, QUICK),
         (None, _) => change,
     };
     (share, change)
 }
 
-/// `x weight + bias`, and with a residual that plus `gamma` times it.
+/// `x weight + bias`; with a residual, `residual + gamma · (x weight + bias)`.
 pub(crate) fn linear_add<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -146,7 +146,7 @@ pub(crate) fn linear_add<B: Backend>(
     B::float_reshape(y, shape)
 }
 
-/// Gradients of x, weight and bias as far as they are asked for, given that of `x weight + bias`.
+/// Gradients of x, weight and bias, as far as `wants` asks for them, from the gradient of `x weight + bias`.
 pub(crate) fn linear_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -154,13 +154,13 @@ pub(crate) fn linear_backward<B: Backend>(
     wants: LinearWants,
 ) -> LinearGradients<FloatTensor<B>> {
     let (shape, grad) = (x.shape(), flat::<B>(grad));
-    let turned = |x| B::float_swap_dims(x, 0, 1);
-    let d_x = wants.x.then(|| B::float_reshape(B::float_matmul(grad.clone(), turned(weight)), shape));
-    let d_weight = wants.weight.then(|| B::float_matmul(turned(flat::<B>(x)), grad.clone()));
+    let transposed = |x| B::float_swap_dims(x, 0, 1);
+    let d_x = wants.x.then(|| B::float_reshape(B::float_matmul(grad.clone(), transposed(weight)), shape));
+    let d_weight = wants.weight.then(|| B::float_matmul(transposed(flat::<B>(x)), grad.clone()));
     (d_x, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
 
-/// Tokens `[B, N, D]` of images `[B, C, H, W]` by a kernel `[D, C, P, Q]`.
+/// Tokens `[B, N, D]` of images `[B, C, H, W]` with a kernel `[D, C, P, Q]`.
 pub(crate) fn patch_embed<B: Backend>(
     images: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -172,7 +172,7 @@ pub(crate) fn patch_embed<B: Backend>(
     B::float_reshape(tokens, grid.tokens())
 }
 
-/// Gradients of images, weight and bias as far as they are asked for, given that of the tokens.
+/// Gradients of images, weight and bias, as far as `wants` asks for them, from the gradient of the tokens.
 pub(crate) fn patch_embed_backward<B: Backend>(
     images: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -188,13 +188,13 @@ pub(crate) fn patch_embed_backward<B: Backend>(
         B::float_slice_assign(zeros, &grid.covered(), grid.images::<B>(d_patches))
     });
     let d_weight = wants.weight.then(|| {
-        let turned = B::float_swap_dims(grad.clone(), 0, 1);
-        B::float_reshape(B::float_matmul(turned, grid.patches::<B>(images)), kernel)
+        let transposed = B::float_swap_dims(grad.clone(), 0, 1);
+        B::float_reshape(B::float_matmul(transposed, grid.patches::<B>(images)), kernel)
     });
     (d_images, d_weight, wants.bias.then(|| sum_rows::<B>(grad)))
 }
 
-/// How images `[B, C, H, W]` are cut by a kernel `[D, C, P, Q]`.
+/// How a kernel `[D, C, P, Q]` cuts images `[B, C, H, W]` into patches.
 struct Grid {
     b: usize,
     c: usize,
@@ -233,7 +233,7 @@ impl Grid {
         B::float_reshape(B::float_permute(cut, &[0, 2, 4, 1, 3, 5]), Shape::new([b * gh * gw, c * p * q]))
     }
 
-    /// Patches as the part of the images that they cover.
+    /// Patches as the covered part of the images.
     fn images<B: Backend>(&self, patches: FloatTensor<B>) -> FloatTensor<B> {
         let Self { b, c, patch: [p, q], grid: [gh, gw], .. } = *self;
         let cut = B::float_reshape(patches, Shape::new([b, gh, gw, c, p, q]));
@@ -241,7 +241,7 @@ impl Grid {
     }
 }
 
-/// The MLP's output and, if it is to be kept, the activation's argument, `[rows, F]`.
+/// The output of the MLP and, if `keep` is set, the argument of the activation, `[rows, F]`.
 pub(crate) fn mlp<B: Backend>(
     x: FloatTensor<B>,
     fc1: (FloatTensor<B>, Option<FloatTensor<B>>),
@@ -254,7 +254,8 @@ pub(crate) fn mlp<B: Backend>(
     (linear_add::<B>(activate::<B>(hidden, activation), fc2.0, fc2.1, None, None), kept)
 }
 
-/// Gradients of x and both layers' weights and biases as far as they are asked for, given that of the output.
+/// Gradients of x and of both layers' weights and biases, as far as `wants` asks for them, from the gradient of the
+/// output.
 pub(crate) fn mlp_backward<B: Backend>(
     x: FloatTensor<B>,
     fc1_weight: FloatTensor<B>,
@@ -264,13 +265,14 @@ pub(crate) fn mlp_backward<B: Backend>(
     activation: Activation,
     wants: MlpWants,
 ) -> MlpGradients<FloatTensor<B>> {
-    let (active, slope) = with_slope::<B>(kept, activation);
+    let (active, derivative) = with_derivative::<B>(kept, activation);
     let before = wants.x || wants.fc1_weight || wants.fc1_bias;
     let outer = LinearWants { x: before, weight: wants.fc2_weight, bias: wants.fc2_bias };
     let (d_active, d_fc2, d_fc2_bias) = linear_backward::<B>(active, fc2_weight, grad, outer);
     let Some(d_active) = d_active else { return (None, None, None, d_fc2, d_fc2_bias) };
     let inner = LinearWants { x: wants.x, weight: wants.fc1_weight, bias: wants.fc1_bias };
-    let (d_x, d_fc1, d_fc1_bias) = linear_backward::<B>(x, fc1_weight, B::float_mul(d_active, slope), inner);
+    let (d_x, d_fc1, d_fc1_bias) =
+        linear_backward::<B>(x, fc1_weight, B::float_mul(d_active, derivative), inner);
     (d_x, d_fc1, d_fc1_bias, d_fc2, d_fc2_bias)
 }
 

@@ -1,22 +1,22 @@
-//! Asking memory for what will be needed.
+//! Prefetching of cache lines.
 
 /// Bytes of a cache line, the unit of prefetching.
 pub(crate) const LINE: usize = 64;
 
-/// Asks for a cache line that will be needed soon.
+/// Prefetches a cache line that will be needed soon.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
-    ask_for::<T, false>(at);
+    prefetch_line::<T, false>(at);
 }
 
-/// Asks for a cache line, into the first-level cache or, if it is for later, the second.
+/// Prefetches a cache line to the first-level cache or, with `SECOND_LEVEL`, to the second.
 #[inline(always)]
-fn ask_for<T, const LATER: bool>(at: *const T) {
+fn prefetch_line<T, const SECOND_LEVEL: bool>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which reads nothing; any address will do. SSE is part of x86-64.
+    // SAFETY: a hint that reads nothing; any address is valid. SSE is part of x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        match LATER {
+        match SECOND_LEVEL {
             false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
             true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
         }
@@ -25,15 +25,15 @@ fn ask_for<T, const LATER: bool>(at: *const T) {
     let _ = at;
 }
 
-/// What stands behind the part of an operand that tiles are using, for which they ask bit by bit.
-pub(crate) struct Later<T> {
+/// The memory after the part of an operand that is in use. Tiles prefetch it line by line.
+pub(crate) struct PrefetchQueue<T> {
     at: *const T,
-    /// Cache lines that nobody has asked for.
+    /// Cache lines that are not yet prefetched.
     left: usize,
 }
 
-impl<T> Later<T> {
-    /// Behind the part at `from`, of as many numbers.
+impl<T> PrefetchQueue<T> {
+    /// The memory after the `numbers` numbers at `from`, of the same length.
     pub(crate) fn new(from: *const T, numbers: usize) -> Self {
         Self { at: from.wrapping_add(numbers), left: (numbers * size_of::<T>()).div_ceil(LINE) }
     }
@@ -48,19 +48,24 @@ impl<T> Later<T> {
     }
 }
 
-/// Cache lines that a tile asks for, one after the other.
+/// Cache lines that a tile prefetches one after the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Lines<T> {
     at: *const T,
-    /// From one to the next, in numbers; 0 if all have been asked for.
+    /// Step between lines, in numbers; 0 if all lines have been prefetched.
     step: usize,
 }
 
 impl<T> Lines<T> {
-    /// Asks for one.
+    /// No lines.
+    pub(crate) fn none() -> Self {
+        Self { at: std::ptr::null(), step: 0 }
+    }
+
+    /// Prefetches the next line.
     #[inline(always)]
-    pub(crate) fn ask(&mut self) {
-        ask_for::<T, true>(self.at);
+    pub(crate) fn prefetch_next(&mut self) {
+        prefetch_line::<T, true>(self.at);
         self.at = self.at.wrapping_add(self.step);
     }
 }

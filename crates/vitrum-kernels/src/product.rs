@@ -1,12 +1,13 @@
-//! The one matrix product of the fast paths: small, in cache, by one thread.
+//! A matrix product for small operands in cache, by one thread.
 
-use crate::gemm::{Numbers, Pairs, Terms};
+use crate::gemm::{Numbers, Pairs, Terms, Tile};
+use crate::prefetch::Lines;
 use crate::simd::{Job, Real, Simd, Vector};
 
-/// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with rows in one piece.
+/// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with contiguous rows.
 ///
-/// `n` is counted in vectors: rows of `b` and `c` reach to a multiple of the vector's length, and whatever stands
-/// in `b`'s padding arrives in `c`'s.
+/// `n` is a multiple of the vector length: rows of `b` and `c` are padded. The padding of `b` appears in the padding of
+/// `c`.
 pub(crate) struct Product<T> {
     pub m: usize,
     /// Columns, a multiple of the number of lanes.
@@ -28,7 +29,7 @@ impl<T: Real> Job for Product<T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { self.run_terms::<S, Numbers>() }
     }
 }
@@ -41,21 +42,21 @@ impl Job for PairProduct {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { self.0.run_terms::<S, Pairs>() }
     }
 }
 
 impl<T: Real> Product<T> {
-    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16; the rest hold a row of b and one of a's
-    // numbers. Each number of b is then used 6 (4) times per load.
+    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16. The other registers hold a row of b and a
+    // number of a. Each loaded number of b is then used 6 (4) times.
     #[inline(always)]
     unsafe fn run_terms<S: Simd, R: Terms<T>>(&self) {
-        // SAFETY: the caller's, passed on.
+        // SAFETY: upheld by the caller.
         unsafe { if S::MANY_REGISTERS { self.columns::<S, R, 6, 4>() } else { self.columns::<S, R, 4, 3>() } }
     }
 
-    /// Walks over stripes of at most `NR` vectors.
+    /// Goes over stripes of at most `NR` vectors.
     #[inline(always)]
     unsafe fn columns<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self) {
         let mut column = 0;
@@ -74,7 +75,7 @@ impl<T: Real> Product<T> {
         }
     }
 
-    /// Walks down a stripe in tiles of at most `MR` rows.
+    /// Goes down a stripe in tiles of at most `MR` rows.
     #[inline(always)]
     unsafe fn rows<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self, column: usize) {
         let mut row = 0;
@@ -96,37 +97,20 @@ impl<T: Real> Product<T> {
     }
 
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers' order plain to see.
     unsafe fn tile<S: Simd, R: Terms<T>, const MR: usize, const NR: usize>(&self, row: usize, column: usize) {
-        let [a_row, a_column] = self.a_steps;
         // SAFETY: the tile lies within `m` rows and `n` columns, which the pointers cover.
         unsafe {
-            let c = self.c.add(row * self.c_step + column);
-            let mut sums = [[T::In::<S>::splat(T::ZERO); NR]; MR];
-            let mut a = self.a.add(row * a_row);
-            let mut b = self.b.add(column);
-            for _ in 0..self.k {
-                let mut b_row = [T::In::<S>::splat(T::ZERO); NR];
-                for j in 0..NR {
-                    b_row[j] = T::In::<S>::load(b.add(j * T::In::<S>::LANES));
-                }
-                for i in 0..MR {
-                    let factor = T::In::<S>::splat(*a.add(i * a_row));
-                    for j in 0..NR {
-                        sums[i][j] = R::add::<S>(factor, b_row[j], sums[i][j]);
-                    }
-                }
-                a = a.wrapping_add(a_column);
-                b = b.wrapping_add(self.b_step);
-            }
-            for i in 0..MR {
-                for j in 0..NR {
-                    let at = c.add(i * self.c_step + j * T::In::<S>::LANES);
-                    // Added at the end: short sums of their own round less than one long one.
-                    let sum = if self.add { T::In::<S>::load(at).add(sums[i][j]) } else { sums[i][j] };
-                    sum.store(at);
-                }
-            }
+            let tile = Tile {
+                k: self.k,
+                a: self.a.add(row * self.a_steps[0]),
+                b: self.b.add(column),
+                b_step: self.b_step,
+                c: self.c.add(row * self.c_step + column),
+                c_step: self.c_step,
+                add: self.add,
+                ahead: Lines::none(),
+            };
+            tile.run::<S, R, MR, NR, false>(self.a_steps);
         }
     }
 }

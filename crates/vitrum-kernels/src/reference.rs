@@ -1,49 +1,51 @@
-//! What the operations mean, in ordinary Burn tensor operations.
+//! The definitions of the operations, in ordinary Burn tensor operations.
 //!
-//! Slow and memory-hungry, but short: every other version is held against these.
+//! They are slow and use much memory, but they are short. Tests compare every other version with them.
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Tensor, activation};
 
 use crate::activation::{Activation, QUICK};
+use crate::check::{
+    check_attention, check_cross, check_layer_norm, check_linear, check_patch_embed, check_residual,
+};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
-/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each of `num_heads` heads of `D / num_heads` columns
-/// (timm's layout); `bias` is `[n, num_heads or 1, T, T]`, of which entry b of the batch takes the one at `b % n`.
-/// Returns `[B, T, D]`.
+/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each with `num_heads` heads of `D / num_heads` columns (timm's
+/// layout). `bias` is `[n, num_heads or 1, T, T]`; entry b of the batch uses the bias at `b % n`. Returns `[B, T, D]`.
 ///
 /// # Panics
-/// Where [`attention`](crate::attention) does.
+/// As [`attention`](crate::attention).
 pub fn attention_reference(
     qkv: Tensor<3>,
     num_heads: usize,
     scale: f64,
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
-    crate::attention::check_attention(&qkv, num_heads, bias.as_ref());
+    check_attention(&qkv, num_heads, bias.as_ref());
     let [q, k, v] = [0, 1, 2].map(|part| columns(&qkv, part));
     context(weights_of(q, k, num_heads, scale, bias, None), heads(v, num_heads))
 }
 
-/// The weights of [`attention_reference`]: for each query (third axis) how much of each key (fourth) it takes.
+/// The weights of [`attention_reference`]: for each query (third axis) the weight of each key (fourth axis).
 ///
-/// Returns `[B, A, T, T]`; rows sum to one, except that a row whose scores are all `-inf` is zero.
+/// Returns `[B, A, T, T]`. Rows sum to one; a row whose scores are all `-inf` is zero.
 ///
 /// # Panics
-/// Where [`attention`](crate::attention) does.
+/// As [`attention`](crate::attention).
 pub fn attention_weights(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<4> {
-    crate::attention::check_attention(&qkv, num_heads, bias.as_ref());
+    check_attention(&qkv, num_heads, bias.as_ref());
     weights_of(columns(&qkv, 0), columns(&qkv, 1), num_heads, scale, bias, None)
 }
 
-/// Softmax attention of queries to other keys and values: `q` `[B, Q, D]`, `k` `[B, K, D]`, `v` `[B, K, V]`, `bias`
-/// `[n, num_heads or 1, Q, K]` with n dividing B, `key_padding_mask` `[B, K]`, `true` where there is no key. Returns
-/// `[B, Q, V]`.
+/// Softmax attention of queries to separate keys and values. `q` is `[B, Q, D]`, `k` `[B, K, D]`, `v` `[B, K, V]`,
+/// `bias` `[n, num_heads or 1, Q, K]` with n dividing B, `key_padding_mask` `[B, K]`, `true` for padding. Returns `[B,
+/// Q, V]`.
 ///
 /// # Panics
-/// Where [`cross_attention`](crate::cross_attention) does.
+/// As [`cross_attention`](crate::cross_attention).
 pub fn cross_attention_reference(
     q: Tensor<3>,
     k: Tensor<3>,
@@ -53,7 +55,7 @@ pub fn cross_attention_reference(
     bias: Option<Tensor<4>>,
     key_padding_mask: Option<Tensor<2, Bool>>,
 ) -> Tensor<3> {
-    crate::attention::check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
     let ([b, queries, _], [_, keys, width]) = (q.dims(), v.dims());
     if keys == 0 {
         return Tensor::zeros([b, queries, width], (&q.device(), q.dtype()));
@@ -62,10 +64,10 @@ pub fn cross_attention_reference(
     context(weights_of(q, k, num_heads, scale, bias, key_padding_mask), v)
 }
 
-/// The weights of [`cross_attention_reference`], `[B, A, Q, K]`; rows sum to one, except that a row without keys is zero.
+/// The weights of [`cross_attention_reference`], `[B, A, Q, K]`. Rows sum to one; a row without keys is zero.
 ///
 /// # Panics
-/// Where [`cross_attention`](crate::cross_attention) does.
+/// As [`cross_attention`](crate::cross_attention).
 pub fn cross_attention_weights(
     q: Tensor<3>,
     k: Tensor<3>,
@@ -74,7 +76,7 @@ pub fn cross_attention_weights(
     bias: Option<Tensor<4>>,
     key_padding_mask: Option<Tensor<2, Bool>>,
 ) -> Tensor<4> {
-    crate::attention::check_cross([&q, &k, &k], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    check_cross([&q, &k, &k], num_heads, bias.as_ref(), key_padding_mask.as_ref());
     let ([b, queries, _], keys) = (q.dims(), k.dims()[1]);
     if keys == 0 {
         return Tensor::zeros([b, num_heads, queries, 0], (&q.device(), q.dtype()));
@@ -84,17 +86,17 @@ pub fn cross_attention_weights(
 
 /// Normalises each row of the last axis to mean 0 and deviation 1, then scales and shifts it (arXiv:1607.06450).
 ///
-/// `x` is `[..., D]`, `weight` and `bias` are `[D]`; the variance is the biased one, `eps` is added to it.
+/// `x` is `[..., D]`; `weight` and `bias` are `[D]`. The variance is the biased one, and `eps` is added to it.
 ///
 /// # Panics
-/// Where [`layer_norm`](crate::layer_norm) does.
+/// As [`layer_norm`](crate::layer_norm).
 pub fn layer_norm_reference<const R: usize>(
     x: Tensor<R>,
     weight: Tensor<1>,
     bias: Option<Tensor<1>>,
     eps: f64,
 ) -> Tensor<R> {
-    crate::check_layer_norm(&x, &weight, bias.as_ref());
+    check_layer_norm(&x, &weight, bias.as_ref());
     let mean = x.clone().mean_dim(R - 1); // [..., 1]
     let centred = x - mean;
     let variance = (centred.clone() * centred.clone()).mean_dim(R - 1);
@@ -105,7 +107,7 @@ pub fn layer_norm_reference<const R: usize>(
     }
 }
 
-/// A function of each number by itself. The shape stays.
+/// An activation function. It maps each number by itself.
 pub fn activate_reference<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> {
     match activation {
         Activation::Identity => x,
@@ -117,16 +119,16 @@ pub fn activate_reference<const R: usize>(x: Tensor<R>, activation: Activation) 
     }
 }
 
-/// A linear layer: `x weight + bias`; `x` is `[..., K]`, `weight` `[K, N]`, `bias` `[N]`. Returns `[..., N]`.
+/// A linear layer: `x weight + bias`. `x` is `[..., K]`, `weight` `[K, N]`, `bias` `[N]`. Returns `[..., N]`.
 ///
 /// # Panics
-/// Where [`linear`](crate::linear) does.
+/// As [`linear`](crate::linear).
 pub fn linear_reference<const R: usize>(
     x: Tensor<R>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<R> {
-    crate::check_linear("linear", &x, &weight, bias.as_ref());
+    check_linear("linear", &x, &weight, bias.as_ref());
     let mut shape = x.dims();
     let rows = shape[..R - 1].iter().product();
     let flat = x.reshape([rows, shape[R - 1]]);
@@ -139,13 +141,13 @@ pub fn linear_reference<const R: usize>(
     y.reshape(shape)
 }
 
-/// Patches and their projection, a convolution with stride `[P, Q]`: images `[B, C, H, W]`, `weight` `[D, C, P, Q]`,
-/// `bias` `[D]`. Returns tokens `[B, N, D]`.
+/// Patches and their projection, a convolution with stride `[P, Q]`. Images are `[B, C, H, W]`, `weight` is `[D, C, P,
+/// Q]`, `bias` `[D]`. Returns tokens `[B, N, D]`.
 ///
 /// # Panics
-/// Where [`patch_embed`](crate::patch_embed) does.
+/// As [`patch_embed`](crate::patch_embed).
 pub fn patch_embed_reference(images: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    crate::check_patch_embed(&images, &weight, bias.as_ref());
+    check_patch_embed(&images, &weight, bias.as_ref());
     let [d, _, p, q] = weight.dims();
     let [b, _, h, w] = images.dims();
     let (gh, gw) = (h / p, w / q);
@@ -155,10 +157,11 @@ pub fn patch_embed_reference(images: Tensor<4>, weight: Tensor<4>, bias: Option<
     tokens.reshape([b, d, gh * gw]).swap_dims(1, 2)
 }
 
-/// A linear layer in a residual branch: `residual + gamma · (x weight + bias)`; `residual` is `[..., N]`, `gamma` `[N]`.
+/// A linear layer in a residual branch: `residual + gamma · (x weight + bias)`. `residual` is `[..., N]`, `gamma`
+/// `[N]`.
 ///
 /// # Panics
-/// Where [`linear_add`](crate::linear_add) does.
+/// As [`linear_add`](crate::linear_add).
 pub fn linear_add_reference<const R: usize>(
     x: Tensor<R>,
     weight: Tensor<2>,
@@ -166,7 +169,7 @@ pub fn linear_add_reference<const R: usize>(
     residual: Tensor<R>,
     gamma: Option<Tensor<1>>,
 ) -> Tensor<R> {
-    crate::check_residual("linear_add", &x, weight.dims()[1], &residual, gamma.as_ref());
+    check_residual("linear_add", &x, weight.dims()[1], &residual, gamma.as_ref());
     let y = linear_reference(x, weight, bias);
     match gamma {
         Some(gamma) => residual + y * gamma.unsqueeze(),
@@ -174,12 +177,12 @@ pub fn linear_add_reference<const R: usize>(
     }
 }
 
-/// Two linear layers with an activation between: `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`.
+/// Two linear layers with an activation between them: `activation(x fc1_weight + fc1_bias) fc2_weight + fc2_bias`.
 ///
 /// `x` is `[..., D]`, `fc1_weight` `[D, F]`, `fc2_weight` `[F, N]`; biases are `[F]` and `[N]`. Returns `[..., N]`.
 ///
 /// # Panics
-/// Where [`mlp`](crate::mlp) does.
+/// As [`mlp`](crate::mlp).
 pub fn mlp_reference<const R: usize>(
     x: Tensor<R>,
     fc1_weight: Tensor<2>,
@@ -221,7 +224,7 @@ fn weights_of(
     })
 }
 
-/// `[B, K, E]` of all heads with zeros where there is no key, so that what stands there changes nothing.
+/// `[B, A, K, E]` with zeros for padded keys, so that their content changes nothing.
 fn hide_keys(x: Tensor<4>, key_padding_mask: Option<&Tensor<2, Bool>>) -> Tensor<4> {
     let Some(mask) = key_padding_mask else { return x };
     let [b, keys] = mask.dims();
@@ -229,7 +232,7 @@ fn hide_keys(x: Tensor<4>, key_padding_mask: Option<&Tensor<2, Bool>>) -> Tensor
     x.mask_fill(mask, 0.0)
 }
 
-/// What weights `[B, A, Q, K]` take of values `[B, A, K, E]`: `[B, Q, V]`.
+/// The product of weights `[B, A, Q, K]` and values `[B, A, K, E]`, as `[B, Q, V]`.
 fn context(weights: Tensor<4>, v: Tensor<4>) -> Tensor<3> {
     let ([b, a, queries, _], e) = (weights.dims(), v.dims()[3]);
     weights.matmul(v).swap_dims(1, 2).reshape([b, queries, a * e])
@@ -241,17 +244,17 @@ fn columns(qkv: &Tensor<3>, part: usize) -> Tensor<3> {
     qkv.clone().narrow(2, part * d, d)
 }
 
-/// `[B, T, D]` by heads: `[B, A, T, E]`.
+/// `[B, T, D]` split into heads: `[B, A, T, E]`.
 fn heads(x: Tensor<3>, num_heads: usize) -> Tensor<4> {
     let [b, t, d] = x.dims();
     x.reshape([b, t, num_heads, d / num_heads]).swap_dims(1, 2)
 }
 
-/// Softmax over the last axis in which a row of `-inf` gives zeros instead of NaN.
+/// Softmax over the last axis. A row of `-inf` gives zeros instead of NaN.
 fn softmax_rows(scores: Tensor<4>) -> Tensor<4> {
     let max = scores.clone().detach().max_dim(3).clamp_min(lowest(scores.dtype()));
     let weights = (scores - max).exp();
-    // The maximum itself contributes 1, so this touches the sums of such rows only.
+    // The maximum contributes 1 to its sum, so this changes only rows of -inf.
     let sum = weights.clone().sum_dim(3).clamp_min(0.5);
     weights / sum
 }

@@ -1,7 +1,7 @@
-//! Splitting work over threads so that the numbers do not depend on how many there are.
+//! Division of work among threads, such that results do not depend on the number of threads.
 //!
-//! Work is cut into blocks whose size depends on shapes alone, each block is computed by one thread in one order, and
-//! sums over blocks are taken in the order of the blocks. So one thread and many give the same bits.
+//! Work is cut into blocks whose size depends only on shapes. One thread computes each block in one order, and sums
+//! over blocks are added in the order of the blocks. So any number of threads gives the same bits.
 
 use std::ops::Range;
 
@@ -9,20 +9,21 @@ use rayon::prelude::*;
 
 use crate::simd::Real;
 
-/// Fewer multiplications than this are not worth waking a second thread: about 20 µs on one core, against the
-/// 5 to 10 µs it takes rayon to hand work over.
+/// Fewer multiplications than this are not worth a second thread: they take about 20 µs on one core, and rayon needs 5
+/// to 10 µs to hand work over.
 const WORTH_SPLITTING: usize = 1 << 20;
 
-/// Images of a part, at most: with more, what lies between two operations leaves the cache.
+/// Most images per part: with more, the numbers between two operations leave the cache.
 const PART: usize = 8;
 
-/// Calls `pass` for parts of a batch, `images` in all, side by side, and returns what it gives in the order of the
-/// batch; for answers whose numbers do not depend on the other images.
+/// Calls `pass` for parts of a batch of `images` in parallel, and returns the results in the order of the batch. For
+/// inference in which images do not depend on each other.
 ///
-/// Threads that share each operation wait for one another after each, and read what the other has written; with two and
-/// a batch of eight that took 10 to 25 % of the time of ViT-Ti, 16 % of ViT-S, nothing measurable of ViT-B. What is in
-/// memory at a time is that of a part for each thread, however large the batch. All of it runs on the workers: handing
-/// the operations of a pass over from outside one by one costs a wake-up each, a tenth of ViT-Ti's time with one image.
+/// Threads that share each operation wait for each other after every operation, and read what the others have written.
+/// With two threads and a batch of eight that took 10 to 25 % of the time of ViT-Ti and 16 % of ViT-S; for ViT-B it was
+/// not measurable. Memory holds one part per thread at a time, however large the batch. The whole pass runs on the
+/// workers: submitting its operations one by one from outside would cost a wake-up each, a tenth of the time of ViT-Ti
+/// with one image.
 pub fn in_parts<R: Send>(images: usize, pass: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
     rayon::scope(|_| {
         let threads = threads();
@@ -58,29 +59,29 @@ pub(crate) fn for_each_block<S>(
     }
 }
 
-/// Part `index` of `parts` almost equal ones of `0 .. length`.
+/// Part `index` of `parts` almost equal parts of `0 .. length`.
 pub(crate) fn share(length: usize, parts: usize, index: usize) -> Range<usize> {
     index * length / parts..(index + 1) * length / parts
 }
 
-/// How many threads there are to work for the caller.
+/// The number of threads of the current pool.
 pub(crate) fn threads() -> usize {
     rayon::current_num_threads().max(1)
 }
 
-/// `length` numbers that `write` writes, without zeroing them first.
+/// `length` numbers that `write` fills, without zeroing them first.
 ///
 /// # Safety
-/// `write` must write all of them, and read none before.
+/// `write` must write all of them, and must not read any before.
 pub(crate) unsafe fn written<T: Real>(length: usize, write: impl FnOnce(Shared<T>)) -> Vec<T> {
     let mut numbers = Vec::with_capacity(length);
     write(Shared(numbers.as_mut_ptr()));
-    // SAFETY: the room is there, and the caller has written to it.
+    // SAFETY: the capacity is there, and the caller has written all of it.
     unsafe { numbers.set_len(length) };
     numbers
 }
 
-/// Adds all later parts of `size` numbers to the first, in order.
+/// Adds all later parts of `size` numbers to the first one, in order.
 pub(crate) fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
     if size == 0 {
         return;
@@ -93,9 +94,9 @@ pub(crate) fn sum_parts<T: Real>(parts: &mut [T], size: usize) {
     }
 }
 
-/// A buffer that blocks write to side by side.
+/// A buffer that blocks write to in parallel.
 ///
-/// Whoever makes one promises that no two blocks touch the same number while it is shared.
+/// The creator of this value guarantees that no two blocks use the same number while it is shared.
 pub(crate) struct Shared<T>(*mut T);
 
 impl<T> Clone for Shared<T> {
@@ -106,9 +107,9 @@ impl<T> Clone for Shared<T> {
 
 impl<T> Copy for Shared<T> {}
 
-// SAFETY: the promise above; a number is touched by one thread only.
+// SAFETY: the guarantee above; only one thread uses each number.
 unsafe impl<T: Send> Send for Shared<T> {}
-// SAFETY: likewise.
+// SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
@@ -116,8 +117,8 @@ impl<T> Shared<T> {
         Self(buffer.as_mut_ptr())
     }
 
-    /// The room of a vector, whatever its length.
-    pub(crate) fn room(numbers: &mut Vec<T>) -> Self {
+    /// The capacity of a vector, whatever its length.
+    pub(crate) fn of_capacity(numbers: &mut Vec<T>) -> Self {
         Self(numbers.as_mut_ptr())
     }
 
@@ -126,18 +127,18 @@ impl<T> Shared<T> {
         Self(self.at(start))
     }
 
-    /// Where number `index` stands.
+    /// Pointer to number `index`.
     pub(crate) fn at(self, index: usize) -> *mut T {
         self.0.wrapping_add(index)
     }
 
-    /// The numbers from `start` on.
+    /// `length` numbers from `start` on.
     ///
     /// # Safety
-    /// `start .. start + length` must lie in the buffer, and in no other block's part.
+    /// `start .. start + length` must lie in the buffer, and no other block may use it.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &mut [T] {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
     }
 }

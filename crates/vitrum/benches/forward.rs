@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use vitrum::models::ModelConfig;
+use vitrum::models::{Config, ModelConfig};
 
 fn forward(c: &mut Criterion) {
     let device = Device::flex();
@@ -18,7 +18,7 @@ fn forward(c: &mut Criterion) {
                 Tensor::random([batch, 3, 224, 224], Distribution::Normal(0.0, 1.0), &device);
             group.throughput(Throughput::Elements(batch as u64));
             group.bench_with_input(BenchmarkId::new(name, batch), &images, |b, images| {
-                b.iter(|| black_box(model.logits(images.clone()).into_data()));
+                b.iter(|| black_box(model.logits(images.clone()).expect("a classifier").into_data()));
             });
         }
     }

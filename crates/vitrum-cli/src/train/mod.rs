@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use vitrum::models::Config;
 use vitrum::train::recipe::Recipe;
 use vitrum::train::{Job, Outcome, Requests, fit};
 

@@ -14,7 +14,7 @@ use vitrum::checkpoint::write::{WriteOptions, write_safetensors, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap};
 use vitrum::data::demo::CLASSES;
 use vitrum::data::{CropMode, Interpolation, Preprocess};
-use vitrum::models::{ModelConfig, VitConfig, catalogue};
+use vitrum::models::{Config, ModelConfig, VitConfig, catalogue};
 
 /// A folder of its own for each test; paths given to commands are relative to it.
 pub struct Sandbox {

@@ -1,4 +1,4 @@
-//! The backward pass, head by head: weights are computed again from the row maxima and sums.
+//! The backward pass, head by head: it recomputes the weights from the row maxima and sums.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -11,11 +11,10 @@ use crate::product::Product;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, sum_parts};
 
-/// In how many parts the gradient of a bias shared by many heads or images is summed: so many can run in parallel, and
-/// so many copies of it are held.
+/// Parts in which the gradient of a shared bias is summed. It limits both the parallel tasks and the copies in memory.
 const BIAS_PARTS: usize = 4;
 
-/// What the forward pass returned, and the gradient of the context. Tensors in one piece.
+/// What the forward pass returned, and the gradient of the context. All tensors are contiguous.
 pub(crate) struct Saved {
     pub context: FlexTensor,
     pub max: FlexTensor,
@@ -23,7 +22,7 @@ pub(crate) struct Saved {
     pub grad: FlexTensor,
 }
 
-/// Gradients of the tensors that hold q, k and v, and of the bias if asked for.
+/// Gradients of the tensors that hold q, k and v, and of the bias if `want_bias` is set.
 pub(crate) fn backward<T: Real>(
     operands: &Operands,
     saved: &Saved,
@@ -35,18 +34,18 @@ pub(crate) fn backward<T: Real>(
     let plan = Plan::new(&call, want_bias);
     let mut d_bias = vec![T::ZERO; plan.parts * plan.bias_size()];
     if !call.is_empty() {
-        let places = Places::new(operands, &mut gradients);
+        let destinations = Destinations::new(operands, &mut gradients);
         let numbers = Numbers::new(saved);
         let shared = Shared::new(&mut d_bias);
         let work = |scratch: &mut BackwardScratch<T>, task: usize| {
             let (slot, part) = (task / plan.parts, task % plan.parts);
             let start = part * plan.bias_size() + slot * plan.slot_size;
-            // SAFETY: each task has a slot's part to itself.
+            // SAFETY: no other task uses this part of the slot.
             let mut d_bias = (plan.slot_size > 0).then(|| unsafe { shared.part(start, plan.slot_size) });
             for (b, h) in plan.heads(task) {
-                let (call, numbers, places) = (&call, &numbers, &places);
+                let (call, numbers, destinations) = (&call, &numbers, &destinations);
                 let d_bias = d_bias.as_deref_mut();
-                simd::run(BackwardHead { call, numbers, places, b, h, scratch, d_bias });
+                simd::run(BackwardHead { call, numbers, destinations, b, h, scratch, d_bias });
             }
         };
         let cost = call.multiplications().saturating_mul(3);
@@ -61,17 +60,17 @@ pub(crate) fn backward<T: Real>(
     (gradients.into_iter().zip(shapes).map(|(numbers, shape)| T::tensor(numbers, shape)).collect(), d_bias)
 }
 
-/// Which heads a task does one after the other: those that share a slot of the bias, in parts.
+/// The heads of each task: those that share a slot of the bias, in parts.
 struct Plan {
     a: usize,
-    /// Axes of the slots; without a gradient of the bias each head has its own.
+    /// Axes of the slots. Without a gradient of the bias, each head has a slot of its own.
     slots_b: usize,
     slots_a: usize,
     slots: usize,
-    /// Heads that share a slot, and in how many parts they are done.
+    /// Heads per slot, and the parts that they are divided into.
     sharing: usize,
     parts: usize,
-    /// Numbers of a slot in the gradient of the bias; 0 if that gradient is not wanted.
+    /// Numbers per slot of the gradient of the bias; 0 if that gradient is not wanted.
     slot_size: usize,
 }
 
@@ -80,11 +79,11 @@ impl Plan {
         let Sizes { b, a, .. } = call.sizes;
         let ([slots_b, slots_a], slot_size) = call.bias_axes().filter(|_| want_bias).unwrap_or(([b, a], 0));
         let slots = slots_b * slots_a;
-        let sharing = (b * a).checked_div(slots).unwrap_or(0); // no images, no slots
+        let sharing = (b * a).checked_div(slots).unwrap_or(0); // no images, so no slots
         Self { a, slots_b, slots_a, slots, sharing, parts: sharing.clamp(1, BIAS_PARTS), slot_size }
     }
 
-    /// Numbers in the gradient of the bias.
+    /// Length of the gradient of the bias.
     fn bias_size(&self) -> usize {
         self.slots * self.slot_size
     }
@@ -102,7 +101,7 @@ impl Plan {
     }
 }
 
-/// The numbers of [`Saved`].
+/// The values of [`Saved`].
 struct Numbers<'a, T> {
     context: &'a [T],
     max: &'a [T],
@@ -118,29 +117,30 @@ impl<'a, T: Real> Numbers<'a, T> {
 }
 
 /// Where the gradients of q, k and v are written.
-struct Places<T>([Place<T>; 3]);
+struct Destinations<T>([Destination<T>; 3]);
 
 #[derive(Clone, Copy)]
-struct Place<T> {
+struct Destination<T> {
     to: Shared<T>,
     /// Steps between images and between tokens.
     image: usize,
     token: usize,
 }
 
-impl<T: Real> Places<T> {
+impl<T: Real> Destinations<T> {
     fn new(operands: &Operands, gradients: &mut [Vec<T>]) -> Self {
         let buffers: Vec<Shared<T>> = gradients.iter_mut().map(|numbers| Shared::new(numbers)).collect();
         Self(operands.parts.map(|part| {
             let shape = &operands.shapes[part.tensor];
             let to = buffers[part.tensor].offset(part.column);
-            Place { to, image: shape[1] * shape[2], token: shape[2] }
+            Destination { to, image: shape[1] * shape[2], token: shape[2] }
         }))
     }
 }
 
 struct BackwardScratch<T> {
-    /// `scale · q` of a block, `[E, QUERIES]` and `[QUERIES, E]`; likewise the gradient of the context.
+    /// `scale · q` of a block, as `[E, QUERIES]` and as `[QUERIES, E]`. The gradient of the context has the same two
+    /// forms.
     queries: Vec<T>,
     query_rows: Vec<T>,
     grads: Vec<T>,
@@ -156,7 +156,7 @@ struct BackwardScratch<T> {
     d_value: Vec<T>,
     max: Vec<T>,
     norm: Vec<T>,
-    /// Σ over columns of context · its gradient, by query.
+    /// Σ context · gradient over the columns of each query.
     delta: Vec<T>,
 }
 
@@ -182,15 +182,15 @@ impl<T: Real> BackwardScratch<T> {
     }
 }
 
-/// All of head `h` of image `b`.
+/// Head `h` of image `b`.
 struct BackwardHead<'a, T> {
     call: &'a Call<'a, T>,
     numbers: &'a Numbers<'a, T>,
-    places: &'a Places<T>,
+    destinations: &'a Destinations<T>,
     b: usize,
     h: usize,
     scratch: &'a mut BackwardScratch<T>,
-    /// Gradient of the bias, `[rows, K]`, added to.
+    /// Gradient of the bias, `[rows, K]`; the head adds to it.
     d_bias: Option<&'a mut [T]>,
 }
 
@@ -204,15 +204,15 @@ impl<T: Real> Job for BackwardHead<'_, T> {
         let (e_pad, ev_pad) = (call.e_pad, call.ev_pad);
         let padding = call.padding(b, 0, keys);
         let rows = (call.k.at(b, 0, h * e), call.k.token);
-        // SAFETY: the instructions are there; `e_pad` is a multiple of the longest vector.
+        // SAFETY: the processor has the instructions; `e_pad` is a multiple of the longest vector.
         unsafe { pack_rows::<T::In<S>>(rows, keys, e, e_pad, T::ONE, &mut self.scratch.keys) };
         fill_padding(padding, &mut self.scratch.keys, e_pad, T::ZERO);
         self.scratch.d_key.fill(T::ZERO);
         self.scratch.d_value.fill(T::ZERO);
-        let [d_q, d_k, d_v] = &self.places.0;
+        let [d_q, d_k, d_v] = &self.destinations.0;
         for first in (0..queries).step_by(QUERIES) {
             let rows = QUERIES.min(queries - first);
-            // SAFETY: the instructions are there; blocks lie within the queries, tiles within the keys.
+            // SAFETY: the processor has the instructions; blocks lie within the queries, tiles within the keys.
             unsafe {
                 self.load_block::<S>(first, rows);
                 for tile in call.tiles(b, h, first, rows) {
@@ -221,7 +221,7 @@ impl<T: Real> Job for BackwardHead<'_, T> {
             }
             self.write(d_q, first, rows, (&self.scratch.d_query, e_pad, e), call.scale);
         }
-        // Keys that are not there have no gradient, not even where that of the context is no number.
+        // Padded keys have no gradient, even if the gradient of the context is NaN.
         fill_padding(padding, &mut self.scratch.d_key, e_pad, T::ZERO);
         fill_padding(padding, &mut self.scratch.d_value, ev_pad, T::ZERO);
         self.write(d_k, 0, keys, (&self.scratch.d_key, e_pad, e), T::ONE);
@@ -230,7 +230,7 @@ impl<T: Real> Job for BackwardHead<'_, T> {
 }
 
 impl<T: Real> BackwardHead<'_, T> {
-    /// Brings a block's queries, gradients and row statistics into scratch.
+    /// Loads the queries, gradients and row statistics of a block into scratch.
     ///
     /// # Safety
     /// The processor must have the instructions of `S`.
@@ -242,7 +242,7 @@ impl<T: Real> BackwardHead<'_, T> {
         let query = call.q.at(self.b, first, self.h * e);
         let start = (self.b * queries + first) * d + self.h * ev;
         let (grad, context) = (&self.numbers.grad[start..], &self.numbers.context[start..]);
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             transpose::<S, T>(query, step, rows, e, call.scale, &mut scratch.queries);
             transpose::<S, T>(grad, d, rows, ev, T::ONE, &mut scratch.grads);
@@ -261,28 +261,28 @@ impl<T: Real> BackwardHead<'_, T> {
         }
     }
 
-    /// Adds what a tile of scores contributes to every gradient.
+    /// Adds the contribution of a tile of scores to every gradient.
     ///
     /// # Safety
     /// The processor must have the instructions of `S`; the tile must lie within keys and queries.
     #[inline(always)]
     unsafe fn tile<S: Simd>(&mut self, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
-            self.weigh::<S>(tile);
-            self.spread::<S>(tile);
+            self.recompute_weights::<S>(tile);
+            self.accumulate_gradients::<S>(tile);
             if let Some(d_bias) = self.d_bias.as_deref_mut() {
                 add_to_bias::<T::In<S>>(&self.scratch.d_scores, tile, self.call.sizes.keys, d_bias);
             }
         }
     }
 
-    /// Weights of a tile and the gradient of its scores.
+    /// Recomputes the weights of a tile, and computes the gradient of its scores.
     ///
     /// # Safety
     /// As [`tile`](Self::tile).
     #[inline(always)]
-    unsafe fn weigh<S: Simd>(&mut self, tile: Tile) {
+    unsafe fn recompute_weights<S: Simd>(&mut self, tile: Tile) {
         let (call, scratch) = (self.call, &mut *self.scratch);
         let Tile { b, h, key, keys, .. } = tile;
         let (ev, step, lanes) = (call.sizes.ev, call.v.token, T::In::<S>::LANES);
@@ -317,16 +317,16 @@ impl<T: Real> BackwardHead<'_, T> {
                 }
             }
         }
-        // What is no number in the value of a key that is not there must not get further.
+        // A NaN in the value of a padded key must not spread.
         fill_padding(call.padding(b, key, keys), &mut scratch.d_scores, QUERIES, T::ZERO);
     }
 
-    /// Adds what a tile's weights and the gradient of its scores contribute to those of queries, keys and values.
+    /// Adds the contribution of a tile to the gradients of queries, keys and values.
     ///
     /// # Safety
     /// As [`tile`](Self::tile).
     #[inline(always)]
-    unsafe fn spread<S: Simd>(&mut self, tile: Tile) {
+    unsafe fn accumulate_gradients<S: Simd>(&mut self, tile: Tile) {
         let (call, scratch) = (self.call, &mut *self.scratch);
         let Tile { key, keys, rows, .. } = tile;
         let (e_pad, ev_pad) = (call.e_pad, call.ev_pad);
@@ -375,20 +375,20 @@ impl<T: Real> BackwardHead<'_, T> {
         }
     }
 
-    /// Writes `factor ·` rows of `e` numbers, padded, to a gradient, from token `first` on.
+    /// Writes rows of `e` numbers, padded to `e_pad`, times `factor` to a gradient, from token `first` on.
     #[inline(always)]
     fn write(
         &self,
-        place: &Place<T>,
+        destination: &Destination<T>,
         first: usize,
         rows: usize,
         (gradient, e_pad, e): (&[T], usize, usize),
         factor: T,
     ) {
         for (row, values) in gradient.chunks_exact(e_pad).take(rows).enumerate() {
-            let start = self.b * place.image + (first + row) * place.token + self.h * e;
-            // SAFETY: this head's columns of this part belong to its task alone.
-            let to = unsafe { place.to.part(start, e) };
+            let start = self.b * destination.image + (first + row) * destination.token + self.h * e;
+            // SAFETY: only this task writes the columns of this head.
+            let to = unsafe { destination.to.part(start, e) };
             for (to, &x) in to.iter_mut().zip(values) {
                 *to = x * factor;
             }

@@ -1,4 +1,4 @@
-//! The numbers of one call, where they lie.
+//! The arguments of one call as slices and strides.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
@@ -6,15 +6,15 @@ use burn::tensor::Shape;
 
 use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
 use super::{KEYS, PAD};
-use crate::extension::in_one_piece;
 use crate::simd::Real;
+use crate::tensors::contiguous;
 
-/// Tensors of a call, as the fast path reads them.
+/// Tensors of a call in the form that the fast path reads.
 pub(crate) struct Operands {
-    /// Of the tensors that hold q, k and v.
+    /// Shapes of the tensors that hold q, k and v.
     pub shapes: Vec<Shape>,
     pub parts: [Part; 3],
-    /// q, k and v, rows in one piece.
+    /// q, k and v, each with contiguous rows.
     views: [FlexTensor; 3],
     pub bias: Option<FlexTensor>,
     padding: Option<FlexTensor>,
@@ -26,20 +26,20 @@ impl Operands {
         let AttentionInputs { projections, bias, key_padding } = inputs;
         let parts = projections.parts();
         let tensors = projections.into_tensors();
-        let view = |part: Part| rows_in_one_piece(tensors[part.tensor].narrow(2, part.column, part.width));
+        let view = |part: Part| contiguous_rows(tensors[part.tensor].narrow(2, part.column, part.width));
         Self {
             shapes: tensors.iter().map(TensorMetadata::shape).collect(),
             parts,
             views: parts.map(view),
-            bias: bias.into_option().map(in_one_piece),
-            padding: key_padding.into_option().map(in_one_piece),
+            bias: bias.into_option().map(contiguous),
+            padding: key_padding.into_option().map(contiguous),
             form,
         }
     }
 }
 
-/// A tensor `[B, T, D]` whose rows lie in one piece, anywhere; copies it only if they do not.
-fn rows_in_one_piece(tensor: FlexTensor) -> FlexTensor {
+/// A tensor `[B, T, D]` with contiguous rows. It is copied only if its rows are not contiguous.
+fn contiguous_rows(tensor: FlexTensor) -> FlexTensor {
     let strides = tensor.layout().strides();
     let fits = (strides[2] == 1 || tensor.shape()[2] == 1) && strides.iter().all(|&stride| stride >= 0);
     if fits { tensor } else { tensor.to_contiguous() }
@@ -55,7 +55,7 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl<'a, T: Real> Rows<'a, T> {
-    /// Panics unless the rows lie in their buffer, which what follows relies on.
+    /// Panics unless the rows lie in their buffer. The unsafe code below relies on this.
     fn new(view: &'a FlexTensor) -> Self {
         let (layout, shape) = (view.layout(), view.shape());
         let [image, token] = [0, 1].map(|axis| layout.strides()[axis] as usize);
@@ -64,11 +64,11 @@ impl<'a, T: Real> Rows<'a, T> {
         }
         let values = &T::storage(view)[layout.start_offset()..];
         let end = (shape[0] - 1) * image + (shape[1] - 1) * token + shape[2];
-        assert!(end <= values.len(), "rows beyond their numbers");
+        assert!(end <= values.len(), "rows exceed their buffer");
         Self { values, image, token }
     }
 
-    /// The numbers from a column of a token on.
+    /// The numbers of a token, from a column on.
     #[inline(always)]
     pub(super) fn at(&self, image: usize, token: usize, column: usize) -> &'a [T] {
         &self.values[image * self.image + token * self.token + column..]
@@ -83,22 +83,22 @@ struct Bias<'a, T> {
     rows: usize,
 }
 
-/// Shapes and numbers of one call.
+/// Shapes and values of one call.
 pub(super) struct Call<'a, T> {
     pub q: Rows<'a, T>,
     pub k: Rows<'a, T>,
     pub v: Rows<'a, T>,
     bias: Option<Bias<'a, T>>,
-    /// `[B, K]`, other than 0 where there is no key.
+    /// `[B, K]`, nonzero for a padded key.
     padding: Option<&'a [u8]>,
     pub sizes: Sizes,
-    /// Columns of a head of q and k, and of one of v, padded; one vector at least.
+    /// Columns per head of q and k, and of v, padded to whole vectors; at least one vector.
     pub e_pad: usize,
     pub ev_pad: usize,
     pub scale: T,
 }
 
-/// A tile of the scores of head `h` of image `b`: `keys` keys from `key` on, `rows` queries from `first` on.
+/// A tile of the scores of head `h` of image `b`: `keys` keys from `key` on, and `rows` queries from `first` on.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     pub b: usize,
@@ -131,13 +131,13 @@ impl<'a, T: Real> Call<'a, T> {
         }
     }
 
-    /// Whether there is nothing to add up: no rows, no keys, or values of no numbers.
+    /// Whether the output is empty or all zeros: no rows, no keys, or no columns of values.
     pub(super) fn is_empty(&self) -> bool {
         let Sizes { b, queries, keys, ev, .. } = self.sizes;
         b == 0 || queries == 0 || keys == 0 || ev == 0
     }
 
-    /// Axes of the bias that are not its rows and columns, and how many numbers a head's has.
+    /// The first two axes of the bias, and how many numbers it has per head.
     pub(super) fn bias_axes(&self) -> Option<([usize; 2], usize)> {
         self.bias.as_ref().map(|bias| ([bias.n, bias.a], bias.rows * self.sizes.keys))
     }
@@ -151,13 +151,13 @@ impl<'a, T: Real> Call<'a, T> {
         Some(&bias.values[index * size..][..size])
     }
 
-    /// Of each of `keys` keys of image `b`, from `key` on, whether there is none; nothing if no image is padded.
+    /// Flags of `keys` keys of image `b`, from `key` on: nonzero for a padded key. `None` if no image is padded.
     #[inline(always)]
     pub(super) fn padding(&self, b: usize, key: usize, keys: usize) -> Option<&'a [u8]> {
         Some(&self.padding?[b * self.sizes.keys + key..][..keys])
     }
 
-    /// The tiles of the scores of `rows` queries of a head, from `first` on.
+    /// The score tiles of `rows` queries of a head, from `first` on.
     #[inline(always)]
     pub(super) fn tiles(
         &self,
@@ -176,9 +176,9 @@ impl<'a, T: Real> Call<'a, T> {
     }
 }
 
-/// The bytes of `count` flags that lie in one piece.
+/// The bytes of `count` contiguous flags.
 fn flags(tensor: &FlexTensor, count: usize) -> &[u8] {
-    let (start, end) = tensor.layout().contiguous_offsets().expect("copied where it was not");
+    let (start, end) = tensor.layout().contiguous_offsets().expect("a contiguous mask");
     let bytes = &tensor.bytes()[start..end];
     assert_eq!(bytes.len(), count, "a flag is a byte");
     bytes

@@ -1,4 +1,4 @@
-//! The forward pass, block by block of queries.
+//! The forward pass, in blocks of queries.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub(crate) fn forward<T: Real>(operands: &Operands) -> (FlexTensor, FlexTensor, 
     forward_by(&Call::new(operands), run)
 }
 
-/// The same by `run`, which computes one block after the other.
+/// The same, with `run` to compute each block.
 pub(super) fn forward_by<T: Real>(
     call: &Call<T>,
     run: impl Fn(ForwardBlock<T>) + Sync + Send,
@@ -33,7 +33,7 @@ pub(super) fn forward_by<T: Real>(
         let blocks = queries.div_ceil(QUERIES);
         let work = |scratch: &mut ForwardScratch<T>, index: usize| {
             let (head, block) = (index / blocks, index % blocks);
-            // As many registers of queries in each: a last block of five rows would leave threads unequal shares.
+            // Blocks are equal in vectors of queries: a last block of five rows would give the threads unequal shares.
             let Range { start, end } = share(queries.div_ceil(PAD), blocks, block);
             let (b, h, first) = (head / a, head % a, start * PAD);
             let rows = queries.min(end * PAD) - first;
@@ -44,7 +44,7 @@ pub(super) fn forward_by<T: Real>(
     let context = if call.is_empty() {
         vec![T::ZERO; b * queries * d]
     } else {
-        // SAFETY: the blocks write all columns of all rows, and read none.
+        // SAFETY: the blocks write all columns of all rows, and read none of them.
         unsafe { written(b * queries * d, write) }
     };
     let rows = || Shape::new([b, a, queries]);
@@ -56,13 +56,13 @@ pub(super) struct ForwardScratch<T> {
     pub queries: Vec<T>,
     /// `[KEYS, QUERIES]`
     pub scores: Vec<T>,
-    /// `[KEYS, V / A]`; with pairs, keys before.
+    /// `[KEYS, V / A]`; in bf16, holds the keys first.
     pub values: Vec<T>,
-    /// `[QUERIES, V / A]`; with pairs, queries before.
+    /// `[QUERIES, V / A]`; in bf16, holds the queries first.
     pub output: Vec<T>,
     pub max: Vec<T>,
     pub sum: Vec<T>,
-    /// What older sums and outputs are multiplied with when the maximum has grown.
+    /// Factor for older sums and outputs after the maximum has grown.
     pub shrink: Vec<T>,
 }
 
@@ -111,7 +111,7 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
         scratch.start();
         for tile in call.tiles(b, h, first, rows) {
             let Tile { key, keys, .. } = tile;
-            // SAFETY: tiles lie within the rows of keys and values and the scratch buffers' sizes.
+            // SAFETY: tiles lie within the rows of keys and values, and within the scratch buffers.
             unsafe {
                 score_tile::<S, T>(call, tile, &scratch.queries, &mut scratch.scores);
                 softmax_tile::<T::In<S>>(scratch, keys, width);
@@ -135,13 +135,13 @@ impl<T: Real> Job for ForwardBlock<'_, T> {
                 });
             }
         }
-        // SAFETY: all keys are in the sums; the rows are this block's alone.
-        unsafe { self.hand_over() };
+        // SAFETY: the sums include all keys; only this block writes these rows.
+        unsafe { self.write_output() };
     }
 }
 
 impl<T: Real> ForwardScratch<T> {
-    /// Forgets what the block before has seen.
+    /// Resets maximum and sum for the next block.
     #[inline(always)]
     pub(super) fn start(&mut self) {
         self.max.fill(T::LOWEST);
@@ -150,16 +150,16 @@ impl<T: Real> ForwardScratch<T> {
 }
 
 impl<T: Real> ForwardBlock<'_, T> {
-    /// Writes the context of the block's rows: outputs over sums; with it maxima and reciprocal sums.
+    /// Writes the context of the block's rows, outputs divided by sums, with the maxima and the reciprocal sums.
     ///
     /// # Safety
-    /// The rows must be this block's alone.
+    /// No other block may write these rows.
     #[inline(always)]
-    pub(super) unsafe fn hand_over(&self) {
+    pub(super) unsafe fn write_output(&self) {
         let Self { call, b, h, first, rows, ref scratch, context, max, norm } = *self;
         let Sizes { a, queries, ev, .. } = call.sizes;
         let head_rows = (b * a + h) * queries + first;
-        // SAFETY: these rows and columns belong to this block alone.
+        // SAFETY: no other block uses these rows and columns.
         let (max, norm) = unsafe { (max.part(head_rows, rows), norm.part(head_rows, rows)) };
         max.copy_from_slice(&scratch.max[..rows]);
         for (i, norm) in norm.iter_mut().enumerate() {
@@ -174,7 +174,7 @@ impl<T: Real> ForwardBlock<'_, T> {
     }
 }
 
-/// Turns scores into exp(score - maximum so far), and brings maximum, sum and shrinkage up to date.
+/// Replaces scores by exp(score - running maximum), and updates maximum, sum and shrink factor.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`.
@@ -227,7 +227,7 @@ pub(super) unsafe fn softmax_tile<V: Vector>(
     }
 }
 
-/// Multiplies each row of `output` `[rows, e_pad]` with its own number.
+/// Multiplies each row of `output`, `[rows, e_pad]`, with its own factor.
 ///
 /// # Safety
 /// The processor must have the instructions of `S`; `e_pad` must be a multiple of the lanes.
@@ -239,7 +239,7 @@ pub(super) unsafe fn shrink_rows<S: Simd, T: Real>(
     e_pad: usize,
 ) {
     for (row, &shrink) in output.chunks_exact_mut(e_pad).zip(&shrink[..rows]) {
-        // SAFETY: steps of the vector's length within a row.
+        // SAFETY: steps of one vector within a row.
         unsafe {
             let factor = T::In::<S>::splat(shrink);
             for column in (0..e_pad).step_by(T::In::<S>::LANES) {

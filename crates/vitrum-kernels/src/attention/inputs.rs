@@ -1,23 +1,23 @@
-//! What attention is given: queries, keys and values in the tensors that projections leave them in, a bias, a mask.
+//! The arguments of attention: queries, keys and values as projections leave them, a bias, and a mask.
 
 use burn::backend::{Backend, ExtensionType, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Shape};
 
-use crate::extension::{Maybe, MaybeBool};
+use crate::tensors::{Maybe, MaybeBool};
 
-/// Queries, keys and values, the heads of each side by side. D are the columns of all heads of queries and keys, V those
-/// of values.
+/// Queries, keys and values, with heads side by side. D is the width of queries and keys over all heads, V that of
+/// values.
 #[derive(ExtensionType)]
 pub enum Projections<B: Backend> {
-    /// All of the same tokens, `[B, T, 3D]`: q, then k, then v.
+    /// q, k and v of the same tokens, `[B, T, 3D]`, in this order.
     Packed(FloatTensor<B>),
-    /// Queries `[B, Q, D]`; keys and values of others, `[B, K, D + V]`: k, then v.
+    /// Queries `[B, Q, D]`, and keys and values of other tokens, `[B, K, D + V]`, keys first.
     KeyValue(FloatTensor<B>, FloatTensor<B>),
     /// Queries `[B, Q, D]`, keys `[B, K, D]`, values `[B, K, V]`.
     Apart(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
 }
 
-/// Where q, k or v stands: in which of the tensors, from which column on, and how many columns it has.
+/// Where q, k or v is stored: the tensor, its first column, and its number of columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Part {
     pub tensor: usize,
@@ -26,14 +26,14 @@ pub(crate) struct Part {
 }
 
 impl<B: Backend> Projections<B> {
-    /// From one tensor (packed), two (queries, keys with values) or three.
+    /// From one tensor (packed), two (queries; keys with values) or three.
     pub(crate) fn of(tensors: Vec<FloatTensor<B>>) -> Self {
         let mut tensors = tensors.into_iter();
         match (tensors.next(), tensors.next(), tensors.next()) {
             (Some(qkv), None, None) => Projections::Packed(qkv),
             (Some(q), Some(kv), None) => Projections::KeyValue(q, kv),
             (Some(q), Some(k), Some(v)) => Projections::Apart(q, k, v),
-            _ => unreachable!("projections are in one tensor at least"),
+            _ => unreachable!("projections have one to three tensors"),
         }
     }
 
@@ -46,14 +46,14 @@ impl<B: Backend> Projections<B> {
         }
     }
 
-    /// The tensor that queries are in.
+    /// The tensor with the queries.
     fn first(&self) -> &FloatTensor<B> {
         match self {
             Projections::Packed(q) | Projections::KeyValue(q, _) | Projections::Apart(q, _, _) => q,
         }
     }
 
-    /// Where q, k and v stand.
+    /// Where q, k and v are stored.
     pub(crate) fn parts(&self) -> [Part; 3] {
         let width = |tensor: &FloatTensor<B>| tensor.shape()[2];
         let d = width(self.first());
@@ -66,16 +66,16 @@ impl<B: Backend> Projections<B> {
     }
 }
 
-/// What [`VitrumOps::vitrum_attention`](crate::VitrumOps::vitrum_attention) is given.
+/// The arguments of [`VitrumOps::vitrum_attention`](crate::VitrumOps::vitrum_attention).
 #[derive(ExtensionType)]
 pub struct AttentionInputs<B: Backend> {
     /// Queries, keys and values.
     #[extension_type]
     pub projections: Projections<B>,
-    /// Added to the scores, `[n, A or 1, rows of q, K]` with n dividing B: image b takes the one at `b % n`.
+    /// Added to the scores, `[n, A or 1, rows of q, K]`. n divides B, and image b uses entry `b % n`.
     #[extension_type]
     pub bias: Maybe<B>,
-    /// `[B, K]`, `true` where there is no key.
+    /// `[B, K]`, `true` for a padded key.
     #[extension_type]
     pub key_padding: MaybeBool<B>,
 }
@@ -86,14 +86,14 @@ impl<B: Backend> AttentionInputs<B> {
     }
 }
 
-/// Plain numbers of a call.
+/// Scalar arguments of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionForm {
-    /// How many rows of q ask, from the first on.
+    /// The first `queries` rows of q attend.
     pub queries: usize,
-    /// A.
+    /// Number of heads, A.
     pub num_heads: usize,
-    /// What the products of queries and keys are multiplied with.
+    /// Factor of the products of queries and keys.
     pub scale: f64,
 }
 
@@ -101,11 +101,11 @@ pub struct AttentionForm {
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
     pub b: usize,
-    /// How many rows of q ask, from the first on.
+    /// The first `queries` rows of q attend.
     pub queries: usize,
     pub keys: usize,
     pub a: usize,
-    /// Columns of a head of q and k, and of one of v.
+    /// Columns per head of q and k, and of v.
     pub e: usize,
     pub ev: usize,
 }

@@ -1,7 +1,7 @@
-//! Attention with products of pairs in bf16 (see [`bf16`](crate::bf16)), for answers: half the time in the products.
+//! Attention with products of pairs in bf16 (see [`bf16`](crate::bf16)), for inference. Products take half the time.
 //!
-//! Of each block's scratch: queries are pairs along the columns of a head, transposed; keys, rounded tile by tile, lie
-//! where values come later; weights and values are pairs along the tokens.
+//! Scratch of each block: queries are pairs along the columns of a head, transposed. Keys are rounded tile by tile and
+//! stored where the values come later. Weights and values are pairs along the tokens.
 
 use burn::backend::flex::FlexTensor;
 
@@ -10,17 +10,17 @@ use super::call::{Call, Operands, Tile};
 use super::forward::{ForwardBlock, ForwardScratch, forward_by, shrink_rows, softmax_tile};
 use super::inputs::Sizes;
 use super::tile::{finish_scores, pack_rows};
-use crate::bf16::{self, round_row};
+use crate::bf16::round_row;
 use crate::product::{PairProduct, Product};
-use crate::simd::{Job, Simd, Vector};
+use crate::simd::{self, Job, Simd, Vector};
 
 /// Context `[B, Q, V]`.
 pub(crate) fn forward_bf16(operands: &Operands) -> FlexTensor {
-    let run = |block: ForwardBlock<f32>| bf16::run(PairBlock(block));
+    let run = |block: ForwardBlock<f32>| simd::run_pairs(PairBlock(block));
     forward_by(&Call::new(operands), run).0
 }
 
-/// A block of queries, as [`ForwardBlock`] computes them, by pairs.
+/// A block of queries as in [`ForwardBlock`], computed with pairs.
 struct PairBlock<'a>(ForwardBlock<'a, f32>);
 
 impl Job for PairBlock<'_> {
@@ -36,8 +36,8 @@ impl Job for PairBlock<'_> {
         let query = call.q.at(b, first, h * e);
         let scratch = &mut *block.scratch;
         scratch.start();
-        // SAFETY: `query` has `rows` rows at its step; tiles lie within the rows of keys and values and the scratch
-        // buffers' sizes; the rows are this block's alone.
+        // SAFETY: `query` has `rows` rows at its step. Tiles lie within the rows of keys and values, and within the
+        // scratch buffers. Only this block writes these rows.
         unsafe {
             pack_queries::<S>(call, query, rows, scratch);
             for tile in call.tiles(b, h, first, rows) {
@@ -64,12 +64,12 @@ impl Job for PairBlock<'_> {
                     add: key > 0,
                 }));
             }
-            block.hand_over();
+            block.write_output();
         }
     }
 }
 
-/// Queries, scaled, as `[E / 2, rows]` pairs with zeros to a vector's end.
+/// Packs the scaled queries as `[E / 2, rows]` pairs, padded with zeros to whole vectors.
 ///
 /// # Safety
 /// Here and below: the processor must have the instructions of `S`.
@@ -81,29 +81,29 @@ unsafe fn pack_queries<S: Simd>(
     scratch: &mut ForwardScratch<f32>,
 ) {
     let (e, e_pad, lanes) = (call.sizes.e, call.e_pad, S::F32::LANES);
-    // The output is written later. Behind the pairs of a row stands what is left of its numbers, which nobody reads.
-    let room = scratch.output.as_mut_ptr();
-    // SAFETY: the output has QUERIES rows of `e_pad`, in which the pairs of a row take at most half; so many rows has
-    // the room for queries, in which a square begins at the pairs there are.
+    // The output is written later, so its buffer is free. Numbers left over after the pairs of a row are never read.
+    let buffer = scratch.output.as_mut_ptr();
+    // SAFETY: the output has QUERIES rows of `e_pad`, and the pairs of a row take at most half of it. The buffer of the
+    // queries has as many rows, and each square begins at an existing pair.
     unsafe {
         pack_rows::<S::F32>((query, call.q.token), rows, e, e_pad, call.scale, &mut scratch.output);
         for row in 0..rows {
-            round_row::<S>(room.add(row * e_pad), e, room.add(row * e_pad));
+            round_row::<S>(buffer.add(row * e_pad), e, buffer.add(row * e_pad));
         }
         for row in (0..rows).step_by(lanes) {
             for pair in (0..e.div_ceil(2)).step_by(lanes) {
-                let (from, to) = (room.add(row * e_pad + pair), scratch.queries.as_mut_ptr());
+                let (from, to) = (buffer.add(row * e_pad + pair), scratch.queries.as_mut_ptr());
                 let to = to.add(pair * QUERIES + row);
-                S::F32::turn(from, e_pad, lanes.min(rows - row), to, QUERIES);
+                S::F32::transpose(from, e_pad, lanes.min(rows - row), to, QUERIES);
             }
         }
     }
 }
 
-/// Scores `[keys, width]` of a tile.
+/// Computes the scores `[keys, width]` of a tile.
 ///
 /// # Safety
-/// As above; `width` must be a multiple of the lanes, up to QUERIES.
+/// As above; `width` must be a multiple of the lanes, at most QUERIES.
 #[inline(always)]
 unsafe fn score_pairs<S: Simd>(
     call: &Call<f32>,
@@ -116,8 +116,8 @@ unsafe fn score_pairs<S: Simd>(
     let k = call.k.at(b, key, h * e);
     assert!(k.len() >= (keys - 1) * step + e);
     let pairs = scratch.values.as_mut_ptr();
-    // SAFETY: `keys` rows of `e` numbers are there; as pairs they take half of the room for values; scores have room for
-    // KEYS rows of QUERIES.
+    // SAFETY: `keys` rows of `e` numbers are readable. As pairs they take half of the buffer for values. The scores
+    // have KEYS rows of QUERIES.
     unsafe {
         for row in 0..keys {
             round_row::<S>(k.as_ptr().add(row * step), e, pairs.add(row * pairs_step));
@@ -138,7 +138,7 @@ unsafe fn score_pairs<S: Simd>(
     }
 }
 
-/// Weights `[keys, width]` to `[keys / 2, width]` pairs of keys, in place.
+/// Rounds weights `[keys, width]` to `[keys / 2, width]` pairs of keys, in place.
 ///
 /// # Safety
 /// As above.
@@ -146,7 +146,7 @@ unsafe fn score_pairs<S: Simd>(
 unsafe fn pair_weights<S: Simd>(weights: &mut [f32], keys: usize, width: usize) {
     let lanes = S::F32::LANES;
     assert!(weights.len() >= keys * QUERIES && width <= QUERIES);
-    // SAFETY: rows of QUERIES numbers; a row of pairs is written where its numbers, or earlier ones, were.
+    // SAFETY: rows of QUERIES numbers; a row of pairs is written over numbers that have been read.
     unsafe {
         for pair in 0..keys.div_ceil(2) {
             let row = weights.as_mut_ptr().add(2 * pair * QUERIES);
@@ -162,7 +162,8 @@ unsafe fn pair_weights<S: Simd>(weights: &mut [f32], keys: usize, width: usize) 
     }
 }
 
-/// Rows of `e` numbers at `step` to rows of `e_pad` pairs of two rows each, zeros behind and where there is no key.
+/// Rounds rows of `e` numbers at `step` to rows of `e_pad` pairs, each of two rows. Padding and padded keys become
+/// zeros.
 ///
 /// # Safety
 /// As above; `e_pad` must be a multiple of the lanes.
@@ -178,7 +179,7 @@ unsafe fn pair_rows<S: Simd>(
     let lanes = S::F32::LANES;
     assert!(from.len() >= (rows - 1) * step + e && to.len() >= rows.div_ceil(2) * e_pad);
     let is_there = |row: usize| row < rows && padding.is_none_or(|padding| padding[row] == 0);
-    // SAFETY: the rows are there, and room for theirs.
+    // SAFETY: the rows are readable, and `to` has space for the pairs.
     unsafe {
         for pair in 0..rows.div_ceil(2) {
             let first = from.as_ptr().add(2 * pair * step);
@@ -200,12 +201,12 @@ unsafe fn pair_rows<S: Simd>(
     }
 }
 
-/// A register of `count` numbers, zeros behind.
+/// A vector of `count` numbers, followed by zeros.
 ///
 /// # Safety
-/// As above; they must be readable.
+/// As above; the numbers must be readable.
 #[inline(always)]
 unsafe fn load_some<S: Simd>(from: *const f32, count: usize) -> S::F32 {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe { if count == S::F32::LANES { S::F32::load(from) } else { S::F32::load_part(from, count) } }
 }

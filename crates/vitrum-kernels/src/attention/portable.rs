@@ -1,4 +1,4 @@
-//! Attention in any backend's own primitive operations.
+//! Attention in the primitive operations of any backend.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
@@ -8,8 +8,8 @@ use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
 use crate::portable::sum_to;
 use crate::reference::lowest;
 
-/// Context `[B, Q, V]` of the rows of q that ask, and of each row of scores the maximum and the reciprocal of
-/// Σ exp(score - max), `[B, A, Q]` each.
+/// Context `[B, Q, V]` of the rows of q that attend; and for each row of scores the maximum and the reciprocal of Σ
+/// exp(score - max), `[B, A, Q]` each.
 pub(crate) fn attention<B: Backend>(
     inputs: AttentionInputs<B>,
     form: AttentionForm,
@@ -30,7 +30,8 @@ pub(crate) fn attention<B: Backend>(
     (context, B::float_reshape(max, rows()), B::float_reshape(norm, rows()))
 }
 
-/// Gradients of the tensors that hold q, k and v, and of the bias if asked for, given that of the context.
+/// Gradients of the tensors that hold q, k and v, and of the bias if `want_bias` is set, from the gradient of the
+/// context.
 pub(crate) fn attention_backward<B: Backend>(
     inputs: AttentionInputs<B>,
     grad: FloatTensor<B>,
@@ -42,18 +43,18 @@ pub(crate) fn attention_backward<B: Backend>(
         return call.no_gradients(want_bias);
     }
     let scaled = |x| B::float_mul_scalar(x, form.scale.into());
-    let turned = |x| B::float_swap_dims(x, 2, 3);
+    let transposed = |x| B::float_swap_dims(x, 2, 3);
     let [q, k, v] = call.heads();
     let (weights, _, _) = call.weights(q.clone(), k.clone());
     let grad = call.split(grad); // [B, A, Q, V / A]
 
-    let d_v = B::float_matmul(turned(weights.clone()), grad.clone());
-    let d_weights = B::float_matmul(grad, turned(v));
-    let pulled = B::float_mul(weights.clone(), d_weights); // [B, A, Q, K]
-    let mean = B::float_sum_dim(pulled.clone(), 3);
-    let d_scores = B::float_sub(pulled, B::float_mul(weights, mean));
+    let d_v = B::float_matmul(transposed(weights.clone()), grad.clone());
+    let d_weights = B::float_matmul(grad, transposed(v));
+    let weighted = B::float_mul(weights.clone(), d_weights); // [B, A, Q, K]
+    let mean = B::float_sum_dim(weighted.clone(), 3);
+    let d_scores = B::float_sub(weighted, B::float_mul(weights, mean));
     let d_q = scaled(B::float_matmul(d_scores.clone(), k));
-    let d_k = scaled(B::float_matmul(turned(d_scores.clone()), q));
+    let d_k = scaled(B::float_matmul(transposed(d_scores.clone()), q));
 
     let d_q = call.and_the_rest(d_q, call.tensors[0].shape()[1]);
     let gradients = call.together([d_q, call.hide_keys(d_k), call.hide_keys(d_v)]);
@@ -92,7 +93,7 @@ impl<B: Backend> Call<B> {
         (self.tensors.into_iter().map(zeros).collect(), self.bias.filter(|_| want_bias).map(zeros))
     }
 
-    /// q `[B, A, Q, E]`, k and v `[B, A, K, E]`, where there is no key zeros.
+    /// q `[B, A, Q, E]`, k and v `[B, A, K, E]`, with zeros for padded keys.
     fn heads(&self) -> [FloatTensor<B>; 3] {
         let Sizes { queries, keys, .. } = self.sizes;
         let [q, k, v] = [0, 1, 2].map(|i| {
@@ -111,7 +112,7 @@ impl<B: Backend> Call<B> {
         B::float_swap_dims(B::float_reshape(x, heads), 1, 2)
     }
 
-    /// `[B, A, K, E]` with zeros where there is no key.
+    /// `[B, A, K, E]` with zeros for padded keys.
     fn hide_keys(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let Some(padding) = self.padding.clone() else { return x };
         let Sizes { b, keys, .. } = self.sizes;
@@ -119,7 +120,7 @@ impl<B: Backend> Call<B> {
         B::float_mask_fill(x, mask, 0.0.into())
     }
 
-    /// `[B, A, Q, K]` with `-inf` where there is no key.
+    /// `[B, A, Q, K]` with `-inf` for padded keys.
     fn hide_scores(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let Some(padding) = self.padding.clone() else { return x };
         let Sizes { b, keys, .. } = self.sizes;
@@ -127,7 +128,7 @@ impl<B: Backend> Call<B> {
         B::float_mask_fill(x, mask, f64::NEG_INFINITY.into())
     }
 
-    /// Softmax of `scale · q kᵀ + bias`, with each row's maximum and the reciprocal of its sum, `[B, A, Q, 1]`.
+    /// Softmax of `scale · q kᵀ + bias`, with the maximum and the reciprocal of the sum of each row, `[B, A, Q, 1]`.
     fn weights(
         &self,
         q: FloatTensor<B>,
@@ -139,13 +140,13 @@ impl<B: Backend> Call<B> {
         let scores = self.hide_scores(scores);
         let max = B::float_clamp_min(B::float_max_dim(scores.clone(), 3), lowest.into());
         let weights = B::float_exp(B::float_sub(scores, max.clone()));
-        // At least 1 but in rows of -inf, whose weights stay 0.
+        // Sums are at least 1, except in rows of -inf, whose weights stay 0.
         let sum = B::float_clamp_min(B::float_sum_dim(weights.clone(), 3), 0.5.into());
         let norm = B::float_recip(sum);
         (B::float_mul(weights, norm.clone()), max, norm)
     }
 
-    /// Scores `[B, A, Q, K]` and the rows of the bias that belong to queries that ask.
+    /// Adds to the scores `[B, A, Q, K]` the rows of the bias for the queries that attend.
     fn add_bias(&self, scores: FloatTensor<B>) -> FloatTensor<B> {
         let Some(bias) = self.bias.clone() else { return scores };
         let rows = Slice::from(0..self.sizes.queries);
@@ -159,7 +160,7 @@ impl<B: Backend> Call<B> {
         B::float_reshape(B::float_add(scores, bias), shape)
     }
 
-    /// The gradient of a bias of this shape, given that of the scores.
+    /// The gradient of a bias of this shape, from the gradient of the scores.
     fn sum_to_bias(&self, d_scores: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
         let Sizes { b, a, keys, .. } = self.sizes;
         let [n, rows] = [shape[0], shape[2]];
@@ -168,7 +169,7 @@ impl<B: Backend> Call<B> {
         B::float_reshape(sum_to::<B>(d_scores, &Shape::new([1, n, shape[1], rows, keys])), shape)
     }
 
-    /// Zeros behind the rows of tokens that ask, `[B, A, Q, m]` to `[B, A, rows, m]`.
+    /// Appends zeros for the tokens that do not attend: `[B, A, Q, m]` to `[B, A, rows, m]`.
     fn and_the_rest(&self, x: FloatTensor<B>, rows: usize) -> FloatTensor<B> {
         let Sizes { b, a, queries, .. } = self.sizes;
         if queries == rows {
@@ -178,7 +179,7 @@ impl<B: Backend> Call<B> {
         B::float_cat(vec![x, zeros], 2)
     }
 
-    /// q, k and v, or their gradients, in the tensors that they came in.
+    /// Puts q, k and v, or their gradients, back into the layout of the input tensors.
     fn together(&self, heads: [FloatTensor<B>; 3]) -> Vec<FloatTensor<B>> {
         let mut tensors = vec![Vec::new(); self.tensors.len()];
         for (part, heads) in self.parts.iter().zip(heads) {

@@ -1,18 +1,18 @@
-//! What both passes do with a tile of scores, and how rows become what products read.
+//! Score tiles for both passes, and the packing of rows for the products.
 
 use super::QUERIES;
 use super::call::{Call, Tile};
 use crate::product::Product;
 use crate::simd::{Real, Simd, Vector};
 
-/// The largest square that is turned in registers.
+/// The largest square that is transposed in registers.
 const SQUARE: usize = 16 * 16;
 
-/// Scores `[keys, rows]` of a tile: `k · (scale · q) + bias`, and `-inf` where there is no key.
+/// Scores `[keys, rows]` of a tile: `k · (scale · q) + bias`, and `-inf` for padded keys.
 ///
 /// # Safety
-/// The processor must have the instructions of `S`; `queries` must hold `[E, QUERIES]` numbers and `scores` have room for
-/// `[keys, QUERIES]`.
+/// The processor must have the instructions of `S`; `queries` must hold `[E, QUERIES]` numbers, and `scores` must have
+/// space for `[keys, QUERIES]`.
 #[inline(always)]
 pub(super) unsafe fn score_tile<S: Simd, T: Real>(
     call: &Call<T>,
@@ -23,7 +23,7 @@ pub(super) unsafe fn score_tile<S: Simd, T: Real>(
     let (e, step) = (call.sizes.e, call.k.token);
     let k = call.k.at(tile.b, tile.key, tile.h * e);
     debug_assert!(k.len() >= (tile.keys - 1) * step + e);
-    // SAFETY: `keys` rows of `e` numbers are there; the rest is the caller's.
+    // SAFETY: `keys` rows of `e` numbers are readable; the rest is upheld by the caller.
     unsafe {
         S::vectorize(Product {
             m: tile.keys,
@@ -41,21 +41,20 @@ pub(super) unsafe fn score_tile<S: Simd, T: Real>(
     }
 }
 
-/// What is done with products of queries and keys, `[keys, rows]`: the bias is added, and where there is no key stands
-/// `-inf`.
+/// Finishes products of queries and keys, `[keys, rows]`: adds the bias, and writes `-inf` for padded keys.
 ///
 /// # Safety
-/// The processor must have the instructions of `V`; `scores` must have room for `[keys, QUERIES]`.
+/// The processor must have the instructions of `V`; `scores` must have space for `[keys, QUERIES]`.
 #[inline(always)]
 pub(super) unsafe fn finish_scores<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [V::Scalar]) {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe { add_bias::<V>(call, tile, scores) };
     let padding = call.padding(tile.b, tile.key, tile.keys);
     fill_padding(padding, scores, QUERIES, V::Scalar::from_f64(f64::NEG_INFINITY));
 }
 
-/// Adds the bias, if there is one, to the scores `[keys, rows]` of a tile: squares are turned in registers, keys that fill
-/// no square are taken one by one.
+/// Adds the bias, if any, to the scores `[keys, rows]` of a tile. Whole squares are transposed in registers; the
+/// remaining keys are added one by one.
 ///
 /// # Safety
 /// As [`finish_scores`].
@@ -65,18 +64,18 @@ unsafe fn add_bias<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [
     let (step, whole) = (call.sizes.keys, tile.keys - tile.keys % V::LANES);
     let row_of = |row: usize| &bias[(tile.first + row) * step + tile.key..][..tile.keys];
     assert!(scores.len() >= tile.keys * QUERIES && tile.rows <= QUERIES);
-    let mut turned = [V::Scalar::ZERO; SQUARE];
+    let mut transposed = [V::Scalar::ZERO; SQUARE];
     for row in (0..tile.rows).step_by(V::LANES) {
         let rows = V::LANES.min(tile.rows - row);
         for key in (0..whole).step_by(V::LANES) {
-            // SAFETY: each of `rows` rows of the bias has LANES numbers from `key` on, since `whole` is at most `keys`.
-            // Rows of scores end at QUERIES, which is a multiple of the lanes.
+            // SAFETY: each of the `rows` rows of the bias has LANES numbers from `key` on, since `whole` is at most
+            // `keys`. Rows of scores have QUERIES numbers, a multiple of the lanes.
             unsafe {
                 let from = row_of(row).as_ptr().add(key);
-                V::turn(from, step, rows, turned.as_mut_ptr(), V::LANES);
+                V::transpose(from, step, rows, transposed.as_mut_ptr(), V::LANES);
                 for i in 0..V::LANES {
                     let at = scores.as_mut_ptr().add((key + i) * QUERIES + row);
-                    V::load(at).add(V::load(turned.as_ptr().add(i * V::LANES))).store(at);
+                    V::load(at).add(V::load(transposed.as_ptr().add(i * V::LANES))).store(at);
                 }
             }
         }
@@ -89,7 +88,7 @@ unsafe fn add_bias<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [
     }
 }
 
-/// Adds the gradient of a tile's scores, `[keys, rows]`, to that of the bias, `[_, K]`.
+/// Adds the gradient of a tile's scores, `[keys, rows]`, to the gradient of the bias, `[_, K]`.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`.
@@ -102,20 +101,20 @@ pub(super) unsafe fn add_to_bias<V: Vector>(
 ) {
     let whole = tile.keys - tile.keys % V::LANES;
     assert!(d_scores.len() >= tile.keys * QUERIES && tile.rows <= QUERIES);
-    let mut turned = [V::Scalar::ZERO; SQUARE];
+    let mut transposed = [V::Scalar::ZERO; SQUARE];
     for row in (0..tile.rows).step_by(V::LANES) {
         let rows = V::LANES.min(tile.rows - row);
         for key in (0..whole).step_by(V::LANES) {
-            // SAFETY: LANES rows of the scores begin at `key`, of which LANES numbers are read from `row` on.
+            // SAFETY: LANES rows of scores begin at `key`; LANES numbers of each are read from `row` on.
             unsafe {
                 let from = d_scores.as_ptr().add(key * QUERIES + row);
-                V::turn(from, QUERIES, V::LANES, turned.as_mut_ptr(), V::LANES);
+                V::transpose(from, QUERIES, V::LANES, transposed.as_mut_ptr(), V::LANES);
             }
             for i in 0..rows {
                 let to = &mut d_bias[(tile.first + row + i) * step + tile.key + key..][..V::LANES];
                 // SAFETY: `to` is as long as a vector.
                 unsafe {
-                    let sum = V::load(to.as_ptr()).add(V::load(turned.as_ptr().add(i * V::LANES)));
+                    let sum = V::load(to.as_ptr()).add(V::load(transposed.as_ptr().add(i * V::LANES)));
                     sum.store(to.as_mut_ptr());
                 }
             }
@@ -129,7 +128,7 @@ pub(super) unsafe fn add_to_bias<V: Vector>(
     }
 }
 
-/// Fills those of the rows at `step` where there is no key.
+/// Fills the rows (at `step`) of padded keys with `value`.
 #[inline(always)]
 pub(super) fn fill_padding<T: Real>(padding: Option<&[u8]>, rows: &mut [T], step: usize, value: T) {
     let Some(padding) = padding else { return };
@@ -140,7 +139,8 @@ pub(super) fn fill_padding<T: Real>(padding: Option<&[u8]>, rows: &mut [T], step
     }
 }
 
-/// `to[column, row] = factor · from[row, column]`, rows of `to` QUERIES long and filled with zeros to a vector's end.
+/// `to[column, row] = factor · from[row, column]`. Rows of `to` have QUERIES numbers and are padded with zeros to whole
+/// vectors.
 ///
 /// # Safety
 /// The processor must have the instructions of `S`.
@@ -156,7 +156,7 @@ pub(super) unsafe fn transpose<S: Simd, T: Real>(
     let width = rows.next_multiple_of(T::In::<S>::LANES);
     let row_of = |row: usize| &from[row * step..][..columns];
     let fours = rows - rows % 4;
-    // Four rows at a time: a store for each number took 10 % of the whole forward pass, this a third of that.
+    // Four rows at a time: one store per number took 10 % of the forward pass, this takes a third of that.
     for row in (0..fours).step_by(4) {
         let (a, b, c, d) = (row_of(row), row_of(row + 1), row_of(row + 2), row_of(row + 3));
         for (column, to) in to.chunks_exact_mut(QUERIES).take(columns).enumerate() {
@@ -174,7 +174,7 @@ pub(super) unsafe fn transpose<S: Simd, T: Real>(
     }
 }
 
-/// Copies rows of `e` numbers at `step` into rows of `e_pad`, multiplied with `factor` and padded with zeros.
+/// Copies rows of `e` numbers at `step` to rows of `e_pad`, times `factor`, padded with zeros.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`; `e_pad` must be a multiple of the lanes.
@@ -190,7 +190,7 @@ pub(super) unsafe fn pack_rows<V: Vector>(
     let bulk = e - e % V::LANES;
     for (row, to) in to.chunks_exact_mut(e_pad).take(rows).enumerate() {
         let from = &from[row * step..][..e];
-        // SAFETY: the bulk of both rows is whole vectors.
+        // SAFETY: both rows have whole vectors up to `bulk`.
         unsafe {
             let factor = V::splat(factor);
             for column in (0..bulk).step_by(V::LANES) {

@@ -1,84 +1,112 @@
-//! The matrix product behind linear layers: `C = A B`, with what follows it done while the numbers are in cache.
+//! The matrix product behind linear layers: `C = A B`, with an epilogue while the numbers are in cache.
 //!
-//! Goto's and van de Geijn's scheme (doi:10.1145/1356052.1356053): the sum is cut into blocks of at most [`DEPTH`]
-//! terms; of each, strips of A as high and strips of B as wide as a tile are packed in the order in which the innermost
-//! loop reads them; a tile of C is held in registers for the whole block. The output is cut into a grid of rows and
-//! columns for the threads.
+//! The scheme is that of Goto and van de Geijn (doi:10.1145/1356052.1356053). The sum is cut into blocks of at most
+//! [`DEPTH`] terms. For each block, strips of A as high as a tile and strips of B as wide as a tile are packed in the
+//! order in which the innermost loop reads them. A tile of C stays in registers for the whole block. The output is cut
+//! into a grid of rows and columns for the threads.
 //!
-//! Every element is the same sequence of operations however the output is cut: a chain of fused multiplications and
-//! additions per block of the sum, blocks added in order, and the blocks depend on `k` alone. So the numbers of a row
-//! depend neither on the number of threads nor on which other rows there are.
+//! Every element is computed by the same sequence of operations however the output is cut: one chain of fused
+//! multiply-adds per block of the sum, with blocks added in order. The blocks depend on `k` alone. So the numbers of a
+//! row depend neither on the number of threads nor on the other rows.
 //!
-//! Two Zen 5 cores with AVX-512, where registers alone reach 235 and 468 GFLOP/s of `f32` with one and two threads.
-//! GFLOP/s of the product by two threads, best of nine, before B was packed row by row (see below); one thread reached
-//! 78 to 94 % of its peak, least at 197 × 768 × 3072. Terms × columns:
+//! # Speed
 //!
-//! | M | D × 3D | D × D | D × 4D | 4D × D | at D |
+//! Two Zen 5 cores with AVX-512, `f32`. The peak from registers alone is 235 GFLOP/s with one thread and 468 with two.
+//! The table shows GFLOP/s of the product with two threads, best of nine, before experiment G4 below. Its columns are
+//! terms × columns of the product for M rows. One thread reached 78 to 94 % of its peak, least at 197 × 768 × 3072.
+//!
+//! | M | D | D × 3D | D × D | D × 4D | 4D × D |
 //! |---|---|---|---|---|---|
-//! | 197 | 383 | 338 | 394 | 369 | 192 |
-//! | 197 | 386 | 412 | 379 | 396 | 768 |
-//! | 1576 | 383 | 403 | 370 | 378 | 768 |
-//! | 4160 | 376 | 355 | 384 | 346 | 192 |
+//! | 197 | 192 | 383 | 338 | 394 | 369 |
+//! | 197 | 768 | 386 | 412 | 379 | 396 |
+//! | 1576 | 768 | 383 | 403 | 370 | 378 |
+//! | 4160 | 192 | 376 | 355 | 384 | 346 |
 //!
-//! What was tried, with what was expected and what came out:
-//! - Packing strips with a loop over a width that only the run knows, four prefetches a row: 308 where whole vectors
-//!   give 383. Kept whole vectors, also for strips of A that are narrower than a vector and spill over.
-//! - B packed once for all calls: to save the 10 % that packing takes at M = 197. Gained 0 to 7 % with weights in
-//!   cache, 2 to 5 % with weights out of it (noisy), before B was packed row by row, which gained as much. Kept for many
-//!   answers ([`Packed`]), since then the next strip can be asked for into the second-level cache while one is in use: 5 to
-//!   8 % (197 × 768 × 3072, one thread: 204 to 218 of 247; with K = 256 and all in cache the loop reaches 240).
-//! - Packed weights in pages of 2 MB: nothing. Dropped.
-//! - B packed row by row through all strips instead of strip by strip: fewer pages at once. 177 to 196 at
-//!   197 × 768 × 3072 (one thread), 3 to 5 % elsewhere. Kept.
-//! - A read where it lies instead of packed (median of five alternating rounds, one thread): 1.05 to 1.07 times as fast
-//!   with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more. Kept where few strips of B meet it, and where
-//!   its rows are no multiple of 2 KB apart. (With two threads and one image each thread packed A for half of the
-//!   columns.) Later also where A is small, with packed weights 1.00 to 1.05 up to 197 rows of 768 and more strips; 0.98 with
-//!   788 rows.
-//! - A copied row by row instead of turned: 0.95 to 1.03. Dropped.
-//! - The next block of B, not packed, prefetched while tiles are computed, or its rows six instead of two ahead while they are packed:
-//!   nothing. Dropped.
-//! - Workers kept awake between the products of a pass: nothing (8.4 ms of ViT-Ti with one image either way). Dropped.
-//! - Blocks of 192, 384, 512, 768 terms, 4 or 16 strips, 192 or 768 rows: nothing beyond the noise of 5 %.
-//! - What follows a product: pieces of a whole tile without a look at each one's length. GELU went from 4.5 to 3.4 % of
-//!   ViT-Ti. With the change above and a grid of equal shares ViT-Ti with one image went from 8.5 to 7.7 ms.
-//! - Activations as closures: never inlined, so compiled without vector instructions, 28 to 190. Written out,
-//!   285 to 400.
+//! # Experiments
+//!
+//! | Id | Experiment | Verdict | Code | Commit |
+//! |---|---|---|---|---|
+//! | G1 | Pack strips with a loop over a width known only at run time | dropped | not in git | ec787e1 |
+//! | G2 | Pack B once for all calls | kept | in git | cd4b443 |
+//! | G3 | Packed weights in pages of 2 MB | dropped | not in git | cd4b443 |
+//! | G4 | Pack B row by row through all strips | kept | in git | ec787e1 |
+//! | G5 | Read A in place if few strips of B use it | kept | in git | 9f61414 |
+//! | G6 | Read A in place also if A is small | kept | in git | cd4b443 |
+//! | G7 | Copy A row by row instead of transposing it | dropped | not in git | cd4b443 |
+//! | G8 | Prefetch the next unpacked block of B during the tiles | dropped | not in git | ec787e1 |
+//! | G9 | Prefetch the rows of B six instead of two ahead while packing | dropped | constant | 484f99f |
+//! | G10 | Keep workers awake between the products of a pass | dropped | not in git | 484f99f |
+//! | G11 | Other sizes of blocks | dropped | constant | ec787e1 |
+//! | G12 | Whole tiles in the epilogue without a check of each piece's length | kept | in git | 98cedd7 |
+//! | G13 | Activations as closures | dropped | not in git | ec787e1 |
+//!
+//! To run one again: "in git" means that the commit made the change, so compare it with its parent. "Constant" means
+//! that editing a constant is the whole change. "Not in git" means that the commit recorded only the result. Compare
+//! with the benches of linear layers, MLPs and activations, or with `vitrum bench` for whole models:
+//!
+//! ```text
+//! cargo bench -p vitrum-kernels --bench ops -- linear
+//! ```
+//!
+//! Results, in GFLOP/s as above where no unit is given:
+//!
+//! - G1: 308, with four prefetches per row; whole vectors give 383. Strips of A narrower than a vector use whole
+//!   vectors too.
+//! - G2: meant to save the 10 % that packing takes at M = 197. It gained 0 to 7 % with weights in cache and 2 to 5 %
+//!   with weights out of it (noisy, before G4, which gained as much). It allows prefetching the next strip into the
+//!   second-level cache, which gains 5 to 8 %: 204 to 218 of 247 at 197 × 768 × 3072 with one thread. With K = 256 and
+//!   all in cache the loop reaches 240. Used for inference ([`Packed`]).
+//! - G3: no change.
+//! - G4: it touches fewer pages at once. 177 to 196 at 197 × 768 × 3072 with one thread, 3 to 5 % elsewhere.
+//! - G5: 1.05 to 1.07 times as fast with 192 columns, 1.00 to 1.07 with 384 to 768, 0.96 to 0.98 with more (median of
+//!   five alternating rounds, one thread). Rows at multiples of 2 KB are still packed. Before, with two threads and one
+//!   image, each thread packed A for half of the columns.
+//! - G6: with packed weights 1.00 to 1.05 up to 197 rows of 768 and more strips, 0.98 with 788 rows.
+//! - G7: 0.95 to 1.03.
+//! - G8: no change.
+//! - G9: no change. The distance is in `pack::side_by_side`.
+//! - G10: no change: 8.4 ms for ViT-Ti with one image either way.
+//! - G11: 192, 384, 512, 768 terms, 4 or 16 strips, 192 or 768 rows: within the noise of 5 %. The constants are DEPTH,
+//!   STRIPS and ROWS.
+//! - G12: GELU went from 4.5 to 3.4 % of ViT-Ti. With G5 and a grid of equal shares, ViT-Ti with one image went from
+//!   8.5 to 7.7 ms.
+//! - G13: 28 to 190, since closures are never inlined and so are compiled without vector instructions. Written out: 285
+//!   to 400.
 
-mod finish;
+mod epilogue;
 mod pack;
 mod packed;
 mod terms;
 mod tile;
 
-pub(crate) use finish::Finish;
+pub(crate) use epilogue::Epilogue;
 pub(crate) use packed::Packed;
 pub(crate) use terms::{Numbers, Pairs, Terms};
+pub(crate) use tile::Tile;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use crate::prefetch::Later;
+use crate::prefetch::PrefetchQueue;
 use crate::simd::{self, Job, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads};
 use pack::{SLACK, Strip};
-use tile::Tile;
 
-/// Terms of the sum per block: a strip of B then takes 32 KB of the first-level cache at any level and type.
+/// Terms of the sum per block. A strip of B then takes 32 KB of the first-level cache at any level and type.
 const DEPTH: usize = 256;
-/// Rows whose strips of A are packed together: of `f32` 384 KB, a share of the second-level cache.
+/// Rows of A that are packed together: 384 KB of `f32`, a share of the second-level cache.
 const ROWS: usize = 384;
-/// A that so few strips of B meet is read where it lies, if it can be;
+/// A is read in place, where possible, if at most this many strips of B use it.
 const FEW_STRIPS: usize = 16;
-/// and so is a part of it that is not larger than this (in bytes), a share of the second-level cache.
-const NEAR: usize = 640 << 10;
-/// Rows of A as far apart as this (in bytes) stand in the way of one another in the first-level cache.
-pub(crate) const CONFLICT: usize = 2048;
-/// Strips of B that are packed together: with AVX-512 256 KB.
+/// A is also read in place, where possible, if it has at most this many bytes, a share of the second-level cache.
+const CACHED_A_BYTES: usize = 640 << 10;
+/// Rows of A at a multiple of this distance (in bytes) evict each other from the first-level cache.
+pub(crate) const CONFLICT_STRIDE: usize = 2048;
+/// Strips of B that are packed together: 256 KB with AVX-512.
 const STRIPS: usize = 8;
-/// Blocks of the grid per thread, so that a thread that is held up can be helped.
+/// Blocks of the grid per thread, so that other threads can help a delayed one.
 const SHARES: usize = 4;
 
 /// A matrix in memory.
@@ -90,12 +118,12 @@ pub(crate) struct View<'a, T> {
 }
 
 impl<'a, T: Real> View<'a, T> {
-    /// `[rows, columns]`, row by row in one piece.
+    /// `[rows, columns]`, contiguous and row by row.
     pub(crate) fn rows(values: &'a [T], rows: usize, columns: usize) -> Self {
         Self::new(values, [rows, columns], [columns, 1])
     }
 
-    /// The same, read as its transpose `[columns, rows]`.
+    /// The same numbers, read as the transpose `[columns, rows]`.
     pub(crate) fn columns(values: &'a [T], rows: usize, columns: usize) -> Self {
         Self::new(values, [columns, rows], [1, columns])
     }
@@ -107,17 +135,17 @@ impl<'a, T: Real> View<'a, T> {
         view
     }
 
-    /// Panics unless `shape` lies in the numbers.
+    /// Panics unless `shape` lies within the numbers.
     fn check(&self, [rows, columns]: [usize; 2]) {
         let last = |length: usize, step: usize| length.saturating_sub(1).saturating_mul(step);
         let end = last(rows, self.steps[0]).saturating_add(last(columns, self.steps[1]));
-        assert!(rows == 0 || columns == 0 || end < self.values.len(), "a matrix beyond its numbers");
+        assert!(rows == 0 || columns == 0 || end < self.values.len(), "a matrix exceeds its numbers");
     }
 
-    /// Whether rows lie in one piece and a tile of them not in the same few sets of the first-level cache, so that it can
-    /// be read as it is.
-    fn reads_well(&self) -> bool {
-        self.steps[1] == 1 && !(self.steps[0] * size_of::<T>()).is_multiple_of(CONFLICT)
+    /// Whether rows are contiguous and the rows of a tile do not share a few sets of the first-level cache, so that
+    /// they can be read in place.
+    fn is_cache_friendly(&self) -> bool {
+        self.steps[1] == 1 && !(self.steps[0] * size_of::<T>()).is_multiple_of(CONFLICT_STRIDE)
     }
 
     fn at(&self, row: usize, column: usize) -> *const T {
@@ -125,37 +153,37 @@ impl<'a, T: Real> View<'a, T> {
     }
 }
 
-/// The second operand of a product, `[k, n]`.
-pub(crate) enum Right<'a, T> {
-    /// To be packed on the way.
+/// Operand B of a product, `[k, n]`.
+pub(crate) enum OperandB<'a, T> {
+    /// Packed during the product.
     View(View<'a, T>),
     /// Packed before.
     Packed(&'a Packed<T>),
 }
 
-impl<'a, T> From<View<'a, T>> for Right<'a, T> {
+impl<'a, T> From<View<'a, T>> for OperandB<'a, T> {
     fn from(view: View<'a, T>) -> Self {
-        Right::View(view)
+        OperandB::View(view)
     }
 }
 
-impl<'a, T> From<&'a Packed<T>> for Right<'a, T> {
+impl<'a, T> From<&'a Packed<T>> for OperandB<'a, T> {
     fn from(packed: &'a Packed<T>) -> Self {
-        Right::Packed(packed)
+        OperandB::Packed(packed)
     }
 }
 
-impl<T: Real> Right<'_, T> {
-    /// Panics unless it is `[k, n]`.
+impl<T: Real> OperandB<'_, T> {
+    /// Panics unless the operand is `[k, n]`.
     fn check(&self, shape: [usize; 2]) {
         match self {
-            Right::View(view) => view.check(shape),
-            Right::Packed(packed) => assert_eq!(packed.shape(), shape, "a packed matrix of another shape"),
+            OperandB::View(view) => view.check(shape),
+            OperandB::Packed(packed) => assert_eq!(packed.shape(), shape, "a packed matrix of another shape"),
         }
     }
 }
 
-/// `C = A B`, or `C += A B`, and what is done with C then.
+/// `C = A B` or `C += A B`, followed by an epilogue.
 pub(crate) struct Gemm<'a, T> {
     pub m: usize,
     pub n: usize,
@@ -163,24 +191,24 @@ pub(crate) struct Gemm<'a, T> {
     /// `[m, k]`
     pub a: View<'a, T>,
     /// `[k, n]`
-    pub b: Right<'a, T>,
+    pub b: OperandB<'a, T>,
     /// Whether to add to what is in C.
     pub add: bool,
-    pub finish: Finish<'a, T>,
+    pub epilogue: Epilogue<'a, T>,
 }
 
 impl<T: Real> Gemm<'_, T> {
-    /// Computes C, `[m, n]` row by row in one piece.
+    /// Computes C, `[m, n]`, contiguous and row by row.
     ///
     /// # Safety
-    /// `c` must have room for `m · n` numbers that nobody else touches, and hold them if `add` is set; the same goes
-    /// for what `finish` writes.
+    /// `c` must have space for `m · n` numbers that no other thread uses. If `add` is set, they must be initialised.
+    /// The same holds for the buffers that the epilogue writes.
     pub(crate) unsafe fn run(&self, c: Shared<T>) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { self.run_terms::<Numbers>(c) }
     }
 
-    /// The same of terms of another kind.
+    /// Computes C with terms of another kind.
     ///
     /// # Safety
     /// As [`run`](Self::run).
@@ -206,7 +234,7 @@ impl<T: Real> Gemm<'_, T> {
 }
 
 impl<T: Real> Gemm<'_, T> {
-    /// The same by the calling thread alone, rows first: for a thread that takes its rows through several products.
+    /// Computes C with the calling thread alone, rows first: for a thread that takes its rows through several products.
     ///
     /// # Safety
     /// As [`run`](Self::run).
@@ -226,7 +254,7 @@ impl<T: Real> Gemm<'_, T> {
     fn check(&self) {
         self.a.check([self.m, self.k]);
         self.b.check([self.k, self.n]);
-        self.finish.check(self.m, self.n);
+        self.epilogue.check(self.m, self.n);
     }
 }
 
@@ -236,7 +264,7 @@ fn sum_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
     (0..blocks).map(move |block| share(k, blocks, block))
 }
 
-/// Largest height of a tile, and its width in numbers.
+/// The largest height of a tile, and its width in numbers.
 fn tile_shape<T: Real>() -> [usize; 2] {
     struct TileShape<T>(PhantomData<T>);
     impl<T: Real> Job for TileShape<T> {
@@ -249,7 +277,7 @@ fn tile_shape<T: Real>() -> [usize; 2] {
     simd::run(TileShape::<T>(PhantomData))
 }
 
-/// Largest height of a tile: 24 of 32 registers hold sums, or 12 of 16.
+/// The largest height of a tile: sums fill 24 of 32 registers, or 12 of 16.
 const fn height<S: Simd>() -> usize {
     if S::MANY_REGISTERS { 12 } else { 6 }
 }
@@ -260,9 +288,9 @@ const WIDTH: usize = 2;
 /// How the output is cut.
 #[derive(Clone, Copy)]
 struct Grid {
-    /// Tiles one below the other; heights differ by one at most.
+    /// Number of tiles down the rows; their heights differ by at most one.
     tiles: usize,
-    /// Tiles side by side.
+    /// Number of tiles across the columns.
     strips: usize,
     row_blocks: usize,
     column_blocks: usize,
@@ -272,23 +300,24 @@ impl Grid {
     fn new(m: usize, n: usize, [height, width]: [usize; 2], threads: usize) -> Self {
         let (tiles, strips) = (m.div_ceil(height), n.div_ceil(width));
         let mut row_blocks = tiles.div_ceil(ROWS / height);
-        // Columns are cut where rows are too few, into blocks that pay for packing A again.
+        // If there are too few blocks of rows, columns are cut too, into blocks large enough to pay for packing A
+        // again.
         let wanted = (threads * SHARES).div_ceil(row_blocks).min(strips / STRIPS);
         let fewest = threads.div_ceil(row_blocks).min(strips);
         let column_blocks = (wanted - wanted % threads).max(fewest);
         if !(row_blocks * column_blocks).is_multiple_of(threads) {
-            // As many for each thread: with five for two, one would be idle a fifth of the time.
+            // An equal number for each thread: with five blocks for two threads, one would idle a fifth of the time.
             row_blocks = row_blocks.next_multiple_of(threads).min(tiles);
         }
         Self { tiles, strips, row_blocks, column_blocks }
     }
 }
 
-/// Rows of A for some terms of the sum.
+/// Rows of A for one block of the sum.
 #[derive(Clone, Copy)]
-struct Left<T> {
+struct BlockA<T> {
     at: *const T,
-    /// From row to row; nothing if tiles are packed, one after the other.
+    /// Step between rows; `None` if A is packed tile by tile.
     step: Option<usize>,
 }
 
@@ -308,7 +337,7 @@ impl<T: Real, R: Terms<T>> Job for Block<'_, T, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             match height::<S>() {
                 12 => self.sums::<S, 12>(),
@@ -336,36 +365,36 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
     }
 
     /// # Safety
-    /// Here and below: the processor must have the instructions of `S`, and what [`Gemm::run`] asks for.
+    /// Here and below: the processor must have the instructions of `S`, and the conditions of [`Gemm::run`] hold.
     #[inline(always)]
     unsafe fn sums<S: Simd, const MR: usize>(self) {
         let call = self.call;
         let width = WIDTH * T::In::<S>::LANES;
         let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
         let depth = call.k.min(DEPTH);
-        let near = rows.len() * call.k * size_of::<T>() <= NEAR;
-        let in_place = (near || self.strips.len() <= FEW_STRIPS) && call.a.reads_well();
-        let a_room = if in_place { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
-        let room = a_room + STRIPS * width * depth + SLACK;
-        let a = Line::room::<T>(self.scratch, room);
-        let b = a.wrapping_add(a_room);
+        let is_cached = rows.len() * call.k * size_of::<T>() <= CACHED_A_BYTES;
+        let in_place = (is_cached || self.strips.len() <= FEW_STRIPS) && call.a.is_cache_friendly();
+        let a_length = if in_place { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
+        let length = a_length + STRIPS * width * depth + SLACK;
+        let a = Line::reserve::<T>(self.scratch, length);
+        let b = a.wrapping_add(a_length);
         for terms in sum_blocks(call.k) {
-            // SAFETY: the scratch has room for the rows and for STRIPS strips.
+            // SAFETY: the scratch has space for the rows and for STRIPS strips.
             unsafe {
-                let left = match in_place {
-                    true => Left { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
+                let block_a = match in_place {
+                    true => BlockA { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
                     false => self.pack_a::<T::In<S>>(&terms, a),
                 };
                 for first in self.strips.clone().step_by(STRIPS) {
                     let strips = first..self.strips.end.min(first + STRIPS);
                     let b = match &call.b {
-                        Right::Packed(packed) => packed.strip(&terms, strips.start),
-                        Right::View(view) => {
+                        OperandB::Packed(packed) => packed.strip(&terms, strips.start),
+                        OperandB::View(view) => {
                             pack_strips::<T, T::In<S>>(view, call.n, strips.clone(), &terms, b);
                             b.cast_const()
                         }
                     };
-                    self.tiles::<S, MR>(&terms, strips, left, b);
+                    self.tiles::<S, MR>(&terms, strips, block_a, b);
                 }
             }
         }
@@ -373,25 +402,26 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
 
     /// Packs the rows of A, tile by tile.
     #[inline(always)]
-    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) -> Left<T> {
-        let left = Left { at: to.cast_const(), step: None };
+    unsafe fn pack_a<V: Vector<Scalar = T>>(&self, terms: &Range<usize>, mut to: *mut T) -> BlockA<T> {
+        let block_a = BlockA { at: to.cast_const(), step: None };
         for tile in self.tiles.clone() {
             let rows = self.tile_rows(tile);
             let strip = Strip::of_rows(&self.call.a, rows.start, rows.len(), terms.start, terms.len());
-            // SAFETY: rows of A and terms of the sum; one strip follows the other.
+            // SAFETY: the strip lies within the rows of A and the terms of the sum; strips are written one after the
+            // other.
             unsafe { strip.pack::<V>(rows.len(), to) };
             to = to.wrapping_add(rows.len() * terms.len());
         }
-        left
+        block_a
     }
 
-    /// The tiles of some packed strips.
+    /// Computes the tiles of some packed strips.
     #[inline(always)]
     unsafe fn tiles<S: Simd, const MR: usize>(
         &self,
         terms: &Range<usize>,
         strips: Range<usize>,
-        left: Left<T>,
+        block_a: BlockA<T>,
         b: *const T,
     ) {
         let (call, k, width) = (self.call, terms.len(), WIDTH * T::In::<S>::LANES);
@@ -399,31 +429,31 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
         for (index, strip) in strips.enumerate() {
             let b = b.wrapping_add(index * width * k);
             let columns = strip * width..call.n.min((strip + 1) * width);
-            let mut a = left.at;
-            let mut later = Later::new(b, width * k);
+            let mut a = block_a.at;
+            let mut queue = PrefetchQueue::new(b, width * k);
             for tile in self.tiles.clone() {
                 let rows = self.tile_rows(tile);
-                // SAFETY: the tile lies in C, which is the caller's; packed strips are as long as `k`.
+                // SAFETY: the tile lies in C, whose validity the caller upholds; packed strips have `k` terms.
                 unsafe {
                     let c = self.c.at(rows.start * call.n + columns.start);
-                    let (a_step, b_step, c_step) = (left.step, width, call.n);
-                    let tile = Tile { k, a, a_step, b, b_step, c, c_step, add, ahead: later.lines(k) };
+                    let (b_step, c_step, ahead) = (width, call.n, queue.lines(k));
+                    let tile = Tile { k, a, b, b_step, c, c_step, add, ahead };
                     if columns.len() == width {
-                        tile.of_height::<S, R, WIDTH, MR>(rows.len());
+                        tile.of_height::<S, R, WIDTH, MR>(block_a.step, rows.len());
                     } else {
-                        tile.narrow::<S, R, MR>(rows.len(), columns.len());
+                        tile.narrow::<S, R, MR>(block_a.step, rows.len(), columns.len());
                     }
                     if last {
-                        call.finish.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
+                        call.epilogue.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
                     }
                 }
-                a = a.wrapping_add(rows.len() * left.step.unwrap_or(k));
+                a = a.wrapping_add(rows.len() * block_a.step.unwrap_or(k));
             }
         }
     }
 }
 
-/// Packs strips of `b`, `[k, n]`, for some terms of the sum.
+/// Packs strips of `b`, `[k, n]`, for one block of the sum.
 ///
 /// # Safety
 /// As [`Strip::pack`], for all strips.
@@ -437,7 +467,7 @@ unsafe fn pack_strips<T: Real, V: Vector<Scalar = T>>(
 ) {
     let width = WIDTH * V::LANES;
     let whole = if b.steps[1] == 1 { (n / width).clamp(strips.start, strips.end) } else { strips.start };
-    // SAFETY: columns of B and terms of the sum.
+    // SAFETY: the strips lie within the columns of B and the terms of the sum.
     unsafe {
         let from = b.at(terms.start, strips.start * width);
         pack::side_by_side::<V>(from, b.steps[0], whole - strips.start, terms.len(), to);
@@ -449,29 +479,29 @@ unsafe fn pack_strips<T: Real, V: Vector<Scalar = T>>(
     }
 }
 
-/// A cache line of room: what is packed begins at its boundaries.
+/// A cache line of scratch, so that packed operands are aligned to cache lines.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
 
 impl Line {
-    /// Makes room for so many numbers.
-    fn room<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
+    /// Ensures space for this many numbers.
+    fn reserve<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
         let length = (numbers * size_of::<T>()).div_ceil(size_of::<Line>());
         if lines.len() < length {
             lines.clear();
             lines.reserve_exact(length);
-            // SAFETY: there is room for them, and uninitialised bytes are what they consist of.
+            // SAFETY: the capacity is there, and uninitialised bytes are valid values.
             unsafe { lines.set_len(length) };
         }
         lines.as_mut_ptr().cast()
     }
 }
 
-/// Numbers of which a whole line consists, whatever their type.
+/// Numbers per line for the smallest type; a multiple of it is a whole number of lines for any type.
 const LINE_NUMBERS: usize = 16;
 
-/// Hands over room that the thread keeps from call to call: fresh pages would cost as much as packing.
+/// Passes scratch that each thread keeps between calls: fresh pages would cost as much as packing.
 fn with_scratch(work: impl FnOnce(&mut Vec<Line>)) {
     thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
     let mut lines = SCRATCH.take();

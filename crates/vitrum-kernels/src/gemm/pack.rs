@@ -1,4 +1,4 @@
-//! Copies of operands in the order in which the innermost loop reads them.
+//! Packing of operands in the order in which the innermost loop reads them.
 
 use std::ops::Range;
 
@@ -6,41 +6,41 @@ use super::{View, WIDTH};
 use crate::prefetch::prefetch;
 use crate::simd::{Real, Vector};
 
-/// Rows ahead of which to ask memory for the next.
+/// Distance of the prefetch, in rows.
 const AHEAD: usize = 8;
 
 /// A strip of an operand: `width` numbers side by side for each of `k` terms of the sum.
 pub(super) struct Strip<T> {
     pub from: *const T,
-    /// Step from one number of a term to the next.
+    /// Step between numbers of a term.
     pub across: usize,
-    /// Step from term to term.
+    /// Step between terms.
     pub along: usize,
     pub width: usize,
     pub k: usize,
 }
 
 impl<T: Real> Strip<T> {
-    /// Rows `first ..` of `a` and columns of the sum `p ..`.
+    /// Rows of `a` from `first` on, and terms from `p` on.
     pub(super) fn of_rows(a: &View<T>, first: usize, width: usize, p: usize, k: usize) -> Self {
         let [across, along] = a.steps;
         Self { from: a.at(first, p), across, along, width, k }
     }
 
-    /// Columns `first ..` of `b` and rows of the sum `p ..`.
+    /// Columns of `b` from `first` on, and terms from `p` on.
     pub(super) fn of_columns(b: &View<T>, first: usize, width: usize, p: usize, k: usize) -> Self {
         let [along, across] = b.steps;
         Self { from: b.at(p, first), across, along, width, k }
     }
 
-    /// Writes `[k, padded]`, zeros in the padding.
+    /// Writes `[k, padded]`, with zeros as padding.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`, the strip must be readable, and `to` must have room for
-    /// `k · padded` numbers and [`SLACK`] more, whose content is lost.
+    /// The processor must have the instructions of `V`, and the strip must be readable. `to` must have space for `k ·
+    /// padded` numbers and [`SLACK`] more, which are overwritten.
     #[inline(always)]
     pub(super) unsafe fn pack<V: Vector<Scalar = T>>(&self, padded: usize, to: *mut T) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             if self.across == 1 {
                 self.copy::<V>(padded, to);
@@ -53,11 +53,11 @@ impl<T: Real> Strip<T> {
         }
     }
 
-    /// Terms are already side by side.
+    /// Packs a strip whose terms are contiguous.
     #[inline(always)]
     unsafe fn copy<V: Vector<Scalar = T>>(&self, padded: usize, to: *mut T) {
         let vectors = self.width.div_ceil(V::LANES);
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             match vectors {
                 1 if self.along >= V::LANES => self.copy_vectors::<V, 1>(padded, to),
@@ -68,11 +68,11 @@ impl<T: Real> Strip<T> {
         }
     }
 
-    /// Copies whole vectors. What they bring along behind the width is overwritten by the next term, or the padding.
+    /// Copies whole vectors. Numbers beyond the width are overwritten by the next term or by the padding.
     #[inline(always)]
     unsafe fn copy_vectors<V: Vector<Scalar = T>, const N: usize>(&self, padded: usize, to: *mut T) {
         let whole = if self.width == N * V::LANES { self.k } else { self.k.saturating_sub(1) };
-        // SAFETY: the caller's. Behind the width of all terms but the last stands the next, `along` further on.
+        // SAFETY: upheld by the caller. After each term but the last follows the next, at distance `along`.
         unsafe {
             for p in 0..whole {
                 let (from, to) = (self.from.add(p * self.along), to.add(p * padded));
@@ -87,33 +87,33 @@ impl<T: Real> Strip<T> {
         }
     }
 
-    /// Numbers side by side belong to different terms: squares of as many as a register holds are turned.
+    /// Packs a strip whose rows are contiguous: squares of one register's size are transposed.
     #[inline(always)]
     unsafe fn transpose<V: Vector<Scalar = T>>(&self, padded: usize, to: *mut T) {
-        let turned = self.k - self.k % V::LANES;
-        // SAFETY: the caller's. A turned square is written row by row from term to term, each over what the one
-        // before left behind its width; the last one's rest falls into the slack, or where the next strip will be.
+        let whole = self.k - self.k % V::LANES;
+        // SAFETY: upheld by the caller. A square is written row by row, term by term. Each row overwrites what the last
+        // one left beyond its width. The last one's excess goes to the slack, or to the place of the next strip.
         unsafe {
             for first in (0..self.width).step_by(V::LANES) {
                 let rows = V::LANES.min(self.width - first);
-                if padded > V::LANES && rows < V::LANES || turned == 0 {
-                    self.gather(first..first + rows, 0..turned, padded, to);
+                if padded > V::LANES && rows < V::LANES || whole == 0 {
+                    self.gather(first..first + rows, 0..whole, padded, to);
                     continue;
                 }
-                for p in (0..turned).step_by(V::LANES) {
+                for p in (0..whole).step_by(V::LANES) {
                     let from = self.from.add(first * self.across + p);
-                    V::turn(from, self.across, rows, to.add(p * padded + first), padded);
+                    V::transpose(from, self.across, rows, to.add(p * padded + first), padded);
                 }
             }
-            self.gather(0..self.width, turned..self.k, padded, to);
+            self.gather(0..self.width, whole..self.k, padded, to);
             self.pad(padded, to);
         }
     }
 
-    /// One by one.
+    /// Copies numbers one by one.
     #[inline(always)]
     unsafe fn gather(&self, columns: Range<usize>, terms: Range<usize>, padded: usize, to: *mut T) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             for p in terms {
                 for j in columns.clone() {
@@ -123,10 +123,10 @@ impl<T: Real> Strip<T> {
         }
     }
 
-    /// Zeros behind each term.
+    /// Writes zeros after each term.
     #[inline(always)]
     unsafe fn pad(&self, padded: usize, to: *mut T) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             for p in 0..self.k {
                 for j in self.width..padded {
@@ -137,8 +137,8 @@ impl<T: Real> Strip<T> {
     }
 }
 
-/// Packs `strips` whole strips of a matrix whose rows lie in one piece, at `along`: row by row, so that memory is read
-/// in long pieces.
+/// Packs `strips` whole strips of a matrix with contiguous rows at step `along`. It goes row by row through all strips,
+/// so that memory is read in long runs.
 ///
 /// # Safety
 /// As [`Strip::pack`], for all strips.
@@ -154,7 +154,7 @@ pub(super) unsafe fn side_by_side<V: Vector>(
     for p in 0..k {
         let (mut from, mut to) = (from.wrapping_add(p * along), to.wrapping_add(p * width));
         for _ in 0..strips {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             unsafe {
                 prefetch(from.wrapping_add(2 * along));
                 prefetch(from.wrapping_add(2 * along + width / 2));
@@ -168,5 +168,5 @@ pub(super) unsafe fn side_by_side<V: Vector>(
     }
 }
 
-/// How many numbers behind its end packing may overwrite: a register's.
+/// Numbers that packing may overwrite after its end: one register.
 pub(super) const SLACK: usize = 16;

@@ -1,4 +1,4 @@
-//! The second operand of products, packed once for all of them.
+//! Operand B of products, packed once for many calls.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::{Line, SLACK, View, pack_strips, sum_blocks};
 use crate::simd::{self, Job, Real, Simd};
 
-/// A matrix `[k, n]` as the innermost loop reads it: for each block of the sum all strips, one after the other, each
-/// `[terms, width of a tile]`; columns behind the last are zeros.
+/// A matrix `[k, n]` in the order of the innermost loop. For each block of the sum it holds all strips one after the
+/// other, each `[terms, width of a tile]`. Columns after the last one are zeros.
 pub(crate) struct Packed<T> {
     k: usize,
     n: usize,
-    /// Width of a tile in numbers, at this processor's level.
+    /// Width of a tile in numbers, at the level in use.
     width: usize,
     lines: Vec<Line>,
     of: PhantomData<T>,
@@ -24,7 +24,7 @@ impl<T: Real> Packed<T> {
         let width = super::tile_shape::<T>()[1];
         let mut packed = Self { k, n, width, lines: Vec::new(), of: PhantomData };
         let numbers = packed.strips() * width * k + SLACK;
-        let to = Line::room::<T>(&mut packed.lines, numbers);
+        let to = Line::reserve::<T>(&mut packed.lines, numbers);
         for terms in sum_blocks(k) {
             let to = to.wrapping_add(packed.start(&terms, 0));
             simd::run(PackBlock { b, n, strips: 0..packed.strips(), terms, to });
@@ -40,12 +40,12 @@ impl<T: Real> Packed<T> {
         self.n.div_ceil(self.width)
     }
 
-    /// Where a strip of a block of the sum begins, in numbers.
+    /// Offset of a strip of a block of the sum, in numbers.
     fn start(&self, terms: &Range<usize>, strip: usize) -> usize {
         (terms.start * self.strips() + strip * terms.len()) * self.width
     }
 
-    /// Where a strip of a block of the sum begins.
+    /// Pointer to a strip of a block of the sum.
     pub(super) fn strip(&self, terms: &Range<usize>, strip: usize) -> *const T {
         self.lines.as_ptr().cast::<T>().wrapping_add(self.start(terms, strip))
     }
@@ -58,7 +58,7 @@ impl<T: Real> Packed<T> {
                 for strip in 0..self.strips() {
                     let columns = self.width.min(self.n - strip * self.width);
                     let from = self.strip(&terms, strip).wrapping_add(p * self.width);
-                    // SAFETY: the strip was packed, and has so many numbers for each term.
+                    // SAFETY: the strip was packed and has `width` numbers per term.
                     rows.extend_from_slice(unsafe { std::slice::from_raw_parts(from, columns) });
                 }
             }
@@ -67,7 +67,7 @@ impl<T: Real> Packed<T> {
     }
 }
 
-/// One block of a sum, all strips; what it leaves behind its end, the next block overwrites.
+/// All strips of one block of the sum. The next block overwrites what packing leaves after the end.
 struct PackBlock<'a, T> {
     b: View<'a, T>,
     n: usize,
@@ -81,7 +81,7 @@ impl<T: Real> Job for PackBlock<'_, T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller has room for the strips and what packing may leave behind them.
+        // SAFETY: there is space for the strips, and for what packing may write after them.
         unsafe { pack_strips::<T, T::In<S>>(&self.b, self.n, self.strips, &self.terms, self.to) };
     }
 }

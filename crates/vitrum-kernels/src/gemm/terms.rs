@@ -1,14 +1,13 @@
-//! What a term of a sum is.
+//! The kinds of terms of a sum: numbers, or pairs in bf16.
 
-use crate::bf16;
 use crate::simd::{self, Job, Real, Simd, Vector};
 
 /// How a term is added to a sum, and with which instructions.
 pub(crate) trait Terms<T: Real>: 'static {
-    /// Runs a job at the best level for such terms.
+    /// Runs a job at the best level for these terms.
     fn run<J: Job>(job: J) -> J::Output;
 
-    /// `sum` and the term of two factors.
+    /// `sum` plus the product of two factors.
     ///
     /// # Safety
     /// The processor must have the instructions of `S`.
@@ -29,17 +28,17 @@ impl<T: Real> Terms<T> for Numbers {
     }
 }
 
-/// A factor is a pair of numbers in bf16, in the bits of an `f32`: two terms of the sum at once.
+/// A factor is a pair of bf16 numbers in the bits of an `f32`, so a term is two terms of the sum.
 pub(crate) struct Pairs;
 
 impl Terms<f32> for Pairs {
     fn run<J: Job>(job: J) -> J::Output {
-        bf16::run(job)
+        simd::run_pairs(job)
     }
 
     #[inline(always)]
     unsafe fn add<S: Simd>(factor: S::F32, other: S::F32, sum: S::F32) -> S::F32 {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { S::dot_pairs(factor, other, sum) }
     }
 }

@@ -1,26 +1,25 @@
-//! Integer dot products at each level of instructions, over one layout of the weights.
+//! Integer dot products at each level of instructions, with one layout of the weights.
 //!
-//! Weights lie in panels of [`PANEL`] columns: for every four terms of the sum, four numbers of each column. A tile of
-//! the output is held in registers for the whole sum. All levels compute the same integers: AVX-512 VNNI and AVX-VNNI
-//! multiply bytes, AVX2 multiplies bytes widened to 16 bits (its product of bytes saturates), aarch64's dot product
-//! multiplies signed bytes (activations less 128, made up for at the end), plain Rust anything.
-
-#[cfg(target_arch = "aarch64")]
-use std::arch::is_aarch64_feature_detected;
-use std::sync::OnceLock;
+//! Weights are stored in panels of [`PANEL`] columns. For every four terms of the sum, a panel has four numbers of each
+//! column. A tile of the output stays in registers for the whole sum. All levels compute the same integers:
+//!
+//! - AVX-512 VNNI and AVX-VNNI multiply bytes.
+//! - AVX2 widens bytes to 16 bits, since its product of bytes saturates.
+//! - The dot product of aarch64 multiplies signed bytes. Activations are stored minus 128, and the end corrects for it.
+//! - Plain Rust multiplies integers.
 
 use crate::prefetch::Lines;
-use crate::simd::{Plain, Simd, choose, simd_level};
+use crate::simd::{Level, Scalar, Simd, integer_level};
 
-/// Columns of a panel.
+/// Columns per panel.
 pub(super) const PANEL: usize = 16;
-/// Terms of the sum that lie together.
+/// Consecutive terms of the sum per column.
 pub(super) const TERMS: usize = 4;
-/// Rows and panels of the largest tile of any level.
+/// The most rows and panels of a tile at any level.
 pub(super) const MAX_ROWS: usize = 12;
 pub(super) const MAX_PANELS: usize = 2;
 
-/// A tile's operands.
+/// Operands of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     /// Groups of [`TERMS`] terms.
@@ -28,28 +27,29 @@ pub(super) struct Tile<'a> {
     /// Quantised rows, `a_step` bytes apart.
     pub a: *const u8,
     pub a_step: usize,
-    /// The first panel, `b_step` bytes before the next.
+    /// The first panel; the next is `b_step` bytes later.
     pub b: *const i8,
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Other tiles are a panel wide.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    // Tiles of other processors are one panel wide.
     pub b_step: usize,
-    /// What will be needed later, a cache line for each group.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other processor is asked.
+    /// Cache lines to prefetch, one per group.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Other processors do not prefetch.
     pub ahead: Lines<i8>,
-    /// What stands for zero in each row.
+    /// The zero point of each row.
     pub zeros: &'a [i32],
     /// Sum of the weights of each column.
     pub sums: *const i32,
-    /// Room for `Σ (a - zero) b` as `f32`, rows of `MAX_PANELS` panels.
+    /// Space for `Σ (a - zero) b` as `f32`, in rows of `MAX_PANELS` panels.
     pub to: *mut f32,
 }
 
 /// A level of integer instructions.
 pub(super) trait Dot: 'static {
-    /// The level of the floating-point work beside.
+    /// The level of the floating-point work.
     type Float: Simd;
-    /// Bytes of a quantised activation.
+    /// Bytes per quantised activation.
     const BYTES: usize;
-    /// Rows and panels of the largest tile.
+    /// The most rows and panels of a tile.
     const ROWS: usize;
     const PANELS: usize;
 
@@ -59,21 +59,22 @@ pub(super) trait Dot: 'static {
     /// Here and below: the processor must have this level's instructions.
     unsafe fn vectorize<J: Job>(job: J) -> J::Output;
 
-    /// `round(x · factor) + zero`, held to 0 … 255, of [`PANEL`] numbers; `x · factor` must be NaN or of a magnitude
-    /// that fits an integer.
+    /// `round(x · factor) + zero`, clamped to 0 … 255, for [`PANEL`] numbers. `x · factor` must be NaN or fit an
+    /// integer.
     ///
     /// # Safety
-    /// `from` must be readable for `PANEL` numbers, `to` have room for as many of `BYTES` bytes.
+    /// `from` must be readable for `PANEL` numbers, and `to` must have space for as many of `BYTES` bytes.
     unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8);
 
-    /// A tile of `rows` by `panels`.
+    /// Computes a tile of `rows` by `panels`.
     ///
     /// # Safety
-    /// `rows` and `panels` must be at most this level's and not 0, and the pointers reach as far as [`Tile`] says.
+    /// `rows` and `panels` must be at least 1 and at most those of this level. The pointers must reach as far as
+    /// [`Tile`] says.
     unsafe fn tile(tile: Tile, rows: usize, panels: usize);
 }
 
-/// Something to compute at any level.
+/// A computation that runs at any level.
 pub(super) trait Job {
     type Output;
 
@@ -86,13 +87,13 @@ pub(super) trait Job {
 
 /// Runs a job at the best level.
 pub(super) fn run<J: Job>(job: J) -> J::Output {
-    match level() {
-        // SAFETY: `level` has seen the instructions (likewise below).
+    match integer_level() {
+        // SAFETY: the processor has the instructions of the level in use (likewise below).
         #[cfg(target_arch = "x86_64")]
-        Level::Vnni512 => unsafe { x86::Vnni512::vectorize(job) },
+        Level::Avx512Vnni => unsafe { x86::Vnni512::vectorize(job) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Vnni256 => unsafe { x86::Vnni256::vectorize(job) },
+        Level::AvxVnni => unsafe { x86::Vnni256::vectorize(job) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::Avx2::vectorize(job) },
@@ -100,83 +101,17 @@ pub(super) fn run<J: Job>(job: J) -> J::Output {
         #[cfg(target_arch = "aarch64")]
         Level::Dotprod => unsafe { aarch64::Dotprod::vectorize(job) },
         // SAFETY: needs no special instructions.
-        Level::Plain => unsafe { <Plain as Dot>::vectorize(job) },
+        _ => unsafe { <Scalar as Dot>::vectorize(job) },
     }
 }
 
-/// The instructions of the integer products on this machine: `avx512_vnni`, `avx_vnni`, `avx2`, `dotprod` or `scalar`.
-/// At most what [`simd_level`] allows; the environment variable `VITRUM_INT8`, read once, can lower it further. The
-/// integers are the same at every level.
-pub fn int8_level() -> &'static str {
-    level().name()
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Vnni512,
-    #[cfg(target_arch = "x86_64")]
-    Vnni256,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "aarch64")]
-    Dotprod,
-    Plain,
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Level::Vnni512 => "avx512_vnni",
-            #[cfg(target_arch = "x86_64")]
-            Level::Vnni256 => "avx_vnni",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => "avx2",
-            #[cfg(target_arch = "aarch64")]
-            Level::Dotprod => "dotprod",
-            Level::Plain => "scalar",
-        }
-    }
-
-    /// What the processor has and the floating-point level allows, best first.
-    fn available() -> Vec<Level> {
-        let mut levels = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let float = simd_level();
-            if float == "avx512f" && is_x86_feature_detected!("avx512vnni") {
-                levels.push(Level::Vnni512);
-            }
-            if float != "scalar" && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                if is_x86_feature_detected!("avxvnni") {
-                    levels.push(Level::Vnni256);
-                }
-                levels.push(Level::Avx2);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        if simd_level() == "neon" && is_aarch64_feature_detected!("dotprod") {
-            levels.push(Level::Dotprod);
-        }
-        levels.push(Level::Plain);
-        levels
-    }
-}
-
-/// The level in use.
-fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| choose(&Level::available(), Level::name, "VITRUM_INT8"))
-}
-
-/// Runs `$call` with the constant `$R` for a number of rows known while running.
+/// Runs `$call` with the number of rows as the constant `$R`.
 macro_rules! for_rows {
     ($rows:expr, [$($r:literal)*], $R:ident => $call:expr) => {
         match $rows {
             $($r => {
                 const $R: usize = $r;
-                // SAFETY: the caller's.
+                // SAFETY: upheld by the caller.
                 unsafe { $call }
             })*
             rows => unreachable!("a tile of {rows} rows"),
@@ -184,11 +119,11 @@ macro_rules! for_rows {
     };
 }
 
-/// 1.5 · 2²³: adding it to a small number rounds that to an integer, which then sits in the lowest bits.
+/// 1.5 · 2²³. Adding it to a small number rounds that number to an integer, which is then in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 
-impl Dot for Plain {
-    type Float = Plain;
+impl Dot for Scalar {
+    type Float = Scalar;
     const BYTES: usize = 1;
     const ROWS: usize = 4;
     const PANELS: usize = 1;
@@ -202,7 +137,7 @@ impl Dot for Plain {
     #[inline(always)]
     unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
         for i in 0..PANEL {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             unsafe {
                 let rounded = *from.add(i) * factor + ROUND;
                 let number = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
@@ -223,7 +158,7 @@ impl Dot for Plain {
 #[allow(clippy::needless_range_loop)] // Indices of several arrays.
 unsafe fn plain_tile<const MR: usize>(tile: Tile) {
     let mut acc = [[0i32; PANEL]; MR];
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe {
         for group in 0..tile.groups {
             let b = &*tile.b.add(group * PANEL * TERMS).cast::<[[i8; TERMS]; PANEL]>();
@@ -250,14 +185,14 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
-    use crate::simd::x86 as float;
+    use crate::simd;
 
     pub(super) struct Vnni512;
     pub(super) struct Vnni256;
     pub(super) struct Avx2;
 
     impl Dot for Vnni512 {
-        type Float = float::Avx512;
+        type Float = simd::Avx512;
         const BYTES: usize = 1;
         const ROWS: usize = 12;
         const PANELS: usize = 2;
@@ -270,7 +205,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             unsafe {
                 let number = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(factor)));
                 let shifted = _mm512_add_epi32(number, _mm512_set1_epi32(zero));
@@ -292,14 +227,14 @@ mod x86 {
     /// # Safety
     /// As [`Dot::tile`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
     unsafe fn tile_512<const MR: usize, const NR: usize>(tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut acc = [[_mm512_setzero_si512(); NR]; MR];
             let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead);
             for _ in 0..tile.groups {
-                ahead.ask();
+                ahead.prefetch_next();
                 let mut columns = [_mm512_setzero_si512(); NR];
                 for j in 0..NR {
                     columns[j] = _mm512_loadu_si512(b.add(j * tile.b_step).cast());
@@ -325,13 +260,13 @@ mod x86 {
         }
     }
 
-    /// Sixteen numbers, quantised, as 16 bits each.
+    /// Quantises sixteen numbers to 16 bits each.
     ///
     /// # Safety
     /// As [`Dot::quantize`], for AVX2.
     #[inline(always)]
     unsafe fn quantize_256(from: *const f32, factor: f32, zero: i32) -> __m256i {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let (factor, zero) = (_mm256_set1_ps(factor), _mm256_set1_epi32(zero));
             let low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from), factor));
@@ -342,7 +277,7 @@ mod x86 {
     }
 
     impl Dot for Vnni256 {
-        type Float = float::Avx2;
+        type Float = simd::Avx2;
         const BYTES: usize = 1;
         const ROWS: usize = 6;
         const PANELS: usize = 1;
@@ -355,7 +290,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             unsafe {
                 let wide = quantize_256(from, factor, zero);
                 let (low, high) = (_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
@@ -372,9 +307,9 @@ mod x86 {
     /// # Safety
     /// As [`Dot::tile`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
     unsafe fn tile_256<const MR: usize>(tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut acc = [[_mm256_setzero_si256(); 2]; MR];
             let (mut a, mut b) = (tile.a, tile.b);
@@ -398,13 +333,13 @@ mod x86 {
         }
     }
 
-    /// Writes the sums of half a panel of a row.
+    /// Writes the sums of half a panel for one row.
     ///
     /// # Safety
     /// As [`Dot::tile`], for AVX2.
     #[inline(always)]
     unsafe fn finish_256(tile: &Tile, row: usize, half: usize, acc: __m256i) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let sums = _mm256_loadu_si256(tile.sums.add(half * 8).cast());
             let shift = _mm256_mullo_epi32(_mm256_set1_epi32(tile.zeros[row]), sums);
@@ -414,7 +349,7 @@ mod x86 {
     }
 
     impl Dot for Avx2 {
-        type Float = float::Avx2;
+        type Float = simd::Avx2;
         const BYTES: usize = 2;
         const ROWS: usize = 4;
         const PANELS: usize = 1;
@@ -427,7 +362,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             unsafe { _mm256_storeu_si256(to.cast(), quantize_256(from, factor, zero)) }
         }
 
@@ -437,15 +372,15 @@ mod x86 {
         }
     }
 
-    /// A panel in two halves of eight columns. A register holds four terms of four columns in 16 bits; its sums of
-    /// pairs of terms are added up at the end.
+    /// Computes a panel in two halves of eight columns. A register holds four terms of four columns in 16 bits. Its
+    /// sums of pairs of terms are added at the end.
     ///
     /// # Safety
     /// As [`Dot::tile`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
     unsafe fn tile_wide<const MR: usize>(tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             for half in 0..2 {
                 let mut acc = [[_mm256_setzero_si256(); 2]; MR];
@@ -477,15 +412,15 @@ mod aarch64 {
     use std::arch::asm;
 
     use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
-    use crate::simd::aarch64 as float;
+    use crate::simd;
 
-    /// Quantised activations are held so much lower, for the instruction multiplies signed bytes.
+    /// Quantised activations are stored minus this number, since the instruction multiplies signed bytes.
     const SHIFT: i32 = 128;
 
     pub(super) struct Dotprod;
 
     impl Dot for Dotprod {
-        type Float = float::Neon;
+        type Float = simd::Neon;
         const BYTES: usize = 1;
         const ROWS: usize = 6;
         const PANELS: usize = 1;
@@ -498,7 +433,7 @@ mod aarch64 {
 
         #[inline(always)]
         unsafe fn quantize(from: *const f32, factor: f32, zero: i32, to: *mut u8) {
-            // SAFETY: the caller's.
+            // SAFETY: upheld by the caller.
             unsafe {
                 let low = quantize_128(from, factor, zero - SHIFT);
                 let high = quantize_128(from.add(8), factor, zero - SHIFT);
@@ -512,13 +447,13 @@ mod aarch64 {
         }
     }
 
-    /// Eight numbers, quantised, as 16 bits each.
+    /// Quantises eight numbers to 16 bits each.
     ///
     /// # Safety
     /// As [`Dot::quantize`].
     #[inline(always)]
     unsafe fn quantize_128(from: *const f32, factor: f32, zero: i32) -> int16x8_t {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let zero = vdupq_n_s32(zero);
             let low = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(from), factor));
@@ -527,14 +462,14 @@ mod aarch64 {
         }
     }
 
-    /// Four columns to a register.
+    /// A tile with four columns per register.
     ///
     /// # Safety
     /// As [`Dot::tile`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Indices keep the sums in registers.
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
     unsafe fn tile_128<const MR: usize>(tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let mut acc = [[vdupq_n_s32(0); PANEL / 4]; MR];
             let (mut a, mut b) = (tile.a, tile.b);
@@ -562,14 +497,14 @@ mod aarch64 {
         }
     }
 
-    /// Adds to each column's sum its products with the four bytes of `row`, which is no number but fills a vector
-    /// register's first lane. (The compiler offers the instruction to its nightly versions alone.)
+    /// Adds to the sum of each column its products with the four bytes of `row`. `row` is not a number: it carries four
+    /// bytes into the first lane of a vector register. (The intrinsic is available only in nightly compilers.)
     ///
     /// # Safety
     /// The processor must have the dot product.
     #[inline(always)]
     unsafe fn dot(mut sum: int32x4_t, columns: int8x16_t, row: f32) -> int32x4_t {
-        // SAFETY: reads and writes registers alone.
+        // SAFETY: reads and writes only registers.
         unsafe {
             asm!(
                 "sdot {sum:v}.4s, {columns:v}.16b, {row:v}.4b[0]",

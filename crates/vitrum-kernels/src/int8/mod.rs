@@ -1,42 +1,39 @@
-//! Linear layers in eight bits: whole numbers multiplied, floating point in and out.
+//! Linear layers in eight bits: integers are multiplied, input and output are floats.
 //!
-//! Weights have one scale for each column of the output and are symmetric about 0 ([`QuantizedWeight`]). Each row of
-//! the input is quantised when it arrives, to 0 … 255 between its smallest and largest number (0 included, and
-//! represented exactly), so a row of the output does not depend on which other rows there are. Products are summed in
-//! 32 bits, exactly. Scales, bias and activation are applied in `f32` while a tile is in the first-level cache.
+//! Weights have one scale per column of the output and are symmetric about 0 ([`QuantizedWeight`]). Each row of the
+//! input is quantised on arrival to 0 … 255, between its smallest and largest number. The range includes 0, which is
+//! exact. So a row of the output does not depend on the other rows. Products are summed exactly in 32 bits. Scales,
+//! bias and activation are applied in `f32` while a tile is in the first-level cache.
 //!
-//! A block of rows stays with one thread: quantised, multiplied with all columns, and in an MLP quantised again and
-//! multiplied with the second weight, so that what lies between never leaves the thread's cache.
+//! One thread keeps a block of rows: it quantises them and multiplies them with all columns. In an MLP it quantises the
+//! result again and multiplies it with the second weight, so the hidden numbers never leave its cache.
 
 mod dot;
-mod extension;
 mod weight;
 
-pub use dot::int8_level;
-pub use extension::{Int8Ops, linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
 pub use weight::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::activation::{Activation, Curve, with_curve};
-use crate::prefetch::Later;
+use crate::activation::{Activation, ActivationFn, with_activation};
+use crate::prefetch::PrefetchQueue;
 use crate::simd::{Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads, written};
 use dot::{Dot, MAX_PANELS, MAX_ROWS, PANEL, Tile};
 use weight::Parts;
 
-/// Rows of a block, at most: quantised they are a share of the second-level cache.
+/// Most rows per block. Quantised, they take a share of the second-level cache.
 const ROWS: usize = 96;
-/// Blocks per thread, so that a thread that is held up can be helped.
+/// Blocks per thread, so that other threads can help a delayed one.
 const SHARES: usize = 2;
-/// Rows that are worth a block of their own: with fewer the weights are read too often.
+/// Least rows per block: with fewer rows, the weights are read too often.
 const LEAST_ROWS: usize = 24;
-/// Multiplications of eight bits that take as long as one of `f32` (see `threads`).
+/// Multiplications in eight bits per multiplication of `f32` in the same time (see `threads`).
 const CHEAPER: usize = 4;
 
-/// `activation(x weight + bias)` of rows `x`, `[m, k]`, plus `residual`; returns `[m, n]`.
-fn linear(
+/// `activation(x weight + bias)` of rows `x`, `[m, k]`, plus `residual`. Returns `[m, n]`.
+pub(crate) fn linear(
     x: &[f32],
     m: usize,
     weight: &QuantizedWeight,
@@ -72,8 +69,8 @@ fn linear(
     unsafe { written(m * parts.n, write) }
 }
 
-/// `activation(x fc1 + fc1_bias) fc2 + fc2_bias` of rows `x`, `[m, d]`, plus `residual`; returns `[m, n]`.
-fn mlp(
+/// `activation(x fc1 + fc1_bias) fc2 + fc2_bias` of rows `x`, `[m, d]`, plus `residual`. Returns `[m, n]`.
+pub(crate) fn mlp(
     x: &[f32],
     m: usize,
     fc1: &QuantizedWeight,
@@ -121,7 +118,7 @@ struct Grid {
 }
 
 impl Grid {
-    /// Blocks of rows; of columns too where the rows alone would leave threads without work.
+    /// Cuts the rows into blocks, and the columns too if the rows alone would leave threads idle.
     fn new(m: usize, panels: usize) -> Self {
         let threads = threads();
         let most = m.div_ceil(LEAST_ROWS).max(1);
@@ -131,13 +128,13 @@ impl Grid {
     }
 }
 
-/// Room that a thread keeps from call to call.
+/// Scratch that each thread keeps between calls.
 #[derive(Default)]
 struct Scratch {
     /// Rows in eight bits.
     quantized: Vec<u8>,
     rows: Vec<Row>,
-    /// What lies between two products.
+    /// The numbers between two products.
     hidden: Vec<f32>,
 }
 
@@ -148,14 +145,14 @@ fn with_scratch(work: impl FnOnce(&mut Scratch)) {
     SCRATCH.set(scratch);
 }
 
-/// What a quantised row stands for: `x ≈ scale · (q - zero)`.
+/// Scale and zero point of a quantised row: `x ≈ scale · (q - zero)`.
 #[derive(Clone, Copy, Default)]
 struct Row {
     scale: f32,
     zero: i32,
 }
 
-/// Rows of a product, and of a second one on what comes out.
+/// Rows of a product, and of an optional second product on its result.
 struct Block<'a> {
     /// `[rows, k]`
     x: &'a [f32],
@@ -164,7 +161,7 @@ struct Block<'a> {
     panels: Range<usize>,
     activation: Activation,
     next: Option<&'a Parts>,
-    /// Added to what comes out last, `[rows, n]`.
+    /// Added to the last result, `[rows, n]`.
     residual: Option<&'a [f32]>,
     scratch: &'a mut Scratch,
     /// `[rows, n]` of the last product.
@@ -178,7 +175,7 @@ impl dot::Job for Block<'_> {
     unsafe fn run<D: Dot>(self) {
         let Self { x, rows, parts, panels, activation, next, residual, scratch, to } = self;
         let Scratch { quantized, rows: scales, hidden } = scratch;
-        // SAFETY: the caller's; the first product writes all of `hidden`, for it has all panels then.
+        // SAFETY: upheld by the caller. The first product writes all of `hidden`, since it has all panels.
         unsafe {
             quantize_rows::<D>(x, rows, parts.k, quantized, scales);
             let Some(second) = next else {
@@ -187,7 +184,7 @@ impl dot::Job for Block<'_> {
             };
             hidden.clear();
             hidden.reserve(rows * parts.n);
-            multiply::<D>(quantized, scales, parts, panels, activation, None, Shared::room(hidden));
+            multiply::<D>(quantized, scales, parts, panels, activation, None, Shared::of_capacity(hidden));
             hidden.set_len(rows * parts.n);
             quantize_rows::<D>(hidden, rows, parts.n, quantized, scales);
             let (panels, activation) = (0..second.panels(), Activation::Identity);
@@ -196,8 +193,8 @@ impl dot::Job for Block<'_> {
     }
 }
 
-/// Bytes from one quantised row to the next: whole panels of terms, and a cache line more, for rows at multiples of
-/// 4 KiB would all want the same place in the cache.
+/// Bytes between quantised rows: whole panels of terms, plus one cache line. Without it, rows at multiples of 4 KiB
+/// would evict each other from the cache.
 fn step<D: Dot>(k: usize) -> usize {
     (k.next_multiple_of(64) + 64) * D::BYTES
 }
@@ -218,7 +215,7 @@ unsafe fn quantize_rows<D: Dot>(
     quantized.resize((rows * step).max(quantized.len()), 0);
     scales.clear();
     for (index, row) in (0..rows).map(|row| (row, &x[row * k..(row + 1) * k])) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         let (low, high) = unsafe { range::<<D::Float as Simd>::F32>(row) };
         let scale = high / 255.0 - low / 255.0;
         let (factor, row_scale) = if scale >= f32::MIN_POSITIVE && scale.is_finite() {
@@ -230,7 +227,7 @@ unsafe fn quantize_rows<D: Dot>(
         scales.push(Row { scale: row_scale, zero });
         let to = &mut quantized[index * step..][..step];
         let bulk = k - k % PANEL;
-        // SAFETY: a whole panel's numbers are read, and a row has room for one more than it has.
+        // SAFETY: whole panels are read, and a row has space for one panel more than its numbers.
         unsafe {
             for p in (0..bulk).step_by(PANEL) {
                 D::quantize(row.as_ptr().add(p), factor, zero, to.as_mut_ptr().add(p * D::BYTES));
@@ -244,17 +241,17 @@ unsafe fn quantize_rows<D: Dot>(
     }
 }
 
-/// The smallest and the largest number, and 0, of a row; NaN if one is NaN or infinite.
+/// The smallest and the largest of the numbers of a row and 0; NaN if one number is NaN or infinite.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`.
 #[inline(always)]
 unsafe fn range<V: Vector<Scalar = f32>>(row: &[f32]) -> (f32, f32) {
     let bulk = row.len() - row.len() % V::LANES;
-    // SAFETY: whole vectors, and the rest, of the row.
+    // SAFETY: whole vectors and the remainder of the row.
     unsafe {
         let zero = V::splat(0.0);
-        // The largest of x and of -x; and Σ 0 · x, which is NaN if one x is not finite.
+        // The largest x, the largest -x, and Σ 0 · x, which is NaN if any x is not finite.
         let (mut high, mut low, mut finite) = (zero, zero, zero);
         let mut take = |x: V| {
             high = high.max(x);
@@ -291,7 +288,7 @@ fn largest<V: Vector<Scalar = f32>>(x: V) -> f32 {
 /// `activation(x weight + bias)` for some panels of the weight.
 ///
 /// # Safety
-/// The processor must have the instructions of `D`; `to` must have room for the rows.
+/// The processor must have the instructions of `D`; `to` must have space for the rows.
 #[inline(always)]
 unsafe fn multiply<D: Dot>(
     quantized: &[u8],
@@ -308,7 +305,7 @@ unsafe fn multiply<D: Dot>(
     for panel in panels.clone().step_by(D::PANELS) {
         let count = D::PANELS.min(panels.end - panel);
         let b = parts.packed[panel * parts.panel()..].as_ptr();
-        let mut later = Later::new(b, count * parts.panel());
+        let mut queue = PrefetchQueue::new(b, count * parts.panel());
         for tile in 0..tiles {
             let tile_rows = share(rows, tiles, tile);
             let mut zeros = [0; MAX_ROWS];
@@ -321,7 +318,7 @@ unsafe fn multiply<D: Dot>(
                 a_step: step,
                 b,
                 b_step: parts.panel(),
-                ahead: later.lines(parts.groups()),
+                ahead: queue.lines(parts.groups()),
                 zeros: &zeros,
                 sums: parts.sums[panel * PANEL..].as_ptr(),
                 to: sums.0.as_mut_ptr(),
@@ -339,14 +336,14 @@ unsafe fn multiply<D: Dot>(
     }
 }
 
-/// A tile's sums.
+/// The sums of a tile.
 #[repr(align(64))]
 struct Sums([f32; MAX_ROWS * MAX_PANELS * PANEL]);
 
-/// Scales, bias, activation and residual of a tile.
+/// Applies scales, bias, activation and residual to a tile.
 ///
 /// # Safety
-/// The processor must have the instructions of `V`; `to` must have room for rows of `n` numbers.
+/// The processor must have the instructions of `V`; `to` must have space for rows of `n` numbers.
 #[inline(always)]
 unsafe fn finish<V: Vector<Scalar = f32>>(
     sums: &Sums,
@@ -360,27 +357,27 @@ unsafe fn finish<V: Vector<Scalar = f32>>(
     for column in columns.clone().step_by(V::LANES) {
         let sums = &sums.0[column - columns.start..];
         let count = V::LANES.min(columns.end - column);
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             match activation {
                 Activation::Gelu => {
-                    finish_vector::<V, _>(NearGelu, sums, rows, parts, (column, count), residual, to);
+                    finish_vector::<V, _>(ApproximateGelu, sums, rows, parts, (column, count), residual, to);
                 }
-                other => with_curve!(other, curve => {
-                    finish_vector::<V, _>(curve, sums, rows, parts, (column, count), residual, to);
+                other => with_activation!(other, function => {
+                    finish_vector::<V, _>(function, sums, rows, parts, (column, count), residual, to);
                 }),
             }
         }
     }
 }
 
-/// The same of a vector of columns, or the `count` that are left.
+/// The same for one vector of columns, or for the last `count`.
 ///
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
-    curve: C,
+unsafe fn finish_vector<V: Vector<Scalar = f32>, C: ActivationFn>(
+    function: C,
     sums: &[f32],
     rows: &[Row],
     parts: &Parts,
@@ -389,13 +386,13 @@ unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
     to: Shared<f32>,
 ) {
     let residual = residual.map(|residual| &residual[..(rows.len() - 1) * parts.n + column + count]);
-    // SAFETY: the caller's; scales and bias reach to the end of the last panel, sums to that of the last row.
+    // SAFETY: upheld by the caller. Scales and bias are padded to whole panels, the sums to whole rows of a tile.
     unsafe {
         let scales = V::load(parts.scales[column..].as_ptr());
         let bias = V::load(parts.bias[column..].as_ptr());
         for (index, row) in rows.iter().enumerate() {
             let sum = V::load(sums.as_ptr().add(index * MAX_PANELS * PANEL));
-            let mut y = curve.value(sum.mul_add(scales.mul(V::splat(row.scale)), bias));
+            let mut y = function.value(sum.mul_add(scales.mul(V::splat(row.scale)), bias));
             let at = index * parts.n + column;
             if let Some(residual) = residual {
                 let from = residual.as_ptr().add(at);
@@ -406,16 +403,18 @@ unsafe fn finish_vector<V: Vector<Scalar = f32>, C: Curve>(
     }
 }
 
-/// GELU within 6e-5, in a third of the time: `x (1/2 + x P(x²))`, P fitted on |x| ≤ 4.4, where Φ is as good as 0 or 1.
+/// GELU with an error of at most 6e-5, in a third of the time: `x (1/2 + x P(x²))`. P is fitted on |x| ≤ 4.4; beyond, Φ
+/// is practically 0 or 1.
 ///
-/// What it gives is quantised next; half a step of a row that reaches up to 4 is 8e-3.
+/// The result is quantised next. Half a quantisation step of a row that reaches up to 4 is 8e-3, far more than the
+/// error.
 #[derive(Clone, Copy)]
-struct NearGelu;
+struct ApproximateGelu;
 
-impl NearGelu {
+impl ApproximateGelu {
     const END: f32 = 4.4;
-    /// Least largest error of `x² P(x²)` under a linear program, with Φ(4.4) held at 1 (the last number moved by 5e-7 so
-    /// that it is 1 in `f32`); highest power first.
+    /// P minimises the largest error of `x² P(x²)` (a linear program) with Φ(4.4) fixed at 1. The last coefficient was
+    /// moved by 5e-7 so that this holds in `f32`. Highest power first.
     const P: [f32; 9] = [
         3.569_084_6e-11,
         -3.753_755_5e-9,
@@ -429,20 +428,20 @@ impl NearGelu {
     ];
 }
 
-impl Curve for NearGelu {
+impl ActivationFn for ApproximateGelu {
     #[inline(always)]
     unsafe fn value<V: Vector>(self, x: V) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             let constant = |number: f32| V::splat(V::Scalar::from_f64(number.into()));
             let (zero, least) = (constant(0.0), constant(-Self::END));
-            let near = zero.sub(zero.sub(x.max(least)).max(least));
-            let square = near.mul(near);
+            let clamped = zero.sub(zero.sub(x.max(least)).max(least));
+            let square = clamped.mul(clamped);
             let mut share = constant(Self::P[0]);
             for coefficient in &Self::P[1..] {
                 share = share.mul_add(square, constant(*coefficient));
             }
-            share.mul_add(near, constant(0.5)).mul(x)
+            share.mul_add(clamped, constant(0.5)).mul(x)
         }
     }
 }
@@ -452,11 +451,11 @@ mod tests {
     use super::*;
     use crate::activation::Gelu;
 
-    fn near(x: f32) -> f32 {
+    fn approximate(x: f32) -> f32 {
         type One = <f32 as Real>::One;
         let mut y = 0.0;
-        // SAFETY: a vector of one number of plain Rust needs no instructions; the pointers are to one number.
-        unsafe { NearGelu.value(One::splat(x)).store(&mut y) };
+        // SAFETY: a one-number vector of plain Rust needs no special instructions; the pointers are to one number.
+        unsafe { ApproximateGelu.value(One::splat(x)).store(&mut y) };
         y
     }
 
@@ -473,13 +472,13 @@ mod tests {
         let mut worst = 0f32;
         for step in -60_000..60_000 {
             let x = step as f32 / 5000.0;
-            worst = worst.max((near(x) - exact(x)).abs());
+            worst = worst.max((approximate(x) - exact(x)).abs());
         }
         assert!(worst < 6e-5, "{worst:e}");
         for x in [20.0, 1e3, 1e6] {
-            assert!((near(x) - x).abs() <= 3e-6 * x && near(-x).abs() <= 3e-6 * x, "{x}");
+            assert!((approximate(x) - x).abs() <= 3e-6 * x && approximate(-x).abs() <= 3e-6 * x, "{x}");
         }
-        assert!(near(f32::NAN).is_nan());
-        assert_eq!(near(0.0), 0.0);
+        assert!(approximate(f32::NAN).is_nan());
+        assert_eq!(approximate(0.0), 0.0);
     }
 }

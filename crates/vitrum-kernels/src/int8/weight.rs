@@ -6,25 +6,25 @@ use rayon::prelude::*;
 
 use super::dot::{PANEL, TERMS};
 
-/// Most terms of a sum. With activations of 0 … 255 and weights of -128 … 127 no sum of so many products, and no
-/// part of it, leaves 32 bits: 65 793 · 255 · 128 < 2³¹.
+/// Most terms of a sum. With activations of 0 … 255 and weights of -128 … 127, a sum of this many products and all its
+/// partial sums fit 32 bits: 65 793 · 255 · 128 < 2³¹.
 pub(super) const MAX_TERMS: usize = 65_793;
 
-/// What makes no quantised weight.
+/// Why a weight cannot be quantised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuantizeError {
-    /// Values, scales or bias are not as many as the shape asks for.
+    /// The number of values, scales or biases does not match the shape.
     Length {
-        /// Which.
+        /// Which: values, scales or bias.
         what: &'static str,
-        /// How many there should be.
+        /// Expected number.
         expected: usize,
-        /// How many there are.
+        /// Number found.
         found: usize,
     },
-    /// More terms in a sum than 32 bits can be sure to hold.
+    /// A sum has more terms than 32 bits can always hold.
     Terms {
-        /// How many.
+        /// Number of terms.
         found: usize,
     },
 }
@@ -34,7 +34,7 @@ impl std::fmt::Display for QuantizeError {
         match self {
             Self::Length { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
             Self::Terms { found } => {
-                write!(f, "sums of {found} terms, 32 bits are sure to hold {MAX_TERMS} at most")
+                write!(f, "a sum has {found} terms, but 32 bits hold at most {MAX_TERMS}")
             }
         }
     }
@@ -42,14 +42,14 @@ impl std::fmt::Display for QuantizeError {
 
 impl std::error::Error for QuantizeError {}
 
-/// The weight of a linear layer in eight bits, one scale for each column of its output, and its bias in `f32`.
+/// The weight of a linear layer in eight bits, with one scale per column of its output, and its bias in `f32`.
 ///
-/// `weight[p, j] ≈ scale[j] · value[p, j]`, symmetric about 0. Cloning shares the numbers.
+/// `weight[p, j] ≈ scale[j] · value[p, j]`, symmetric about 0. Clones share the numbers.
 #[derive(Clone)]
 pub struct QuantizedWeight(Arc<Parts>);
 
-/// Quantises a weight of rows of `k` numbers, an output column after the other as checkpoints hold them: its values and
-/// the scale of each row, as [`QuantizedWeight::quantize`] makes them.
+/// Quantises a weight stored as checkpoints do, one row of `k` numbers per output column. Returns the values and the
+/// scale of each row, as [`QuantizedWeight::quantize`] computes them.
 ///
 /// # Panics
 /// If `k` does not divide the number of values.
@@ -71,7 +71,7 @@ pub fn quantize_weight_rows(weight: &[f32], k: usize) -> (Vec<i8>, Vec<f32>) {
     (values, scales)
 }
 
-/// The larger magnitude; NaN stays, once met.
+/// The larger magnitude. Once NaN, it stays NaN.
 fn larger(largest: f32, value: f32) -> f32 {
     if value.abs() <= largest { largest } else { value.abs() + largest * 0.0 }
 }
@@ -88,14 +88,14 @@ fn rounded(w: f32, inverse: f32) -> i8 {
     (w * inverse).round_ties_even().clamp(-127.0, 127.0) as i8
 }
 
-/// Vectors reach to the end of the last panel; what stands behind the last column is 0.
+/// Vectors are padded to whole panels; everything after the last column is 0.
 pub(super) struct Parts {
     pub k: usize,
     pub n: usize,
-    /// Panels of [`PANEL`] columns, in each `[groups, PANEL, TERMS]`.
+    /// Panels of [`PANEL`] columns, each `[groups, PANEL, TERMS]`.
     pub packed: Vec<i8>,
     pub scales: Vec<f32>,
-    /// Sum of each column's values.
+    /// The sum of the values of each column.
     pub sums: Vec<i32>,
     pub bias: Vec<f32>,
     pub has_bias: bool,
@@ -106,7 +106,7 @@ impl Parts {
         self.k.div_ceil(TERMS)
     }
 
-    /// Bytes of a panel.
+    /// Bytes per panel.
     pub(super) fn panel(&self) -> usize {
         self.groups() * PANEL * TERMS
     }
@@ -128,14 +128,14 @@ impl std::fmt::Debug for QuantizedWeight {
 }
 
 impl QuantizedWeight {
-    /// Quantises a weight `[k, n]`, row by row, and takes over the bias `[n]`.
+    /// Quantises a weight `[k, n]`, row by row, and stores the bias `[n]`.
     ///
-    /// The scale of a column is its largest magnitude over 127, and a value the nearest multiple of it, so no value is
-    /// off by more than half a scale. A column of zeros has scale 0; one that holds NaN or an infinity has scale NaN,
-    /// and so has what is computed with it.
+    /// The scale of a column is its largest magnitude over 127. A value is the nearest multiple of the scale, so its
+    /// error is at most half a scale. A column of zeros has scale 0. A column with NaN or an infinity has scale NaN,
+    /// and all results of it are NaN.
     ///
     /// # Errors
-    /// [`QuantizeError`] if the numbers are not as many as the shape says, or `k` is above 65 793.
+    /// [`QuantizeError`] if a length does not match the shape, or `k` is above 65 793.
     pub fn quantize(weight: &[f32], [k, n]: [usize; 2], bias: Option<&[f32]>) -> Result<Self, QuantizeError> {
         check("values", k * n, weight.len())?;
         let mut largest = vec![0f32; n];
@@ -148,11 +148,11 @@ impl QuantizedWeight {
         Self::pack(value, scales, [k, n], bias)
     }
 
-    /// A weight from values `[n, k]`, an output column after the other as checkpoints hold them, their scales `[n]` and
+    /// A weight from values `[n, k]`, stored as checkpoints do with one row per output column, their scales `[n]` and
     /// the bias `[n]`.
     ///
     /// # Errors
-    /// [`QuantizeError`] if the numbers are not as many as the shape says, or `k` is above 65 793.
+    /// [`QuantizeError`] if a length does not match the shape, or `k` is above 65 793.
     pub fn from_values(
         values: &[i8],
         scales: &[f32],
@@ -205,7 +205,7 @@ impl QuantizedWeight {
         [self.0.k, self.0.n]
     }
 
-    /// The values `[n, k]`, an output column after the other.
+    /// The values `[n, k]`, one row per output column.
     pub fn values(&self) -> Vec<i8> {
         let parts = self.parts();
         (0..parts.n).flat_map(|j| (0..parts.k).map(move |p| parts.packed[parts.place(p, j)])).collect()
@@ -221,7 +221,7 @@ impl QuantizedWeight {
         self.0.has_bias.then(|| &self.0.bias[..self.0.n])
     }
 
-    /// The weight that the values stand for, `[k, n]` row by row.
+    /// The dequantised weight, `[k, n]` row by row.
     pub fn dequantize(&self) -> Vec<f32> {
         let parts = self.parts();
         let number = |p: usize, j: usize| f32::from(parts.packed[parts.place(p, j)]) * parts.scales[j];

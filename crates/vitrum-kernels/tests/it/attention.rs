@@ -1,16 +1,16 @@
-//! Attention: the fast path against its definition, its gradients, its edges.
+//! Attention: the fast path against its definition, gradients, edge cases.
 
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::{attention, attention_of_first, attention_reference, attention_weights, has_fast_path};
 
 use crate::support::*;
 
-/// Largest distance allowed between fast path and reference.
+/// The largest distance allowed between fast path and reference.
 fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F64 { 1e-13 } else { 2e-6 }
 }
 
-/// A packed projection, and a bias of `[bias[0], bias[1], T, T]` if asked for.
+/// A packed projection, and a bias `[bias[0], bias[1], T, T]` if `bias` is given.
 fn inputs(
     [b, t, a, e]: [usize; 4],
     bias: Option<[usize; 2]>,
@@ -46,7 +46,7 @@ fn compare(shape: [usize; 4], bias: Option<[usize; 2]>, dtype: DType) {
     compare_first(shape[1], shape, bias, dtype);
 }
 
-/// The same of the first tokens alone.
+/// The same for the first tokens only.
 fn compare_first(queries: usize, shape: [usize; 4], bias: Option<[usize; 2]>, dtype: DType) {
     let [b, _, a, e] = shape;
     let (device, _) = devices();
@@ -61,10 +61,10 @@ fn compare_first(queries: usize, shape: [usize; 4], bias: Option<[usize; 2]>, dt
     let name = format!("{queries} of {shape:?} bias {bias:?} {dtype:?}");
     let limit = tolerance(dtype);
     assert_eq!(values(&plain), values(&fast.0), "{name}: forward differs under autodiff");
-    // Terms are up to 2 in the context, about 2 (gradient times value) in the gradients; they may cancel.
+    // Terms are up to 2 in the context, and about 2 (gradient times value) in the gradients. They may cancel.
     let forward = distance_among(&fast.0, &slow.0, 1.0);
     assert!(forward <= limit, "{name}: context is off by {forward:e}");
-    // Gradients sum over up to T rows more.
+    // Gradients are sums over up to T more rows.
     let d_qkv = distance_among(&fast.1, &slow.1, 1.0);
     assert!(d_qkv <= 2.0 * limit, "{name}: gradient of qkv is off by {d_qkv:e}");
     if let (Some(fast), Some(slow)) = (fast.2, slow.2) {
@@ -95,7 +95,7 @@ fn fast_equals_reference_with_every_kind_of_bias() {
                 compare([2, t, 3, e], Some(bias), dtype);
             }
         }
-        // More heads per slot than parts, and a number of them that parts do not divide.
+        // More heads per slot than parts, and a number of heads that the parts do not divide.
         compare([7, 9, 3, 4], Some([1, 3]), dtype);
         compare([7, 9, 3, 4], Some([1, 1]), dtype);
         compare([1, 9, 5, 4], Some([1, 1]), dtype);
@@ -167,9 +167,9 @@ fn only_what_requires_gradients_gets_them() {
 fn views_need_not_lie_in_one_piece() {
     let (device, _) = devices();
     let wide = random([2, 24, 40], 1.0, 5, &device, DType::F32);
-    let turned = wide.clone().swap_dims(1, 2); // [2, 40, 24]
+    let transposed = wide.clone().swap_dims(1, 2); // [2, 40, 24]
     let narrowed = wide.narrow(1, 3, 21).narrow(2, 4, 24); // [2, 21, 24]
-    for qkv in [turned, narrowed] {
+    for qkv in [transposed, narrowed] {
         let t = qkv.dims()[1];
         let bias = random([t, t, 1, 2], 1.0, 6, &device, DType::F32).permute([2, 3, 1, 0]);
         let fast = attention(qkv.clone(), 2, 0.5, Some(bias.clone()));
@@ -192,10 +192,10 @@ fn huge_scores_and_masks_stay_finite_and_right() {
         &wide(w.clone()),
     );
     assert!(values(&fast.0).iter().chain(&values(&fast.1)).all(|x| x.is_finite()));
-    // A score of 1e4 is known to 5e-4 in f32, and with it the weights of near ties.
+    // A score of 1e4 has an error of 5e-4 in f32, and so have the weights of near ties.
     assert!(distance(&fast.0, &exact.0) < 5e-3);
 
-    // Query i may look at keys up to i, and query 3 (and every query of a second image) at none.
+    // Query i sees keys up to i. Query 3, and every query of the second image, sees no key.
     let qkv = random([b, t, 3 * a * e], 2.0, 10, &device, DType::F32);
     let mask: Vec<f32> = (0..b * t * t)
         .map(|at| {
@@ -215,7 +215,7 @@ fn huge_scores_and_masks_stay_finite_and_right() {
     assert!(distance(&fast.1, &slow.1) < 4e-6);
     let empty = fast.0.clone().narrow(0, 1, 1);
     assert_eq!(values(&empty).iter().map(|x| x.abs()).sum::<f64>(), 0.0);
-    // A key behind the mask weighs exactly nothing.
+    // A masked key has a weight of exactly zero.
     let spoiled = qkv
         .clone()
         .slice_assign([0..1, t - 1..t, 0..3 * a * e], Tensor::full([1, 1, 3 * a * e], 9.0, &device));

@@ -1,4 +1,4 @@
-//! Layers in bf16 against products of rounded numbers in f64, and against their own steps.
+//! Layers in bf16: against products of rounded numbers in f64, and against the separate operations.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use vitrum_kernels::{
@@ -10,7 +10,7 @@ use crate::support::*;
 
 const EPS: f64 = 1e-6;
 
-/// The nearest number in bf16, ties to even, by whole numbers.
+/// The nearest number in bf16, ties to even, with integer arithmetic.
 fn rounded(x: f32) -> f32 {
     if x.is_nan() {
         return x;
@@ -34,8 +34,8 @@ fn layer([k, n]: [usize; 2], bias: bool, seed: u64) -> PackedWeight {
     PackedWeight::pack_bf16(&weight, [k, n], bias.as_deref())
 }
 
-/// Asserts that `found` is `residual + gamma · (x weight + bias)` of rounded x and weight, within what a sum in `f32`
-/// may be off: by far less than if one of the numbers was not rounded, or rounded otherwise.
+/// Asserts that `found` is `residual + gamma · (x weight + bias)` of rounded x and weight. The tolerance is the
+/// rounding of a sum in `f32`, far below the effect of a missing or different rounding.
 fn assert_rounded_product(
     x: &Tensor<2>,
     weight: &PackedWeight,
@@ -115,7 +115,7 @@ fn layers_are_products_of_rounded_numbers() {
     }
 }
 
-/// What lies behind attention, by its steps and in one; of the three layers some may be in `f32`.
+/// The layers after attention, as separate operations and as one. Some of the three layers may be in `f32`.
 fn after_attention(rows: usize, d: usize, f: usize, gains: bool, in_bf16: [bool; 3]) -> [Vec<f64>; 2] {
     let shapes = [[d, d], [d, f], [f, d]];
     let [proj, fc1, fc2] = std::array::from_fn(|i| {
@@ -168,7 +168,7 @@ fn threads_and_other_rows_do_not_change_a_bit() {
 }
 
 #[test]
-fn what_is_no_number_stays_in_its_row_and_column() {
+fn nan_and_infinity_stay_in_their_row_and_column() {
     let (m, k, n) = (5, 40, 50);
     let weight = floats(&tensor([k, n], 1));
     let packed = PackedWeight::pack_bf16(&weight, [k, n], None);
@@ -187,7 +187,7 @@ fn what_is_no_number_stays_in_its_row_and_column() {
             } else if odd.is_nan() {
                 assert!(found.is_nan());
             } else {
-                // The largest number is nearer to the next power of two, so to infinity, than to one in bf16.
+                // f32::MAX is nearer to the next power of two, and so to infinity, than to the largest bf16 number.
                 let sign = f64::from(weight[7 * n + i % n].signum() * odd.signum());
                 assert_eq!(*found, sign * f64::INFINITY, "{odd}");
             }
@@ -240,8 +240,8 @@ fn the_level_in_use_is_known() {
     }
 }
 
-/// Attention `[B, Q, D]` in f64, of q, k and v that are rounded, the first after scaling; and what rounding the weights
-/// may change at most.
+/// Attention `[B, Q, D]` in f64 of rounded q, k and v, with q rounded after scaling; and the most that rounding of the
+/// weights can change.
 fn attention_of_rounded(
     qkv: &Tensor<3>,
     queries: usize,
@@ -277,7 +277,7 @@ fn attention_of_rounded(
                 let parts = (0..t).map(|key| weights[key] / sum * number(image, key, 2, column));
                 let (value, size) = parts.fold((0.0, 0.0), |(v, s), part| (v + part, s + part.abs()));
                 all.push(value);
-                // A weight is off by half a unit of eight digits, and all else by rounding in f32.
+                // A weight has an error of half a unit of eight digits; the rest is rounding in f32.
                 bounds.push((2f64.powi(-9) + 1e-5) * size);
             }
         }
@@ -334,10 +334,10 @@ fn attention_in_bf16_does_not_depend_on_company_or_threads() {
 }
 
 #[test]
-fn masks_and_what_is_no_number_in_bf16() {
+fn masks_and_nan_in_bf16() {
     let (t, e) = (40, 16);
     let qkv: Tensor<3> = random([1, t, 3 * e], 2.0, 5, &Device::flex(), DType::F32);
-    // Keys from 10 on are hidden, but from the first token, which sees nothing.
+    // Keys from 10 on are masked, and the first token sees no key.
     let mask: Vec<f32> =
         (0..t * t).map(|i| if i % t >= 10 || i < t { f32::NEG_INFINITY } else { 0.0 }).collect();
     let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, t, t]), &Device::flex());
@@ -348,7 +348,7 @@ fn masks_and_what_is_no_number_in_bf16() {
     for (masked, seen) in masked[e..10 * e].iter().zip(&seen[e..]) {
         assert!((masked - seen).abs() <= 1e-6 * seen.abs().max(1e-3), "{masked} {seen}");
     }
-    // What is no number in the value of a token reaches its column alone; in a query, its row alone.
+    // A NaN in the value of a token reaches only its column; a NaN in a query reaches only its row.
     let with = |token: usize, column: usize| {
         let mut numbers = floats(&qkv);
         numbers[token * 3 * e + column] = f32::NAN;

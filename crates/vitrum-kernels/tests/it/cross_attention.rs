@@ -1,5 +1,4 @@
-//! Attention to keys from elsewhere, biases per window, padded keys: the fast path against its definition, its gradients,
-//! its edges.
+//! Cross attention, biases per window and padded keys: the fast path against its definition, gradients, edge cases.
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use vitrum_kernels::{
@@ -9,10 +8,10 @@ use vitrum_kernels::{
 
 use crate::support::*;
 
-/// Sizes: entries, queries, keys, heads, columns of a head of q and k, and of one of v.
+/// Sizes: batch, queries, keys, heads, columns per head of q and k, columns per head of v.
 type Sizes = [usize; 6];
 
-/// Arguments; the mask hides some keys of each entry, and all of the last.
+/// Arguments. The mask hides some keys of each batch entry, and all keys of the last.
 #[derive(Clone)]
 struct Case {
     q: Tensor<3>,
@@ -133,7 +132,7 @@ fn cross_fast_equals_reference_with_biases_and_masks() {
     }
 }
 
-/// A bias per window is one repeated for each picture.
+/// A bias per window equals the same bias repeated for each image.
 #[test]
 fn windows_fast_equals_reference() {
     let device = Device::flex();
@@ -192,7 +191,7 @@ fn spoil(x: &Tensor<3>) -> Tensor<3> {
 }
 
 #[test]
-fn padding_masks_hide_even_what_is_no_number() {
+fn padding_masks_hide_even_nan() {
     for keys in [5, 49, 150] {
         for dtype in [DType::F32, DType::F64, DType::F16] {
             let clean = case([3, 20, keys, 2, 16, 16], Some([1, 2]), true, dtype);
@@ -257,7 +256,7 @@ fn nothing_in_zeros_out() {
     {
         for dtype in [DType::F32, DType::F16] {
             if dtype == DType::F16 && sizes != [2, 5, 0, 2, 3, 3] {
-                continue; // Burn's own operations do not take all of these
+                continue; // Burn's own operations do not support all of these.
             }
             let case = case(sizes, Some([1, 2]), true, dtype);
             let w = loss_weights(&case);

@@ -1,4 +1,4 @@
-//! Eight bits: the integers against a naive sum, the layer against the error it promises, edges.
+//! Layers in eight bits: integers against a naive sum, layers against the promised error, edge cases.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -18,8 +18,8 @@ fn numbers(x: Tensor<2>) -> Vec<f32> {
     x.into_data().try_to_vec().expect("f32")
 }
 
-/// Rows of whole numbers from `-zero` to `255 - zero`, both met in each row, so that they are their own quantised
-/// values and the output is the integer sum.
+/// Rows of integers from `-zero` to `255 - zero`. Each row contains both ends, so the numbers equal their quantised
+/// values, and the output is the integer sum.
 fn whole_rows(m: usize, k: usize, rng: &mut ChaCha8Rng) -> Vec<i32> {
     let mut rows = Vec::new();
     for _ in 0..m {
@@ -68,7 +68,7 @@ fn int8_fast_equals_naive_integers_where_sums_are_largest() {
     let extremes = [[0i32, 255], [-255, 0], [-128, 127]];
     let mut rows = Vec::new();
     for [low, high] in extremes {
-        // A number of the other sign alone would take part of the range.
+        // One number of the other sign is needed, since 0 is part of the range.
         rows.extend((0..k).map(|p| if p == 0 { low as f32 } else { high as f32 }));
         rows.extend((0..k).map(|p| if p == 0 { high as f32 } else { low as f32 }));
     }
@@ -114,7 +114,7 @@ fn int8_fast_equals_floats_within_half_a_step() {
             let step = (ends.1 - ends.0) / 255.0;
             for j in 0..n {
                 let half = f64::from(scales[j]) / 2.0;
-                // Of the largest number as much again may be cut, where zero is rounded up.
+                // The largest number may lose as much again if the zero point is rounded up.
                 let promised: f64 =
                     (0..k).map(|p| step * (w[p * n + j].abs() + half) + row[p].abs() * half).sum();
                 let gap = (found[i * n + j] - exact[i * n + j]).abs();
@@ -140,7 +140,7 @@ fn int8_fast_equals_its_definition_with_activations_and_in_mlps() {
         for activation in Activation::ALL {
             let plain = activate(linear_int8(x.clone(), &first, Activation::Identity), activation);
             let hidden = linear_int8(x.clone(), &first, activation);
-            // GELU is taken from a short polynomial, for it is quantised next.
+            // GELU uses a short polynomial, since its value is quantised next.
             let limit = if activation == Activation::Gelu { 6e-5 } else { 1e-6 };
             assert!(distance(&hidden, &plain) < limit, "{activation:?}");
             let twice = linear_int8(hidden, &second, Activation::Identity);
@@ -191,7 +191,7 @@ fn nan_is_kept_in_its_row_and_column_by_int8() {
     assert!(y[..9].iter().all(|y| y.is_nan()), "{y:?}");
     assert!((y[9] + 5.0).abs() < 0.1 && (y[10] - 3.0).abs() < 0.1 && y[11].is_nan(), "{y:?}");
     assert_eq!(y[12..14], [0.0, 0.0]);
-    // The largest and the smallest numbers there are.
+    // The largest and the smallest numbers of `f32`.
     let w = QuantizedWeight::quantize(&[1.0, 1.0], [2, 1], Some(&[0.5])).expect("a weight");
     let rows = [[f32::MAX, f32::MIN], [1e-42, -1e-42], [f32::MAX, 0.0]];
     let y = numbers(linear_int8(tensor(rows.concat(), [3, 2]), &w, Activation::Identity));
@@ -231,7 +231,7 @@ fn other_types_and_training_take_the_floats() {
 }
 
 #[test]
-fn what_makes_no_weight_is_refused() {
+fn invalid_weights_are_refused() {
     let length = |what, expected, found| QuantizeError::Length { what, expected, found };
     let error = QuantizedWeight::quantize(&[0.0; 5], [2, 3], None).expect_err("too few");
     assert_eq!(error, length("values", 6, 5));

@@ -1,4 +1,4 @@
-//! Layer normalisation: the fast path against its definition, its gradients, its edges.
+//! Layer normalisation: the fast path against its definition, gradients, edge cases.
 
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::{layer_norm, layer_norm_reference};
@@ -34,13 +34,13 @@ fn compare(rows: usize, d: usize, with_bias: bool, dtype: DType) {
     let x = random([rows, d], 3.0, (rows * d) as u64, &device, dtype) + 1.0;
     let w = random([rows, d], 1.0, 2, &device, dtype);
     let fast = with_gradients(|x, w, b| layer_norm(x, w, b, EPS), &x, with_bias, &w);
-    // The f32 reference loses digits in rows of two that hardly differ, and in sums over very many rows.
+    // The f32 reference loses digits in rows of two similar numbers, and in sums over very many rows.
     let precise = if d < 4 || rows > 1000 { DType::F64 } else { dtype };
     let (slow_x, slow_w) = (x.clone().cast(precise), w.cast(precise));
     let slow = with_gradients(|x, w, b| layer_norm_reference(x, w, b, EPS), &slow_x, with_bias, &slow_w);
     let name = format!("[{rows}, {d}] bias {with_bias} {dtype:?}");
     let limit = if dtype == DType::F64 { 1e-13 } else { 2e-6 };
-    // The gradient of x is a difference of terms of about 2 / deviation, which in short rows cancel almost wholly.
+    // The gradient of x is a difference of terms of about 2 / deviation. In short rows they cancel almost completely.
     let centred = x.clone() - x.clone().mean_dim(1);
     let variance = (centred.clone() * centred).mean_dim(1);
     let terms = values(&(variance + EPS).sqrt().recip()).into_iter().fold(0.0, f64::max) * 2.0;
@@ -63,7 +63,7 @@ fn fast_equals_reference_at_odd_sizes() {
                 }
             }
         }
-        compare(20_000, 5, true, dtype); // more than the blocks of the backward pass at their smallest
+        compare(20_000, 5, true, dtype); // more rows than all blocks of the backward pass at their smallest
     }
 }
 
@@ -89,7 +89,7 @@ fn gradients_are_those_of_central_differences() {
 #[test]
 fn almost_constant_rows_keep_their_deviation() {
     let device = Device::flex();
-    // Deviations from 0 to one ulp of the mean and beyond: eps decides.
+    // Deviations from 0 to one ulp of the mean and more. Here eps matters.
     for (mean, size) in [(1000.0, 1e-3_f64), (1000.0, 2e-4), (-5.0, 1e-6), (3.0, 0.0)] {
         let noise = random([4, 384], size.max(f64::MIN_POSITIVE), 1, &device, DType::F64) + mean;
         let x = noise.cast(DType::F32);
@@ -97,7 +97,7 @@ fn almost_constant_rows_keep_their_deviation() {
         let fast = with_gradients(|x, w, b| layer_norm(x, w, b, EPS), &x, true, &w);
         let wide = |x: &Tensor<2>| x.clone().cast(DType::F64);
         let exact = with_gradients(|x, w, b| layer_norm_reference(x, w, b, EPS), &wide(&x), true, &wide(&w));
-        // weight and bias are drawn in each type from the same numbers, so they differ by rounding only.
+        // weight and bias are drawn from the same numbers in each type, so they differ only by rounding.
         let distances =
             [distance(&fast.0, &exact.0), distance(&fast.1, &exact.1), distance(&fast.2, &exact.2)];
         let largest = if size == 0.0 { 0.0 } else { distances[2] };

@@ -1,10 +1,10 @@
-//! Every SIMD level of this machine gives the same answers: the other tests again, in processes held to each.
+//! All SIMD levels of this machine give the same results. The other tests run again in processes limited to each level.
 
 use std::process::Command;
 
 use vitrum_kernels::{bf16_level, int8_level, simd_level};
 
-/// Set in those processes, so that they do not start more.
+/// Set in these processes, so that they do not start more processes.
 const HELD: &str = "VITRUM_SIMD";
 
 #[test]
@@ -43,11 +43,11 @@ fn the_level_can_be_lowered_and_unknown_names_do_nothing() {
     assert_eq!(Some(simd_level()), held.to_str());
 }
 
-/// Set in processes held to a level of the products in bf16.
+/// Set in processes limited to a level of the bf16 products.
 const HELD_BF16: &str = "VITRUM_BF16";
 
 #[test]
-fn pairs_taken_apart_pass_the_other_tests() {
+fn unpacked_pairs_pass_the_other_tests() {
     if [HELD, HELD_BF16].iter().any(|held| std::env::var_os(held).is_some()) || bf16_level() == simd_level() {
         return;
     }
@@ -58,7 +58,7 @@ fn pairs_taken_apart_pass_the_other_tests() {
     assert!(said.contains("12 passed"), "other tests than meant:\n{said}");
 }
 
-/// Set in processes held to a level of the integer products.
+/// Set in processes limited to a level of the integer products.
 const HELD_INT8: &str = "VITRUM_INT8";
 
 #[test]
@@ -82,7 +82,7 @@ fn every_integer_level_passes_the_other_tests() {
     }
 }
 
-/// A level that this processor lacks falls back to its best.
+/// A level that this processor lacks falls back to its best level.
 #[test]
 fn the_integer_level_is_lowered() {
     let Some(held) = std::env::var_os(HELD_INT8) else { return };

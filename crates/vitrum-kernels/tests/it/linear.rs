@@ -1,4 +1,4 @@
-//! Products, linear layers, activations and MLPs: the fast path against definitions, gradients, edges.
+//! Products, linear layers, activations and MLPs: the fast path against definitions, gradients, edge cases.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -10,7 +10,7 @@ use vitrum_kernels::{
 
 use crate::support::*;
 
-/// `[m, k] · [k, n]` in `f64`, and of each element Σ |a b|, the scale of its rounding.
+/// `[m, k] · [k, n]` in `f64`, and Σ |a b| of each element, the scale of its rounding.
 fn naive(x: &[f64], w: &[f64], [m, k, n]: [usize; 3]) -> (Vec<f64>, Vec<f64>) {
     let (mut sums, mut sizes) = (vec![0.0; m * n], vec![0.0; m * n]);
     for i in 0..m {
@@ -25,7 +25,7 @@ fn naive(x: &[f64], w: &[f64], [m, k, n]: [usize; 3]) -> (Vec<f64>, Vec<f64>) {
     (sums, sizes)
 }
 
-/// Worst error of `found`, relative to the sizes of the terms.
+/// The worst error of `found`, relative to the sizes of the terms.
 fn worst(found: &[f64], (sums, sizes): &(Vec<f64>, Vec<f64>)) -> f64 {
     assert_eq!(found.len(), sums.len());
     found.iter().zip(sums.iter().zip(sizes)).fold(0.0, |worst, (found, (sum, size))| {
@@ -34,7 +34,7 @@ fn worst(found: &[f64], (sums, sizes): &(Vec<f64>, Vec<f64>)) -> f64 {
     })
 }
 
-/// All three products of a linear layer, which read their factors along rows and along columns.
+/// All three products of a linear layer. They read their operands along rows and along columns.
 fn check_products([m, k, n]: [usize; 3], dtype: DType) {
     let device = Device::flex().autodiff();
     let seed = (m * 10_000 + k * 100 + n) as u64;
@@ -44,13 +44,13 @@ fn check_products([m, k, n]: [usize; 3], dtype: DType) {
     let y = linear(x.clone(), w.clone(), None);
     let grads = (y.clone() * g.clone()).sum().backward();
     let plain = |x: &Tensor<2>| values(&x.clone().inner());
-    let turned = |x: &Tensor<2>| values(&x.clone().inner().transpose());
+    let transposed = |x: &Tensor<2>| values(&x.clone().inner().transpose());
     let errors = [
         worst(&values(&y.inner()), &naive(&plain(&x), &plain(&w), [m, k, n])),
-        worst(&values(&x.grad(&grads).expect("d_x")), &naive(&plain(&g), &turned(&w), [m, n, k])),
-        worst(&values(&w.grad(&grads).expect("d_w")), &naive(&turned(&x), &plain(&g), [k, m, n])),
+        worst(&values(&x.grad(&grads).expect("d_x")), &naive(&plain(&g), &transposed(&w), [m, n, k])),
+        worst(&values(&w.grad(&grads).expect("d_w")), &naive(&transposed(&x), &plain(&g), [k, m, n])),
     ];
-    // Blocks of 256 terms, each a chain: rounding stays far below 256 times the unit (6e-8, 1.1e-16).
+    // Sums have blocks of 256 terms, each one chain, so rounding stays far below 256 units (6e-8, 1.1e-16).
     let limit = if dtype == DType::F64 { 1e-15 } else { 5e-7 };
     assert!(errors.iter().all(|&e| e < limit), "[{m}, {k}] [{k}, {n}] {dtype:?}: {errors:?}");
 }
@@ -71,7 +71,7 @@ fn products_fast_equals_naive_at_odd_sizes() {
     check_products([785, 200, 260], DType::F32); // several blocks of rows and of columns
 }
 
-/// Output and gradients of the loss Σ y · w for parents that are all tracked.
+/// Gradients of the loss Σ y · w for parents that are all tracked.
 fn gradients<const R: usize>(
     parents: &[Tensor<2>],
     w: &Tensor<R>,
@@ -94,7 +94,7 @@ fn wide(x: &[Tensor<2>]) -> Vec<Tensor<2>> {
     x.iter().map(|x| x.clone().cast(DType::F64)).collect()
 }
 
-/// Worst distance of lists of tensors.
+/// The worst distance of each pair of tensors.
 fn distances(found: &[Tensor<2>], expected: &[Tensor<2>]) -> Vec<f64> {
     found.iter().zip(expected).map(|(found, expected)| distance(found, expected)).collect()
 }
@@ -179,7 +179,7 @@ fn linear_add_fast_equals_reference() {
     }
 }
 
-/// Values of the normal distribution's share below x to 20 digits, from mpmath.
+/// The cumulative normal distribution at x to 20 digits, from mpmath.
 const NORMAL: [(f64, f64); 6] = [
     (-30.0, 4.906_713_927_148_187e-198),
     (-8.5, 9.479_534_822_203_318e-18),
@@ -200,7 +200,7 @@ fn gelu_keeps_its_digits_where_it_equals_its_definition() {
     let double = errors(activate(x.clone(), Activation::Gelu));
     assert!(double.iter().all(|&e| e < 2e-14), "{double:?}");
     let single = errors(activate(x.cast(DType::F32), Activation::Gelu));
-    // The first is below the least f32; of the tail's exponent the last digit counts 36 times.
+    // The first is below the smallest f32. In the exponent of the tail, the last digit counts 36 times.
     assert!(single[1] < 5e-6 && single[2..].iter().all(|&e| e < 5e-7), "{single:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Integration tests of the kernels, one binary.
+//! Integration tests of the kernels in one binary.
 
 mod attention;
 mod bf16;

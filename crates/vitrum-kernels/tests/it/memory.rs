@@ -1,4 +1,4 @@
-//! Attention holds no `[B, A, T, T]` scores, forward or backward.
+//! Attention stores no `[B, A, T, T]` scores, neither forward nor backward.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use vitrum_kernels::attention;
 
 use crate::support::random;
 
-/// Set in the process that is measured; its peak would otherwise be that of all tests together.
+/// Set in the measured process. Without it, the peak would be that of all tests together.
 const MEASURED: &str = "VITRUM_TEST_MEASURE_MEMORY";
 
 const TOKENS: usize = 4096;
@@ -36,7 +36,7 @@ fn no_scores_are_kept() {
     assert!(grown < scores / 10, "peak memory grew by {grown} kB; one tensor of scores takes {scores} kB");
 }
 
-/// By how many kB the peak of resident memory grows.
+/// Growth of the peak of resident memory in kB.
 fn forward_and_backward() -> usize {
     let device = Device::flex().autodiff();
     let qkv = random([1, TOKENS, 3 * HEADS * HEAD_DIM], 1.0, 1, &device, DType::F32).require_grad();

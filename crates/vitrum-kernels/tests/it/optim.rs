@@ -7,7 +7,7 @@ use vitrum_kernels::optim::{
 
 use crate::support::{random, with_threads};
 
-/// Lengths around those of vectors and blocks.
+/// Lengths near those of vectors and blocks.
 const LENGTHS: [usize; 9] = [1, 3, 7, 16, 17, 1000, (1 << 15) - 1, 1 << 15, (1 << 16) + 5];
 
 fn slots<R: Rule<S>, const S: usize>(rules: &[R], device: &Device, dtype: DType) -> Vec<Slot<R, S>> {
@@ -27,7 +27,7 @@ fn bits(tensor: &Tensor<1>) -> Vec<u64> {
     tensor.clone().into_data().iter::<f64>().map(f64::to_bits).collect()
 }
 
-/// Parameters and states, bit by bit.
+/// Bits of parameters and states.
 fn all_bits<R, const S: usize>(slots: &[Slot<R, S>]) -> Vec<Vec<u64>> {
     slots.iter().flat_map(|slot| std::iter::once(&slot.param).chain(&slot.state)).map(bits).collect()
 }
@@ -101,12 +101,12 @@ fn the_sign_of_nothing_is_nothing() {
 }
 
 #[test]
-fn what_others_read_is_left_alone() {
+fn shared_buffers_are_not_changed() {
     let device = Device::flex();
     let mut before = slots(&adam(true, false), &device, DType::F32);
     let kept = before.clone();
     let bits_before = all_bits(&kept);
-    // A view into a larger buffer, and one that skips.
+    // A view into a larger buffer, and a strided view.
     let wide: Tensor<1> = random([3000], 1.0, 99, &device, DType::F32);
     let wide_bits = bits(&wide);
     before[5].param = wide.clone().narrow(0, 7, 1000);

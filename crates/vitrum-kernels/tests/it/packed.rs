@@ -1,4 +1,4 @@
-//! Weights packed once: the same bits as the layers they stand for, one by one and taken together.
+//! Packed weights give the same bits as plain layers, alone and combined.
 
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::{
@@ -14,7 +14,7 @@ fn floats<const R: usize>(x: &Tensor<R>) -> Vec<f32> {
     x.clone().into_data().try_to_vec().unwrap()
 }
 
-/// A weight `[k, n]`, a bias, and both packed.
+/// A weight `[k, n]` and a bias, plain and packed.
 struct Layer {
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
@@ -35,7 +35,7 @@ fn vector(n: usize, seed: u64) -> Tensor<1> {
     random([n], 1.0, seed, &Device::flex(), DType::F32)
 }
 
-/// What lies behind attention, by separate operations and in one.
+/// The layers after attention, as separate operations and as one.
 fn after_attention(rows: usize, d: usize, f: usize, bias: bool, gains: bool) -> [Vec<f64>; 2] {
     let layers = [([d, d], 1), ([d, f], 3), ([f, d], 5)].map(|(shape, seed)| Layer::new(shape, bias, seed));
     let [proj, fc1, fc2] = &layers;
@@ -155,7 +155,7 @@ fn other_types_and_training_take_the_floats() {
     let plain = linear_packed(layer_norm(wide.clone(), w2, b2, EPS), &layer.packed);
     assert_eq!(values(&normed), values(&plain));
 
-    // The input gets its gradient; the weight is a constant.
+    // The input receives a gradient; the weight is a constant.
     let (_, training) = devices();
     let data = wide.cast(DType::F32).into_data();
     let x = Tensor::<3>::from_data(data, (&training, DType::F32)).require_grad();

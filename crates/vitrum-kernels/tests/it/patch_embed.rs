@@ -1,4 +1,4 @@
-//! The projection of patches: the fast path against the convolution, gradients, edges.
+//! The projection of patches: the fast path against the convolution, gradients, edge cases.
 
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::{patch_embed, patch_embed_reference};
@@ -11,7 +11,7 @@ fn fast(images: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor
     patch_embed(images, weight, bias)
 }
 
-/// `[B, C, H, W]`, `[D, P, Q]`.
+/// Images `[B, C, H, W]` and kernel `[D, P, Q]`.
 struct Case([usize; 4], [usize; 3]);
 
 /// Images, weight and bias of a case.
@@ -25,7 +25,7 @@ fn parents(case: &Case, dtype: DType) -> (Tensor<4>, Tensor<4>, Tensor<1>) {
 /// Tokens, and the gradients of images, weight and bias for a loss Σ tokens · w.
 fn pass(case: &Case, with_bias: bool, compute: DType, op: Op) -> Vec<Vec<f64>> {
     let device = Device::flex().autodiff();
-    let (images, weight, bias) = parents(case, DType::F32); // the same numbers whatever the type
+    let (images, weight, bias) = parents(case, DType::F32); // the same numbers for every type
     let lift4 = |x: Tensor<4>| Tensor::<4>::from_data(x.into_data(), (&device, compute)).require_grad();
     let (images, weight) = (lift4(images), lift4(weight));
     let bias = Tensor::<1>::from_data(bias.into_data(), (&device, compute)).require_grad();
@@ -40,7 +40,7 @@ fn pass(case: &Case, with_bias: bool, compute: DType, op: Op) -> Vec<Vec<f64>> {
     found
 }
 
-/// Largest differences, each relative to the largest number expected.
+/// The largest differences, each relative to the largest expected number.
 fn distances(found: &[Vec<f64>], expected: &[Vec<f64>]) -> Vec<f64> {
     let distance = |(found, expected): (&Vec<f64>, &Vec<f64>)| {
         assert_eq!(found.len(), expected.len());

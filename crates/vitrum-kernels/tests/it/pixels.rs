@@ -1,4 +1,4 @@
-//! Weighted sums of pixels against the sums written out.
+//! Weighted sums of pixels against naive sums.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -8,7 +8,7 @@ fn rounded(sum: i64) -> u8 {
     ((sum + (1 << (PRECISION - 1))) >> PRECISION).clamp(0, 255) as u8
 }
 
-/// Weights of about 1 in all, some of them negative.
+/// Weights that sum to about 1, some of them negative.
 fn weights(count: usize, rng: &mut ChaCha8Rng) -> Vec<i32> {
     let one = 1 << PRECISION;
     (0..count).map(|_| rng.random_range(-one / 8..one / 2) / count as i32 * 4).collect()

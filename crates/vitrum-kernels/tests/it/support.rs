@@ -1,4 +1,4 @@
-//! What the tests share: seeded tensors, distances, central differences.
+//! Helpers of the tests: seeded tensors, distances, central differences.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -9,7 +9,7 @@ pub fn devices() -> (Device, Device) {
     (Device::flex(), Device::flex().autodiff())
 }
 
-/// Numbers in [-1, 1) · `size`, the same for the same seed.
+/// Numbers in [-1, 1) · `size`, fixed by the seed.
 pub fn random<const R: usize>(
     shape: [usize; R],
     size: f64,
@@ -22,17 +22,17 @@ pub fn random<const R: usize>(
     Tensor::from_data(TensorData::new(values, shape), (device, dtype))
 }
 
-/// A tensor's numbers as `f64`.
+/// The numbers of a tensor as `f64`.
 pub fn values<const R: usize>(x: &Tensor<R>) -> Vec<f64> {
     x.clone().cast(DType::F64).into_data().try_to_vec().expect("a float tensor")
 }
 
-/// Largest difference, relative to the largest magnitude of `expected`.
+/// The largest difference, relative to the largest magnitude of `expected`.
 pub fn distance<const R: usize>(found: &Tensor<R>, expected: &Tensor<R>) -> f64 {
     distance_among(found, expected, f64::MIN_POSITIVE)
 }
 
-/// Largest difference, relative to the largest magnitude of `expected` or of the `terms` that cancel in it.
+/// The largest difference, relative to the largest magnitude of `expected` or of the `terms` that cancel in it.
 pub fn distance_among<const R: usize>(found: &Tensor<R>, expected: &Tensor<R>, terms: f64) -> f64 {
     assert_eq!(found.dims(), expected.dims());
     let (found, expected) = (values(found), values(expected));
@@ -65,7 +65,7 @@ pub fn dot<const R: usize>(x: Tensor<R>, w: &Tensor<R>) -> f64 {
     values(&(x * w.clone())).iter().sum()
 }
 
-/// Runs `work` in a pool of so many threads.
+/// Runs `work` in a pool of `threads` threads.
 pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(work)
 }

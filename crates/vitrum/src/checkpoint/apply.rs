@@ -1,21 +1,17 @@
 //! Tensors from a file into a model: what fits is loaded, what does not is named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use serde::Serialize;
 
-use super::convert::{adapt_channels, drop_head, norm_to_fc_norm};
-use super::resample::resize_pos_embed;
 use super::tensors::{HostTensor, TensorMap};
-use crate::layers::init::{InitConfig, initialize};
-use crate::layers::names::{KeyPath, wildcard};
-use crate::layers::position::{PosEmbed, fixed_table};
-use crate::layers::resample::resample_offsets;
-use crate::models::vit::VitConfig;
-use crate::models::{Model, ModelConfig};
+use crate::layers::init::{Draw, FirstValue, NoFirstValue, initialize, kept};
+use crate::layers::names::{Key, Map, Visit, map, shapes, visit, wildcard};
+use crate::models::network::is_in;
+use crate::models::{Config, Model, ModelConfig, Network};
 
 /// Which differences between file and model are accepted, by name.
 #[derive(Clone, Debug, Default)]
@@ -24,13 +20,11 @@ pub struct Excuses {
     pub missing: Vec<String>,
     /// Keys of the file that the model may ignore. `*` stands for any text.
     pub unexpected: Vec<String>,
-    /// The head is to be a new one, for another number of classes.
+    /// The heads are to be new ones, for another number of classes.
     pub new_head: bool,
-    /// Rows and columns of patches the file's position table was made for; a square where unknown.
-    pub source_grid: Option<[usize; 2]>,
-    /// Channels of the images the file was made for; with another number than the model's the patch projection
-    /// is adapted. `None` adapts nothing.
-    pub source_chans: Option<usize>,
+    /// The model that the file was made for, where it is known: positions are resized from its grid, the first
+    /// projection adapted from its channels. Without it a table of positions is taken for a square.
+    pub source: Option<ModelConfig>,
     /// Keys whose values are held elsewhere, with their shapes (a file's layout): weights in eight bits, which the model
     /// gets afterwards. They count as loaded.
     pub held: BTreeMap<String, Vec<usize>>,
@@ -81,6 +75,9 @@ pub struct Report {
     pub mismatched: Vec<ShapeChange>,
     /// Keys among `missing` and `unexpected` that were excused by name.
     pub excused: Vec<String>,
+    /// Whether a head is among `missing` and `mismatched`.
+    #[serde(skip)]
+    pub heads_differ: bool,
 }
 
 impl Report {
@@ -133,32 +130,59 @@ impl fmt::Display for Changed<'_> {
     }
 }
 
-/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64).
+/// Why tensors do not go into a model.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApplyError {
+    /// File and model differ, and the difference was not excused.
+    #[error("these weights are not this model's\n{0}")]
+    Refused(Box<Report>),
+    /// A fresh parameter that the family has no first value for.
+    #[error(transparent)]
+    NoFirstValue(#[from] NoFirstValue),
+}
+
+/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64), after what its family does to make them fit.
 ///
-/// Returns the model and the report; a report that [`is_refused`](Report::is_refused) comes with a model
-/// nobody should use, so look at it first.
-pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excuses) -> (Model, Report) {
-    let ModelConfig::Vit(config) = model.config();
+/// # Errors
+/// [`ApplyError::Refused`] with the report, if a difference was not excused.
+pub fn apply(
+    model: Model,
+    mut tensors: TensorMap,
+    dtype: DType,
+    excuses: &Excuses,
+) -> Result<(Model, Report), ApplyError> {
+    let config = model.config();
     let mut model = model;
     model.forget_prepared(); // made from the values that go
     let mut report = Report::default();
-    resize_positions(&config, &mut tensors, excuses.source_grid, &mut report);
-    report.adapted.extend(move_norm(&config, &mut tensors));
-    report.adapted.extend(excuses.source_chans.and_then(|old| change_channels(&config, &mut tensors, old)));
-    if config.pos_embed.is_fixed() && !tensors.contains("pos_embed") {
-        tensors.tensors.insert("pos_embed".into(), fixed_positions(&config));
-    }
-    let new_head = if excuses.new_head { set_head_aside(&mut tensors) } else { BTreeMap::new() };
+    config.fit(&mut tensors, excuses.source.as_ref(), &mut report);
+    fill(model, tensors, dtype, excuses, &|key, shape| config.first(key, shape), report)
+}
 
-    let (path, held, missing) = (KeyPath::default(), &excuses.held, Vec::new());
-    let mut filler = Filler { tensors, dtype, path, held, missing, report };
-    let model = model.map(&mut filler);
-    let Filler { tensors, missing, mut report, .. } = filler;
-    report.unexpected = tensors.names().map(str::to_string).collect();
+/// Fills any module with `tensors` that fit it. `first` gives values to what may be missing; a parameter that it keeps
+/// ([`Draw::Keep`]) need not be in the file. `report` has what was done to the tensors before.
+///
+/// # Errors
+/// Those of [`apply`].
+pub fn fill<M: Network>(
+    model: M,
+    mut tensors: TensorMap,
+    dtype: DType,
+    excuses: &Excuses,
+    first: &FirstValue<'_>,
+    report: Report,
+) -> Result<(M, Report), ApplyError> {
+    let heads = model.heads();
+    let new_head = if excuses.new_head { set_heads_aside(&mut tensors, heads) } else { BTreeMap::new() };
+    let held = excuses.held.clone();
+    let mut filler = Filler { tensors, dtype, first, held, missing: Vec::new(), report };
+    let model = map(model, &mut filler);
+    let Filler { tensors, held, missing, mut report, .. } = filler;
+    report.unexpected = tensors.names().map(str::to_string).chain(held.into_keys()).collect();
     for change in missing {
         match new_head.get(&change.key) {
             Some(found) => report.replaced.push(ShapeChange { found: found.clone(), ..change }),
-            None if excuses.new_head && change.key.starts_with("head.") => report.replaced.push(change),
+            None if excuses.new_head && is_in(&change.key, heads) => report.replaced.push(change),
             None => report.missing.push(change.key),
         }
     }
@@ -167,129 +191,90 @@ pub fn apply(model: Model, mut tensors: TensorMap, dtype: DType, excuses: &Excus
     };
     report.excused = excused(&report.missing, &excuses.missing);
     report.excused.extend(excused(&report.unexpected, &excuses.unexpected));
-    if report.missing.is_empty() && report.replaced.is_empty() {
-        return (model, report);
+    report.heads_differ = report.missing.iter().any(|key| is_in(key, heads))
+        || report.mismatched.iter().any(|change| is_in(&change.key, heads));
+    if report.is_refused() {
+        return Err(ApplyError::Refused(Box::new(report)));
     }
-    let keep: Vec<&str> = report.loaded.iter().map(String::as_str).collect();
-    let fresh = InitConfig {
-        scheme: config.weight_init,
-        layer_scale: config.init_values.unwrap_or(1.0),
-        block_norm: config.block_norm(),
-        keep: &keep,
-        seed: excuses.seed,
-        dtype,
+    if report.missing.is_empty() && report.replaced.is_empty() {
+        return Ok((model, report));
+    }
+    let loaded: BTreeSet<&str> = report.loaded.iter().map(String::as_str).collect();
+    let rule = |key: &str, shape: &[usize]| match loaded.contains(key) {
+        true => Some(Draw::Keep),
+        false => first(key, shape),
     };
-    (initialize(model, fresh), report)
+    let model = initialize(model, &rule, excuses.seed, dtype)?;
+    Ok((model, report))
 }
 
 /// The tensors of a model under timm's keys and layouts, as f32 or f64, whichever the model holds.
-pub fn collect(model: &Model) -> TensorMap {
-    let mut collector = Collector { tensors: TensorMap::default(), path: KeyPath::default() };
-    model.visit(&mut collector);
-    collector.tensors
+pub fn collect<M: Module>(model: &M) -> TensorMap {
+    let mut collector = Collector(TensorMap::default());
+    visit(model, &mut collector);
+    collector.0
 }
 
 /// Keys and shapes (timm's layouts) of a model's parameters, without reading any value.
-pub fn expected_tensors(model: &Model) -> BTreeMap<String, Vec<usize>> {
-    struct Shapes(BTreeMap<String, Vec<usize>>, KeyPath);
-    impl ModuleVisitor for Shapes {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.1.enter(name, container);
+pub fn expected_tensors<M: Module>(model: &M) -> BTreeMap<String, Vec<usize>> {
+    let layout = |(key, mut shape): (Key, Vec<usize>)| {
+        if key.is_linear_weight {
+            shape.reverse();
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.1.exit();
-        }
-        fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
-            let mut shape: Vec<usize> = param.lazy_shape().dims::<R>().to_vec();
-            if self.1.is_linear_weight() {
-                shape.reverse();
-            }
-            self.0.insert(self.1.key(), shape);
-        }
-    }
-    let mut shapes = Shapes(BTreeMap::new(), KeyPath::default());
-    model.visit(&mut shapes);
-    shapes.0
-}
-
-/// Takes the head out of the file, keeping the shapes for the report.
-fn set_head_aside(tensors: &mut TensorMap) -> BTreeMap<String, Vec<usize>> {
-    let head = drop_head(&mut tensors.tensors);
-    head.into_iter().map(|(key, tensor)| (key, tensor.shape().to_vec())).collect()
-}
-
-/// The norm of a file that pools one token becomes the norm after pooling, where the model has that one.
-fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
-    let foreign = config.final_norm && config.use_fc_norm() && !tensors.contains("fc_norm.weight");
-    let moved = if foreign { norm_to_fc_norm(&mut tensors.tensors) } else { Vec::new() };
-    let adaptation = |(source, key): (String, String)| {
-        let shape = tensors.get(&key).map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
-        Adaptation { key, source, found: shape.clone(), expected: shape }
+        (key.name, shape)
     };
-    moved.into_iter().map(adaptation).collect()
+    shapes(model).into_iter().map(layout).collect()
 }
 
-/// The patch projection of a file made for `old` channels, for the model's. A tensor that has other channels than
-/// the file is said to have stays as it is, and is reported as mismatched.
-fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> Option<Adaptation> {
-    const KEY: &str = "patch_embed.proj.weight";
-    let kernel = tensors.get(KEY).filter(|kernel| kernel.shape().get(1) == Some(&old))?;
-    if old == config.in_chans {
-        return None;
-    }
-    let found = kernel.shape().to_vec();
-    let adapted = adapt_channels(kernel, config.in_chans).ok()?;
-    let expected = adapted.shape().to_vec();
-    tensors.tensors.insert(KEY.into(), adapted);
-    Some(Adaptation { key: KEY.into(), source: KEY.into(), found, expected })
+/// Takes the heads out of the file, keeping the shapes for the report.
+fn set_heads_aside(tensors: &mut TensorMap, heads: &[&str]) -> BTreeMap<String, Vec<usize>> {
+    let names: Vec<String> = tensors.tensors.keys().filter(|key| is_in(key, heads)).cloned().collect();
+    let taken = names.into_iter().filter_map(|name| tensors.tensors.remove_entry(&name));
+    taken.map(|(key, tensor)| (key, tensor.shape().to_vec())).collect()
 }
 
 struct Filler<'a> {
     tensors: TensorMap,
     dtype: DType,
-    path: KeyPath,
-    held: &'a BTreeMap<String, Vec<usize>>,
+    first: &'a FirstValue<'a>,
+    held: BTreeMap<String, Vec<usize>>,
     missing: Vec<ShapeChange>,
     report: Report,
 }
 
-impl ModuleMapper for Filler<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let key = self.path.key();
-        let transposed = self.path.is_linear_weight();
-        let mut expected = param.lazy_shape().dims::<R>().to_vec();
-        if transposed {
+impl Map for Filler<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let shape = param.lazy_shape().dims::<R>();
+        let mut expected = shape.to_vec();
+        if key.is_linear_weight {
             expected.reverse(); // a file's layout
         }
-        if let Some(found) = self.held.get(&key) {
-            match *found == expected {
-                true => self.report.loaded.push(key),
-                false => {
-                    let found = found.clone();
-                    self.report.mismatched.push(ShapeChange { key, found, expected });
-                }
+        let name = key.name.clone();
+        if let Some(found) = self.held.remove(&name) {
+            match found == expected {
+                true => self.report.loaded.push(name),
+                false => self.report.mismatched.push(ShapeChange { key: name, found, expected }),
             }
             return param;
         }
-        let Some(tensor) = self.tensors.tensors.remove(&key) else {
-            self.missing.push(ShapeChange { key, found: Vec::new(), expected });
+        let Some(tensor) = self.tensors.tensors.remove(&name) else {
+            if (self.first)(&name, &shape) == Some(Draw::Keep) {
+                self.report.loaded.push(name);
+                return kept(param, self.dtype);
+            }
+            self.missing.push(ShapeChange { key: name, found: Vec::new(), expected });
             return param;
         };
         if tensor.shape() != expected {
-            self.report.mismatched.push(ShapeChange { key, found: tensor.shape().to_vec(), expected });
+            self.report.mismatched.push(ShapeChange { key: name, found: tensor.shape().to_vec(), expected });
             return param;
         }
-        let data = if transposed { transposed_data(&tensor, self.dtype) } else { data(&tensor, self.dtype) };
+        let data = match key.is_linear_weight {
+            true => transposed_data(&tensor, self.dtype),
+            false => data(&tensor, self.dtype),
+        };
         let value = Tensor::from_data(data, (&param.lazy_device(), self.dtype));
-        self.report.loaded.push(key);
+        self.report.loaded.push(name);
         let id = param.id;
         param.transform_for_load(value, id)
     }
@@ -329,27 +314,16 @@ fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Ve
     result
 }
 
-struct Collector {
-    tensors: TensorMap,
-    path: KeyPath,
-}
+struct Collector(TensorMap);
 
-impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+impl Visit for Collector {
+    fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
         let tensor = param.val();
         let mut shape: Vec<usize> = tensor.dims().to_vec();
         let data = tensor.into_data();
         let wide = data.dtype() == DType::F64;
         let values: Vec<f64> = data.iter::<f64>().collect();
-        let values = if self.path.is_linear_weight() {
+        let values = if key.is_linear_weight {
             let [rows, columns] = [shape[0], shape[1]];
             shape.reverse();
             transpose(&values, rows, columns)
@@ -361,91 +335,6 @@ impl ModuleVisitor for Collector {
         } else {
             HostTensor::from_f32(shape, &values.iter().map(|v| *v as f32).collect::<Vec<_>>())
         };
-        self.tensors.tensors.insert(self.path.key(), host.expect("a tensor's values fill its shape"));
+        self.0.tensors.insert(key.name.clone(), host.expect("a tensor's values fill its shape"));
     }
-}
-
-/// The table of a sin-cos encoding, which files often leave out.
-fn fixed_positions(config: &VitConfig) -> HostTensor {
-    let table = fixed_table(&config.position(), config.grid());
-    host(&[1, table.len() / config.embed_dim, config.embed_dim], &table)
-}
-
-/// Brings learned position tables to the model's grid, where their length says that they are of another.
-pub(crate) fn resize_positions(
-    config: &VitConfig,
-    tensors: &mut TensorMap,
-    source_grid: Option<[usize; 2]>,
-    report: &mut Report,
-) {
-    let prefix = config.prefix_rows();
-    let grid = config.grid();
-    let mut put = |tensors: &mut TensorMap, key: &str, table: HostTensor| {
-        let Some(old) = tensors.tensors.insert(key.into(), table) else { return };
-        let expected = tensors.get(key).map(|t| t.shape().to_vec()).unwrap_or_default();
-        report.resized.push(ShapeChange { key: key.into(), found: old.shape().to_vec(), expected });
-    };
-    // A table that cannot be resized stays as it is, and is reported as mismatched.
-    let resize = |table: &HostTensor, old, new, prefix| {
-        let exact = host(table.shape(), &table.to_f64());
-        resize_pos_embed(&exact, old, new, prefix, config.pos_resize).ok()
-    };
-    if config.pos_embed == PosEmbed::Learn
-        && let Some(table) = tensors.get("pos_embed")
-        && let [1, rows, _] = *table.shape()
-        && rows > prefix
-        && let Some(old) = grid_of(rows - prefix, source_grid)
-        && old != grid
-        && let Some(resized) = resize(table, old, grid, prefix)
-    {
-        put(tensors, "pos_embed", resized);
-    }
-    if config.pos_embed == PosEmbed::Learn2d {
-        for (key, side) in [("pos_embed_x", grid[1]), ("pos_embed_y", grid[0])] {
-            if let Some(table) = tensors.get(key)
-                && let [1, rows, _] = *table.shape()
-                && rows != side
-                && let Some(resized) = resize(table, [rows, 1], [side, 1], 0)
-            {
-                put(tensors, key, resized);
-            }
-        }
-    }
-    let extra = if config.num_prefix_tokens() > 0 { 3 } else { 0 };
-    let biases: Vec<String> = tensors
-        .names()
-        .filter(|key| key.ends_with("relative_position_bias_table"))
-        .map(str::to_string)
-        .collect();
-    for key in biases {
-        if let Some(table) = tensors.get(&key)
-            && let [rows, heads] = *table.shape()
-            && rows > extra
-            && let Some(old) = grid_of(rows - extra, source_grid.map(|grid| grid.map(|side| 2 * side - 1)))
-            && old != grid.map(|side| 2 * side - 1)
-        {
-            let values = table.to_f64();
-            let (offsets, rest) = values.split_at((rows - extra) * heads);
-            let new = grid.map(|side| 2 * side - 1);
-            let mut resized = resample_offsets(offsets, heads, old, new, config.pos_resize);
-            resized.extend(rest);
-            let rows = resized.len() / heads;
-            put(tensors, &key, host(&[rows, heads], &resized));
-        }
-    }
-}
-
-fn host(shape: &[usize], values: &[f64]) -> HostTensor {
-    HostTensor::from_f64(shape.to_vec(), values).expect("the values were made to fill the shape")
-}
-
-/// The grid a table of `n` rows was made for: the one named, if it has `n` cells, else a square.
-fn grid_of(n: usize, named: Option<[usize; 2]>) -> Option<[usize; 2]> {
-    if let Some([h, w]) = named
-        && h * w == n
-    {
-        return Some([h, w]);
-    }
-    let side = n.isqrt();
-    (side * side == n).then_some([side, side])
 }

@@ -4,7 +4,6 @@
 //! torchvision's and Google's files keep none of it, so that only what the tensors show is known.
 
 mod huggingface;
-mod infer;
 mod timm;
 
 use std::collections::BTreeMap;
@@ -13,14 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub(crate) use infer::infer;
-pub use infer::{Inferred, infer_config};
-
 use super::LoadError;
+pub use super::family::{Inferred, infer_config};
 use super::read::{Limits, check_link, read_bounded};
 use crate::data::Preprocess;
-use crate::models::ModelConfig;
-use crate::models::vit::{Activation, VitConfig};
+use crate::models::vit::Activation;
+use crate::models::{Config, ModelConfig};
 
 /// Where a card comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,11 +39,7 @@ pub struct ModelCard {
     /// Which training, after timm's dot: `augreg_in21k_ft_in1k`.
     pub tag: Option<String>,
     /// The model.
-    pub config: VitConfig,
-    /// A distillation token after the class token (`dist_token`, DeiT).
-    pub dist_token: bool,
-    /// A second head on the distillation token (`head_dist`); the answer is the mean of both heads.
-    pub dist_head: bool,
+    pub config: ModelConfig,
     /// How images are prepared; `None` when no file says so. It is never guessed.
     pub preprocess: Option<Preprocess>,
     /// Name of each class.
@@ -66,17 +59,15 @@ pub struct ModelCard {
 }
 
 /// Turns the name of an architecture into its configuration.
-pub type Resolve<'a> = dyn Fn(&str) -> Result<VitConfig, String> + 'a;
+pub type Resolve<'a> = dyn Fn(&str) -> Result<ModelConfig, String> + 'a;
 
 impl ModelCard {
     /// A card for `config` with nothing else known.
-    pub fn new(config: VitConfig, source: CardSource, path: impl Into<PathBuf>) -> Self {
+    pub fn new(config: impl Into<ModelConfig>, source: CardSource, path: impl Into<PathBuf>) -> Self {
         Self {
             architecture: None,
             tag: None,
-            config,
-            dist_token: false,
-            dist_head: false,
+            config: config.into(),
             preprocess: None,
             labels: None,
             label_descriptions: None,
@@ -126,14 +117,18 @@ impl ModelCard {
             preprocess.check().map_err(|error| fail(error.to_string()))?;
         }
         if let Some(labels) = &card.labels
-            && labels.len() != card.config.num_classes
+            && labels.len() != card.num_classes()
         {
-            let note =
-                format!("{} labels for {} classes were left out", labels.len(), card.config.num_classes);
+            let note = format!("{} labels for {} classes were left out", labels.len(), card.num_classes());
             card.notes.push(note);
             card.labels = None;
         }
         Ok(card)
+    }
+
+    /// `K`; 0 for a model without a head, or of a family without classes.
+    pub fn num_classes(&self) -> usize {
+        self.config.num_classes()
     }
 
     /// Refuses a card that describes far more parameters than the file of weights holds, before any model is
@@ -144,7 +139,7 @@ impl ModelCard {
     pub fn check_size(&self, elements_in_file: usize) -> Result<(), LoadError> {
         // Room for another head and a larger position table.
         let limit = (elements_in_file as u64).saturating_mul(2).saturating_add(64 << 20);
-        let walk = ModelConfig::Vit(self.config.clone()).walk();
+        let walk = self.config.walk();
         let wanted = walk.map_err(|error| LoadError::config(&self.path, error))?.params;
         match wanted > limit {
             true => {
@@ -174,7 +169,7 @@ pub(crate) fn mlp_ratio(hidden: usize, width: usize) -> f64 {
 }
 
 /// Values of a JSON object, with the key in every error.
-pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
+pub struct Fields<'a>(pub &'a Map<String, Value>);
 
 impl Fields<'_> {
     /// The value of a key that is present and not null.

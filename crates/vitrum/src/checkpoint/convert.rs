@@ -2,11 +2,11 @@
 
 use super::HostTensor;
 use super::dialect::Tensors;
-use super::keys::{Edit, official};
+use super::keys::Edit;
 use super::tensors::{Dtype, TensorError};
 
 /// A tensor's name with what is wrong.
-type Named = (String, TensorError);
+pub(crate) type Named = (String, TensorError);
 
 /// One tensor from a library's layout to timm's.
 pub fn edit(tensor: &HostTensor, edit: Edit) -> Result<HostTensor, TensorError> {
@@ -54,7 +54,7 @@ fn kernel(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
 }
 
 /// `P` with `P·P·channels` equal to `pixels`.
-fn square_patch(pixels: usize, channels: usize) -> Option<usize> {
+pub(crate) fn square_patch(pixels: usize, channels: usize) -> Option<usize> {
     let side = (pixels / channels).isqrt();
     (pixels > 0 && side * side * channels == pixels).then_some(side)
 }
@@ -128,82 +128,8 @@ pub fn split(tensors: &Tensors) -> Result<Tensors, Named> {
     Ok(out)
 }
 
-/// A patch projection saved as a matrix `[D, C·P·P]` becomes a convolution, of three channels.
-pub fn unflatten_patches(tensors: &mut Tensors) -> Result<(), Named> {
-    const NAME: &str = "patch_embed.proj.weight";
-    let Some(tensor) = tensors.get(NAME) else { return Ok(()) };
-    let &[width, pixels] = tensor.shape() else { return Ok(()) };
-    let fail = |e| (NAME.to_string(), e);
-    let side =
-        square_patch(pixels, 3).ok_or_else(|| fail(TensorError::shape("[D, 3·P·P]", tensor.shape())))?;
-    let tensor = tensor.reshape(&[width, 3, side, side]).map_err(fail)?;
-    tensors.insert(NAME.to_string(), tensor);
-    Ok(())
-}
-
-/// DINOv2's registers have no position: they become `reg_token`, and the class token takes its position with
-/// it, so that the table has rows for patches alone (as timm converts them).
-pub fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
-    let Some(registers) = tensors.remove(official::REGISTERS) else { return Ok(()) };
-    tensors.insert("reg_token".to_string(), registers);
-    let (Some(cls), Some(table)) = (tensors.get("cls_token"), tensors.get("pos_embed")) else {
-        return Ok(());
-    };
-    let fail = |e| ("pos_embed".to_string(), e);
-    let (rows, width) = match *table.shape() {
-        [1, rows, width] if rows > 0 => (rows, width),
-        _ => return Err(fail(TensorError::shape("[1, 1 + N, D]", table.shape()))),
-    };
-    let first = table.slice(1, 0..1).map_err(fail)?;
-    if cls.num_elements() != width || first.num_elements() != width {
-        return Err(fail(TensorError::shape(format!("[1, 1 + N, {}]", cls.num_elements()), table.shape())));
-    }
-    // In f64, where the sum of two f32 is exact: a model in f64 gets it as the library computes it.
-    let sum = cls.to_f64().into_iter().zip(first.to_f64()).flat_map(|(a, b)| (a + b).to_le_bytes()).collect();
-    let folded = HostTensor::new(Dtype::F64, cls.shape().to_vec(), sum).map_err(fail)?;
-    let patches = table.slice(1, 1..rows).map_err(fail)?;
-    tensors.insert("cls_token".to_string(), folded);
-    tensors.insert("pos_embed".to_string(), patches);
-    Ok(())
-}
-
-/// Rounds a class token that [`fold_registers`] made to the type of the other tensors, for files.
-pub fn narrow_folded(tensors: &mut Tensors) -> Result<(), Named> {
-    let Some(dtype) = tensors.get("pos_embed").map(HostTensor::dtype) else { return Ok(()) };
-    let Some(cls) = tensors.get("cls_token").filter(|cls| cls.dtype() == Dtype::F64 && dtype != Dtype::F64)
-    else {
-        return Ok(());
-    };
-    let narrow = cls.cast(dtype).map_err(|e| ("cls_token".to_string(), e))?;
-    tensors.insert("cls_token".to_string(), narrow);
-    Ok(())
-}
-
 fn float_of(tensor: &HostTensor) -> Dtype {
     if tensor.dtype().is_float() { tensor.dtype() } else { Dtype::F32 }
-}
-
-/// Renames the norm before pooling to the one after it: how an encoder that pools one token goes into a model
-/// that pools by average. Returns the old and new names. (timm has no such step: it refuses the file, or starts
-/// `fc_norm` anew where the head is new as well.)
-pub fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
-    let mut moved = Vec::new();
-    for part in ["weight", "bias"] {
-        let (old, new) = (format!("norm.{part}"), format!("fc_norm.{part}"));
-        if !tensors.contains_key(&new)
-            && let Some(tensor) = tensors.remove(&old)
-        {
-            tensors.insert(new.clone(), tensor);
-            moved.push((old, new));
-        }
-    }
-    moved
-}
-
-/// Takes the head out, for a model with other classes; returns what was taken.
-pub fn drop_head(tensors: &mut Tensors) -> Tensors {
-    let names = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"];
-    names.into_iter().filter_map(|name| tensors.remove_entry(name)).collect()
 }
 
 /// A patch projection `[D, C, P, P]` for another number of channels, as timm does it (`adapt_input_conv`): to one

@@ -2,36 +2,39 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use serde_json::json;
+
 use super::TensorMap;
 use super::apply::{Excuses, apply};
+use super::load::ModelError;
 use crate::layers::observe::Silent;
-use crate::models::vit::VitConfig;
-use crate::models::{ConfigError, ModelConfig};
+use crate::models::{Config, ModelConfig, Network, Want};
 
 /// How much a model's output changes when its norms take `epsilon` in place of its own: the largest difference over
 /// the largest value, of the logits (of the tokens where there is no head) for two images of noise.
 ///
 /// # Errors
-/// A configuration that makes no model.
-pub fn change_of_epsilon(map: &TensorMap, config: &VitConfig, epsilon: f64) -> Result<f64, ConfigError> {
+/// A configuration that makes no model, and tensors that are not the model's.
+pub fn change_of_epsilon(map: &TensorMap, config: &ModelConfig, epsilon: f64) -> Result<f64, ModelError> {
     let own = outputs(map, config)?;
-    let other = outputs(map, &VitConfig { norm_eps: epsilon, ..config.clone() })?;
+    let other = outputs(map, &config.with("norm_eps", json!(epsilon))?)?;
     let largest = own.iter().fold(f64::MIN_POSITIVE, |most, value| most.max(value.abs()));
     Ok(own.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest)
 }
 
-fn outputs(map: &TensorMap, config: &VitConfig) -> Result<Vec<f64>, ConfigError> {
+fn outputs(map: &TensorMap, config: &ModelConfig) -> Result<Vec<f64>, ModelError> {
     let device = Device::flex();
-    let skeleton = ModelConfig::Vit(config.clone()).skeleton(&device)?;
-    let (model, _) = apply(skeleton, map.clone(), DType::F32, &Excuses::default());
-    let shape = [2, config.in_chans, config.img_size[0], config.img_size[1]];
+    let (model, _) = apply(config.skeleton(&device)?, map.clone(), DType::F32, &Excuses::default())?;
+    let image = config.input().image();
+    let shape = [2, image.channels, image.size[0], image.size[1]];
     let images =
         Tensor::<4>::from_data(TensorData::new(noise(shape.iter().product()), shape), (&device, DType::F32));
-    let backbone = model.backbone();
-    let features = backbone.features(images, &mut Silent);
-    let out = match config.num_classes {
-        0 => features.tokens.into_data(),
-        _ => backbone.head(features, &mut Silent).into_data(),
+    let out = match model.classify().filter(|model| model.num_classes() > 0) {
+        Some(classifier) => classifier.forward(images.into()).into_data(),
+        None => {
+            let features = model.as_backbone()?.features(images.into(), Want::Last, &mut Silent);
+            features.last().tokens.into_data()
+        }
     };
     Ok(out.iter::<f64>().collect())
 }

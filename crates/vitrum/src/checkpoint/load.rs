@@ -10,23 +10,26 @@ mod error;
 mod find;
 mod weights;
 
-use super::apply::{Excuses, Report, ShapeChange, apply, expected_tensors, resize_positions};
+use super::apply::{ApplyError, Excuses, Report, ShapeChange, apply, expected_tensors};
 use super::card::{CardSource, ModelCard};
-use super::convert::narrow_folded;
 use super::dialect::{Converted, Dialect};
 use super::error::LoadError;
+use super::family::{Inferred, family};
 use super::imagenet;
 use super::quantize::{give_int8, is_quantized, shapes};
 use super::tensors::TensorMap;
 use crate::data::Preprocess;
-use crate::models::vit::{GlobalPool, PosResize, VitConfig};
-use crate::models::{Model, ModelConfig, Precision, catalogue};
+use crate::layers::init::Draw;
+use crate::layers::pool::GlobalPool;
+use crate::layers::resample::PosResize;
+use crate::models::network::is_in;
+use crate::models::{Config, Model, ModelConfig, Precision, catalogue};
 pub use error::ModelError;
 use find::{Found, adopt, find};
 use weights::{int8_weights, weights};
 
 /// Changes a configuration before a model is made of it; the error is a sentence for the user.
-pub type Edit<'a> = dyn Fn(VitConfig) -> Result<VitConfig, String> + 'a;
+pub type Edit<'a> = dyn Fn(ModelConfig) -> Result<ModelConfig, String> + 'a;
 
 /// Told how a download goes: the file's name, the bytes on disk, the bytes in all (0 if unknown).
 pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
@@ -128,34 +131,36 @@ pub struct Loaded {
 /// # Errors
 /// [`ModelError`], naming the file.
 pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelError> {
+    check_precision(options, device)?;
     let mut found = find(options)?;
     let tensors = match found.weights.clone() {
         Some(path) => Some(weights(&path, &mut found, options)?),
         None if options.needs_weights => return Err(ModelError::NoWeights { model: options.model.clone() }),
         None => None,
     };
-    let mut config = configuration(&mut found, tensors.as_ref(), options)?;
-    let (source_grid, source_chans) = (config.grid(), config.in_chans);
-    let head_in_file = tensors
-        .as_ref()
-        .and_then(|converted| Some(converted.map.get("head.weight")?.shape().first().copied().unwrap_or(0)));
-    let new_head = match (options.num_classes, head_in_file) {
-        (Some(asked), Some(held)) => asked != held && asked != 0,
-        (Some(asked), None) => asked != 0,
-        (None, _) => false,
-    };
-    config.num_classes = options.num_classes.unwrap_or(config.num_classes);
-    config.img_size = image_size(&config, &mut found, options);
-    config.in_chans = options.in_chans.unwrap_or(config.in_chans);
-    config.global_pool = options.global_pool.unwrap_or(config.global_pool);
-    config.pos_resize = options.pos_resize.unwrap_or(config.pos_resize);
-    if let Some(edit) = options.edit {
-        config = edit(config).map_err(ModelError::Edit)?;
-    }
+    let source = configuration(&mut found, tensors.as_ref(), options)?;
+    let config = edited(&source, &mut found, options)?;
+    let new_head = wants_new_head(&source, tensors.as_ref(), options);
     let preprocess = found.preprocess.take().map(|preprocess| prepared_for(&config, preprocess));
-    let labels = labels(&mut found, config.num_classes, new_head || options.num_classes == Some(0));
-    let seed = options.seed;
-    if options.precision != Precision::F32 && options.dtype != DType::F32 {
+    let labels = labels(&mut found, config.num_classes(), new_head || options.num_classes == Some(0));
+    let filled = match tensors {
+        None => (fresh(&config, &mut found, options, device)?, None),
+        Some(converted) => {
+            let (model, report) = fill(&config, &source, converted.map, new_head, &found, options, device)?;
+            (model, Some(report))
+        }
+    };
+    let Found { name, card, notes, .. } = found;
+    let (model, report) = filled;
+    Ok(Loaded { model, name, preprocess, labels, card, report, notes })
+}
+
+/// Refuses a precision that other options, or the device, exclude.
+fn check_precision(options: &LoadOptions<'_>, device: &Device) -> Result<(), ModelError> {
+    if options.precision == Precision::F32 {
+        return Ok(());
+    }
+    if options.dtype != DType::F32 {
         return Err(ModelError::Edit(format!(
             "--precision {} computes the rest in f32\nhint: leave out --dtype, or --precision",
             options.precision.name()
@@ -165,78 +170,118 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         let reason = "--precision bf16 is computed on the CPU\nhint: leave out --device, or --precision";
         return Err(ModelError::Edit(reason.into()));
     }
-    let Some(Converted { map: mut tensors, .. }) = tensors else {
-        let note = format!("{}: no weights, fresh values from seed {seed}", found.name);
-        found.notes.push(note);
-        let model = Model::Vit(config.init_as(device, seed, options.dtype)?);
-        let model = match options.precision {
-            Precision::F32 => model,
-            Precision::Bf16 => model.round_to_bf16(),
-            Precision::Int8 => model.quantize(&[])?,
-        };
-        let Found { name, card, notes, .. } = found;
-        return Ok(Loaded { model, name, preprocess, labels, card, report: None, notes });
-    };
+    Ok(())
+}
+
+/// The configuration of the file, with what was asked for laid over.
+fn edited(
+    source: &ModelConfig,
+    found: &mut Found,
+    options: &LoadOptions<'_>,
+) -> Result<ModelConfig, ModelError> {
+    let config = source
+        .with_some("num_classes", options.num_classes)?
+        .with_some("img_size", image_size(source, found, options))?
+        .with_some("in_chans", options.in_chans)?
+        .with_some("global_pool", options.global_pool)?
+        .with_some("pos_resize", options.pos_resize)?;
+    match options.edit {
+        Some(edit) => edit(config).map_err(ModelError::Edit),
+        None => Ok(config),
+    }
+}
+
+/// Whether the classes asked for are others than the file's.
+fn wants_new_head(source: &ModelConfig, file: Option<&Converted>, options: &LoadOptions<'_>) -> bool {
+    let Some(asked) = options.num_classes.filter(|asked| *asked != 0) else { return false };
+    let Some(file) = file else { return false };
+    let held = source.heads().first().and_then(|head| file.map.rows(&format!("{head}.weight")));
+    held != Some(asked)
+}
+
+/// A model without weights of a file.
+fn fresh(
+    config: &ModelConfig,
+    found: &mut Found,
+    options: &LoadOptions<'_>,
+    device: &Device,
+) -> Result<Model, ModelError> {
+    let seed = options.seed;
+    found.notes.push(format!("{}: no weights, fresh values from seed {seed}", found.name));
+    let model = config.init_as(device, seed, options.dtype)?;
+    Ok(match options.precision {
+        Precision::F32 => model,
+        Precision::Bf16 => model.round_to_bf16(),
+        Precision::Int8 => model.quantize(&[])?,
+    })
+}
+
+/// A model with the weights of a file made for `source`.
+fn fill(
+    config: &ModelConfig,
+    source: &ModelConfig,
+    mut tensors: TensorMap,
+    new_head: bool,
+    found: &Found,
+    options: &LoadOptions<'_>,
+    device: &Device,
+) -> Result<(Model, Report), ModelError> {
     if let Some(card) = &found.card {
         card.check_size(tensors.num_elements())?;
     }
     if options.num_classes == Some(0) {
-        tensors.tensors.retain(|key, _| !key.starts_with("head."));
+        tensors.tensors.retain(|key, _| !is_in(key, source.heads()));
     }
     let path = tensors.path.clone();
-    let quantized = int8_weights(&mut tensors, options)?;
-    let skeleton = ModelConfig::Vit(config).skeleton(device)?;
+    let quantized = int8_weights(&mut tensors, config, options)?;
     let excuses = Excuses {
         missing: options.allow_missing.clone(),
         unexpected: options.allow_unexpected.clone(),
         new_head,
-        source_grid: Some(source_grid),
-        source_chans: Some(source_chans),
+        source: Some(source.clone()),
         held: shapes(&quantized),
-        seed,
+        seed: options.seed,
     };
-    let (mut model, report) = apply(skeleton, tensors, options.dtype, &excuses);
-    if report.is_refused() {
-        return Err(ModelError::Refused { path, report: Box::new(report), notes: found.notes });
-    }
+    let filled = apply(config.skeleton(device)?, tensors, options.dtype, &excuses);
+    let (mut model, report) = filled.map_err(|error| match error {
+        ApplyError::Refused(report) => {
+            ModelError::Refused { path: path.clone(), report, notes: found.notes.clone() }
+        }
+        other => other.into(),
+    })?;
     give_int8(&mut model, quantized).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
-    if options.precision == Precision::Bf16 {
-        model = model.round_to_bf16();
-    }
-    let Found { name, card, notes, .. } = found;
-    Ok(Loaded { model, name, preprocess, labels, card, report: Some(report), notes })
+    let model = if options.precision == Precision::Bf16 { model.round_to_bf16() } else { model };
+    Ok((model, report))
 }
 
 /// Preprocessing for the model's images. Grey ones keep the level that all channels share, where they share one.
-fn prepared_for(config: &VitConfig, mut preprocess: Preprocess) -> Preprocess {
-    preprocess.input_size = [config.in_chans, config.img_size[0], config.img_size[1]];
+fn prepared_for(config: &ModelConfig, mut preprocess: Preprocess) -> Preprocess {
+    let image = config.input().image();
+    preprocess.input_size = [image.channels, image.size[0], image.size[1]];
     let is_one = |levels: &[f32]| levels.windows(2).all(|pair| pair[0] == pair[1]);
-    if config.in_chans == 1 && is_one(&preprocess.mean) && is_one(&preprocess.std) {
+    if image.channels == 1 && is_one(&preprocess.mean) && is_one(&preprocess.std) {
         preprocess.mean.truncate(1);
         preprocess.std.truncate(1);
     }
     preprocess
 }
 
-/// Height and width of the images: those asked for, else the processor's, else the model's own.
-fn image_size(config: &VitConfig, found: &mut Found, options: &LoadOptions<'_>) -> [usize; 2] {
-    let own = config.img_size;
+/// Height and width of the images where they are not the model's own: those asked for, else the processor's.
+fn image_size(config: &ModelConfig, found: &mut Found, options: &LoadOptions<'_>) -> Option<[usize; 2]> {
     let of_hugging_face = found.card.as_ref().is_some_and(|card| card.source == CardSource::HuggingFace);
-    if let Some(asked) = options.img_size {
-        return asked;
+    if options.img_size.is_some() {
+        return options.img_size;
     }
-    let Some(processor) = found.preprocess.as_ref().filter(|_| of_hugging_face && options.size_of_processor)
-    else {
-        return own;
-    };
-    let [_, height, width] = processor.input_size;
-    if [height, width] != own {
-        let ([h, w], name) = (own, &found.name);
-        found.notes.push(format!(
-            "{name}: images enter as {height}x{width}, the size of the processor; config.json has {h}x{w}"
-        ));
+    let processor = found.preprocess.as_ref().filter(|_| of_hugging_face && options.size_of_processor)?;
+    let ([_, height, width], own) = (processor.input_size, config.input().image().size);
+    if [height, width] == own {
+        return None;
     }
-    [height, width]
+    let ([h, w], name) = (own, &found.name);
+    found.notes.push(format!(
+        "{name}: images enter as {height}x{width}, the size of the processor; config.json has {h}x{w}"
+    ));
+    Some([height, width])
 }
 
 /// A checkpoint under timm's names, with its card.
@@ -272,15 +317,15 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
         });
     }
     let path = tensors.path.clone();
-    narrow_folded(&mut tensors.tensors).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
+    (family(config.family()).narrow)(&mut tensors)?;
     if let Some(card) = &found.card {
         card.check_size(tensors.num_elements())?;
     }
     check_shapes(&config, &tensors, &found.notes)?;
-    let source_grid = config.grid();
-    config.img_size = image_size(&config, &mut found, options);
-    if config.grid() != source_grid {
-        resize_positions(&config, &mut tensors, Some(source_grid), &mut Report::default());
+    let source = config.clone();
+    config = config.with_some("img_size", image_size(&source, &mut found, options))?;
+    if config != source {
+        config.fit(&mut tensors, Some(&source), &mut Report::default());
     }
     let mut card = match found.card {
         Some(card) => ModelCard { config, ..card },
@@ -288,15 +333,17 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     };
     card.preprocess = found.preprocess;
     if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
-        let name = if found.named.is_some() { found.name.as_str() } else { catalogue::closest(&card.config) };
-        card.architecture = Some(name.to_string());
+        card.architecture = match found.named {
+            Some(_) => Some(found.name),
+            None => catalogue::closest(&card.config).map(str::to_string),
+        };
     }
     Ok(Opened { tensors, dialect, card, notes: found.notes })
 }
 
 /// Refuses tensors that are not those of the model described; what the model does not know may be there.
-fn check_shapes(config: &VitConfig, tensors: &TensorMap, notes: &[String]) -> Result<(), ModelError> {
-    let skeleton = ModelConfig::Vit(config.clone()).skeleton(&Device::flex())?;
+fn check_shapes(config: &ModelConfig, tensors: &TensorMap, notes: &[String]) -> Result<(), ModelError> {
+    let skeleton = config.skeleton(&Device::flex())?;
     let mut report = Report::default();
     for (key, expected) in expected_tensors(&skeleton) {
         match tensors.get(&key) {
@@ -304,10 +351,13 @@ fn check_shapes(config: &VitConfig, tensors: &TensorMap, notes: &[String]) -> Re
             Some(tensor) => {
                 report.mismatched.push(ShapeChange { key, found: tensor.shape().to_vec(), expected });
             }
-            None if key == "pos_embed" && config.pos_embed.is_fixed() => {}
+            None if config.first(&key, &expected) == Some(Draw::Keep) => {}
             None => report.missing.push(key),
         }
     }
+    let heads = config.heads();
+    report.heads_differ = report.missing.iter().any(|key| is_in(key, heads))
+        || report.mismatched.iter().any(|change| is_in(&change.key, heads));
     if report.is_refused() {
         let (path, notes) = (tensors.path.clone(), notes.to_vec());
         return Err(ModelError::Refused { path, report: Box::new(report), notes });
@@ -335,10 +385,17 @@ fn configuration(
     found: &mut Found,
     tensors: Option<&Converted>,
     options: &LoadOptions<'_>,
-) -> Result<VitConfig, ModelError> {
+) -> Result<ModelConfig, ModelError> {
     if let Some(card) = &mut found.card {
-        if let Some(converted) = tensors {
-            found.notes.extend(fit_to_tensors(card, &converted.map));
+        if let Some(converted) = tensors.filter(|_| card.source == CardSource::HuggingFace) {
+            let path = converted.map.path.display();
+            let settled =
+                card.config.clone().settle_huggingface(&converted.map, card.architecture.as_deref());
+            found.notes.extend(settled.notes.iter().map(|note| format!("{path}: {note}")));
+            if settled.config.num_classes() != card.num_classes() {
+                card.labels = None;
+            }
+            card.config = settled.config;
             found.labels.clone_from(&card.labels);
         }
         return Ok(card.config.clone());
@@ -346,78 +403,16 @@ fn configuration(
     let Some(converted) = tensors else {
         return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.model.clone() });
     };
-    let Some(mut config) = found.named.clone() else {
+    let Some(named) = found.named.clone() else {
         let card = converted.card()?;
         let config = card.config.clone();
-        adopt(card, found)?;
+        adopt(card, found);
         found.card = None; // it describes the tensors, so it cannot be checked against them
         return Ok(config);
     };
-    // A file that has another number of classes than the catalogue's 1000 is right about itself.
-    config.num_classes = rows(&converted.map, "head.weight").unwrap_or(0);
-    config.representation_size = rows(&converted.map, "pre_logits.fc.weight");
-    if config.num_classes == 0 && options.num_classes.is_none() {
-        let path = converted.map.path.display();
-        found.notes.push(format!("{path}: no head in this file: a model of features, without classes"));
-    }
-    if converted.dialect != Dialect::Timm {
-        let shown = converted.card()?.config;
-        let VitConfig { act_layer, norm_eps, pos_resize, .. } = shown;
-        found.notes.push(format!(
-            "{}: {} names, so act_layer={}, norm_eps={norm_eps:e}, pos_resize={} (--model-kwargs sets others)",
-            converted.map.path.display(),
-            converted.dialect.name(),
-            spelled(act_layer),
-            spelled(pos_resize),
-        ));
-        config = VitConfig { act_layer, norm_eps, pos_resize, ..config };
-    }
+    let Inferred { config, notes } = named.settle_named(converted)?;
+    let path = converted.map.path.display();
+    let no_news = |note: &&String| note.starts_with("no head") && options.num_classes.is_some();
+    found.notes.extend(notes.iter().filter(|note| !no_news(note)).map(|note| format!("{path}: {note}")));
     Ok(config)
-}
-
-/// What Hugging Face's `config.json` does not say: whether a model of no stated class has a head, and whether a bare
-/// model has a pooler.
-fn fit_to_tensors(card: &mut ModelCard, map: &TensorMap) -> Option<String> {
-    const POOLER: &str = "pre_logits.fc.weight";
-    if card.source != CardSource::HuggingFace || map.contains("head.weight") {
-        return None;
-    }
-    if card.architecture.is_none() {
-        card.config.num_classes = 0;
-        card.config.representation_size = rows(map, POOLER);
-        card.labels = None;
-    } else if card.config.num_classes == 0
-        && card.config.representation_size.is_some()
-        && !map.contains(POOLER)
-    {
-        card.config.representation_size = None;
-        return Some(format!("{}: no pooler in this file: the class token as it is", map.path.display()));
-    }
-    None
-}
-
-fn rows(map: &TensorMap, key: &str) -> Option<usize> {
-    map.get(key)?.shape().first().copied()
-}
-
-/// The name that a configuration file uses.
-fn spelled(value: impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::find::preprocess_of;
-    use super::*;
-
-    #[test]
-    fn every_named_model_has_preprocessing() {
-        for name in catalogue::names() {
-            let entry = catalogue::entry(name).unwrap();
-            let preprocess = preprocess_of(entry).unwrap_or_else(|reason| panic!("{name}: {reason}"));
-            preprocess.check().unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(preprocess.interpolation.name(), entry.preprocess.interpolation, "{name}");
-            assert_eq!(preprocess.crop_mode.name(), entry.preprocess.crop_mode, "{name}");
-        }
-    }
 }

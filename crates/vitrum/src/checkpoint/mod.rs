@@ -16,6 +16,7 @@ pub mod dialect;
 pub mod diff;
 pub mod epsilon;
 pub mod error;
+pub mod family;
 pub mod finite;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -5,18 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::Device;
 use serde::Serialize;
 use vitrum_kernels::quantize_weight_rows;
 
 use super::LoadError;
 use super::tensors::{Dtype, HostTensor, TensorMap};
-use crate::models::{Model, is_skipped};
+use crate::models::{Config, ConfigError, Model, ModelConfig, Network, is_skipped};
 
 /// What follows a weight's key in the key of its scales.
 pub const SCALE: &str = "_scale";
-
-/// The layers of a block that are quantised.
-const LAYERS: [&str; 4] = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"];
 
 /// What quantising did to one layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,11 +71,8 @@ pub fn is_quantized(map: &TensorMap) -> bool {
 /// # Errors
 /// [`LoadError::Tensor`] for scales that do not belong to their weight.
 pub fn take_int8(map: &mut TensorMap) -> Result<Int8Map, LoadError> {
-    let is_weight = |key: &&String| {
-        map.tensors[*key].dtype() == Dtype::I8
-            && is_block_weight(key)
-            && map.contains(&format!("{key}{SCALE}"))
-    };
+    let is_weight =
+        |key: &&String| map.tensors[*key].dtype() == Dtype::I8 && map.contains(&format!("{key}{SCALE}"));
     let keys: Vec<String> = map.tensors.keys().filter(is_weight).cloned().collect();
     let mut taken = Int8Map::new();
     for key in keys {
@@ -101,21 +96,25 @@ pub fn take_int8(map: &mut TensorMap) -> Result<Int8Map, LoadError> {
     Ok(taken)
 }
 
-/// Whether a key is that of a weight of a block's linear layers.
-fn is_block_weight(key: &str) -> bool {
-    let Some(layer) = key.strip_suffix(".weight").and_then(|key| key.strip_prefix("blocks.")) else {
-        return false;
-    };
-    layer.split_once('.').is_some_and(|(index, layer)| {
-        index.bytes().all(|digit| digit.is_ascii_digit()) && LAYERS.contains(&layer)
-    })
+/// The layers that are quantised in a model of this configuration, in the order of their work.
+///
+/// # Errors
+/// A configuration that makes no model.
+pub fn layers(config: &ModelConfig) -> Result<Vec<String>, ConfigError> {
+    let skeleton = config.skeleton(&Device::flex())?;
+    Ok(skeleton.linears().into_iter().map(|(name, _)| name).collect())
 }
 
-/// Quantises the weights of the blocks' linear layers that match none of `skip`, and takes them out of the tensors.
-pub fn quantize_tensors(map: &mut TensorMap, skip: &[String]) -> Int8Map {
+/// The layer of a weight's key, if it is one of `layers`.
+fn layer_of<'a>(key: &'a str, layers: &[String]) -> Option<&'a str> {
+    key.strip_suffix(".weight").filter(|layer| layers.iter().any(|known| known == layer))
+}
+
+/// Quantises the weights of `layers` that match none of `skip`, and takes them out of the tensors.
+pub fn quantize_tensors(map: &mut TensorMap, layers: &[String], skip: &[String]) -> Int8Map {
     let is_wanted = |key: &&String| {
-        let layer = key.strip_suffix(".weight").unwrap_or(key);
-        is_block_weight(key) && !is_skipped(layer, skip) && map.tensors[*key].dtype().is_float()
+        layer_of(key, layers).is_some_and(|layer| !is_skipped(layer, skip))
+            && map.tensors[*key].dtype().is_float()
     };
     let keys: Vec<String> = map.tensors.keys().filter(is_wanted).cloned().collect();
     let mut taken = Int8Map::new();
@@ -143,12 +142,7 @@ pub fn put_int8(map: &mut TensorMap, quantized: Int8Map) {
 ///
 /// # Errors
 /// [`LoadError::NoLayer`], naming the first such pattern.
-pub fn check_skip(map: &TensorMap, skip: &[String]) -> Result<(), LoadError> {
-    let layers: Vec<&str> = map
-        .names()
-        .filter(|key| is_block_weight(key))
-        .filter_map(|key| key.strip_suffix(".weight"))
-        .collect();
+pub fn check_skip(map: &TensorMap, layers: &[String], skip: &[String]) -> Result<(), LoadError> {
     let idle = skip.iter().find(|pattern| {
         let pattern = std::slice::from_ref(*pattern);
         !layers.iter().any(|layer| is_skipped(layer, pattern))
@@ -158,20 +152,20 @@ pub fn check_skip(map: &TensorMap, skip: &[String]) -> Result<(), LoadError> {
         Some(pattern) => Err(LoadError::NoLayer {
             path: map.path.clone(),
             pattern: pattern.clone(),
-            example: layers.first().copied().unwrap_or("none").to_string(),
+            example: layers.first().cloned().unwrap_or_else(|| "none".into()),
         }),
     }
 }
 
-/// Quantises the weights of the blocks' linear layers within a file's tensors, and says what each lost.
-pub fn quantize_file(map: &mut TensorMap, skip: &[String]) -> Vec<QuantizedLayer> {
+/// Quantises the weights of `layers` within a file's tensors, and says what each lost.
+pub fn quantize_file(map: &mut TensorMap, layers: &[String], skip: &[String]) -> Vec<QuantizedLayer> {
     let before: BTreeMap<String, HostTensor> = map
         .tensors
         .iter()
-        .filter(|(key, _)| is_block_weight(key))
+        .filter(|(key, _)| layer_of(key, layers).is_some())
         .map(|(k, t)| (k.clone(), t.clone()))
         .collect();
-    let quantized = quantize_tensors(map, skip);
+    let quantized = quantize_tensors(map, layers, skip);
     let mut report: Vec<QuantizedLayer> = Vec::new();
     for (key, tensor) in &quantized {
         let Some(weight) = before.get(key) else { continue };
@@ -191,19 +185,9 @@ pub fn quantize_file(map: &mut TensorMap, skip: &[String]) -> Vec<QuantizedLayer
             bytes_after: values.len() + 4 * tensor.scales.len(),
         });
     }
-    report.sort_by_key(|layer| block_of(&layer.layer));
+    report.sort_by_key(|done| layers.iter().position(|layer| *layer == done.layer));
     put_int8(map, quantized);
     report
-}
-
-/// Number of the block, then the layer in the order of its work.
-fn block_of(layer: &str) -> (usize, usize) {
-    let rest = layer.trim_start_matches("blocks.");
-    let (index, name) = rest.split_once('.').unwrap_or((rest, ""));
-    (
-        index.parse().unwrap_or(usize::MAX),
-        LAYERS.iter().position(|known| *known == name).unwrap_or(LAYERS.len()),
-    )
 }
 
 /// Keys and shapes, for the report of loading.
@@ -219,7 +203,7 @@ pub(crate) fn give_int8(model: &mut Model, mut quantized: Int8Map) -> Result<(),
     if quantized.is_empty() {
         return Ok(());
     }
-    for (name, layer) in model.block_layers() {
+    for (name, layer) in model.linears_mut() {
         let key = format!("{name}.weight");
         let Some(tensor) = quantized.remove(&key) else { continue };
         let numbers = tensor.numbers();

@@ -394,6 +394,11 @@ pub struct TensorMap {
 }
 
 impl TensorMap {
+    /// Length of the first axis of a tensor, if it is there.
+    pub(crate) fn rows(&self, name: &str) -> Option<usize> {
+        self.get(name)?.shape().first().copied()
+    }
+
     /// No tensors yet, from `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), ..Self::default() }

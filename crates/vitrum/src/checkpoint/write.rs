@@ -18,7 +18,7 @@ use super::dialect::to_huggingface;
 use super::finite::check_narrowing;
 use super::quantize::{QuantizedLayer, config_entry};
 use super::{Dtype, HostTensor, LoadError, ModelCard, TensorMap};
-use crate::models::vit::{PosResize, VitConfig};
+use crate::models::ModelConfig;
 use huggingface::{huggingface_config, huggingface_preprocess};
 use timm::{floats, timm_config, timm_pretrained, timm_top};
 
@@ -89,7 +89,7 @@ pub fn write_timm(
     folder: &Path,
     map: &TensorMap,
     card: &ModelCard,
-    base: &VitConfig,
+    base: &ModelConfig,
     options: &WriteOptions,
 ) -> Result<(), LoadError> {
     let config = timm_config(card, base).map_err(|reason| LoadError::config(&card.path, reason))?;
@@ -111,7 +111,7 @@ pub fn write_huggingface(
     options: &WriteOptions,
 ) -> Result<(), LoadError> {
     let fail = |reason: String| LoadError::config(&card.path, reason);
-    let dtype = options.dtype.unwrap_or_else(|| common_dtype(map));
+    let dtype = options.dtype.unwrap_or_else(|| common_dtype(map, card));
     let config = huggingface_config(card, dtype).map_err(fail)?;
     let weights = to_safetensors(&to_huggingface(map)?, Some(dtype))?;
     let mut files = vec![("config.json", pretty(&config)), ("model.safetensors", weights)];
@@ -121,9 +121,9 @@ pub fn write_huggingface(
     write_folder(folder, &files, options)
 }
 
-/// The type of the patch projection, which all weights share in practice.
-fn common_dtype(map: &TensorMap) -> Dtype {
-    map.get("patch_embed.proj.weight").map_or(Dtype::F32, HostTensor::dtype)
+/// The type of the first convolution, which all weights share in practice.
+fn common_dtype(map: &TensorMap, card: &ModelCard) -> Dtype {
+    map.get(&format!("{}.weight", card.config.first_conv())).map_or(Dtype::F32, HostTensor::dtype)
 }
 
 /// Writes a model that was trained here, so that the library that loads it computes the same: timm's hub layout as
@@ -138,7 +138,7 @@ pub fn write_model(
     folder: &Path,
     map: &TensorMap,
     card: &ModelCard,
-    base: &VitConfig,
+    base: &ModelConfig,
     options: &WriteOptions,
 ) -> Result<Option<String>, LoadError> {
     let Err(reason) = timm_config(card, base) else {
@@ -157,9 +157,8 @@ pub fn write_model(
 
 /// Whether transformers' layout says all of a model that resizes its positions as transformers does.
 fn is_huggingface(map: &TensorMap, card: &ModelCard) -> bool {
-    card.config.pos_resize == PosResize::Bicubic
-        && card.config.norm_eps != VitConfig::default().norm_eps
-        && huggingface_config(card, common_dtype(map)).is_ok()
+    card.config.to_huggingface().is_ok_and(|model| model.is_own)
+        && huggingface_config(card, common_dtype(map, card)).is_ok()
         && huggingface_preprocess(card).is_ok()
         && to_huggingface(map).is_ok()
 }
@@ -168,7 +167,7 @@ fn is_huggingface(map: &TensorMap, card: &ModelCard) -> bool {
 const OWN: &str = "vitrum_vit";
 
 /// timm's configuration, or all of ours beside what timm can express, and why it needs to be ours.
-fn own_config(card: &ModelCard, base: &VitConfig) -> Result<(Value, Option<String>), LoadError> {
+fn own_config(card: &ModelCard, base: &ModelConfig) -> Result<(Value, Option<String>), LoadError> {
     let reason = match timm_config(card, base) {
         Ok(config) => return Ok((config, None)),
         Err(reason) => reason,
@@ -191,7 +190,7 @@ pub fn write_quantized(
     folder: &Path,
     map: &TensorMap,
     card: &ModelCard,
-    base: &VitConfig,
+    base: &ModelConfig,
     layers: &[QuantizedLayer],
     options: &WriteOptions,
 ) -> Result<usize, LoadError> {

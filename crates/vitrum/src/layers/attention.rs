@@ -3,11 +3,11 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use super::Linear;
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
 use super::observe::Observer;
 use super::position::RelPos;
-use super::{Linear, Prepared, linear, project};
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +30,14 @@ pub struct AttentionConfig {
     pub norm_eps: f64,
 }
 
-/// Where in the encoder a layer stands, and what is wanted of it.
+/// What a block is told beside its tokens.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// The block's number, for the observer.
-    pub index: usize,
+pub struct BlockArgs<'a> {
     /// Rows and columns of patches.
     pub grid: [usize; 2],
     /// A bias on the scores that all blocks share, `[1, A, T, T]`.
     pub shared_bias: Option<&'a Tensor<4>>,
-    /// How many tokens, from the first on, are read behind this block; `None`: all. The others are not computed.
+    /// Compute only the first n tokens of this block's output; `None`: all.
     pub read: Option<usize>,
 }
 
@@ -67,11 +65,11 @@ impl Attention {
         let AttentionConfig { dim, num_heads, norm_eps, .. } = *config;
         let head_norm = || config.qk_norm.then(|| LayerNorm::new(dim / num_heads, norm_eps, device));
         Self {
-            qkv: linear(dim, 3 * dim, config.qkv_bias, device),
+            qkv: Linear::new(dim, 3 * dim, config.qkv_bias, device),
             q_norm: head_norm(),
             k_norm: head_norm(),
             rel_pos,
-            proj: linear(dim, dim, config.proj_bias, device),
+            proj: Linear::new(dim, dim, config.proj_bias, device),
             num_heads,
             attn_drop: config.attn_drop,
             proj_drop: config.proj_drop,
@@ -79,19 +77,19 @@ impl Attention {
     }
 
     /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
-    pub fn forward(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
-        let context = self.context(project(&self.qkv, x), place, watch); // [B, T, D]
-        dropout(project(&self.proj, context), self.proj_drop)
+    pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
+        let context = self.context(self.qkv.forward(x), args, watch); // [B, T, D]
+        dropout(self.proj.forward(context), self.proj_drop)
     }
 
     /// What lies between the projections `self.qkv` and `self.proj`: `[B, T, 3D] -> [B, T, D]`.
-    pub(super) fn context(&self, qkv: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
+    pub(super) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3D]
         let bias = match &self.rel_pos {
-            Some(rel_pos) => Some(rel_pos.bias(place.grid)), // [1, A, T, T]
-            None => place.shared_bias.cloned(),
+            Some(rel_pos) => Some(rel_pos.bias(args.grid)), // [1, A, T, T]
+            None => args.shared_bias.cloned(),
         };
-        self.attend(qkv, bias, place, watch) // [B, T, D]
+        self.attend(qkv, bias, args, watch) // [B, T, D]
     }
 
     /// Fused, unless somebody wants to see the weights or to drop some of them.
@@ -99,38 +97,25 @@ impl Attention {
         &self,
         qkv: Tensor<3>,
         bias: Option<Tensor<4>>,
-        place: Place,
+        args: BlockArgs,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
         let [b, t, d3] = qkv.dims();
         let (d, a) = (d3 / 3, self.num_heads);
         let scale = ((d / a) as f64).powf(-0.5);
-        let read = place.read.unwrap_or(t);
+        let read = args.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
-        if !drops && !watch.wants_attention() && self.is_rounded(&qkv) {
+        if !drops && !watch.wants_attention() && self.qkv.rounds_attention(&qkv.device(), qkv.dtype()) {
             return vitrum_kernels::attention_bf16(qkv, read, a, scale, bias);
         }
         if !drops && !watch.wants_attention() {
             return vitrum_kernels::attention_of_first(qkv, read, a, scale, bias);
         }
         let weights = vitrum_kernels::attention_weights(qkv.clone(), a, scale, bias); // [B, A, T, T]
-        watch.attention(format_args!("blocks.{}.attn.weights", place.index), &weights);
+        let weights = watch.attention(format_args!("weights"), weights);
         let v = qkv.narrow(2, 2 * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2); // [B, A, T, E]
         let weights = dropout(weights, self.attn_drop).narrow(2, 0, read);
         weights.matmul(v).swap_dims(1, 2).reshape([b, read, d])
-    }
-
-    /// Whether products are of numbers in bf16: behind a projection in bf16; and behind one in eight bits, which is
-    /// coarser, where the processor has an instruction for it.
-    fn is_rounded(&self, qkv: &Tensor<3>) -> bool {
-        match self.qkv.prepared() {
-            Some(Prepared::Packed(weight)) => weight.is_bf16(),
-            Some(Prepared::Int8(_)) => {
-                let on_cpu = vitrum_kernels::has_fast_path(&qkv.device(), qkv.dtype());
-                on_cpu && vitrum_kernels::bf16_level() == "avx512_bf16"
-            }
-            None => false,
-        }
     }
 
     /// Norms queries and keys head by head; `[B, T, 3D]` stays.

@@ -4,13 +4,13 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use vitrum_kernels::{AfterAttention, after_attention_packed};
 
-use super::attention::{Attention, AttentionConfig, Place};
+use super::attention::{Attention, AttentionConfig, BlockArgs};
 use super::drop::{drop_path, training};
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
-use super::observe::Observer;
+use super::observe::{Observer, Within};
 use super::position::RelPos;
-use super::{parameter, project_add, project_normed};
+use super::{Linear, parameter};
 
 /// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
 #[derive(Module, Debug)]
@@ -84,42 +84,56 @@ impl Block {
     }
 
     /// `[B, T, D] -> [B, T, D]`, or as many tokens as are read.
-    pub fn forward(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         if !watch.wants_tokens() && !self.res_post_norm && !training(&x) {
-            return self.answer(x, place, watch);
+            return self.answer(x, args, watch);
         }
-        let index = place.index;
-        let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", index, watch);
-        let y = self.attn.forward(y, place, watch);
-        watch.tokens(format_args!("blocks.{index}.attn"), &y);
-        let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", index, watch);
-        let x = first(x, place.read) + drop_path(scaled(&self.ls1, y, "ls1", index, watch), self.drop_path);
+        let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", watch);
+        let y = self.attn.forward(y, args, &mut Within::new(watch, format_args!("attn")));
+        let y = watch.tokens(format_args!("attn"), y);
+        let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", watch);
+        let x = first(x, args.read) + drop_path(scaled(&self.ls1, y, "ls1", watch), self.drop_path);
 
-        let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", index, watch);
-        let y = self.mlp.forward(y);
-        watch.tokens(format_args!("blocks.{index}.mlp"), &y);
-        let y = Self::norm(&self.norm2, y, self.res_post_norm, "norm2", index, watch);
-        let x = x + drop_path(scaled(&self.ls2, y, "ls2", index, watch), self.drop_path);
+        let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", watch);
+        let y = watch.tokens(format_args!("mlp"), self.mlp.forward(y));
+        let y = Self::norm(&self.norm2, y, self.res_post_norm, "norm2", watch);
+        let x = x + drop_path(scaled(&self.ls2, y, "ls2", watch), self.drop_path);
 
-        watch.tokens(format_args!("blocks.{index}"), &x);
-        x
+        watch.tokens(format_args!(""), x)
     }
 
-    /// The same where nobody looks in and nothing is dropped: the residuals are added with the last product.
-    fn answer(&self, x: Tensor<3>, place: Place, watch: &mut dyn Observer) -> Tensor<3> {
+    /// The same without an observer of tokens and without dropout: the last product of a branch adds the residual.
+    fn answer(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
-        let qkv = project_normed(&self.norm1, &self.attn.qkv, x.clone());
-        let context = self.attn.context(qkv, place, watch);
-        let x = first(x, place.read);
+        let qkv = self.attn.qkv.after(&self.norm1, x.clone());
+        let context = self.attn.context(qkv, args, &mut Within::new(watch, format_args!("attn")));
+        let x = first(x, args.read);
         let gains = [gain(&self.ls1), gain(&self.ls2)];
         if let Some(layers) = self.after_attention() {
             let LayerNorm { weight, bias, .. } = &self.norm2;
             return after_attention_packed(context, x, weight.val(), bias.val(), &layers, gains);
         }
         let [gain1, gain2] = gains;
-        let x = project_add(&self.attn.proj, context, x, gain1);
+        let x = self.attn.proj.add_to(x, context, gain1);
         let y = self.norm2.forward(x.clone());
         self.mlp.add(x, y, gain2)
+    }
+
+    /// The linear layers with their names.
+    pub fn linears(&self) -> [(&'static str, &Linear); 4] {
+        let Self { attn, mlp, .. } = self;
+        [("attn.qkv", &attn.qkv), ("attn.proj", &attn.proj), ("mlp.fc1", &mlp.fc1), ("mlp.fc2", &mlp.fc2)]
+    }
+
+    /// [`linears`](Block::linears), to change them.
+    pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
+        let Self { attn, mlp, .. } = self;
+        [
+            ("attn.qkv", &mut attn.qkv),
+            ("attn.proj", &mut attn.proj),
+            ("mlp.fc1", &mut mlp.fc1),
+            ("mlp.fc2", &mut mlp.fc2),
+        ]
     }
 
     /// The layers behind attention, where all of them are packed.
@@ -134,20 +148,11 @@ impl Block {
     }
 
     /// `x` through a norm that stands `here`, else `x`.
-    fn norm(
-        norm: &LayerNorm,
-        x: Tensor<3>,
-        here: bool,
-        name: &str,
-        index: usize,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
+    fn norm(norm: &LayerNorm, x: Tensor<3>, here: bool, name: &str, watch: &mut dyn Observer) -> Tensor<3> {
         if !here {
             return x;
         }
-        let x = norm.forward(x);
-        watch.tokens(format_args!("blocks.{index}.{name}"), &x);
-        x
+        watch.tokens(format_args!("{name}"), norm.forward(x))
     }
 }
 
@@ -159,15 +164,9 @@ fn first(x: Tensor<3>, tokens: Option<usize>) -> Tensor<3> {
     }
 }
 
-fn scaled(
-    scale: &Option<LayerScale>,
-    x: Tensor<3>,
-    name: &str,
-    index: usize,
-    watch: &mut dyn Observer,
-) -> Tensor<3> {
-    let Some(scale) = scale else { return x };
-    let x = scale.forward(x);
-    watch.tokens(format_args!("blocks.{index}.{name}"), &x);
-    x
+fn scaled(scale: &Option<LayerScale>, x: Tensor<3>, name: &str, watch: &mut dyn Observer) -> Tensor<3> {
+    match scale {
+        Some(scale) => watch.tokens(format_args!("{name}"), scale.forward(x)),
+        None => x,
+    }
 }

@@ -3,14 +3,15 @@
 //! Each parameter's stream of random numbers is a function of the seed and the parameter's name
 //! alone, so the values do not depend on the order of construction, the device or the threads.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::names::KeyPath;
+use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
+use super::names::{Key, Map, map};
 
 /// Which initialisation a fresh model gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,141 +28,211 @@ pub enum WeightInit {
     Moco,
 }
 
-/// A distribution of first values.
+/// The first value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Draw {
+pub enum Draw {
+    /// The value it has: a table given by a formula.
+    Keep,
+    /// One number throughout.
     Constant(f64),
+    /// Normal with this standard deviation.
     Normal(f64),
-    /// Standard deviation, cut at that many standard deviations.
+    /// Normal with this standard deviation, cut at that many standard deviations.
     Truncated(f64, f64),
-    /// Between minus and plus this bound.
+    /// Uniform between minus and plus this bound.
     Uniform(f64),
 }
 
-/// What [`initialize`] needs to know.
-#[derive(Clone, Copy, Debug)]
-pub struct InitConfig<'a> {
-    /// The scheme.
-    pub scheme: WeightInit,
-    /// First value of LayerScale's gains.
-    pub layer_scale: f64,
-    /// First value of the weights of the blocks' norms: 1, but that of LayerScale where the norms stand at the end of
-    /// the branches and are their gains.
-    pub block_norm: f64,
-    /// Keys of parameters that keep the value they have (fixed tables).
-    pub keep: &'a [&'a str],
-    /// Another seed, other values.
-    pub seed: u64,
-    /// Type of the values, f32 or f64.
-    pub dtype: DType,
+/// The rule for a parameter's first value, from its key and its shape in memory (`[d_in, d_out]` for a linear weight);
+/// `None` where the model's family knows no such parameter.
+pub type FirstValue<'a> = dyn Fn(&str, &[usize]) -> Option<Draw> + 'a;
+
+/// A parameter that its family has no first value for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: this model's family has no first value for a parameter of this name")]
+pub struct NoFirstValue {
+    /// The parameter's key.
+    pub key: String,
 }
 
-/// Gives every parameter of `model` its first value.
-pub fn initialize<M: Module>(model: M, config: InitConfig<'_>) -> M {
-    model.map(&mut Init { config, path: KeyPath::default(), fan_in: None })
+/// Gives every parameter of `model` the first value that `rule` says, in `dtype` (f32 or f64). Another seed gives other
+/// values.
+///
+/// # Errors
+/// The first parameter without a rule.
+pub fn initialize<M: Module>(
+    model: M,
+    rule: &FirstValue<'_>,
+    seed: u64,
+    dtype: DType,
+) -> Result<M, NoFirstValue> {
+    let mut init = Init { rule, seed, dtype, unknown: None };
+    let model = map(model, &mut init);
+    match init.unknown {
+        Some(key) => Err(NoFirstValue { key }),
+        None => Ok(model),
+    }
 }
 
 struct Init<'a> {
-    config: InitConfig<'a>,
-    path: KeyPath,
-    /// Inputs per output of the convolution whose weight was visited last; its bias comes right after.
-    fan_in: Option<usize>,
+    rule: &'a FirstValue<'a>,
+    seed: u64,
+    dtype: DType,
+    unknown: Option<String>,
 }
 
-impl ModuleMapper for Init<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let name = self.path.key();
-        if self.config.keep.contains(&name.as_str()) {
-            return param;
-        }
+impl Map for Init<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
         let shape: [usize; R] = param.lazy_shape().dims();
-        let draw = self.draw(&name, &shape);
-        self.fan_in = (R == 4).then(|| shape[1..].iter().product());
-        let values = sample(draw, shape.iter().product(), self.config.seed, &name);
-        let device = param.lazy_device();
-        let value = Tensor::from_data(TensorData::new(values, shape), (&device, self.config.dtype));
+        let draw = match (self.rule)(&key.name, &shape) {
+            Some(Draw::Keep) => return kept(param, self.dtype),
+            Some(draw) => draw,
+            None => {
+                self.unknown.get_or_insert_with(|| key.name.clone());
+                return param;
+            }
+        };
+        let values = sample(draw, shape.iter().product(), self.seed, &key.name);
+        let value = Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), self.dtype));
         let id = param.id;
         param.transform_for_load(value, id)
     }
 }
 
-impl Init<'_> {
-    /// The rule for one parameter, from its name and shape. Linear weights are `[d_in, d_out]`.
-    fn draw(&self, name: &str, shape: &[usize]) -> Draw {
-        let (parent, last) = name.rsplit_once('.').unwrap_or(("", name));
-        let is_norm = parent.rsplit('.').next().is_some_and(|layer| layer.contains("norm"));
-        match (last, shape) {
-            ("gamma", _) => Draw::Constant(self.config.layer_scale),
-            ("cls_token" | "reg_token", _) => Draw::Normal(1e-6),
-            ("latent", &[.., d]) => Draw::Truncated((d as f64).powf(-0.5), 2.0),
-            (table, _) if table.starts_with("pos_embed") => Draw::Truncated(0.02, 100.0),
-            ("relative_position_bias_table", _) => Draw::Truncated(0.02, 100.0),
-            ("weight", [_]) if name.starts_with("blocks.") && parent.ends_with(['1', '2']) && is_norm => {
-                Draw::Constant(self.config.block_norm)
-            }
-            ("weight", [_]) if is_norm => Draw::Constant(1.0),
-            ("bias", _) if is_norm => Draw::Constant(0.0),
-            ("weight", &[_, c, p, q]) => self.convolution(c * p * q),
-            ("bias", _) if self.fan_in.is_some() => self.convolution_bias(),
-            ("weight", &[d_in, d_out]) => self.linear(parent, d_in, d_out),
-            ("bias", &[k]) => self.linear_bias(parent, k),
-            _ => Draw::Constant(0.0),
-        }
+/// The parameter as it is, in `dtype`. Reads it only to change the type.
+pub(crate) fn kept<const R: usize>(param: Param<Tensor<R>>, dtype: DType) -> Param<Tensor<R>> {
+    if dtype == param.lazy_device().settings().float_dtype.into() {
+        return param;
+    }
+    let (id, value) = (param.id, param.val().cast(dtype));
+    param.transform_for_load(value, id)
+}
+
+/// Position tables and learned biases: normal 0.02.
+pub const TABLE: Draw = Draw::Truncated(0.02, 100.0);
+
+/// Class, register and distillation tokens: almost zero, as in timm.
+pub const TOKEN: Draw = Draw::Normal(1e-6);
+
+/// A norm: weight 1, bias 0; of BatchNorm also running mean 0 and variance 1.
+pub fn norm(part: &str) -> Option<Draw> {
+    match part {
+        "weight" | RUNNING_VAR => Some(Draw::Constant(1.0)),
+        "bias" | RUNNING_MEAN => Some(Draw::Constant(0.0)),
+        _ => None,
+    }
+}
+
+/// What the first values of a transformer's block depend on, beside the scheme.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockInit {
+    /// First value of LayerScale's gains.
+    pub layer_scale: f64,
+    /// First value of the weights of the block's norms: 1, but that of LayerScale where the norms stand at the end of
+    /// the branches and are their gains.
+    pub norm: f64,
+}
+
+impl WeightInit {
+    fn is_jax(self) -> bool {
+        matches!(self, Self::Jax | Self::JaxNlhb)
     }
 
-    fn is_jax(&self) -> bool {
-        matches!(self.config.scheme, WeightInit::Jax | WeightInit::JaxNlhb)
-    }
-
-    /// PyTorch's default for convolutions; LeCun normal in JAX.
-    fn convolution(&self, fan_in: usize) -> Draw {
+    /// A convolution's `weight` and `bias`, by the inputs of each output: PyTorch's default; LeCun normal in JAX.
+    pub fn convolution(self, part: &str, fan_in: usize) -> Option<Draw> {
         let deviation = (fan_in as f64).powf(-0.5);
-        // 0.8796: the deviation of a unit normal cut at two, so that the cut values have the deviation asked for.
-        if self.is_jax() {
-            Draw::Truncated(deviation / 0.879_625_661_034_239_8, 2.0)
-        } else {
-            Draw::Uniform(deviation)
+        match (part, self.is_jax()) {
+            // 0.8796: the deviation of a unit normal cut at two, so that the cut values have the deviation asked for.
+            ("weight", true) => Some(Draw::Truncated(deviation / 0.879_625_661_034_239_8, 2.0)),
+            ("bias", true) => Some(Draw::Constant(0.0)),
+            ("weight" | "bias", false) => Some(Draw::Uniform(deviation)),
+            _ => None,
         }
     }
 
-    fn convolution_bias(&self) -> Draw {
-        match self.fan_in {
-            Some(fan_in) if !self.is_jax() => Draw::Uniform((fan_in as f64).powf(-0.5)),
-            _ => Draw::Constant(0.0),
+    /// A linear layer's `weight` `[d_in, d_out]` and `bias`.
+    pub fn linear(self, part: &str, shape: &[usize]) -> Option<Draw> {
+        match (part, shape) {
+            ("weight", &[_, _]) if self == Self::Timm => Some(TABLE),
+            ("weight", &[d_in, d_out]) => Some(xavier(d_in, d_out)),
+            ("bias", _) => Some(Draw::Constant(0.0)),
+            _ => None,
         }
     }
 
-    fn linear(&self, parent: &str, d_in: usize, d_out: usize) -> Draw {
-        let xavier = |d_in: usize, d_out: usize| Draw::Uniform((6.0 / (d_in + d_out) as f64).sqrt());
-        match self.config.scheme {
-            WeightInit::Timm => Draw::Truncated(0.02, 100.0),
-            WeightInit::Jax | WeightInit::JaxNlhb if parent.starts_with("head") => Draw::Constant(0.0),
-            WeightInit::Moco if parent.ends_with("qkv") => xavier(d_in, d_out / 3),
-            WeightInit::Jax | WeightInit::JaxNlhb | WeightInit::Moco => xavier(d_in, d_out),
+    /// The fused projection to queries, keys and values; MoCo counts it as three.
+    pub fn qkv(self, part: &str, shape: &[usize]) -> Option<Draw> {
+        match (self, part, shape) {
+            (Self::Moco, "weight", &[d_in, d_out]) => Some(xavier(d_in, d_out / 3)),
+            _ => self.linear(part, shape),
         }
     }
 
-    fn linear_bias(&self, parent: &str, k: usize) -> Draw {
-        match self.config.scheme {
-            WeightInit::JaxNlhb if parent.starts_with("head") => Draw::Constant(-(k as f64).ln()),
-            WeightInit::Jax | WeightInit::JaxNlhb if parent.contains("mlp") => Draw::Normal(1e-6),
-            _ => Draw::Constant(0.0),
+    /// A layer of an MLP.
+    pub fn mlp(self, part: &str, shape: &[usize]) -> Option<Draw> {
+        match part {
+            "bias" if self.is_jax() => Some(Draw::Normal(1e-6)),
+            _ => self.linear(part, shape),
         }
     }
+
+    /// A layer that makes logits of classes.
+    pub fn head(self, part: &str, shape: &[usize]) -> Option<Draw> {
+        match (self, part, shape) {
+            (Self::Jax | Self::JaxNlhb, "weight", _) => Some(Draw::Constant(0.0)),
+            (Self::JaxNlhb, "bias", &[k]) => Some(Draw::Constant(-(k as f64).ln())),
+            _ => self.linear(part, shape),
+        }
+    }
+
+    /// A parameter of a [`Block`](super::block::Block), by its key within the block (`attn.qkv.weight`).
+    pub fn block(self, key: &str, shape: &[usize], init: BlockInit) -> Option<Draw> {
+        if let Some(key) = key.strip_prefix("attn.rel_pos.") {
+            return self.relative_positions(key, shape);
+        }
+        let (layer, part) = key.rsplit_once('.')?;
+        match layer {
+            "norm1" | "norm2" if part == "weight" => Some(Draw::Constant(init.norm)),
+            "norm1" | "norm2" | "attn.q_norm" | "attn.k_norm" => norm(part),
+            "ls1" | "ls2" if part == "gamma" => Some(Draw::Constant(init.layer_scale)),
+            "attn.qkv" => self.qkv(part, shape),
+            "attn.proj" => self.linear(part, shape),
+            "mlp.fc1" | "mlp.fc2" => self.mlp(part, shape),
+            _ => None,
+        }
+    }
+
+    /// A parameter of [`RelPos`](super::position::RelPos), by its key within it.
+    pub fn relative_positions(self, key: &str, shape: &[usize]) -> Option<Draw> {
+        match key.rsplit_once('.') {
+            None if key == "relative_position_bias_table" => Some(TABLE),
+            Some(("mlp.fc1" | "mlp.fc2", part)) => self.mlp(part, shape),
+            _ => None,
+        }
+    }
+
+    /// A parameter of [`AttentionPool`](super::pool::AttentionPool), by its key within it.
+    pub fn attention_pool(self, key: &str, shape: &[usize]) -> Option<Draw> {
+        match (key.rsplit_once('.'), shape) {
+            (None, &[.., d]) if key == "latent" => Some(Draw::Truncated((d as f64).powf(-0.5), 2.0)),
+            (Some(("q" | "kv" | "proj", part)), _) => self.linear(part, shape),
+            (Some(("norm", part)), _) => norm(part),
+            (Some(("mlp.fc1" | "mlp.fc2", part)), _) => self.mlp(part, shape),
+            _ => None,
+        }
+    }
+}
+
+/// Xavier's uniform draw, Glorot and Bengio 2010.
+fn xavier(d_in: usize, d_out: usize) -> Draw {
+    Draw::Uniform((6.0 / (d_in + d_out) as f64).sqrt())
 }
 
 /// `n` values from the stream of (`seed`, `name`).
 fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
     let rng = stream(seed, name);
     match draw {
+        Draw::Keep => Vec::new(), // `initialize` draws nothing for it
         Draw::Constant(value) => vec![value; n],
         // From 9 on there is nothing to cut: see `unit_normal`.
         Draw::Normal(deviation) | Draw::Truncated(deviation, 9.0..) => {

@@ -149,56 +149,68 @@ fn floats<const R: usize>(x: Tensor<R>) -> Vec<f32> {
     x.into_data().iter::<f32>().collect()
 }
 
-/// A layer's product, `[.., d_in] -> [.., d_out]`, by the fast path where there is one.
-pub(crate) fn project<const R: usize>(layer: &Linear, x: Tensor<R>) -> Tensor<R> {
-    match &layer.prepared {
-        Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
-        Some(Prepared::Packed(weight)) => linear_packed(x, weight),
-        None => {
-            let (weight, bias) = layer.values();
-            vitrum_kernels::linear(x, weight, bias)
-        }
-    }
-}
-
-/// A norm and the layer behind it.
-pub(crate) fn project_normed<const R: usize>(norm: &LayerNorm, layer: &Linear, x: Tensor<R>) -> Tensor<R> {
-    match layer.packed() {
-        Some(weight) => norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight),
-        None => project(layer, norm.forward(x)),
-    }
-}
-
-/// A layer that ends a residual branch, `residual + gamma · project(x)`; without gradients this is one operation.
-pub(crate) fn project_add<const R: usize>(
-    layer: &Linear,
-    x: Tensor<R>,
-    residual: Tensor<R>,
-    gamma: Option<Tensor<1>>,
-) -> Tensor<R> {
-    match (&layer.prepared, gamma) {
-        (Some(Prepared::Int8(weight)), None) => linear_add_int8(x, weight, residual),
-        (Some(Prepared::Int8(_)), Some(gamma)) => residual + project(layer, x) * gamma.unsqueeze(),
-        (Some(Prepared::Packed(weight)), gamma) => linear_add_packed(x, weight, residual, gamma),
-        (None, gamma) => {
-            let (weight, bias) = layer.values();
-            vitrum_kernels::linear_add(x, weight, bias, residual, gamma)
-        }
-    }
-}
-
 impl Linear {
+    /// A layer of zeros that take no memory until they are read.
+    pub fn new(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Zeros.init_with([d_in, d_out], Some(d_in), Some(d_out), device),
+            bias: bias.then(|| parameter([d_out], device)),
+            prepared: None,
+        }
+    }
+
+    /// `[.., d_in] -> [.., d_out]`, by the prepared form where there is one.
+    pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
+        match &self.prepared {
+            Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
+            Some(Prepared::Packed(weight)) => linear_packed(x, weight),
+            None => {
+                let (weight, bias) = self.values();
+                vitrum_kernels::linear(x, weight, bias)
+            }
+        }
+    }
+
+    /// The layer behind a norm, `forward(norm(x))`.
+    pub fn after<const R: usize>(&self, norm: &LayerNorm, x: Tensor<R>) -> Tensor<R> {
+        match self.packed() {
+            Some(weight) => norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight),
+            None => self.forward(norm.forward(x)),
+        }
+    }
+
+    /// The layer at the end of a residual branch, `residual + gamma · forward(x)`; without gradients one operation.
+    pub fn add_to<const R: usize>(
+        &self,
+        residual: Tensor<R>,
+        x: Tensor<R>,
+        gamma: Option<Tensor<1>>,
+    ) -> Tensor<R> {
+        match (&self.prepared, gamma) {
+            (Some(Prepared::Int8(weight)), None) => linear_add_int8(x, weight, residual),
+            (Some(Prepared::Int8(_)), Some(gamma)) => residual + self.forward(x) * gamma.unsqueeze(),
+            (Some(Prepared::Packed(weight)), gamma) => linear_add_packed(x, weight, residual, gamma),
+            (None, gamma) => {
+                let (weight, bias) = self.values();
+                vitrum_kernels::linear_add(x, weight, bias, residual, gamma)
+            }
+        }
+    }
+
+    /// Whether attention behind this projection multiplies in bf16: behind one in bf16, and behind one in eight bits,
+    /// which is coarser, where the processor has an instruction for it.
+    pub(super) fn rounds_attention(&self, device: &Device, dtype: DType) -> bool {
+        match &self.prepared {
+            Some(Prepared::Packed(weight)) => weight.is_bf16(),
+            Some(Prepared::Int8(_)) => {
+                vitrum_kernels::has_fast_path(device, dtype) && vitrum_kernels::bf16_level() == "avx512_bf16"
+            }
+            None => false,
+        }
+    }
+
     /// Weight `[d_in, d_out]` and bias `[d_out]`.
     pub(crate) fn values(&self) -> (Tensor<2>, Option<Tensor<1>>) {
         (self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
-    }
-}
-
-/// A layer of zeros that take no memory until they are read.
-pub(crate) fn linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
-    Linear {
-        weight: Initializer::Zeros.init_with([d_in, d_out], Some(d_in), Some(d_out), device),
-        bias: bias.then(|| parameter([d_out], device)),
-        prepared: None,
     }
 }

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vitrum_kernels::QuantizedWeight;
 
+use super::Linear;
 use super::drop::{dropout, training};
-use super::{Linear, linear, project};
 
 /// Non-linearity of the MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,12 @@ pub struct Mlp {
 impl Mlp {
     /// An MLP from `dim` over `hidden` back to `dim`; `drop` is the dropout after each layer.
     pub fn new(dim: usize, hidden: usize, act: Activation, bias: bool, drop: f64, device: &Device) -> Self {
-        Self { fc1: linear(dim, hidden, bias, device), fc2: linear(hidden, dim, bias, device), act, drop }
+        Self {
+            fc1: Linear::new(dim, hidden, bias, device),
+            fc2: Linear::new(hidden, dim, bias, device),
+            act,
+            drop,
+        }
     }
 
     /// The weights of both layers, where both are in eight bits.
@@ -79,15 +84,15 @@ impl Mlp {
     /// `[B, T, D] -> [B, T, D]`. In one operation, unless something is dropped between the layers.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         if self.drop > 0.0 && training(&x) {
-            let x = self.act.forward(project(&self.fc1, x)); // [B, T, F]
-            let x = project(&self.fc2, dropout(x, self.drop)); // [B, T, D]
+            let x = self.act.forward(self.fc1.forward(x)); // [B, T, F]
+            let x = self.fc2.forward(dropout(x, self.drop)); // [B, T, D]
             return dropout(x, self.drop);
         }
         if let Some([fc1, fc2]) = self.int8() {
             return vitrum_kernels::mlp_int8(x, fc1, fc2, self.act.into());
         }
         if self.fc1.prepared().is_some() || self.fc2.prepared().is_some() {
-            return project(&self.fc2, self.act.forward(project(&self.fc1, x)));
+            return self.fc2.forward(self.act.forward(self.fc1.forward(x)));
         }
         let [(fc1, fc1_bias), (fc2, fc2_bias)] = [&self.fc1, &self.fc2].map(Linear::values);
         vitrum_kernels::mlp(x, fc1, fc1_bias, fc2, fc2_bias, self.act.into())

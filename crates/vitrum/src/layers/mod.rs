@@ -5,6 +5,7 @@
 //! (`N` and the prefix), `D` width, `A` heads, `E = D/A`, `F` width of the MLP, `L` depth, `K` classes.
 
 pub mod attention;
+pub mod batch_norm;
 pub mod block;
 pub mod drop;
 pub mod init;
@@ -23,11 +24,10 @@ use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor};
 
 pub use linear::{Linear, Prepared};
-pub(crate) use linear::{linear, project, project_add, project_normed};
 
 /// A parameter of zeros that takes no memory until it is read, so that loading a checkpoint never
 /// pays for values it is about to replace. [`init::initialize`] gives fresh models their values.
-pub(crate) fn parameter<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+pub fn parameter<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     lazy(shape, device, true, move |device| Tensor::zeros(shape, device))
 }
 

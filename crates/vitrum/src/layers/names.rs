@@ -1,36 +1,160 @@
 //! From a parameter's place in a module to its key in a checkpoint; patterns of keys and names.
 
-/// The path of the parameter being visited. Two things are left out, so that paths are timm's keys:
-/// the variant of an enum (`Model::Vit`) and the field `position`, whose tables timm keeps at the top.
+use std::ops::{Deref, DerefMut};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
+
+/// A module whose fields stand in the checkpoint at its parent's level: neither the field that holds it nor `inner` is
+/// part of a key.
+///
+/// timm keeps position tables at the top of a model (`pos_embed`), and a derived model's files hold the tensors of the
+/// model it derives from without a name in front.
+#[derive(Module, Debug)]
+pub struct Flat<M: Module> {
+    /// The module.
+    pub inner: M,
+}
+
+impl<M: Module> Flat<M> {
+    /// Keeps `inner`'s keys as they are.
+    pub fn new(inner: M) -> Self {
+        Self { inner }
+    }
+}
+
+impl<M: Module> Deref for Flat<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.inner
+    }
+}
+
+impl<M: Module> DerefMut for Flat<M> {
+    fn deref_mut(&mut self) -> &mut M {
+        &mut self.inner
+    }
+}
+
+/// The key of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// timm's name, such as `blocks.0.attn.qkv.weight`.
+    pub name: String,
+    /// Whether the parameter is the weight of a `Linear`, held as `[d_in, d_out]` where files hold `[d_out, d_in]`.
+    pub is_linear_weight: bool,
+    /// Whether it is no parameter but a running statistic of a `BatchNorm`: never trained, always averaged.
+    pub is_statistic: bool,
+}
+
+/// Sees every floating-point parameter of a module with its key.
+pub trait Visit {
+    /// One parameter. Reading its value makes a lazy one; its shape does not.
+    fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>);
+}
+
+/// Gives every floating-point parameter of a module a new value, by its key.
+pub trait Map {
+    /// One parameter.
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>>;
+}
+
+/// Shows all parameters of `module` to `visitor`, in the order of its fields.
+pub fn visit<M: Module>(module: &M, visitor: &mut impl Visit) {
+    module.visit(&mut Visitor { path: KeyPath::default(), visitor });
+}
+
+/// `module` with the parameters that `mapper` returns.
+pub fn map<M: Module>(module: M, mapper: &mut impl Map) -> M {
+    module.map(&mut Mapper { path: KeyPath::default(), mapper })
+}
+
+/// Key and shape in memory of every parameter. Reads no value.
+pub fn shapes<M: Module>(module: &M) -> Vec<(Key, Vec<usize>)> {
+    struct Shapes(Vec<(Key, Vec<usize>)>);
+    impl Visit for Shapes {
+        fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
+            self.0.push((key.clone(), param.lazy_shape().dims::<R>().to_vec()));
+        }
+    }
+    let mut shapes = Shapes(Vec::new());
+    visit(module, &mut shapes);
+    shapes.0
+}
+
+struct Visitor<'a, V> {
+    path: KeyPath,
+    visitor: &'a mut V,
+}
+
+impl<V: Visit> ModuleVisitor for Visitor<'_, V> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+        self.visitor.float(&self.path.key(), param);
+    }
+}
+
+struct Mapper<'a, V> {
+    path: KeyPath,
+    mapper: &'a mut V,
+}
+
+impl<V: Map> ModuleMapper for Mapper<'_, V> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        self.mapper.float(&self.path.key(), param)
+    }
+}
+
+/// The path of the parameter that a visitor sees. Three things are no part of a key: the variant of an enum
+/// (`Model::Vit`), a [`Flat`] module's field `inner`, and the field that holds it.
 #[derive(Debug, Default)]
-pub struct KeyPath {
+struct KeyPath {
     parts: Vec<Option<String>>,
     containers: Vec<String>,
 }
 
 impl KeyPath {
-    /// For [`burn::module::ModuleMapper::enter_module`].
-    pub fn enter(&mut self, name: &str, container: &str) {
-        let transparent = container.starts_with("Enum:") || name == "position";
-        self.parts.push((!transparent).then(|| name.to_string()));
+    fn enter(&mut self, name: &str, container: &str) {
+        let is_flat = container == "Struct:Flat";
+        if is_flat && let Some(holder) = self.parts.last_mut() {
+            *holder = None;
+        }
+        let is_silent = is_flat || container.starts_with("Enum:");
+        self.parts.push((!is_silent).then(|| name.to_string()));
         self.containers.push(container.to_string());
     }
 
-    /// For [`burn::module::ModuleMapper::exit_module`].
-    pub fn exit(&mut self) {
+    fn exit(&mut self) {
         self.parts.pop();
         self.containers.pop();
     }
 
-    /// The key, such as `blocks.0.attn.qkv.weight`.
-    pub fn key(&self) -> String {
-        self.parts.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".")
-    }
-
-    /// Whether the parameter is the weight of a `Linear`, held as `[d_in, d_out]` where files hold `[d_out, d_in]`.
-    pub fn is_linear_weight(&self) -> bool {
-        self.containers.last().is_some_and(|container| container == "Struct:Linear")
-            && self.parts.last().is_some_and(|part| part.as_deref() == Some("weight"))
+    fn key(&self) -> Key {
+        let name = self.parts.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".");
+        let in_linear = self.containers.last().is_some_and(|container| container == "Struct:Linear");
+        let is_weight = self.parts.last().is_some_and(|part| part.as_deref() == Some("weight"));
+        let in_norm = self.containers.last().is_some_and(|container| container == "Struct:BatchNorm");
+        let is_running =
+            self.parts.last().is_some_and(|part| matches!(part.as_deref(), Some(RUNNING_MEAN | RUNNING_VAR)));
+        Key { name, is_linear_weight: in_linear && is_weight, is_statistic: in_norm && is_running }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
-use super::{Linear, linear, parameter, project};
+use super::{Linear, parameter};
 
 /// Many tokens to one vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,9 +73,9 @@ impl AttentionPool {
     ) -> Self {
         Self {
             latent: parameter([1, 1, dim], device),
-            q: linear(dim, dim, true, device),
-            kv: linear(dim, 2 * dim, true, device),
-            proj: linear(dim, dim, true, device),
+            q: Linear::new(dim, dim, true, device),
+            kv: Linear::new(dim, 2 * dim, true, device),
+            proj: Linear::new(dim, dim, true, device),
             norm: LayerNorm::new(dim, eps, device),
             mlp: Mlp::new(dim, hidden, act, true, 0.0, device),
             num_heads,
@@ -86,13 +86,13 @@ impl AttentionPool {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let [b, t, d] = x.dims();
         let (a, e) = (self.num_heads, d / self.num_heads);
-        let query = project(&self.q, self.latent.val()); // [1, 1, D]
+        let query = self.q.forward(self.latent.val()); // [1, 1, D]
         let query = query.reshape([1, 1, a, e]).swap_dims(1, 2).expand([b, a, 1, e]); // [B, A, 1, E]
-        let kv = project(&self.kv, x); // [B, T, 2D]
+        let kv = self.kv.forward(x); // [B, T, 2D]
         let heads = |part: usize| kv.clone().narrow(2, part * d, d).reshape([b, t, a, e]).swap_dims(1, 2);
         let scores = (query * (e as f64).powf(-0.5)).matmul(heads(0).swap_dims(2, 3)); // [B, A, 1, T]
         let context = activation::softmax(scores, 3).matmul(heads(1)); // [B, A, 1, E]
-        let x = project(&self.proj, context.swap_dims(1, 2).reshape([b, 1, d])); // [B, 1, D]
+        let x = self.proj.forward(context.swap_dims(1, 2).reshape([b, 1, d])); // [B, 1, D]
         let x = x.clone() + self.mlp.forward(self.norm.forward(x));
         x.squeeze_dim(1)
     }

@@ -15,7 +15,7 @@ use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
 use super::tokens::split;
-use super::{Linear, lazy, linear, parameter, project};
+use super::{Linear, lazy, parameter};
 
 /// Position encodings by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,18 +144,6 @@ impl Position {
             pos_block: (kind == PosEmbed::Cpe).then(|| PosConv::new(dim, device)).into_iter().collect(),
             config,
         }
-    }
-
-    /// The same encoding with its fixed table in another float type.
-    #[must_use]
-    pub fn cast_table(mut self, dtype: DType) -> Self {
-        let config = self.config;
-        self.pos_embed = self.pos_embed.map(|param| {
-            let (id, device) = (param.id, param.lazy_device());
-            let table = table_tensor(fixed_table(&config, config.grid), config.dim, &device, dtype);
-            param.transform_for_load(table, id)
-        });
-        self
     }
 
     /// The positions of a `grid`, `[1, prefix_rows + N, D]`; `None` where nothing is added to the tokens.
@@ -385,8 +373,8 @@ pub struct OffsetMlp {
 impl RelPosMlp {
     fn of(config: &PositionConfig, device: &Device) -> Self {
         let PositionConfig { rel_pos_dim, num_heads, prefix_tokens, .. } = *config;
-        let fc1 = linear(2, rel_pos_dim, true, device);
-        let fc2 = linear(rel_pos_dim, num_heads, true, device);
+        let fc1 = Linear::new(2, rel_pos_dim, true, device);
+        let fc2 = Linear::new(rel_pos_dim, num_heads, true, device);
         Self { mlp: OffsetMlp { fc1, fc2 }, drop: 0.125, prefix_tokens }
     }
 
@@ -396,8 +384,8 @@ impl RelPosMlp {
         let offsets = log_offsets(grid);
         let n = offsets.len() / 2;
         let x = Tensor::<2>::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()));
-        let x = dropout(relu(project(&self.mlp.fc1, x)), self.drop); // [offsets, rel_pos_dim]
-        let table = project(&self.mlp.fc2, x); // [offsets, A]
+        let x = dropout(relu(self.mlp.fc1.forward(x)), self.drop); // [offsets, rel_pos_dim]
+        let table = self.mlp.fc2.forward(x); // [offsets, A]
         let [_, a] = table.dims();
         let nothing = Tensor::zeros([3, a], (&table.device(), table.dtype()));
         pairs(Tensor::cat(vec![table, nothing], 0), grid, self.prefix_tokens)

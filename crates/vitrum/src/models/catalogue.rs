@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::{ConfigError, ModelConfig, VitConfig};
+use super::{Config, ConfigError, ModelConfig};
+use crate::data::{CropMode, Interpolation, Preprocess};
 
 static TABLE: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("catalogue.json")).expect("the built-in table is tested to parse")
@@ -20,7 +21,7 @@ static TABLE: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// How it is built.
-    pub config: VitConfig,
+    pub config: ModelConfig,
     /// How timm's default weights of this name want their images.
     pub preprocess: NamedPreprocess,
     /// Tags of published weights (`augreg_in21k_ft_in1k`), timm's default first.
@@ -36,11 +37,27 @@ pub struct NamedPreprocess {
     /// Divides each channel.
     pub std: Vec<f32>,
     /// `bicubic`, `bilinear`, …
-    pub interpolation: String,
+    pub interpolation: Interpolation,
     /// Share of the short side that the crop keeps.
     pub crop_pct: f64,
     /// `center`, `squash` or `border`.
-    pub crop_mode: String,
+    pub crop_mode: CropMode,
+}
+
+impl Entry {
+    /// How timm's default weights of this name want their images.
+    pub fn preprocess(&self) -> Preprocess {
+        let NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &self.preprocess;
+        let image = self.config.input().image();
+        Preprocess {
+            input_size: [image.channels, image.size[0], image.size[1]],
+            interpolation: *interpolation,
+            crop_pct: *crop_pct,
+            crop_mode: *crop_mode,
+            mean: mean.clone(),
+            std: std.clone(),
+        }
+    }
 }
 
 /// All names, sorted.
@@ -63,21 +80,17 @@ impl ModelConfig {
     /// # Errors
     /// [`ConfigError::UnknownName`] with the names most like it.
     pub fn named(name: &str) -> Result<Self, ConfigError> {
-        Ok(Self::Vit(entry(name)?.config.clone()))
+        Ok(entry(name)?.config.clone())
     }
 }
 
-/// The name whose configuration differs in the fewest fields, for writers that must name an architecture.
-pub fn closest(config: &VitConfig) -> &'static str {
-    let fields = |config: &VitConfig| serde_json::to_value(config).unwrap_or_default();
-    let wanted = fields(config);
-    let differences = |entry: &Entry| {
-        let theirs = fields(&entry.config);
-        wanted.as_object().into_iter().flatten().filter(|(key, value)| theirs.get(key) != Some(value)).count()
-    };
+/// The name of the same family whose configuration differs in the fewest fields, for writers that must name an
+/// architecture.
+pub fn closest(config: &ModelConfig) -> Option<&'static str> {
+    let of_family = TABLE.iter().filter(|(_, entry)| entry.config.family() == config.family());
     // Of equally close names the shortest is the plainest.
-    let best = TABLE.iter().min_by_key(|(name, entry)| (differences(entry), name.len()));
-    best.map_or("vit_base_patch16_224", |(name, _)| name.as_str())
+    let best = of_family.min_by_key(|(name, entry)| (config.differences(&entry.config).len(), name.len()));
+    best.map(|(name, _)| name.as_str())
 }
 
 /// The three names most like `name`.

@@ -1,13 +1,10 @@
-//! The walk from image to logits: the shape, the parameters and the multiplications of every layer,
-//! from the configuration alone.
+//! The walk from the input to the answer: shape, parameters and multiplications of every layer, from the configuration
+//! alone.
 //!
-//! Counted in `u64`. The bounds of [`VitConfig::validate`] keep parameters far below its end (the largest
-//! tensor has 2^54 values, the largest block 2^47); multiply-accumulates stop at the end.
+//! Counted in `u64`. The bounds that [`Config::validate`](super::Config::validate) sets keep parameters far below its end;
+//! multiply-accumulates stop at the end.
 
 use serde::Serialize;
-
-use super::vit::{GlobalPool, PosEmbed, VitConfig};
-use super::{ConfigError, ModelConfig};
 
 /// One step of the walk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,244 +35,40 @@ pub struct Walk {
     pub macs: u64,
     /// Those of them that logits and embedding need: the last block is computed as far as the head reads it.
     pub macs_read: u64,
+    /// Values that a pass over one image holds at a time at least, beside the parameters. A low bound.
+    pub held: u64,
 }
 
-impl ModelConfig {
-    /// The walk from image to logits.
-    ///
-    /// # Errors
-    /// [`ConfigError::Field`] if the configuration makes no model.
-    pub fn walk(&self) -> Result<Walk, ConfigError> {
-        match self {
-            Self::Vit(config) => vit(config),
-        }
+impl Walk {
+    /// The walk of these steps, which the head reads but for `unread` multiply-accumulates.
+    pub fn new(steps: Vec<Step>, unread: u64, held: u64) -> Self {
+        let total = |of: fn(&Step) -> u64| {
+            let all = steps.iter().map(|step| of(step).saturating_mul(long(step.repeat)));
+            all.fold(0, u64::saturating_add)
+        };
+        let (params, macs) = (total(|step| step.params), total(|step| step.macs));
+        Self { steps, params, macs, macs_read: macs.saturating_sub(unread), held }
     }
 }
 
-struct Steps(Vec<Step>);
+/// Steps as they are added.
+#[derive(Clone, Debug, Default)]
+pub struct Steps(pub Vec<Step>);
 
 impl Steps {
-    fn add(&mut self, name: &str, what: String, shape: &[u64], params: u64, macs: u64) {
+    /// One more step, which stands once in the model.
+    pub fn add(&mut self, name: &str, what: String, shape: &[u64], params: u64, macs: u64) {
         let shape = shape.iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
         self.0.push(Step { name: name.into(), what, shape, params, macs, repeat: 1 });
     }
 }
 
-fn vit(config: &VitConfig) -> Result<Walk, ConfigError> {
-    config.validate()?;
-    let ([h, w], [p, q]) = (config.img_size.map(long), config.patch_size.map(long));
-    let (c, d) = (long(config.in_chans), long(config.embed_dim));
-    let [gh, gw] = config.grid().map(long);
-    let n = gh * gw;
-    let t = num_tokens(config);
-
-    let mut steps = Steps(Vec::new());
-    steps.add("image", "C × H × W".into(), &[c, h, w], 0, 0);
-    let patch = c * p * q;
-    steps.add("patches", format!("{gh} × {gw} patches of {c}·{p}·{q}"), &[n, patch], 0, 0);
-    let bias = if config.pre_norm { 0 } else { d };
-    steps.add(
-        "patch_embed",
-        format!("linear {patch} → {d}"),
-        &[n, d],
-        patch * d + bias,
-        product(n, patch, d),
-    );
-    if config.class_token {
-        steps.add("cls_token", "class token in front".into(), &[n + 1, d], d, 0);
-    }
-    if config.reg_tokens > 0 {
-        let registers = long(config.reg_tokens);
-        steps.add("reg_token", format!("{registers} registers after it"), &[t, d], registers * d, 0);
-    }
-    position(config, &mut steps);
-    if config.pre_norm {
-        steps.add("norm_pre", "LayerNorm".into(), &[t, d], 2 * d, 0);
-    }
-    let before = steps.0.len();
-    block(config, t, &mut steps);
-    steps.0[before..].iter_mut().for_each(|step| step.repeat = config.depth);
-    if config.pos_embed == PosEmbed::Cpe {
-        let params = 9 * d + d;
-        steps.add(
-            "pos_block.0",
-            "3 × 3 depthwise on the grid, after block 0".into(),
-            &[t, d],
-            params,
-            product(n, 9, d),
-        );
-    }
-    if config.has_norm() {
-        steps.add("norm", "LayerNorm".into(), &[t, d], 2 * d, 0);
-    }
-    head(config, t, &mut steps);
-
-    let total = |of: fn(&Step) -> u64| {
-        let all = steps.0.iter().map(|step| of(step).saturating_mul(long(step.repeat)));
-        all.fold(0, u64::saturating_add)
-    };
-    let (params, macs) = (total(|step| step.params), total(|step| step.macs));
-    let macs_read = macs.saturating_sub(unread(config, &steps.0));
-    Ok(Walk { steps: steps.0, params, macs, macs_read })
-}
-
-/// What the last block leaves out if the head reads the class token alone: all other queries and their MLP.
-fn unread(config: &VitConfig, steps: &[Step]) -> u64 {
-    let moved_after = config.pos_embed == PosEmbed::Cpe && config.depth == 1;
-    if config.global_pool != GlobalPool::Token || moved_after {
-        return 0;
-    }
-    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", "mlp.fc2"];
-    let of_block =
-        |step: &&Step| step.name.strip_prefix("blocks.N.").is_some_and(|name| by_query.contains(&name));
-    let t = num_tokens(config);
-    steps.iter().filter(of_block).map(|step| step.macs / t * (t - 1)).fold(0, u64::saturating_add)
-}
-
-fn long(n: usize) -> u64 {
+/// A count in `u64`.
+pub fn long(n: usize) -> u64 {
     n as u64
 }
 
-/// `T`
-fn num_tokens(config: &VitConfig) -> u64 {
-    let [gh, gw] = config.grid().map(long);
-    gh * gw + long(config.num_prefix_tokens())
-}
-
-fn position(config: &VitConfig, steps: &mut Steps) {
-    let (d, a, [gh, gw]) = (long(config.embed_dim), long(config.num_heads), config.grid().map(long));
-    let (t, prefix_rows) = (num_tokens(config), long(config.prefix_rows()));
-    let rows = gh * gw + prefix_rows;
-    match config.pos_embed {
-        PosEmbed::Learn => steps.add("pos_embed", "learned positions".into(), &[t, d], rows * d, 0),
-        PosEmbed::Learn2d => {
-            let params = gw * (d / 2) + gh * (d - d / 2) + prefix_rows * d;
-            steps.add("pos_embed", "learned columns and rows".into(), &[t, d], params, 0);
-        }
-        fixed if fixed.is_fixed() => {
-            steps.add("pos_embed", "fixed sinusoids".into(), &[t, d], rows * d, 0);
-        }
-        shared if shared.is_shared() => {
-            let Bias { what, params, macs } = relative(config);
-            steps.add("shared_rel_pos", what, &[a, t, t], params, macs);
-        }
-        _ => {}
-    }
-}
-
-/// A relative bias: what makes it, and what that costs.
-struct Bias {
-    what: String,
-    params: u64,
-    macs: u64,
-}
-
-fn relative(config: &VitConfig) -> Bias {
-    let ([gh, gw], a) = (config.grid().map(long), long(config.num_heads));
-    let offsets = (2 * gh - 1) * (2 * gw - 1);
-    if config.pos_embed.is_mlp() {
-        let f = long(config.rel_pos_dim());
-        let macs = product(offsets, 2, f).saturating_add(product(offsets, f, a));
-        return Bias { what: format!("2 → {f} → {a} of log offsets"), params: 3 * f + a * f + a, macs };
-    }
-    let rows = offsets + if config.num_prefix_tokens() > 0 { 3 } else { 0 };
-    Bias { what: "one bias per head and offset".into(), params: a * rows, macs: 0 }
-}
-
-fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
-    let [d, a, f] = [config.embed_dim, config.num_heads, config.mlp_hidden_dim()].map(long);
-    let e = d / a;
-    let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };
-    let proj_bias = u64::from(config.proj_bias);
-    let norm = |steps: &mut Steps, name: &str, here: bool| {
-        if here {
-            steps.add(name, "LayerNorm".into(), &[t, d], 2 * d, 0);
-        }
-    };
-    norm(steps, "blocks.N.norm1", !config.res_post_norm);
-    steps.add(
-        "blocks.N.attn.qkv",
-        format!("q, k, v: {a} heads of {e} each"),
-        &[3, a, t, e],
-        3 * d * d + qkv_bias,
-        product(t, d, 3 * d),
-    );
-    if config.qk_norm {
-        steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
-    }
-    if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
-        let Bias { what, params, macs } = relative(config);
-        steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], params, macs);
-    }
-    let relative = config.pos_embed.is_relative();
-    let what = if relative { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
-    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, d, t));
-    steps.add("blocks.N.attn.context", "scores · v, heads side by side".into(), &[t, d], 0, product(t, t, d));
-    steps.add(
-        "blocks.N.attn.proj",
-        format!("linear {d} → {d}"),
-        &[t, d],
-        d * d + proj_bias * d,
-        product(t, d, d),
-    );
-    let scale = |steps: &mut Steps, name: &str| {
-        if config.has_layer_scale() {
-            steps.add(name, "gain per channel".into(), &[t, d], d, 0);
-        }
-    };
-    norm(steps, "blocks.N.norm1", config.res_post_norm);
-    scale(steps, "blocks.N.ls1");
-    norm(steps, "blocks.N.norm2", !config.res_post_norm);
-    steps.add(
-        "blocks.N.mlp.fc1",
-        format!("linear {d} → {f}"),
-        &[t, f],
-        d * f + proj_bias * f,
-        product(t, d, f),
-    );
-    steps.add(
-        "blocks.N.mlp.fc2",
-        format!("linear {f} → {d}"),
-        &[t, d],
-        f * d + proj_bias * d,
-        product(t, f, d),
-    );
-    norm(steps, "blocks.N.norm2", config.res_post_norm);
-    scale(steps, "blocks.N.ls2");
-}
-
-fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
-    let [d, f, k] = [config.embed_dim, config.mlp_hidden_dim(), config.num_classes].map(long);
-    match config.global_pool {
-        GlobalPool::Token => steps.add("pool", "the class token".into(), &[d], 0, 0),
-        GlobalPool::Avg => steps.add("pool", "mean over tokens".into(), &[d], 0, 0),
-        GlobalPool::Max => steps.add("pool", "maximum over tokens".into(), &[d], 0, 0),
-        GlobalPool::Avgmax => steps.add("pool", "half of mean and maximum".into(), &[d], 0, 0),
-        GlobalPool::Map => {
-            let pooled = if config.pool_include_prefix { t } else { t - long(config.num_prefix_tokens()) };
-            let params = d + (d * d + d) + (2 * d * d + 2 * d) + (d * d + d) + 2 * d + (2 * d * f + f + d);
-            let macs = product(1, d, d)
-                + product(pooled, d, 2 * d)
-                + 2 * product(1, d, pooled)
-                + product(1, d, d)
-                + 2 * product(1, d, f);
-            steps.add("attn_pool", "attention with one learned query".into(), &[d], params, macs);
-        }
-    }
-    if config.final_norm && config.use_fc_norm() {
-        steps.add("fc_norm", "LayerNorm".into(), &[d], 2 * d, 0);
-    }
-    let width = config.representation_size.map_or(d, long);
-    if config.representation_size.is_some() {
-        let what = format!("tanh(linear {d} → {width})");
-        steps.add("pre_logits", what, &[width], d * width + width, product(1, d, width));
-    }
-    if k > 0 {
-        steps.add("head", format!("linear {width} → {k}"), &[k], width * k + k, product(1, width, k));
-    }
-}
-
 /// Multiply-accumulates of `[rows, inner] · [inner, columns]`.
-fn product(rows: u64, inner: u64, columns: u64) -> u64 {
+pub fn product(rows: u64, inner: u64, columns: u64) -> u64 {
     rows.saturating_mul(inner).saturating_mul(columns)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
 use crate::data::{Preprocess, RgbImage, batch};
-use crate::models::{Model, ModelConfig};
+use crate::models::Model;
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,8 +47,8 @@ impl Classifier {
     /// [`ModelError::NoHead`] if the model has no classes, [`Error::NoPreprocess`] if nothing says how pictures are
     /// prepared.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
-        let ModelConfig::Vit(config) = loaded.model.config();
-        if config.num_classes == 0 {
+        let classifier = loaded.model.as_classifier().map_err(ModelError::from)?;
+        if classifier.num_classes() == 0 {
             return Err(ModelError::NoHead { model: loaded.name }.into());
         }
         let preprocess = preprocess_of(&loaded)?;
@@ -96,7 +96,7 @@ impl Classifier {
     /// # Errors
     /// [`Error::NotFinite`] for an answer that is no number, which no class can be told from.
     pub fn logits(&self, images: Tensor<4>) -> Result<Vec<Vec<f64>>, Error> {
-        let rows = rows(self.model.logits(images));
+        let rows = rows(self.model.logits(images).map_err(ModelError::from)?);
         match rows.iter().position(|row| !row.iter().all(|logit| logit.is_finite())) {
             Some(image) => Err(Error::NotFinite { image }),
             None => Ok(rows),

@@ -4,10 +4,10 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::classify::preprocess_of;
 use crate::Error;
-use crate::checkpoint::load::Loaded;
+use crate::checkpoint::load::{Loaded, ModelError};
 use crate::data::{Preprocess, RgbImage, batch};
 use crate::layers::observe::Silent;
-use crate::models::{Model, in_parts};
+use crate::models::{CannotError, Model, Want, in_parts};
 
 /// A model with what it takes to turn pictures into features; it needs no head.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ impl Embedder {
     /// # Errors
     /// [`Error::NoPreprocess`] if nothing says how pictures are prepared.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
+        loaded.model.as_backbone().map_err(ModelError::from)?;
         let preprocess = preprocess_of(&loaded)?;
         Ok(Self { model: loaded.model, preprocess, device })
     }
@@ -42,7 +43,7 @@ impl Embedder {
     /// # Errors
     /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
     pub fn pooled(&self, images: &[RgbImage]) -> Result<Tensor<2>, Error> {
-        let x = pooled(&self.model, self.batch(images)?);
+        let x = pooled(&self.model, self.batch(images)?).map_err(ModelError::from)?;
         check_finite(x.clone())?;
         Ok(x)
     }
@@ -52,7 +53,7 @@ impl Embedder {
     /// # Errors
     /// As [`pooled`](Self::pooled).
     pub fn tokens(&self, images: &[RgbImage]) -> Result<Tensor<3>, Error> {
-        let x = tokens(&self.model, self.batch(images)?);
+        let x = tokens(&self.model, self.batch(images)?).map_err(ModelError::from)?;
         check_finite(x.clone().flatten(1, 2))?;
         Ok(x)
     }
@@ -73,14 +74,25 @@ fn check_finite(x: Tensor<2>) -> Result<(), Error> {
 }
 
 /// One vector per image, `[B, C, H, W] -> [B, D]`: what the classifier would see.
-pub fn pooled(model: &Model, images: Tensor<4>) -> Tensor<2> {
-    let backbone = model.backbone();
-    in_parts(images, |images| backbone.embedding(backbone.read_features(images), &mut Silent))
+///
+/// # Errors
+/// [`CannotError`] if the model makes no features.
+pub fn pooled(model: &Model, images: Tensor<4>) -> Result<Tensor<2>, CannotError> {
+    let backbone = model.as_backbone()?;
+    let pooled = |images: Tensor<4>| {
+        backbone.embedding(backbone.features(images.into(), Want::Head, &mut Silent), &mut Silent)
+    };
+    Ok(in_parts(images, pooled))
 }
 
 /// All tokens after the last norm, `[B, C, H, W] -> [B, T, D]`.
-pub fn tokens(model: &Model, images: Tensor<4>) -> Tensor<3> {
-    in_parts(images, |images| model.backbone().features(images, &mut Silent).tokens)
+///
+/// # Errors
+/// [`CannotError`] if the model makes no features.
+pub fn tokens(model: &Model, images: Tensor<4>) -> Result<Tensor<3>, CannotError> {
+    let backbone = model.as_backbone()?;
+    let tokens = |images: Tensor<4>| backbone.features(images.into(), Want::Last, &mut Silent).last().tokens;
+    Ok(in_parts(images, tokens))
 }
 
 /// Divides each row of `[B, D]` by its Euclidean length; a row of zeros stays.

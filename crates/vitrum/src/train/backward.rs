@@ -1,87 +1,109 @@
 //! One batch forth and back: loss and gradients, with everything kept or with each block computed twice.
 
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 
-use super::objective::Objective;
+use super::objective::{Batch, Objective};
 use crate::layers::drop::seed;
-use crate::models::Model;
+use crate::layers::observe::{Observer, Silent};
+use crate::models::{Chain, Features, Network};
 
 /// Takes the gradients of one backward pass over a part of the model.
 pub type Take<'a> = dyn FnMut(Gradients) + 'a;
 
 /// A batch and what is asked of it, on a device that keeps a graph.
-pub struct Pass<'a> {
+pub struct Pass<'a, M: Network> {
     /// The model.
-    pub model: &'a Model,
-    /// Normalised images, `[B, C, H, W]`.
-    pub images: Tensor<4>,
-    /// Soft targets, `[B, K]`.
-    pub targets: Tensor<2>,
+    pub model: &'a M,
+    /// Inputs and targets.
+    pub batch: Batch,
+    /// Type of the model's numbers.
+    pub dtype: DType,
     /// What is made small.
-    pub objective: &'a Objective,
+    pub objective: &'a dyn Objective<M>,
     /// Seed of dropout, stochastic depth and patch dropout.
     pub seed: u64,
 }
 
-impl Pass<'_> {
-    /// Loss of the batch; `take` gets the gradients of the mean over images.
+impl<M: Network> Pass<'_, M> {
+    /// Loss of the batch; `take` gets the gradients of the mean over images, `watch` the statistics of the batch.
     ///
     /// Every block's activations are kept until the gradients pass through them.
-    pub fn plain(self, take: &mut Take<'_>) -> f64 {
+    pub fn plain(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
         seed(self.seed);
-        let logits = self.model.backbone().forward(self.images);
-        let loss = self.objective.loss(logits, self.targets);
+        let inputs = self.batch.inputs.clone().cast(self.dtype);
+        let features = self.objective.features(self.model, inputs, watch);
+        let loss = self.objective.loss(self.model, features, &self.batch, watch);
         let value = loss.clone().into_scalar::<f64>();
         take(loss.backward());
         value
     }
 
-    /// The same gradients as [`plain`](Pass::plain) in less memory: only the blocks' inputs are kept, and every
-    /// block is computed again on the way back (Chen et al. 2016, arXiv:1604.06174; timm's `--grad-checkpointing`).
+    /// The same gradients as [`plain`](Pass::plain) in less memory: only the links' inputs are kept, and every
+    /// link is computed again on the way back (Chen et al. 2016, arXiv:1604.06174; timm's `--grad-checkpointing`).
+    /// A model without links is computed as a whole.
     ///
     /// `take` is called once for each part of the model, last part first.
-    pub fn recomputed(self, take: &mut Take<'_>) -> f64 {
-        let chain = self.model.chain();
+    pub fn recomputed(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
+        match self.model.chain() {
+            Some(chain) => self.through(chain, watch, take),
+            None => self.plain(watch, take),
+        }
+    }
+
+    fn through(&self, chain: &dyn Chain, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
         let seeded = |part: usize| seed(part_seed(self.seed, part));
+        let pixels = || self.batch.inputs.clone().cast(self.dtype);
         seeded(0);
-        let (x, grid) = chain.first(self.images.clone());
-        let mut inputs = vec![x.inner()];
+        let mut inputs = vec![each(chain.first(pixels(), watch), Tensor::inner)];
         for index in 0..chain.links() {
             seeded(index + 1);
-            let x = Tensor::from_inner(inputs[index].clone());
-            inputs.push(chain.link(index, x, grid).inner());
+            let x = each(inputs[index].clone(), Tensor::from_inner);
+            inputs.push(each(chain.link(index, x, watch), Tensor::inner));
         }
-        let leaf = |inputs: &mut Vec<Tensor<3>>| {
+        let leaf = |inputs: &mut Vec<Features>| {
             let input = inputs.pop().expect("one input for each link and the last part");
-            Tensor::from_inner(input).require_grad()
+            each(input, |x| Tensor::from_inner(x).require_grad())
         };
 
         seeded(chain.links() + 1);
         let x = leaf(&mut inputs);
-        let loss = self.objective.loss(chain.last(x.clone(), grid), self.targets);
+        let features = chain.last(x.clone(), watch);
+        let loss = self.objective.loss(self.model, features, &self.batch, watch);
         let value = loss.clone().into_scalar::<f64>();
         let mut gradient = back(loss.backward(), &x, take);
         for index in (0..chain.links()).rev() {
             seeded(index + 1);
             let x = leaf(&mut inputs);
-            let y = chain.link(index, x.clone(), grid);
+            // Silent: the first pass told the statistics already.
+            let y = chain.link(index, x.clone(), &mut Silent);
             gradient = back(against(y, gradient).backward(), &x, take);
         }
         seeded(0);
-        let (y, _) = chain.first(self.images);
+        let y = chain.first(pixels(), &mut Silent);
         take(against(y, gradient).backward());
         value
     }
 }
 
-/// A number whose gradient with respect to `y` is `gradient`.
-fn against(y: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
-    (y * Tensor::from_inner(gradient)).sum()
+/// Features with other tokens.
+fn each(mut x: Features, f: impl Fn(Tensor<3>) -> Tensor<3>) -> Features {
+    for level in &mut x.levels {
+        level.tokens = f(level.tokens.clone());
+    }
+    x
 }
 
-/// Hands out the parameters' gradients and returns that of the part's input.
-fn back(gradients: Gradients, x: &Tensor<3>, take: &mut Take<'_>) -> Tensor<3> {
-    let gradient = x.grad(&gradients).unwrap_or_else(|| x.clone().inner().zeros_like());
+/// A number whose gradient with respect to the tokens of `y` is `gradient`, level by level.
+fn against(y: Features, gradient: Vec<Tensor<3>>) -> Tensor<1> {
+    let levels = y.levels.into_iter().zip(gradient);
+    let sums = levels.map(|(level, gradient)| (level.tokens * Tensor::from_inner(gradient)).sum());
+    sums.reduce(|a, b| a + b).expect("features have at least one level")
+}
+
+/// Hands out the parameters' gradients and returns those of the part's input, level by level.
+fn back(gradients: Gradients, x: &Features, take: &mut Take<'_>) -> Vec<Tensor<3>> {
+    let gradient = |x: &Tensor<3>| x.grad(&gradients).unwrap_or_else(|| x.clone().inner().zeros_like());
+    let gradient = x.levels.iter().map(|level| gradient(&level.tokens)).collect();
     take(gradients);
     gradient
 }

@@ -1,8 +1,9 @@
 //! From a recipe to the model that will be trained: its configuration, first values, and what stays frozen.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::module::{Lora, Module, Param, ParamGroup, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::TrainError;
@@ -11,16 +12,16 @@ use crate::checkpoint::apply::Report;
 use crate::checkpoint::load::{LoadOptions, load};
 use crate::data::preprocess::Preprocess;
 use crate::data::{CropMode, Interpolation};
-use crate::layers::init::normal;
-use crate::layers::names::{KeyPath, wildcard};
-use crate::models::vit::VitConfig;
-use crate::models::{Model, ModelConfig, catalogue};
+use crate::layers::init::{Draw, normal};
+use crate::layers::names::{Key, Map, Visit, map, visit, wildcard};
+use crate::models::network::is_in;
+use crate::models::{Config, Model, ModelConfig, Network, catalogue};
 
 /// What a run knows of its model beside the weights.
 #[derive(Debug)]
 pub struct Built {
     /// The model's configuration.
-    pub config: VitConfig,
+    pub config: ModelConfig,
     /// How many parameters the model has.
     pub params: u64,
     /// Name of the catalogue it comes nearest to, for the card.
@@ -44,7 +45,7 @@ pub fn build(
     device: &Device,
     offline: bool,
 ) -> Result<(Model, Built), TrainError> {
-    let edit = |config: VitConfig| recipe.edit(config).map_err(|error| error.to_string());
+    let edit = |config: ModelConfig| recipe.edit(config).map_err(|error| error.to_string());
     let (source, checkpoint) = source(recipe);
     let loaded = load(
         &LoadOptions {
@@ -63,7 +64,7 @@ pub fn build(
         },
         device,
     )?;
-    let ModelConfig::Vit(config) = loaded.model.config();
+    let config = loaded.model.config();
     let card_name = loaded.card.as_ref().and_then(|card| card.architecture.clone());
     if let (Some(place), Some(of)) = (&recipe.pretrained, &card_name) {
         agree(recipe, place, of)?;
@@ -72,10 +73,11 @@ pub fn build(
         .into_iter()
         .flatten()
         .find(|name| catalogue::entry(name).is_ok())
-        .unwrap_or_else(|| catalogue::closest(&config).to_string());
+        .or_else(|| catalogue::closest(&config).map(str::to_string))
+        .unwrap_or_else(|| recipe.model.clone());
     let preprocess = preprocess(recipe, loaded.preprocess, &architecture, &config)?;
     let model = set_head(loaded.model, recipe);
-    let ModelConfig::Vit(config) = model.config();
+    let config = model.config();
     let (params, report, notes) = (model.num_params() as u64, loaded.report, loaded.notes);
     Ok((model, Built { config, params, architecture, preprocess, report, notes }))
 }
@@ -107,20 +109,15 @@ fn preprocess(
     recipe: &Recipe,
     loaded: Option<Preprocess>,
     architecture: &str,
-    config: &VitConfig,
+    config: &ModelConfig,
 ) -> Result<Preprocess, TrainError> {
     let mut preprocess = match (loaded, catalogue::entry(architecture)) {
         (Some(preprocess), _) => preprocess,
-        (None, Ok(entry)) => Preprocess {
-            mean: entry.preprocess.mean.clone(),
-            std: entry.preprocess.std.clone(),
-            crop_pct: entry.preprocess.crop_pct,
-            interpolation: Interpolation::of_name(&entry.preprocess.interpolation).unwrap_or_default(),
-            ..Preprocess::default()
-        },
+        (None, Ok(entry)) => entry.preprocess(),
         (None, Err(_)) => Preprocess::default(),
     };
-    preprocess.input_size = [config.in_chans, config.img_size[0], config.img_size[1]];
+    let image = config.input().image();
+    preprocess.input_size = [image.channels, image.size[0], image.size[1]];
     let numbers = |values: &[f64]| values.iter().map(|value| *value as f32).collect::<Vec<f32>>();
     if let Some(mean) = &recipe.mean {
         preprocess.mean = numbers(mean);
@@ -130,7 +127,7 @@ fn preprocess(
     }
     for values in [&mut preprocess.mean, &mut preprocess.std] {
         // Colour statistics for a grey model: their mean.
-        if config.in_chans == 1 && values.len() == 3 {
+        if image.channels == 1 && values.len() == 3 {
             *values = vec![values.iter().sum::<f32>() / 3.0];
         }
     }
@@ -147,22 +144,17 @@ fn preprocess(
     Ok(preprocess)
 }
 
-/// The head's first values as `head_init_scale` and `head_init_bias` ask.
+/// The heads' first values as `head_init_scale` and `head_init_bias` ask.
 fn set_head(model: Model, recipe: &Recipe) -> Model {
-    struct Head<'a>(&'a Recipe, KeyPath);
-    impl ModuleMapper for Head<'_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.1.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.1.exit();
-        }
-        fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-            let factor = self.0.head_init_scale;
-            match (self.1.key().as_str(), factor, self.0.head_init_bias) {
-                ("head.weight", Some(factor), _) => param.map(|weight| weight * factor),
-                ("head.bias", _, Some(bias)) => param.map(|old| old.zeros_like() + bias),
-                ("head.bias", Some(factor), None) => param.map(|bias| bias * factor),
+    struct Head<'a>(&'a Recipe, &'static [&'static str]);
+    impl Map for Head<'_> {
+        fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+            let (factor, bias) = (self.0.head_init_scale, self.0.head_init_bias);
+            let part = key.name.rsplit_once('.').filter(|(layer, _)| self.1.contains(layer));
+            match (part.map(|(_, part)| part), factor, bias) {
+                (Some("weight"), Some(factor), _) => param.map(|weight| weight * factor),
+                (Some("bias"), _, Some(bias)) => param.map(|old| old.zeros_like() + bias),
+                (Some("bias"), Some(factor), None) => param.map(|bias| bias * factor),
                 _ => param,
             }
         }
@@ -170,7 +162,8 @@ fn set_head(model: Model, recipe: &Recipe) -> Model {
     if recipe.head_init_scale.is_none() && recipe.head_init_bias.is_none() {
         return model;
     }
-    model.map(&mut Head(recipe, KeyPath::default()))
+    let heads = model.heads();
+    map(model, &mut Head(recipe, heads))
 }
 
 /// Decides what is trained: `linear_probe` leaves the head alone, `freeze` holds parameters by pattern,
@@ -179,115 +172,103 @@ fn set_head(model: Model, recipe: &Recipe) -> Model {
 /// # Errors
 /// A pattern that matches nothing, or nothing left to train.
 pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
-    let ModelConfig::Vit(config) = model.config();
-    let fixed = config.pos_embed.is_fixed();
+    let (config, heads) = (model.config(), model.heads());
     let parameters = parameters(&model);
     for pattern in &recipe.freeze {
-        if !parameters.iter().any(|(key, ..)| wildcard(pattern, key)) {
+        if !parameters.iter().any(|parameter| wildcard(pattern, &parameter.key)) {
             return Err(TrainError::Option(format!("freeze '{pattern}' matches no parameter of the model")));
         }
     }
     let lora = recipe.lora_rank > 0;
-    let held = |key: &str| {
-        recipe.freeze.iter().any(|pattern| wildcard(pattern, key))
-            || (fixed && key == "pos_embed")
-            || ((lora || recipe.linear_probe) && !is_head(key))
-    };
-    let model = if lora { with_lora(model, recipe, &parameters) } else { model };
-    let mut setter = Setter {
-        trains: &|key: &str| key.contains(".lora.") || !held(key),
-        path: KeyPath::default(),
-        trained: 0,
-    };
-    let model = model.map(&mut setter);
+    let mut held: BTreeSet<String> = BTreeSet::new();
+    for Parameter { key, shape, is_statistic, .. } in &parameters {
+        let by_name = recipe.freeze.iter().any(|pattern| wildcard(pattern, key));
+        let by_formula = config.first(key, shape) == Some(Draw::Keep);
+        let is_state = *is_statistic;
+        if by_name || by_formula || is_state || ((lora || recipe.linear_probe) && !is_in(key, heads)) {
+            held.insert(key.clone());
+        }
+    }
+    let model = if lora { with_lora(model, recipe, &parameters)? } else { model };
+    let mut setter = Setter { held: &held, trained: 0 };
+    let model = map(model, &mut setter);
     if setter.trained == 0 {
         return Err(TrainError::Option("every parameter is frozen: nothing is left to train".into()));
     }
     Ok(model)
 }
 
-fn is_head(key: &str) -> bool {
-    key.starts_with("head.")
-}
-
-fn with_lora(model: Model, recipe: &Recipe, parameters: &[(String, usize, ParamId)]) -> Model {
-    let adapted = |(key, rank, _): &&(String, usize, ParamId)| {
-        *rank == 2
-            && key.starts_with("blocks.")
-            && key.ends_with(".weight")
-            && !recipe.freeze.iter().any(|pattern| wildcard(pattern, key))
+fn with_lora(model: Model, recipe: &Recipe, parameters: &[Parameter]) -> Result<Model, TrainError> {
+    let layers: BTreeSet<String> =
+        model.linears().into_iter().map(|(layer, _)| format!("{layer}.weight")).collect();
+    if layers.is_empty() {
+        let family = model.family();
+        return Err(TrainError::Option(format!("lora_rank: a {family} has no linear layers to update")));
+    }
+    let adapted = |parameter: &&Parameter| {
+        layers.contains(&parameter.key)
+            && !recipe.freeze.iter().any(|pattern| wildcard(pattern, &parameter.key))
     };
-    let ids = parameters.iter().filter(adapted).map(|(.., id)| *id).collect();
+    let ids = parameters.iter().filter(adapted).map(|parameter| parameter.id).collect();
     let lora = Lora::new(recipe.lora_rank, recipe.lora_alpha).set_param_group(ParamGroup::from_ids(ids));
     let deviation = 1.0 / recipe.lora_rank as f64;
-    model.apply_lora(lora).map(&mut FirstFactor { seed: recipe.seed, deviation, path: KeyPath::default() })
+    Ok(map(model.apply_lora(lora), &mut FirstFactor { seed: recipe.seed, deviation }))
 }
 
-/// First values of the factors A of low-rank updates, of which Burn's would depend on the whole process; the factors B
-/// are zero.
+/// First values of the factors A of low-rank updates: Burn's would depend on the whole process. The factors B are zero.
 struct FirstFactor {
     seed: u64,
     deviation: f64,
-    path: KeyPath,
 }
 
-impl ModuleMapper for FirstFactor {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let key = self.path.key();
-        if !key.ends_with(".lora.a") {
+impl Map for FirstFactor {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        if !key.name.ends_with(".lora.a") {
             return param;
         }
         param.map(|old| {
-            let values = normal(self.deviation, old.shape().num_elements(), self.seed, &key);
+            let values = normal(self.deviation, old.shape().num_elements(), self.seed, &key.name);
             Tensor::from_data(TensorData::new(values, old.shape()), (&old.device(), old.dtype()))
         })
     }
 }
 
-/// Key, rank and identity of all parameters.
-fn parameters(model: &Model) -> Vec<(String, usize, ParamId)> {
-    struct All(Vec<(String, usize, ParamId)>, KeyPath);
-    impl ModuleVisitor for All {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.1.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.1.exit();
-        }
-        fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
-            self.0.push((self.1.key(), R, param.id));
+/// One parameter of a model.
+struct Parameter {
+    key: String,
+    /// In memory.
+    shape: Vec<usize>,
+    id: ParamId,
+    is_statistic: bool,
+}
+
+fn parameters(model: &Model) -> Vec<Parameter> {
+    struct All(Vec<Parameter>);
+    impl Visit for All {
+        fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
+            let shape = param.lazy_shape().dims::<R>().to_vec();
+            self.0.push(Parameter {
+                key: key.name.clone(),
+                shape,
+                id: param.id,
+                is_statistic: key.is_statistic,
+            });
         }
     }
-    let mut all = All(Vec::new(), KeyPath::default());
-    model.visit(&mut all);
+    let mut all = All(Vec::new());
+    visit(model, &mut all);
     all.0
 }
 
+/// Parameters that are held want no gradient; low-rank updates, which are in no list, want one.
 struct Setter<'a> {
-    trains: &'a dyn Fn(&str) -> bool,
-    path: KeyPath,
+    held: &'a BTreeSet<String>,
     trained: usize,
 }
 
-impl ModuleMapper for Setter<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let trains = (self.trains)(&self.path.key());
+impl Map for Setter<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let trains = !self.held.contains(&key.name);
         self.trained += usize::from(trains);
         param.set_require_grad(trains)
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::Tensor;
 
 use super::optim::{GradMap, flat, nearest};
-use crate::layers::names::KeyPath;
+use crate::layers::names::{Key, Visit, visit};
+use crate::models::Network;
 
 /// What gradients are clipped by. Names and meanings are timm's `clip_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum ClipMode {
     /// `value`: every number is held within ± the value.
     Value,
     /// `agc`: the gradient of a unit (an output of a layer) has at most so many times the norm of its weights.
-    /// The head is left alone.
+    /// Heads are left alone.
     Agc,
 }
 
@@ -46,7 +47,7 @@ impl std::str::FromStr for ClipMode {
 /// Clips the gradients of `model`'s parameters; returns their common norm before.
 ///
 /// As in torch, a norm that is not finite makes all gradients so: ask [`GradMap::first_non_finite`] before.
-pub fn clip<M: Module>(grads: GradMap, model: &M, mode: ClipMode, value: f64) -> (GradMap, f64) {
+pub fn clip<M: Network>(grads: GradMap, model: &M, mode: ClipMode, value: f64) -> (GradMap, f64) {
     let norm = grads.norm();
     let clipped = match mode {
         ClipMode::Norm => {
@@ -60,12 +61,12 @@ pub fn clip<M: Module>(grads: GradMap, model: &M, mode: ClipMode, value: f64) ->
 }
 
 /// timm's `adaptive_clip_grad` with its epsilon.
-fn clip_units<M: Module>(grads: GradMap, model: &M, factor: f64) -> GradMap {
-    let mut values = Values { found: HashMap::new(), path: KeyPath::default() };
-    model.visit(&mut values);
+fn clip_units<M: Network>(grads: GradMap, model: &M, factor: f64) -> GradMap {
+    let mut values = Values(HashMap::new());
+    visit(model, &mut values);
     grads.map(|grad| {
-        let value = values.found.get(&grad.key);
-        let Some(value) = value.filter(|_| !grad.key.starts_with("head.")) else { return grad.value.clone() };
+        let value = values.0.get(&grad.key);
+        let Some(value) = value.filter(|_| !model.is_head(&grad.key)) else { return grad.value.clone() };
         let [rows, columns, axis] = units(&grad.shape, grad.is_linear_weight);
         let gradient = grad.value.clone().reshape([rows, columns]);
         let most = norms(value.clone().reshape([rows, columns]), axis).clamp_min(1e-3).mul_scalar(factor);
@@ -92,21 +93,10 @@ fn norms(x: Tensor<2>, axis: usize) -> Tensor<2> {
 }
 
 /// Flattened parameters by key.
-struct Values {
-    found: HashMap<String, Tensor<1>>,
-    path: KeyPath,
-}
+struct Values(HashMap<String, Tensor<1>>);
 
-impl ModuleVisitor for Values {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
-        self.found.insert(self.path.key(), flat(param.base()));
+impl Visit for Values {
+    fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
+        self.0.insert(key.name.clone(), flat(param.base()));
     }
 }

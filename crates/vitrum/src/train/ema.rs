@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::optim::{Lerp, Slot, update};
 
 use super::optim::{StateDict, StateError, flat, like, unflat};
 use super::recipe::Recipe;
-use crate::layers::names::KeyPath;
+use crate::layers::names::{Key, Map, Visit, map, visit};
 
 /// How fast the average forgets.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,8 +62,8 @@ impl EmaConfig {
     }
 }
 
-/// The average of a model's trained parameters, in f32 where they are narrower. Parameters that are not trained are
-/// not averaged: [`apply_to`](Ema::apply_to) leaves them as they are.
+/// The average of a model's trained parameters and of its statistics (BatchNorm's), as timm's, in f32 where they are
+/// narrower. Parameters that are not trained are not averaged: [`apply_to`](Ema::apply_to) leaves them as they are.
 #[derive(Clone, Debug)]
 pub struct Ema {
     config: EmaConfig,
@@ -97,7 +97,7 @@ impl Ema {
 
     /// `model` with the averages in place of its parameters; all else stays, also where gradients are kept.
     pub fn apply_to<M: Module>(&self, model: M) -> M {
-        model.map(&mut Filler { values: &self.values, path: KeyPath::default() })
+        map(model, &mut Filler { values: &self.values })
     }
 
     /// The averages, by key.
@@ -129,56 +129,36 @@ impl Ema {
     }
 }
 
-/// Keys, shapes and flattened values of the parameters that are trained.
+/// Keys, shapes and flattened values of what is averaged.
 fn trained<M: Module>(model: &M) -> Vec<(String, (Vec<usize>, Tensor<1>))> {
-    let mut trained = Trained { found: Vec::new(), path: KeyPath::default() };
-    model.visit(&mut trained);
-    trained.found
+    let mut trained = Trained(Vec::new());
+    visit(model, &mut trained);
+    trained.0
 }
 
-struct Trained {
-    found: Vec<(String, (Vec<usize>, Tensor<1>))>,
-    path: KeyPath,
-}
+struct Trained(Vec<(String, (Vec<usize>, Tensor<1>))>);
 
-impl ModuleVisitor for Trained {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+impl Visit for Trained {
+    fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
         let value = param.base();
-        if value.is_autodiff() && !value.is_require_grad() {
+        if value.is_autodiff() && !value.is_require_grad() && !key.is_statistic {
             return;
         }
         let shape = value.dims().to_vec();
         let value = flat(value);
         let wide = matches!(value.dtype(), DType::F32 | DType::F64);
         let value = if wide { value } else { value.cast(DType::F32) };
-        self.found.push((self.path.key(), (shape, value)));
+        self.0.push((key.name.clone(), (shape, value)));
     }
 }
 
 struct Filler<'a> {
     values: &'a BTreeMap<String, (Vec<usize>, Tensor<1>)>,
-    path: KeyPath,
 }
 
-impl ModuleMapper for Filler<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let Some((_, value)) = self.values.get(&self.path.key()) else { return param };
+impl Map for Filler<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let Some((_, value)) = self.values.get(&key.name) else { return param };
         let (id, old, mapper) = param.consume();
         let value = unflat::<R>(value.clone().cast(old.dtype()), old.dims());
         Param::from_mapped_value(id, like(value, &old), mapper)

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device};
 
 use super::TrainError;
 use super::log::Confusion;
+use crate::checkpoint::load::ModelError;
 use crate::data::batch;
 use crate::data::loader::{Batch, Loader};
 use crate::models::Model;
@@ -49,7 +50,7 @@ pub fn evaluate(
         let values = std::mem::take(&mut batch.values);
         let images = batch::to_tensor(values.clone(), batch.shape, DType::F32, device)?;
         batch.values = values;
-        let logits = rows(model.logits(images));
+        let logits = rows(model.logits(images).map_err(ModelError::from)?);
         let mut labels = Vec::with_capacity(logits.len());
         for ((name, label), logits) in batch.names.iter().zip(&batch.labels).zip(&logits) {
             let label = label.filter(|label| *label < num_classes).ok_or_else(|| {

@@ -2,12 +2,12 @@
 
 use std::fmt::Arguments;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::Tensor;
 
-use crate::layers::names::KeyPath;
+use crate::layers::names::{Key, Visit, visit};
 use crate::layers::observe::Observer;
-use crate::models::Model;
+use crate::models::{Model, Network, Want};
 
 /// What is wrong with a model or with what it makes of a batch, first things first: a parameter, the input, or the
 /// first intermediate that is not finite. `None` when all is.
@@ -21,8 +21,12 @@ pub fn first_bad(model: &Model, images: Tensor<4>) -> Option<String> {
         return Some("the input images".into());
     }
     let mut watch = FirstBad(None);
-    let features = model.backbone().features(images, &mut watch);
-    model.backbone().head(features, &mut watch);
+    if let Some(backbone) = model.backbone() {
+        let features = backbone.features(images.into(), Want::Last, &mut watch);
+        if let Some(classifier) = model.classify() {
+            classifier.head(features, &mut watch);
+        }
+    }
     watch.0.map(|name| format!("output of {name}"))
 }
 
@@ -41,31 +45,27 @@ impl FirstBad {
 }
 
 impl Observer for FirstBad {
-    fn tokens(&mut self, name: Arguments<'_>, x: &Tensor<3>) {
-        self.look(name, x);
+    fn tokens(&mut self, name: Arguments<'_>, x: Tensor<3>) -> Tensor<3> {
+        self.look(name, &x);
+        x
     }
 
-    fn vectors(&mut self, name: Arguments<'_>, x: &Tensor<2>) {
-        self.look(name, x);
+    fn vectors(&mut self, name: Arguments<'_>, x: Tensor<2>) -> Tensor<2> {
+        self.look(name, &x);
+        x
     }
 }
 
 fn bad_parameter(model: &Model) -> Option<String> {
-    struct Look(KeyPath, Option<String>);
-    impl ModuleVisitor for Look {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.exit();
-        }
-        fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
-            if self.1.is_none() && !finite(param.val()) {
-                self.1 = Some(self.0.key());
+    struct Look(Option<String>);
+    impl Visit for Look {
+        fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
+            if self.0.is_none() && !finite(param.val()) {
+                self.0 = Some(key.name.clone());
             }
         }
     }
-    let mut look = Look(KeyPath::default(), None);
-    model.visit(&mut look);
-    look.1
+    let mut look = Look(None);
+    visit(model, &mut look);
+    look.0
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`recipe`] says what a run depends on, [`mod@fit`] is the loop, [`trainer`] one update of it;
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are its mathematics, [`backward`] its way
-//! forth and back, [`precision`] in which numbers; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
+//! forth and back, [`precision`] in which numbers, [`statistics`] what BatchNorm learns; [`build`] makes the model, [`evaluate`] judges it; [`resume`] keeps a run on disk, [`log`] tells
 //! of it.
 
 pub mod backward;
@@ -23,6 +23,7 @@ pub mod recipe;
 pub mod resume;
 mod run;
 pub mod schedule;
+pub mod statistics;
 pub mod trainer;
 
 pub use error::TrainError;

@@ -3,13 +3,103 @@
 //! Each loss is computed with its gradient, which is then tied to the logits: so the gradient is the formula's, also
 //! where steps of its computation would overflow or have none.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
+use super::TrainError;
 use super::recipe::Recipe;
+use crate::layers::observe::Observer;
+use crate::models::{Features, Inputs, Network, Want};
+
+/// A batch on the device that keeps a graph.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// What enters the model.
+    pub inputs: Inputs,
+    /// What should come out.
+    pub targets: Targets,
+}
+
+/// What should come out of a model for a batch.
+#[derive(Clone, Debug)]
+pub enum Targets {
+    /// A share of every class for each example, `[B, K]`.
+    Soft(Tensor<2>),
+    /// A class for every pixel, `[B, H, W]`.
+    Maps(Tensor<3, Int>),
+    /// The inputs are all there is to know.
+    Nothing,
+}
+
+impl Targets {
+    /// Shares of classes.
+    ///
+    /// # Panics
+    /// If these are other targets.
+    pub fn soft(&self) -> Tensor<2> {
+        match self {
+            Self::Soft(targets) => targets.clone(),
+            Self::Maps(_) | Self::Nothing => panic!("expected targets [B, K], a share of every class"),
+        }
+    }
+}
+
+/// What training makes small: one per task.
+///
+/// A pass has two parts, so that a model's links can be computed twice: [`features`](Objective::features) of the inputs,
+/// then the [`loss`](Objective::loss) of these.
+pub trait Objective<M: Network>: Send + Sync {
+    /// Refuses a model that the objective cannot train.
+    ///
+    /// # Errors
+    /// What the model lacks.
+    fn check(&self, model: &M) -> Result<(), TrainError>;
+
+    /// The features that the loss reads; they are also those of the model's chain.
+    fn features(&self, model: &M, inputs: Inputs, watch: &mut dyn Observer) -> Features {
+        match (model.backbone(), model.chain()) {
+            (Some(backbone), _) => backbone.features(inputs, Want::Head, watch),
+            (None, Some(chain)) => {
+                let links = 0..chain.links();
+                let first = chain.first(inputs, watch);
+                let x = links.fold(first, |x, index| chain.link(index, x, watch));
+                chain.last(x, watch)
+            }
+            (None, None) => {
+                panic!("a model without a backbone needs an objective that computes its features")
+            }
+        }
+    }
+
+    /// The loss of a batch, `[1]`, from its features.
+    fn loss(&self, model: &M, features: Features, batch: &Batch, watch: &mut dyn Observer) -> Tensor<1>;
+}
+
+/// Classes from images: the loss of the answer's logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Classification {
+    /// Of logits and soft targets.
+    pub loss: ClassLoss,
+}
+
+impl<M: Network> Objective<M> for Classification {
+    fn check(&self, model: &M) -> Result<(), TrainError> {
+        match model.classify() {
+            Some(_) => Ok(()),
+            None => {
+                Err(TrainError::Option("this model's family names no classes, which the task needs".into()))
+            }
+        }
+    }
+
+    fn loss(&self, model: &M, features: Features, batch: &Batch, watch: &mut dyn Observer) -> Tensor<1> {
+        let classifier = model.classify().expect("`check` saw that the model classifies");
+        self.loss.loss(classifier.head(features, watch), batch.targets.soft())
+    }
+}
 
 /// A loss of logits `[B, K]` and soft targets `[B, K]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Objective {
+pub enum ClassLoss {
     /// Cross entropy of the softmax, mean over the batch (timm's `SoftTargetCrossEntropy`; with targets of
     /// [`smoothed_one_hot`](crate::data::augment::smoothed_one_hot) its `LabelSmoothingCrossEntropy`).
     CrossEntropy,
@@ -22,7 +112,7 @@ pub enum Objective {
     },
 }
 
-impl From<&Recipe> for Objective {
+impl From<&Recipe> for ClassLoss {
     /// `bce_loss` is followed always; timm's `train.py` ignores it where there is neither mixing nor smoothing.
     fn from(recipe: &Recipe) -> Self {
         if recipe.bce_loss {
@@ -33,7 +123,7 @@ impl From<&Recipe> for Objective {
     }
 }
 
-impl Objective {
+impl ClassLoss {
     /// The loss, `[1]`, of logits `[B, K]` and targets `[B, K]`; in f32 where the logits are narrower.
     ///
     /// # Panics

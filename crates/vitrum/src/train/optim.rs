@@ -16,7 +16,7 @@ mod state;
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub use state::{StateDict, StateError};
 
 use super::groups::{Group, Groups};
 use super::recipe::Recipe;
-use crate::layers::names::KeyPath;
+use crate::layers::names::{Key, Map, map, shapes};
 
 /// Which optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,8 +307,8 @@ impl Optimizer {
         lr: f64,
     ) -> Result<M, OptimError> {
         self.check(&model, grads, groups)?;
-        let mut taker = Taker { grads, path: KeyPath::default(), taken: Vec::new() };
-        let model = model.map(&mut taker);
+        let mut taker = Taker { grads, taken: Vec::new() };
+        let model = map(model, &mut taker);
         self.updates += 1;
         let items = taker.taken.into_iter().map(|taken| self.item(taken, groups)).collect();
         let mut moved = BTreeMap::new();
@@ -316,7 +316,7 @@ impl Optimizer {
             moved.insert(item.key.clone(), (item.shape, item.param));
             self.kept.insert(item.key, item.kept);
         }
-        Ok(model.map(&mut Putter { moved, path: KeyPath::default() }))
+        Ok(map(model, &mut Putter { moved }))
     }
 
     fn item(&mut self, taken: Taken<'_>, groups: &Groups) -> Item {
@@ -345,11 +345,11 @@ impl Optimizer {
 
     /// Whether everything fits, before anything is moved.
     fn check<M: Module>(&self, model: &M, grads: &GradMap, groups: &Groups) -> Result<(), OptimError> {
-        let mut shapes = Shapes::default();
-        model.visit(&mut shapes);
+        let shapes: BTreeMap<String, Vec<usize>> =
+            shapes(model).into_iter().map(|(key, shape)| (key.name, shape)).collect();
         for grad in grads.iter() {
             let unknown = |place| OptimError::UnknownKey { key: grad.key.clone(), place };
-            let expected = shapes.found.get(&grad.key).ok_or_else(|| unknown("model"))?;
+            let expected = shapes.get(&grad.key).ok_or_else(|| unknown("model"))?;
             groups.get(&grad.key).ok_or_else(|| unknown("groups"))?;
             if *expected != grad.shape {
                 let (expected, found) = (expected.clone(), grad.shape.clone());
@@ -463,21 +463,12 @@ struct Taken<'a> {
 /// buffers during the step.
 struct Taker<'a> {
     grads: &'a GradMap,
-    path: KeyPath,
     taken: Vec<Taken<'a>>,
 }
 
-impl ModuleMapper for Taker<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let Some(grad) = self.grads.get(&self.path.key()) else { return param };
+impl Map for Taker<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let Some(grad) = self.grads.get(&key.name) else { return param };
         let (id, value, mapper) = param.consume();
         let inner = value.device().inner();
         let place = like(Tensor::zeros([1; R], (&inner, value.dtype())), &value);
@@ -490,43 +481,13 @@ impl ModuleMapper for Taker<'_> {
 /// Puts parameters back.
 struct Putter {
     moved: BTreeMap<String, (Vec<usize>, Tensor<1>)>,
-    path: KeyPath,
 }
 
-impl ModuleMapper for Putter {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        let Some((shape, value)) = self.moved.remove(&self.path.key()) else { return param };
+impl Map for Putter {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let Some((shape, value)) = self.moved.remove(&key.name) else { return param };
         let shape: [usize; R] = shape.try_into().expect("taken from a parameter of this rank");
         let (id, place, mapper) = param.consume();
         Param::from_mapped_value(id, like(unflat(value, shape), &place), mapper)
-    }
-}
-
-/// Shapes in memory by key.
-#[derive(Default)]
-struct Shapes {
-    found: BTreeMap<String, Vec<usize>>,
-    path: KeyPath,
-}
-
-impl ModuleVisitor for Shapes {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
-        self.found.insert(self.path.key(), param.lazy_shape().dims::<R>().to_vec());
     }
 }

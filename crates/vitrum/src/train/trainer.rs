@@ -1,6 +1,5 @@
 //! One update: forth and back over its batches, clip, step, average.
 
-use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::{Value, json};
 
@@ -9,17 +8,44 @@ use super::backward::{Pass, mix};
 use super::clip::{ClipMode, clip};
 use super::ema::{Ema, EmaConfig};
 use super::groups::{GroupConfig, Groups};
-use super::objective::Objective;
+use super::objective::{Batch, ClassLoss, Classification, Objective, Targets};
 use super::optim::{GradMap, OptimConfig, Optimizer, StateDict};
 use super::precision::narrowed;
 use super::recipe::Recipe;
 use super::schedule::Schedule;
-use crate::checkpoint::apply::{Excuses, apply, collect};
+use super::statistics::Statistics;
+use crate::checkpoint::apply::{Excuses, Report, collect, fill};
 use crate::checkpoint::{HostTensor, TensorMap};
 use crate::data::batch;
-use crate::models::Model;
+use crate::models::{Inputs, Model, Network};
 
-/// A batch on its way into the model.
+/// A batch on its way to the device.
+pub trait IntoBatch {
+    /// The batch on `device`.
+    ///
+    /// # Errors
+    /// Numbers that do not fill their shape.
+    fn into_batch(self, device: &Device) -> Result<Batch, TrainError>;
+}
+
+impl IntoBatch for Batch {
+    fn into_batch(self, _: &Device) -> Result<Batch, TrainError> {
+        Ok(self)
+    }
+}
+
+impl IntoBatch for Examples {
+    fn into_batch(self, device: &Device) -> Result<Batch, TrainError> {
+        let Examples { images, shape, targets } = self;
+        let classes = targets.len() / shape[0].max(1);
+        Ok(Batch {
+            inputs: Inputs::Images(batch::to_tensor(images, shape, DType::F32, device)?),
+            targets: Targets::Soft(Tensor::from_data(TensorData::new(targets, [shape[0], classes]), device)),
+        })
+    }
+}
+
+/// Images and classes on their way into the model.
 #[derive(Clone, Debug)]
 pub struct Examples {
     /// Normalised images, `[B, C, H, W]`, in order.
@@ -44,15 +70,15 @@ pub struct Updated {
 }
 
 /// A model and everything that changes with it.
-pub struct Trainer {
+pub struct Trainer<M: Network = Model> {
     /// `None` only while an update is under way.
-    model: Option<Model>,
+    model: Option<M>,
     optimizer: Optimizer,
     groups: Groups,
     schedule: Schedule,
     ema: Option<Ema>,
     clip: Option<(ClipMode, f64)>,
-    objective: Objective,
+    objective: Box<dyn Objective<M>>,
     grad_checkpointing: bool,
     /// Type of the numbers in forward and backward passes, where it is not the parameters'.
     narrow: Option<DType>,
@@ -61,17 +87,34 @@ pub struct Trainer {
     device: Device,
 }
 
-impl Trainer {
-    /// Begins with `model`, whose frozen parameters want no gradient; an epoch has so many updates.
+impl<M: Network> Trainer<M> {
+    /// Begins with `model`, whose frozen parameters want no gradient, to name classes; an epoch has so many updates.
     ///
     /// # Errors
-    /// An unknown optimiser, schedule or way of clipping; a setting out of range; or bf16 on a device that has no bf16.
+    /// An unknown optimiser, schedule or way of clipping; a setting out of range; bf16 on a device that has no bf16; or a
+    /// model that names no classes.
     pub fn new(
-        model: Model,
+        model: M,
         recipe: &Recipe,
         updates_per_epoch: u64,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        let objective = Box::new(Classification { loss: ClassLoss::from(recipe) });
+        Self::with_objective(model, objective, recipe, updates_per_epoch, device)
+    }
+
+    /// [`new`](Trainer::new) with another objective.
+    ///
+    /// # Errors
+    /// Those of [`new`](Trainer::new), and a model that the objective cannot train.
+    pub fn with_objective(
+        model: M,
+        objective: Box<dyn Objective<M>>,
+        recipe: &Recipe,
+        updates_per_epoch: u64,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        objective.check(&model)?;
         let clip_mode = recipe.clip_mode.parse()?;
         let narrow = (recipe.amp_dtype == "bf16").then_some(DType::BF16);
         if narrow.is_some_and(|dtype| !device.supports_dtype(dtype)) {
@@ -85,7 +128,7 @@ impl Trainer {
             schedule: Schedule::new(recipe, updates_per_epoch)?,
             ema: recipe.model_ema.then(|| Ema::new(&model, EmaConfig::from(recipe))),
             clip: recipe.clip_grad.map(|value| (clip_mode, value)),
-            objective: Objective::from(recipe),
+            objective,
             grad_checkpointing: recipe.grad_checkpointing,
             narrow,
             seed: recipe.seed,
@@ -100,12 +143,14 @@ impl Trainer {
     ///
     /// # Errors
     /// Batches whose numbers do not fill their shape.
-    pub fn update(&mut self, batches: Vec<Examples>) -> Result<Updated, TrainError> {
+    pub fn update<E: IntoBatch>(&mut self, batches: Vec<E>) -> Result<Updated, TrainError> {
         let lr = self.schedule.lr(self.updates);
         let count = batches.len().max(1) as f64;
         let (mut loss, mut grads) = (0.0, GradMap::default());
+        let mut statistics = Statistics::default();
         for (index, examples) in batches.into_iter().enumerate() {
-            let (value, part) = self.gradients(examples, index)?;
+            let batch = examples.into_batch(&self.device)?;
+            let (value, part) = self.gradients(batch, index, &mut statistics);
             loss += value / count;
             grads = grads.plus(part);
         }
@@ -120,40 +165,42 @@ impl Trainer {
             None => None,
         };
         if skipped.is_none() {
-            self.apply(grads, lr)?;
+            self.apply(grads, statistics, lr)?;
         }
         Ok(Updated { loss, lr, grad_norm, skipped })
     }
 
     /// Loss and gradients of one batch, the `index`-th of its update.
-    fn gradients(&self, examples: Examples, index: usize) -> Result<(f64, GradMap), TrainError> {
-        let Examples { images, shape, targets } = examples;
+    fn gradients(&self, batch: Batch, index: usize, statistics: &mut Statistics) -> (f64, GradMap) {
         let model = self.live();
         let narrow = self.narrow.map(|dtype| narrowed(model, dtype));
-        let classes = targets.len() / shape[0].max(1);
         let pass = Pass {
             model: narrow.as_ref().unwrap_or(model),
-            images: batch::to_tensor(images, shape, DType::F32, &self.device)?
-                .cast(self.narrow.unwrap_or(DType::F32)),
-            targets: Tensor::from_data(TensorData::new(targets, [shape[0], classes]), &self.device),
-            objective: &self.objective,
+            batch,
+            dtype: self.narrow.unwrap_or(DType::F32),
+            objective: &*self.objective,
             seed: mix(mix(self.seed ^ mix(self.updates)) ^ index as u64),
         };
         let mut grads = GradMap::default();
         let mut take = |gradients| {
             grads = std::mem::take(&mut grads).plus(GradMap::collect(model, gradients));
         };
-        let loss = if self.grad_checkpointing { pass.recomputed(&mut take) } else { pass.plain(&mut take) };
-        Ok((loss, grads))
+        let loss = match self.grad_checkpointing {
+            true => pass.recomputed(statistics, &mut take),
+            false => pass.plain(statistics, &mut take),
+        };
+        (loss, grads)
     }
 
-    fn apply(&mut self, grads: GradMap, lr: f64) -> Result<(), TrainError> {
+    /// The accepted update: parameters, then the statistics that the passes saw, then the average.
+    fn apply(&mut self, grads: GradMap, statistics: Statistics, lr: f64) -> Result<(), TrainError> {
         let model = self.model.take().expect("a model, except while an update is under way");
         let grads = match self.clip {
             Some((mode, value)) => clip(grads, &model, mode, value).0,
             None => grads,
         };
         let model = self.optimizer.step(model, &grads, &self.groups, lr)?;
+        let model = statistics.commit(model);
         if let Some(ema) = &mut self.ema {
             ema.update(&model, self.updates);
         }
@@ -161,7 +208,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn live(&self) -> &Model {
+    fn live(&self) -> &M {
         self.model.as_ref().expect("a model, except while an update is under way")
     }
 
@@ -181,12 +228,12 @@ impl Trainer {
     }
 
     /// The model for evaluation: no graph, nothing dropped, low-rank updates merged.
-    pub fn model(&self) -> Model {
+    pub fn model(&self) -> M {
         self.live().valid().materialize()
     }
 
     /// The average of the weights for evaluation, where one is kept.
-    pub fn ema_model(&self) -> Option<Model> {
+    pub fn ema_model(&self) -> Option<M> {
         self.ema.as_ref().map(|ema| ema.apply_to(self.live().valid()).materialize())
     }
 
@@ -218,11 +265,9 @@ impl Trainer {
         let TrainerState { model, ema, optimizer, numbers } = state;
         let map = TensorMap { tensors: model.into_iter().collect(), ..TensorMap::new("the saved state") };
         let live = self.model.take().expect("a model, except while an update is under way");
-        let (live, report) = apply(live, map, DType::F32, &Excuses::default());
-        if report.is_refused() {
-            return Err(TrainError::OtherModel(report.to_string()));
-        }
-        self.model = Some(live);
+        let all = Excuses::default();
+        let filled = fill(live, map, DType::F32, &all, &|_, _| None, Report::default());
+        self.model = Some(filled.map_err(|error| TrainError::OtherModel(error.to_string()))?.0);
         let inner = self.device.clone().inner();
         let scalars = |name: &str| numbers.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
         self.optimizer.load_state_dict(&state_dict(optimizer, scalars("optimizer")), &inner)?;

@@ -5,9 +5,9 @@ use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::data::{DecodeOptions, decode};
 use vitrum::layers::Linear;
-use vitrum::layers::attention::Place;
+use vitrum::layers::attention::BlockArgs;
 use vitrum::layers::observe::{Recorder, Silent};
-use vitrum::models::{Model, Precision};
+use vitrum::models::{Model, Precision, Want};
 use vitrum::tasks::Classifier;
 
 use crate::data::decode::real_data;
@@ -24,14 +24,14 @@ fn pictures(count: usize) -> Tensor<4> {
 }
 
 fn answers(model: &Model, images: Tensor<4>) -> Vec<f32> {
-    model.logits(images).into_data().try_to_vec().unwrap()
+    model.logits(images).unwrap().into_data().try_to_vec().unwrap()
 }
 
 #[test]
 fn answers_in_bf16_are_near_those_in_f32() {
     let (folder, _) = folders(&[]);
     let float = folder.path().join("float");
-    let (exact, mut rounded) = (loaded(&float, Precision::F32).model, loaded(&float, Precision::Bf16).model);
+    let (exact, rounded) = (loaded(&float, Precision::F32).model, loaded(&float, Precision::Bf16).model);
     assert_eq!((rounded.bf16_layers(), rounded.quantized_layers()), (8, 0));
     assert_eq!(rounded.precision(), Precision::Bf16);
     let (exact_logits, found) = (logits(&exact), logits(&rounded));
@@ -43,11 +43,12 @@ fn answers_in_bf16_are_near_those_in_f32() {
     // Afterwards, packed, or with somebody looking in: the same bits.
     assert_eq!(logits(&exact.clone().round_to_bf16()), found);
     assert_eq!(logits(&exact.clone().pack().round_to_bf16()), found, "packed before");
-    let mut packed = rounded.clone().pack();
+    let packed = rounded.clone().pack();
     assert_eq!((packed.bf16_layers(), logits(&packed)), (8, found.clone()), "packing keeps bf16");
     let mut recorder = Recorder { with_attention: false, seen: Vec::new() };
-    let features = rounded.backbone().features(images(), &mut recorder);
-    let watched = rounded.backbone().head(features, &mut recorder);
+    let classifier = rounded.as_classifier().unwrap();
+    let features = classifier.features(images().into(), Want::Last, &mut recorder);
+    let watched = classifier.head(features, &mut recorder);
     let watched: Vec<f32> = watched.into_data().try_to_vec().unwrap();
     assert_eq!(watched, found);
 }
@@ -107,9 +108,9 @@ fn attention_is_in_bf16_where_it_should_be() {
         false => vitrum_kernels::attention(qkv, heads, scale, None),
     };
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let Model::Vit(vit) = loaded(&float, precision).model;
+        let Model::Vit(vit) = loaded(&float, precision).model else { panic!("a ViT") };
         let attn = &vit.blocks[0].attn;
-        let place = Place { index: 0, grid: [4, 4], shared_bias: None, read: None };
+        let place = BlockArgs { grid: [4, 4], shared_bias: None, read: None };
         let found = attn.forward(x.clone(), place, &mut Silent);
         let layer = |layer: &Linear, x: Tensor<3>| match (layer.int8(), layer.packed()) {
             (Some(weight), _) => vitrum_kernels::linear_int8(x, weight, vitrum_kernels::Activation::Identity),
@@ -142,7 +143,7 @@ fn what_does_not_go_with_bf16_is_refused() {
     assert!(text.contains("--precision bf16 computes the rest in f32\nhint:"), "{text}");
 
     // In code, layers in eight bits stay beside others in bf16.
-    let mut mixed = loaded(&int8, Precision::F32).model.round_to_bf16();
+    let mixed = loaded(&int8, Precision::F32).model.round_to_bf16();
     assert_eq!((mixed.quantized_layers(), mixed.bf16_layers(), mixed.precision()), (4, 4, Precision::Int8));
     assert!(logits(&mixed).iter().all(|x| x.is_finite()));
 }
@@ -151,7 +152,7 @@ fn what_does_not_go_with_bf16_is_refused() {
 fn a_fresh_model_is_rounded_too() {
     let options =
         LoadOptions { needs_weights: false, precision: Precision::Bf16, ..LoadOptions::new("test_vit") };
-    let mut loaded = load(&options, &Device::flex()).unwrap();
+    let loaded = load(&options, &Device::flex()).unwrap();
     assert_eq!(loaded.model.precision(), Precision::Bf16);
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Value;
 use vitrum::models::vit::{GlobalPool, PosEmbed, VitConfig};
-use vitrum::models::{ConfigError, ModelConfig, catalogue};
+use vitrum::models::{Config, ConfigError, ModelConfig, catalogue};
 
 fn golden() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/golden/catalogue.json");
@@ -82,7 +82,9 @@ fn walk_of_vit_base() {
 /// 256×256 in patches of 32, width 1024: 64×3072 → 64×1024 → 65×1024.
 #[test]
 fn walk_of_patches_of_32() {
-    let ModelConfig::Vit(mut config) = ModelConfig::named("vit_large_patch32_224").unwrap();
+    let mut config =
+        vitrum::models::VitConfig::try_from(ModelConfig::named("vit_large_patch32_224").unwrap())
+            .expect("a ViT");
     config.img_size = [256, 256];
     let walk = ModelConfig::Vit(config).walk().unwrap();
     let shapes: Vec<&[usize]> = walk.steps[1..4].iter().map(|step| step.shape.as_slice()).collect();

@@ -292,7 +292,7 @@ fn empty_files_are_called_empty() {
     told.push(refused(&write(folder.path(), "t.tar.gz", &gz(b""))));
     told.push(refused(empty("mnist/t10k-images-idx3-ubyte").parent().unwrap()));
     told.push(ClassMap::open(empty("classes.txt")).unwrap_err().to_string());
-    let base = |_: &str| Ok(vitrum::models::VitConfig::default());
+    let base = |_: &str| Ok(vitrum::models::VitConfig::default().into());
     told.push(ModelCard::read(&empty("config.json"), &base).unwrap_err().to_string());
     for name in ["m.safetensors", "m.npz", "m.pth"] {
         told.push(vitrum::checkpoint::read(empty(name)).unwrap_err().to_string());

@@ -4,6 +4,7 @@ mod bf16;
 mod catalogue;
 mod checkpoint;
 mod data;
+mod families;
 mod formula;
 mod hostile_checkpoint;
 mod hostile_images;

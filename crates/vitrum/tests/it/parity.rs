@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use npyz::WriterBuilder;
 use serde::Deserialize;
@@ -15,10 +15,10 @@ use vitrum::checkpoint::dialect::to_timm;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
 use vitrum::checkpoint::write::to_safetensors;
-use vitrum::layers::names::KeyPath;
+use vitrum::layers::names::{Key, Visit, visit};
 use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::layers::position::RelPos;
-use vitrum::models::{Model, ModelConfig, VitConfig};
+use vitrum::models::{Config, Model, ModelConfig, VitConfig, Want};
 
 use crate::formula;
 
@@ -107,7 +107,7 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         let size = case.config.img_size;
         let options = LoadOptions { dtype, img_size: Some(size), ..LoadOptions::new(source) };
         let loaded = load(&options, device).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let ModelConfig::Vit(found) = loaded.model.config();
+        let found = VitConfig::try_from(loaded.model.config()).unwrap();
         // Cases without a resized table do not say how one would be resized.
         let pos_resize = case.source_img_size.map_or(found.pos_resize, |_| case.config.pos_resize);
         assert_eq!(
@@ -121,13 +121,13 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
     let dialect = serde_json::to_value(converted.dialect).unwrap();
     assert_eq!(dialect.as_str().unwrap().replace('_', ""), case.dialect, "{name}");
     let skeleton = ModelConfig::Vit(case.config.clone()).skeleton(device).unwrap();
-    let source_grid = case.source_img_size.map(|[h, w]| {
-        let [p, q] = case.config.patch_size;
-        [h / p, w / q]
-    });
-    let excuses = Excuses { source_grid, source_chans: case.source_chans, ..Excuses::default() };
-    let (model, report) = apply(skeleton, converted.map, dtype, &excuses);
-    assert!(!report.is_refused(), "{name}: {report}");
+    let source = VitConfig {
+        img_size: case.source_img_size.unwrap_or(case.config.img_size),
+        in_chans: case.source_chans.unwrap_or(case.config.in_chans),
+        ..case.config.clone()
+    };
+    let excuses = Excuses { source: Some(source.into()), ..Excuses::default() };
+    let (model, report) = apply(skeleton, converted.map, dtype, &excuses).expect(name);
     assert_eq!(!report.adapted.is_empty(), case.source_chans.is_some(), "{name}: {report}");
     model
 }
@@ -150,19 +150,22 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let device = Device::flex();
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
         let model = model(&name, &case, dtype, &device);
-        let read = model.backbone().forward(images.clone());
-        let features = model.backbone().features(images.clone(), &mut Silent);
-        let tokens = features.tokens.clone();
-        let logits = model.backbone().head(features, &mut Silent);
+        let classifier = model.as_classifier().unwrap();
+        let read = classifier.forward(images.clone().into());
+        let features = classifier.features(images.clone().into(), Want::Last, &mut Silent);
+        let tokens = features.clone().last().tokens;
+        let logits = classifier.head(features, &mut Silent);
         // Leaving out what the head does not read changes no digit.
         assert_eq!(read.into_data(), logits.clone().into_data(), "{name}");
-        let ModelConfig::Vit(config) = model.config();
+        let config = VitConfig::try_from(model.config()).unwrap();
         let packed = model.pack();
-        let answers = packed.logits(images.clone()).into_data();
+        let answers = packed.logits(images.clone()).unwrap().into_data();
         if !config.has_layer_scale() {
             assert_eq!(answers, logits.clone().into_data(), "{name}");
         }
-        let watched = packed.backbone().features(images, &mut Recorder::default()).tokens.into_data();
+        let watch = &mut Recorder::default();
+        let watched = packed.as_backbone().unwrap().features(images.into(), Want::Last, watch);
+        let watched = watched.last().tokens.into_data();
         let rounding = if dtype == DType::F64 { 1e-14 } else { 1e-6 };
         for (found, expected) in
             [(answers, logits.clone().into_data()), (watched, tokens.clone().into_data())]
@@ -213,8 +216,9 @@ fn check_inside(dtype: DType, bar: f64) {
             Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype)).narrow(0, 0, 1);
         let model = model(&name, &case, dtype, &device);
         let mut recorder = Recorder { with_attention: true, ..Recorder::default() };
-        let features = model.backbone().features(images, &mut recorder);
-        model.backbone().head(features, &mut recorder);
+        let classifier = model.as_classifier().unwrap();
+        let features = classifier.features(images.into(), Want::Last, &mut recorder);
+        classifier.head(features, &mut recorder);
         for (what, seen) in recorder.seen {
             let data = match seen {
                 Seen::Tokens(x) => x.into_data(),
@@ -249,29 +253,20 @@ fn intermediates_f64() {
 /// The gradient of every parameter, in the file's order of axes.
 struct Gradients<'a> {
     all: &'a burn::tensor::Gradients,
-    path: KeyPath,
     found: BTreeMap<String, Vec<f64>>,
 }
 
-impl ModuleVisitor for Gradients<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+impl Visit for Gradients<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
         let gradient = param.val().grad(self.all).map(|g| g.into_data().iter::<f64>().collect());
-        self.found.insert(self.path.key(), gradient.unwrap_or_default());
+        self.found.insert(key.name.clone(), gradient.unwrap_or_default());
     }
 }
 
 /// The networks of relative biases drop values in training whatever the configuration says; timm's gradients here are
 /// those of the evaluation mode.
 fn without_dropout(mut model: Model) -> Model {
-    let Model::Vit(vit) = &mut model;
+    let Model::Vit(vit) = &mut model else { panic!("a ViT") };
     let own = vit.blocks.iter_mut().filter_map(|block| block.attn.rel_pos.as_mut());
     for rel_pos in own.chain(vit.position.shared_rel_pos.as_mut()) {
         if let RelPos::Network(network) = rel_pos {
@@ -292,13 +287,13 @@ fn check_gradients(dtype: DType, bar: f64) {
         let values = formula::images(case.input, case.input_scale);
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
         let model = without_dropout(model(&name, &case, dtype, &device));
-        let logits = model.backbone().forward(images);
+        let logits = model.as_classifier().unwrap().forward(images.into());
         let shape = logits.dims();
         let probe = TensorData::new(formula::weight("grad_probe", &shape), shape);
         let loss = (logits * Tensor::from_data(probe, (&device, dtype))).sum();
         let all = loss.backward();
-        let mut gradients = Gradients { all: &all, path: KeyPath::default(), found: BTreeMap::new() };
-        model.visit(&mut gradients);
+        let mut gradients = Gradients { all: &all, found: BTreeMap::new() };
+        visit(&model, &mut gradients);
         let largest = sums.chunks_exact(2).fold(0.0_f64, |m, sums| m.max(sums[1]));
         for ((key, _), sums) in case.tensors.iter().zip(sums.chunks_exact(2)) {
             let ours = gradients.found.get(key).unwrap_or_else(|| panic!("{name}: no gradient for {key}"));
@@ -352,14 +347,14 @@ fn logits_depend_neither_on_the_batch_nor_on_the_threads() {
         .clone()
         .split(1, 0)
         .into_iter()
-        .flat_map(|image| numbers(model.backbone().forward(image)))
+        .flat_map(|image| numbers(model.as_classifier().unwrap().forward(image.into())))
         .collect();
-    assert_eq!(model.logits(Tensor::zeros([0, 3, 32, 32], &device)).dims(), [0, 7], "of no images");
+    assert_eq!(model.logits(Tensor::zeros([0, 3, 32, 32], &device)).unwrap().dims(), [0, 7], "of no images");
     for threads in [1, 2, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // Several rounds of parts, and parts of unequal size.
         for images in [images.clone(), images.clone().slice_dim(0, 0..5), images.clone().slice_dim(0, 0..1)] {
-            let found = pool.install(|| numbers(model.logits(images)));
+            let found = pool.install(|| numbers(model.logits(images).unwrap()));
             assert_eq!(found, one_by_one[..found.len()], "{threads} threads");
         }
     }

@@ -6,7 +6,6 @@ use tempfile::TempDir;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::data::preprocess::{IMAGENET_MEAN, PreprocessError};
 use vitrum::data::{CropMode, DemoSet, Preprocess};
-use vitrum::models::ModelConfig;
 use vitrum::tasks::Embedder;
 
 use crate::checkpoint::golden;
@@ -171,7 +170,9 @@ fn the_processors_size_enters_the_model() {
                 [20, 20],
             ),
         ] {
-            let ModelConfig::Vit(config) = load(&options, &Device::flex()).unwrap().model.config();
+            let config =
+                vitrum::models::VitConfig::try_from(load(&options, &Device::flex()).unwrap().model.config())
+                    .expect("a ViT");
             assert_eq!(config.img_size, size);
         }
     }

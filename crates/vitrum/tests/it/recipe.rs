@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use vitrum::models::{ModelConfig, catalogue};
+use vitrum::models::{Config, catalogue};
 use vitrum::train::optim::OptimName;
 use vitrum::train::recipe::{
     BUILTIN, DEVICES, ImgSize, METRICS, Recipe, RecipeError, SCHEDULES, builtin, keys, parse, read,
@@ -229,15 +229,20 @@ fn known_names_are_runs() {
 fn the_model_is_the_catalogues_with_the_recipes_changes() {
     let text = "model = \"deit_tiny_patch16_224\"\nimg_size = [32, 64]\nin_chans = 1\ngp = \"avg\"\ndrop_path = 0.2\n\
                 proj_drop = 0.1\nmodel_kwargs = { patch_size = 4, depth = 3, init_values = 1e-5 }";
-    let ModelConfig::Vit(config) = with(&good(), text).model_config(Some(10)).expect("a model");
+    let config =
+        vitrum::models::VitConfig::try_from(with(&good(), text).model_config(Some(10)).expect("a model"))
+            .expect("a ViT");
     assert_eq!((config.img_size, config.patch_size, config.in_chans), ([32, 64], [4, 4], 1));
     assert_eq!((config.depth, config.embed_dim, config.num_classes), (3, 192, 10));
     assert_eq!((config.drop_path_rate, config.proj_drop_rate, config.init_values), (0.2, 0.1, Some(1e-5)));
     let own = Recipe { num_classes: Some(7), ..good() };
-    let ModelConfig::Vit(config) = own.model_config(Some(10)).expect("a model");
+    let config =
+        vitrum::models::VitConfig::try_from(own.model_config(Some(10)).expect("a model")).expect("a ViT");
     assert_eq!(config.num_classes, 7);
     let layer_scale = "model = \"test_vit2\"\nmodel_kwargs = { init_values = \"none\" }";
-    let ModelConfig::Vit(config) = with(&good(), layer_scale).model_config(None).expect("a model");
+    let config =
+        vitrum::models::VitConfig::try_from(with(&good(), layer_scale).model_config(None).expect("a model"))
+            .expect("a ViT");
     assert_eq!(config.init_values, None);
 }
 

@@ -12,7 +12,7 @@ use vitrum::checkpoint::epsilon::change_of_epsilon;
 use vitrum::checkpoint::finite::check_narrowing;
 use vitrum::checkpoint::inspect::inspect_set;
 use vitrum::checkpoint::load::{LoadOptions, Loaded, ModelError, load, open};
-use vitrum::checkpoint::quantize::check_skip;
+use vitrum::checkpoint::quantize::{check_skip, layers};
 use vitrum::checkpoint::read::read_set;
 use vitrum::checkpoint::write::{WriteOptions, write_model, write_safetensors};
 use vitrum::checkpoint::{Dtype, HostTensor, LoadError, TensorMap, read};
@@ -242,16 +242,16 @@ fn a_head_that_is_not_taken_is_named() {
         let text = load_from(folder.path()).unwrap_err().to_string();
         assert!(text.contains("missing     head.weight") && text.contains("left out"), "{name}: {text}");
         // With a name in place of a card the model is headless, which is said, and asking it for classes is refused.
-        let kwargs = |config: VitConfig| {
-            Ok(VitConfig {
-                img_size: [8, 8],
-                patch_size: [4, 4],
-                embed_dim: 8,
-                depth: 2,
-                num_heads: 2,
-                mlp_ratio: 2.0,
-                ..config
-            })
+        let kwargs = |config: ModelConfig| {
+            let pairs = [
+                ("img_size", json!(8)),
+                ("patch_size", json!(4)),
+                ("embed_dim", json!(8)),
+                ("depth", json!(2)),
+                ("num_heads", json!(2)),
+                ("mlp_ratio", json!(2)),
+            ];
+            config.with_all(pairs).map_err(|error| error.to_string())
         };
         let options = LoadOptions {
             checkpoint: Some(folder.path().join("model.safetensors")),
@@ -356,9 +356,11 @@ fn narrower_types_refuse_what_they_cannot_hold() {
 
 #[test]
 fn a_pattern_that_skips_no_layer_is_refused() {
-    let map = map_of(&timm_shapes());
-    let skip =
-        |patterns: &[&str]| check_skip(&map, &patterns.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let (map, layers) =
+        (map_of(&timm_shapes()), layers(&VitConfig { depth: 2, ..VitConfig::default() }.into()).unwrap());
+    let skip = |patterns: &[&str]| {
+        check_skip(&map, &layers, &patterns.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
     skip(&["blocks.0.*", "*.fc2", "blocks.1.attn.qkv", "blocks.1.attn.qkv.weight"]).unwrap();
     for patterns in [&["block.0.*"][..], &["*.fc2", "head"], &[""]] {
         let text = skip(patterns).unwrap_err().to_string();
@@ -389,7 +391,8 @@ fn a_card_without_a_class_takes_the_head_from_the_tensors() {
     assert_eq!(Classifier::load(hugging_face(without).path()).unwrap().label(1), Some("dog"));
     let bare = hugging_face(without);
     std::fs::copy(golden("hf_vit_model/model.safetensors"), bare.path().join("model.safetensors")).unwrap();
-    let ModelConfig::Vit(config) = load_from(bare.path()).unwrap().model.config();
+    let config =
+        vitrum::models::VitConfig::try_from(load_from(bare.path()).unwrap().model.config()).expect("a ViT");
     assert_eq!((config.num_classes, config.representation_size), (0, Some(8)));
 }
 
@@ -400,7 +403,7 @@ fn a_bare_model_may_lack_its_pooler() {
     map.tensors.retain(|name, _| !name.starts_with("pooler."));
     save(folder.path(), "model.safetensors", &map);
     let loaded = load_from(folder.path()).unwrap();
-    let ModelConfig::Vit(config) = loaded.model.config();
+    let config = vitrum::models::VitConfig::try_from(loaded.model.config()).expect("a ViT");
     assert_eq!((config.num_classes, config.representation_size), (0, None));
     assert!(loaded.notes.iter().any(|note| note.contains("no pooler")), "{:?}", loaded.notes);
 }
@@ -425,7 +428,7 @@ fn labels_with_gaps_and_stated_numbers_give_the_classes() {
 fn the_epsilon_of_another_library_changes_answers() {
     let opened = open(&LoadOptions::new(golden("hf_vit").to_string_lossy())).unwrap();
     let change = |epsilon| change_of_epsilon(&opened.tensors, &opened.card.config, epsilon).unwrap();
-    assert_eq!(opened.card.config.norm_eps, 1e-12);
+    assert_eq!(opened.card.config.field("norm_eps"), Some(json!(1e-12)));
     assert_eq!(change(1e-12), 0.0);
     assert!(0.0 < change(1e-4) && change(1e-4) < change(1e-2), "{} {}", change(1e-4), change(1e-2));
 }
@@ -450,7 +453,7 @@ fn written(
 #[test]
 fn a_fine_tuned_model_of_transformers_is_written_as_theirs() {
     let opened = open(&LoadOptions::new(golden("hf_vit").to_string_lossy())).unwrap();
-    let config = opened.card.config.clone();
+    let config = VitConfig::try_from(opened.card.config.clone()).unwrap();
     assert_eq!((config.norm_eps, config.pos_resize), (1e-12, PosResize::Bicubic));
     let (folder, reason, json) = written(&config, &opened.tensors, "test_vit");
     assert!(reason.unwrap().contains("epsilon of 1e-12"));
@@ -465,7 +468,11 @@ fn a_fine_tuned_model_of_transformers_is_written_as_theirs() {
 fn what_no_other_library_computes_names_no_architecture_of_theirs() {
     let opened = open(&LoadOptions::new(golden("hf_vit").to_string_lossy())).unwrap();
     // Neither timm's epsilon nor transformers' pooling.
-    let config = VitConfig { global_pool: GlobalPool::Avg, fc_norm: Some(false), ..opened.card.config };
+    let config = VitConfig {
+        global_pool: GlobalPool::Avg,
+        fc_norm: Some(false),
+        ..opened.card.config.try_into().unwrap()
+    };
     let (folder, reason, json) = written(&config, &opened.tensors, "test_vit");
     assert!(reason.unwrap().contains("epsilon"));
     let name = json["architecture"].as_str().unwrap();

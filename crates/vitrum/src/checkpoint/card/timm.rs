@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{CardSource, Fields, ModelCard, Resolve, activation, expected, labels};
+use super::{CardSource, Fields, ModelCard, Resolve, expected, labels};
 use crate::data::{CropMode, Interpolation, Preprocess};
-use crate::models::vit::{GlobalPool, PosEmbed, VitConfig, WeightInit};
+use crate::models::ModelConfig;
 
 /// The card a timm `config.json` describes.
 ///
@@ -34,10 +34,8 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     let mut card = ModelCard::new(base, CardSource::Timm, "");
     card.architecture = Some(name.to_string());
     card.tag = pretrained.text("tag")?.or(name_tag).map(str::to_string);
-    card.dist_token = name.contains("_distilled_");
-    card.dist_head = card.dist_token;
-    apply_pretrained(&mut card.config, &top, &pretrained)?;
-    apply_model_args(&mut card, &top)?;
+    card.config = with_pretrained(card.config, &top, &pretrained)?;
+    card.config = with_model_args(card.config, &top)?;
     if let Some(whole) = own {
         card.config = serde_json::from_value(whole.clone()).map_err(|error| format!("`vitrum`: {error}"))?;
     }
@@ -56,17 +54,22 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
 }
 
 /// What timm's builder takes from `pretrained_cfg` when the arguments do not say otherwise.
-fn apply_pretrained(config: &mut VitConfig, top: &Fields, pretrained: &Fields) -> Result<(), String> {
+fn with_pretrained(config: ModelConfig, top: &Fields, pretrained: &Fields) -> Result<ModelConfig, String> {
+    let mut config = config;
+    let mut set = |field: &str, value: Value| {
+        config = config.with(field, value).map_err(|error| error.to_string())?;
+        Ok::<(), String>(())
+    };
     if let Some([channels, height, width]) = input_size(pretrained)? {
-        config.in_chans = channels;
+        set("in_chans", json!(channels))?;
         if pretrained.flag("fixed_input_size")? != Some(false) {
-            config.img_size = [height, width];
+            set("img_size", json!([height, width]))?;
         }
     }
     if let Some(classes) = top.size("num_classes")?.or(pretrained.size("num_classes")?) {
-        config.num_classes = classes;
+        set("num_classes", json!(classes))?;
     }
-    Ok(())
+    Ok(config)
 }
 
 fn input_size(pretrained: &Fields) -> Result<Option<[usize; 3]>, String> {
@@ -79,103 +82,26 @@ fn input_size(pretrained: &Fields) -> Result<Option<[usize; 3]>, String> {
 }
 
 /// Arguments the model was made with, over those of the architecture.
-fn apply_model_args(card: &mut ModelCard, top: &Fields) -> Result<(), String> {
+fn with_model_args(config: ModelConfig, top: &Fields) -> Result<ModelConfig, String> {
     let args = match top.get("model_args") {
-        Some(Value::Object(args)) => Fields(args),
+        Some(Value::Object(args)) => args,
         Some(other) => return Err(expected("model_args", "an object", other)),
-        None => return Ok(()),
+        None => return Ok(config),
     };
-    for (key, value) in args.0.iter().filter(|(_, value)| !value.is_null()) {
-        apply_model_arg(&mut card.config, &args, key, value).map_err(|e| format!("model_args: {e}"))?;
-    }
-    Ok(())
-}
-
-/// One argument of timm's `VisionTransformer`.
-fn apply_model_arg(config: &mut VitConfig, args: &Fields, key: &str, value: &Value) -> Result<(), String> {
-    // Values are not null, so each reader returns `Some`.
-    match key {
-        "img_size" => config.img_size = args.pair(key)?.unwrap_or(config.img_size),
-        "patch_size" => config.patch_size = args.pair(key)?.unwrap_or(config.patch_size),
-        "in_chans" => config.in_chans = args.size(key)?.unwrap_or_default(),
-        "num_classes" => config.num_classes = args.size(key)?.unwrap_or_default(),
-        "embed_dim" => config.embed_dim = args.size(key)?.unwrap_or_default(),
-        "depth" => config.depth = args.size(key)?.unwrap_or_default(),
-        "num_heads" => config.num_heads = args.size(key)?.unwrap_or_default(),
-        "rel_pos_dim" => config.rel_pos_dim = args.size(key)?,
-        "reg_tokens" => config.reg_tokens = args.size(key)?.unwrap_or_default(),
-        "mlp_ratio" => config.mlp_ratio = args.number(key)?.unwrap_or_default(),
-        "init_values" => config.init_values = args.number(key)?,
-        "drop_rate" => config.drop_rate = args.number(key)?.unwrap_or_default(),
-        "pos_drop_rate" => config.pos_drop_rate = args.number(key)?.unwrap_or_default(),
-        "patch_drop_rate" => config.patch_drop_rate = args.number(key)?.unwrap_or_default(),
-        "proj_drop_rate" => config.proj_drop_rate = args.number(key)?.unwrap_or_default(),
-        "attn_drop_rate" => config.attn_drop_rate = args.number(key)?.unwrap_or_default(),
-        "drop_path_rate" => config.drop_path_rate = args.number(key)?.unwrap_or_default(),
-        "qkv_bias" => config.qkv_bias = args.flag(key)?.unwrap_or_default(),
-        "qk_norm" => config.qk_norm = args.flag(key)?.unwrap_or_default(),
-        "proj_bias" => config.proj_bias = args.flag(key)?.unwrap_or_default(),
-        "class_token" => config.class_token = args.flag(key)?.unwrap_or_default(),
-        "no_embed_class" => config.no_embed_class = args.flag(key)?.unwrap_or_default(),
-        "pre_norm" => config.pre_norm = args.flag(key)?.unwrap_or_default(),
-        "final_norm" => config.final_norm = args.flag(key)?.unwrap_or_default(),
-        "fc_norm" => config.fc_norm = args.flag(key)?,
-        "pool_include_prefix" => config.pool_include_prefix = args.flag(key)?.unwrap_or_default(),
-        "global_pool" => config.global_pool = pool(args.text(key)?.unwrap_or_default())?,
-        "pos_embed" => config.pos_embed = position(args.text(key)?.unwrap_or_default())?,
-        "act_layer" => config.act_layer = activation(key, args.text(key)?.unwrap_or_default())?,
-        "weight_init" => config.weight_init = weight_init(args.text(key)?.unwrap_or_default())?,
-        "norm_layer" => match args.text(key)?.unwrap_or_default() {
-            "layernorm" | "LayerNorm" => {}
-            other => return Err(format!("`norm_layer` `{other}` is not supported")),
-        },
-        // How the image is fed or the weights begin, not what the model computes.
-        "dynamic_img_size" | "strict_img_size" | "fix_init" => {
-            args.flag(key)?;
-        }
-        "dynamic_img_pad" | "scale_attn_norm" | "scale_mlp_norm" if value == &Value::Bool(false) => {}
-        other => return Err(format!("unknown argument `{other}` = {}", expected(other, "absent", value))),
-    }
-    Ok(())
-}
-
-fn pool(name: &str) -> Result<GlobalPool, String> {
-    Ok(match name {
-        "token" => GlobalPool::Token,
-        "avg" => GlobalPool::Avg,
-        "max" => GlobalPool::Max,
-        "avgmax" => GlobalPool::Avgmax,
-        "map" => GlobalPool::Map,
-        other => return Err(format!("`global_pool` `{other}` is not supported")),
-    })
-}
-
-fn position(name: &str) -> Result<PosEmbed, String> {
-    Ok(match name {
-        "learn" => PosEmbed::Learn,
-        "" | "none" => PosEmbed::None,
-        other => return Err(format!("`pos_embed` `{other}` is not supported")),
-    })
-}
-
-fn weight_init(name: &str) -> Result<WeightInit, String> {
-    Ok(match name {
-        "" | "skip" | "reset" => WeightInit::Timm,
-        "jax" => WeightInit::Jax,
-        "jax_nlhb" => WeightInit::JaxNlhb,
-        "moco" => WeightInit::Moco,
-        other => return Err(format!("`weight_init` `{other}` is not supported")),
+    let given = args.iter().filter(|(_, value)| !value.is_null());
+    given.into_iter().try_fold(config, |config, (key, value)| {
+        config.with_timm_arg(key, value).map_err(|error| format!("model_args: {error}"))
     })
 }
 
 /// `global_pool` at the top is there for people; timm builds from architecture and arguments.
 fn note_pool(card: &mut ModelCard, top: &Fields) -> Result<(), String> {
     if let Some(stated) = top.text("global_pool")?
-        && pool(stated).ok() != Some(card.config.global_pool)
+        && let Some(own) = card.config.field("global_pool")
+        && own != json!(stated)
     {
         card.notes.push(format!(
-            "`global_pool` is `{stated}` at the top level, the architecture and its arguments give {:?}",
-            card.config.global_pool
+            "`global_pool` is `{stated}` at the top level, the architecture and its arguments give {own}"
         ));
     }
     Ok(())

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::LoadError;
-use crate::checkpoint::apply::Report;
-use crate::models::ConfigError;
+use crate::checkpoint::apply::{ApplyError, Report};
+use crate::models::{CannotError, ConfigError};
 
 /// What stands between a name and a model.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,12 @@ pub enum ModelError {
     /// A name or a configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The model was asked for what its family cannot do.
+    #[error(transparent)]
+    Cannot(#[from] CannotError),
+    /// Tensors that are not the model's.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
@@ -90,8 +96,7 @@ fn lines(notes: &[String]) -> String {
 }
 
 fn hint(report: &Report) -> String {
-    let heads = |keys: &[String]| keys.iter().any(|key| key.starts_with("head."));
-    if heads(&report.missing) || report.mismatched.iter().any(|change| change.key.starts_with("head.")) {
+    if report.heads_differ {
         return "hint: --num-classes K gives the model a new head, --num-classes 0 none".into();
     }
     if !report.mismatched.is_empty() {

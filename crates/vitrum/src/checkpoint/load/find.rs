@@ -6,20 +6,27 @@ use super::{LoadOptions, ModelError};
 use crate::checkpoint::card::ModelCard;
 use crate::checkpoint::demo;
 use crate::checkpoint::read::check_link;
-use crate::data::{CropMode, Interpolation, Preprocess};
-use crate::models::catalogue;
-use crate::models::vit::VitConfig;
+use crate::data::Preprocess;
+use crate::models::{ModelConfig, catalogue};
 
 /// What the name led to.
 pub(super) struct Found {
     pub name: String,
     pub card: Option<ModelCard>,
     /// The configuration of a catalogue name.
-    pub named: Option<VitConfig>,
+    pub named: Option<ModelConfig>,
     pub weights: Option<PathBuf>,
     pub preprocess: Option<Preprocess>,
     pub labels: Option<Vec<String>>,
     pub notes: Vec<String>,
+}
+
+impl Found {
+    /// The family, where card or name say it.
+    pub fn family(&self) -> Option<&'static str> {
+        let card = self.card.as_ref().map(|card| &card.config);
+        card.or(self.named.as_ref()).map(ModelConfig::family)
+    }
 }
 
 /// Finds the files, or the name, that the options lead to.
@@ -37,7 +44,7 @@ pub(super) fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
         return of_path(&demo::folder()?, spec, options);
     }
     match catalogue::entry(spec) {
-        Ok(entry) => of_name(spec, entry, options),
+        Ok(entry) => Ok(of_name(spec, entry, options)),
         Err(_) if looks_like_path(spec) => Err(ModelError::NotFound { model: spec.into() }),
         Err(error) => Err(error.into()),
     }
@@ -90,7 +97,7 @@ fn of_path(path: &Path, spec: &str, options: &LoadOptions<'_>) -> Result<Found, 
         notes: Vec::new(),
     };
     if let Some(card) = card {
-        adopt(card, &mut found)?;
+        adopt(card, &mut found);
     }
     Ok(found)
 }
@@ -108,46 +115,22 @@ fn card_of(path: &Path) -> Result<Option<ModelCard>, ModelError> {
 }
 
 /// Takes over what a card says.
-pub(super) fn adopt(card: ModelCard, found: &mut Found) -> Result<(), ModelError> {
-    if card.dist_token || card.dist_head {
-        return Err(ModelError::Unsupported {
-            path: card.path,
-            what: "a distilled DeiT with a second head: this family is not built yet",
-        });
-    }
+pub(super) fn adopt(card: ModelCard, found: &mut Found) {
     found.notes.extend(card.notes.iter().map(|note| format!("{}: {note}", card.path.display())));
     found.preprocess.clone_from(&card.preprocess);
     found.labels.clone_from(&card.labels);
     found.card = Some(card);
-    Ok(())
 }
 
 /// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
-fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
-    Ok(Found {
+fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Found {
+    Found {
         name: spec.into(),
         card: None,
         named: Some(entry.config.clone()),
         weights: options.checkpoint.clone(),
-        preprocess: Some(
-            preprocess_of(entry).map_err(|reason| ModelError::Edit(format!("{spec}: {reason}")))?,
-        ),
+        preprocess: Some(entry.preprocess()),
         labels: None,
         notes: Vec::new(),
-    })
-}
-
-/// The catalogue's words for preprocessing, understood.
-pub(super) fn preprocess_of(entry: &catalogue::Entry) -> Result<Preprocess, String> {
-    let catalogue::NamedPreprocess { mean, std, interpolation, crop_pct, crop_mode } = &entry.preprocess;
-    let [height, width] = entry.config.img_size;
-    Ok(Preprocess {
-        input_size: [entry.config.in_chans, height, width],
-        interpolation: Interpolation::of_name(interpolation)
-            .ok_or_else(|| format!("unknown interpolation `{interpolation}`"))?,
-        crop_pct: *crop_pct,
-        crop_mode: CropMode::of_name(crop_mode).ok_or_else(|| format!("unknown crop_mode `{crop_mode}`"))?,
-        mean: mean.clone(),
-        std: std.clone(),
-    })
+    }
 }

@@ -6,12 +6,12 @@ use burn::tensor::DType;
 
 use super::{Found, LoadOptions, ModelError};
 use crate::checkpoint::TensorMap;
-use crate::checkpoint::dialect::{Converted, to_timm};
+use crate::checkpoint::dialect::{Converted, to_timm_as};
 use crate::checkpoint::error::shorten;
 use crate::checkpoint::finite::not_finite;
-use crate::checkpoint::quantize::{Int8Map, is_quantized, quantize_tensors, take_int8};
+use crate::checkpoint::quantize::{Int8Map, is_quantized, layers, quantize_tensors, take_int8};
 use crate::checkpoint::read::{OTHER_SET, read_set};
-use crate::models::Precision;
+use crate::models::{ModelConfig, Precision};
 
 /// The weights of a file under timm's names, with a note of what was taken and what was left out.
 pub(super) fn weights(
@@ -21,7 +21,7 @@ pub(super) fn weights(
 ) -> Result<Converted, ModelError> {
     let map = read_set(path, options.weight_set.as_deref())?;
     let broken = not_finite(&map, options.dtype != DType::F64);
-    let converted = to_timm(map)?;
+    let converted = to_timm_as(map, found.family())?;
     let map = &converted.map;
     let is_used = |name: &str| !map.dropped.iter().any(|(dropped, _)| dropped == name);
     if let Some(broken) = broken.into_iter().find(|broken| is_used(&broken.name)) {
@@ -63,6 +63,7 @@ fn left_out(map: &TensorMap) -> Option<String> {
 /// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
 pub(super) fn int8_weights(
     tensors: &mut TensorMap,
+    config: &ModelConfig,
     options: &LoadOptions<'_>,
 ) -> Result<Int8Map, ModelError> {
     let refuse = |what| Err(ModelError::Unsupported { path: tensors.path.clone(), what });
@@ -85,7 +86,7 @@ pub(super) fn int8_weights(
     }
     let mut quantized = take_int8(tensors)?;
     if options.precision == Precision::Int8 {
-        quantized.extend(quantize_tensors(tensors, &[]));
+        quantized.extend(quantize_tensors(tensors, &layers(config)?, &[]));
     }
     Ok(quantized)
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::LoadError;
-use crate::checkpoint::dialect::Dialect;
 use crate::checkpoint::error::shorten;
+use crate::checkpoint::family::{Naming, namings};
 
 /// Weights of one model within a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,8 +99,8 @@ pub(super) fn select(path: &Path, shapes: &Shapes, wanted: Option<&str>) -> Resu
         None => best_set(path, &names)?,
     };
     let Some(chosen) = chosen else { return Ok(without_sets(&plain)) };
-    let (prefix, dialect) = &found[chosen];
-    let mut taken = Taken { prefix, dialect: *dialect, others: &found, plain: &plain, shapes };
+    let (prefix, naming) = &found[chosen];
+    let mut taken = Taken { prefix, naming, others: &found, plain: &plain, shapes };
     let [names_kept, mut dropped] = taken.split();
     let mut selection =
         Selection { names: names_kept, dropped: Vec::new(), sets: Vec::new(), notes: Vec::new() };
@@ -158,21 +158,21 @@ fn quoted(name: &str) -> String {
     if name.is_empty() { "the file's top level".into() } else { format!("`{}`", shorten(name)) }
 }
 
-/// What stands in front of each patch projection, and whose naming it is in.
-fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, Dialect)> {
-    let mut found: BTreeMap<String, Dialect> = BTreeMap::new();
+/// What stands in front of each telltale, and whose naming it is.
+fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
+    let mut found: BTreeMap<String, &'static Naming> = BTreeMap::new();
     for name in names.keys() {
-        let prefix = Dialect::ALL.into_iter().find_map(|dialect| {
-            let prefix = name.strip_suffix(dialect.telltale())?;
-            (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), dialect))
+        let prefix = namings().find_map(|(_, naming)| {
+            let prefix = name.strip_suffix(naming.telltale())?;
+            (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), naming))
         });
-        if let Some((prefix, dialect)) = prefix {
-            found.entry(prefix).or_insert(dialect);
+        if let Some((prefix, naming)) = prefix {
+            found.entry(prefix).or_insert(naming);
         }
     }
-    // CLIP's telltale is a word of others, too; a file in another naming is not CLIP's.
-    if found.values().any(|dialect| *dialect != Dialect::Clip) {
-        found.retain(|_, dialect| *dialect != Dialect::Clip);
+    // A weak telltale is a word of others, too; a file in another naming is not of this one.
+    if found.values().any(|naming| !naming.is_weak) {
+        found.retain(|_, naming| !naming.is_weak);
     }
     found.into_iter().collect()
 }
@@ -288,8 +288,8 @@ fn outside(container: &str) -> String {
 /// A chosen set within its file.
 struct Taken<'a> {
     prefix: &'a str,
-    dialect: Dialect,
-    others: &'a [(String, Dialect)],
+    naming: &'a Naming,
+    others: &'a [(String, &'static Naming)],
     plain: &'a BTreeMap<String, &'a str>,
     shapes: &'a Shapes<'a>,
 }
@@ -352,20 +352,13 @@ impl Taken<'_> {
     /// with the names that they get.
     fn head_beside(&mut self, kept: &[(String, String)]) -> Option<(String, Vec<(String, String)>)> {
         let inner = &self.prefix[self.container().len()..];
-        let target = match self.dialect {
-            Dialect::Timm => format!("{inner}head"),
-            Dialect::HuggingFace => "classifier".to_string(),
-            Dialect::Torchvision => format!("{inner}heads.head"),
-            Dialect::Google | Dialect::Clip => return None,
+        let heads = self.naming.heads;
+        let at = if self.naming.beside.is_empty() { inner } else { "" };
+        let target = format!("{at}{}", heads.first()?);
+        let is_own = |name: &str| {
+            let inside = |name: &str| heads.iter().any(|head| name.starts_with(&format!("{head}.")));
+            name.strip_prefix(inner).is_some_and(inside) || (!self.naming.beside.is_empty() && inside(name))
         };
-        let own = match self.dialect {
-            Dialect::HuggingFace => {
-                vec!["classifier.".into(), "cls_classifier.".into(), format!("{inner}classifier.")]
-            }
-            Dialect::Torchvision => vec![format!("{inner}heads.")],
-            _ => vec![format!("{target}.")],
-        };
-        let is_own = |name: &str| own.iter().any(|own: &String| name.starts_with(own));
         if self.prefix.ends_with("visual.trunk.") || kept.iter().any(|(_, name)| is_own(name)) {
             return None;
         }
@@ -395,7 +388,7 @@ impl Taken<'_> {
     fn is_head(&self, module: &str) -> bool {
         let shape = |name: String| self.plain.get(&name).and_then(|file| self.shapes.get(file)).copied();
         let width =
-            shape(format!("{}{}", self.prefix, self.dialect.telltale())).and_then(|s| s.first().copied());
+            shape(format!("{}{}", self.prefix, self.naming.telltale())).and_then(|s| s.first().copied());
         let inside = format!("{module}.");
         if self.prefix.starts_with(&inside) {
             return false;

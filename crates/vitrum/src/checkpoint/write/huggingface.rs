@@ -3,94 +3,30 @@
 use serde_json::{Map, Value, json};
 
 use super::floats;
+use crate::checkpoint::family::HuggingFaceModel;
 use crate::checkpoint::{Dtype, ModelCard};
 use crate::data::CropMode;
-use crate::models::vit::{Activation, GlobalPool, PosEmbed, VitConfig};
 
-/// `config.json` as transformers 5.23 writes it for ViT and DeiT.
+/// `config.json` as transformers 5.23 writes it.
 pub(super) fn huggingface_config(card: &ModelCard, dtype: Dtype) -> Result<Value, String> {
-    let config = &card.config;
-    check_huggingface(card)?;
-    let class = match (config.num_classes > 0, card.dist_token, card.dist_head) {
-        (false, false, _) => "ViTModel",
-        (false, true, _) => "DeiTModel",
-        (true, false, _) => "ViTForImageClassification",
-        (true, true, false) => "DeiTForImageClassification",
-        (true, true, true) => "DeiTForImageClassificationWithTeacher",
-    };
-    let mut json = Map::new();
-    let mut put = |key: &str, value: Value| json.insert(key.to_string(), value);
-    put("architectures", json!([class]));
-    put("attention_probs_dropout_prob", json!(config.attn_drop_rate));
-    put("dtype", json!(torch_dtype(dtype)?));
-    put("encoder_stride", json!(config.patch_size[0]));
-    put("hidden_act", json!(huggingface_activation(config.act_layer)));
-    put("hidden_dropout_prob", json!(config.proj_drop_rate));
-    put("hidden_size", json!(config.embed_dim));
-    if config.num_classes > 0 {
+    let HuggingFaceModel { model_type, class, fields, .. } = card.config.to_huggingface()?;
+    let mut json = fields;
+    json.insert("architectures".into(), json!([class]));
+    json.insert("model_type".into(), json!(model_type));
+    json.insert("dtype".into(), json!(torch_dtype(dtype)?));
+    let classes = card.num_classes();
+    if classes > 0 {
         let name =
             |i: usize| card.labels.as_ref().and_then(|l| l.get(i).cloned()).unwrap_or(format!("LABEL_{i}"));
-        let names: Vec<String> = (0..config.num_classes).map(name).collect();
+        let names: Vec<String> = (0..classes).map(name).collect();
         let by_number: Map<String, Value> =
             names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect();
         let by_name: Map<String, Value> =
             names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect();
-        put("id2label", Value::Object(by_number));
-        put("label2id", Value::Object(by_name));
+        json.insert("id2label".into(), Value::Object(by_number));
+        json.insert("label2id".into(), Value::Object(by_name));
     }
-    put("image_size", side(config.img_size));
-    put("initializer_range", json!(0.02));
-    put("intermediate_size", json!(config.mlp_hidden_dim()));
-    put("layer_norm_eps", json!(config.norm_eps));
-    put("model_type", json!(if card.dist_token { "deit" } else { "vit" }));
-    put("num_attention_heads", json!(config.num_heads));
-    put("num_channels", json!(config.in_chans));
-    put("num_hidden_layers", json!(config.depth));
-    put("patch_size", side(config.patch_size));
-    put("pooler_act", json!("tanh"));
-    put("pooler_output_size", json!(config.representation_size.unwrap_or(config.embed_dim)));
-    put("qkv_bias", json!(config.qkv_bias));
     Ok(Value::Object(json))
-}
-
-/// Refuses what transformers' ViT has no field for.
-pub(super) fn check_huggingface(card: &ModelCard) -> Result<(), String> {
-    let config = &card.config;
-    let plain = VitConfig::default();
-    let differs = [
-        ("class_token", !config.class_token),
-        ("reg_tokens", config.reg_tokens > 0),
-        ("pos_embed", config.pos_embed != PosEmbed::Learn),
-        ("no_embed_class", config.no_embed_class),
-        ("pre_norm", config.pre_norm),
-        ("final_norm", config.final_norm != plain.final_norm),
-        ("fc_norm", config.use_fc_norm()),
-        ("global_pool", config.global_pool != GlobalPool::Token),
-        ("init_values", config.init_values.is_some()),
-        ("res_post_norm", config.res_post_norm),
-        ("qk_norm", config.qk_norm),
-        ("proj_bias", !config.proj_bias),
-        ("representation_size with a head", config.representation_size.is_some() && config.num_classes > 0),
-    ];
-    match differs.iter().find(|(_, differs)| *differs) {
-        Some((key, _)) => Err(format!("transformers' ViT has no counterpart for this value of {key}")),
-        None => Ok(()),
-    }
-}
-
-/// One number for a square.
-fn side(size: [usize; 2]) -> Value {
-    if size[0] == size[1] { json!(size[0]) } else { json!(size) }
-}
-
-fn huggingface_activation(act: Activation) -> &'static str {
-    match act {
-        Activation::Gelu => "gelu",
-        Activation::GeluTanh => "gelu_pytorch_tanh",
-        Activation::QuickGelu => "quick_gelu",
-        Activation::Relu => "relu",
-        Activation::Silu => "silu",
-    }
 }
 
 fn torch_dtype(dtype: Dtype) -> Result<&'static str, String> {

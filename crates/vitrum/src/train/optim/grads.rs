@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
 use vitrum_kernels::optim::sums_of_squares;
 
 use super::flat;
-use crate::layers::names::KeyPath;
+use crate::layers::names::{Key, Visit, visit};
 
 /// The gradient of one parameter.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ pub struct GradMap {
 impl GradMap {
     /// Takes the gradients of `model`'s parameters out of what a backward pass gave.
     pub fn collect<M: Module>(model: &M, gradients: Gradients) -> Self {
-        let mut collector = Collector { gradients, path: KeyPath::default(), map: Self::default() };
-        model.visit(&mut collector);
+        let mut collector = Collector { gradients, map: Self::default() };
+        visit(model, &mut collector);
         collector.map
     }
 
@@ -120,26 +120,17 @@ impl GradMap {
 
 struct Collector {
     gradients: Gradients,
-    path: KeyPath,
     map: GradMap,
 }
 
-impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+impl Visit for Collector {
+    fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
         let Some(grad) = param.base().grad_remove(&mut self.gradients) else { return };
         self.map.push(Grad {
-            key: self.path.key(),
+            key: key.name.clone(),
             id: param.id,
             shape: grad.dims().to_vec(),
-            is_linear_weight: self.path.is_linear_weight(),
+            is_linear_weight: key.is_linear_weight,
             value: flat(grad),
         });
     }

@@ -13,7 +13,7 @@ use crate::data::preprocess::Preprocess;
 use crate::data::random::DataRng;
 use crate::data::train_loader::{TrainLoader, TrainLoaderOptions};
 use crate::data::train_set::{TrainDataOptions, TrainValSets};
-use crate::models::catalogue;
+use crate::models::{Config, catalogue};
 use crate::train::TrainError;
 use crate::train::recipe::Recipe;
 
@@ -21,7 +21,9 @@ use crate::train::recipe::Recipe;
 pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
     let side = match recipe.img_size {
         Some(size) => size.0[0].max(size.0[1]) as u32,
-        None => catalogue::entry(&recipe.model).map_or(224, |entry| entry.config.img_size[0] as u32),
+        None => {
+            catalogue::entry(&recipe.model).map_or(224, |entry| entry.config.input().image().size[0] as u32)
+        }
     };
     let options = TrainDataOptions {
         val_data: recipe.val_data.clone().map(PathBuf::from),

@@ -13,7 +13,7 @@ use crate::checkpoint::write::{WriteOptions, write_model};
 use crate::data::batch;
 use crate::data::preprocess::Preprocess;
 use crate::data::train_loader::TrainBatch;
-use crate::models::{Model, ModelConfig, catalogue};
+use crate::models::{Config, Model, catalogue};
 use crate::train::TrainError;
 use crate::train::evaluate::{Evaluated, Seen, evaluate};
 use crate::train::evidence::first_bad;
@@ -27,7 +27,7 @@ impl Run<'_> {
         self.tell(Event::Started(Started {
             model: self.built.architecture.clone(),
             params: self.built.params,
-            img_size: self.built.config.img_size,
+            img_size: self.built.config.input().image().size,
             run: self.folder.path().to_path_buf(),
             data: self.recipe.data.clone(),
             train_images: self.sets.train.len(),
@@ -208,7 +208,7 @@ impl Run<'_> {
     }
 
     fn num_classes(&self) -> usize {
-        self.built.config.num_classes
+        self.built.config.num_classes()
     }
 
     pub(super) fn finished(&self, model_dir: Option<PathBuf>, interrupted: bool) -> Finished {
@@ -216,7 +216,7 @@ impl Run<'_> {
         Finished {
             model: self.built.architecture.clone(),
             params: self.built.params,
-            img_size: self.built.config.img_size,
+            img_size: self.built.config.input().image().size,
             run: self.folder.path().to_path_buf(),
             model_dir,
             eval_metric: self.recipe.eval_metric.clone(),
@@ -237,7 +237,7 @@ impl Run<'_> {
 
     /// `model/` in the layout of timm's hub.
     pub(super) fn write_model(&mut self, model: &Model) -> Result<(), TrainError> {
-        let ModelConfig::Vit(config) = model.config();
+        let config = model.config();
         let folder = self.folder.model();
         let card = ModelCard {
             architecture: Some(self.built.architecture.clone()),

@@ -3,10 +3,10 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet};
 use vitrum::models::vit::{GlobalPool, PosEmbed, Vit};
-use vitrum::models::{Backbone, VitConfig};
+use vitrum::models::{Classify, Config, VitConfig};
 use vitrum::train::clip::{ClipMode, clip};
 use vitrum::train::groups::{GroupConfig, Groups};
-use vitrum::train::objective::Objective;
+use vitrum::train::objective::ClassLoss;
 use vitrum::train::optim::{GradMap, OptimConfig, OptimName, Optimizer};
 
 use crate::formula;
@@ -74,14 +74,14 @@ fn keys_part<'a>(key: &str, values: &'a [f64], config: &VitConfig) -> Option<&'a
     }
 }
 
-fn gradients(config: &VitConfig, objective: Objective) -> (Vit, GradMap) {
+fn gradients(config: &VitConfig, objective: ClassLoss) -> (Vit, GradMap) {
     let device = Device::flex().autodiff();
     let model = config.init_as(&device, 3, DType::F64).unwrap();
     let shape = [4, 3, 32, 32];
     let images = TensorData::new(formula::images(shape, 1.0), shape);
     let images = Tensor::<4>::from_data(images, (&device, DType::F64));
     let targets = super::soft_targets(&[0, 1, 2, 4], 0.1, &device, DType::F64);
-    let loss = objective.loss(model.forward(images), targets);
+    let loss = objective.loss(model.forward(images.into()), targets);
     let grads = GradMap::collect(&model, loss.backward());
     (model, grads)
 }
@@ -89,7 +89,7 @@ fn gradients(config: &VitConfig, objective: Objective) -> (Vit, GradMap) {
 #[test]
 fn every_parameter_learns() {
     for (name, config) in variants() {
-        for objective in [Objective::CrossEntropy, Objective::Binary { threshold: None, sum_classes: true }] {
+        for objective in [ClassLoss::CrossEntropy, ClassLoss::Binary { threshold: None, sum_classes: true }] {
             let (model, grads) = gradients(&config, objective);
             assert_eq!(grads.first_non_finite(), None, "{name}");
             let found: BTreeSet<String> = grads.iter().map(|grad| grad.key.clone()).collect();
@@ -126,8 +126,8 @@ fn learn(name: OptimName, lr: f64, updates: usize, threads: usize) -> (Vec<f64>,
     pool.install(|| {
         for _ in 0..updates {
             let halves = [0, 4].map(|start| {
-                let logits = model.forward(images.clone().narrow(0, start, 4));
-                let loss = Objective::CrossEntropy.loss(logits, targets.clone().narrow(0, start, 4));
+                let logits = model.forward(images.clone().narrow(0, start, 4).into());
+                let loss = ClassLoss::CrossEntropy.loss(logits, targets.clone().narrow(0, start, 4));
                 (loss.clone().into_scalar::<f64>(), GradMap::collect(&model, loss.backward()))
             });
             let [(first, a), (second, b)] = halves;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Device;
 use serde::Deserialize;
 use vitrum::models::vit::PosEmbed;
-use vitrum::models::{ModelConfig, VitConfig};
+use vitrum::models::{Config, ModelConfig, VitConfig};
 use vitrum::train::groups::{GroupConfig, Groups};
 
 use super::golden_json;
@@ -37,7 +37,7 @@ struct Cells {
 /// The named model's configuration with the case's fields and the fixture's depth.
 fn config_of(case: &Case, depth: usize) -> VitConfig {
     let base = case.name.as_ref().map_or_else(VitConfig::default, |name| {
-        let ModelConfig::Vit(config) = ModelConfig::named(name).unwrap();
+        let config = vitrum::models::VitConfig::try_from(ModelConfig::named(name).unwrap()).expect("a ViT");
         config
     });
     let mut fields = serde_json::to_value(VitConfig { depth, ..base }).unwrap();

@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use vitrum::layers::names::KeyPath;
+use vitrum::layers::names::{Key, Visit, visit};
+use vitrum::models::{Depth, Network};
 use vitrum::train::optim::GradMap;
 
 use crate::formula;
@@ -74,6 +75,28 @@ struct Toy {
     pos_embed: Param<Tensor<3>>,
     scalar: Param<Tensor<1>>,
     head: Linear,
+}
+
+impl Network for Toy {
+    fn linears(&self) -> Vec<(String, &vitrum::layers::Linear)> {
+        Vec::new()
+    }
+
+    fn linears_mut(&mut self) -> Vec<(String, &mut vitrum::layers::Linear)> {
+        Vec::new()
+    }
+
+    fn depth(&self, key: &str) -> Depth {
+        if key == "pos_embed" { Depth::Stem } else { Depth::Head }
+    }
+
+    fn decays(&self, key: &str) -> bool {
+        key != "pos_embed"
+    }
+
+    fn heads(&self) -> &'static [&'static str] {
+        &["head"]
+    }
 }
 
 /// The formula's values of a key with a shape, as f64.
@@ -147,27 +170,21 @@ fn as_torch(key: &str, values: Vec<f64>) -> Vec<f64> {
 
 /// A model's parameters in torch's order.
 fn parameters<M: Module>(model: &M) -> BTreeMap<String, Vec<f64>> {
-    struct Collector(BTreeMap<String, Vec<f64>>, KeyPath);
-    impl burn::module::ModuleVisitor for Collector {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.1.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.1.exit();
-        }
-        fn visit_float<const R: usize>(&mut self, param: &Param<Tensor<R>>) {
+    struct Collector(BTreeMap<String, Vec<f64>>);
+    impl Visit for Collector {
+        fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
             let value = param.val();
             let dims = value.dims();
             let mut values: Vec<f64> = value.into_data().iter::<f64>().collect();
-            if self.1.is_linear_weight() {
+            if key.is_linear_weight {
                 let [d_in, d_out] = [dims[0], dims[1]];
                 values = (0..d_in * d_out).map(|i| values[(i % d_in) * d_out + i / d_in]).collect();
             }
-            self.0.insert(self.1.key(), values);
+            self.0.insert(key.name.clone(), values);
         }
     }
-    let mut collector = Collector(BTreeMap::new(), KeyPath::default());
-    model.visit(&mut collector);
+    let mut collector = Collector(BTreeMap::new());
+    visit(model, &mut collector);
     collector.0
 }
 

@@ -1,7 +1,7 @@
 //! Losses and their gradients against timm's, also of extreme logits.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use vitrum::train::objective::Objective;
+use vitrum::train::objective::ClassLoss;
 use vitrum::train::recipe::Recipe;
 
 use super::{golden, relative, soft_targets, values};
@@ -16,13 +16,13 @@ fn check(dtype: DType, bar: f64) {
     let soft = tensor(&golden["soft"]);
     let labels: Vec<usize> = (0..6).map(|i| i % 5).collect();
     let hard = |smoothing| soft_targets(&labels, smoothing, &device, dtype);
-    let binary = |threshold, sum_classes| Objective::Binary { threshold, sum_classes };
+    let binary = |threshold, sum_classes| ClassLoss::Binary { threshold, sum_classes };
     let usual: Vec<f64> = values("logits", &SHAPE).iter().map(|x| 3.0 * x).collect();
     for (kind, logits) in [("usual", &usual), ("extreme", &golden["extreme"])] {
         for (name, objective, targets) in [
-            ("ce", Objective::CrossEntropy, soft.clone()),
-            ("labels", Objective::CrossEntropy, hard(0.0)),
-            ("smooth", Objective::CrossEntropy, hard(0.1)),
+            ("ce", ClassLoss::CrossEntropy, soft.clone()),
+            ("labels", ClassLoss::CrossEntropy, hard(0.0)),
+            ("smooth", ClassLoss::CrossEntropy, hard(0.1)),
             ("bce", binary(None, false), soft.clone()),
             ("bce_labels", binary(None, false), hard(0.1)),
             ("bce_threshold", binary(Some(0.2), false), soft.clone()),
@@ -53,7 +53,7 @@ fn every_loss_in_f32() {
 #[test]
 fn recipes_choose_the_loss() {
     let recipe = Recipe::default();
-    assert_eq!(Objective::from(&recipe), Objective::CrossEntropy);
+    assert_eq!(ClassLoss::from(&recipe), ClassLoss::CrossEntropy);
     let recipe = Recipe { bce_loss: true, bce_target_thresh: Some(0.2), bce_sum: true, ..recipe };
-    assert_eq!(Objective::from(&recipe), Objective::Binary { threshold: Some(0.2), sum_classes: true });
+    assert_eq!(ClassLoss::from(&recipe), ClassLoss::Binary { threshold: Some(0.2), sum_classes: true });
 }

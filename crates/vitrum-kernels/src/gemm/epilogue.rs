@@ -1,28 +1,28 @@
-//! What is done with a tile of the output while it is in the first-level cache.
+//! The epilogue of a product, applied to a tile of the output while it is in the first-level cache.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::WIDTH;
-use crate::activation::{Activation, Curve, Slope as _, with_curve};
+use crate::activation::{Activation, ActivationFn, Differentiable as _, with_activation};
 use crate::simd::{Real, Vector};
 use crate::threads::Shared;
 
-/// The last step of a product. All matrices are `[m, n]`, row by row in one piece; vectors are `[n]`.
+/// The last step of a product. All matrices are `[m, n]`, contiguous and row by row; vectors are `[n]`.
 #[derive(Clone, Copy)]
-pub(crate) enum Finish<'a, T> {
-    /// C stays.
+pub(crate) enum Epilogue<'a, T> {
+    /// Leaves C as it is.
     Nothing,
-    /// `C = activation(C + bias)`; `keep`, if given, gets the activation's argument.
+    /// `C = activation(C + bias)`; `keep`, if given, receives the argument of the activation.
     Activate { bias: Option<&'a [T]>, activation: Activation, keep: Option<Shared<T>> },
     /// `C = residual + gamma · (C + bias)`.
     Add { bias: Option<&'a [T]>, gamma: Option<&'a [T]>, residual: &'a [T] },
-    /// `C = C · activation'(x)`, the way back through an activation; `value` gets `activation(x)`.
-    Slope { x: &'a [T], activation: Activation, value: Shared<T> },
+    /// `C = C · activation'(x)`, the backward pass of an activation; `value` receives `activation(x)`.
+    Derivative { x: &'a [T], activation: Activation, value: Shared<T> },
 }
 
-/// Part of a row: as many numbers from an offset in each matrix, and from a column in each vector; a register's if
-/// `WHOLE`.
+/// Part of a row: `count` numbers from offset `at` in each matrix, and from `column` in each vector. With `WHOLE`, it
+/// is always a whole vector.
 #[derive(Clone, Copy)]
 struct Piece<const WHOLE: bool> {
     at: usize,
@@ -32,10 +32,10 @@ struct Piece<const WHOLE: bool> {
 
 impl<const WHOLE: bool> Piece<WHOLE> {
     /// # Safety
-    /// The processor must have the instructions of `V`, and the piece must lie in the numbers.
+    /// The processor must have the instructions of `V`, and the piece must lie within the numbers.
     #[inline(always)]
     unsafe fn load<V: Vector>(self, from: *const V::Scalar) -> V {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             if WHOLE || self.count == V::LANES { V::load(from) } else { V::load_part(from, self.count) }
         }
@@ -45,7 +45,7 @@ impl<const WHOLE: bool> Piece<WHOLE> {
     /// As `load`.
     #[inline(always)]
     unsafe fn store<V: Vector>(self, numbers: V, to: *mut V::Scalar) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             if WHOLE || self.count == V::LANES {
                 numbers.store(to)
@@ -56,31 +56,31 @@ impl<const WHOLE: bool> Piece<WHOLE> {
     }
 }
 
-impl<'a, T: Real> Finish<'a, T> {
-    /// `C + bias`, if there is one.
+impl<'a, T: Real> Epilogue<'a, T> {
+    /// `C + bias`, or C if there is no bias.
     pub(crate) fn bias(bias: Option<&'a [T]>) -> Self {
-        Finish::Activate { bias, activation: Activation::Identity, keep: None }
+        Epilogue::Activate { bias, activation: Activation::Identity, keep: None }
     }
 
-    /// Panics if something is of another size.
+    /// Panics if an operand has another size than `[m, n]` asks for.
     pub(super) fn check(&self, m: usize, n: usize) {
         let vector = |x: &Option<&[T]>| x.is_none_or(|x| x.len() == n);
         let fits = match self {
-            Finish::Nothing => true,
-            Finish::Activate { bias, .. } => vector(bias),
-            Finish::Add { bias, gamma, residual, .. } => {
+            Epilogue::Nothing => true,
+            Epilogue::Activate { bias, .. } => vector(bias),
+            Epilogue::Add { bias, gamma, residual, .. } => {
                 vector(bias) && vector(gamma) && residual.len() == m * n
             }
-            Finish::Slope { x, .. } => x.len() == m * n,
+            Epilogue::Derivative { x, .. } => x.len() == m * n,
         };
-        assert!(fits, "what follows a product of [{m}, {n}] is of another size");
+        assert!(fits, "an operand of the epilogue does not fit a product of [{m}, {n}]");
     }
 
-    /// Finishes a tile of C.
+    /// Applies the epilogue to a tile of C.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`; the tile must be computed, lie in `c` and be nobody else's,
-    /// there and in the buffers that are written.
+    /// The processor must have the instructions of `V`. The tile must be computed and lie in `c`. No other thread may
+    /// use it, in `c` and in the buffers that are written.
     #[inline(always)]
     pub(super) unsafe fn apply<V: Vector<Scalar = T>>(
         &self,
@@ -89,7 +89,7 @@ impl<'a, T: Real> Finish<'a, T> {
         rows: Range<usize>,
         columns: Range<usize>,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe {
             if columns.len() == WIDTH * V::LANES {
                 self.pieces::<V, true>(c, n, rows, columns);
@@ -109,23 +109,23 @@ impl<'a, T: Real> Finish<'a, T> {
         rows: Range<usize>,
         columns: Range<usize>,
     ) {
-        // SAFETY: pieces lie in the tile; sizes are those `check` has seen.
+        // SAFETY: pieces lie in the tile; `check` has verified the sizes.
         unsafe {
             match *self {
-                Finish::Nothing => {}
-                Finish::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
-                Finish::Activate { bias, activation, keep } => with_curve!(activation, curve => {
+                Epilogue::Nothing => {}
+                Epilogue::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
+                Epilogue::Activate { bias, activation, keep } => with_activation!(activation, function => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let x = shifted::<V, WHOLE>(piece, c, bias);
+                        let x = biased::<V, WHOLE>(piece, c, bias);
                         if let Some(keep) = keep {
                             piece.store(x, keep.at(piece.at));
                         }
-                        piece.store(curve.value(x), c.at(piece.at));
+                        piece.store(function.value(x), c.at(piece.at));
                     }
                 }),
-                Finish::Add { bias, gamma, residual } => {
+                Epilogue::Add { bias, gamma, residual } => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let x = shifted::<V, WHOLE>(piece, c, bias);
+                        let x = biased::<V, WHOLE>(piece, c, bias);
                         let residual = piece.load::<V>(residual.as_ptr().add(piece.at));
                         let sum = match gamma {
                             Some(gamma) => x.mul_add(piece.load(gamma.as_ptr().add(piece.column)), residual),
@@ -134,11 +134,12 @@ impl<'a, T: Real> Finish<'a, T> {
                         piece.store(sum, c.at(piece.at));
                     }
                 }
-                Finish::Slope { x, activation, value } => with_curve!(activation, curve => {
+                Epilogue::Derivative { x, activation, value } => with_activation!(activation, function => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let (active, slope) = curve.both(piece.load::<V>(x.as_ptr().add(piece.at)));
+                        let x = piece.load::<V>(x.as_ptr().add(piece.at));
+                        let (active, derivative) = function.value_and_derivative(x);
                         piece.store(active, value.at(piece.at));
-                        piece.store(piece.load::<V>(c.at(piece.at)).mul(slope), c.at(piece.at));
+                        piece.store(piece.load::<V>(c.at(piece.at)).mul(derivative), c.at(piece.at));
                     }
                 }),
             }
@@ -151,12 +152,12 @@ impl<'a, T: Real> Finish<'a, T> {
 /// # Safety
 /// As [`Piece::load`].
 #[inline(always)]
-unsafe fn shifted<V: Vector, const WHOLE: bool>(
+unsafe fn biased<V: Vector, const WHOLE: bool>(
     piece: Piece<WHOLE>,
     c: &Shared<V::Scalar>,
     bias: Option<&[V::Scalar]>,
 ) -> V {
-    // SAFETY: the caller's.
+    // SAFETY: upheld by the caller.
     unsafe {
         let x = piece.load::<V>(c.at(piece.at));
         match bias {
@@ -166,8 +167,8 @@ unsafe fn shifted<V: Vector, const WHOLE: bool>(
     }
 }
 
-/// The pieces of a tile: of a vector's length but for what is left of each row. (An iterator, since a closure cannot
-/// be made to be inlined, and so not to be compiled with a level's instructions.)
+/// The pieces of a tile: whole vectors, and the remainder of each row. This is an iterator, because closures cannot be
+/// forced inline and so would be compiled without the instructions of the level.
 struct Pieces<V, const WHOLE: bool> {
     n: usize,
     rows: Range<usize>,

@@ -1,7 +1,8 @@
 //! Hugging Face transformers: ViT, DeiT, ViT-MAE, DINOv2. Files have the names of 4.x, also when written by
 //! 5.x; in memory 5.x has others, and both are read.
 
-use super::{Edit, Row};
+use crate::checkpoint::dialect::Tensors;
+use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect; in front of it stands the base model's name, or nothing.
 pub const TELLTALE: &str = "embeddings.patch_embeddings.projection.weight";
@@ -53,10 +54,16 @@ pub const HEADS: [Row; 3] = [
     ("distillation_classifier", "head_dist", Edit::Keep),
 ];
 
-/// Why a tensor that is no part of the classifier may be left out; `None` if it may not.
-pub fn left_out(name: &str) -> Option<&'static str> {
-    if name == "embeddings.mask_token" {
-        return Some("used only while pretraining");
+/// Why a tensor that is no part of the classifier may be left out; `None` if it may not. `file` is the whole file.
+pub fn left_out(name: &str, file: &Tensors) -> Option<&'static str> {
+    let has_classifier =
+        || ["classifier.weight", "cls_classifier.weight"].iter().any(|head| file.contains_key(*head));
+    match name {
+        "embeddings.mask_token" => Some("used only while pretraining"),
+        _ if name.starts_with("decoder.") => Some("the decoder of masked image modelling"),
+        _ if name.starts_with("pooler.") && has_classifier() => {
+            Some("the classifier does not use the pooler")
+        }
+        _ => None,
     }
-    name.starts_with("decoder.").then_some("the decoder of masked image modelling")
 }

@@ -1,7 +1,7 @@
 //! timm (<https://github.com/huggingface/pytorch-image-models>), whose names are ours, and everyone who
 //! built on it: DeiT, MAE, DINO, DINOv2, OpenCLIP's `visual.trunk`.
 
-use super::{Edit, Row};
+use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect.
 pub const TELLTALE: &str = "patch_embed.proj.weight";

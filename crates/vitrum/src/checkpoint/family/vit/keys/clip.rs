@@ -1,6 +1,6 @@
 //! The image half of OpenAI's CLIP and of OpenCLIP's own towers.
 
-use super::{Edit, Row};
+use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect, after `visual.`.
 pub const TELLTALE: &str = "class_embedding";

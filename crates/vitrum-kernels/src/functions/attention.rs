@@ -3,36 +3,36 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Bool, DType, Tensor};
 
-use super::inputs::{AttentionForm, AttentionInputs, Projections};
-use crate::extension::{Maybe, MaybeBool, VitrumOps};
-use crate::packed::PackedOps;
-use crate::prepared::is_fast;
+use crate::attention::{AttentionForm, AttentionInputs, Projections};
+use crate::check::{check_attention, check_cross, check_first, check_mask};
+use crate::device::{has_extension, is_fast};
+use crate::extension::{PackedOps, VitrumOps};
 use crate::reference::{attention_reference, cross_attention_reference};
-use crate::{has_extension, maybe};
+use crate::tensors::{Maybe, MaybeBool, maybe};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
-/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each of `num_heads` heads of `D / num_heads` columns
-/// (timm's layout). `bias` is added to the scores, `[n, num_heads or 1, T, T]`: relative positions, or a mask
-/// whose entries are 0 and `-inf`; it receives a gradient. n divides B, and entry b of the batch takes the bias at
-/// `b % n`: one for all, one for each, or one for each window of a picture (B = pictures · windows, windows fastest).
-/// A row whose scores are all `-inf` gives zeros. Returns `[B, T, D]`. Equals [`attention_reference`].
+/// `qkv` is `[B, T, 3D]` with q, k and v in that order, each with `num_heads` heads of `D / num_heads` columns (timm's
+/// layout). `bias`, `[n, num_heads or 1, T, T]`, is added to the scores and receives a gradient. It can hold relative
+/// positions, or a mask of 0 and `-inf`. n divides B, and entry b of the batch uses the bias at `b % n`: one for all,
+/// one for each, or one for each window of an image (B = images · windows, windows fastest). A row whose scores are all
+/// `-inf` gives zeros. Returns `[B, T, D]`. Equals [`attention_reference`].
 ///
 /// # Panics
-/// If `num_heads` is 0 or does not divide D, or the last axis is no multiple of three, or `bias` has another shape
-/// or type.
+/// If `num_heads` is 0 or does not divide D, the last axis is not a multiple of three, or `bias` has another shape or
+/// type.
 pub fn attention(qkv: Tensor<3>, num_heads: usize, scale: f64, bias: Option<Tensor<4>>) -> Tensor<3> {
     let tokens = qkv.dims()[1];
     attention_of_first(qkv, tokens, num_heads, scale, bias)
 }
 
-/// [`attention`] in which only the first `queries` tokens ask; keys and values are all tokens. For outputs that are not
-/// read, as behind the last block of a model whose head reads the class token.
+/// [`attention`] in which only the first `queries` tokens attend; keys and values are all tokens. For a last block
+/// whose head reads only the class token.
 ///
-/// Returns `[B, queries, D]`, the first rows of what [`attention`] gives.
+/// Returns `[B, queries, D]`, the first rows of the result of [`attention`].
 ///
 /// # Panics
-/// Where [`attention`] does, or if `queries` is more than T.
+/// As [`attention`], or if `queries` is more than T.
 pub fn attention_of_first(
     qkv: Tensor<3>,
     queries: usize,
@@ -48,14 +48,14 @@ pub fn attention_of_first(
     run(inputs(projections, bias, None), AttentionForm { queries, num_heads, scale })
 }
 
-/// [`attention`] in batches some of whose tokens are padding: `key_padding_mask` is `[B, T]`, `true` where there is no
-/// token (as torch's `key_padding_mask`).
+/// [`attention`] with padded tokens: `key_padding_mask` is `[B, T]`, `true` for padding (as torch's
+/// `key_padding_mask`).
 ///
-/// What stands in the key and the value of such a token changes nothing, not even NaN, and they receive zeros as
-/// gradients; its query is answered like others. Entries of the batch without any token give zeros.
+/// The key and value of a padded token change nothing, even if they are NaN, and receive zero gradients. Its query
+/// attends like any other. Batch entries without any token give zeros.
 ///
 /// # Panics
-/// Where [`attention`] does, or if the mask has another shape.
+/// As [`attention`], or if the mask has another shape.
 pub fn attention_padded(
     qkv: Tensor<3>,
     num_heads: usize,
@@ -75,13 +75,12 @@ pub fn attention_padded(
     run(inputs, AttentionForm { queries: t, num_heads, scale })
 }
 
-/// Softmax attention of queries to keys and values from elsewhere: `softmax(scale · q kᵀ + bias) v`, heads side by side.
+/// Softmax attention of queries to separate keys and values: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
-/// `q` is `[B, Q, D]`, `k` `[B, K, D]`, `v` `[B, K, V]`; D and V are each divided among `num_heads` heads, and may differ.
-/// They may be views whose rows lie in one piece, such as columns of a larger projection: these are not copied. `bias` is
-/// added to the scores, `[n, num_heads or 1, Q, K]`, as in [`attention`]. `key_padding_mask` is `[B, K]`, `true` where there
-/// is no key, as in [`attention_padded`]. A query without keys gets zeros. Returns `[B, Q, V]`. Equals
-/// [`cross_attention_reference`].
+/// `q` is `[B, Q, D]`, `k` `[B, K, D]`, `v` `[B, K, V]`. D and V may differ; each is divided among `num_heads` heads.
+/// Views with contiguous rows, such as columns of a larger projection, are not copied. `bias`, `[n, num_heads or 1, Q,
+/// K]`, is added to the scores as in [`attention`]. `key_padding_mask` is `[B, K]`, `true` for padding, as in
+/// [`attention_padded`]. A query without keys gets zeros. Returns `[B, Q, V]`. Equals [`cross_attention_reference`].
 ///
 /// # Panics
 /// If `num_heads` is 0 or does not divide D and V, or a tensor has another shape or type.
@@ -103,11 +102,11 @@ pub fn cross_attention(
     run(inputs(projections, bias, key_padding_mask), form)
 }
 
-/// [`cross_attention`] with keys and values side by side: `kv` is `[B, K, D + V]`, k before v, as one projection leaves
-/// them. They receive one gradient, likewise.
+/// [`cross_attention`] with keys and values side by side: `kv` is `[B, K, D + V]`, k before v, the output of one
+/// projection. It receives one gradient.
 ///
 /// # Panics
-/// Where [`cross_attention`] does, or if `kv` has fewer columns than `q`.
+/// As [`cross_attention`], or if `kv` has fewer columns than `q`.
 pub fn cross_attention_kv(
     q: Tensor<3>,
     kv: Tensor<3>,
@@ -126,14 +125,14 @@ pub fn cross_attention_kv(
     run(inputs(projections, bias, key_padding_mask), form)
 }
 
-/// [`attention_of_first`] with products in bf16, for answers: scaled queries, keys, the
-/// softmax's weights and values are rounded to bf16, sums, scores and softmax are in `f32`. A row of scores is not rounded,
-/// nor what it is divided by. An image's numbers do not depend on the others, to the bit.
+/// [`attention_of_first`] with products in bf16, for inference. Scaled queries, keys, softmax weights and values are
+/// rounded to bf16. Sums, scores and softmax stay in `f32`: scores and the divisor of a row are not rounded. The result
+/// for an image does not depend on the other images, to the bit.
 ///
-/// On the CPU in `f32`, outside of training; anywhere else q, k and v alone are rounded.
+/// The fast path is for `f32` on the CPU without gradients. Elsewhere only q, k and v are rounded.
 ///
 /// # Panics
-/// Where [`attention_of_first`] does.
+/// As [`attention_of_first`].
 pub fn attention_bf16(
     qkv: Tensor<3>,
     queries: usize,
@@ -153,7 +152,7 @@ pub fn attention_bf16(
 /// [`cross_attention`] with products in bf16, as [`attention_bf16`].
 ///
 /// # Panics
-/// Where [`cross_attention`] does.
+/// As [`cross_attention`].
 pub fn cross_attention_bf16(
     q: Tensor<3>,
     k: Tensor<3>,
@@ -192,7 +191,7 @@ fn run(inputs: AttentionInputs<Dispatch>, form: AttentionForm) -> Tensor<3> {
     Tensor::from_dispatch(context)
 }
 
-/// Numbers rounded to bf16, in the type they had.
+/// The numbers rounded to bf16, in their original type.
 fn rounded(x: Tensor<3>) -> Tensor<3> {
     let dtype = x.dtype();
     x.cast(DType::BF16).cast(dtype)
@@ -203,68 +202,4 @@ fn halves(q: &Tensor<3>, kv: &Tensor<3>) -> [Tensor<3>; 2] {
     let (d, all) = (q.dims()[2], kv.dims()[2]);
     assert!(d <= all, "attention: kv of shape {:?} has no keys for q of shape {:?}", kv.dims(), q.dims());
     [kv.clone().narrow(2, 0, d), kv.clone().narrow(2, d, all - d)]
-}
-
-/// Panics with what is wrong if these are no arguments for attention.
-pub(crate) fn check_attention(qkv: &Tensor<3>, num_heads: usize, bias: Option<&Tensor<4>>) {
-    let [b, t, d3] = qkv.dims();
-    assert!(
-        num_heads > 0 && d3.is_multiple_of(3 * num_heads),
-        "attention: qkv of shape [{b}, {t}, {d3}] does not hold q, k and v of {num_heads} heads"
-    );
-    check_bias(bias, [b, num_heads, t, t], qkv.dtype());
-}
-
-fn check_first(qkv: &Tensor<3>, queries: usize, num_heads: usize, bias: Option<&Tensor<4>>) {
-    check_attention(qkv, num_heads, bias);
-    let tokens = qkv.dims()[1];
-    assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
-}
-
-/// Panics with what is wrong if these are no arguments for attention to other keys.
-pub(crate) fn check_cross(
-    [q, k, v]: [&Tensor<3>; 3],
-    num_heads: usize,
-    bias: Option<&Tensor<4>>,
-    mask: Option<&Tensor<2, Bool>>,
-) {
-    let ([b, queries, d], [_, keys, _]) = (q.dims(), k.dims());
-    assert!(
-        num_heads > 0 && d.is_multiple_of(num_heads),
-        "attention: q of shape {:?} does not hold {num_heads} heads",
-        q.dims()
-    );
-    assert!(k.dims() == [b, keys, d], "attention: k must be [{b}, K, {d}] as q is, found {:?}", k.dims());
-    let [v_b, v_keys, width] = v.dims();
-    assert!(
-        v_b == b && v_keys == keys && width.is_multiple_of(num_heads),
-        "attention: v must be [{b}, {keys}, V] of {num_heads} heads, found {:?}",
-        v.dims()
-    );
-    for (name, tensor) in [("k", k), ("v", v)] {
-        assert_eq!(tensor.dtype(), q.dtype(), "attention: {name} and q differ in type");
-    }
-    check_bias(bias, [b, num_heads, queries, keys], q.dtype());
-    check_mask(mask, [b, keys]);
-}
-
-fn check_bias(bias: Option<&Tensor<4>>, [b, a, queries, keys]: [usize; 4], dtype: DType) {
-    let Some(bias) = bias else { return };
-    let [n, bias_a, rows, columns] = bias.dims();
-    let divides = n == b || n > 0 && b.is_multiple_of(n);
-    assert!(
-        divides && (bias_a == 1 || bias_a == a) && rows == queries && columns == keys,
-        "attention: the bias must be [1 or {b}, 1 or {a}, {queries}, {keys}], or its first axis divide {b}, found {:?}",
-        bias.dims()
-    );
-    assert_eq!(bias.dtype(), dtype, "attention: bias and projections differ in type");
-}
-
-fn check_mask(mask: Option<&Tensor<2, Bool>>, shape: [usize; 2]) {
-    let Some(mask) = mask else { return };
-    assert_eq!(
-        mask.dims(),
-        shape,
-        "attention: the key padding mask must have a flag for each key of each entry"
-    );
 }

@@ -1,14 +1,7 @@
-//! Tables from each library's names to timm's, the only place where foreign names occur.
+//! Rows from a library's names to timm's. The tables stand in each family's room ([`super::family`]).
 //!
 //! `{N}` in a row stands for the number of a block. A row that names a module also stands for its `.weight`
 //! and `.bias`.
-
-pub mod clip;
-pub mod google;
-pub mod huggingface;
-pub mod official;
-pub mod timm;
-pub mod torchvision;
 
 /// What happens to a tensor on its way to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

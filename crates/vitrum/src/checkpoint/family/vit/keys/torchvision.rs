@@ -1,6 +1,6 @@
 //! torchvision (`torchvision/models/vision_transformer.py`), and its first release with `mlp.linear_1`.
 
-use super::{Edit, Row};
+use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect.
 pub const TELLTALE: &str = "conv_proj.weight";

@@ -1,21 +1,10 @@
 //! What tensors alone say about a model.
 
+use super::Inferred;
 use crate::checkpoint::card::mlp_ratio;
 use crate::checkpoint::{LoadError, TensorMap};
+use crate::models::Config;
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
-
-/// A configuration told from the shapes of tensors.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Inferred {
-    /// The model.
-    pub config: VitConfig,
-    /// A distillation token (`dist_token`) is there.
-    pub dist_token: bool,
-    /// A second head (`head_dist`) is there.
-    pub dist_head: bool,
-    /// What had to be assumed, in words.
-    pub notes: Vec<String>,
-}
 
 /// The configuration that tensors under timm's names belong to.
 ///
@@ -25,18 +14,21 @@ pub struct Inferred {
 ///
 /// # Errors
 /// Tensors that are no Vision Transformer, or one whose sizes contradict each other.
-pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferred, LoadError> {
-    infer(map, hint, None)
+pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferred<VitConfig>, LoadError> {
+    infer_with(map, hint, None, 0)
 }
 
-/// As [`infer_config`], with the number of heads where the file shows it.
-pub(crate) fn infer(
+/// As [`infer_config`], with the number of heads where the file shows it, for a family that puts so many more tokens
+/// in front.
+pub(in crate::checkpoint::family) fn infer_with(
     map: &TensorMap,
     hint: Option<&VitConfig>,
     num_heads: Option<usize>,
-) -> Result<Inferred, LoadError> {
+    more_tokens: usize,
+) -> Result<Inferred<VitConfig>, LoadError> {
     let shapes = Shapes { map };
     let mut config = hint.cloned().unwrap_or_default();
+    config.more_tokens = more_tokens;
     let mut notes = Vec::new();
     let [width, channels, rows, columns] = shapes.get("patch_embed.proj.weight")?;
     config.embed_dim = width;
@@ -71,10 +63,9 @@ pub(crate) fn infer(
         None => heads(&shapes, &config, hint, &mut notes)?,
     };
     pooling(&mut config, map, hint);
-    let dist_token = map.contains("dist_token");
-    positions(&mut config, &shapes, usize::from(dist_token), hint.is_some(), &mut notes)?;
+    positions(&mut config, &shapes, hint.is_some(), &mut notes)?;
     config.validate().map_err(|error| LoadError::config(&map.path, error))?;
-    Ok(Inferred { config, dist_token, dist_head: map.contains("head_dist.weight"), notes })
+    Ok(Inferred { config, notes })
 }
 
 /// Shapes of tensors by name.
@@ -173,7 +164,6 @@ fn pooling(config: &mut VitConfig, map: &TensorMap, hint: Option<&VitConfig>) {
 fn positions(
     config: &mut VitConfig,
     shapes: &Shapes,
-    dist: usize,
     hinted: bool,
     notes: &mut Vec<String>,
 ) -> Result<(), LoadError> {
@@ -187,7 +177,7 @@ fn positions(
     } else if map.contains("pos_embed") {
         config.pos_embed = PosEmbed::Learn;
         let [_, rows, _] = shapes.get("pos_embed")?;
-        let prefix = config.num_prefix_tokens() + dist;
+        let prefix = config.num_prefix_tokens();
         let grid = if hinted { Some(config.grid()).filter(|[h, w]| h * w > 0) } else { None };
         let (prefix_rows, grid) = split_rows(rows, prefix, grid).ok_or_else(|| {
             LoadError::tensor(

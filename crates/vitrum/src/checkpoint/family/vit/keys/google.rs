@@ -1,7 +1,7 @@
 //! Google's `.npz` files: vision_transformer numbers the parts of a block 1, 3, 2 (attention, MLP, second
 //! norm), big_vision 0, 0, 1. In both, kernels are `[in, out]`, with the heads as an axis of their own.
 
-use super::{Edit, Row};
+use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect, perhaps after `opt/target/`, `params/` or `params/img/`.
 pub const TELLTALE: &str = "embedding/kernel";

@@ -1,4 +1,4 @@
-//! Attention among operations that gradients pass through.
+//! Attention with gradients.
 
 use burn::backend::autodiff::{
     NodeId,
@@ -9,15 +9,17 @@ use burn::backend::autodiff::{
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
-use super::inputs::{AttentionForm, AttentionInputs, Projections};
-use crate::extension::{Maybe, MaybeBool, VitrumOps, inner_maybe, or_constant};
+use super::VitrumOps;
+use super::autodiff::{inner_maybe, or_constant};
+use crate::attention::{AttentionForm, AttentionInputs, Projections};
+use crate::tensors::{Maybe, MaybeBool};
 
-/// Backward step of attention with parents projections, up to three, and bias, some perhaps empty.
+/// Backward step of attention. Its parents are up to three projections and the bias; absent ones are empty.
 #[derive(Debug)]
 struct AttentionStep(AttentionForm);
 
-/// What the backward pass of attention starts from: projections, in how many tensors they are, and bias by node, if
-/// there is one; mask, context, max and norm themselves.
+/// State for the backward pass of attention. Projections and bias are stored as nodes; mask, context, maxima and norms
+/// as tensors. `tensors` counts the projections.
 #[derive(Clone, Debug)]
 struct AttentionState<B: Backend> {
     nodes: [NodeId; 4],
@@ -30,8 +32,8 @@ struct AttentionState<B: Backend> {
 /// Context, maxima and norms, as the operation returns them.
 type Answer<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-/// What the operation of the inner backend returns, with its step recorded.
-pub(crate) fn attention<B: VitrumOps, C: CheckpointStrategy>(
+/// Runs the operation of the inner backend and records its step.
+pub(super) fn attention<B: VitrumOps, C: CheckpointStrategy>(
     inputs: AttentionInputs<Autodiff<B, C>>,
     form: AttentionForm,
 ) -> Answer<Autodiff<B, C>> {

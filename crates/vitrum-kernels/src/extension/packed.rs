@@ -1,0 +1,101 @@
+//! Layers with packed weights as an extension of the CPU backend.
+
+use burn::backend::{Backend, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+
+use crate::attention::{self, AttentionForm, AttentionInputs, Operands};
+use crate::linear::{rows_of, with_last};
+use crate::packed::{self, AfterAttention, Branches, Norm, PackedWeight};
+use crate::simd::Real;
+use crate::tensors::{Maybe, contiguous};
+
+/// Layers with packed weights.
+#[backend_extension(Flex)]
+pub trait PackedOps: Backend {
+    /// See [`linear_packed`](crate::linear_packed) and [`linear_add_packed`](crate::linear_add_packed).
+    fn vitrum_linear_packed(
+        x: FloatTensor<Self>,
+        weight: PackedWeight,
+        #[extension_type] residual: Maybe<Self>,
+        #[extension_type] gamma: Maybe<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`norm_linear_packed`](crate::norm_linear_packed).
+    fn vitrum_norm_linear_packed(
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        eps: f64,
+        weight: PackedWeight,
+    ) -> FloatTensor<Self>;
+
+    /// See [`after_attention_packed`](crate::after_attention_packed).
+    fn vitrum_after_attention_packed(
+        context: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        layers: AfterAttention,
+        #[extension_type] gamma1: Maybe<Self>,
+        #[extension_type] gamma2: Maybe<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`attention_bf16`](crate::attention_bf16).
+    fn vitrum_attention_bf16(
+        #[extension_type] inputs: AttentionInputs<Self>,
+        form: AttentionForm,
+    ) -> FloatTensor<Self>;
+}
+
+impl PackedOps for Flex {
+    fn vitrum_linear_packed(
+        x: FloatTensor<Self>,
+        weight: PackedWeight,
+        residual: Maybe<Self>,
+        gamma: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let x = contiguous(x);
+        let [residual, gamma] = [residual, gamma].map(|part| part.into_option().map(contiguous));
+        let [residual, gamma] = [&residual, &gamma].map(|part| part.as_ref().map(f32::slice));
+        let shape = x.shape();
+        let y = packed::linear(f32::slice(&x), rows_of(&shape), &weight, residual, gamma);
+        f32::tensor(y, with_last(&shape, weight.shape()[1]))
+    }
+
+    fn vitrum_norm_linear_packed(
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        eps: f64,
+        weight: PackedWeight,
+    ) -> FloatTensor<Self> {
+        let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(contiguous);
+        let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps };
+        let shape = x.shape();
+        let y = packed::norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight);
+        f32::tensor(y, with_last(&shape, weight.shape()[1]))
+    }
+
+    fn vitrum_after_attention_packed(
+        context: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        layers: AfterAttention,
+        gamma1: Maybe<Self>,
+        gamma2: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let [context, x, norm_weight, norm_bias] = [context, x, norm_weight, norm_bias].map(contiguous);
+        let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(contiguous));
+        let branches = Branches {
+            layers: &layers,
+            norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },
+            gammas: [0, 1].map(|branch| gammas[branch].as_ref().map(f32::slice)),
+        };
+        let shape = x.shape();
+        f32::tensor(branches.run(f32::slice(&context), f32::slice(&x), rows_of(&shape)), shape)
+    }
+
+    fn vitrum_attention_bf16(inputs: AttentionInputs<Self>, form: AttentionForm) -> FloatTensor<Self> {
+        attention::forward_bf16(&Operands::new(inputs, form))
+    }
+}

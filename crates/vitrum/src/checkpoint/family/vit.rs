@@ -1,0 +1,204 @@
+//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP.
+
+mod convert;
+mod fit;
+pub(super) mod huggingface;
+mod infer;
+pub(super) mod keys;
+
+use serde_json::{Map, Value, json};
+
+use super::{Files, HuggingFaceModel, Inferred, Naming};
+use crate::checkpoint::apply::Report;
+use crate::checkpoint::card::Fields;
+use crate::checkpoint::dialect::{Converted, Dialect};
+use crate::checkpoint::keys::Edit;
+use crate::checkpoint::{LoadError, TensorMap};
+use crate::models::vit::{Activation, PosEmbed, PosResize, VitConfig, WeightInit};
+
+pub use infer::infer_config;
+pub(super) use infer::infer_with;
+
+impl Files for VitConfig {
+    const NAMINGS: &'static [Naming] = &[
+        Naming {
+            rows: &[&keys::timm::ROWS],
+            left_out: |name, _| keys::official::left_out(name),
+            // OpenCLIP keeps the projection into the shared space beside timm's trunk.
+            outside: |prefix, name| {
+                let is_head = prefix.ends_with("visual.trunk.") && name.ends_with("visual.head.proj.weight");
+                is_head.then(|| ("head.weight".to_string(), Edit::Keep))
+            },
+            ..Naming::new(Dialect::Timm, &[keys::timm::TELLTALE])
+        },
+        Naming {
+            rows: &[&keys::huggingface::ROWS],
+            beside: &keys::huggingface::HEADS,
+            base: "vit.",
+            heads: &["classifier", "cls_classifier"],
+            left_out: keys::huggingface::left_out,
+            ..Naming::new(Dialect::HuggingFace, &[keys::huggingface::TELLTALE])
+        },
+        Naming {
+            rows: &[&keys::torchvision::ROWS],
+            heads: &["heads.head", "heads"],
+            ..Naming::new(Dialect::Torchvision, &[keys::torchvision::TELLTALE])
+        },
+        Naming {
+            rows: &[&keys::google::ROWS],
+            heads: &[],
+            stacked: Some([keys::google::STACKED, keys::google::NUMBERED]),
+            ..Naming::new(Dialect::Google, &[keys::google::TELLTALE])
+        },
+        Naming {
+            rows: &[&keys::clip::ROWS],
+            heads: &[],
+            is_weak: true,
+            ..Naming::new(Dialect::Clip, &[keys::clip::TELLTALE])
+        },
+    ];
+
+    const FIRST_CONV: &'static str = "patch_embed.proj";
+
+    fn finish(tensors: &mut TensorMap) -> Result<(), LoadError> {
+        convert::finish(tensors)
+    }
+
+    fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        let Inferred { config, mut notes } = infer_with(&file.map, None, file.num_heads, 0)?;
+        let config = usual(config, file.dialect);
+        notes.push(format!("activation and epsilon are those usual for {}", file.dialect.name()));
+        Ok(Inferred { config, notes })
+    }
+
+    fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        let mut notes = Vec::new();
+        let mut config = self;
+        // A file that has another number of classes than the catalogue's 1000 is right about itself.
+        config.num_classes = file.map.rows("head.weight").unwrap_or(0);
+        config.representation_size = file.map.rows("pre_logits.fc.weight");
+        if config.num_classes == 0 {
+            notes.push("no head in this file: a model of features, without classes".into());
+        }
+        if file.dialect != Dialect::Timm {
+            config = usual(config, file.dialect);
+            notes.push(format!(
+                "{} names, so act_layer={}, norm_eps={:e}, pos_resize={}",
+                file.dialect.name(),
+                spelled(config.act_layer),
+                config.norm_eps,
+                spelled(config.pos_resize),
+            ));
+        }
+        Ok(Inferred { config, notes })
+    }
+
+    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
+        const POOLER: &str = "pre_logits.fc.weight";
+        let mut notes = Vec::new();
+        if !file.contains("head.weight") {
+            if class.is_none() {
+                self.num_classes = 0;
+                self.representation_size = file.rows(POOLER);
+            } else if self.num_classes == 0 && self.representation_size.is_some() && !file.contains(POOLER) {
+                self.representation_size = None;
+                notes.push("no pooler in this file: the class token as it is".into());
+            }
+        }
+        Inferred { config: self, notes }
+    }
+
+    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
+        fit::fit(self, tensors, of, report);
+    }
+
+    fn narrow(tensors: &mut TensorMap) -> Result<(), LoadError> {
+        let path = tensors.path.clone();
+        convert::narrow_folded(&mut tensors.tensors)
+            .map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))
+    }
+
+    fn num_features(&self) -> usize {
+        self.embed_dim
+    }
+
+    fn timm_arg(&self, key: &str, value: &Value) -> Option<Result<Self, String>> {
+        let same = || Some(Ok(self.clone()));
+        match key {
+            // How images enter or weights begin, not what the model computes.
+            "dynamic_img_size" | "strict_img_size" | "fix_init" if value.is_boolean() => same(),
+            "dynamic_img_pad" | "scale_attn_norm" | "scale_mlp_norm" if value == &Value::Bool(false) => {
+                same()
+            }
+            "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
+            "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
+            _ => None,
+        }
+    }
+
+    fn timm_args(&self, base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
+        if self.representation_size.is_some() {
+            return Err("timm has no layer before the head (representation_size)".into());
+        }
+        if self.res_post_norm != base.res_post_norm {
+            return Err("timm's config.json cannot state where the norms of the blocks stand".into());
+        }
+        if self.norm_eps != base.norm_eps {
+            return Err(format!(
+                "timm's config.json cannot state an epsilon of {:e} (the architecture has {:e})",
+                self.norm_eps, base.norm_eps
+            ));
+        }
+        args.remove("representation_size");
+        args.remove("pos_resize");
+        if self.pos_embed != base.pos_embed {
+            args.insert("pos_embed".into(), json!(timm_position(self.pos_embed, base.pos_embed)?));
+        }
+        if self.weight_init != base.weight_init && self.weight_init == WeightInit::Timm {
+            args.insert("weight_init".into(), json!(""));
+        }
+        Ok(())
+    }
+
+    fn of_huggingface(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<Self, String>> {
+        huggingface::read(fields, class)
+    }
+
+    fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
+        huggingface::write(self)
+    }
+}
+
+/// A configuration with what tensors do not show as the library of their naming has it.
+pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
+    let (act, eps, resize) = match dialect {
+        Dialect::Timm => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
+        Dialect::HuggingFace => (Activation::Gelu, 1e-12, PosResize::Bicubic),
+        Dialect::Torchvision => (Activation::Gelu, 1e-6, PosResize::Bicubic),
+        // flax's `gelu` is the tanh approximation unless told otherwise.
+        Dialect::Google => (Activation::GeluTanh, 1e-6, PosResize::BilinearAligned),
+        Dialect::Clip => (Activation::QuickGelu, 1e-5, PosResize::BicubicAntialias),
+    };
+    // transformers resizes the positions of its model with registers in another way than the rest.
+    let registers = dialect == Dialect::HuggingFace && config.reg_tokens > 0;
+    config.pos_resize = if registers { PosResize::BicubicAntialias } else { resize };
+    (config.act_layer, config.norm_eps) = (act, eps);
+    config
+}
+
+/// The name that a configuration file uses.
+fn spelled(value: impl serde::Serialize) -> String {
+    json!(value).as_str().map(str::to_string).unwrap_or_default()
+}
+
+/// The argument for a position encoding that is not the architecture's own.
+fn timm_position(position: PosEmbed, of_architecture: PosEmbed) -> Result<&'static str, String> {
+    match position {
+        _ if of_architecture.is_relative() => {
+            Err(format!("this architecture of timm's has {of_architecture:?} positions and no others"))
+        }
+        PosEmbed::Learn => Ok("learn"),
+        PosEmbed::None => Ok("none"),
+        other => Err(format!("timm's VisionTransformer has no position encoding {other:?}")),
+    }
+}

@@ -1,0 +1,101 @@
+//! Steps between libraries that only a Vision Transformer's tensors need.
+
+use super::keys::official;
+use crate::checkpoint::convert::{Named, join, square_patch};
+use crate::checkpoint::dialect::Tensors;
+use crate::checkpoint::tensors::{Dtype, TensorError};
+use crate::checkpoint::{HostTensor, LoadError, TensorMap};
+
+/// Renamed tensors in timm's layout: queries, keys and values in one, patches as a convolution, registers without
+/// positions, a head with a bias.
+pub(super) fn finish(map: &mut TensorMap) -> Result<(), LoadError> {
+    let path = map.path.clone();
+    let named = |(name, error): Named| LoadError::tensor(&path, &name, error);
+    join(&mut map.tensors).map_err(named)?;
+    unflatten_patches(&mut map.tensors).map_err(named)?;
+    fold_registers(&mut map.tensors).map_err(named)?;
+    add_head_bias(map)
+}
+
+/// A patch projection saved as a matrix `[D, C·P·P]` becomes a convolution, of three channels.
+fn unflatten_patches(tensors: &mut Tensors) -> Result<(), Named> {
+    const NAME: &str = "patch_embed.proj.weight";
+    let Some(tensor) = tensors.get(NAME) else { return Ok(()) };
+    let &[width, pixels] = tensor.shape() else { return Ok(()) };
+    let fail = |e| (NAME.to_string(), e);
+    let side =
+        square_patch(pixels, 3).ok_or_else(|| fail(TensorError::shape("[D, 3·P·P]", tensor.shape())))?;
+    let tensor = tensor.reshape(&[width, 3, side, side]).map_err(fail)?;
+    tensors.insert(NAME.to_string(), tensor);
+    Ok(())
+}
+
+/// DINOv2's registers have no position: they become `reg_token`, and the class token takes its position with
+/// it, so that the table has rows for patches alone (as timm converts them).
+fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
+    let Some(registers) = tensors.remove(official::REGISTERS) else { return Ok(()) };
+    tensors.insert("reg_token".to_string(), registers);
+    let (Some(cls), Some(table)) = (tensors.get("cls_token"), tensors.get("pos_embed")) else {
+        return Ok(());
+    };
+    let fail = |e| ("pos_embed".to_string(), e);
+    let (rows, width) = match *table.shape() {
+        [1, rows, width] if rows > 0 => (rows, width),
+        _ => return Err(fail(TensorError::shape("[1, 1 + N, D]", table.shape()))),
+    };
+    let first = table.slice(1, 0..1).map_err(fail)?;
+    if cls.num_elements() != width || first.num_elements() != width {
+        return Err(fail(TensorError::shape(format!("[1, 1 + N, {}]", cls.num_elements()), table.shape())));
+    }
+    // In f64, where the sum of two f32 is exact: a model in f64 gets it as the library computes it.
+    let sum = cls.to_f64().into_iter().zip(first.to_f64()).flat_map(|(a, b)| (a + b).to_le_bytes()).collect();
+    let folded = HostTensor::new(Dtype::F64, cls.shape().to_vec(), sum).map_err(fail)?;
+    let patches = table.slice(1, 1..rows).map_err(fail)?;
+    tensors.insert("cls_token".to_string(), folded);
+    tensors.insert("pos_embed".to_string(), patches);
+    Ok(())
+}
+
+/// Rounds a class token that [`fold_registers`] made to the type of the other tensors, for files.
+pub(super) fn narrow_folded(tensors: &mut Tensors) -> Result<(), Named> {
+    let Some(dtype) = tensors.get("pos_embed").map(HostTensor::dtype) else { return Ok(()) };
+    let Some(cls) = tensors.get("cls_token").filter(|cls| cls.dtype() == Dtype::F64 && dtype != Dtype::F64)
+    else {
+        return Ok(());
+    };
+    let narrow = cls.cast(dtype).map_err(|e| ("cls_token".to_string(), e))?;
+    tensors.insert("cls_token".to_string(), narrow);
+    Ok(())
+}
+
+/// Renames the norm before pooling to the one after it: how an encoder that pools one token goes into a model
+/// that pools by average. Returns the old and new names. (timm has no such step: it refuses the file, or starts
+/// `fc_norm` anew where the head is new as well.)
+pub(super) fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
+    let mut moved = Vec::new();
+    for part in ["weight", "bias"] {
+        let (old, new) = (format!("norm.{part}"), format!("fc_norm.{part}"));
+        if !tensors.contains_key(&new)
+            && let Some(tensor) = tensors.remove(&old)
+        {
+            tensors.insert(new.clone(), tensor);
+            moved.push((old, new));
+        }
+    }
+    moved
+}
+
+/// A projection without a bias (CLIP) becomes a head with a bias of zeros.
+fn add_head_bias(map: &mut TensorMap) -> Result<(), LoadError> {
+    let Some(weight) = map.tensors.get("head.weight") else { return Ok(()) };
+    if map.contains("head.bias") {
+        return Ok(());
+    }
+    let classes = weight.shape().first().copied().unwrap_or(0);
+    let bytes =
+        classes.checked_mul(weight.dtype().size()).filter(|&n| n <= weight.bytes().len()).unwrap_or(0);
+    let bias = HostTensor::new(weight.dtype(), vec![classes], vec![0; bytes])
+        .map_err(|e| LoadError::tensor(&map.path, "head.weight", e))?;
+    map.tensors.insert("head.bias".to_string(), bias);
+    Ok(())
+}

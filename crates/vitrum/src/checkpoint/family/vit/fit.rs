@@ -1,0 +1,122 @@
+//! Tensors of one Vision Transformer for another: its grid, its pooling, its channels.
+
+use super::convert::norm_to_fc_norm;
+use crate::checkpoint::apply::{Adaptation, Report, ShapeChange};
+use crate::checkpoint::convert::adapt_channels;
+use crate::checkpoint::resample::resize_pos_embed;
+use crate::checkpoint::{HostTensor, TensorMap};
+use crate::layers::position::PosEmbed;
+use crate::layers::resample::resample_offsets;
+use crate::models::vit::VitConfig;
+
+/// Makes tensors of the model `of` fit `config`, and reports what changed.
+pub(super) fn fit(config: &VitConfig, tensors: &mut TensorMap, of: Option<&VitConfig>, report: &mut Report) {
+    resize_positions(config, tensors, of.map(VitConfig::grid), report);
+    report.adapted.extend(move_norm(config, tensors));
+    report.adapted.extend(of.and_then(|of| change_channels(config, tensors, of.in_chans)));
+}
+
+/// The norm of a file that pools one token becomes the norm after pooling, where the model has that one.
+fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
+    let foreign = config.final_norm && config.use_fc_norm() && !tensors.contains("fc_norm.weight");
+    let moved = if foreign { norm_to_fc_norm(&mut tensors.tensors) } else { Vec::new() };
+    let adaptation = |(source, key): (String, String)| {
+        let shape = tensors.get(&key).map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
+        Adaptation { key, source, found: shape.clone(), expected: shape }
+    };
+    moved.into_iter().map(adaptation).collect()
+}
+
+/// The patch projection of a file made for `old` channels, for the model's. A tensor that has other channels than
+/// the file is said to have stays as it is, and is reported as mismatched.
+fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> Option<Adaptation> {
+    const KEY: &str = "patch_embed.proj.weight";
+    let kernel = tensors.get(KEY).filter(|kernel| kernel.shape().get(1) == Some(&old))?;
+    if old == config.in_chans {
+        return None;
+    }
+    let found = kernel.shape().to_vec();
+    let adapted = adapt_channels(kernel, config.in_chans).ok()?;
+    let expected = adapted.shape().to_vec();
+    tensors.tensors.insert(KEY.into(), adapted);
+    Some(Adaptation { key: KEY.into(), source: KEY.into(), found, expected })
+}
+
+/// Brings learned position tables to the model's grid, where their length says that they are of another.
+fn resize_positions(
+    config: &VitConfig,
+    tensors: &mut TensorMap,
+    source_grid: Option<[usize; 2]>,
+    report: &mut Report,
+) {
+    let prefix = config.prefix_rows();
+    let grid = config.grid();
+    let mut put = |tensors: &mut TensorMap, key: &str, table: HostTensor| {
+        let Some(old) = tensors.tensors.insert(key.into(), table) else { return };
+        let expected = tensors.get(key).map(|t| t.shape().to_vec()).unwrap_or_default();
+        report.resized.push(ShapeChange { key: key.into(), found: old.shape().to_vec(), expected });
+    };
+    // A table that cannot be resized stays as it is, and is reported as mismatched.
+    let resize = |table: &HostTensor, old, new, prefix| {
+        let exact = host(table.shape(), &table.to_f64());
+        resize_pos_embed(&exact, old, new, prefix, config.pos_resize).ok()
+    };
+    if config.pos_embed == PosEmbed::Learn
+        && let Some(table) = tensors.get("pos_embed")
+        && let [1, rows, _] = *table.shape()
+        && rows > prefix
+        && let Some(old) = grid_of(rows - prefix, source_grid)
+        && old != grid
+        && let Some(resized) = resize(table, old, grid, prefix)
+    {
+        put(tensors, "pos_embed", resized);
+    }
+    if config.pos_embed == PosEmbed::Learn2d {
+        for (key, side) in [("pos_embed_x", grid[1]), ("pos_embed_y", grid[0])] {
+            if let Some(table) = tensors.get(key)
+                && let [1, rows, _] = *table.shape()
+                && rows != side
+                && let Some(resized) = resize(table, [rows, 1], [side, 1], 0)
+            {
+                put(tensors, key, resized);
+            }
+        }
+    }
+    let extra = if config.num_prefix_tokens() > 0 { 3 } else { 0 };
+    let biases: Vec<String> = tensors
+        .names()
+        .filter(|key| key.ends_with("relative_position_bias_table"))
+        .map(str::to_string)
+        .collect();
+    for key in biases {
+        if let Some(table) = tensors.get(&key)
+            && let [rows, heads] = *table.shape()
+            && rows > extra
+            && let Some(old) = grid_of(rows - extra, source_grid.map(|grid| grid.map(|side| 2 * side - 1)))
+            && old != grid.map(|side| 2 * side - 1)
+        {
+            let values = table.to_f64();
+            let (offsets, rest) = values.split_at((rows - extra) * heads);
+            let new = grid.map(|side| 2 * side - 1);
+            let mut resized = resample_offsets(offsets, heads, old, new, config.pos_resize);
+            resized.extend(rest);
+            let rows = resized.len() / heads;
+            put(tensors, &key, host(&[rows, heads], &resized));
+        }
+    }
+}
+
+fn host(shape: &[usize], values: &[f64]) -> HostTensor {
+    HostTensor::from_f64(shape.to_vec(), values).expect("the values were made to fill the shape")
+}
+
+/// The grid a table of `n` rows was made for: the one named, if it has `n` cells, else a square.
+fn grid_of(n: usize, named: Option<[usize; 2]>) -> Option<[usize; 2]> {
+    if let Some([h, w]) = named
+        && h * w == n
+    {
+        return Some([h, w]);
+    }
+    let side = n.isqrt();
+    (side * side == n).then_some([side, side])
+}

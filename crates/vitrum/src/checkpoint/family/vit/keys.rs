@@ -1,0 +1,8 @@
+//! Tables from each library's names of a Vision Transformer to timm's, the only place where these names occur.
+
+pub mod clip;
+pub mod google;
+pub mod huggingface;
+pub mod official;
+pub mod timm;
+pub mod torchvision;

@@ -1,0 +1,139 @@
+//! Configurations through serde: read, laid over, compared. The one place for all of it.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+
+use super::{ConfigError, ModelConfig};
+
+/// The key that says which family a configuration is of.
+const FAMILY: &str = "family";
+
+impl<'de> Deserialize<'de> for ModelConfig {
+    /// Without `family` the fields are those of a `vit`, as files had them before there were other families.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let mut fields = Map::<String, Value>::deserialize(deserializer)?;
+        let family = match fields.remove(FAMILY) {
+            None => "vit".to_string(),
+            Some(Value::String(name)) => name,
+            Some(other) => {
+                return Err(D::Error::custom(format!("`{FAMILY}` should be a name, found {other}")));
+            }
+        };
+        let given: Vec<String> = fields.keys().cloned().collect();
+        let config = Self::of_family(&family, Value::Object(fields)).map_err(D::Error::custom)?;
+        // serde cannot refuse unknown fields of a configuration that holds another one flattened.
+        let known = config.fields();
+        match given.iter().find(|key| !known.contains_key(*key)) {
+            Some(key) => Err(D::Error::custom(format!("unknown field `{key}`"))),
+            None => Ok(config),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// All fields with their values, without `family`.
+    pub fn fields(&self) -> Map<String, Value> {
+        let mut fields = match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            _ => Map::new(), // a configuration is an object of plain values
+        };
+        fields.remove(FAMILY);
+        fields
+    }
+
+    /// The value of a field, if the family has it.
+    pub fn field(&self, name: &str) -> Option<Value> {
+        self.fields().remove(name)
+    }
+
+    /// `K`: the field `num_classes`; 0 for a model without a head, or of a family without classes.
+    pub fn num_classes(&self) -> usize {
+        self.field("num_classes").and_then(|value| value.as_u64()).map_or(0, |classes| classes as usize)
+    }
+
+    /// The configuration with `value` in the field `name`. One number stands for height and width; the text `none` for
+    /// no value, where a field may have none.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownField`], and [`ConfigError::Value`] for a value of the wrong kind. Whether the whole makes a
+    /// model is [`validate`](super::Config::validate)'s to say.
+    pub fn with(&self, name: &str, value: Value) -> Result<Self, ConfigError> {
+        let mut fields = self.fields();
+        let Some(old) = fields.get(name) else {
+            return Err(ConfigError::UnknownField {
+                field: name.into(),
+                family: self.family(),
+                nearest: nearest(name, fields.keys()),
+            });
+        };
+        let value = match (old, value) {
+            (Value::Array(_), Value::Number(side)) => json!([side, side]),
+            (_, value) => value,
+        };
+        let none = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none"));
+        let read = |fields: Map<String, Value>| Self::of_family(self.family(), Value::Object(fields));
+        fields.insert(name.into(), value);
+        match read(fields.clone()) {
+            Ok(config) => Ok(config),
+            Err(_) if none && replaced(&mut fields, name, Value::Null) && read(fields.clone()).is_ok() => {
+                read(fields).map_err(|error| wrong(name, &error))
+            }
+            Err(error) => Err(wrong(name, &error)),
+        }
+    }
+
+    /// [`with`](ModelConfig::with) for several fields, in their order.
+    ///
+    /// # Errors
+    /// Those of [`with`](ModelConfig::with), for the first field that is wrong.
+    pub fn with_all<'a>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'a str, Value)>,
+    ) -> Result<Self, ConfigError> {
+        pairs.into_iter().try_fold(self.clone(), |config, (name, value)| config.with(name, value))
+    }
+
+    /// The configuration with `value` in the field `name`, where there is a value.
+    ///
+    /// # Errors
+    /// Those of [`with`](ModelConfig::with).
+    pub fn with_some(&self, name: &str, value: Option<impl serde::Serialize>) -> Result<Self, ConfigError> {
+        match value {
+            Some(value) => self.with(name, json!(value)),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// The fields whose values differ from those of `base`, with their values here. All of them, if `base` is of another
+    /// family.
+    pub fn differences(&self, base: &Self) -> Map<String, Value> {
+        let theirs = if self.family() == base.family() { base.fields() } else { Map::new() };
+        self.fields().into_iter().filter(|(name, value)| theirs.get(name) != Some(value)).collect()
+    }
+}
+
+fn replaced(fields: &mut Map<String, Value>, name: &str, value: Value) -> bool {
+    fields.insert(name.into(), value).is_some()
+}
+
+fn wrong(field: &str, error: &serde_json::Error) -> ConfigError {
+    ConfigError::Value { field: field.into(), reason: error.to_string() }
+}
+
+/// The name most like `name`, if one is close.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
+    let scored = names.map(|other| (strsim::jaro_winkler(name, other), other));
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)))?;
+    (best.0 > 0.7).then(|| best.1.clone())
+}
+
+/// A value as people write it after `=`: `null` and `none`, `true`, numbers, JSON; all else is a text.
+pub fn read_value(text: &str) -> Value {
+    let lower = text.to_ascii_lowercase();
+    match lower.as_str() {
+        "null" => Value::Null,
+        "true" | "false" => Value::Bool(lower == "true"),
+        _ => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())),
+    }
+}

@@ -1,0 +1,362 @@
+//! The waist: what a configuration says of itself, and what the rest of the system may ask of any model.
+//!
+//! A family implements [`Config`] for its configuration and [`Network`] for its model, and says with the capability
+//! traits ([`Backbone`], [`Classify`], …) what the model can do. Nothing else of the system knows the family.
+
+use std::fmt;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Int, Tensor};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ConfigError;
+use super::shapes::Walk;
+use crate::layers::Linear;
+use crate::layers::init::{Draw, initialize};
+use crate::layers::observe::{Observer, Silent};
+use crate::layers::tokens::split;
+
+/// What a configuration says of itself.
+pub trait Config:
+    Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// The model it describes.
+    type Model: Network;
+
+    /// Checks that a model can be built from this, and that its size is that of a model.
+    ///
+    /// # Errors
+    /// The first field, or pair of fields, that makes no model.
+    fn validate(&self) -> Result<(), ConfigError>;
+
+    /// The model with parameters that take no memory until they are loaded or read. Call it for a valid configuration:
+    /// [`skeleton`](Config::skeleton) checks first.
+    fn build(&self, device: &Device) -> Self::Model;
+
+    /// What one example looks like.
+    fn input(&self) -> Input;
+
+    /// Shapes, parameters and multiplications from the input to the answer.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Config::validate).
+    fn walk(&self) -> Result<Walk, ConfigError>;
+
+    /// The layers that make logits of classes (`head`): other classes mean new ones.
+    fn heads(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The first value of the parameter `key` of this shape in memory; `None` if the family has no such parameter, which
+    /// is an error, never a zero.
+    fn first(&self, key: &str, shape: &[usize]) -> Option<Draw>;
+
+    /// A model whose parameters take no memory until they are loaded or read.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Config::validate).
+    fn skeleton(&self, device: &Device) -> Result<Self::Model, ConfigError> {
+        self.validate()?;
+        Ok(self.build(device))
+    }
+
+    /// A fresh model with values drawn from `seed`, in the device's own float type.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Config::validate), and a parameter without a first value.
+    fn init(&self, device: &Device, seed: u64) -> Result<Self::Model, ConfigError> {
+        self.init_as(device, seed, device.settings().float_dtype.into())
+    }
+
+    /// A fresh model with values drawn from `seed`, in `dtype` (f32 or f64).
+    ///
+    /// # Errors
+    /// Those of [`init`](Config::init).
+    fn init_as(&self, device: &Device, seed: u64, dtype: DType) -> Result<Self::Model, ConfigError> {
+        let skeleton = self.skeleton(device)?;
+        Ok(initialize(skeleton, &|key, shape| self.first(key, shape), seed, dtype)?)
+    }
+}
+
+/// What one example looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// A picture.
+    Image(ImageInput),
+    /// A clip of so many frames.
+    Clip {
+        /// `F`: frames.
+        frames: usize,
+        /// One frame.
+        image: ImageInput,
+    },
+    /// A picture and a text of at most so many tokens.
+    ImageText {
+        /// The picture.
+        image: ImageInput,
+        /// Longest text, in tokens.
+        context: usize,
+    },
+}
+
+/// The size of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ImageInput {
+    /// `C`: channels.
+    pub channels: usize,
+    /// `[H, W]`, in pixels.
+    pub size: [usize; 2],
+}
+
+impl Input {
+    /// The picture, or one frame.
+    pub fn image(&self) -> ImageInput {
+        match *self {
+            Self::Image(image) | Self::Clip { image, .. } | Self::ImageText { image, .. } => image,
+        }
+    }
+}
+
+/// What the system may do with any model.
+pub trait Network: Module + Sync {
+    /// The linear layers that hold nearly all of the weights, with their names (`blocks.0.attn.qkv`): what is quantised,
+    /// packed, and given low-rank updates. Empty where a family has none.
+    fn linears(&self) -> Vec<(String, &Linear)>;
+
+    /// [`linears`](Network::linears), to change them.
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)>;
+
+    /// Where a parameter stands in the order of layers.
+    fn depth(&self, key: &str) -> Depth;
+
+    /// Whether a parameter of more than one dimension decays; tokens and position tables do not.
+    fn decays(&self, _key: &str) -> bool {
+        true
+    }
+
+    /// The layers that make logits of classes (`head`): other classes mean new ones.
+    fn heads(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The model as links, for training that computes each twice; `None` where it keeps everything.
+    fn chain(&self) -> Option<&dyn Chain> {
+        None
+    }
+
+    /// Pixels to features.
+    fn backbone(&self) -> Option<&dyn Backbone> {
+        None
+    }
+
+    /// Features to classes.
+    fn classify(&self) -> Option<&dyn Classify> {
+        None
+    }
+
+    /// Whether a parameter belongs to one of the [`heads`](Network::heads).
+    fn is_head(&self, key: &str) -> bool {
+        is_in(key, self.heads())
+    }
+}
+
+/// Whether a key is that of a parameter of one of these layers.
+pub(crate) fn is_in(key: &str, layers: &[&str]) -> bool {
+    layers.iter().any(|layer| key.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// Where a parameter stands in the order of layers, from pixels to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Before the first layer: patches, tokens, positions.
+    Stem,
+    /// The layer of this index.
+    Layer(usize),
+    /// After the last layer, and trained at its pace: the norm.
+    Close,
+    /// What comes after, and all else.
+    Head,
+}
+
+/// What enters a model, on its device.
+#[derive(Clone, Debug)]
+pub enum Inputs {
+    /// Normalised images `[B, C, H, W]`.
+    Images(Tensor<4>),
+    /// Clips `[B, C, F, H, W]`.
+    Clips(Tensor<5>),
+    /// Images `[B, C, H, W]`, each with a text `[B, context]` of token numbers.
+    ImageText(Tensor<4>, Tensor<2, Int>),
+}
+
+impl From<Tensor<4>> for Inputs {
+    fn from(images: Tensor<4>) -> Self {
+        Self::Images(images)
+    }
+}
+
+impl Inputs {
+    /// The images.
+    ///
+    /// # Panics
+    /// If these are clips: a family that takes images asks for images ([`Config::input`]).
+    pub fn images(self) -> Tensor<4> {
+        match self {
+            Self::Images(images) | Self::ImageText(images, _) => images,
+            Self::Clips(clips) => panic!("expected images [B, C, H, W], found clips {:?}", clips.dims()),
+        }
+    }
+
+    /// How many examples there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Images(images) | Self::ImageText(images, _) => images.dims()[0],
+            Self::Clips(clips) => clips.dims()[0],
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The pixels in another float type.
+    #[must_use]
+    pub fn cast(self, dtype: DType) -> Self {
+        match self {
+            Self::Images(images) => Self::Images(images.cast(dtype)),
+            Self::Clips(clips) => Self::Clips(clips.cast(dtype)),
+            Self::ImageText(images, text) => Self::ImageText(images.cast(dtype), text),
+        }
+    }
+
+    /// The same on the device that keeps no graph.
+    #[must_use]
+    pub fn inner(self) -> Self {
+        match self {
+            Self::Images(images) => Self::Images(images.inner()),
+            Self::Clips(clips) => Self::Clips(clips.inner()),
+            Self::ImageText(images, text) => Self::ImageText(images.inner(), text.inner()),
+        }
+    }
+}
+
+/// How much of its features a backbone computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want<'a> {
+    /// What the head reads. Other tokens may be missing; the head's answer is the same.
+    Head,
+    /// All tokens of the last level, after the closing norm (timm's `forward_features`).
+    Last,
+    /// Every level, finest first; of a plain encoder the output of every block, without the closing norm.
+    Levels,
+    /// The outputs of these blocks alone, in this order, without the closing norm.
+    Blocks(&'a [usize]),
+}
+
+/// Tokens on grids, finest first.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// At least one.
+    pub levels: Vec<Level>,
+}
+
+/// Tokens on a grid; a feature map is tokens without a prefix, channels last.
+#[derive(Clone, Debug)]
+pub struct Level {
+    /// `[B, T, D]`: prefix, then frame by frame, row by row.
+    pub tokens: Tensor<3>,
+    /// Class, register and other tokens in front.
+    pub prefix: usize,
+    /// Frames, rows and columns.
+    pub grid: [usize; 3],
+}
+
+impl Level {
+    /// Tokens of one image each.
+    pub fn of_image(tokens: Tensor<3>, prefix: usize, [rows, columns]: [usize; 2]) -> Self {
+        Self { tokens, prefix, grid: [1, rows, columns] }
+    }
+
+    /// Rows and columns.
+    pub fn rows_columns(&self) -> [usize; 2] {
+        [self.grid[1], self.grid[2]]
+    }
+
+    /// The prefix `[B, prefix, D]`, if there is one, and the patches `[B, N, D]`.
+    pub fn split(self) -> (Option<Tensor<3>>, Tensor<3>) {
+        split(self.tokens, self.prefix)
+    }
+
+    /// The patches as a feature map, `[B, D, H, W]` (for clips the frames stand above each other).
+    pub fn map(self) -> Tensor<4> {
+        let [frames, rows, columns] = self.grid;
+        let (_, patches) = self.split();
+        let [b, _, d] = patches.dims();
+        patches.swap_dims(1, 2).reshape([b, d, frames * rows, columns])
+    }
+}
+
+impl From<Level> for Features {
+    fn from(level: Level) -> Self {
+        Self { levels: vec![level] }
+    }
+}
+
+impl Features {
+    /// The coarsest level: of a plain encoder the only one.
+    ///
+    /// # Panics
+    /// Without a level.
+    pub fn last(mut self) -> Level {
+        self.levels.pop().expect("features have at least one level")
+    }
+}
+
+/// Pixels to tokens on grids.
+pub trait Backbone: Sync {
+    /// Normalised pixels to features; the observer sees every step.
+    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features;
+
+    /// Tokens to one vector per example, `[B, D]`, before any classifier (timm's `forward_head(pre_logits=True)`).
+    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
+}
+
+/// Features to classes.
+pub trait Classify: Backbone {
+    /// `K`; 0 where the model has no head.
+    fn num_classes(&self) -> usize;
+
+    /// The logits of each head, `[B, K]`, in the order of [`Network::heads`]; the embedding where there is no head.
+    fn logits_of_heads(&self, features: Features, watch: &mut dyn Observer) -> Vec<Tensor<2>> {
+        vec![self.head(features, watch)]
+    }
+
+    /// The answer, `[B, K]`; the embedding where there is no head.
+    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
+
+    /// Normalised pixels to the answer, `[B, K]`.
+    fn forward(&self, inputs: Inputs) -> Tensor<2> {
+        self.head(self.features(inputs, Want::Head, &mut Silent), &mut Silent)
+    }
+}
+
+/// A model as a chain of links, for training that keeps the links' inputs alone and computes the rest again.
+///
+/// `last(link(n - 1, … link(0, first(inputs))))` is [`Backbone::features`] with [`Want::Head`]. The levels may change
+/// their number, grid and width from link to link.
+pub trait Chain: Sync {
+    /// How many links lie between the first and the last part.
+    fn links(&self) -> usize;
+
+    /// What comes before the links.
+    fn first(&self, inputs: Inputs, watch: &mut dyn Observer) -> Features;
+
+    /// One link.
+    fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features;
+
+    /// What comes after the links, before the head.
+    fn last(&self, x: Features, watch: &mut dyn Observer) -> Features;
+}

@@ -1,0 +1,308 @@
+//! The options of the plain Vision Transformer.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Activation, GlobalPool, PosEmbed, PosResize, WeightInit};
+use crate::layers::attention::AttentionConfig;
+use crate::layers::block::BlockConfig;
+use crate::layers::init::BlockInit;
+use crate::layers::position::PositionConfig;
+use crate::models::ConfigError;
+
+/// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`), the paper's letters stand in the docs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VitConfig {
+    /// Height and width of the image, in pixels.
+    pub img_size: [usize; 2],
+    /// `P`: height and width of a patch, in pixels.
+    pub patch_size: [usize; 2],
+    /// `C`: channels of the image.
+    pub in_chans: usize,
+    /// `K`: classes; 0 leaves out the head, and the logits are the pooled features.
+    pub num_classes: usize,
+    /// `D`: width of a token.
+    pub embed_dim: usize,
+    /// `L`: number of blocks.
+    pub depth: usize,
+    /// `A`: heads of attention.
+    pub num_heads: usize,
+    /// `F / D`: width of the MLP over width of a token; `F = floor(D * mlp_ratio)`.
+    pub mlp_ratio: f64,
+    /// Bias on the query, key, value projection.
+    pub qkv_bias: bool,
+    /// LayerNorm on queries and keys, per head (keys `attn.q_norm`, `attn.k_norm`).
+    pub qk_norm: bool,
+    /// Bias on the output projections of attention and MLP.
+    pub proj_bias: bool,
+    /// Initial value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None` leaves it out. With `res_post_norm` there is none,
+    /// and it is the initial weight of the norms.
+    pub init_values: Option<f64>,
+    /// Norms at the end of the residual branches instead of before them (Swin v2; timm `block_fn` `ResPostBlock`).
+    pub res_post_norm: bool,
+    /// A learned class token in front of the patches.
+    pub class_token: bool,
+    /// Number of register tokens (arXiv:2309.16588), after the class token.
+    pub reg_tokens: usize,
+    /// Where a token is.
+    pub pos_embed: PosEmbed,
+    /// Width of the network of `rel_mlp` and `rel_mlp_shared`; `None`: 128, as timm.
+    pub rel_pos_dim: Option<usize>,
+    /// Position table without rows for class and register tokens (DeiT-III, big_vision).
+    pub no_embed_class: bool,
+    /// LayerNorm before the blocks, patch projection without bias (CLIP).
+    pub pre_norm: bool,
+    /// LayerNorm after the blocks (`norm`), before pooling. Ignored when `fc_norm` takes its place.
+    pub final_norm: bool,
+    /// LayerNorm after pooling (`fc_norm`) instead of before; `None`: as timm, with average and max pooling.
+    pub fc_norm: Option<bool>,
+    /// Many tokens to one vector.
+    pub global_pool: GlobalPool,
+    /// Pool over class and register tokens too.
+    pub pool_include_prefix: bool,
+    /// `Linear(D, R)` and tanh between pooling and head (paper section 3.1; key `pre_logits.fc`); the value is `R`.
+    pub representation_size: Option<usize>,
+    /// Non-linearity of the MLP.
+    pub act_layer: Activation,
+    /// Epsilon of every LayerNorm.
+    pub norm_eps: f64,
+    /// How a position table is brought to another grid.
+    pub pos_resize: PosResize,
+    /// Dropout before the head.
+    pub drop_rate: f64,
+    /// Dropout after adding positions.
+    pub pos_drop_rate: f64,
+    /// Share of patches left out in training (arXiv:2212.00794).
+    pub patch_drop_rate: f64,
+    /// Dropout after the projections of attention and MLP.
+    pub proj_drop_rate: f64,
+    /// Dropout on attention weights.
+    pub attn_drop_rate: f64,
+    /// Stochastic depth of the last block, growing linearly from 0 at the first.
+    pub drop_path_rate: f64,
+    /// Which initialisation a fresh model gets.
+    pub weight_init: WeightInit,
+    /// Tokens that a derived family puts between class and register tokens. No field of a file.
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub more_tokens: usize,
+}
+
+impl Default for VitConfig {
+    /// ViT-B/16 at 224 pixels, 1000 classes.
+    fn default() -> Self {
+        Self {
+            img_size: [224, 224],
+            patch_size: [16, 16],
+            in_chans: 3,
+            num_classes: 1000,
+            embed_dim: 768,
+            depth: 12,
+            num_heads: 12,
+            mlp_ratio: 4.0,
+            qkv_bias: true,
+            qk_norm: false,
+            proj_bias: true,
+            init_values: None,
+            res_post_norm: false,
+            class_token: true,
+            reg_tokens: 0,
+            pos_embed: PosEmbed::Learn,
+            rel_pos_dim: None,
+            no_embed_class: false,
+            pre_norm: false,
+            final_norm: true,
+            fc_norm: None,
+            global_pool: GlobalPool::Token,
+            pool_include_prefix: false,
+            representation_size: None,
+            act_layer: Activation::Gelu,
+            norm_eps: 1e-6,
+            pos_resize: PosResize::BicubicAntialias,
+            drop_rate: 0.0,
+            pos_drop_rate: 0.0,
+            patch_drop_rate: 0.0,
+            proj_drop_rate: 0.0,
+            attn_drop_rate: 0.0,
+            drop_path_rate: 0.0,
+            weight_init: WeightInit::Timm,
+            more_tokens: 0,
+        }
+    }
+}
+
+impl VitConfig {
+    /// Rows and columns of patches, `[H / P, W / P]`.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.img_size[0] / self.patch_size[0], self.img_size[1] / self.patch_size[1]]
+    }
+
+    /// Class, register and a derived family's tokens in front of the patches.
+    pub fn num_prefix_tokens(&self) -> usize {
+        usize::from(self.class_token) + self.more_tokens + self.reg_tokens
+    }
+
+    /// `F`: width of the MLP.
+    pub fn mlp_hidden_dim(&self) -> usize {
+        (self.embed_dim as f64 * self.mlp_ratio) as usize
+    }
+
+    /// Whether the norm sits after pooling (`fc_norm`) instead of before (`norm`).
+    pub fn use_fc_norm(&self) -> bool {
+        self.fc_norm
+            .unwrap_or(matches!(self.global_pool, GlobalPool::Avg | GlobalPool::Max | GlobalPool::Avgmax))
+    }
+
+    /// Rows of the position table that belong to class and register tokens.
+    pub fn prefix_rows(&self) -> usize {
+        if self.no_embed_class { 0 } else { self.num_prefix_tokens() }
+    }
+
+    /// Width of the network that makes a relative bias.
+    pub fn rel_pos_dim(&self) -> usize {
+        self.rel_pos_dim.unwrap_or(128)
+    }
+
+    /// Whether the branches have gains of their own (LayerScale).
+    pub fn has_layer_scale(&self) -> bool {
+        self.init_values.is_some() && !self.res_post_norm
+    }
+
+    /// What the blocks' first values depend on.
+    pub(crate) fn block_init(&self) -> BlockInit {
+        let norm = self.init_values.filter(|_| self.res_post_norm).unwrap_or(1.0);
+        BlockInit { layer_scale: self.init_values.unwrap_or(1.0), norm }
+    }
+
+    /// Whether the plain LayerNorm `norm` stands after the blocks.
+    pub fn has_norm(&self) -> bool {
+        self.final_norm && !self.use_fc_norm()
+    }
+
+    pub(super) fn check_sizes(&self) -> Result<(), ConfigError> {
+        let ([h, w], [p, q]) = (self.img_size, self.patch_size);
+        let (d, a) = (self.embed_dim, self.num_heads);
+        for (field, value, least, most) in [
+            ("img_size", h, 1, MAX_SIDE),
+            ("img_size", w, 1, MAX_SIDE),
+            ("patch_size", p, 1, MAX_SIDE),
+            ("patch_size", q, 1, MAX_SIDE),
+            ("in_chans", self.in_chans, 1, MAX_CHANNELS),
+            ("num_classes", self.num_classes, 0, MAX_CLASSES),
+            ("embed_dim", d, 1, MAX_WIDTH),
+            ("depth", self.depth, 1, MAX_DEPTH),
+            ("num_heads", a, 1, MAX_WIDTH),
+            ("reg_tokens", self.reg_tokens, 0, MAX_REGISTERS),
+            ("rel_pos_dim", self.rel_pos_dim(), 1, MAX_WIDTH),
+            ("representation_size", self.representation_size.unwrap_or(1), 1, MAX_WIDTH),
+        ] {
+            if !(least..=most).contains(&value) {
+                return refuse(field, format!("is {value}, expected {least} to {most}"));
+            }
+        }
+        if !d.is_multiple_of(a) {
+            return refuse("embed_dim", format!("{d} is not a multiple of num_heads {a}"));
+        }
+        if self.grid().contains(&0) {
+            return refuse("img_size", format!("{h}x{w} holds no patch of {p}x{q}"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_numbers(&self) -> Result<(), ConfigError> {
+        let (ratio, hidden) = (self.mlp_ratio, self.mlp_hidden_dim());
+        if !(ratio > 0.0 && ratio <= 64.0 && (1..=MAX_WIDTH).contains(&hidden)) {
+            return refuse(
+                "mlp_ratio",
+                format!("is {ratio}, expected a positive number up to 64 and an MLP 1 to {MAX_WIDTH} wide"),
+            );
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return refuse("norm_eps", format!("is {}, expected a small positive number", self.norm_eps));
+        }
+        if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
+            return refuse("init_values", format!("is {value}, expected a finite number"));
+        }
+        for (field, rate) in [
+            ("drop_rate", self.drop_rate),
+            ("pos_drop_rate", self.pos_drop_rate),
+            ("patch_drop_rate", self.patch_drop_rate),
+            ("proj_drop_rate", self.proj_drop_rate),
+            ("attn_drop_rate", self.attn_drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ] {
+            if !(0.0..1.0).contains(&rate) {
+                return refuse(field, format!("is {rate}, expected 0 up to but not 1"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_parts(&self) -> Result<(), ConfigError> {
+        if self.global_pool == GlobalPool::Token && !self.class_token {
+            return refuse("global_pool", "`token` needs a class token".into());
+        }
+        if matches!(self.pos_embed, PosEmbed::SinCos2dMae | PosEmbed::SinCos2dBigVision)
+            && (!self.embed_dim.is_multiple_of(4) || self.embed_dim < 8)
+        {
+            let d = self.embed_dim;
+            return refuse("pos_embed", format!("2-D sin-cos needs an embed_dim of 8, 12, 16, …, found {d}"));
+        }
+        if self.pos_embed.is_relative() && self.num_prefix_tokens() > 1 {
+            return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn block(&self, index: usize) -> BlockConfig {
+        let last = self.depth.saturating_sub(1).max(1) as f64;
+        BlockConfig {
+            attention: AttentionConfig {
+                dim: self.embed_dim,
+                num_heads: self.num_heads,
+                qkv_bias: self.qkv_bias,
+                qk_norm: self.qk_norm,
+                proj_bias: self.proj_bias,
+                attn_drop: self.attn_drop_rate,
+                proj_drop: self.proj_drop_rate,
+                norm_eps: self.norm_eps,
+            },
+            mlp_hidden: self.mlp_hidden_dim(),
+            act: self.act_layer,
+            layer_scale: self.has_layer_scale(),
+            res_post_norm: self.res_post_norm,
+            drop_path: self.drop_path_rate * index as f64 / last,
+        }
+    }
+
+    /// What the position encoding needs to know.
+    pub fn position(&self) -> PositionConfig {
+        PositionConfig {
+            kind: self.pos_embed,
+            grid: self.grid(),
+            prefix_rows: self.prefix_rows(),
+            prefix_tokens: self.num_prefix_tokens(),
+            dim: self.embed_dim,
+            num_heads: self.num_heads,
+            rel_pos_dim: self.rel_pos_dim(),
+            resize: self.pos_resize,
+        }
+    }
+}
+
+/// Longest side of an image or a patch, in pixels.
+const MAX_SIDE: usize = 1 << 14;
+/// Most channels of an image.
+const MAX_CHANNELS: usize = 1 << 10;
+/// Largest width of tokens, MLP and hidden layer of the head.
+const MAX_WIDTH: usize = 1 << 16;
+/// Most blocks.
+const MAX_DEPTH: usize = 1000;
+/// Most register tokens.
+const MAX_REGISTERS: usize = 1 << 12;
+/// Most classes.
+const MAX_CLASSES: usize = 1 << 20;
+
+fn refuse(field: &'static str, reason: String) -> Result<(), ConfigError> {
+    Err(ConfigError::Field { field, reason })
+}
