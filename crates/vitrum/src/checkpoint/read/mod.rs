@@ -8,6 +8,7 @@ pub mod safetensors;
 mod sets;
 mod shards;
 mod sniff;
+mod torchscript;
 
 use std::fs::File;
 use std::io::Read;
@@ -58,7 +59,8 @@ impl Limits {
 
 /// The tensors of a file or folder, under the names the file gives them.
 ///
-/// The format is told from the content: safetensors, an index of shards, `.npz`, `.npy`, or what `torch.save` writes.
+/// The format is told from the content: safetensors, an index of shards, `.npz`, `.npy`, or what `torch.save` or
+/// `torch.jit.save` writes.
 /// [`weights_in`] chooses the file of a folder. Of several sets of weights in a file one is taken, the same in every
 /// format: averaged weights before others, a teacher before its student ([`TensorMap::sets`]). What stands in front of
 /// its names (`state_dict.`, `module.`) goes; other tensors are left out by name ([`TensorMap::dropped`]).
@@ -99,6 +101,7 @@ fn list_file(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
         Content::Npy => npz::list_npy(path),
         Content::Npz => npz::list(path, limits),
         Content::Pytorch => pytorch::list(path, limits),
+        Content::TorchScript => torchscript::list(path, limits),
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Content {
     Npz,
     /// What `torch.save` wrote.
     Pytorch,
+    /// What `torch.jit.save` wrote.
+    TorchScript,
 }
 
 /// A format of another program: first bytes, where they stand, what the file is, how weights can be had from it.
@@ -154,14 +156,8 @@ fn zip_kind(path: &Path) -> Result<Content, LoadError> {
         ));
     }
     if has("data.pkl") && has("constants.pkl") {
-        let what = "a TorchScript program, not weights alone";
-        return Err(LoadError::foreign(
-            path,
-            what,
-            "`torch.save(torch.jit.load(FILE).state_dict(), …)` saves its weights",
-        ));
-    }
-    if has("data.pkl") {
+        Ok(Content::TorchScript)
+    } else if has("data.pkl") {
         Ok(Content::Pytorch)
     } else if has(".npy") {
         Ok(Content::Npz)
