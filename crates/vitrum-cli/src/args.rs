@@ -136,6 +136,9 @@ pub struct ModelArgs {
     /// [default: averaged weights before others, a teacher before its student].
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
+    /// Names that no dialect knows, told by a file; it may also tell fields that tensors do not show, such as num_heads.
+    #[arg(long, value_name = "FILE.toml")]
+    pub keys: Option<PathBuf>,
     /// Number of classes; another than the checkpoint's gives the model a new head, and says so.
     #[arg(long, value_name = "K")]
     pub num_classes: Option<usize>,
@@ -501,6 +504,8 @@ pub enum Layout {
     /// Hugging Face's folder: config.json, preprocessor_config.json and model.safetensors.
     #[value(name = "hf", alias = "huggingface")]
     HuggingFace,
+    /// A folder for vitrum: timm's where timm can express the model, else with the whole configuration in config.json.
+    Vitrum,
 }
 
 /// Element type of written weights.
@@ -519,7 +524,9 @@ pub enum WeightDtype {
 pub enum CheckpointCommand {
     /// Tensors, types, statistics, dialect.
     #[command(
-        after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json"
+        after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json\n  \
+vitrum checkpoint inspect mine.pt --suggest-keys > keys.toml\n  \
+vitrum checkpoint inspect mine.pt --keys keys.toml"
     )]
     Inspect {
         /// A file of weights, or a folder.
@@ -530,11 +537,17 @@ pub enum CheckpointCommand {
         /// Which of several sets of weights to describe, by the words in front of its tensors.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
+        /// Names that no dialect knows, told by a file.
+        #[arg(long, value_name = "FILE.toml")]
+        keys: Option<PathBuf>,
+        /// Print a file for --keys to begin from, and nothing else.
+        #[arg(long, conflicts_with_all = ["keys", "stats", "format"])]
+        suggest_keys: bool,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// From any dialect to a folder that timm or transformers loads.
+    /// From any dialect to a folder that timm, transformers or vitrum loads.
     #[command(after_help = "Examples:\n  \
 vitrum checkpoint convert B_16.npz out/ -m vit_base_patch16_224 --to timm\n  \
 vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
@@ -549,6 +562,9 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         /// Which of several sets of weights in the file, by the words in front of its tensors.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
+        /// Names that no dialect knows, told by a file; it may also tell fields that tensors do not show.
+        #[arg(long, value_name = "FILE.toml")]
+        keys: Option<PathBuf>,
         /// Layout to write.
         #[arg(long, value_enum, default_value_t = Layout::Timm)]
         to: Layout,
@@ -762,6 +778,9 @@ pub struct QuantizeArgs {
     /// Which of several sets of weights in the file, by the words in front of its tensors.
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
+    /// Names that no dialect knows, told by a file; it may also tell fields that tensors do not show, such as num_heads.
+    #[arg(long, value_name = "FILE.toml")]
+    pub keys: Option<PathBuf>,
     /// The folder to write.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::Dtype;
+use super::key_file::KeyFileError;
+use super::suggest::Nearest;
 
 /// An error of reading, converting or writing a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +150,9 @@ pub enum LoadError {
     /// The tensor names belong to no known library.
     #[error(
         "{path}: the tensor names are not those of a Vision Transformer this program knows (first: {first})\n\
-         hint: timm, Hugging Face, torchvision, Google (npz) and OpenAI CLIP names are known",
+         {nearest}\n\
+         hint: a file of names tells them (--keys FILE); `vitrum checkpoint inspect {path} --suggest-keys` prints one to \
+         begin from",
         path = .path.display()
     )]
     Dialect {
@@ -156,7 +160,12 @@ pub enum LoadError {
         path: PathBuf,
         /// The first few names.
         first: String,
+        /// The naming that is most like them.
+        nearest: Box<Nearest>,
     },
+    /// A file of names cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     /// A configuration file states something impossible or unknown.
     #[error("{path}: {reason}", path = .path.display())]
     Config {
@@ -235,6 +244,7 @@ impl LoadError {
             | Self::Config { path, .. }
             | Self::Exists { path }
             | Self::Checksum { path, .. } => path,
+            Self::Keys(error) => error.path(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::apply::Report;
 use super::card::Fields;
 use super::dialect::{Converted, Dialect, Tensors};
 use super::keys::{Edit, Row};
+use super::suggest::ExtraTable;
 use super::{LoadError, TensorMap};
 use crate::models::{Config, ConfigError, ModelConfig, each_config, each_family};
 
@@ -42,6 +43,8 @@ pub struct Naming {
     pub outside: fn(&str, &str) -> Option<(String, Edit)>,
     /// What stands in front of tensors that hold all blocks, and in front of the same block by block.
     pub stacked: Option<[&'static str; 2]>,
+    /// What renamed tensors need besides; the number of heads, if this shows it.
+    pub finish: fn(&mut TensorMap) -> Result<Option<usize>, LoadError>,
 }
 
 impl Naming {
@@ -58,6 +61,7 @@ impl Naming {
             left_out: |_, _| None,
             outside: |_, _| None,
             stacked: None,
+            finish: |_| Ok(None),
         }
     }
 
@@ -163,6 +167,21 @@ pub trait Files: Config + Into<ModelConfig> {
     /// A value that transformers has no field for.
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String>;
 }
+
+/// Rows that are no dialect of their own: timm's names themselves, and torch's encoder, which is part of models of any
+/// name.
+pub(super) const EXTRA_TABLES: &[ExtraTable] = &[
+    ExtraTable { library: "timm", rows: &vit::keys::timm::OWN, config: &[] },
+    ExtraTable {
+        library: "torch.nn.TransformerEncoder",
+        rows: &vit::keys::torch::ROWS,
+        config: &[
+            "act_layer = \"relu\"",
+            "norm_eps = 1e-5",
+            "block_norm = \"post\"  # norm_first=True is \"pre\"",
+        ],
+    },
+];
 
 /// A family as a value.
 pub(crate) struct Family {

@@ -20,6 +20,9 @@ pub enum Edit {
     FromHeads,
     /// To a vector.
     Flatten,
+    /// A matrix of patches with their channels last, `[D, P·P·C]`, to a convolution's `[D, C, P, P]`; a vector `[P·P·C]`
+    /// to the order of that kernel.
+    Pixels,
 }
 
 /// Name in the library, name in timm, and the edit between.
@@ -36,7 +39,7 @@ pub fn lookup_back(table: &[Row], name: &str) -> Option<String> {
 }
 
 /// `name` under another pattern, if it fits the first one.
-fn translate(from: &str, to: &str, name: &str) -> Option<String> {
+pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
     let (number, rest) = match from.split_once("{N}") {
         None => ("", name.strip_prefix(from)?),
         Some((before, after)) => {

@@ -21,11 +21,13 @@ pub mod finite;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod inspect;
+pub mod key_file;
 pub mod keys;
 pub mod load;
 pub mod quantize;
 pub mod read;
 pub mod resample;
+pub mod suggest;
 pub mod tensors;
 pub mod write;
 
@@ -33,5 +35,6 @@ pub use crate::data::imagenet;
 pub use card::ModelCard;
 pub use dialect::Dialect;
 pub use error::LoadError;
+pub use key_file::KeyFile;
 pub use read::read;
 pub use tensors::{Dtype, HostTensor, TensorMap};

@@ -58,6 +58,9 @@ pub struct Recipe {
     /// Weights to begin from: a folder, a file, or `hf:ORG/NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<String>,
+    /// A file that tells the names in those weights, where no dialect knows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
     /// Number of classes; by default the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<usize>,
@@ -317,6 +320,7 @@ impl Default for Recipe {
             max_bad: 0.001,
             model: "vit_tiny_patch16_224".into(),
             pretrained: None,
+            keys: None,
             num_classes: None,
             img_size: None,
             in_chans: None,

@@ -102,5 +102,11 @@ fn hint(report: &Report) -> String {
     if !report.mismatched.is_empty() {
         return "hint: is it another model? `vitrum checkpoint inspect` shows what the file holds".into();
     }
+    if !report.missing.is_empty() && !report.unexpected.is_empty() {
+        return "hint: if the file has other names for these tensors, a file of names tells them (--keys FILE; \
+                `vitrum checkpoint inspect FILE --suggest-keys` prints one to begin from); \
+                --allow-missing KEY and --allow-unexpected KEY excuse differences by name"
+            .into();
+    }
     "hint: --allow-missing KEY and --allow-unexpected KEY excuse differences by name".into()
 }
