@@ -243,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_in_the_name_is_not_asked_for_twice() {
+        let told = |model: &str| explained(&ModelError::NoWeights { model: model.into() }.into());
+        let text = told("vit_tiny_patch16_224.augreg_in21k_ft_in1k");
+        assert!(text.ends_with("hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"), "{text}");
+        assert!(told("vit_tiny_patch16_224").contains("hf:timm/vit_tiny_patch16_224.TAG"));
+    }
+
+    #[test]
+    fn names_of_no_dialect_lead_to_a_key_file() {
+        let nearest = vitrum::checkpoint::suggest::Nearest { library: "timm", matched: 3, names: 9 };
+        let error =
+            LoadError::Dialect { path: "mine.pt".into(), first: "a".into(), nearest: Box::new(nearest) };
+        assert!(explained(&error.into()).contains("inspect mine.pt --suggest-keys"));
+    }
+
+    #[test]
     fn hints_are_found_below_what_wraps_an_error() {
         let precision = ModelError::PrecisionDtype { precision: Precision::Int8, dtype: DType::F64 };
         let error = anyhow::Error::from(TrainError::from(precision)).context("the teacher");

@@ -94,11 +94,11 @@ fn most_probable(logits: Tensor<2>) -> Tensor<2> {
 /// Classes from images and a teacher. A student with two heads learns the labels with its first and the teacher's
 /// answers with its second; one head learns both.
 pub struct Distillation {
-    /// Of the labels.
+    /// The loss of the labels.
     pub base: ClassLoss,
-    /// What the teacher's answers are to the loss.
+    /// How the teacher's answers enter the loss.
     pub config: DistillConfig,
-    /// Who is asked.
+    /// The model that gives the answers.
     pub teacher: Teacher,
 }
 

@@ -21,7 +21,7 @@ pub use crate::data::train_set::Cache;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DistillationType {
-    /// It does not.
+    /// It does not learn from a teacher.
     #[default]
     None,
     /// Its probabilities approach the teacher's (Kullback-Leibler divergence).

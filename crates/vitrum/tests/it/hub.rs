@@ -833,7 +833,7 @@ fn answers_of_the_hub_become_errors_with_hints() {
             "config.json",
             Fault::Status(401, "X-Error-Code: GatedRepo\r\n"),
             gated,
-            "terms accepted at http://",
+            "accepting its terms at http://",
         ),
         ("GET", "/cdn/", Fault::Status(403, ""), gated, "org/vit"),
         ("GET", "/api/", Fault::Status(418, ""), teapot, "status 418"),

@@ -136,7 +136,7 @@ fn unknown_names_load_by_a_file() {
     // Without the file: some names are timm's, the others are not.
     let error = load_torch(&weights, None).unwrap_err();
     assert!(
-        error.contains("torch.nn.TransformerEncoder: 24 of 30") && error.contains("--suggest-keys"),
+        error.contains("torch.nn.TransformerEncoder: 24 of 30") && error.contains("hint: a key file"),
         "{error}"
     );
     // With a row less: the report, and the way to tell names.
@@ -175,7 +175,7 @@ fn unknown_names_are_refused_with_the_nearest_and_a_way() {
     assert_eq!((nearest.library, nearest.matched, nearest.names), ("torch.nn.TransformerEncoder", 24, 30));
     let said = error.to_string();
     assert!(
-        said.contains("torch.nn.TransformerEncoder: 24 of 30") && said.contains("--suggest-keys"),
+        said.contains("torch.nn.TransformerEncoder: 24 of 30") && said.contains("hint: a key file"),
         "{said}"
     );
 

@@ -493,14 +493,6 @@ fn what_no_other_library_computes_names_no_architecture_of_theirs() {
 }
 
 #[test]
-fn a_tag_in_the_name_is_not_asked_for_twice() {
-    let error = |name: &str| load(&LoadOptions::new(name), &Device::flex()).unwrap_err().to_string();
-    let text = error("vit_tiny_patch16_224.augreg_in21k_ft_in1k");
-    assert!(text.ends_with("hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"), "{text}");
-    assert!(error("vit_tiny_patch16_224").contains("hf:timm/vit_tiny_patch16_224.TAG"));
-}
-
-#[test]
 fn grey_images_keep_a_level_that_all_channels_share() {
     let folder = folder_of(&map_of(&timm_shapes()));
     let grey = LoadOptions { in_chans: Some(1), ..LoadOptions::new(folder.path().to_string_lossy()) };

@@ -54,7 +54,7 @@ pub enum TeacherError {
     },
 }
 
-/// Who teaches, and whom.
+/// What a teacher is made from, and for which student.
 #[derive(Clone, Debug)]
 pub struct TeacherOptions {
     /// A folder, a file of weights, a name of the catalogue, `hf:ORG/NAME`, or `demo`.
@@ -73,14 +73,15 @@ pub struct TeacherOptions {
     pub offline: bool,
 }
 
-/// A model that answers for a student's batches. It is asked without a graph and in f32, whatever the student computes in.
+/// A model that answers for a student's batches. It keeps no graph and computes in f32, also where the student computes in
+/// bf16; weights that a file holds in eight bits stay so.
 pub struct Teacher {
     name: String,
     model: Model,
     num_classes: usize,
     /// From the student's normalised values to the teacher's: factor and offset, `[1, C, 1, 1]`.
     renormalise: Option<[Tensor<4>; 2]>,
-    /// For each class of the student the teacher's.
+    /// The teacher's number of each of the student's classes; `None` where they are equal.
     order: Option<Tensor<1, Int>>,
     /// Answers by image.
     kept: Option<Mutex<HashMap<u32, Vec<f32>>>>,

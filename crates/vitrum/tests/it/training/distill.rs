@@ -14,7 +14,7 @@ use vitrum::train::distill::{
     DistillConfig, Distillation, DistillationType, Teacher, TeacherError, TeacherOptions,
 };
 use vitrum::train::objective::{Batch, ClassLoss, Targets};
-use vitrum::train::recipe::{Recipe, RecipeError};
+use vitrum::train::recipe::{ImgSize, Recipe, RecipeError};
 use vitrum::train::resume::Resume;
 use vitrum::train::trainer::Trainer;
 use vitrum::train::{Job, NoRequests, Outcome, TrainError, fit};
@@ -418,6 +418,32 @@ fn without_a_say_a_teacher_changes_nothing() {
         assert_eq!(with(DistillationType::None, 0.5), plain, "{model}: none");
         assert_eq!(with(DistillationType::Soft, 0.0), plain, "{model}: alpha 0");
         assert_ne!(with(DistillationType::Hard, 0.5), plain, "{model}: hard");
+    }
+}
+
+/// A teacher for images of 32 pixels, asked about images of 48; the student in f32 and in bf16.
+#[test]
+fn a_teacher_takes_the_students_image_size() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let teacher = teacher_folder(folder.path());
+    let losses = |amp_dtype: &str| {
+        let recipe = Recipe {
+            img_size: Some(ImgSize([48, 48])),
+            amp_dtype: amp_dtype.into(),
+            grad_checkpointing: amp_dtype != "none",
+            max_steps: Some(3),
+            ..distilled(&folder.path().join(amp_dtype), &teacher, DistillationType::Soft)
+        };
+        let mut heard = Heard::default();
+        done(fit(&job(recipe), &mut heard, &NoRequests).expect("a run"));
+        let told = heard.notes.iter().any(|note| note.contains("pos_embed resized for images of 48x48"));
+        assert!(told, "{:?}", heard.notes);
+        heard.losses
+    };
+    let (wide, narrow) = (losses("none"), losses("bf16"));
+    assert!(wide.len() == 3 && wide != narrow);
+    for (wide, narrow) in wide.iter().zip(&narrow) {
+        assert!((wide - narrow).abs() < 0.02 * wide, "{wide} {narrow}");
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn job(recipe: Recipe) -> Job {
 /// Keeps the names of events and the losses of updates.
 #[derive(Default)]
 pub(super) struct Heard {
-    losses: Vec<f64>,
+    pub(super) losses: Vec<f64>,
     epochs: usize,
     pub(super) notes: Vec<String>,
 }
