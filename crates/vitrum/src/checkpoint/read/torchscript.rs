@@ -283,7 +283,8 @@ impl<'a> Machine<'a> {
             b'Q' => storage(&self.pop()?)?,
             0x81 => {
                 // An object without attributes yet, of whatever class.
-                (self.pop()?, self.pop()?);
+                self.pop()?;
+                self.pop()?;
                 Value::table()
             }
             b'b' => {
