@@ -78,7 +78,7 @@ fn a_refused_file_leads_to_one_that_loads() {
     // timm has no such blocks; vitrum's own folder needs no file of names.
     let convert = "checkpoint convert mine.safetensors";
     sandbox.fails(&format!("{convert} timm --keys keys.toml"), 1, &["block_norm"]);
-    sandbox.fails(&format!("{convert} hf --keys keys.toml --to hf"), 1, &["block_norm"]);
+    sandbox.fails(&format!("{convert} hf --keys keys.toml --to hf"), 1, &["no counterpart"]);
     let said = sandbox.ok(&format!("{convert} own --keys keys.toml --to vitrum")).err;
     assert!(said.contains("block_norm") && said.contains("custom names"), "{said}");
     assert_eq!(mine, forward("own", "own.out"));
@@ -89,10 +89,12 @@ fn a_run_begins_from_such_a_file() {
     let sandbox = sandbox();
     let keys = sandbox.ok("checkpoint inspect mine.safetensors --suggest-keys").out;
     sandbox.write("keys.toml", keys.replace("# num_heads = 12", "num_heads = 2"));
-    let ran =
-        sandbox.ok("finetune demo:20 --pretrained mine.safetensors --keys keys.toml --epochs 1 --output run");
+    let ran = sandbox.ok("finetune demo:20 -m mine.safetensors --keys keys.toml --epochs 1 --output run");
     assert!(ran.err.contains("loaded "), "{}", ran.err);
-    assert!(sandbox.read("run/args.toml").contains("keys = \"keys.toml\""));
+    let run =
+        std::fs::read_dir(sandbox.path("run/classify")).expect("a run").flatten().next().expect("one run");
+    let args = std::fs::read_to_string(run.path().join("args.toml")).expect("the recipe");
+    assert!(args.contains("keys = \"keys.toml\""), "{args}");
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn a_bad_file_is_told_by_line() {
         "embed a.png -m mine.safetensors",
         "checkpoint inspect mine.safetensors",
         "checkpoint convert mine.safetensors out --to vitrum",
-        "finetune demo:20 --pretrained mine.safetensors --output run",
+        "finetune demo:20 -m mine.safetensors --output run",
     ] {
         sandbox.fails(&format!("{command} --keys keys.toml"), 1, &["keys.toml:2: a row is"]);
     }

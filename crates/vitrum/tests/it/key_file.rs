@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
-use vitrum::checkpoint::apply::expected_tensors;
+use vitrum::checkpoint::apply::{collect, expected_tensors};
 use vitrum::checkpoint::dialect::{Known, to_timm, to_timm_with};
 use vitrum::checkpoint::key_file::{KeyFault, KeyFileError};
 use vitrum::checkpoint::keys::Edit;
@@ -163,6 +163,23 @@ fn unknown_names_load_by_a_file() {
     std::fs::write(&names, text.replace("num_heads = 3", "num_heads = 5")).unwrap();
     let error = load_torch(&weights, Some(names)).unwrap_err();
     assert!(error.contains("5"), "{error}");
+}
+
+/// Names say nothing about the rest of a model that has a name of the catalogue.
+#[test]
+fn a_named_model_keeps_its_fields() {
+    const NAME: &str = "vit_xsmall_patch16_clip_224"; // quick_gelu, epsilon 1e-5
+    let named = ModelConfig::named(NAME).unwrap();
+    let map = collect(&named.init(&Device::flex(), 1).unwrap());
+    let mut mine = TensorMap::new("mine");
+    mine.tensors = map.tensors.into_iter().map(|(name, tensor)| (format!("net.{name}"), tensor)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, names) = (folder.path().join("mine.safetensors"), folder.path().join("keys.toml"));
+    std::fs::write(&weights, to_safetensors(&mine, None).unwrap()).unwrap();
+    std::fs::write(&names, "prefix = \"net.\"\nrows = [[\"head\", \"head\"]]").unwrap();
+    let options = LoadOptions { checkpoint: Some(weights), keys: Some(names), ..LoadOptions::new(NAME) };
+    let loaded = load(&options, &Device::flex()).unwrap();
+    assert_eq!(loaded.model.config(), named);
 }
 
 #[test]

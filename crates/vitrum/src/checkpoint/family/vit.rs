@@ -101,7 +101,7 @@ impl Files for VitConfig {
         if config.num_classes == 0 {
             notes.push("no head in this file: a model of features, without classes".into());
         }
-        if file.dialect != Dialect::Timm {
+        if !matches!(file.dialect, Dialect::Timm | Dialect::Custom) {
             config = usual(config, file.dialect);
             notes.push(format!(
                 "{} names, so act_layer={}, norm_eps={:e}, pos_resize={}",
