@@ -9,8 +9,10 @@ use vitrum::checkpoint::epsilon::change_of_epsilon;
 use vitrum::checkpoint::finite::check_narrowing;
 use vitrum::checkpoint::inspect::{Inspection, inspect_set, verify};
 use vitrum::checkpoint::load::{LoadOptions, Opened, open};
-use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
-use vitrum::checkpoint::{Dtype, LoadError, ModelCard};
+use vitrum::checkpoint::read::read_set;
+use vitrum::checkpoint::suggest::suggest_keys;
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_model, write_timm};
+use vitrum::checkpoint::{Dtype, KeyFile, LoadError, ModelCard};
 use vitrum::models::{Config, ModelConfig, catalogue};
 
 use crate::args::{CheckpointCommand, Format, Layout, WeightDtype};
@@ -21,14 +23,19 @@ use crate::talk::Talk;
 /// Runs the command; false if files differ (`diff`) or hold non-finite values (`verify`).
 pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
     match command {
-        CheckpointCommand::Inspect { path, stats, weight_set, format } => {
-            show(&path, stats, weight_set.as_deref(), format).map(|()| true)
+        CheckpointCommand::Inspect { path, weight_set, suggest_keys: true, .. } => {
+            let map = read_set(&path, weight_set.as_deref())?;
+            output::bytes(suggest_keys(&map).as_bytes()).map(|()| true)
+        }
+        CheckpointCommand::Inspect { path, stats, weight_set, keys, suggest_keys: false, format } => {
+            show(&path, stats, weight_set.as_deref(), keys.as_deref(), format).map(|()| true)
         }
         CheckpointCommand::Convert {
             input,
             output,
             model,
             weight_set,
+            keys,
             to,
             timm_epsilon,
             dtype,
@@ -36,11 +43,11 @@ pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
         } => {
             let options = WriteOptions { dtype: Some(dtype.into()), overwrite };
             // transformers' layout can hold both sizes, timm's only one.
-            let size_of_processor = to == Layout::Timm;
+            let size_of_processor = to != Layout::HuggingFace;
             let mut opened = read(
                 &input,
                 model,
-                LoadOptions { weight_set, size_of_processor, ..LoadOptions::new("") },
+                LoadOptions { weight_set, keys, size_of_processor, ..LoadOptions::new("") },
                 talk,
             )?;
             if timm_epsilon && to != Layout::Timm {
@@ -66,9 +73,16 @@ impl From<WeightDtype> for Dtype {
     }
 }
 
-fn show(path: &Path, stats: bool, weight_set: Option<&str>, format: Format) -> Result<()> {
+fn show(
+    path: &Path,
+    stats: bool,
+    weight_set: Option<&str>,
+    keys: Option<&Path>,
+    format: Format,
+) -> Result<()> {
     let resolve = |name: &str| catalogue::entry(name).map(|e| e.config.clone()).map_err(|e| e.to_string());
-    let found = inspect_set(path, weight_set, &resolve)?;
+    let keys = keys.map(KeyFile::read).transpose()?;
+    let found = inspect_set(path, weight_set, keys.as_ref(), &resolve)?;
     if format == Format::Json {
         return output::json(&found);
     }
@@ -211,6 +225,11 @@ fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, t
                 .map_err(|error| with_hint(error, card, &base))?;
         }
         Layout::HuggingFace => write_huggingface(target, &opened.tensors, card, options)?,
+        Layout::Vitrum => {
+            let base = architecture(opened)?;
+            let reason = write_model(target, &opened.tensors, card, &base, options)?;
+            reason.iter().for_each(|reason| talk.say(format_args!("note: {reason}, so timm cannot load it")));
+        }
     }
     if card.preprocess.is_none() {
         talk.say("note: the preprocessing of these weights is unknown, so the folder does not contain it");

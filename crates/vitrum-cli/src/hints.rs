@@ -183,11 +183,20 @@ fn refused(report: &Report) -> &'static str {
     if !report.mismatched.is_empty() {
         return "\nhint: is it another model? `vitrum checkpoint inspect` shows what the file holds";
     }
+    if !report.missing.is_empty() && !report.unexpected.is_empty() {
+        return "\nhint: if the file has other names for these tensors, a key file names them (--keys FILE; \
+                `vitrum checkpoint inspect FILE --suggest-keys` prints one to begin from); \
+                --allow-missing KEY and --allow-unexpected KEY excuse differences by name";
+    }
     "\nhint: --allow-missing KEY and --allow-unexpected KEY excuse differences by name"
 }
 
 fn load(error: &LoadError) -> Option<Advice> {
     match error {
+        LoadError::Dialect { path, .. } => further(format!(
+            " (--keys FILE); `vitrum checkpoint inspect {} --suggest-keys` prints one to begin from",
+            path.display()
+        )),
         LoadError::Exists { .. } => further("\nhint: --overwrite, or choose another place"),
         _ => None,
     }

@@ -52,6 +52,7 @@ fn open_for(
     let options = LoadOptions {
         checkpoint: args.checkpoint.clone(),
         weight_set: args.weight_set.clone(),
+        keys: args.keys.clone(),
         num_classes: args.num_classes,
         img_size: args.img_size.map(|size| size.0),
         size_of_processor,

@@ -52,6 +52,7 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     let options = || LoadOptions {
         checkpoint: args.checkpoint.clone(),
         weight_set: args.weight_set.clone(),
+        keys: args.keys.clone(),
         offline: args.offline,
         progress: (!talk.quiet).then(download_bar),
         ..LoadOptions::new(args.model.clone())

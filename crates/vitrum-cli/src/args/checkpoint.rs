@@ -15,6 +15,8 @@ pub enum Layout {
     /// Hugging Face's folder: config.json, preprocessor_config.json and model.safetensors.
     #[value(name = "hf", alias = "huggingface")]
     HuggingFace,
+    /// A folder for vitrum: timm's if timm can express the model, else the whole configuration in config.json.
+    Vitrum,
 }
 
 /// Element type of written weights.
@@ -33,7 +35,9 @@ pub enum WeightDtype {
 pub enum CheckpointCommand {
     /// Tensors, types, statistics, dialect.
     #[command(
-        after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json"
+        after_help = "Examples:\n  vitrum checkpoint inspect model.safetensors\n  vitrum checkpoint inspect B_16.npz --format json\n  \
+vitrum checkpoint inspect mine.pt --suggest-keys > keys.toml\n  \
+vitrum checkpoint inspect mine.pt --keys keys.toml"
     )]
     Inspect {
         /// A file of weights, or a folder.
@@ -44,11 +48,17 @@ pub enum CheckpointCommand {
         /// Which of several sets of weights to describe, by its prefix.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
+        /// A key file: names that no dialect has.
+        #[arg(long, value_name = "FILE.toml")]
+        keys: Option<PathBuf>,
+        /// Print a first key file, and nothing else.
+        #[arg(long, conflicts_with_all = ["keys", "stats", "format"])]
+        suggest_keys: bool,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Convert from any dialect to a folder that timm or transformers loads.
+    /// Convert from any dialect to a folder that timm, transformers or vitrum loads.
     #[command(after_help = "Examples:\n  \
 vitrum checkpoint convert B_16.npz out/ -m vit_base_patch16_224 --to timm\n  \
 vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
@@ -63,6 +73,9 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         /// Which of several sets of weights in the file, by its prefix.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
+        /// A key file: names that no dialect has, and fields that tensors do not show.
+        #[arg(long, value_name = "FILE.toml")]
+        keys: Option<PathBuf>,
         /// Layout to write.
         #[arg(long, value_enum, default_value_t = Layout::Timm)]
         to: Layout,

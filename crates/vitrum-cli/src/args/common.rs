@@ -65,6 +65,9 @@ pub struct ModelArgs {
     /// before others, a teacher before its student].
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
+    /// A key file: names that no dialect has, and fields that tensors do not show, such as num_heads.
+    #[arg(long, value_name = "FILE.toml")]
+    pub keys: Option<PathBuf>,
     /// Number of classes; if it differs from the checkpoint's, the model gets a new head, and a note says so.
     #[arg(long, value_name = "K")]
     pub num_classes: Option<usize>,

@@ -112,6 +112,12 @@ const MODEL: &[Flag] = &[
     flag("task", Text, "NAME", "Task of the model: classify"),
     flag("model", Text, "NAME", "Name of the catalogue, see `vitrum models list`").short('m'),
     flag("pretrained", Text, "DIR|FILE|hf:ID", "Weights to begin from").also(&["initial-checkpoint"]),
+    flag(
+        "keys",
+        Text,
+        "FILE.toml",
+        "A file that tells the names in those weights, where no dialect knows them",
+    ),
     flag("num_classes", Count, "K", "Number of classes [default: the data's]"),
     flag("img_size", Size, "N|HxW", "Height and width of the input").also(&["imgsz"]),
     flag("in_chans", Count, "C", "Channels of the input"),

@@ -30,6 +30,9 @@ pub struct QuantizeArgs {
     /// Which of several sets of weights in the file, by its prefix.
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
+    /// A key file: names that no dialect has, and fields that tensors do not show, such as num_heads.
+    #[arg(long, value_name = "FILE.toml")]
+    pub keys: Option<PathBuf>,
     /// The folder to write.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,

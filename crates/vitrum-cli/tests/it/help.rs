@@ -41,6 +41,7 @@ fn commands_that_run_a_model_share_its_flags() {
         for flag in [
             "--model",
             "--checkpoint",
+            "--keys",
             "--num-classes",
             "--img-size",
             "--in-chans",

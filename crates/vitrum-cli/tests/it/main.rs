@@ -7,6 +7,7 @@ mod embed;
 mod errors;
 mod forward;
 mod help;
+mod keys;
 mod models;
 mod output;
 mod predict;

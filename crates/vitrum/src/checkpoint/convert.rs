@@ -7,8 +7,34 @@ use super::tensors::{Dtype, TensorError, Tensors};
 /// A tensor's name and its error.
 pub(crate) type Named = (String, TensorError);
 
+/// What is known of patches that are held as vectors of pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// `C`; unknown: 3, or 1 where 3 makes no square.
+    pub channels: Option<usize>,
+    /// Height and width; unknown: a square.
+    pub size: Option<[usize; 2]>,
+}
+
+impl Patch {
+    /// Height, width and channels of a patch of so many pixels.
+    fn shape(self, pixels: usize) -> Option<[usize; 3]> {
+        let square = |channels| square_patch(pixels, channels).map(|side| [side, side, channels]);
+        match (self.channels, self.size) {
+            (None, None) => square(3).or_else(|| square(1)),
+            (Some(channels), None) => square(channels),
+            (channels, Some([h, w])) => {
+                let area = h.checked_mul(w).filter(|area| *area > 0)?;
+                let found = pixels / area;
+                let fits = found > 0 && found * area == pixels && channels.is_none_or(|told| told == found);
+                fits.then_some([h, w, found])
+            }
+        }
+    }
+}
+
 /// One tensor from a library's layout to timm's.
-pub fn edit(tensor: &HostTensor, edit: Edit) -> Result<HostTensor, TensorError> {
+pub fn edit(tensor: &HostTensor, edit: Edit, patch: Patch) -> Result<HostTensor, TensorError> {
     let shape = tensor.shape();
     match edit {
         Edit::Keep => Ok(tensor.clone()),
@@ -28,6 +54,20 @@ pub fn edit(tensor: &HostTensor, edit: Edit) -> Result<HostTensor, TensorError> 
             _ => Err(TensorError::shape("[heads, dh, D]", shape)),
         },
         Edit::Flatten => tensor.reshape(&[tensor.num_elements()]),
+        Edit::Pixels => channels_first(tensor, patch),
+    }
+}
+
+/// Pixels in the order rows, columns, channels to a kernel's.
+fn channels_first(tensor: &HostTensor, patch: Patch) -> Result<HostTensor, TensorError> {
+    let pixels = tensor.shape().last().copied().unwrap_or(0);
+    let Some([h, w, c]) = patch.shape(pixels) else {
+        return Err(TensorError::shape("of square patches of 1 or 3 channels, or as told", tensor.shape()));
+    };
+    match *tensor.shape() {
+        [width, _] => tensor.reshape(&[width, h, w, c])?.permute(&[0, 3, 1, 2]),
+        [_] => tensor.reshape(&[h, w, c])?.permute(&[2, 0, 1])?.reshape(&[pixels]),
+        _ => Err(TensorError::shape("[D, P·P·C] or [P·P·C]", tensor.shape())),
     }
 }
 
@@ -54,7 +94,7 @@ fn kernel(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
 
 /// `P` with `P·P·channels` equal to `pixels`.
 pub(crate) fn square_patch(pixels: usize, channels: usize) -> Option<usize> {
-    let side = (pixels / channels).isqrt();
+    let side = pixels.checked_div(channels)?.isqrt();
     (pixels > 0 && side * side * channels == pixels).then_some(side)
 }
 

@@ -1,14 +1,19 @@
 //! Which naming is a file in? Decided by telltale names; then everything is renamed to timm's.
 
+use serde_json::{Map, Value};
+
 use super::card::{CardSource, ModelCard};
-use super::convert::{edit, unstack};
+use super::convert::{Patch, edit, unstack};
 use super::error::shorten;
 use super::family::{Inferred, family, namings};
+use super::key_file::KeyFile;
 use super::keys::{self, Edit};
 use super::naming::Naming;
 pub use super::naming::{Converted, Dialect};
+use super::suggest::{Nearest, nearest};
 use super::tensors::Tensors;
 use super::{HostTensor, LoadError, TensorMap};
+use crate::models::{Config, ModelConfig};
 
 impl Dialect {
     /// The dialect of tensors, and what stands in front of every name of the image model (`module.`, `vit.`,
@@ -40,10 +45,16 @@ fn detect(map: &TensorMap, family: Option<&str>) -> Result<Detected, LoadError> 
             best = Some((Detected { family: name, naming, prefix }, rank));
         }
     }
-    best.map(|(found, _)| found).ok_or_else(|| {
-        let first: Vec<&str> = map.names().take(5).collect();
-        LoadError::Dialect { path: map.path.clone(), first: shorten(&first.join(", ")) }
-    })
+    best.map(|(found, _)| found).ok_or_else(|| unknown_names(map, nearest(map)))
+}
+
+fn unknown_names(map: &TensorMap, nearest: Nearest) -> LoadError {
+    let first: Vec<&str> = map.names().take(5).collect();
+    LoadError::Dialect {
+        path: map.path.clone(),
+        first: shorten(&first.join(", ")),
+        nearest: Box::new(nearest),
+    }
 }
 
 /// What stands in front of a naming's telltales, if all of them are there: of several the shortest.
@@ -58,6 +69,49 @@ fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
     whole.filter(has_all).min_by_key(|at| at.len()).map(str::to_string)
 }
 
+/// What is known of a file before its tensors are renamed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// The family of the model; it goes before others that fit the names.
+    pub family: Option<&'a str>,
+    /// Channels and size of the patches.
+    pub patch: Patch,
+    /// A file that tells names, or fields of the configuration.
+    pub keys: Option<&'a KeyFile>,
+}
+
+impl Known<'_> {
+    /// What a configuration says.
+    pub fn of(config: &ModelConfig) -> Self {
+        Known { family: Some(config.family()), patch: patch(&config.fields()), keys: None }
+    }
+
+    /// Fields that the file of names tells.
+    fn told(&self) -> Map<String, Value> {
+        self.keys.map(|keys| keys.config.clone()).unwrap_or_default()
+    }
+
+    /// The patches, as the file of names tells them, else as they are known.
+    fn patch(&self) -> Patch {
+        let Patch { channels, size } = patch(&self.told());
+        Patch { channels: channels.or(self.patch.channels), size: size.or(self.patch.size) }
+    }
+}
+
+/// What fields of a configuration say about patches.
+fn patch(fields: &Map<String, Value>) -> Patch {
+    Patch { channels: number(fields.get("in_chans")), size: sides(fields.get("patch_size")) }
+}
+
+fn number(value: Option<&Value>) -> Option<usize> {
+    usize::try_from(value?.as_u64()?).ok()
+}
+
+fn sides(value: Option<&Value>) -> Option<[usize; 2]> {
+    let [h, w] = value?.as_array()?.as_slice() else { return None };
+    Some([number(Some(h))?, number(Some(w))?])
+}
+
 impl Converted {
     /// The card that the tensors alone allow: sizes from shapes, the rest as the library that wrote them does it.
     /// Preprocessing stays unknown.
@@ -65,11 +119,45 @@ impl Converted {
     /// # Errors
     /// Tensors that are no model of the family that claims them.
     pub fn card(&self) -> Result<ModelCard, LoadError> {
-        let Inferred { config, notes } = (family(self.family).infer)(self)?;
+        let inferred = (family(self.family).infer)(self);
+        let Inferred { config, notes } = inferred.map_err(|error| self.unless_named_otherwise(error))?;
+        let config = self.tell(config)?;
         let mut card = ModelCard::new(config, CardSource::Tensors, &self.map.path);
         card.notes = notes;
         card.notes.push("preprocessing is not known: there is no configuration beside the weights".into());
         Ok(card)
+    }
+}
+
+impl Converted {
+    /// A configuration with the fields that a file of names tells.
+    ///
+    /// # Errors
+    /// A field of another family, and fields that make no model.
+    pub fn tell(&self, config: ModelConfig) -> Result<ModelConfig, LoadError> {
+        if self.told.is_empty() {
+            return Ok(config);
+        }
+        let told = config.with_all(self.told.iter().map(|(key, value)| (key.as_str(), value.clone())));
+        let checked = told.and_then(|told| told.validate().map(|()| told));
+        checked.map_err(|error| LoadError::config(&self.map.path, error))
+    }
+
+    /// `error`; or, where most names are still like another library's, that they are unknown.
+    fn unless_named_otherwise(&self, error: LoadError) -> LoadError {
+        let nearest = nearest(&self.map);
+        match self.dialect == Dialect::Custom
+            || nearest.library == Dialect::Timm.name()
+            || nearest.matched == 0
+        {
+            true => error,
+            false => unknown_names(&self.map, nearest),
+        }
+    }
+
+    /// Height and width of the images, where a file of names tells them.
+    pub(crate) fn img_size(&self) -> Option<[usize; 2]> {
+        sides(self.told.get("img_size"))
     }
 }
 
@@ -78,15 +166,21 @@ impl Converted {
 /// # Errors
 /// Unknown names throughout, a tensor whose shape does not fit its name, and two tensors for one name.
 pub fn to_timm(map: TensorMap) -> Result<Converted, LoadError> {
-    to_timm_as(map, None)
+    to_timm_with(map, &Known::default())
 }
 
-/// [`to_timm`] for a file of a family that is known beforehand.
+/// [`to_timm`] for a file of which something is known beforehand.
 ///
 /// # Errors
 /// Those of [`to_timm`].
-pub fn to_timm_as(map: TensorMap, known: Option<&str>) -> Result<Converted, LoadError> {
-    let Detected { family: name, naming, prefix } = detect(&map, known)?;
+pub fn to_timm_with(mut map: TensorMap, known: &Known<'_>) -> Result<Converted, LoadError> {
+    if let Some(keys) = known.keys {
+        if !keys.rows.is_empty() {
+            return by_key_file(map, keys, known);
+        }
+        leave_out(&mut map, keys);
+    }
+    let Detected { family: name, naming, prefix } = detect(&map, known.family)?;
     let path = map.path.clone();
     let mut out = map.without_tensors();
     let tensors = match naming.stacked {
@@ -109,11 +203,40 @@ pub fn to_timm_as(map: TensorMap, known: Option<&str>) -> Result<Converted, Load
         if how == Edit::ToHeads && num_heads.is_none() {
             num_heads = tensor.shape().get(1).copied().filter(|&n| n > 0);
         }
-        let tensor = edit(&tensor, how).map_err(|e| LoadError::tensor(&path, &name, e))?;
+        let tensor = edit(&tensor, how, known.patch()).map_err(|e| LoadError::tensor(&path, &name, e))?;
         insert(&mut out, new_name, tensor)?;
     }
+    let shown = (naming.finish)(&mut out)?;
     (family(name).finish)(&mut out)?;
-    Ok(Converted { map: out, dialect: naming.dialect, family: name, num_heads })
+    let told = known.told();
+    let num_heads = number(told.get("num_heads")).or(num_heads).or(shown);
+    Ok(Converted { map: out, dialect: naming.dialect, family: name, num_heads, told })
+}
+
+/// The tensors under the names that a file tells.
+fn by_key_file(mut map: TensorMap, keys: &KeyFile, known: &Known<'_>) -> Result<Converted, LoadError> {
+    leave_out(&mut map, keys);
+    let path = map.path.clone();
+    let mut out = map.without_tensors();
+    for (name, tensor) in map.tensors {
+        let inner = keys.inner(&name);
+        let (new_name, how) = keys.lookup(inner).unwrap_or_else(|| (inner.to_string(), Edit::Keep));
+        let tensor = edit(&tensor, how, known.patch()).map_err(|e| LoadError::tensor(&path, &name, e))?;
+        insert(&mut out, new_name, tensor)?;
+    }
+    (family(keys.family).finish)(&mut out)?;
+    let told = known.told();
+    let num_heads = number(told.get("num_heads"));
+    Ok(Converted { map: out, dialect: Dialect::Custom, family: keys.family, num_heads, told })
+}
+
+/// Takes out the tensors that a file of names leaves out.
+fn leave_out(map: &mut TensorMap, keys: &KeyFile) {
+    let names: Vec<String> = map.names().filter(|name| keys.is_left_out(name)).map(str::to_string).collect();
+    for name in names {
+        map.tensors.remove(&name);
+        map.dropped.push((name, format!("left out by {}", keys.path.display())));
+    }
 }
 
 /// Where a tensor goes.

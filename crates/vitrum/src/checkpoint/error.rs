@@ -1,8 +1,11 @@
 //! Errors of checkpoints, each with the file's name.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Dtype;
+use super::keys::EDITS;
+use crate::models::ModelConfig;
 
 /// An error of reading, converting or writing a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +151,8 @@ pub enum LoadError {
     /// The tensor names belong to no known library.
     #[error(
         "{path}: the tensor names are not those of a Vision Transformer this program knows (first: {first})\n\
-         hint: timm, Hugging Face, torchvision, Google (npz) and OpenAI CLIP names are known",
+         {nearest}\n\
+         hint: a key file names them",
         path = .path.display()
     )]
     Dialect {
@@ -156,7 +160,12 @@ pub enum LoadError {
         path: PathBuf,
         /// The first few names.
         first: String,
+        /// The naming that is most like them.
+        nearest: Box<Nearest>,
     },
+    /// A file of names cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     /// A configuration file is invalid.
     #[error("{path}: {reason}", path = .path.display())]
     Config {
@@ -235,6 +244,87 @@ impl LoadError {
             | Self::Config { path, .. }
             | Self::Exists { path }
             | Self::Checksum { path, .. } => path,
+            Self::Keys(error) => error.path(),
+        }
+    }
+}
+
+/// Why a [`KeyFile`](super::KeyFile) is not read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(Box<LoadError>),
+    /// A line of the file.
+    #[error("{path}:{line}: {fault}", path = .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        fault: KeyFault,
+    },
+}
+
+/// What is wrong with a line of a [`KeyFile`](super::KeyFile).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFault {
+    /// No TOML, an unknown key, or a value of the wrong kind.
+    #[error("{0}")]
+    Toml(String),
+    /// A row of another length.
+    #[error("a row is [name in the file, name here] or [name in the file, name here, edit]")]
+    Row,
+    /// A name that is empty, or has `{{N}}` more than once.
+    #[error("'{0}': a name is not empty and has {{N}} once at most")]
+    Name(String),
+    /// A number in one name of a row and not in the other.
+    #[error("{{N}} stands in both names of a row or in neither")]
+    Number,
+    /// A name that an earlier row has.
+    #[error("'{0}' is in an earlier row")]
+    Double(String),
+    /// No edit of this name.
+    #[error("unknown edit '{0}'; there are {known}", known = EDITS.map(|(name, _)| name).join(", "))]
+    Edit(String),
+    /// No family of this name.
+    #[error("unknown family '{0}'; there are {known}", known = ModelConfig::FAMILIES.join(", "))]
+    Family(String),
+    /// No field of this name, or a value that it does not take.
+    #[error("{0}")]
+    Field(String),
+}
+
+impl KeyFileError {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read(error) => error.path(),
+            Self::Line { path, .. } => path,
+        }
+    }
+}
+
+/// The naming that most names of a file are like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// The library.
+    pub library: &'static str,
+    /// Names of the file that its rows fit, behind some prefix.
+    pub matched: usize,
+    /// Names of the file.
+    pub names: usize,
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { library, matched, names } = self;
+        match matched {
+            0 => write!(f, "none of {names} names is like a known one"),
+            _ => write!(f, "nearest are the names of {library}: {matched} of {names}"),
         }
     }
 }

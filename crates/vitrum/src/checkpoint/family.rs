@@ -9,8 +9,8 @@ mod vit;
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
-use super::naming::Converted;
 pub use super::naming::Naming;
+use super::naming::{Converted, ExtraTable};
 use super::report::Report;
 use super::{LoadError, TensorMap};
 use crate::models::{Config, ConfigError, ModelConfig, each_config, each_family};
@@ -116,6 +116,21 @@ pub trait Files: Config + Into<ModelConfig> {
 
 /// [`Files::of_huggingface`] for any family.
 type OfHuggingFace = fn(&Fields<'_>, Option<&str>) -> Option<Result<ModelConfig, String>>;
+
+/// Rows that are no dialect of their own: timm's names themselves, and torch's encoder, which is part of models of any
+/// name.
+pub(super) const EXTRA_TABLES: &[ExtraTable] = &[
+    ExtraTable { library: "timm", rows: &vit::keys::timm::OWN, config: &[] },
+    ExtraTable {
+        library: "torch.nn.TransformerEncoder",
+        rows: &vit::keys::torch::ROWS,
+        config: &[
+            "act_layer = \"relu\"",
+            "norm_eps = 1e-5",
+            "block_norm = \"post\"  # norm_first=True is \"pre\"",
+        ],
+    },
+];
 
 /// A family as a value.
 pub(crate) struct Family {

@@ -7,7 +7,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::card::{ModelCard, Resolve};
-use super::dialect::{Dialect, to_timm};
+use super::dialect::{Dialect, Known, to_timm_with};
+use super::key_file::KeyFile;
 use super::read::{WeightSet, open, read_set, weights_in};
 use super::{Dtype, HostTensor, LoadError, TensorMap};
 use crate::data::dataset::natural_order;
@@ -106,16 +107,17 @@ pub struct Inspection {
 /// # Errors
 /// Files that cannot be read. An invalid configuration becomes part of the description.
 pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadError> {
-    inspect_set(path, None, resolve)
+    inspect_set(path, None, None, resolve)
 }
 
-/// As [`inspect`], with the set of weights to describe ([`read_set`]).
+/// As [`inspect`], with the set of weights to describe ([`read_set`]), and a file that tells names.
 ///
 /// # Errors
-/// Those of [`inspect`], and a set that the file does not have.
+/// Those of [`inspect`], a set that the file does not have, and a file of names that cannot be read.
 pub fn inspect_set(
     path: &Path,
     weight_set: Option<&str>,
+    keys: Option<&KeyFile>,
     resolve: &Resolve<'_>,
 ) -> Result<Inspection, LoadError> {
     let map = read_set(path, weight_set)?;
@@ -124,11 +126,14 @@ pub fn inspect_set(
     let mut tensors: Vec<TensorInfo> =
         map.tensors.iter().map(|(name, tensor)| describe(name, tensor)).collect();
     tensors.sort_by(|a, b| natural_order(&a.name, &b.name));
-    let dialect = Dialect::detect(&map).ok().map(|(dialect, _)| dialect);
+    let dialect = match keys {
+        Some(keys) if !keys.rows.is_empty() => Some(Dialect::Custom),
+        _ => Dialect::detect(&map).ok().map(|(dialect, _)| dialect),
+    };
     let (num_elements, num_bytes) = (map.num_elements(), map.num_bytes());
     let metadata = map.metadata.clone().into_iter().collect();
     let (dropped, sets, notes) = (map.dropped.clone(), map.sets.clone(), map.notes.clone());
-    let (card, card_error) = match card(path, map, resolve) {
+    let (card, card_error) = match card(path, map, keys, resolve) {
         Ok(card) => (Some(ModelCard { sha256: Some(sha256.clone()), ..card }), None),
         Err(e) => (None, Some(e.to_string())),
     };
@@ -148,10 +153,15 @@ pub fn inspect_set(
     })
 }
 
-fn card(path: &Path, map: TensorMap, resolve: &Resolve<'_>) -> Result<ModelCard, LoadError> {
+fn card(
+    path: &Path,
+    map: TensorMap,
+    keys: Option<&KeyFile>,
+    resolve: &Resolve<'_>,
+) -> Result<ModelCard, LoadError> {
     match ModelCard::find(path, resolve)? {
         Some(card) => Ok(card),
-        None => to_timm(map)?.card(),
+        None => to_timm_with(map, &Known { keys, ..Known::default() })?.card(),
     }
 }
 

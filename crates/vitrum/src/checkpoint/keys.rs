@@ -20,6 +20,27 @@ pub enum Edit {
     FromHeads,
     /// To a vector.
     Flatten,
+    /// A matrix of patches with their channels last, `[D, P·P·C]`, to a convolution's `[D, C, P, P]`; a vector `[P·P·C]`
+    /// to the order of that kernel.
+    Pixels,
+}
+
+/// Edits by name.
+pub(super) const EDITS: [(&str, Edit); 8] = [
+    ("keep", Edit::Keep),
+    ("rank3", Edit::Rank3),
+    ("transpose", Edit::Transpose),
+    ("kernel", Edit::Kernel),
+    ("pixels", Edit::Pixels),
+    ("to_heads", Edit::ToHeads),
+    ("from_heads", Edit::FromHeads),
+    ("flatten", Edit::Flatten),
+];
+
+/// The name of an edit in a file of names.
+pub(super) fn edit_name(edit: Edit) -> &'static str {
+    let known = EDITS.iter().find(|(_, known)| *known == edit);
+    known.map(|(name, _)| *name).expect("every edit has a name")
 }
 
 /// Name in the library, name in timm, and the edit between.
@@ -36,7 +57,7 @@ pub fn lookup_back(table: &[Row], name: &str) -> Option<String> {
 }
 
 /// `name` under another pattern, if it fits the first one.
-fn translate(from: &str, to: &str, name: &str) -> Option<String> {
+pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
     let (number, rest) = match from.split_once("{N}") {
         None => ("", name.strip_prefix(from)?),
         Some((before, after)) => {

@@ -43,6 +43,10 @@ pub struct LoadOptions<'a> {
     /// Which of several sets of weights in the file, by the words in front of its tensors: `student`, `state_dict`.
     /// Without it averaged weights come before others, and a teacher before its student.
     pub weight_set: Option<String>,
+    /// A file that tells names which no dialect knows, and fields that tensors do not show ([`KeyFile`]).
+    ///
+    /// [`KeyFile`]: super::KeyFile
+    pub keys: Option<PathBuf>,
     /// Number of classes; another than the file's means a new head.
     pub num_classes: Option<usize>,
     /// Height and width; positions are resized.
@@ -87,6 +91,7 @@ impl<'a> LoadOptions<'a> {
             model: model.into(),
             checkpoint: None,
             weight_set: None,
+            keys: None,
             num_classes: None,
             img_size: None,
             size_of_processor: true,
@@ -391,8 +396,21 @@ fn labels(found: &mut Found, num_classes: usize, head_is_new: bool) -> Option<Ve
     }
 }
 
-/// The configuration before the user's changes: the card's, the catalogue's, or what the tensors show.
+/// The configuration before the user's changes, with the fields that a file of names tells.
 fn configuration(
+    found: &mut Found,
+    tensors: Option<&Converted>,
+    options: &LoadOptions<'_>,
+) -> Result<ModelConfig, ModelError> {
+    let config = described(found, tensors, options)?;
+    match tensors {
+        Some(converted) => Ok(converted.tell(config)?),
+        None => Ok(config),
+    }
+}
+
+/// The card's configuration, the catalogue's, or what the tensors show.
+fn described(
     found: &mut Found,
     tensors: Option<&Converted>,
     options: &LoadOptions<'_>,

@@ -22,6 +22,7 @@ pub mod finite;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod inspect;
+pub mod key_file;
 pub mod keys;
 pub mod load;
 pub mod naming;
@@ -29,12 +30,14 @@ pub mod quantize;
 pub mod read;
 pub mod report;
 pub mod resample;
+pub mod suggest;
 pub mod tensors;
 pub mod write;
 
 pub use crate::data::imagenet;
 pub use card::ModelCard;
 pub use error::LoadError;
+pub use key_file::KeyFile;
 pub use naming::Dialect;
 pub use read::read;
 pub use tensors::{Dtype, HostTensor, TensorMap};

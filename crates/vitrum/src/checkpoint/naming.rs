@@ -1,10 +1,11 @@
 //! How libraries name tensors, and tensors under timm's names.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::TensorMap;
 use super::keys::{Edit, Row};
 use super::tensors::Tensors;
+use super::{LoadError, TensorMap};
 
 /// A library's way of naming tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +21,10 @@ pub enum Dialect {
     Google,
     /// OpenAI's CLIP, image half.
     Clip,
+    /// lucidrains' vit-pytorch.
+    Lucidrains,
+    /// The names of a key file.
+    Custom,
 }
 
 impl Dialect {
@@ -31,6 +36,8 @@ impl Dialect {
             Self::Torchvision => "torchvision",
             Self::Google => "Google (JAX)",
             Self::Clip => "OpenAI CLIP",
+            Self::Lucidrains => "vit-pytorch",
+            Self::Custom => "custom",
         }
     }
 }
@@ -60,6 +67,8 @@ pub struct Naming {
     pub outside: fn(&str, &str) -> Option<(String, Edit)>,
     /// What stands in front of tensors that hold all blocks, and in front of the same block by block.
     pub stacked: Option<[&'static str; 2]>,
+    /// The further steps of renamed tensors; returns the number of heads, if they show it.
+    pub finish: fn(&mut TensorMap) -> Result<Option<usize>, LoadError>,
 }
 
 impl Naming {
@@ -76,6 +85,7 @@ impl Naming {
             left_out: |_, _| None,
             outside: |_, _| None,
             stacked: None,
+            finish: |_| Ok(None),
         }
     }
 
@@ -94,6 +104,18 @@ pub struct Converted {
     pub dialect: Dialect,
     /// The family that claims the file.
     pub family: &'static str,
-    /// Heads of attention, where the file's layout shows them (Google).
+    /// Heads of attention, where the file's layout shows them (Google), or a key file states them.
     pub num_heads: Option<usize>,
+    /// Fields of the configuration that a key file states.
+    pub told: Map<String, Value>,
+}
+
+/// Rows that are no dialect of their own.
+pub(super) struct ExtraTable {
+    /// Whose names they are.
+    pub library: &'static str,
+    /// The rows.
+    pub rows: &'static [Row],
+    /// Lines of `[config]` that usually go with them.
+    pub config: &'static [&'static str],
 }

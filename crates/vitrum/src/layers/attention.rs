@@ -16,6 +16,8 @@ pub struct AttentionConfig {
     pub dim: usize,
     /// `A`.
     pub num_heads: usize,
+    /// `E`: width of a head; `D / A` unless a model says otherwise.
+    pub head_dim: usize,
     /// Bias on the fused query, key, value projection.
     pub qkv_bias: bool,
     /// LayerNorm on queries and keys, per head.
@@ -44,7 +46,7 @@ pub struct BlockArgs<'a> {
 /// `softmax(q kᵀ / sqrt(E) + bias) v`, then a projection.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// `D -> 3D`: queries of all heads, then keys, then values.
+    /// `D -> 3·A·E`: queries of all heads, then keys, then values.
     pub qkv: Linear,
     /// Norm of queries, over `E`.
     pub q_norm: Option<LayerNorm>,
@@ -52,7 +54,7 @@ pub struct Attention {
     pub k_norm: Option<LayerNorm>,
     /// This block's relative position bias.
     pub rel_pos: Option<RelPos>,
-    /// `D -> D`.
+    /// `A·E -> D`.
     pub proj: Linear,
     num_heads: usize,
     attn_drop: f64,
@@ -62,14 +64,15 @@ pub struct Attention {
 impl Attention {
     /// An attention layer; `rel_pos` is the relative position bias of this block, if any.
     pub fn new(config: &AttentionConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
-        let AttentionConfig { dim, num_heads, norm_eps, .. } = *config;
-        let head_norm = || config.qk_norm.then(|| LayerNorm::new(dim / num_heads, norm_eps, device));
+        let AttentionConfig { dim, num_heads, head_dim, norm_eps, .. } = *config;
+        let inner = num_heads * head_dim;
+        let head_norm = || config.qk_norm.then(|| LayerNorm::new(head_dim, norm_eps, device));
         Self {
-            qkv: Linear::new(dim, 3 * dim, config.qkv_bias, device),
+            qkv: Linear::new(dim, 3 * inner, config.qkv_bias, device),
             q_norm: head_norm(),
             k_norm: head_norm(),
             rel_pos,
-            proj: Linear::new(dim, dim, config.proj_bias, device),
+            proj: Linear::new(inner, dim, config.proj_bias, device),
             num_heads,
             attn_drop: config.attn_drop,
             proj_drop: config.proj_drop,
@@ -78,18 +81,18 @@ impl Attention {
 
     /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        let context = self.context(self.qkv.forward(x), args, watch); // [B, T, D]
+        let context = self.context(self.qkv.forward(x), args, watch); // [B, T, A·E]
         dropout(self.proj.forward(context), self.proj_drop)
     }
 
-    /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3D] -> [B, T, D]`.
+    /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
     pub(super) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        let qkv = self.normalize(qkv); // [B, T, 3D]
+        let qkv = self.normalize(qkv); // [B, T, 3·A·E]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(args.grid)), // [1, A, T, T]
             None => args.shared_bias.cloned(),
         };
-        self.attend(qkv, bias, args, watch) // [B, T, D]
+        self.attend(qkv, bias, args, watch) // [B, T, A·E]
     }
 
     /// Fused, unless the observer wants the weights or dropout acts on them.
@@ -118,7 +121,7 @@ impl Attention {
         weights.matmul(v).swap_dims(1, 2).reshape([b, read, d])
     }
 
-    /// Norms queries and keys head by head; the shape `[B, T, 3D]` stays.
+    /// Norms queries and keys head by head; the shape `[B, T, 3·A·E]` stays.
     fn normalize(&self, qkv: Tensor<3>) -> Tensor<3> {
         let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return qkv };
         let [b, t, d3] = qkv.dims();

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 use vitrum_kernels::{AfterAttention, after_attention_packed};
 
 use super::attention::{Attention, AttentionConfig, BlockArgs};
@@ -26,6 +27,28 @@ impl LayerScale {
     }
 }
 
+/// Where the norms of a block stand, as configurations say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockNorm {
+    /// Before attention and MLP, or at the end of their branches where `res_post_norm` says so.
+    #[default]
+    Pre,
+    /// After each sum of branch and residual (Vaswani et al. 2017; torch `TransformerEncoderLayer(norm_first=False)`).
+    Post,
+}
+
+/// Where the norms of a block stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlace {
+    /// Before attention and MLP: `z + MSA(LN(z))`.
+    Before,
+    /// At the end of the branches: `z + LN(MSA(z))`.
+    Branch,
+    /// After the sums: `LN(z + MSA(z))`.
+    Sum,
+}
+
 /// How a [`Block`] is built.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
@@ -37,31 +60,33 @@ pub struct BlockConfig {
     pub act: Activation,
     /// Gains on both branches.
     pub layer_scale: bool,
-    /// Norms after attention and MLP instead of before.
-    pub res_post_norm: bool,
+    /// Where the norms stand.
+    pub norms: NormPlace,
     /// Probability of dropping a branch.
     pub drop_path: f64,
 }
 
 /// A pre-norm encoder layer (paper, equations 2 and 3): `z' = z + MSA(LN(z))`, `z = z' + MLP(LN(z'))`.
 ///
-/// With `res_post_norm` each norm is at the end of its branch (Swin v2, arXiv:2111.09883, section 3.2; timm
-/// `ResPostBlock`): `z' = z + LN(MSA(z))`, `z = z' + LN(MLP(z'))`.
+/// With [`NormPlace::Branch`] each norm is at the end of its branch (Swin v2, arXiv:2111.09883, section 3.2; timm
+/// `ResPostBlock`): `z' = z + LN(MSA(z))`, `z = z' + LN(MLP(z'))`. With [`NormPlace::Sum`] it acts after the sum
+/// (arXiv:1706.03762; torch `TransformerEncoderLayer`): `z' = LN(z + MSA(z))`, `z = LN(z' + MLP(z'))`.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before attention, or after it.
+    /// The norm of attention, before or after it.
     pub norm1: LayerNorm,
     /// Multi-head self-attention.
     pub attn: Attention,
     /// Gain on attention.
     pub ls1: Option<LayerScale>,
-    /// Norm before the MLP, or after it.
+    /// The norm of the MLP, before or after it.
     pub norm2: LayerNorm,
     /// The MLP.
     pub mlp: Mlp,
     /// Gain on the MLP.
     pub ls2: Option<LayerScale>,
-    res_post_norm: bool,
+    #[module(skip)]
+    norms: NormPlace,
     drop_path: f64,
 }
 
@@ -77,26 +102,28 @@ impl Block {
             norm2: LayerNorm::new(dim, norm_eps, device),
             mlp: Mlp::new(dim, config.mlp_hidden, config.act, proj_bias, proj_drop, device),
             ls2: scale(),
-            res_post_norm: config.res_post_norm,
+            norms: config.norms,
             drop_path: config.drop_path,
         }
     }
 
     /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        if !watch.wants_tokens() && !self.res_post_norm && !training(&x) {
+        if !watch.wants_tokens() && self.norms == NormPlace::Before && !training(&x) {
             return self.answer(x, args, watch);
         }
-        let y = Self::norm(&self.norm1, x.clone(), !self.res_post_norm, "norm1", watch);
+        let y = self.norm(&self.norm1, x.clone(), NormPlace::Before, "norm1", watch);
         let y = self.attn.forward(y, args, &mut Within::new(watch, format_args!("attn")));
         let y = watch.tokens(format_args!("attn"), y);
-        let y = Self::norm(&self.norm1, y, self.res_post_norm, "norm1", watch);
+        let y = self.norm(&self.norm1, y, NormPlace::Branch, "norm1", watch);
         let x = first(x, args.read) + drop_path(scaled(&self.ls1, y, "ls1", watch), self.drop_path);
+        let x = self.norm(&self.norm1, x, NormPlace::Sum, "norm1", watch);
 
-        let y = Self::norm(&self.norm2, x.clone(), !self.res_post_norm, "norm2", watch);
+        let y = self.norm(&self.norm2, x.clone(), NormPlace::Before, "norm2", watch);
         let y = watch.tokens(format_args!("mlp"), self.mlp.forward(y));
-        let y = Self::norm(&self.norm2, y, self.res_post_norm, "norm2", watch);
+        let y = self.norm(&self.norm2, y, NormPlace::Branch, "norm2", watch);
         let x = x + drop_path(scaled(&self.ls2, y, "ls2", watch), self.drop_path);
+        let x = self.norm(&self.norm2, x, NormPlace::Sum, "norm2", watch);
 
         watch.tokens(format_args!(""), x)
     }
@@ -136,10 +163,11 @@ impl Block {
         ]
     }
 
-    /// The layers after attention, if all of them are packed.
+    /// The layers after attention, if all of them are packed and the heads together are as wide as a token.
     fn after_attention(&self) -> Option<AfterAttention> {
+        let proj = self.attn.proj.packed().filter(|proj| proj.shape()[0] == proj.shape()[1])?;
         Some(AfterAttention {
-            proj: self.attn.proj.packed()?.clone(),
+            proj: proj.clone(),
             fc1: self.mlp.fc1.packed()?.clone(),
             fc2: self.mlp.fc2.packed()?.clone(),
             activation: self.mlp.act.into(),
@@ -147,12 +175,19 @@ impl Block {
         })
     }
 
-    /// `norm(x)` if the norm acts `here`, else `x`.
-    fn norm(norm: &LayerNorm, x: Tensor<3>, here: bool, name: &str, watch: &mut dyn Observer) -> Tensor<3> {
-        if !here {
-            return x;
+    /// `x` through a norm where the block's norms stand `here`, else `x`.
+    fn norm(
+        &self,
+        norm: &LayerNorm,
+        x: Tensor<3>,
+        here: NormPlace,
+        name: &str,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        match self.norms == here {
+            true => watch.tokens(format_args!("{name}"), norm.forward(x)),
+            false => x,
         }
-        watch.tokens(format_args!("{name}"), norm.forward(x))
     }
 }
 

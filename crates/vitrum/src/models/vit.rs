@@ -8,7 +8,8 @@
 //! The configuration also covers the paper's variants: class token or averages (appendix D.3), positions (D.4), a
 //! head with a hidden layer (3.1). Later additions: registers (arXiv:2309.16588), attention pooling
 //! (arXiv:2106.04560), LayerScale and stochastic depth (DeiT-III), the norm before the blocks (CLIP), norms on
-//! queries and keys (arXiv:2302.05442).
+//! queries and keys (arXiv:2302.05442), norms around the patch projection (arXiv:2302.01327), norms after the
+//! residuals (arXiv:1706.03762).
 
 mod config;
 mod shapes;
@@ -21,6 +22,7 @@ use super::network::{
 };
 use super::shapes::Walk;
 use super::ConfigError;
+pub use crate::layers::block::BlockNorm;
 pub use crate::layers::init::WeightInit;
 pub use crate::layers::mlp::Activation;
 pub use crate::layers::pool::GlobalPool;
@@ -95,7 +97,7 @@ impl Vit {
         };
         let representation = config.representation_size;
         Self {
-            patch_embed: PatchEmbed::new(config.in_chans, config.patch_size, d, !pre_norm, device),
+            patch_embed: PatchEmbed::new(&config.patch_embed(), device),
             cls_token: config.class_token.then(|| parameter([1, 1, d], device)),
             reg_token: (config.reg_tokens > 0).then(|| parameter([1, config.reg_tokens, d], device)),
             position: Flat::new(Position::new(position, device)),
@@ -381,7 +383,7 @@ impl Config for VitConfig {
             "patch_embed.proj" => {
                 init.convolution(part, self.in_chans * self.patch_size[0] * self.patch_size[1])
             }
-            "norm_pre" | "norm" | "fc_norm" => norm(part),
+            "patch_embed.norm_pixels" | "patch_embed.norm" | "norm_pre" | "norm" | "fc_norm" => norm(part),
             "pre_logits.fc" => init.linear(part, shape),
             "head" => init.head(part, shape),
             _ => match key.strip_prefix("shared_rel_pos.") {

@@ -50,6 +50,7 @@ pub fn build(
     let loaded = load(
         &LoadOptions {
             checkpoint,
+            keys: recipe.keys.as_ref().map(Into::into),
             num_classes: Some(num_classes),
             img_size: recipe.img_size.map(|ImgSize(sides)| sides),
             in_chans: recipe.in_chans,

@@ -6,28 +6,15 @@
 mod teacher;
 
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
 
 pub use teacher::{Teacher, TeacherError, TeacherOptions};
 
 use super::TrainError;
 use super::objective::{Batch, ClassLoss, Classification, Objective, tied};
+pub use super::recipe::DistillationType;
 use super::recipe::Recipe;
 use crate::layers::observe::Observer;
 use crate::models::{Features, Network};
-
-/// How a student learns from a teacher.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DistillationType {
-    /// It does not learn from a teacher.
-    #[default]
-    None,
-    /// Its probabilities approach the teacher's (Kullback-Leibler divergence).
-    Soft,
-    /// The teacher's most probable class is a label.
-    Hard,
-}
 
 /// The loss of distillation: `(1 - alpha) * base + alpha * distillation`.
 #[derive(Clone, Copy, Debug, PartialEq)]

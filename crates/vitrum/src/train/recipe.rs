@@ -16,7 +16,19 @@ pub use check::{DEVICES, METRICS, SCHEDULES};
 use serde::{Deserialize, Serialize};
 
 pub use crate::data::train_set::Cache;
-pub use crate::train::distill::DistillationType;
+
+/// How a student learns from a teacher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DistillationType {
+    /// It does not learn from a teacher.
+    #[default]
+    None,
+    /// Its probabilities approach the teacher's (Kullback-Leibler divergence).
+    Soft,
+    /// The teacher's most probable class is a label.
+    Hard,
+}
 
 /// A training run. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +73,9 @@ pub struct Recipe {
     /// Initial weights: a folder, a file, or `hf:ORG/NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<String>,
+    /// A file that tells the names in those weights, where no dialect knows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
     /// Number of classes; by default the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<usize>,
@@ -337,6 +352,7 @@ impl Default for Recipe {
             task: "classify".into(),
             model: "vit_tiny_patch16_224".into(),
             pretrained: None,
+            keys: None,
             num_classes: None,
             img_size: None,
             in_chans: None,

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Value;
-use vitrum::models::vit::{GlobalPool, PosEmbed, VitConfig};
+use vitrum::models::vit::{BlockNorm, GlobalPool, PosEmbed, VitConfig};
 use vitrum::models::{Config, ConfigError, ModelConfig, catalogue};
 
 fn golden() -> Value {
@@ -49,6 +49,16 @@ fn walk_counts_the_modules_parameters() {
         let held = config.init(&device, 0).unwrap().num_params() as u64;
         assert_eq!(config.walk().unwrap().params, held, "{name}");
     }
+    let config: VitConfig = ModelConfig::named("test_vit").unwrap().try_into().unwrap();
+    let other = VitConfig {
+        block_norm: BlockNorm::Post,
+        attn_head_dim: Some(40),
+        patch_norm: true,
+        embed_norm: true,
+        ..config
+    };
+    let held = ModelConfig::Vit(other.clone()).init(&device, 0).unwrap().num_params() as u64;
+    assert_eq!(other.walk().unwrap().params, held, "options that timm has not");
 }
 
 /// The paper's own example: 224×224×3 in patches of 16.

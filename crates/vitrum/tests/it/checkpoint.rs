@@ -402,6 +402,20 @@ fn old_and_wrapped_timm_names() {
 }
 
 #[test]
+fn torchscript_gives_its_weights() {
+    assert_formula(&convert_golden("traced.pt").map, &timm_shapes());
+    // Views, and a number among the parameters.
+    let map = read(golden("scripted_views.pt")).unwrap();
+    assert_eq!(map.names().collect::<Vec<_>>(), ["count", "rows", "turned"]);
+    let whole = formula("whole", 24);
+    let (rows, turned) = (&map.tensors["rows"], &map.tensors["turned"]);
+    assert_eq!((rows.shape(), rows.to_f32()), (&[2, 6][..], whole[6..18].to_vec()));
+    let columns: Vec<f32> = (0..24).map(|i| whole[i % 4 * 6 + i / 4]).collect();
+    assert_eq!((turned.shape(), turned.to_f32()), (&[6, 4][..], columns));
+    assert_eq!((map.tensors["count"].shape(), map.tensors["count"].to_f64()), (&[][..], vec![7.0]));
+}
+
+#[test]
 fn what_cannot_be_converted_says_so() {
     let mut other = TensorMap::new("resnet.safetensors");
     other.tensors.insert("layer1.0.conv1.weight".into(), HostTensor::from_f32(vec![1], &[0.0]).unwrap());

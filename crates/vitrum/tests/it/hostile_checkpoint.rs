@@ -163,6 +163,80 @@ fn broken_pth() {
 }
 
 #[test]
+fn broken_torchscript() {
+    mutate("traced.pt", 14, 200);
+    mutate("scripted_views.pt", 15, 300);
+}
+
+/// A TorchScript archive with this pickle and eight bytes of storage.
+fn torchscript(range: &Range, pickle: &[u8]) -> PathBuf {
+    use std::io::Write;
+    let path = range.folder.path().join("script.pt");
+    let mut archive = npyz::npz::NpzWriter::create(&path).unwrap();
+    let zip = archive.zip_writer();
+    let entries: [(&str, &[u8]); 3] =
+        [("m/data.pkl", pickle), ("m/constants.pkl", b"\x80\x02)."), ("m/data/0", &[0; 8])];
+    for (name, bytes) in entries {
+        zip.start_file(name, Default::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    drop(archive);
+    path
+}
+
+#[test]
+fn torchscript_that_lies() {
+    let mut range = Range::new();
+    let object =
+        |attributes: &[u8]| [b"\x80\x02c__torch__\nM\nq\x00)\x81}(".as_slice(), attributes, b"ub."].concat();
+    let number = |n: u32| [b"J".as_slice(), &n.to_le_bytes()].concat();
+    let tensor = |key: &[u8], offset: u32, shape: &[u32], steps: &[u32]| {
+        let tuple = |numbers: &[u32]| {
+            let all: Vec<u8> = numbers.iter().flat_map(|n| number(*n)).collect();
+            [b"(".as_slice(), &all, b"t"].concat()
+        };
+        let length = (key.len() as u32).to_le_bytes();
+        let id: [&[u8]; 6] = [
+            b"((X\x07\0\0\0storagectorch\nFloatStorage\nX",
+            &length,
+            key,
+            b"X\x03\0\0\0cpuK\x02tQ",
+            &number(offset),
+            &[tuple(shape), tuple(steps)].concat(),
+        ];
+        let name = b"X\x09\0\0\0cls_tokenctorch._utils\n_rebuild_tensor_v2\n";
+        object(&[name.as_slice(), &id.concat(), b"\x89ccollections\nOrderedDict\n)RtR"].concat())
+    };
+    let whole = torchscript(&range, &tensor(b"0", 0, &[2], &[1]));
+    assert_eq!(read(&whole).unwrap().tensors["cls_token"].shape(), [2], "the case that does not lie");
+    // A list that is kept and grows, a step at a time.
+    let growing = [b"\x80\x02]q\0".as_slice(), &b"h\0N\x61q\0".repeat(100_000), b"."].concat();
+    // Each table holds the one before twice.
+    let doubling: Vec<u8> = (0..60).flat_map(|_| *b"q\x01}(X\x01\0\0\0ah\x01X\x01\0\0\0bh\x01u").collect();
+    let cases: [(&str, Vec<u8>); 14] = [
+        ("a call", object(b"X\x01\0\0\0acos\nsystem\nX\x08\0\0\0touch /x\x85R")),
+        ("repeated", tensor(b"0", 0, &[1 << 14, 1 << 14], &[0, 0])),
+        ("huge", tensor(b"0", 0, &[u32::MAX >> 1; 8], &[0; 8])),
+        ("beyond", tensor(b"0", 1, &[2], &[1])),
+        ("far beyond", tensor(b"0", u32::MAX >> 1, &[2], &[u32::MAX >> 1])),
+        ("negative", tensor(b"0", 0, &[u32::MAX], &[1])),
+        ("more steps than axes", tensor(b"0", 0, &[2], &[1, 1])),
+        ("no such storage", tensor(b"7", 0, &[2], &[1])),
+        ("a path", tensor(b"../../etc/passwd", 0, &[2], &[1])),
+        ("deep lists", [b"\x80\x02)".as_slice(), &b"\x85".repeat(1_000_000), b"."].concat()),
+        ("growing", growing),
+        ("doubling", [b"\x80\x02)".as_slice(), &doubling, b"."].concat()),
+        ("no end", b"\x80\x02(((".to_vec()),
+        ("an empty stack", b"\x80\x02tR.".to_vec()),
+    ];
+    for (case, pickle) in cases {
+        let path = torchscript(&range, &pickle);
+        assert!(range.try_path(case, &path) == Outcome::Refused, "{case}");
+    }
+    assert!(!Path::new("/x").exists());
+}
+
+#[test]
 fn broken_cards() {
     let mut range = Range::new();
     let mut count = 0;

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use vitrum::checkpoint::apply::collect;
-use vitrum::models::vit::{GlobalPool, WeightInit};
+use vitrum::models::vit::{BlockNorm, GlobalPool, WeightInit};
 use vitrum::models::{Config, ModelConfig, VitConfig};
 
 fn config(weight_init: WeightInit) -> VitConfig {
@@ -48,6 +48,24 @@ fn norms_at_the_end_of_branches_begin_as_their_gains() {
     assert_eq!(draw("norm.weight").0, 1.0);
     let model = ModelConfig::Vit(config()).init(&Device::flex(), 1).unwrap();
     assert!(!collect(&model).names().any(|key| key.contains("gamma")), "no gains besides");
+}
+
+/// Norms after the residuals and around the patch projection are plain norms.
+#[test]
+fn other_norms_begin_as_identities() {
+    let config = || VitConfig {
+        block_norm: BlockNorm::Post,
+        patch_norm: true,
+        embed_norm: true,
+        ..config(WeightInit::Timm)
+    };
+    for layer in ["blocks.0.norm1", "blocks.1.norm2", "patch_embed.norm_pixels", "patch_embed.norm"] {
+        assert_eq!(moments(&values(config(), 1, &format!("{layer}.weight"))), (1.0, 0.0, 1.0), "{layer}");
+        assert_eq!(moments(&values(config(), 1, &format!("{layer}.bias"))).2, 0.0, "{layer}");
+    }
+    let other = VitConfig { res_post_norm: true, ..config() };
+    let error = ModelConfig::Vit(other).init(&Device::flex(), 1).unwrap_err().to_string();
+    assert!(error.contains("block_norm"), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod hostile_checkpoint;
 mod hostile_images;
 mod hub;
 mod init;
+mod key_file;
 mod parity;
 mod photos;
 mod positions;

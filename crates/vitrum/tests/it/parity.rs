@@ -10,8 +10,9 @@ use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use npyz::WriterBuilder;
 use serde::Deserialize;
+use vitrum::checkpoint::KeyFile;
 use vitrum::checkpoint::apply::{Excuses, apply};
-use vitrum::checkpoint::dialect::to_timm;
+use vitrum::checkpoint::dialect::{Known, to_timm_with};
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
 use vitrum::checkpoint::write::to_safetensors;
@@ -33,6 +34,8 @@ struct Case {
     source_img_size: Option<[usize; 2]>,
     source_chans: Option<usize>,
     hf_config: Option<serde_json::Value>,
+    /// A file of names, for tensors that no dialect knows.
+    keys: Option<String>,
     #[serde(default)]
     other_tower: Vec<(String, Vec<usize>)>,
 }
@@ -114,7 +117,9 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         assert_eq!(found, expected, "{name}: the card's configuration");
         return loaded.model;
     }
-    let converted = to_timm(vitrum::checkpoint::read(&path).unwrap()).unwrap();
+    let keys = case.keys.as_ref().map(|text| KeyFile::parse(Path::new("keys.toml"), text).unwrap());
+    let known = Known { keys: keys.as_ref(), ..Known::default() };
+    let converted = to_timm_with(vitrum::checkpoint::read(&path).unwrap(), &known).unwrap();
     let dialect = serde_json::to_value(converted.dialect).unwrap();
     assert_eq!(dialect.as_str().unwrap().replace('_', ""), case.dialect, "{name}");
     let skeleton = case.config.skeleton(device).unwrap();

@@ -182,7 +182,6 @@ fn files_of_other_programs_are_named_for_what_they_are() {
             zip_of(&["serialized_exported_program.json", "serialized_state_dict.pt"]),
             "torch.export",
         ),
-        ("script.pt", zip_of(&["s/data.pkl", "s/constants.pkl", "s/code/__torch__.py"]), "TorchScript"),
         ("model.keras", zip_of(&["config.json", "model.weights.h5"]), "Keras"),
         ("model.zip", zip_of(&["folder/model.safetensors"]), "`folder/model.safetensors` in it"),
         ("tf_model.h5", padded(b"\x89HDF\r\n\x1a\n"), "HDF5"),

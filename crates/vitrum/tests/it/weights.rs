@@ -145,7 +145,7 @@ fn another_set_can_be_asked_for() {
     assert_right(open(&student).unwrap().tensors, "open");
     let told = load(&student, &Device::flex()).unwrap().notes.join("\n");
     assert!(told.contains("weights of `student.backbone` taken, not of `teacher.backbone`"), "{told}");
-    let inspected = inspect_set(folder.path(), Some("student"), &|_| Err("none".into())).unwrap();
+    let inspected = inspect_set(folder.path(), Some("student"), None, &|_| Err("none".into())).unwrap();
     assert!(
         inspected.sets.iter().all(|set| set.chosen == set.name.starts_with("student")),
         "{:?}",

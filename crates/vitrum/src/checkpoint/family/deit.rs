@@ -62,7 +62,7 @@ impl Files for DeitConfig {
     }
 
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let Inferred { config, mut notes } = vit::infer_with(&file.map, None, file.num_heads, 1)?;
+        let Inferred { config, mut notes } = vit::infer_with(&file.map, None, &vit::Told::of(file, 1))?;
         let vit = VitConfig { more_tokens: 0, ..vit::usual(config, file.dialect) };
         notes.push(format!("activation and epsilon are those usual for {}", file.dialect.name()));
         let head_dist = vit.num_classes == 0 || file.map.contains("head_dist.weight");

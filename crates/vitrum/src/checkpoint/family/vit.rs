@@ -1,23 +1,27 @@
-//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP.
+//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP, vit-pytorch.
 
 mod convert;
 mod fit;
 pub(super) mod huggingface;
 mod infer;
 pub(super) mod keys;
+mod lucidrains;
 
 use serde_json::{Map, Value, json};
 
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::fields::Fields;
-use crate::checkpoint::keys::Edit;
+use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
 use crate::checkpoint::report::Report;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::vit::{Activation, PosEmbed, PosResize, VitConfig, WeightInit};
 
 pub use infer::infer_config;
-pub(super) use infer::infer_with;
+pub(super) use infer::{Told, infer_with};
+
+/// Rows of vit-pytorch before 1.0.
+const LUCIDRAINS: [&[Row]; 2] = [&keys::lucidrains::PATCHES, &keys::lucidrains::ROWS];
 
 impl Files for VitConfig {
     const NAMINGS: &'static [Naming] = &[
@@ -56,6 +60,15 @@ impl Files for VitConfig {
             is_weak: true,
             ..Naming::new(Dialect::Clip, &[keys::clip::TELLTALE])
         },
+        lucidrains::naming(
+            &[&keys::lucidrains::DUAL_NORM, &keys::lucidrains::ROWS],
+            &keys::lucidrains::DUAL_NORM_TELLTALES,
+        ),
+        lucidrains::naming(&LUCIDRAINS, &[keys::lucidrains::TELLTALE]),
+        Naming {
+            finish: lucidrains::finish_old,
+            ..lucidrains::naming(&LUCIDRAINS, &[keys::lucidrains::OLD_TELLTALE])
+        },
     ];
 
     const FIRST_CONV: &'static str = "patch_embed.proj";
@@ -65,9 +78,17 @@ impl Files for VitConfig {
     }
 
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let Inferred { config, mut notes } = infer_with(&file.map, None, file.num_heads, 0)?;
+        let Inferred { config, mut notes } = infer_with(&file.map, None, &Told::of(file, 0))?;
+        let config = match file.dialect {
+            Dialect::Lucidrains => lucidrains::settle(config, &file.map, &mut notes),
+            _ => config,
+        };
         let config = usual(config, file.dialect);
-        notes.push(format!("activation and epsilon are those usual for {}", file.dialect.name()));
+        let usual_for = match file.dialect {
+            Dialect::Custom => "timm, unless the file of names says otherwise",
+            known => known.name(),
+        };
+        notes.push(format!("activation and epsilon are those usual for {usual_for}"));
         Ok(Inferred { config, notes })
     }
 
@@ -143,6 +164,16 @@ impl Files for VitConfig {
         if self.res_post_norm != base.res_post_norm {
             return Err("timm's config.json cannot state where the norms of the blocks stand".into());
         }
+        for (field, differs) in [
+            ("block_norm", self.block_norm != base.block_norm),
+            ("attn_head_dim", self.attn_head_dim != base.attn_head_dim),
+            ("patch_norm", self.patch_norm != base.patch_norm),
+            ("embed_norm", self.embed_norm != base.embed_norm),
+        ] {
+            if differs {
+                return Err(format!("timm's config.json cannot state {field}"));
+            }
+        }
         if self.norm_eps != base.norm_eps {
             return Err(format!(
                 "timm's config.json cannot state an epsilon of {:e} (the architecture has {:e})",
@@ -178,6 +209,9 @@ pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
         // flax's `gelu` is the tanh approximation unless told otherwise.
         Dialect::Google => (Activation::GeluTanh, 1e-6, PosResize::BilinearAligned),
         Dialect::Clip => (Activation::QuickGelu, 1e-5, PosResize::BicubicAntialias),
+        // torch's own LayerNorm; the library resizes no positions.
+        Dialect::Lucidrains => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
+        Dialect::Custom => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
     };
     // transformers resizes the positions of its model with registers in another way than the rest.
     let registers = dialect == Dialect::HuggingFace && config.reg_tokens > 0;

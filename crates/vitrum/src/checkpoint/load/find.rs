@@ -22,10 +22,10 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The family, where card or name say it.
-    pub fn family(&self) -> Option<&'static str> {
+    /// The configuration, where card or name say it.
+    pub fn config(&self) -> Option<&ModelConfig> {
         let card = self.card.as_ref().map(|card| &card.config);
-        card.or(self.named.as_ref()).map(ModelConfig::family)
+        card.or(self.named.as_ref())
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use burn::tensor::DType;
 
 use super::{EightBitsLimit, Found, LoadOptions, ModelError};
-use crate::checkpoint::TensorMap;
-use crate::checkpoint::dialect::{Converted, to_timm_as};
-use crate::checkpoint::error::shorten;
+use crate::checkpoint::dialect::{Converted, Known, to_timm_with};
+use crate::checkpoint::error::{LoadError, shorten};
 use crate::checkpoint::finite::not_finite;
 use crate::checkpoint::quantize::{Int8Map, is_quantized, layers, quantize_tensors, take_int8};
 use crate::checkpoint::read::{OTHER_SET, read_set};
+use crate::checkpoint::{KeyFile, TensorMap};
 use crate::models::{ModelConfig, Precision};
 
 /// The weights of a file under timm's names, with a note of what was taken and what was left out.
@@ -19,9 +19,11 @@ pub(super) fn weights(
     found: &mut Found,
     options: &LoadOptions<'_>,
 ) -> Result<Converted, ModelError> {
+    let keys = options.keys.as_deref().map(KeyFile::read).transpose().map_err(LoadError::from)?;
     let map = read_set(path, options.weight_set.as_deref())?;
     let broken = not_finite(&map, options.dtype != DType::F64);
-    let converted = to_timm_as(map, found.family())?;
+    let known = found.config().map(Known::of).unwrap_or_default();
+    let converted = to_timm_with(map, &Known { keys: keys.as_ref(), ..known })?;
     let map = &converted.map;
     let is_used = |name: &str| !map.dropped.iter().any(|(dropped, _)| dropped == name);
     if let Some(broken) = broken.into_iter().find(|broken| is_used(&broken.name)) {

@@ -9,6 +9,7 @@ mod sets;
 mod shards;
 mod sniff;
 mod torch_values;
+mod torchscript;
 
 use std::fs::File;
 use std::io::Read;
@@ -59,7 +60,8 @@ impl Limits {
 
 /// The tensors of a file or folder, under the file's names.
 ///
-/// The content tells the format: safetensors, an index of shards, `.npz`, `.npy`, or a file of `torch.save`.
+/// The content tells the format: safetensors, an index of shards, `.npz`, `.npy`, or a file of
+/// `torch.save` or `torch.jit.save`.
 /// [`weights_in`] chooses the file of a folder. If a file has several sets of weights, one is chosen, by the same
 /// rule in every format: averaged weights before others, a teacher before its student ([`TensorMap::sets`]).
 /// Prefixes of its names (`state_dict.`, `module.`) are removed. Other tensors are left out and listed
@@ -101,6 +103,7 @@ fn list_file(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
         Content::Npy => npz::list_npy(path),
         Content::Npz => npz::list(path, limits),
         Content::Pytorch => pytorch::list(path, limits),
+        Content::TorchScript => torchscript::list(path, limits),
     }
 }
 

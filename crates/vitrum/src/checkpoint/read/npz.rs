@@ -35,16 +35,15 @@ pub(super) fn check_archive(path: &Path, limits: &Limits) -> Result<(), LoadErro
     })
 }
 
-fn open_archive(path: &Path, format: &'static str) -> Result<NpzArchive<BufReader<File>>, LoadError> {
+/// A zip archive.
+pub(super) type Zip = NpzArchive<BufReader<File>>;
+
+pub(super) fn open_archive(path: &Path, format: &'static str) -> Result<Zip, LoadError> {
     let (file, _) = open(path)?;
     NpzArchive::new(BufReader::new(file)).map_err(|e| LoadError::format(path, format, e))
 }
 
-fn check_sizes(
-    path: &Path,
-    archive: &mut NpzArchive<BufReader<File>>,
-    limits: &Limits,
-) -> Result<(), LoadError> {
+fn check_sizes(path: &Path, archive: &mut Zip, limits: &Limits) -> Result<(), LoadError> {
     let limit = limits.unpacked(open(path)?.1);
     let zip = archive.zip_archive();
     // PyTorch writes a few small entries besides one per tensor.
@@ -92,7 +91,7 @@ pub(super) fn list(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
 }
 
 /// A tensor with its values in memory.
-fn held(file: &Arc<PathBuf>, tensor: HostTensor) -> Entry {
+pub(super) fn held(file: &Arc<PathBuf>, tensor: HostTensor) -> Entry {
     let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
     Entry { file: file.clone(), dtype, shape, source: Source::Memory(tensor) }
 }

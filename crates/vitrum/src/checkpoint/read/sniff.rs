@@ -23,6 +23,8 @@ pub(super) enum Content {
     Npz,
     /// A file of `torch.save`.
     Pytorch,
+    /// What `torch.jit.save` wrote.
+    TorchScript,
 }
 
 /// Another program's format: first bytes, their offset, the kind of file, how to get weights from it.
@@ -158,14 +160,8 @@ fn zip_kind(path: &Path) -> Result<Content, LoadError> {
         ));
     }
     if has("data.pkl") && has("constants.pkl") {
-        let what = "a TorchScript program, not weights alone";
-        return Err(LoadError::foreign(
-            path,
-            what,
-            "`torch.save(torch.jit.load(FILE).state_dict(), …)` saves its weights",
-        ));
-    }
-    if has("data.pkl") {
+        Ok(Content::TorchScript)
+    } else if has("data.pkl") {
         Ok(Content::Pytorch)
     } else if has(".npy") {
         Ok(Content::Npz)

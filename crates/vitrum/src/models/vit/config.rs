@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Activation, GlobalPool, PosEmbed, PosResize, WeightInit};
 use crate::layers::attention::AttentionConfig;
-use crate::layers::block::BlockConfig;
+use crate::layers::block::{BlockConfig, BlockNorm, NormPlace};
 use crate::layers::init::BlockInit;
+use crate::layers::patch_embed::PatchEmbedConfig;
 use crate::layers::position::PositionConfig;
 use crate::models::ConfigError;
 
@@ -41,6 +42,16 @@ pub struct VitConfig {
     pub init_values: Option<f64>,
     /// Norms at the end of the residual branches instead of before them (Swin v2; timm `block_fn` `ResPostBlock`).
     pub res_post_norm: bool,
+    /// Norms after the sums of branch and residual (`post`; torch `TransformerEncoderLayer(norm_first=False)`) instead of
+    /// within the branches (`pre`). No option of timm's.
+    pub block_norm: BlockNorm,
+    /// `E`: width of a head; `None`: `D / A`. No option of timm's `VisionTransformer`.
+    pub attn_head_dim: Option<usize>,
+    /// LayerNorm on the pixels of each patch, before the projection (arXiv:2302.01327; key `patch_embed.norm_pixels`). No
+    /// option of timm's.
+    pub patch_norm: bool,
+    /// LayerNorm on the projected patches (timm `embed_norm_layer`; key `patch_embed.norm`).
+    pub embed_norm: bool,
     /// A learned class token in front of the patches.
     pub class_token: bool,
     /// Number of register tokens (arXiv:2309.16588), after the class token.
@@ -106,6 +117,10 @@ impl Default for VitConfig {
             proj_bias: true,
             init_values: None,
             res_post_norm: false,
+            block_norm: BlockNorm::Pre,
+            attn_head_dim: None,
+            patch_norm: false,
+            embed_norm: false,
             class_token: true,
             reg_tokens: 0,
             pos_embed: PosEmbed::Learn,
@@ -169,6 +184,20 @@ impl VitConfig {
         self.init_values.is_some() && !self.res_post_norm
     }
 
+    /// `E`: width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.attn_head_dim.unwrap_or(self.embed_dim / self.num_heads)
+    }
+
+    /// Where the norms of the blocks stand.
+    pub fn norms(&self) -> NormPlace {
+        match self.block_norm {
+            BlockNorm::Post => NormPlace::Sum,
+            BlockNorm::Pre if self.res_post_norm => NormPlace::Branch,
+            BlockNorm::Pre => NormPlace::Before,
+        }
+    }
+
     /// Inputs to the blocks' first values.
     pub(crate) fn block_init(&self) -> BlockInit {
         let norm = self.init_values.filter(|_| self.res_post_norm).unwrap_or(1.0);
@@ -193,6 +222,7 @@ impl VitConfig {
             ("embed_dim", d, 1, MAX_WIDTH),
             ("depth", self.depth, 1, MAX_DEPTH),
             ("num_heads", a, 1, MAX_WIDTH),
+            ("attn_head_dim", self.attn_head_dim.unwrap_or(1), 1, MAX_WIDTH),
             ("reg_tokens", self.reg_tokens, 0, MAX_REGISTERS),
             ("rel_pos_dim", self.rel_pos_dim(), 1, MAX_WIDTH),
             ("representation_size", self.representation_size.unwrap_or(1), 1, MAX_WIDTH),
@@ -201,8 +231,11 @@ impl VitConfig {
                 return refuse(field, format!("is {value}, expected {least} to {most}"));
             }
         }
-        if !d.is_multiple_of(a) {
+        if self.attn_head_dim.is_none() && !d.is_multiple_of(a) {
             return refuse("embed_dim", format!("{d} is not a multiple of num_heads {a}"));
+        }
+        if let Some(e) = self.attn_head_dim.filter(|e| e * a > MAX_WIDTH) {
+            return refuse("attn_head_dim", format!("is {e}: {a} heads of it are wider than {MAX_WIDTH}"));
         }
         if self.grid().contains(&0) {
             return refuse("img_size", format!("{h}x{w} holds no patch of {p}x{q}"));
@@ -243,6 +276,12 @@ impl VitConfig {
         if self.global_pool == GlobalPool::Token && !self.class_token {
             return refuse("global_pool", "`token` needs a class token".into());
         }
+        if self.global_pool == GlobalPool::Map && !self.embed_dim.is_multiple_of(self.num_heads) {
+            return refuse("embed_dim", format!("`map` pools by num_heads {}, which do not divide it", self.num_heads));
+        }
+        if self.res_post_norm && self.block_norm == BlockNorm::Post {
+            return refuse("block_norm", "`post` and res_post_norm exclude each other".into());
+        }
         if matches!(self.pos_embed, PosEmbed::SinCos2dMae | PosEmbed::SinCos2dBigVision)
             && (!self.embed_dim.is_multiple_of(4) || self.embed_dim < 8)
         {
@@ -255,12 +294,25 @@ impl VitConfig {
         Ok(())
     }
 
+    pub(super) fn patch_embed(&self) -> PatchEmbedConfig {
+        PatchEmbedConfig {
+            in_chans: self.in_chans,
+            patch_size: self.patch_size,
+            dim: self.embed_dim,
+            bias: !self.pre_norm,
+            norm_pixels: self.patch_norm,
+            norm: self.embed_norm,
+            norm_eps: self.norm_eps,
+        }
+    }
+
     pub(super) fn block(&self, index: usize) -> BlockConfig {
         let last = self.depth.saturating_sub(1).max(1) as f64;
         BlockConfig {
             attention: AttentionConfig {
                 dim: self.embed_dim,
                 num_heads: self.num_heads,
+                head_dim: self.head_dim(),
                 qkv_bias: self.qkv_bias,
                 qk_norm: self.qk_norm,
                 proj_bias: self.proj_bias,
@@ -271,7 +323,7 @@ impl VitConfig {
             mlp_hidden: self.mlp_hidden_dim(),
             act: self.act_layer,
             layer_scale: self.has_layer_scale(),
-            res_post_norm: self.res_post_norm,
+            norms: self.norms(),
             drop_path: self.drop_path_rate * index as f64 / last,
         }
     }

@@ -1,6 +1,7 @@
 //! The walk of the plain ViT.
 
 use super::{GlobalPool, PosEmbed, VitConfig};
+use crate::layers::block::NormPlace;
 use crate::models::ConfigError;
 use crate::models::network::Config;
 use crate::models::shapes::{Step, Steps, Walk, long, product};
@@ -18,6 +19,9 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     steps.add("image", "C × H × W".into(), &[c, h, w], 0, 0);
     let patch = c * p * q;
     steps.add("patches", format!("{gh} × {gw} patches of {c}·{p}·{q}"), &[n, patch], 0, 0);
+    if config.patch_norm {
+        steps.add("patch_embed.norm_pixels", "LayerNorm of each patch".into(), &[n, patch], 2 * patch, 0);
+    }
     let bias = if config.pre_norm { 0 } else { d };
     steps.add(
         "patch_embed",
@@ -26,6 +30,9 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
         patch * d + bias,
         product(n, patch, d),
     );
+    if config.embed_norm {
+        steps.add("patch_embed.norm", "LayerNorm".into(), &[n, d], 2 * d, 0);
+    }
     if config.class_token {
         steps.add("cls_token", "class token in front".into(), &[n + 1, d], d, 0);
     }
@@ -63,8 +70,9 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
 /// hidden layer.
 fn held(config: &VitConfig) -> u64 {
     let [d, f, c] = [config.embed_dim, config.mlp_hidden_dim(), config.in_chans].map(long);
+    let inner = long(config.num_heads * config.head_dim());
     let [h, w] = config.img_size.map(long);
-    num_tokens(config).saturating_mul(2 * d + (3 * d).max(f)).saturating_add(product(c, h, w))
+    num_tokens(config).saturating_mul(2 * d + (3 * inner).max(f)).saturating_add(product(c, h, w))
 }
 
 /// Multiply-accumulates that the last block saves if the head reads only `read` prefix tokens: all other queries
@@ -129,21 +137,22 @@ fn relative(config: &VitConfig) -> Bias {
 
 fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     let [d, a, f] = [config.embed_dim, config.num_heads, config.mlp_hidden_dim()].map(long);
-    let e = d / a;
-    let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };
+    let e = long(config.head_dim());
+    let inner = a * e;
+    let qkv_bias = if config.qkv_bias { 3 * inner } else { 0 };
     let proj_bias = u64::from(config.proj_bias);
-    let norm = |steps: &mut Steps, name: &str, here: bool| {
-        if here {
+    let norm = |steps: &mut Steps, name: &str, here: NormPlace| {
+        if config.norms() == here {
             steps.add(name, "LayerNorm".into(), &[t, d], 2 * d, 0);
         }
     };
-    norm(steps, "blocks.N.norm1", !config.res_post_norm);
+    norm(steps, "blocks.N.norm1", NormPlace::Before);
     steps.add(
         "blocks.N.attn.qkv",
         format!("q, k, v: {a} heads of {e} each"),
         &[3, a, t, e],
-        3 * d * d + qkv_bias,
-        product(t, d, 3 * d),
+        3 * d * inner + qkv_bias,
+        product(t, d, 3 * inner),
     );
     if config.qk_norm {
         steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
@@ -154,23 +163,24 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     }
     let relative = config.pos_embed.is_relative();
     let what = if relative { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
-    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, d, t));
-    steps.add("blocks.N.attn.context", "scores · v, heads side by side".into(), &[t, d], 0, product(t, t, d));
+    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, inner, t));
+    steps.add("blocks.N.attn.context", "scores · v, heads side by side".into(), &[t, inner], 0, product(t, t, inner));
     steps.add(
         "blocks.N.attn.proj",
-        format!("linear {d} → {d}"),
+        format!("linear {inner} → {d}"),
         &[t, d],
-        d * d + proj_bias * d,
-        product(t, d, d),
+        inner * d + proj_bias * d,
+        product(t, inner, d),
     );
     let scale = |steps: &mut Steps, name: &str| {
         if config.has_layer_scale() {
             steps.add(name, "gain per channel".into(), &[t, d], d, 0);
         }
     };
-    norm(steps, "blocks.N.norm1", config.res_post_norm);
+    norm(steps, "blocks.N.norm1", NormPlace::Branch);
     scale(steps, "blocks.N.ls1");
-    norm(steps, "blocks.N.norm2", !config.res_post_norm);
+    norm(steps, "blocks.N.norm1", NormPlace::Sum);
+    norm(steps, "blocks.N.norm2", NormPlace::Before);
     steps.add(
         "blocks.N.mlp.fc1",
         format!("linear {d} → {f}"),
@@ -185,8 +195,9 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         f * d + proj_bias * d,
         product(t, f, d),
     );
-    norm(steps, "blocks.N.norm2", config.res_post_norm);
+    norm(steps, "blocks.N.norm2", NormPlace::Branch);
     scale(steps, "blocks.N.ls2");
+    norm(steps, "blocks.N.norm2", NormPlace::Sum);
 }
 
 fn head(config: &VitConfig, t: u64, steps: &mut Steps) {

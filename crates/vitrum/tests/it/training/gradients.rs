@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet};
-use vitrum::models::vit::{GlobalPool, PosEmbed, Vit};
+use vitrum::models::vit::{BlockNorm, GlobalPool, PosEmbed, Vit};
 use vitrum::models::{Classify, Config, VitConfig};
 use vitrum::train::clip::{ClipMode, clip};
 use vitrum::train::groups::{GroupConfig, Groups};
@@ -38,6 +38,9 @@ fn variants() -> Vec<(&'static str, VitConfig)> {
         ("query and key norms", with(|c| c.qk_norm = true)),
         ("no biases", with(|c| (c.qkv_bias, c.proj_bias) = (false, false))),
         ("norm before the blocks", with(|c| c.pre_norm = true)),
+        ("norms after the residuals", with(|c| (c.block_norm, c.final_norm) = (BlockNorm::Post, false))),
+        ("norms around the patches", with(|c| (c.patch_norm, c.embed_norm) = (true, true))),
+        ("heads wider than a token", with(|c| c.attn_head_dim = Some(12))),
         ("average", with(|c| c.global_pool = GlobalPool::Avg)),
         ("average without class token", with(|c| (c.global_pool, c.class_token) = (GlobalPool::Avg, false))),
         ("average of all", with(|c| (c.global_pool, c.pool_include_prefix) = (GlobalPool::Avg, true))),
@@ -66,9 +69,9 @@ fn is_blind(key: &str) -> bool {
 
 /// The part of a gradient that is the keys' bias, if there is no norm between.
 fn keys_part<'a>(key: &str, values: &'a [f64], config: &VitConfig) -> Option<&'a [f64]> {
-    let d = config.embed_dim;
+    let (d, inner) = (config.embed_dim, config.num_heads * config.head_dim());
     match key {
-        _ if key.ends_with("attn.qkv.bias") && !config.qk_norm => Some(&values[d..2 * d]),
+        _ if key.ends_with("attn.qkv.bias") && !config.qk_norm => Some(&values[inner..2 * inner]),
         "attn_pool.kv.bias" => Some(&values[..d]),
         _ => None,
     }

@@ -2,6 +2,7 @@
 
 use super::Inferred;
 use crate::checkpoint::fields::mlp_ratio;
+use crate::checkpoint::naming::Converted;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
@@ -15,20 +16,37 @@ use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
 /// # Errors
 /// Tensors that are no Vision Transformer, or one whose sizes contradict each other.
 pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferred<VitConfig>, LoadError> {
-    infer_with(map, hint, None, 0)
+    infer_with(map, hint, &Told::default())
 }
 
-/// As [`infer_config`], with the number of heads where the file shows it, for a family that puts so many more tokens
-/// in front.
+/// What is known beside the tensors.
+#[derive(Default)]
+pub(in crate::checkpoint::family) struct Told {
+    /// Heads of attention.
+    pub num_heads: Option<usize>,
+    /// Height and width of the images.
+    pub img_size: Option<[usize; 2]>,
+    /// Tokens that a derived family puts in front.
+    pub more_tokens: usize,
+}
+
+impl Told {
+    /// What a file tells, for a family that puts so many more tokens in front.
+    pub fn of(file: &Converted, more_tokens: usize) -> Self {
+        Self { num_heads: file.num_heads, img_size: file.img_size(), more_tokens }
+    }
+}
+
+/// As [`infer_config`], with what is known beside the tensors.
 pub(in crate::checkpoint::family) fn infer_with(
     map: &TensorMap,
     hint: Option<&VitConfig>,
-    num_heads: Option<usize>,
-    more_tokens: usize,
+    told: &Told,
 ) -> Result<Inferred<VitConfig>, LoadError> {
     let shapes = Shapes { map };
     let mut config = hint.cloned().unwrap_or_default();
-    config.more_tokens = more_tokens;
+    config.more_tokens = told.more_tokens;
+    config.img_size = told.img_size.unwrap_or(config.img_size);
     let mut notes = Vec::new();
     let [width, channels, rows, columns] = shapes.get("patch_embed.proj.weight")?;
     config.embed_dim = width;
@@ -41,6 +59,8 @@ pub(in crate::checkpoint::family) fn infer_with(
     config.proj_bias = map.contains("blocks.0.attn.proj.bias");
     config.qk_norm = map.contains("blocks.0.attn.q_norm.weight");
     config.pre_norm = map.contains("norm_pre.weight");
+    config.patch_norm = map.contains("patch_embed.norm_pixels.weight");
+    config.embed_norm = map.contains("patch_embed.norm.weight");
     config.init_values = match map.contains("blocks.0.ls1.gamma") {
         true => config.init_values.or(Some(1e-5)),
         false => config.init_values.filter(|_| config.res_post_norm),
@@ -58,12 +78,15 @@ pub(in crate::checkpoint::family) fn infer_with(
         true => Some(shapes.get::<2>("pre_logits.fc.weight")?[0]),
         false => None,
     };
-    config.num_heads = match num_heads {
+    let [fused, _] = shapes.get("blocks.0.attn.qkv.weight")?;
+    let inner = fused / 3;
+    config.num_heads = match told.num_heads {
         Some(heads) => heads,
-        None => heads(&shapes, &config, hint, &mut notes)?,
+        None => heads(&shapes, &config, inner, hint, &mut notes)?,
     };
+    config.attn_head_dim = head_dim(inner, &config, map)?;
     pooling(&mut config, map, hint);
-    positions(&mut config, &shapes, hint.is_some(), &mut notes)?;
+    positions(&mut config, &shapes, hint.is_some() || told.img_size.is_some(), &mut notes)?;
     config.validate().map_err(|error| LoadError::config(&map.path, error))?;
     Ok(Inferred { config, notes })
 }
@@ -101,17 +124,30 @@ impl Shapes<'_> {
     }
 }
 
-/// Number of heads: from per-head tensors if there are any, else the hint, else 64 wide.
+/// Width of a head where all heads together, `inner` wide, are not as wide as a token.
+fn head_dim(inner: usize, config: &VitConfig, map: &TensorMap) -> Result<Option<usize>, LoadError> {
+    match config.num_heads {
+        _ if inner == config.embed_dim => Ok(None),
+        heads if heads > 0 && inner.is_multiple_of(heads) => Ok(Some(inner / heads)),
+        heads => {
+            let reason = format!("queries are {inner} wide, which {heads} heads do not share evenly");
+            Err(LoadError::tensor(&map.path, "blocks.0.attn.qkv.weight", reason))
+        }
+    }
+}
+
+/// Number of heads that are `inner` wide together: from per-head tensors if there are any, else the hint, else 64 wide.
 fn heads(
     shapes: &Shapes,
     config: &VitConfig,
+    inner: usize,
     hint: Option<&VitConfig>,
     notes: &mut Vec<String>,
 ) -> Result<usize, LoadError> {
     let width = config.embed_dim;
     if config.qk_norm {
         let [head] = shapes.get("blocks.0.attn.q_norm.weight")?;
-        return Ok(width / head);
+        return Ok(inner / head);
     }
     if let Some(network) = network(shapes.map, "fc2") {
         return Ok(shapes.get::<2>(&network)?[0]);
@@ -128,13 +164,13 @@ fn heads(
     {
         return Ok(hint.num_heads);
     }
-    if !width.is_multiple_of(64) {
+    if !inner.is_multiple_of(64) || inner == 0 {
         let reason =
-            format!("the number of heads is not in the tensors, and a width of {width} is no multiple of 64");
+            format!("the number of heads is not in the tensors, and a width of {inner} is no multiple of 64");
         return Err(LoadError::config(&shapes.map.path, reason));
     }
-    notes.push(format!("the number of heads is not in the tensors; {} heads of 64 are assumed", width / 64));
-    Ok(width / 64)
+    notes.push(format!("the number of heads is not in the tensors; {} heads of 64 are assumed", inner / 64));
+    Ok(inner / 64)
 }
 
 /// The weight of a layer of the network that makes relative biases, where there is one.

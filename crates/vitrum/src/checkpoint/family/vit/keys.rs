@@ -3,6 +3,8 @@
 pub mod clip;
 pub mod google;
 pub mod huggingface;
+pub mod lucidrains;
 pub mod official;
 pub mod timm;
+pub mod torch;
 pub mod torchvision;

@@ -1,7 +1,7 @@
 //! The roles of a table's columns.
 
 use super::parts;
-use super::read::{Line, Table};
+use super::read::{Line, Table, plain};
 use crate::data::dataset::{DatasetProblem, Split};
 
 /// Names of the column of paths, best first. Comparison ignores case, blanks, `_` and `-`.
@@ -192,9 +192,4 @@ fn is_one_hot(columns: &[usize], rows: &[Line], shift: usize) -> bool {
 
 fn quoted(line: &Line) -> Vec<String> {
     line.fields.iter().map(|field| format!("`{field}`")).collect()
-}
-
-/// A column's name without case, blanks, `_` and `-`.
-pub(super) fn plain(name: &str) -> String {
-    name.chars().filter(|c| !c.is_whitespace() && !['_', '-'].contains(c)).collect::<String>().to_lowercase()
 }

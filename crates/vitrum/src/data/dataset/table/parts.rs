@@ -1,7 +1,6 @@
 //! The column that says to which part of the data a row belongs.
 
-use super::columns::plain;
-use super::read::Line;
+use super::read::{Line, plain};
 use crate::data::dataset::{DatasetProblem, Split};
 
 /// Names of the column, the better first. They are compared as those of the other columns are.

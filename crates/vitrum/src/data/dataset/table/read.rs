@@ -118,3 +118,8 @@ fn problem(error: &csv::Error) -> DatasetProblem {
         None => DatasetProblem::Damaged(error.to_string()),
     }
 }
+
+/// A column's name without case, blanks, `_` and `-`.
+pub(super) fn plain(name: &str) -> String {
+    name.chars().filter(|c| !c.is_whitespace() && !['_', '-'].contains(c)).collect::<String>().to_lowercase()
+}

@@ -6,6 +6,27 @@ use crate::checkpoint::keys::{Edit, Row};
 /// Present in every file of this dialect.
 pub const TELLTALE: &str = "patch_embed.proj.weight";
 
+/// The names themselves, for comparing other names with them.
+pub const OWN: [Row; 17] = [
+    ("blocks.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
+    ("blocks.{N}.attn.qkv", "blocks.{N}.attn.qkv", Edit::Keep),
+    ("blocks.{N}.attn.q_norm", "blocks.{N}.attn.q_norm", Edit::Keep),
+    ("blocks.{N}.attn.k_norm", "blocks.{N}.attn.k_norm", Edit::Keep),
+    ("blocks.{N}.attn.proj", "blocks.{N}.attn.proj", Edit::Keep),
+    ("blocks.{N}.ls1.gamma", "blocks.{N}.ls1.gamma", Edit::Keep),
+    ("blocks.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
+    ("blocks.{N}.mlp.fc1", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("blocks.{N}.mlp.fc2", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("blocks.{N}.ls2.gamma", "blocks.{N}.ls2.gamma", Edit::Keep),
+    ("patch_embed.proj", "patch_embed.proj", Edit::Keep),
+    ("cls_token", "cls_token", Edit::Keep),
+    ("pos_embed", "pos_embed", Edit::Keep),
+    ("reg_token", "reg_token", Edit::Keep),
+    ("norm", "norm", Edit::Keep),
+    ("fc_norm", "fc_norm", Edit::Keep),
+    ("head", "head", Edit::Keep),
+];
+
 /// Names that changed since; all others are timm's already.
 pub const ROWS: [Row; 4] = [
     // DeiT-III before LayerScale became a module.

@@ -1,0 +1,191 @@
+//! For names that no dialect knows: the naming most like them, and a [`KeyFile`](super::KeyFile) to begin from.
+//!
+//! Known rows are tried behind any prefix. Of the names that they leave, some are guessed by shape and words; the others
+//! stand in the file as comments.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::TensorMap;
+pub use super::error::Nearest;
+use super::family::{EXTRA_TABLES, namings};
+use super::keys::{Edit, Row, edit_name, translate};
+
+/// The naming that most names of a file are like.
+pub fn nearest(map: &TensorMap) -> Nearest {
+    let (table, found) = best(map);
+    Nearest { library: table.library, matched: found.len(), names: map.len() }
+}
+
+/// A file of names to begin from, as TOML.
+pub fn suggest_keys(map: &TensorMap) -> String {
+    let (table, found) = best(map);
+    let mut rows = Rows::default();
+    for (name, Match { prefix, row, target }) in &found {
+        rows.taken.insert(target.clone());
+        rows.known(&format!("{prefix}{}", row.0), row);
+        rows.covered.insert(name.to_string());
+    }
+    // Weights first: what they are called goes for their biases, too.
+    let mut others: Vec<&str> = map.names().filter(|name| !found.contains_key(name)).collect();
+    others.sort_by_key(|name| name.ends_with(".bias"));
+    others.into_iter().for_each(|name| rows.guess(map, name));
+    let nearest = Nearest { library: table.library, matched: found.len(), names: map.len() };
+    let path = map.path.file_name().unwrap_or_default().to_string_lossy().replace(char::is_control, "?");
+    let mut text = format!(
+        "# Names of {path}; {nearest}.\n\
+         # A row is [name in the file, name here] or [name in the file, name here, edit]. {{N}} is the number of a block. A row\n\
+         # of a module stands for its weight and its bias. docs/compatibility.md has the names and the edits.\n\
+         left_out = []\n\
+         rows = [\n"
+    );
+    rows.lines.iter().for_each(|line| text.push_str(line));
+    text.push_str("]\n\n[config]\n# Fields that tensors do not show:\n# num_heads = 12\n");
+    table.config.iter().for_each(|line| text.push_str(&format!("{line}\n")));
+    text
+}
+
+/// A naming's rows.
+struct Table {
+    library: &'static str,
+    rows: Vec<&'static Row>,
+    config: &'static [&'static str],
+}
+
+/// The tables of all dialects, and those that are none.
+fn tables() -> Vec<Table> {
+    let of_dialects = namings().map(|(_, naming)| Table {
+        library: naming.dialect.name(),
+        rows: naming.rows.iter().flat_map(|rows| rows.iter()).chain(naming.beside).collect(),
+        config: &[],
+    });
+    let extra = EXTRA_TABLES.iter().map(|table| Table {
+        library: table.library,
+        rows: table.rows.iter().collect(),
+        config: table.config,
+    });
+    of_dialects.chain(extra).collect()
+}
+
+/// A row that fits the end of a name: what stands in front, and timm's name.
+struct Match<'a> {
+    prefix: &'a str,
+    row: &'static Row,
+    target: String,
+}
+
+impl Table {
+    /// The first row that fits the end of a name, with the longest end that fits.
+    fn find<'a>(&self, name: &'a str) -> Option<Match<'a>> {
+        /// Longer names, and parts behind so many, are no module's.
+        const MOST: (usize, usize) = (400, 20);
+        if name.len() > MOST.0 {
+            return None;
+        }
+        let starts = std::iter::once(0).chain(name.match_indices(['.', '/']).map(|(at, _)| at + 1));
+        starts.take(MOST.1).find_map(|at| {
+            let (prefix, end) = name.split_at(at);
+            let fits = |row: &'static Row| Some(Match { prefix, row, target: translate(row.0, row.1, end)? });
+            // `layers.0.norm` is no `norm`.
+            let numbered = prefix.split(['.', '/']).any(is_number);
+            self.rows.iter().filter(|row| !numbered || row.0.contains("{N}")).find_map(|row| fits(row))
+        })
+    }
+
+    /// Matches by name; of several names for one target the first has it.
+    fn matches<'a>(&self, map: &'a TensorMap) -> BTreeMap<&'a str, Match<'a>> {
+        let mut taken = BTreeSet::new();
+        let pairs = map.names().filter_map(|name| Some((name, self.find(name)?)));
+        pairs.filter(|(_, found)| taken.insert(found.target.clone())).collect()
+    }
+}
+
+/// The table that fits the most names; of equals the first.
+fn best(map: &TensorMap) -> (Table, BTreeMap<&str, Match<'_>>) {
+    let all = tables().into_iter().map(|table| {
+        let found = table.matches(map);
+        (table, found)
+    });
+    all.reduce(|best, other| if other.1.len() > best.1.len() { other } else { best })
+        .expect("there are tables")
+}
+
+/// Lines of the file.
+#[derive(Default)]
+struct Rows {
+    lines: Vec<String>,
+    /// Names in the file that have a line.
+    written: BTreeSet<String>,
+    /// timm's names that a tensor has.
+    taken: BTreeSet<String>,
+    /// Names of tensors that a line stands for.
+    covered: BTreeSet<String>,
+}
+
+impl Rows {
+    fn known(&mut self, from: &str, row: &Row) {
+        if self.written.insert(from.to_string()) {
+            self.lines.push(format!("  {},\n", line(from, row.1, row.2)));
+        }
+    }
+
+    fn guess(&mut self, map: &TensorMap, name: &str) {
+        let Some(tensor) = map.get(name).filter(|_| !self.covered.contains(name)) else { return };
+        let shape = tensor.shape();
+        if let Some((from, to, edit)) = guessed(name, shape)
+            && self.taken.insert(to.to_string())
+        {
+            self.lines.push(format!("  {},  # {shape:?}, a guess\n", line(from, to, edit)));
+            self.covered.extend([name.to_string(), format!("{from}.weight"), format!("{from}.bias")]);
+            return;
+        }
+        let from = numbered(name);
+        if self.written.insert(from.clone()) {
+            self.lines.push(format!("  # {},  # {shape:?}\n", line(&from, "?", Edit::Keep)));
+        }
+    }
+}
+
+/// A row as TOML on one line. JSON's escapes are TOML's, but for one character that JSON leaves.
+fn line(from: &str, to: &str, edit: Edit) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f");
+    match edit {
+        Edit::Keep => format!("[{}, {}]", text(from), text(to)),
+        _ => format!("[{}, {}, {}]", text(from), text(to), text(edit_name(edit))),
+    }
+}
+
+/// A name with `{N}` for its number, where it has one.
+fn numbered(name: &str) -> String {
+    let numbers = || name.split('.').filter(|part| is_number(part));
+    match numbers().count() {
+        1 => name
+            .split('.')
+            .map(|part| if is_number(part) { "{N}" } else { part })
+            .collect::<Vec<_>>()
+            .join("."),
+        _ => name.to_string(),
+    }
+}
+
+fn is_number(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What a tensor outside the blocks may be, by its shape and the words in its name.
+fn guessed<'a>(name: &'a str, shape: &[usize]) -> Option<(&'a str, &'static str, Edit)> {
+    let lower = name.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let stem = name.strip_suffix(".weight");
+    let is_token = matches!(shape, [_] | [1, _] | [1, 1, _]);
+    match (stem, shape) {
+        (Some(stem), [_, _, _, _]) => Some((stem, "patch_embed.proj", Edit::Keep)),
+        _ if is_token && has(&["cls", "class"]) => Some((name, "cls_token", Edit::Rank3)),
+        (_, [_, _] | [1, _, _]) if has(&["pos"]) => Some((name, "pos_embed", Edit::Rank3)),
+        (Some(stem), [_, _]) if has(&["head", "classif", "fc", "logits"]) => Some((stem, "head", Edit::Keep)),
+        (Some(stem), [_, _]) if has(&["patch"]) => Some((stem, "patch_embed.proj", Edit::Keep)),
+        (Some(stem), [_]) if has(&["norm", "ln"]) && !stem.split('.').any(is_number) => {
+            Some((stem, "norm", Edit::Keep))
+        }
+        _ => None,
+    }
+}
