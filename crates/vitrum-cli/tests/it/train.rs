@@ -30,6 +30,7 @@ const FLAGS: &[(&str, &str, &str, &str)] = &[
     ("task", "--task classify", "'classify'", ""),
     ("model", "-m deit_tiny_patch16_224", "'deit_tiny_patch16_224'", ""),
     ("pretrained", "--pretrained hf:timm/x", "'hf:timm/x'", ""),
+    ("keys", "--keys names.toml", "'names.toml'", ""),
     ("num_classes", "--num-classes 5", "5", ""),
     ("img_size", "--img-size 160x96", "[160, 96]", ""),
     ("in_chans", "--in-chans 1", "1", ""),
