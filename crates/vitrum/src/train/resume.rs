@@ -264,11 +264,16 @@ impl Store {
         let Some((path, manifest)) = newest.and_then(|kept| Some((kept.path, kept.manifest.ok()?))) else {
             return Ok(());
         };
-        if find::follow(&self.folder, "last").as_ref() == Some(&path) || manifest.verify(&path).is_err() {
+        let is_last = find::follow(&self.folder, "last").as_ref() == Some(&path);
+        // A checkpoint that replaces one of the same step is `last` before it is the best.
+        let is_new_best = self.best().as_ref() != Some(&path) && self.is_best(manifest.metric, &path);
+        if (is_last && !is_new_best) || manifest.verify(&path).is_err() {
             return Ok(());
         }
-        self.point("last", &path)?;
-        if self.is_best(manifest.metric, &path) { self.point("best", &path) } else { Ok(()) }
+        if is_new_best {
+            self.point("best", &path)?;
+        }
+        if is_last { Ok(()) } else { self.point("last", &path) }
     }
 }
 
