@@ -4,8 +4,8 @@
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are the mathematics of an update,
 //! [`backward`] runs forward and backward passes, [`precision`] sets their number type, [`statistics`] keeps what
 //! BatchNorm learns, [`distill`] adds a teacher. [`build`] makes the model.
-//! [`task`] names what a model is trained for, [`evaluate`] runs a model over a dataset, a [`judge`] makes [`score`]s of
-//! its answers. [`resume`] keeps a run on disk, [`log`] writes its records.
+//! [`task`] names what a model is trained for, [`evaluate`] runs a model over a dataset, a
+//! [`judge`](mod@judge) makes [`score`]s of its answers. [`resume`] keeps a run on disk, [`log`] writes its records.
 
 pub mod backward;
 pub mod build;

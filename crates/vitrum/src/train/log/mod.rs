@@ -3,7 +3,7 @@
 //! The loop emits [`Event`]s, and every [`Watch`] gets all of them. The [`Logger`] is the watcher that writes files; a
 //! terminal is another. The library itself prints nothing.
 //!
-//! Reading order: [`event`] defines the events, [`line`] what they tell, [`folder`] names the files, [`logger`] writes
+//! Reading order: [`event`] defines the events, [`line`](mod@line) what they tell, [`folder`] names the files, [`logger`] writes
 //! them. [`text`] makes log lines in timm's form, [`tables`] writes `metrics.jsonl` and `summary.csv`, [`tensorboard`]
 //! writes event files. [`plots`], [`confusion`] and [`pictures`] draw. [`environment`] describes the machine,
 //! [`data_report`] the use of the data, [`results`] the result.
