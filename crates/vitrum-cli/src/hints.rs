@@ -1,6 +1,6 @@
 //! What helps against an error of the library: its facts, in the words of this command line.
 //!
-//! The library says what it found and what it expected, and knows neither flags nor commands. They stand here.
+//! An error of the library names what it found and what it expected. This file adds the flag or command that helps.
 
 use std::error::Error;
 

@@ -42,7 +42,7 @@ pub enum ApplyError {
     NoFirstValue(#[from] NoFirstValue),
 }
 
-/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64), after what its family does to make them fit.
+/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64). The family first makes them fit.
 ///
 /// # Errors
 /// [`ApplyError::Refused`] with the report, if a difference was not excused.

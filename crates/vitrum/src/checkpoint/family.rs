@@ -62,8 +62,8 @@ pub trait Files: Config + Into<ModelConfig> {
     /// Tensors that are no model of this family, or one whose sizes contradict each other.
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError>;
 
-    /// What a file is right about against a configuration out of the catalogue: its classes, and what its library does
-    /// in another way.
+    /// Takes from a file's configuration the fields that overrule the catalogue's: the number of classes, and the options
+    /// in which the file's library differs from timm.
     ///
     /// # Errors
     /// As [`infer`](Files::infer).

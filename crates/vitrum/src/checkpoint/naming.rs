@@ -63,7 +63,7 @@ pub struct Naming {
     /// Why a tensor of this name, without the prefix, may be left out; `None` if it may not. The tensors are the whole
     /// file's.
     pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
-    /// timm's name of a tensor outside the prefix (the first argument) that belongs to the model all the same.
+    /// timm's name of a tensor outside the prefix (the first argument) that belongs to the model.
     pub outside: fn(&str, &str) -> Option<(String, Edit)>,
     /// What stands in front of tensors that hold all blocks, and in front of the same block by block.
     pub stacked: Option<[&'static str; 2]>,

@@ -18,7 +18,7 @@ pub enum ModelError {
     /// A name or a configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The model was asked for what its family cannot do.
+    /// The family does not support the requested operation.
     #[error(transparent)]
     Cannot(#[from] CannotError),
     /// Tensors that are not the model's.
