@@ -61,7 +61,7 @@ pub enum Command {
     /// The same with defaults for fine-tuning: a short run from pretrained weights.
     #[command(args_override_self = true)]
     Finetune(TrainArgs),
-    /// The same with a teacher: the model learns from the labels and from another model's answers.
+    /// Train a student with a teacher: it learns from the labels and from the teacher's logits.
     #[command(args_override_self = true)]
     Distill(TrainArgs),
     /// Classify images.

@@ -110,7 +110,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     }
     let mut precision = loaded.model.precision();
     if args.train && precision == Precision::Int8 {
-        bail!("--train needs a model in f32: weights in eight bits are not trained");
+        bail!("--train needs a model in f32: int8 weights cannot be trained");
     }
     if args.train {
         precision = args.model.precision;

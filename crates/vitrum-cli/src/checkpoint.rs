@@ -136,7 +136,7 @@ fn summary(found: &Inspection) -> Result<()> {
     }
     match found.dialect {
         Some(dialect) => output::line(format_args!("dialect: {}", dialect.name()))?,
-        None => output::line("dialect: none that is known")?,
+        None => output::line("dialect: unknown")?,
     }
     if let Some(card) = &found.card {
         output::line(format_args!(
@@ -159,7 +159,7 @@ fn summary(found: &Inspection) -> Result<()> {
         .try_for_each(|(name, reason)| output::line(format_args!("left out: {name} ({reason})")))
 }
 
-/// The sizes of a model that its family has.
+/// The sizes of a model, as far as its family has them.
 fn in_words(config: &ModelConfig) -> String {
     let [h, w] = config.input().image().size;
     let mut words = vec![format!("{h}x{w}")];
@@ -201,7 +201,7 @@ fn take_timm_epsilon(opened: &mut Opened, talk: Talk) -> Result<()> {
     }
     let change = change_of_epsilon(&opened.tensors, config, timm)?;
     talk.say(format_args!(
-        "epsilon {own:e} becomes timm's {timm:e}: answers to noise change by {change:.1e} of the largest value"
+        "epsilon {own:e} becomes timm's {timm:e}: outputs for noise change by {change:.1e} of the largest value"
     ));
     opened.card.config = config.with("norm_eps", json!(timm))?;
     Ok(())

@@ -34,11 +34,11 @@ use crate::output;
 const LINES: usize = 200;
 /// Number of lines that stay on the terminal after the dashboard.
 const FAREWELL: usize = 12;
-/// Points of a curve: about the dots of a wide screen.
+/// Largest number of points of a curve, about the dots of a wide screen.
 const POINTS: usize = 400;
 /// Time between two drawings.
 const PERIOD: Duration = Duration::from_millis(200);
-/// Colours of the scores; further scores have the last one.
+/// Colours of the scores; further scores get the last one.
 const SCORES: [Color; 2] = [Color::Yellow, Color::DarkGray];
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
@@ -54,7 +54,7 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// Takes the terminal on stderr. `q` and Ctrl-C raise `stop`.
+    /// Takes the terminal on stderr. `q` and Ctrl-C set `stop`.
     pub fn start(stop: Arc<AtomicBool>) -> Result<Self> {
         restore_on_panic();
         let terminal = enter().inspect_err(|_| leave()).context("--tui: the terminal cannot be used")?;
@@ -78,7 +78,7 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A panicking thread has printed its message.
+            // A panicked thread has already printed its message.
             let _ = thread.join();
         }
         leave();
@@ -88,7 +88,7 @@ impl Drop for Dashboard {
     }
 }
 
-/// Ignores poisoning: the board of a panicking thread is still worth showing.
+/// Locks the board and ignores poisoning: the board of a panicked thread is still worth showing.
 fn locked(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
     board.lock().unwrap_or_else(PoisonError::into_inner)
 }

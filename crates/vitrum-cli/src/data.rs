@@ -80,10 +80,10 @@ struct Look {
     /// By its content; `None` for bare pixels and unknown formats.
     format: Option<image::ImageFormat>,
     /// The result of decoding, or why it failed.
-    seen: Result<Seen, String>,
+    seen: Result<ImageFacts, String>,
 }
 
-struct Seen {
+struct ImageFacts {
     width: u32,
     height: u32,
     /// SHA-256 of size and pixels.
@@ -158,7 +158,7 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| error.to_string())
 }
 
-fn see(image: &RgbImage) -> Seen {
+fn see(image: &RgbImage) -> ImageFacts {
     let mut hash = Sha256::new();
     hash.update(image.width().to_le_bytes());
     hash.update(image.height().to_le_bytes());
@@ -171,7 +171,7 @@ fn see(image: &RgbImage) -> Seen {
             sums[1] += level * level;
         }
     }
-    Seen { width: image.width(), height: image.height(), hash: hash.finalize().into(), sums }
+    ImageFacts { width: image.width(), height: image.height(), hash: hash.finalize().into(), sums }
 }
 
 /// The usual name of a format.

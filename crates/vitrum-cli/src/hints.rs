@@ -1,4 +1,4 @@
-//! What helps against an error of the library: its facts, in the words of this command line.
+//! Hints for errors of the library, in terms of this command line.
 //!
 //! An error of the library names what it found and what it expected. This file adds the flag or command that helps.
 
@@ -9,11 +9,13 @@ use vitrum::checkpoint::apply::Report;
 #[cfg(feature = "hub")]
 use vitrum::checkpoint::hub::HubError;
 use vitrum::checkpoint::load::{EightBitsLimit, ModelError};
+use vitrum::data::dataset::{DatasetError, DatasetProblem};
 use vitrum::data::loader::LoaderError;
+use vitrum::data::train_set::TrainDataError;
 use vitrum::train::TrainError;
 use vitrum::train::resume::{Change, ResumeError};
 
-/// The error and its causes, without causes that the text before already contains.
+/// The error and its causes. A cause that the text already contains is left out.
 pub fn explained(error: &anyhow::Error) -> String {
     error.chain().map(told).fold(String::new(), |text, cause| {
         if text.is_empty() {
@@ -26,7 +28,7 @@ pub fn explained(error: &anyhow::Error) -> String {
     })
 }
 
-/// The words for one error, without its causes.
+/// The text of one error, without its causes.
 fn told(error: &(dyn Error + 'static)) -> String {
     match advice(error) {
         None => error.to_string(),
@@ -35,11 +37,11 @@ fn told(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// What is said about an error.
+/// The advice for an error.
 enum Advice {
-    /// Behind the library's words.
+    /// Appended to the library's text.
     Further(String),
-    /// In place of the library's words, which name keys where this program has flags.
+    /// Replaces the library's text, which names recipe keys or options instead of flags.
     Instead(String),
 }
 
@@ -67,6 +69,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<Advice> {
     if let Some(error) = error.downcast_ref() {
         return load(error);
     }
+    if let Some(error) = error.downcast_ref() {
+        return dataset(error);
+    }
     error.downcast_ref().and_then(loader)
 }
 
@@ -76,6 +81,7 @@ fn any(error: &vitrum::Error) -> Option<Advice> {
         E::Load(error) => load(error),
         E::Model(error) => model(error),
         E::Loader(error) => loader(error),
+        E::Dataset(error) => dataset(error),
         E::NoPreprocess { .. } => {
             further("\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json")
         }
@@ -89,6 +95,8 @@ fn train(error: &TrainError) -> Option<Advice> {
         E::Model(error) => model(error),
         E::Write(error) => load(error),
         E::Loader(error) => loader(error),
+        E::Data(TrainDataError::Dataset(error)) => dataset(error),
+        E::Dataset(error) => dataset(error),
         E::Resume(error) => resume(error),
         E::OtherRun { .. } => {
             further("\nhint: go on from them with --resume, or choose another --experiment")
@@ -105,9 +113,11 @@ fn resume(error: &ResumeError) -> Option<Advice> {
     use ResumeError as E;
     match error {
         E::Tensors(error) => load(error),
-        E::Full { .. } => further("; make room and go on with --resume, or keep fewer"),
+        E::Full { .. } => {
+            further("; make room and go on with --resume, or keep fewer with --checkpoint-hist")
+        }
         E::AllDamaged { .. } => further(" or choose another --experiment"),
-        E::Nothing { .. } => further("\nhint: --resume auto starts anew where there is none"),
+        E::Nothing { .. } => further("\nhint: --resume auto starts a new run if there is no checkpoint"),
         E::Locked { .. } => further(", or choose another --experiment"),
         E::Changed { run, step, changes } => instead(format!(
             "cannot resume {}: arguments changed since step {step}\n{}",
@@ -151,16 +161,16 @@ fn model(error: &ModelError) -> Option<Advice> {
             published(model)
         )),
         E::PrecisionDtype { precision, .. } => instead(format!(
-            "--precision {} computes the rest in f32\nhint: leave out --dtype, or --precision",
+            "--precision {} computes all other values in f32\nhint: leave out --dtype, or --precision",
             precision.name()
         )),
         E::PrecisionDevice { precision } => instead(format!(
-            "--precision {} is computed on the CPU\nhint: leave out --device, or --precision",
+            "--precision {} runs only on the CPU\nhint: leave out --device, or --precision",
             precision.name()
         )),
         E::EightBits { limit: EightBitsLimit::Dtype, .. } => further("\nhint: leave out --dtype"),
         E::EightBits { limit: EightBitsLimit::Bf16, .. } => {
-            further("\nhint: leave out --precision, or begin from the model they were made from")
+            further("\nhint: leave out --precision, or use the original model with float weights")
         }
         E::Refused { report, .. } => further(refused(report)),
         E::NoHead { .. } => further("\nhint: `vitrum embed` gives its features, `vitrum finetune` a head"),
@@ -168,7 +178,7 @@ fn model(error: &ModelError) -> Option<Advice> {
     }
 }
 
-/// Where weights of a name of the catalogue are published; the name may have its tag already.
+/// The hub name of a catalogue model's published weights. The name may already contain a tag.
 fn published(model: &str) -> String {
     match model.contains('.') {
         true => model.to_string(),
@@ -178,17 +188,17 @@ fn published(model: &str) -> String {
 
 fn refused(report: &Report) -> &'static str {
     if report.heads_differ {
-        return "\nhint: --num-classes K gives the model a new head, --num-classes 0 none";
+        return "\nhint: --num-classes K gives the model a new head, --num-classes 0 removes the head";
     }
     if !report.mismatched.is_empty() {
         return "\nhint: is it another model? `vitrum checkpoint inspect` shows what the file holds";
     }
     if !report.missing.is_empty() && !report.unexpected.is_empty() {
-        return "\nhint: if the file has other names for these tensors, a key file names them (--keys FILE; \
+        return "\nhint: if the file has other names for these tensors, map them in a key file (--keys FILE; \
                 `vitrum checkpoint inspect FILE --suggest-keys` prints one to begin from); \
-                --allow-missing KEY and --allow-unexpected KEY excuse differences by name";
+                --allow-missing KEY and --allow-unexpected KEY accept differences by name";
     }
-    "\nhint: --allow-missing KEY and --allow-unexpected KEY excuse differences by name"
+    "\nhint: --allow-missing KEY and --allow-unexpected KEY accept differences by name"
 }
 
 fn load(error: &LoadError) -> Option<Advice> {
@@ -212,8 +222,16 @@ fn hub(error: &HubError) -> Option<Advice> {
     }
 }
 
+fn dataset(error: &DatasetError) -> Option<Advice> {
+    match error.problem {
+        DatasetProblem::Elsewhere { .. } => further(" (--image-dir DIR)"),
+        _ => None,
+    }
+}
+
 fn loader(error: &LoaderError) -> Option<Advice> {
     match error {
+        LoaderError::Dataset(error) => dataset(error),
         LoaderError::TooManyBad { .. } => further(", or allow more with --max-bad"),
         _ => None,
     }
@@ -264,7 +282,7 @@ mod tests {
         let error = anyhow::Error::from(TrainError::from(precision)).context("the teacher");
         assert_eq!(
             explained(&error),
-            "the teacher: --precision int8 computes the rest in f32\nhint: leave out --dtype, or --precision"
+            "the teacher: --precision int8 computes all other values in f32\nhint: leave out --dtype, or --precision"
         );
         let exists = vitrum::Error::from(LoadError::Exists { path: "out".into() });
         assert_eq!(

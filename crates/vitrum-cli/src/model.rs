@@ -27,12 +27,13 @@ impl From<Dtype> for DType {
     }
 }
 
-/// Loads the requested model and reports on it. Images come as numbers, so a processor does not decide their size.
+/// Loads the requested model and reports on it. The input is tensors, so the card's image processor does not set the
+/// image size.
 pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> Result<(Loaded, Device)> {
     open_for(args, dtype, needs_weights, false, talk)
 }
 
-/// As [`open`]; for pictures, a processor decides the size.
+/// As [`open`]. With `size_of_processor`, the card's image processor sets the image size.
 fn open_for(
     args: &ModelArgs,
     dtype: Dtype,
@@ -139,14 +140,14 @@ pub fn classifier(
     Ok(Classifier::new(loaded, device)?)
 }
 
-/// A model for features: as [`classifier`], but without the need for a head.
+/// An embedder: as [`classifier`], but the model needs no head.
 pub fn embedder(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Result<Embedder> {
     let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
     adjust(&mut loaded, preprocess)?;
     Ok(Embedder::new(loaded, device)?)
 }
 
-/// Applies the preprocessing flags over the card.
+/// Overrides the card's preprocessing with the flags.
 fn adjust(loaded: &mut Loaded, args: &PreprocessArgs) -> Result<()> {
     let complete = !args.mean.is_empty()
         && !args.std.is_empty()

@@ -24,12 +24,12 @@ use crate::talk::Talk;
 struct Answer<'a> {
     file: &'a str,
     predictions: Vec<Prediction>,
-    /// Faults of the file, though it was read.
+    /// Faults of a file that was read nevertheless.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     notes: &'a [String],
 }
 
-/// Runs the command. An unreadable image is reported at once, and makes the command fail at its end.
+/// Runs the command. It reports an unreadable image at once, and fails at the end.
 pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
     if args.topk == 0 {
         bail!("--topk must be at least 1");
@@ -147,7 +147,7 @@ pub fn image_files(named: &[PathBuf], talk: Talk) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Writes answers one by one in the requested format.
+/// Writes predictions one by one in the requested format.
 enum Writer {
     Text,
     Json(Vec<serde_json::Value>),

@@ -12,7 +12,7 @@ use crate::args::{LogFormat, Tui};
 use crate::dashboard::Dashboard;
 use crate::output;
 
-/// The watcher that reports a run on stderr: the dashboard, whose `q` raises `stop`, or lines.
+/// The watcher that reports a run on stderr: the dashboard or lines. The dashboard's `q` sets `stop`.
 pub fn watcher(tui: Tui, format: LogFormat, quiet: bool, stop: Arc<AtomicBool>) -> Result<Box<dyn Watch>> {
     let terminal = std::io::stderr().is_terminal();
     let screen = match tui {

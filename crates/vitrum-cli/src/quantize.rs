@@ -135,7 +135,7 @@ fn report(done: &Done, format: Format) -> Result<()> {
     rows.text()?;
     let megabytes = |bytes: usize| bytes as f64 / 1e6;
     output::line(format_args!(
-        "\n{}: {} layers in eight bits, {:.1} MB instead of {:.1} MB in f32",
+        "\n{}: {} int8 layers, {:.1} MB instead of {:.1} MB in f32",
         done.output,
         done.layers.len(),
         megabytes(done.bytes),

@@ -1,4 +1,4 @@
-//! Remarks on stderr, as many as were asked for.
+//! Messages on stderr, by verbosity.
 
 use std::fmt::Display;
 

@@ -12,7 +12,7 @@ use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
 use vitrum::tasks::Classifier;
 use vitrum::tasks::evaluate::Accuracy;
 use vitrum::train::TrainError;
-use vitrum::train::evaluate::{Pass, Seen};
+use vitrum::train::evaluate::{Evaluated, Pass};
 use vitrum::train::judge::ClassifyJudge;
 
 use crate::args::{Format, ValArgs};
@@ -35,7 +35,7 @@ struct Results {
     bad: usize,
     /// Entries left out of the data, and notes on how it was read.
     left_out: Skipped,
-    /// How classes of the data were matched with the model's.
+    /// How the data's classes were matched with the model's.
     classes_matched: String,
     images_per_second: f64,
     seconds: f64,
@@ -82,7 +82,7 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     }
 }
 
-/// The dataset, and how its classes are matched: by name if the model knows any of them.
+/// The dataset, and how its classes are matched: by name if the model has any of the names.
 fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn Source>, String)> {
     let split = match &args.split {
         None => None,
@@ -119,7 +119,7 @@ fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn 
     let mut how = "with the model's labels by name".to_string();
     let loose: Vec<&str> = ours.iter().filter(|class| map.is_loose(class)).map(String::as_str).collect();
     if !loose.is_empty() {
-        how.push_str(&format!(", case and synonyms aside: {}", shortened(&loose)));
+        how.push_str(&format!(", ignoring case and synonyms: {}", shortened(&loose)));
     }
     let unknown: Vec<&str> =
         ours.iter().filter(|class| map.get(class).is_none()).map(String::as_str).collect();
@@ -171,7 +171,7 @@ fn evaluate(
     let start = Instant::now();
     let mut answer =
         |images: Tensor<4>, names: &[String]| classifier.logits(images).map_err(|error| named(error, names));
-    let mut watch = |seen: Seen<'_, ClassifyJudge>| {
+    let mut watch = |seen: Evaluated<'_, ClassifyJudge>| {
         if let Some(table) = &mut table {
             write_rows(table, &seen)?;
         }
@@ -186,7 +186,7 @@ fn evaluate(
         .map_err(|error| explained(error, args))?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
-    let accuracy = judge.accuracy().context("an evaluation without images")?;
+    let accuracy = judge.accuracy().context("no images were evaluated")?;
     if let Some(table) = table {
         table.finish()?;
     }
@@ -206,7 +206,7 @@ fn evaluate(
 }
 
 /// A row of the results file for each image.
-fn write_rows(table: &mut Table, seen: &Seen<'_, ClassifyJudge>) -> Result<()> {
+fn write_rows(table: &mut Table, seen: &Evaluated<'_, ClassifyJudge>) -> Result<()> {
     for ((name, label), answer) in seen.batch.names.iter().zip(seen.labels).zip(seen.judge.answers()) {
         let (label, pred) = (label.to_string(), answer.pred.to_string());
         table.row(&[name, &label, &pred, &format!("{:.6}", answer.prob)])?;

@@ -6,7 +6,7 @@
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
 /// An activation function. It maps each number by itself.
@@ -308,7 +308,7 @@ struct Values<'a, T> {
     y: Shared<T>,
 }
 
-impl<T: Real> Job for Values<'_, T> {
+impl<T: Real> Kernel for Values<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -339,7 +339,7 @@ struct Derivatives<'a, T> {
     d_x: Shared<T>,
 }
 
-impl<T: Real> Job for Derivatives<'_, T> {
+impl<T: Real> Kernel for Derivatives<'_, T> {
     type Output = ();
 
     #[inline(always)]

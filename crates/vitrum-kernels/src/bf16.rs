@@ -13,7 +13,7 @@
 
 use crate::gemm::{CONFLICT_STRIDE, View};
 use crate::simd::pairs::{PIECE, halves, pair_of};
-use crate::simd::{self, Job, Simd};
+use crate::simd::{self, Kernel, Simd};
 use crate::threads::{Shared, for_each_block, share, written};
 
 /// Rows per block.
@@ -116,7 +116,7 @@ struct RoundRows {
     to: *mut f32,
 }
 
-impl Job for RoundRows {
+impl Kernel for RoundRows {
     type Output = ();
 
     #[inline(always)]

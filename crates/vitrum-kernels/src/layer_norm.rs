@@ -27,7 +27,7 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
-use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
+use crate::simd::{self, Kernel, Real, Simd, Vector, sum_chains};
 use crate::threads::{Shared, for_each_block, share, sum_parts, written};
 
 /// Most rows per block: 192 KB for 768 numbers of `f32`, enough work to wake a thread.
@@ -153,7 +153,7 @@ struct ForwardRows<'a, T> {
     rstd: &'a mut [T],
 }
 
-impl<T: Real> Job for ForwardRows<'_, T> {
+impl<T: Real> Kernel for ForwardRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -192,7 +192,7 @@ fn in_fours<V: Vector>(range: Range<usize>) -> (Range<usize>, Range<usize>) {
 /// Here and below: the processor must have the instructions of `V`. The range must lie in the row, and its length must
 /// be a multiple of the lanes.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)]
+#[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
 unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Scalar {
     // SAFETY: upheld by the caller.
     unsafe {
@@ -218,7 +218,7 @@ unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Sca
 /// # Safety
 /// As `sum_shifted`.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)]
+#[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
 unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<usize>) -> V::Scalar {
     // SAFETY: upheld by the caller.
     unsafe {
@@ -279,7 +279,7 @@ struct BackwardRows<'a, T> {
     d_bias: &'a mut [T],
 }
 
-impl<T: Real> Job for BackwardRows<'_, T> {
+impl<T: Real> Kernel for BackwardRows<'_, T> {
     type Output = ();
 
     #[inline(always)]

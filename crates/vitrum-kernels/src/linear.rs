@@ -5,7 +5,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use crate::gemm::{Epilogue, Gemm, View};
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
 /// Vectors of columns that are summed together: 512 bytes of a row in `f32`.
@@ -101,7 +101,7 @@ pub(crate) fn with_last(shape: &Shape, n: usize) -> Shape {
 /// `sums` must have space for `n` numbers that no other thread uses. If `add` is set, they must be initialised.
 pub(crate) unsafe fn sum_rows<T: Real>(values: &[T], n: usize, add: bool, sums: Shared<T>) {
     struct Width<T>(std::marker::PhantomData<T>);
-    impl<T: Real> Job for Width<T> {
+    impl<T: Real> Kernel for Width<T> {
         type Output = usize;
         #[inline(always)]
         unsafe fn run<S: Simd>(self) -> usize {
@@ -127,7 +127,7 @@ struct SumColumns<'a, T> {
     sums: Shared<T>,
 }
 
-impl<T: Real> Job for SumColumns<'_, T> {
+impl<T: Real> Kernel for SumColumns<'_, T> {
     type Output = ();
 
     #[inline(always)]

@@ -18,7 +18,7 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Tensor};
 
 use crate::device::has_fast_path;
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block};
 
 /// Numbers per block: half a megabyte with four tensors of `f32`, enough work to wake a thread.
@@ -290,7 +290,7 @@ struct BlockStep<'a, T, R, const S: usize> {
     rule: R,
 }
 
-impl<T: Real, R: Rule<S>, const S: usize> Job for BlockStep<'_, T, R, S> {
+impl<T: Real, R: Rule<S>, const S: usize> Kernel for BlockStep<'_, T, R, S> {
     type Output = ();
 
     #[inline(always)]
@@ -573,7 +573,7 @@ fn sum_of_squares<T: Real + Into<f64>>(numbers: &[T]) -> f64 {
 /// Σ x² of a block in sixteen partial sums, at every level.
 struct Squares<'a, T>(&'a [T]);
 
-impl<T: Real + Into<f64>> Job for Squares<'_, T> {
+impl<T: Real + Into<f64>> Kernel for Squares<'_, T> {
     type Output = f64;
 
     #[inline(always)]

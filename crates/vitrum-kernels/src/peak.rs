@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 
 /// Independent sums: more than the latency times the units of any processor, as far as registers allow.
 const CHAINS: usize = if cfg!(target_arch = "aarch64") { 24 } else { 12 };
@@ -31,7 +31,7 @@ struct MultiplyAdds {
     steps: usize,
 }
 
-impl Job for MultiplyAdds {
+impl Kernel for MultiplyAdds {
     type Output = usize;
 
     #[inline(always)]

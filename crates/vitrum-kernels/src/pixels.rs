@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::simd::{self, Job, Simd};
+use crate::simd::{self, Kernel, Simd};
 
 /// Fractional bits of a weight: 32 bits less 8 for the pixel and 2 for filters that overshoot.
 pub const PRECISION: u32 = 22;
@@ -46,7 +46,7 @@ struct Columns<'a> {
     out: &'a mut [u8],
 }
 
-impl Job for Columns<'_> {
+impl Kernel for Columns<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -87,7 +87,7 @@ struct Rows<'a> {
     out: &'a mut [u8],
 }
 
-impl Job for Rows<'_> {
+impl Kernel for Rows<'_> {
     type Output = ();
 
     #[inline(always)]

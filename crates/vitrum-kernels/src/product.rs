@@ -2,7 +2,7 @@
 
 use crate::gemm::{Numbers, Pairs, Terms, Tile};
 use crate::prefetch::Lines;
-use crate::simd::{Job, Real, Simd, Vector};
+use crate::simd::{Kernel, Real, Simd, Vector};
 
 /// `c = a b` or `c += a b`, for `a` `[m, k]` with any strides, `b` `[k, n]` and `c` `[m, n]` with contiguous rows.
 ///
@@ -24,7 +24,7 @@ pub(crate) struct Product<T> {
     pub add: bool,
 }
 
-impl<T: Real> Job for Product<T> {
+impl<T: Real> Kernel for Product<T> {
     type Output = ();
 
     #[inline(always)]
@@ -37,7 +37,7 @@ impl<T: Real> Job for Product<T> {
 /// A product of pairs in bf16, `k` of them.
 pub(crate) struct PairProduct(pub Product<f32>);
 
-impl Job for PairProduct {
+impl Kernel for PairProduct {
     type Output = ();
 
     #[inline(always)]

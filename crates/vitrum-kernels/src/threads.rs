@@ -136,7 +136,7 @@ impl<T> Shared<T> {
     ///
     /// # Safety
     /// `start .. start + length` must lie in the buffer, and no other block may use it.
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref)] // Blocks of one buffer are written at once, each by its own thread.
     pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &mut [T] {
         // SAFETY: upheld by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }

@@ -14,7 +14,7 @@ pub mod train;
 
 pub use error::Error;
 
-/// The README's example, compiled with the documentation's.
+/// Compiles the README's example as a doctest.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! `vitrum bench` as typed.
+//! Arguments of `vitrum bench`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::common::{Format, ModelArgs};
 /// `vitrum bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A name without weights is measured with fresh ones: the time is the same. Weights are packed \
+    after_help = "A name without weights is measured with random weights: the time is the same. Weights are packed \
                  first, as in `val`, except with --train.\n\
                  \n\
                  Example:\n  \
@@ -21,15 +21,15 @@ pub struct BenchArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// More models, measured one after the other; peak memory is that of the process so far.
+    /// More models, measured one after the other. Peak memory is that of the process so far.
     #[arg(value_name = "MODEL")]
     pub more: Vec<String>,
-    /// Measure whole training steps: forward, cross entropy, backward, AdamW; with --precision bf16 as in `vitrum
-    /// train --amp-dtype bf16`.
+    /// Measure whole training steps: forward, cross entropy, backward, AdamW. With --precision bf16, they run as in
+    /// `vitrum train --amp-dtype bf16`.
     #[arg(long)]
     pub train: bool,
     /// Measure data loading instead, from files to batches: decode, resize, crop and normalise for the model, with
-    /// --threads workers; a pass is all images of DATA.
+    /// --threads workers. A pass is all images of DATA.
     #[arg(long, value_name = "DATA", conflicts_with = "train")]
     pub data: Option<PathBuf>,
     /// Images per pass.
@@ -44,8 +44,8 @@ pub struct BenchArgs {
     /// Passes before the measurement.
     #[arg(long, default_value_t = 2)]
     pub warmup: usize,
-    /// Concurrent requests, each with its share of --threads (at least one thread) and all with the same weights:
-    /// more images per second and a longer wait for each. The median is of one request.
+    /// Number of concurrent requests. Each has its share of --threads (at least one thread); all use the same weights.
+    /// More requests give more images per second and a longer wait for each. The median is of one request.
     #[arg(long, default_value_t = 1, conflicts_with_all = ["train", "data"])]
     pub streams: usize,
     /// Output format.

@@ -1,4 +1,4 @@
-//! `vitrum checkpoint` as typed.
+//! Arguments of `vitrum checkpoint`.
 
 use std::path::PathBuf;
 
@@ -48,7 +48,7 @@ vitrum checkpoint inspect mine.pt --keys keys.toml"
         /// Which of several sets of weights to describe, by its prefix.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
-        /// A key file: names that no dialect has.
+        /// A key file, for tensor names that no dialect has.
         #[arg(long, value_name = "FILE.toml")]
         keys: Option<PathBuf>,
         /// Print a first key file, and nothing else.
@@ -73,14 +73,14 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         /// Which of several sets of weights in the file, by its prefix.
         #[arg(long, value_name = "NAME", alias = "weights-key")]
         weight_set: Option<String>,
-        /// A key file: names that no dialect has, and fields that tensors do not show.
+        /// A key file, for tensor names that no dialect has and fields that tensors do not show.
         #[arg(long, value_name = "FILE.toml")]
         keys: Option<PathBuf>,
         /// Layout to write.
         #[arg(long, value_enum, default_value_t = Layout::Timm)]
         to: Layout,
-        /// With `--to timm`: use the epsilon of timm's architecture if timm cannot hold the model's own, and report
-        /// the effect.
+        /// With `--to timm`: use the epsilon of timm's architecture if timm's layout cannot hold the model's own, and
+        /// report the effect.
         #[arg(long)]
         timm_epsilon: bool,
         /// Element type to write.
@@ -96,7 +96,7 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         a: PathBuf,
         /// Another.
         b: PathBuf,
-        /// Differences up to this, over the largest value, count as equal.
+        /// Values count as equal if they differ by at most this share of the largest value.
         #[arg(long, default_value_t = 0.0, value_parser = parse_tolerance)]
         tolerance: f64,
         /// Output format.

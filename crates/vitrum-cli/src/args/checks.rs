@@ -1,4 +1,4 @@
-//! `vitrum checks` as typed.
+//! Arguments of `vitrum checks`.
 
 use clap::Args;
 

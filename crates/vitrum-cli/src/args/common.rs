@@ -1,4 +1,4 @@
-//! What several commands take: model, device, preprocessing, limits, images, formats.
+//! Arguments of several commands: model, device, preprocessing, limits, images, formats.
 
 use std::path::PathBuf;
 
@@ -65,13 +65,13 @@ pub struct ModelArgs {
     /// before others, a teacher before its student].
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
-    /// A key file: names that no dialect has, and fields that tensors do not show, such as num_heads.
+    /// A key file, for tensor names that no dialect has and fields that tensors do not show, such as num_heads.
     #[arg(long, value_name = "FILE.toml")]
     pub keys: Option<PathBuf>,
-    /// Number of classes; if it differs from the checkpoint's, the model gets a new head, and a note says so.
+    /// Number of classes. If it differs from the checkpoint's, the model gets a new head, and a note says so.
     #[arg(long, value_name = "K")]
     pub num_classes: Option<usize>,
-    /// Image size in pixels, N or HxW; positions are resized.
+    /// Image size in pixels, N or HxW; position embeddings are resized.
     #[arg(long, value_name = "N|HxW", value_parser = parse_size, alias = "imgsz")]
     pub img_size: Option<Size>,
     /// Channels of the images; the patch projection is adapted as in timm (to 1: the sum).
@@ -80,22 +80,22 @@ pub struct ModelArgs {
     /// Pooling: token, avg, max, avgmax, map. A norm before pooling becomes the norm after it.
     #[arg(long, value_name = "POOL", value_parser = parse_pool, alias = "global-pool")]
     pub gp: Option<vitrum::models::vit::GlobalPool>,
-    /// How positions are resized: bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned, nearest
-    /// [default: the card's, otherwise bicubic_antialias].
+    /// How position embeddings are resized: bicubic_antialias, bicubic, bicubic_dino, bilinear, bilinear_aligned,
+    /// nearest [default: the card's, otherwise bicubic_antialias].
     #[arg(long, value_name = "METHOD", value_parser = parse_pos_resize)]
     pub pos_resize: Option<vitrum::models::vit::PosResize>,
-    /// f32; bf16: the blocks' weights and inputs are rounded to bf16, sums stay f32; or int8: the blocks' weights
-    /// and inputs are quantised to int8, with attention in bf16 if the processor has it. Everything else stays f32.
-    /// A folder of `vitrum quantize` needs no flag.
+    /// Precision of the blocks. bf16 rounds their weights and inputs to bf16; sums stay f32. int8 quantises their
+    /// weights and inputs to int8; attention uses bf16 if the processor has it. Everything else stays f32. A folder of
+    /// `vitrum quantize` needs no flag.
     #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = parse_precision)]
     pub precision: vitrum::models::Precision,
-    /// Model fields by timm's names, over the card's: --model-kwargs depth=6 global_pool=avg.
+    /// Model fields by timm's names, which override the card's: --model-kwargs depth=6 global_pool=avg.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = parse_pair)]
     pub model_kwargs: Vec<(String, String)>,
-    /// The head that answers, of a distilled model with two: mean (of both), class or dist.
+    /// Logits of a distilled model with two heads: mean (of both), class or dist.
     #[arg(long, value_name = "HEAD", value_parser = ["mean", "class", "dist"])]
     pub answer: Option<String>,
-    /// Keys the checkpoint may lack; * matches any text. They get fresh values.
+    /// Keys that the checkpoint may lack; * matches any text. They get fresh values.
     #[arg(long, value_name = "KEY")]
     pub allow_missing: Vec<String>,
     /// Keys of the checkpoint that may be ignored; * matches any text.
@@ -125,10 +125,10 @@ pub struct PreprocessArgs {
     /// bicubic, bilinear, lanczos, box, hamming or nearest.
     #[arg(long, value_name = "FILTER")]
     pub interpolation: Option<String>,
-    /// Subtracted from each channel in [0, 1].
+    /// Mean of each channel on the scale 0 to 1, which is subtracted.
     #[arg(long, value_name = "M", num_args = 1..)]
     pub mean: Vec<f32>,
-    /// Divides each channel.
+    /// Deviation of each channel, which divides.
     #[arg(long, value_name = "S", num_args = 1..)]
     pub std: Vec<f32>,
     /// Do not turn pictures by their EXIF orientation (as in timm).

@@ -1,4 +1,4 @@
-//! `vitrum data` as typed.
+//! Arguments of `vitrum data`.
 
 use std::path::PathBuf;
 
@@ -51,7 +51,7 @@ pub struct DataReadArgs {
                  vitrum data check photos.tar --format json > findings.json"
 )]
 pub struct DataCheckArgs {
-    /// Datasets; several are parts of one, and so are folders called train, val, test.
+    /// Datasets. Several datasets are parts of one, and so are folders called train, val, test.
     #[arg(required = true, value_name = "DATA")]
     pub data: Vec<PathBuf>,
     /// How to read them.
@@ -63,7 +63,7 @@ pub struct DataCheckArgs {
     /// Exit with 3 for any finding.
     #[arg(long)]
     pub strict: bool,
-    /// Sides shorter than this are a finding.
+    /// Report images with a side shorter than this.
     #[arg(long, value_name = "PIXELS", default_value_t = 16)]
     pub min_size: u32,
     /// Report classes if the largest is more than this many times the smallest.
@@ -85,7 +85,7 @@ pub struct DataCheckArgs {
                        vitrum data stats flowers/\n  \
                        vitrum data stats cifar-10-batches-bin --format json")]
 pub struct DataStatsArgs {
-    /// Datasets; several are parts of one, and so are folders called train, val, test.
+    /// Datasets. Several datasets are parts of one, and so are folders called train, val, test.
     #[arg(required = true, value_name = "DATA")]
     pub data: Vec<PathBuf>,
     /// How to read them.
@@ -100,8 +100,8 @@ pub struct DataStatsArgs {
 #[derive(Debug, Args)]
 #[command(
     group = clap::ArgGroup::new("to").required(true).args(["output", "output_dir"]),
-    after_help = "Tables have columns file,label (and class_index if class names are other numbers); read\n\
-                 them with --image-dir DATA. Training with the same --seed and --val-fraction sets aside the\n\
+    after_help = "Tables have columns file,label (and class_index if a class name is another class's number).\n\
+                 Read them with --image-dir DATA. Training with the same --seed and --val-fraction sets aside the\n\
                  same images.\n\
                  \n\
                  Examples:\n  \

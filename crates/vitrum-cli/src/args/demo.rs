@@ -1,4 +1,4 @@
-//! `vitrum demo` as typed.
+//! Arguments of `vitrum demo`.
 
 use std::path::PathBuf;
 

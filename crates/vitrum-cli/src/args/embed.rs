@@ -1,4 +1,4 @@
-//! `vitrum embed` as typed.
+//! Arguments of `vitrum embed`.
 
 use std::path::PathBuf;
 

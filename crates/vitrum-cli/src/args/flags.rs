@@ -88,7 +88,7 @@ const DATA: &[Flag] = &[
     .also(&["train-val-split"]),
     flag("fraction", Number, "F", "Share of the training images used, per class"),
     flag("class_map", Text, "FILE", "Class names in the order of their numbers, one per line"),
-    flag("image_dir", Text, "DIR", "Base of a table's relative paths"),
+    flag("image_dir", Text, "DIR", "Base folder of a table's relative paths"),
     flag(
         "workers",
         Count,
@@ -112,12 +112,7 @@ const MODEL: &[Flag] = &[
     flag("task", Text, "NAME", "Task of the model: classify"),
     flag("model", Text, "NAME", "Name of the catalogue, see `vitrum models list`").short('m'),
     flag("pretrained", Text, "DIR|FILE|hf:ID", "Weights to begin from").also(&["initial-checkpoint"]),
-    flag(
-        "keys",
-        Text,
-        "FILE.toml",
-        "A file that tells the names in those weights, where no dialect knows them",
-    ),
+    flag("keys", Text, "FILE.toml", "A key file, for tensor names in those weights that no dialect has"),
     flag("num_classes", Count, "K", "Number of classes [default: the data's]"),
     flag("img_size", Size, "N|HxW", "Height and width of the input").also(&["imgsz"]),
     flag("in_chans", Count, "C", "Channels of the input"),
@@ -139,7 +134,7 @@ const MODEL: &[Flag] = &[
     flag("freeze", Texts, "KEY", "Parameters to freeze; * matches any text; may be given repeatedly"),
     flag("linear_probe", Switch, "BOOL", "Train only the head"),
     flag("lora_rank", Count, "N", "Rank of low-rank updates to the blocks' weight matrices; 0: none"),
-    flag("lora_alpha", Number, "F", "Scale of these updates is this over the rank"),
+    flag("lora_alpha", Number, "F", "The low-rank updates are scaled by this over the rank"),
 ];
 
 const DISTILLATION: &[Flag] = &[
@@ -147,10 +142,11 @@ const DISTILLATION: &[Flag] = &[
         "teacher",
         Text,
         "DIR|FILE|NAME|hf:ID",
-        "The teacher; it sees the images as the model does, at its size",
+        "The teacher; it sees the same images as the model, at the same size",
     )
     .also(&["teacher-model"]),
-    flag("teacher_checkpoint", Text, "FILE", "Weights for a teacher that is a name").also(&["teacher-path"]),
+    flag("teacher_checkpoint", Text, "FILE", "Weights for the teacher, if it is a name")
+        .also(&["teacher-path"]),
     flag("distillation_type", Text, "none|soft|hard", "How the model learns from the teacher"),
     flag("distillation_alpha", Number, "F", "The teacher's share of the loss"),
     flag("distillation_tau", Number, "F", "Temperature of soft distillation"),
@@ -158,7 +154,7 @@ const DISTILLATION: &[Flag] = &[
         "cache_teacher",
         Switch,
         "BOOL",
-        "Keep the teacher's answer to each image; needs --no-aug, and neither mixup nor cutmix",
+        "Cache the teacher's logits for each image; needs --no-aug, no mixup and no cutmix",
     ),
 ];
 
@@ -180,7 +176,7 @@ const OPTIMISER: &[Flag] = &[
         "norm|value|agc",
         "How gradients are clipped: by their common norm, by value, or adaptively",
     ),
-    flag("layer_decay", Number, "F", "Learning rate of a layer over that of the next"),
+    flag("layer_decay", Number, "F", "Ratio of a layer's learning rate to the next layer's"),
     flag(
         "no_weight_decay",
         Texts,
@@ -212,7 +208,7 @@ const SCHEDULE: &[Flag] = &[
 ];
 
 const AUGMENTATION: &[Flag] = &[
-    flag("no_aug", Switch, "BOOL", "Nothing random: resize and crop as in validation"),
+    flag("no_aug", Switch, "BOOL", "No random augmentation: resize and crop as in validation"),
     flag(
         "crop_pad",
         Count,
@@ -220,13 +216,13 @@ const AUGMENTATION: &[Flag] = &[
         "Small images: random crop after padding by this number of pixels, and flips, instead of random \
          resized crops",
     ),
-    flag("crop_pad_mode", Text, "constant|reflect", "These pixels: black, or the image mirrored"),
+    flag("crop_pad_mode", Text, "constant|reflect", "Content of the padding: black, or the image mirrored"),
     flag("scale", Pair, "F", "Area of a random resized crop over that of the image, least and most"),
-    flag("ratio", Pair, "F", "Its width over its height, least and most"),
+    flag("ratio", Pair, "F", "Width over height of a random resized crop, least and most"),
     flag("hflip", Number, "F", "Probability of a horizontal flip").also(&["fliplr"]),
     flag("vflip", Number, "F", "Probability of a vertical flip").also(&["flipud"]),
     flag("color_jitter", Number, "F", "Largest change of brightness, contrast and saturation"),
-    flag("color_jitter_prob", Number, "F", "Probability of that change [default: always]"),
+    flag("color_jitter_prob", Number, "F", "Probability of --color-jitter [default: always]"),
     flag("grayscale_prob", Number, "F", "Probability of grey"),
     flag("gaussian_blur_prob", Number, "F", "Probability of a blur"),
     flag("aa", Text, "POLICY", "rand-m9-mstd0.5-inc1, augmix-…, original, v0, 3a"),
@@ -272,8 +268,8 @@ const BATCH: &[Flag] = &[
 
 const EMA: &[Flag] = &[
     flag("model_ema", Switch, "BOOL", "Keep a moving average of the weights, and also validate it"),
-    flag("model_ema_decay", Number, "F", "Its decay per update"),
-    flag("model_ema_warmup", Switch, "BOOL", "Let the decay grow from 0"),
+    flag("model_ema_decay", Number, "F", "Decay of the moving average per update"),
+    flag("model_ema_warmup", Switch, "BOOL", "Let the decay of the moving average grow from 0"),
 ];
 
 const RUN: &[Flag] = &[
@@ -296,7 +292,7 @@ const RUN: &[Flag] = &[
     ),
 ];
 
-/// The given flags of a recipe.
+/// The recipe flags that were given.
 #[derive(Clone, Debug, Default)]
 pub struct RecipeFlags {
     /// Their keys and values.
@@ -384,7 +380,7 @@ fn parser(kind: Kind) -> Parse {
         Kind::Text | Kind::Texts => |text| Ok(Value::String(text.into())),
         Kind::Count => |text| match text.parse::<i64>() {
             Ok(count) if count >= 0 => Ok(Value::Integer(count)),
-            _ => Err("want a whole number from 0 on".into()),
+            _ => Err("want a whole number of at least 0".into()),
         },
         Kind::Number | Kind::Pair | Kind::Numbers => |text| match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(Value::Float(number)),

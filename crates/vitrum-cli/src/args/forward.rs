@@ -1,4 +1,4 @@
-//! `vitrum forward` and `vitrum verify` as typed.
+//! Arguments of `vitrum forward` and `vitrum verify`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `vitrum models` as typed.
+//! Arguments of `vitrum models`.
 
 use clap::{Args, Subcommand, ValueEnum};
 

@@ -1,4 +1,4 @@
-//! `vitrum predict` as typed.
+//! Arguments of `vitrum predict`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `vitrum quantize` as typed.
+//! Arguments of `vitrum quantize`.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use super::common::{DeviceArgs, Format};
                  `.weight_scale`\n\
                  F32 [d_out] for the four linear layers of each block, everything else in F32, and \
                  config.json.\n\
-                 predict, val, embed, forward and bench use it as any model.\n\
+                 predict, val, embed, forward and bench use it like any model.\n\
                  \n\
                  Examples:\n  \
                  vitrum quantize -m hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k -o tiny-int8/ --images \
@@ -30,7 +30,7 @@ pub struct QuantizeArgs {
     /// Which of several sets of weights in the file, by its prefix.
     #[arg(long, value_name = "NAME", alias = "weights-key")]
     pub weight_set: Option<String>,
-    /// A key file: names that no dialect has, and fields that tensors do not show, such as num_heads.
+    /// A key file, for tensor names that no dialect has and fields that tensors do not show, such as num_heads.
     #[arg(long, value_name = "FILE.toml")]
     pub keys: Option<PathBuf>,
     /// The folder to write.
@@ -39,7 +39,7 @@ pub struct QuantizeArgs {
     /// Layers to leave unchanged, such as blocks.0.attn.qkv; * matches any text.
     #[arg(long, value_name = "KEY")]
     pub skip: Vec<String>,
-    /// Also compare the answers for these images, or folders of images, with the original model's.
+    /// Also compare the predictions for these images, or folders of images, with the original model's.
     #[arg(long, value_name = "IMG", num_args = 1..)]
     pub images: Vec<PathBuf>,
     /// Write into a folder that is not empty.

@@ -1,14 +1,14 @@
-//! Arguments of `vitrum train` and `vitrum finetune`.
+//! Arguments of `vitrum train`, `vitrum finetune` and `vitrum distill`.
 
 use clap::{Args, ValueEnum};
 use vitrum::train::resume::Resume;
 
 use super::flags::RecipeFlags;
 
-/// Form of the lines.
+/// Format of the log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// In timm's form.
+    /// As timm writes them.
     #[default]
     Text,
     /// A JSON object per event.
@@ -18,7 +18,7 @@ pub enum LogFormat {
 /// Whether to show a run full-screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Tui {
-    /// If stderr is a terminal and lines are text.
+    /// If stderr is a terminal and the log lines are text.
     Auto,
     /// Always.
     On,
@@ -32,7 +32,7 @@ pub enum Tui {
 #[command(
     after_help = "DATA: a folder of class folders (train/, val/), labels.csv or .tsv, cifar-10-batches-bin or\n\
 cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, WebDataset shards, or demo.\n\n\
-Every value comes from the defaults, then the files of -c in their order, then the flags.\n\
+Values come from the defaults, then the files of -c in order, then the flags; later ones override.\n\
 Recipes that are built in: demo, cifar/cifar10_test_vit_patch4, cifar/cifar10_vit_tiny_patch4,\n\
 cifar/cifar100_vit_tiny_patch4,\n\
 finetune/small_folder, finetune/linear_probe, imagenet/deit_small, imagenet/deit_small_distilled,\n\
@@ -62,13 +62,13 @@ pub struct TrainArgs {
           value_parser = |text: &str| text.parse::<Resume>(),
           aliases = ["resume-from-checkpoint", "resume_from_checkpoint"])]
     pub resume: Option<Resume>,
-    /// Resume although arguments that affect the numbers have changed.
+    /// Resume even if arguments that affect the numbers have changed.
     #[arg(long)]
     pub allow_changed_args: bool,
-    /// Full screen.
+    /// Show the run full-screen.
     #[arg(long, value_enum, default_value_t = Tui::Off)]
     pub tui: Tui,
-    /// Lines of the log.
+    /// Format of the log lines.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Number of threads; 0: all.

@@ -1,4 +1,4 @@
-//! `vitrum val` as typed.
+//! Arguments of `vitrum val`.
 
 use std::path::PathBuf;
 

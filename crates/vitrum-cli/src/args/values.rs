@@ -1,4 +1,4 @@
-//! Values of flags: sizes, pairs, shares, names of things.
+//! Parsers of flag values: sizes, pairs, shares, names.
 
 /// Height and width in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +34,7 @@ pub fn parse_precision(text: &str) -> Result<vitrum::models::Precision, String> 
         "f32" => Ok(vitrum::models::Precision::F32),
         "bf16" => Ok(vitrum::models::Precision::Bf16),
         "int8" => Ok(vitrum::models::Precision::Int8),
-        "f16" => {
-            Err("of the types of 16 bits models are computed in bf16 alone; want f32, bf16 or int8".into())
-        }
+        "f16" => Err("models do not run in f16, only in bf16; want f32, bf16 or int8".into()),
         _ => Err("want f32, bf16 or int8".into()),
     }
 }
@@ -57,7 +55,7 @@ pub fn parse_max_bad(text: &str) -> Result<f64, String> {
 pub fn parse_tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value >= 0.0 && value.is_finite() => Ok(value),
-        _ => Err(format!("'{text}' is not a number from 0 on")),
+        _ => Err(format!("'{text}' is not a number of at least 0")),
     }
 }
 

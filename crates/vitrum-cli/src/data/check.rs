@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::{Look, Part, Seen, format_name, look_at, open};
+use super::{ImageFacts, Look, Part, format_name, look_at, open};
 use crate::args::{DataCheckArgs, Format};
 use crate::output::{self, Rows, grouped};
 use crate::talk::Talk;
@@ -131,7 +131,7 @@ impl Check<'_> {
         match &look.seen {
             Err(reason) => self.find(Kind::Unreadable, part, &look.name, reason.clone()),
             Ok(seen) => {
-                let Seen { width, height, .. } = *seen;
+                let ImageFacts { width, height, .. } = *seen;
                 if width.min(height) < self.args.min_size {
                     self.find(Kind::Small, part, &look.name, format!("{width} x {height} pixels"));
                 }
@@ -140,7 +140,7 @@ impl Check<'_> {
         }
     }
 
-    fn compare(&mut self, at: usize, look: &Look, seen: &Seen) {
+    fn compare(&mut self, at: usize, look: &Look, seen: &ImageFacts) {
         let Some((first_at, first, label)) = self.known.get(&seen.hash).cloned() else {
             self.known.insert(seen.hash, (at, look.name.clone(), look.label));
             return;

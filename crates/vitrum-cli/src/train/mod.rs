@@ -18,7 +18,7 @@ use crate::progress::watcher;
 use crate::signals::Signals;
 use crate::talk::Talk;
 
-/// Stopped by a signal; the same command with `--resume auto` continues (`EX_TEMPFAIL` of sysexits.h).
+/// Exit code after a stop by a signal (`EX_TEMPFAIL` of sysexits.h). The same command with `--resume auto` continues.
 const STOPPED: u8 = 75;
 
 /// Resolves the recipe on top of `base`, then trains or only prints it.

@@ -1,4 +1,4 @@
-//! From what was typed to the recipe of a run.
+//! From the command line to the recipe of a run.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     {
         recipe = recipe.with(&recipe::read(&file)?, &file.display().to_string())?;
     }
-    // A newcomer's first command uses the recipe made for it.
+    // `vitrum train demo` alone uses the recipe `demo`.
     let is_demo = args.positional.as_deref() == Some("demo") && !matches!(args.resume, Some(Resume::Path(_)));
     let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
     let mut layers = Vec::new();
@@ -33,7 +33,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     }
     layers.push(("command line", given));
     if layers.iter().any(|(_, layer)| layer.get("linear_probe") == Some(&true.into())) {
-        // Defaults of fine-tuning that have no effect if only one layer learns.
+        // Only one layer learns, so these defaults of fine-tuning have no effect.
         (recipe.layer_decay, recipe.drop_path) = (None, 0.0);
     }
     for (origin, layer) in &layers {

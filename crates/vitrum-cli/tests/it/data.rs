@@ -186,6 +186,8 @@ fn tables_of_a_split() {
 
     // They can be read again, and nothing is in both.
     sandbox.ok("data check tables/train.csv tables/val.csv --image-dir pics --strict");
+    let elsewhere = ["tables/train.csv: none of its images is in tables", "(--image-dir DIR)"];
+    sandbox.fails("train tables/train.csv --epochs 1", 1, &elsewhere);
     sandbox.ok("data split pics --val-fraction 0.2 --seed 3 --output all.csv");
     let all = csv_rows(&sandbox.read("all.csv"));
     let in_val: Vec<&str> =

@@ -53,7 +53,7 @@ fn a_refused_file_leads_to_one_that_loads() {
         &["torch.nn.TransformerEncoder: 24 of 30", "inspect mine.safetensors --suggest-keys"],
     );
     let text = sandbox.ok("checkpoint inspect mine.safetensors").out;
-    assert!(text.contains("dialect: none that is known"), "{text}");
+    assert!(text.contains("dialect: unknown"), "{text}");
 
     let keys = sandbox.ok("checkpoint inspect mine.safetensors --suggest-keys").out;
     assert!(keys.starts_with("# Names of mine.safetensors; nearest are the names of torch"), "{keys}");
@@ -75,7 +75,7 @@ fn a_refused_file_leads_to_one_that_loads() {
     let mine = forward("mine.safetensors --keys keys.toml", "mine.out");
     assert_eq!(mine, forward(&same, "same.out"));
 
-    // timm has no such blocks; vitrum's own folder needs no file of names.
+    // timm has no such blocks; vitrum's own folder needs no key file.
     let convert = "checkpoint convert mine.safetensors";
     sandbox.fails(&format!("{convert} timm --keys keys.toml"), 1, &["block_norm"]);
     sandbox.fails(&format!("{convert} hf --keys keys.toml --to hf"), 1, &["no counterpart"]);

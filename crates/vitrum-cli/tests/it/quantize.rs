@@ -68,7 +68,7 @@ fn bench_tells_the_precision() {
     assert_eq!((&step[0]["precision"], &step[0]["pass"]), (&json!("bf16"), &json!("train")));
     let text = sandbox.ok("bench -m model --precision bf16 --runs 1 --warmup 0 --batch-sizes 1 -v");
     assert!(text.out.contains("bf16") && text.err.contains("bf16: 8 layers, "), "{}{}", text.out, text.err);
-    sandbox.fails("bench -m model --precision f16", 2, &["16 bits", "f32, bf16 or int8"]);
+    sandbox.fails("bench -m model --precision f16", 2, &["only in bf16", "f32, bf16 or int8"]);
     sandbox.fails("bench -m small --train --batch-sizes 1", 1, &["--train needs a model in f32"]);
     sandbox.fails("bench -m small --train --precision bf16", 1, &["--train needs a model in f32"]);
     for precision in ["bf16", "int8"] {
@@ -94,14 +94,14 @@ fn answers_in_bf16() {
     sandbox.ok(forward);
     sandbox.fails(&format!("{forward} --dtype f64"), 1, &["--precision bf16", "f32", "hint:"]);
     sandbox.ok("quantize -m model -o small");
-    sandbox.fails("predict a.png -m small --precision bf16", 1, &["eight bits", "bf16", "hint:"]);
+    sandbox.fails("predict a.png -m small --precision bf16", 1, &["int8 weights", "bf16", "hint:"]);
 }
 
 #[test]
 fn skipped_layers_and_reports() {
     let sandbox = Sandbox::new();
     let text = sandbox.ok("quantize -m model -o small --skip blocks.0.* --skip *.fc2").out;
-    assert!(text.contains("3 layers in eight bits") && !text.contains("blocks.0."), "{text}");
+    assert!(text.contains("3 int8 layers") && !text.contains("blocks.0."), "{text}");
     assert!(!sandbox.load("small/model.safetensors").contains("blocks.0.attn.qkv.weight_scale"));
     let rows = sandbox.ok("quantize -m model -o small --overwrite --format csv").csv();
     assert_eq!(rows.len(), 8);
@@ -114,13 +114,13 @@ fn what_eight_bits_cannot_do_is_said() {
     let sandbox = Sandbox::new();
     sandbox.ok("quantize -m model -o small");
     sandbox.fails("quantize -m model -o small", 1, &["small exists already", "--overwrite"]);
-    sandbox.fails("quantize -m small -o smaller", 1, &["weights in eight bits", "hint:"]);
-    sandbox.fails("checkpoint convert small out --to hf", 1, &["weights in eight bits", "hint:"]);
+    sandbox.fails("quantize -m small -o smaller", 1, &["int8 weights", "hint:"]);
+    sandbox.fails("checkpoint convert small out --to hf", 1, &["int8 weights", "hint:"]);
     sandbox.fails("train demo --model small --epochs 1", 1, &["cannot be trained", "hint:"]);
     sandbox.input("in.safetensors", [1, 3, 32, 32]);
     let forward = "forward --input in.safetensors --output out.safetensors";
     sandbox.ok(&format!("{forward} -m small"));
-    sandbox.fails(&format!("{forward} -m small --dtype f64"), 1, &["f32 alone", "hint:"]);
+    sandbox.fails(&format!("{forward} -m small --dtype f64"), 1, &["only in f32", "hint:"]);
     sandbox.fails(
         &format!("{forward} -m model --dtype f64 --precision int8"),
         1,

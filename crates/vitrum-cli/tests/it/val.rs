@@ -190,7 +190,7 @@ fn classes_that_do_not_fit_the_model() {
     sandbox.fails(
         "val labels.csv -m three",
         1,
-        &["pics/disc/000000.png: class 3, but the model knows 3 (0 to 2)"],
+        &["pics/disc/000000.png: class 3, but the model has 3 classes (0 to 2)"],
     );
     std::fs::create_dir(sandbox.path("loose")).expect("a folder");
     sandbox.picture("loose/a.png", 1);

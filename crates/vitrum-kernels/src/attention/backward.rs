@@ -8,7 +8,7 @@ use super::inputs::Sizes;
 use super::tile::{add_to_bias, fill_padding, pack_rows, score_tile, transpose};
 use super::{KEYS, QUERIES};
 use crate::product::Product;
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, sum_parts};
 
 /// Parts in which the gradient of a shared bias is summed. It limits both the parallel tasks and the copies in memory.
@@ -194,7 +194,7 @@ struct BackwardHead<'a, T> {
     d_bias: Option<&'a mut [T]>,
 }
 
-impl<T: Real> Job for BackwardHead<'_, T> {
+impl<T: Real> Kernel for BackwardHead<'_, T> {
     type Output = ();
 
     #[inline(always)]

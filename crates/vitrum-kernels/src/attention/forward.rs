@@ -10,7 +10,7 @@ use super::inputs::Sizes;
 use super::tile::{fill_padding, pack_rows, score_tile, transpose};
 use super::{KEYS, PAD, QUERIES};
 use crate::product::Product;
-use crate::simd::{self, Job, Real, Simd, Vector, sum_chains};
+use crate::simd::{self, Kernel, Real, Simd, Vector, sum_chains};
 use crate::threads::{Shared, for_each_block, share, written};
 
 /// Context `[B, Q, V]`, row maxima and reciprocal row sums `[B, A, Q]`.
@@ -95,7 +95,7 @@ pub(super) struct ForwardBlock<'a, T> {
     norm: Shared<T>,
 }
 
-impl<T: Real> Job for ForwardBlock<'_, T> {
+impl<T: Real> Kernel for ForwardBlock<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -179,7 +179,7 @@ impl<T: Real> ForwardBlock<'_, T> {
 /// # Safety
 /// The processor must have the instructions of `V`.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)]
+#[allow(clippy::needless_range_loop)] // Constant indices keep the chains in registers.
 pub(super) unsafe fn softmax_tile<V: Vector>(
     scratch: &mut ForwardScratch<V::Scalar>,
     keys: usize,

@@ -12,7 +12,7 @@ use super::inputs::Sizes;
 use super::tile::{finish_scores, pack_rows};
 use crate::bf16::round_row;
 use crate::product::{PairProduct, Product};
-use crate::simd::{self, Job, Simd, Vector};
+use crate::simd::{self, Kernel, Simd, Vector};
 
 /// Context `[B, Q, V]`.
 pub(crate) fn forward_bf16(operands: &Operands) -> FlexTensor {
@@ -23,7 +23,7 @@ pub(crate) fn forward_bf16(operands: &Operands) -> FlexTensor {
 /// A block of queries as in [`ForwardBlock`], computed with pairs.
 struct PairBlock<'a>(ForwardBlock<'a, f32>);
 
-impl Job for PairBlock<'_> {
+impl Kernel for PairBlock<'_> {
     type Output = ();
 
     #[inline(always)]

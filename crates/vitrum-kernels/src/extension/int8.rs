@@ -1,4 +1,4 @@
-//! Layers in eight bits as an extension of the CPU backend.
+//! Int8 layers as an extension of the CPU backend.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
@@ -9,7 +9,7 @@ use crate::linear::{rows_of, with_last};
 use crate::simd::Real;
 use crate::tensors::{Maybe, contiguous};
 
-/// Layers in eight bits.
+/// Int8 layers.
 #[backend_extension(Flex)]
 pub trait Int8Ops: Backend {
     /// See [`linear_int8`](crate::linear_int8).

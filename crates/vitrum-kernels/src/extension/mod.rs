@@ -148,7 +148,7 @@ pub trait VitrumOps: Backend {
     /// Two linear layers with an activation between them; see [`mlp`](crate::mlp).
     ///
     /// Returns the output and, if `keep` is set, the argument of the activation, `[rows, F]`, without gradient.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments)] // The macro that implements the trait forwards plain tensors, not structs.
     fn vitrum_mlp(
         x: FloatTensor<Self>,
         fc1_weight: FloatTensor<Self>,

@@ -1,4 +1,4 @@
-//! Layers in eight bits on tensors.
+//! Int8 layers on tensors.
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -11,7 +11,7 @@ use crate::extension::Int8Ops;
 use crate::int8::QuantizedWeight;
 use crate::tensors::Maybe;
 
-/// A linear layer in eight bits: `activation(x weight + bias)`.
+/// An int8 linear layer: `activation(x weight + bias)`.
 ///
 /// `x` is `[..., K]`, `weight` `[K, N]`. Returns `[..., N]` in the type of x. Each row of x is quantised by itself, to
 /// 256 steps between its extremes, so a row of the output does not depend on the other rows. The error of a number is
@@ -61,7 +61,7 @@ pub fn linear_add_int8<const R: usize>(
     Tensor::from_dispatch(Dispatch::vitrum_linear_int8(x, weight, Activation::Identity, residual))
 }
 
-/// Two linear layers in eight bits with an activation between them: `activation(x fc1 + fc1_bias) fc2 + fc2_bias`.
+/// Two int8 linear layers with an activation between them: `activation(x fc1 + fc1_bias) fc2 + fc2_bias`.
 ///
 /// `x` is `[..., D]`, `fc1` `[D, F]`, `fc2` `[F, N]`. Returns `[..., N]`. The result equals two calls of
 /// [`linear_int8`], but the hidden numbers stay in the cache.

@@ -90,7 +90,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::prefetch::PrefetchQueue;
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, share, threads};
 use pack::{SLACK, Strip};
 
@@ -267,7 +267,7 @@ fn sum_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
 /// The largest height of a tile, and its width in numbers.
 fn tile_shape<T: Real>() -> [usize; 2] {
     struct TileShape<T>(PhantomData<T>);
-    impl<T: Real> Job for TileShape<T> {
+    impl<T: Real> Kernel for TileShape<T> {
         type Output = [usize; 2];
         #[inline(always)]
         unsafe fn run<S: Simd>(self) -> [usize; 2] {
@@ -332,7 +332,7 @@ struct Block<'a, T, R> {
     terms: PhantomData<R>,
 }
 
-impl<T: Real, R: Terms<T>> Job for Block<'_, T, R> {
+impl<T: Real, R: Terms<T>> Kernel for Block<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
@@ -482,6 +482,7 @@ unsafe fn pack_strips<T: Real, V: Vector<Scalar = T>>(
 /// A cache line of scratch, so that packed operands are aligned to cache lines.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
+// The field only gives the line its size; it is used through pointers.
 struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
 
 impl Line {

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::{Line, SLACK, View, pack_strips, sum_blocks};
-use crate::simd::{self, Job, Real, Simd};
+use crate::simd::{self, Kernel, Real, Simd};
 
 /// A matrix `[k, n]` in the order of the innermost loop. For each block of the sum it holds all strips one after the
 /// other, each `[terms, width of a tile]`. Columns after the last one are zeros.
@@ -76,7 +76,7 @@ struct PackBlock<'a, T> {
     to: *mut T,
 }
 
-impl<T: Real> Job for PackBlock<'_, T> {
+impl<T: Real> Kernel for PackBlock<'_, T> {
     type Output = ();
 
     #[inline(always)]

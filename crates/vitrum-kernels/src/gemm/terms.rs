@@ -1,11 +1,11 @@
 //! The kinds of terms of a sum: numbers, or pairs in bf16.
 
-use crate::simd::{self, Job, Real, Simd, Vector};
+use crate::simd::{self, Kernel, Real, Simd, Vector};
 
 /// How a term is added to a sum, and with which instructions.
 pub(crate) trait Terms<T: Real>: 'static {
     /// Runs a job at the best level for these terms.
-    fn run<J: Job>(job: J) -> J::Output;
+    fn run<J: Kernel>(job: J) -> J::Output;
 
     /// `sum` plus the product of two factors.
     ///
@@ -18,7 +18,7 @@ pub(crate) trait Terms<T: Real>: 'static {
 pub(crate) struct Numbers;
 
 impl<T: Real> Terms<T> for Numbers {
-    fn run<J: Job>(job: J) -> J::Output {
+    fn run<J: Kernel>(job: J) -> J::Output {
         simd::run(job)
     }
 
@@ -32,7 +32,7 @@ impl<T: Real> Terms<T> for Numbers {
 pub(crate) struct Pairs;
 
 impl Terms<f32> for Pairs {
-    fn run<J: Job>(job: J) -> J::Output {
+    fn run<J: Kernel>(job: J) -> J::Output {
         simd::run_pairs(job)
     }
 

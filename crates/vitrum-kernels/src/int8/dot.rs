@@ -57,7 +57,7 @@ pub(super) trait Dot: 'static {
     ///
     /// # Safety
     /// Here and below: the processor must have this level's instructions.
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output;
+    unsafe fn vectorize<J: DotKernel>(job: J) -> J::Output;
 
     /// `round(x · factor) + zero`, clamped to 0 … 255, for [`PANEL`] numbers. `x · factor` must be NaN or fit an
     /// integer.
@@ -75,7 +75,7 @@ pub(super) trait Dot: 'static {
 }
 
 /// A computation that runs at any level.
-pub(super) trait Job {
+pub(super) trait DotKernel {
     type Output;
 
     /// Must be `#[inline(always)]`.
@@ -86,7 +86,7 @@ pub(super) trait Job {
 }
 
 /// Runs a job at the best level.
-pub(super) fn run<J: Job>(job: J) -> J::Output {
+pub(super) fn run<J: DotKernel>(job: J) -> J::Output {
     match integer_level() {
         // SAFETY: the processor has the instructions of the level in use (likewise below).
         #[cfg(target_arch = "x86_64")]
@@ -129,7 +129,7 @@ impl Dot for Scalar {
     const PANELS: usize = 1;
 
     #[inline(always)]
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+    unsafe fn vectorize<J: DotKernel>(job: J) -> J::Output {
         // SAFETY: no special instructions are used.
         unsafe { job.run::<Self>() }
     }
@@ -184,7 +184,7 @@ unsafe fn plain_tile<const MR: usize>(tile: Tile) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
+    use super::{Dot, DotKernel, MAX_PANELS, PANEL, TERMS, Tile};
     use crate::simd;
 
     pub(super) struct Vnni512;
@@ -198,7 +198,7 @@ mod x86 {
         const PANELS: usize = 2;
 
         #[target_feature(enable = "avx512f,avx512vnni")]
-        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+        unsafe fn vectorize<J: DotKernel>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
         }
@@ -283,7 +283,7 @@ mod x86 {
         const PANELS: usize = 1;
 
         #[target_feature(enable = "avx2,fma,avxvnni")]
-        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+        unsafe fn vectorize<J: DotKernel>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
         }
@@ -355,7 +355,7 @@ mod x86 {
         const PANELS: usize = 1;
 
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+        unsafe fn vectorize<J: DotKernel>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
         }
@@ -411,7 +411,7 @@ mod aarch64 {
     use std::arch::aarch64::*;
     use std::arch::asm;
 
-    use super::{Dot, Job, MAX_PANELS, PANEL, TERMS, Tile};
+    use super::{Dot, DotKernel, MAX_PANELS, PANEL, TERMS, Tile};
     use crate::simd;
 
     /// Quantised activations are stored minus this number, since the instruction multiplies signed bytes.
@@ -426,7 +426,7 @@ mod aarch64 {
         const PANELS: usize = 1;
 
         #[target_feature(enable = "neon,dotprod")]
-        unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+        unsafe fn vectorize<J: DotKernel>(job: J) -> J::Output {
             // SAFETY: the caller has the instructions.
             unsafe { job.run::<Self>() }
         }

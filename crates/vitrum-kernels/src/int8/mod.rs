@@ -1,4 +1,4 @@
-//! Linear layers in eight bits: integers are multiplied, input and output are floats.
+//! Int8 linear layers: integers are multiplied, input and output are floats.
 //!
 //! Weights have one scale per column of the output and are symmetric about 0 ([`QuantizedWeight`]). Each row of the
 //! input is quantised on arrival to 0 … 255, between its smallest and largest number. The range includes 0, which is
@@ -168,7 +168,7 @@ struct Block<'a> {
     to: Shared<f32>,
 }
 
-impl dot::Job for Block<'_> {
+impl dot::DotKernel for Block<'_> {
     type Output = ();
 
     #[inline(always)]

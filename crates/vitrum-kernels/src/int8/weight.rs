@@ -1,4 +1,4 @@
-//! Weights in eight bits, packed for the dot products.
+//! Int8 weights, packed for the dot products.
 
 use std::sync::Arc;
 

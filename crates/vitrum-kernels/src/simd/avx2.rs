@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::register::register_vector;
-use super::{Job, Simd, Vector};
+use super::{Kernel, Simd, Vector};
 
 pub(crate) struct Avx2;
 
@@ -13,7 +13,7 @@ impl Simd for Avx2 {
     const MANY_REGISTERS: bool = false;
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+    unsafe fn vectorize<J: Kernel>(job: J) -> J::Output {
         // SAFETY: the caller has the instructions.
         unsafe { job.run::<Self>() }
     }

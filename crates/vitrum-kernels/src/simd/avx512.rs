@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::register::register_vector;
-use super::{Job, Simd, Vector};
+use super::{Kernel, Simd, Vector};
 
 pub(crate) struct Avx512;
 /// AVX-512 with dot products of pairs in bf16.
@@ -16,7 +16,7 @@ impl Simd for Avx512 {
     const MANY_REGISTERS: bool = true;
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+    unsafe fn vectorize<J: Kernel>(job: J) -> J::Output {
         // SAFETY: the caller has the instructions.
         unsafe { job.run::<Self>() }
     }
@@ -39,7 +39,7 @@ impl Simd for Avx512Bf16 {
     const MANY_REGISTERS: bool = true;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+    unsafe fn vectorize<J: Kernel>(job: J) -> J::Output {
         // SAFETY: the caller has the instructions.
         unsafe { job.run::<Self>() }
     }

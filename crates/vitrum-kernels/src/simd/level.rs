@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use super::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512, Avx512Bf16};
-use super::{Job, Scalar, Simd};
+use super::{Kernel, Scalar, Simd};
 
 /// The instruction sets that this crate has code for, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +142,7 @@ fn levels() -> &'static Levels {
 }
 
 /// Runs a job at the best level for `f32` and `f64`.
-pub(crate) fn run<J: Job>(job: J) -> J::Output {
+pub(crate) fn run<J: Kernel>(job: J) -> J::Output {
     match levels().floats {
         // SAFETY: the processor has the instructions of the level in use (likewise below).
         #[cfg(target_arch = "x86_64")]
@@ -159,7 +159,7 @@ pub(crate) fn run<J: Job>(job: J) -> J::Output {
 }
 
 /// Runs a job at the best level for pairs in bf16.
-pub(crate) fn run_pairs<J: Job>(job: J) -> J::Output {
+pub(crate) fn run_pairs<J: Kernel>(job: J) -> J::Output {
     match levels().pairs {
         // SAFETY: the processor has the instructions of the level in use.
         #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
 //! Vector registers behind one trait, with the instruction set chosen at run time.
 //!
-//! A computation is a [`Job`], written once over [`Simd`]. [`run`] calls it in a function that is compiled with the
+//! A computation is a [`Kernel`], written once over [`Simd`]. [`run`] calls it in a function that is compiled with the
 //! best instructions of this processor. Everything in a job that should become vector instructions must be
 //! `#[inline(always)]`; otherwise it is compiled without them.
 //!
@@ -51,7 +51,7 @@ pub trait Simd: WeighPixels + 'static {
     ///
     /// # Safety
     /// The processor must have this level's instructions.
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output;
+    unsafe fn vectorize<J: Kernel>(job: J) -> J::Output;
 
     /// The first and the second number of each pair in bf16 (see [`bf16`](crate::bf16)).
     ///
@@ -93,7 +93,7 @@ pub trait Simd: WeighPixels + 'static {
 }
 
 /// A computation that runs at any SIMD level.
-pub trait Job {
+pub trait Kernel {
     type Output;
 
     /// Runs the computation. Implementations must be `#[inline(always)]`.

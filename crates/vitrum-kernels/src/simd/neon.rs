@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::register::register_vector;
-use super::{Job, Simd, Vector};
+use super::{Kernel, Simd, Vector};
 
 pub(crate) struct Neon;
 
@@ -13,7 +13,7 @@ impl Simd for Neon {
     const MANY_REGISTERS: bool = true;
 
     #[target_feature(enable = "neon")]
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+    unsafe fn vectorize<J: Kernel>(job: J) -> J::Output {
         // SAFETY: the caller has the instructions.
         unsafe { job.run::<Self>() }
     }

@@ -1,6 +1,6 @@
 //! Plain Rust in blocks of four numbers, for any processor.
 
-use super::{Job, Simd, Vector, pairs};
+use super::{Kernel, Simd, Vector, pairs};
 
 /// The level of plain Rust.
 pub struct Scalar;
@@ -11,7 +11,7 @@ impl Simd for Scalar {
     const MANY_REGISTERS: bool = cfg!(target_arch = "aarch64");
 
     #[inline(always)]
-    unsafe fn vectorize<J: Job>(job: J) -> J::Output {
+    unsafe fn vectorize<J: Kernel>(job: J) -> J::Output {
         // SAFETY: no special instructions are used.
         unsafe { job.run::<Self>() }
     }

@@ -1,6 +1,6 @@
 //! Tests of every vector operation at this machine's level, lane by lane.
 
-use super::{Job, Real, Simd, Vector, run};
+use super::{Kernel, Real, Simd, Vector, run};
 
 /// Numbers of every kind. The tests combine each with each.
 fn kinds<T: Real>() -> Vec<T> {
@@ -54,7 +54,7 @@ impl<T: Real> Operations<T> {
     }
 }
 
-impl<T: Real> Job for &Operations<T> {
+impl<T: Real> Kernel for &Operations<T> {
     type Output = ();
 
     #[inline(always)]
@@ -93,7 +93,7 @@ fn a_lane_gives_what_its_number_gives_alone() {
 /// The operations that move numbers between lanes.
 struct Moves<T>(std::marker::PhantomData<T>);
 
-impl<T: Real> Job for Moves<T> {
+impl<T: Real> Kernel for Moves<T> {
     type Output = ();
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! Layers in eight bits: integers against a naive sum, layers against the promised error, edge cases.
+//! Int8 layers: integers against a naive sum, layers against the promised error, edge cases.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};

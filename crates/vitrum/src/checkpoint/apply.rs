@@ -1,4 +1,4 @@
-//! Tensors from a file into a model: what fits is loaded, what does not is named.
+//! Loads tensors from a file into a model, and reports what does not fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,37 +12,37 @@ use crate::layers::names::{Key, Map, Visit, map, shapes, visit, wildcard};
 use crate::models::network::is_in;
 use crate::models::{Config, Model, ModelConfig, Network};
 
-/// Which differences between file and model are accepted, by name.
+/// Accepted differences between file and model.
 #[derive(Clone, Debug, Default)]
 pub struct Excuses {
-    /// Keys the file may lack; the model keeps fresh values for them. `*` stands for any text.
+    /// Keys the file may lack; the model keeps fresh values for them. `*` matches any text.
     pub missing: Vec<String>,
-    /// Keys of the file that the model may ignore. `*` stands for any text.
+    /// Keys of the file that the model may ignore. `*` matches any text.
     pub unexpected: Vec<String>,
-    /// The heads are to be new ones, for another number of classes.
+    /// Replaces the heads with fresh ones, for another number of classes.
     pub new_head: bool,
-    /// The model that the file was made for, where it is known: positions are resized from its grid, the first
-    /// projection adapted from its channels. Without it a table of positions is taken for a square.
+    /// The model that the file was made for, if known. Positions are resized from its grid, and the patch projection is
+    /// adapted from its channels. Without it the position grid is assumed to be square.
     pub source: Option<ModelConfig>,
-    /// Keys whose values are held elsewhere, with their shapes (a file's layout): weights in eight bits, which the model
-    /// gets afterwards. They count as loaded.
+    /// Keys of int8 weights, with their shapes in the file's layout. The model gets these weights later. They count as
+    /// loaded.
     pub held: BTreeMap<String, Vec<usize>>,
     /// Seed of fresh values.
     pub seed: u64,
 }
 
-/// Why tensors do not go into a model.
+/// Why tensors cannot be loaded into a model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ApplyError {
     /// File and model differ, and the difference was not excused.
-    #[error("these weights are not this model's\n{0}")]
+    #[error("the weights do not fit this model\n{0}")]
     Refused(Box<Report>),
-    /// A fresh parameter that the family has no first value for.
+    /// A fresh parameter without an initial value from the family.
     #[error(transparent)]
     NoFirstValue(#[from] NoFirstValue),
 }
 
-/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64). The family first makes them fit.
+/// Fills a model with `tensors` under timm's keys, in `dtype` (f32 or f64). The family first adapts them to the model.
 ///
 /// # Errors
 /// [`ApplyError::Refused`] with the report, if a difference was not excused.
@@ -54,14 +54,14 @@ pub fn apply(
 ) -> Result<(Model, Report), ApplyError> {
     let config = model.config();
     let mut model = model;
-    model.forget_prepared(); // made from the values that go
+    model.forget_prepared(); // they hold the old values
     let mut report = Report::default();
     config.fit(&mut tensors, excuses.source.as_ref(), &mut report);
     fill(model, tensors, dtype, excuses, &|key, shape| config.first(key, shape), report)
 }
 
-/// Fills any module with `tensors` that fit it. `first` gives values to what may be missing; a parameter that it keeps
-/// ([`Draw::Keep`]) need not be in the file. `report` has what was done to the tensors before.
+/// Fills any module with `tensors`. `first` gives values to missing parameters. A parameter with [`Draw::Keep`] need
+/// not be in the file. `report` lists the changes already made to the tensors.
 ///
 /// # Errors
 /// Those of [`apply`].
@@ -109,7 +109,7 @@ pub fn fill<M: Network>(
     Ok((model, report))
 }
 
-/// The tensors of a model under timm's keys and layouts, as f32 or f64, whichever the model holds.
+/// The tensors of a model under timm's keys and layouts, in the model's dtype (f32 or f64).
 pub fn collect<M: Module>(model: &M) -> TensorMap {
     let mut collector = Collector(TensorMap::default());
     visit(model, &mut collector);
@@ -148,7 +148,7 @@ impl Map for Filler<'_> {
         let shape = param.lazy_shape().dims::<R>();
         let mut expected = shape.to_vec();
         if key.is_linear_weight {
-            expected.reverse(); // a file's layout
+            expected.reverse(); // the layout in files
         }
         let name = key.name.clone();
         if let Some(found) = self.held.remove(&name) {

@@ -1,7 +1,7 @@
-//! What travels with weights: the model they belong to, how images are prepared, labels, licence.
+//! The card of a checkpoint: model config, preprocessing, labels, licence.
 //!
-//! timm keeps all of it in `config.json`; Hugging Face in `config.json` and `preprocessor_config.json`;
-//! torchvision's and Google's files keep none of it, so that only what the tensors show is known.
+//! timm keeps it in `config.json`, Hugging Face in `config.json` and `preprocessor_config.json`. torchvision's and
+//! Google's files have no card: only the tensors are known.
 
 mod huggingface;
 mod timm;
@@ -28,7 +28,7 @@ pub enum CardSource {
     Timm,
     /// Hugging Face transformers' `config.json`.
     HuggingFace,
-    /// No file: what the tensors' names and shapes show.
+    /// No file: inferred from the tensors' names and shapes.
     Tensors,
 }
 
@@ -37,11 +37,11 @@ pub enum CardSource {
 pub struct ModelCard {
     /// Name of the architecture as the file gives it, such as `vit_tiny_patch16_224` or `ViTForImageClassification`.
     pub architecture: Option<String>,
-    /// Which training, after timm's dot: `augreg_in21k_ft_in1k`.
+    /// Training tag, after the dot in timm's name: `augreg_in21k_ft_in1k`.
     pub tag: Option<String>,
     /// The model.
     pub config: ModelConfig,
-    /// How images are prepared; `None` when no file says so. It is never guessed.
+    /// Preprocessing of images; `None` if no file states it. Never guessed.
     pub preprocess: Option<Preprocess>,
     /// Name of each class.
     pub labels: Option<Vec<String>>,
@@ -53,9 +53,9 @@ pub struct ModelCard {
     pub source: CardSource,
     /// The file the card was read from.
     pub path: PathBuf,
-    /// What a user should know: values that were assumed, keys that could not be honoured.
+    /// Notes for the user: assumed values, ignored keys.
     pub notes: Vec<String>,
-    /// SHA-256 of the file of weights, hexadecimal, when it was computed.
+    /// SHA-256 of the weights file, hexadecimal, if computed.
     pub sha256: Option<String>,
 }
 
@@ -80,12 +80,12 @@ impl ModelCard {
         }
     }
 
-    /// The card in a folder, or beside a file of weights; `None` where there is no `config.json`.
+    /// The card in a folder, or beside a weights file; `None` without a `config.json`.
     ///
-    /// `resolve` turns an architecture's name, which is all that timm writes, into its configuration.
+    /// `resolve` turns an architecture's name into its configuration: timm's file has only the name.
     ///
     /// # Errors
-    /// A file that is not JSON, an unknown model, and values that describe no model.
+    /// A file that is not JSON, an unknown model, and an invalid configuration.
     pub fn find(path: &Path, resolve: &Resolve<'_>) -> Result<Option<Self>, LoadError> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config = folder.join("config.json");
@@ -120,7 +120,7 @@ impl ModelCard {
         if let Some(labels) = &card.labels
             && labels.len() != card.num_classes()
         {
-            let note = format!("{} labels for {} classes were left out", labels.len(), card.num_classes());
+            let note = format!("ignored {} labels for {} classes", labels.len(), card.num_classes());
             card.notes.push(note);
             card.labels = None;
         }
@@ -132,11 +132,10 @@ impl ModelCard {
         self.config.num_classes()
     }
 
-    /// Refuses a card that describes far more parameters than the file of weights holds, before any model is
-    /// made from it.
+    /// Refuses a card with far more parameters than the weights file holds, before a model is built from it.
     ///
     /// # Errors
-    /// [`LoadError::TooLarge`], and [`LoadError::Config`] for a configuration that makes no model.
+    /// [`LoadError::TooLarge`], and [`LoadError::Config`] for an invalid configuration.
     pub fn check_size(&self, elements_in_file: usize) -> Result<(), LoadError> {
         // Room for another head and a larger position table.
         let limit = (elements_in_file as u64).saturating_mul(2).saturating_add(64 << 20);
@@ -160,7 +159,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, LoadError> 
     serde_json::from_slice(&text).map_err(|e| LoadError::format(path, "JSON object", e))
 }
 
-/// Class names from a list, or from a map of class number to name. Numbers without a name get themselves.
+/// Class names from a list, or from a map of class number to name. A class without a name is named by its number.
 pub(crate) fn labels(key: &str, value: &Value) -> Result<Vec<String>, String> {
     const MOST: usize = 10_000_000;
     let text = |v: &Value| v.as_str().map(str::to_string).ok_or_else(|| expected(key, "names", v));
@@ -174,9 +173,9 @@ pub(crate) fn labels(key: &str, value: &Value) -> Result<Vec<String>, String> {
                 by_class.insert(class, text(name)?);
             }
             let classes = by_class.last_key_value().map_or(0, |(&last, _)| last.saturating_add(1));
-            // A few gaps are real; a class number far beyond the names is not.
+            // Allow gaps, but refuse a class number far beyond the number of names.
             if classes > MOST || classes > by_class.len().saturating_mul(100).saturating_add(1000) {
-                return Err(format!("`{key}` names class {} among {} classes", classes - 1, by_class.len()));
+                return Err(format!("`{key}` has class {} but only {} names", classes - 1, by_class.len()));
             }
             Ok((0..classes)
                 .map(|class| by_class.remove(&class).unwrap_or_else(|| class.to_string()))

@@ -1,4 +1,4 @@
-//! Conversions of tensors between libraries.
+//! Conversion of tensors between libraries' layouts.
 
 use super::HostTensor;
 use super::keys::Edit;
@@ -7,17 +7,17 @@ use super::tensors::{Dtype, TensorError, Tensors};
 /// A tensor's name and its error.
 pub(crate) type Named = (String, TensorError);
 
-/// What is known of patches that are held as vectors of pixels.
+/// Known sizes of patches that a file stores as vectors of pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patch {
-    /// `C`; unknown: 3, or 1 where 3 makes no square.
+    /// `C`. `None`: follows from `size`; without `size` it is 3, or 1 if 3 gives no square patch.
     pub channels: Option<usize>,
-    /// Height and width; unknown: a square.
+    /// Height and width. `None`: a square.
     pub size: Option<[usize; 2]>,
 }
 
 impl Patch {
-    /// Height, width and channels of a patch of so many pixels.
+    /// Height, width and channels of a patch with `pixels` values.
     fn shape(self, pixels: usize) -> Option<[usize; 3]> {
         let square = |channels| square_patch(pixels, channels).map(|side| [side, side, channels]);
         match (self.channels, self.size) {
@@ -33,7 +33,7 @@ impl Patch {
     }
 }
 
-/// One tensor from a library's layout to timm's.
+/// Converts one tensor from a library's layout to timm's.
 pub fn edit(tensor: &HostTensor, edit: Edit, patch: Patch) -> Result<HostTensor, TensorError> {
     let shape = tensor.shape();
     match edit {
@@ -58,11 +58,14 @@ pub fn edit(tensor: &HostTensor, edit: Edit, patch: Patch) -> Result<HostTensor,
     }
 }
 
-/// Pixels in the order rows, columns, channels to a kernel's.
+/// Reorders pixels from rows, columns, channels to a kernel's order.
 fn channels_first(tensor: &HostTensor, patch: Patch) -> Result<HostTensor, TensorError> {
     let pixels = tensor.shape().last().copied().unwrap_or(0);
     let Some([h, w, c]) = patch.shape(pixels) else {
-        return Err(TensorError::shape("of square patches of 1 or 3 channels, or as told", tensor.shape()));
+        return Err(TensorError::shape(
+            "of square patches with 1 or 3 channels, or of the stated patch_size and in_chans",
+            tensor.shape(),
+        ));
     };
     match *tensor.shape() {
         [width, _] => tensor.reshape(&[width, h, w, c])?.permute(&[0, 3, 1, 2]),
@@ -92,15 +95,15 @@ fn kernel(tensor: &HostTensor) -> Result<HostTensor, TensorError> {
     }
 }
 
-/// `P` with `P·P·channels` equal to `pixels`.
+/// `P` such that `P·P·channels` is `pixels`.
 pub(crate) fn square_patch(pixels: usize, channels: usize) -> Option<usize> {
     let side = pixels.checked_div(channels)?.isqrt();
     (pixels > 0 && side * side * channels == pixels).then_some(side)
 }
 
-/// Splits tensors that hold all blocks, `{stacked}rest` of shape `[L, …]`, into `{numbered}0/rest`, ….
+/// Splits tensors that stack all blocks: `{stacked}rest` of shape `[L, …]` into `{numbered}0/rest`, ….
 pub fn unstack(tensors: Tensors, stacked: &str, numbered: &str) -> Result<Tensors, Named> {
-    /// More blocks than any model has. Keeps a thin tensor from becoming a million names.
+    /// More blocks than any model has. Without this limit a thin tensor could become a million names.
     const MOST: usize = 1_000;
     let mut out = Tensors::new();
     for (name, tensor) in tensors {
@@ -186,7 +189,7 @@ pub fn adapt_channels(weight: &HostTensor, channels: usize) -> Result<HostTensor
     }
     if old == 0 || !(1..=1024).contains(&channels) {
         return Err(TensorError::shape(
-            format!("[D, C, P, P] to make {channels} channels of"),
+            format!("[D, C, P, P] to adapt to {channels} channels (1 to 1024)"),
             weight.shape(),
         ));
     }

@@ -1,4 +1,4 @@
-//! Which naming is a file in? Decided by telltale names; then everything is renamed to timm's.
+//! Detects a file's dialect by telltale names, and renames its tensors to timm's names.
 
 use serde_json::{Map, Value};
 
@@ -16,30 +16,30 @@ use super::{HostTensor, LoadError, TensorMap};
 use crate::models::{Config, ModelConfig};
 
 impl Dialect {
-    /// The dialect of tensors, and what stands in front of every name of the image model (`module.`, `vit.`,
-    /// `params/img/`, often nothing).
+    /// The dialect of tensors, and the prefix of the image model's names (`module.`, `vit.`, `params/img/`, often
+    /// empty).
     ///
     /// # Errors
-    /// [`LoadError::Dialect`] when no family's telltales are there.
+    /// [`LoadError::Dialect`] if the tensors have no dialect's telltales.
     pub fn detect(map: &TensorMap) -> Result<(Self, String), LoadError> {
         let Detected { naming, prefix, .. } = detect(map, None)?;
         Ok((naming.dialect, prefix))
     }
 }
 
-/// Whose file it is.
+/// The family, naming and prefix that a file was recognised by.
 struct Detected {
     family: &'static str,
     naming: &'static Naming,
     prefix: String,
 }
 
-/// The family, naming and prefix of a file's tensors. A family that is known beforehand goes before others.
+/// Detects family, naming and prefix of a file's tensors. A `family` known beforehand comes first.
 fn detect(map: &TensorMap, family: Option<&str>) -> Result<Detected, LoadError> {
     let mut best: Option<(Detected, [usize; 3])> = None;
     for (name, naming) in namings() {
         let Some(prefix) = prefix(map, naming) else { continue };
-        // Of equals the first in the list stays.
+        // On a tie the first in the list wins.
         let rank = [usize::from(family == Some(name)), usize::from(!naming.is_weak), naming.telltales.len()];
         if best.as_ref().is_none_or(|(_, least)| rank > *least) {
             best = Some((Detected { family: name, naming, prefix }, rank));
@@ -57,7 +57,7 @@ fn unknown_names(map: &TensorMap, nearest: Nearest) -> LoadError {
     }
 }
 
-/// What stands in front of a naming's telltales, if all of them are there: of several the shortest.
+/// The prefix of a naming's telltales, if all of them are present. Of several prefixes the shortest.
 fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
     let whole = map.names().filter_map(|name| {
         name.strip_suffix(naming.telltale()).filter(|at| at.is_empty() || at.ends_with(['.', '/']))
@@ -69,36 +69,36 @@ fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
     whole.filter(has_all).min_by_key(|at| at.len()).map(str::to_string)
 }
 
-/// What is known of a file before its tensors are renamed.
+/// Facts about a file, known before its tensors are renamed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known<'a> {
-    /// The family of the model; it goes before others that fit the names.
+    /// The family of the model. It comes before other families that fit the names.
     pub family: Option<&'a str>,
     /// Channels and size of the patches.
     pub patch: Patch,
-    /// A file that tells names, or fields of the configuration.
+    /// A key file with names or fields of the configuration.
     pub keys: Option<&'a KeyFile>,
 }
 
 impl Known<'_> {
-    /// What a configuration says.
+    /// The family and patches of a configuration.
     pub fn of(config: &ModelConfig) -> Self {
         Known { family: Some(config.family()), patch: patch(&config.fields()), keys: None }
     }
 
-    /// Fields that the file of names tells.
+    /// Fields of the configuration that the key file states.
     fn told(&self) -> Map<String, Value> {
         self.keys.map(|keys| keys.config.clone()).unwrap_or_default()
     }
 
-    /// The patches, as the file of names tells them, else as they are known.
+    /// Patches from the key file, else from the known configuration.
     fn patch(&self) -> Patch {
         let Patch { channels, size } = patch(&self.told());
         Patch { channels: channels.or(self.patch.channels), size: size.or(self.patch.size) }
     }
 }
 
-/// What fields of a configuration say about patches.
+/// The patches that fields of a configuration describe.
 fn patch(fields: &Map<String, Value>) -> Patch {
     Patch { channels: number(fields.get("in_chans")), size: sides(fields.get("patch_size")) }
 }
@@ -113,11 +113,11 @@ fn sides(value: Option<&Value>) -> Option<[usize; 2]> {
 }
 
 impl Converted {
-    /// The card that the tensors alone allow: sizes from shapes, the rest as the library that wrote them does it.
+    /// A card from the tensors alone: sizes from shapes, the rest from the defaults of the dialect's library.
     /// Preprocessing stays unknown.
     ///
     /// # Errors
-    /// Tensors that are no model of the family that claims them.
+    /// Tensors that do not form a model of the detected family.
     pub fn card(&self) -> Result<ModelCard, LoadError> {
         let inferred = (family(self.family).infer)(self);
         let Inferred { config, notes } = inferred.map_err(|error| self.unless_named_otherwise(error))?;
@@ -130,10 +130,10 @@ impl Converted {
 }
 
 impl Converted {
-    /// A configuration with the fields that a file of names tells.
+    /// Applies the fields of the key file to a configuration.
     ///
     /// # Errors
-    /// A field of another family, and fields that make no model.
+    /// A field of another family, and an invalid configuration.
     pub fn tell(&self, config: ModelConfig) -> Result<ModelConfig, LoadError> {
         if self.told.is_empty() {
             return Ok(config);
@@ -143,7 +143,7 @@ impl Converted {
         checked.map_err(|error| LoadError::config(&self.map.path, error))
     }
 
-    /// `error`; or, where most names are still like another library's, that they are unknown.
+    /// `error`, or an error about unknown names if another library's names are still the nearest.
     fn unless_named_otherwise(&self, error: LoadError) -> LoadError {
         let nearest = nearest(&self.map);
         match self.dialect == Dialect::Custom
@@ -155,7 +155,7 @@ impl Converted {
         }
     }
 
-    /// Height and width of the images, where a file of names tells them.
+    /// Height and width of the images, if the key file states them.
     pub(crate) fn img_size(&self) -> Option<[usize; 2]> {
         sides(self.told.get("img_size"))
     }
@@ -164,12 +164,12 @@ impl Converted {
 /// Renames and reshapes the tensors of any known dialect to timm's.
 ///
 /// # Errors
-/// Unknown names throughout, a tensor whose shape does not fit its name, and two tensors for one name.
+/// Names of no known dialect, a tensor whose shape does not fit its name, and two tensors with one new name.
 pub fn to_timm(map: TensorMap) -> Result<Converted, LoadError> {
     to_timm_with(map, &Known::default())
 }
 
-/// [`to_timm`] for a file of which something is known beforehand.
+/// [`to_timm`] with facts known beforehand.
 ///
 /// # Errors
 /// Those of [`to_timm`].
@@ -190,12 +190,13 @@ pub fn to_timm_with(mut map: TensorMap, known: &Known<'_>) -> Result<Converted, 
         }
         None => map.tensors,
     };
-    let places: Vec<Place> = tensors.keys().map(|name| place(naming, &prefix, name, &tensors)).collect();
+    let destinations: Vec<Destination> =
+        tensors.keys().map(|name| destination(naming, &prefix, name, &tensors)).collect();
     let mut num_heads = None;
-    for ((name, tensor), place) in tensors.into_iter().zip(places) {
-        let (new_name, how) = match place {
-            Place::As(name, how) => (name, how),
-            Place::Dropped(reason) => {
+    for ((name, tensor), destination) in tensors.into_iter().zip(destinations) {
+        let (new_name, how) = match destination {
+            Destination::As(name, how) => (name, how),
+            Destination::Dropped(reason) => {
                 out.dropped.push((name, reason));
                 continue;
             }
@@ -213,7 +214,7 @@ pub fn to_timm_with(mut map: TensorMap, known: &Known<'_>) -> Result<Converted, 
     Ok(Converted { map: out, dialect: naming.dialect, family: name, num_heads, told })
 }
 
-/// The tensors under the names that a file tells.
+/// Renames and reshapes the tensors by a key file.
 fn by_key_file(mut map: TensorMap, keys: &KeyFile, known: &Known<'_>) -> Result<Converted, LoadError> {
     leave_out(&mut map, keys);
     let path = map.path.clone();
@@ -230,7 +231,7 @@ fn by_key_file(mut map: TensorMap, keys: &KeyFile, known: &Known<'_>) -> Result<
     Ok(Converted { map: out, dialect: Dialect::Custom, family: keys.family, num_heads, told })
 }
 
-/// Takes out the tensors that a file of names leaves out.
+/// Removes the tensors that the key file leaves out.
 fn leave_out(map: &mut TensorMap, keys: &KeyFile) {
     let names: Vec<String> = map.names().filter(|name| keys.is_left_out(name)).map(str::to_string).collect();
     for name in names {
@@ -240,42 +241,42 @@ fn leave_out(map: &mut TensorMap, keys: &KeyFile) {
 }
 
 /// Where a tensor goes.
-enum Place {
+enum Destination {
     As(String, Edit),
     Dropped(String),
 }
 
-fn place(naming: &Naming, prefix: &str, name: &str, file: &Tensors) -> Place {
+fn destination(naming: &Naming, prefix: &str, name: &str, file: &Tensors) -> Destination {
     let Some(inner) = name.strip_prefix(prefix) else {
-        return place_outside(naming, prefix, name, file);
+        return destination_outside(naming, prefix, name, file);
     };
     if let Some(reason) = (naming.left_out)(inner, file) {
-        return Place::Dropped(reason.to_string());
+        return Destination::Dropped(reason.to_string());
     }
     let found = naming.rows.iter().find_map(|rows| keys::lookup(rows, inner));
     match keys::lookup(naming.beside, inner).or(found) {
-        Some((name, how)) => Place::As(name, how),
-        None => Place::As(inner.to_string(), Edit::Keep),
+        Some((name, how)) => Destination::As(name, how),
+        None => Destination::As(inner.to_string(), Edit::Keep),
     }
 }
 
-/// Names that do not stand under the image model's prefix.
-fn place_outside(naming: &Naming, prefix: &str, name: &str, file: &Tensors) -> Place {
+/// The destination of a tensor outside the image model's prefix.
+fn destination_outside(naming: &Naming, prefix: &str, name: &str, file: &Tensors) -> Destination {
     if let Some((name, how)) = (naming.outside)(prefix, name).or_else(|| keys::lookup(naming.beside, name)) {
-        return Place::As(name, how);
+        return Destination::As(name, how);
     }
     if naming.beside.is_empty() {
-        return Place::Dropped(format!("not part of the image model under `{}`", shorten(prefix)));
+        return Destination::Dropped(format!("not part of the image model under `{}`", shorten(prefix)));
     }
     match (naming.left_out)(name, file) {
-        Some(reason) => Place::Dropped(reason.to_string()),
-        None => Place::As(name.to_string(), Edit::Keep),
+        Some(reason) => Destination::Dropped(reason.to_string()),
+        None => Destination::As(name.to_string(), Edit::Keep),
     }
 }
 
 fn insert(map: &mut TensorMap, name: String, tensor: HostTensor) -> Result<(), LoadError> {
     match map.tensors.contains_key(&name) {
-        true => Err(LoadError::tensor(&map.path, &name, "two tensors of the file go by this name")),
+        true => Err(LoadError::tensor(&map.path, &name, "two tensors of the file map to this name")),
         false => {
             map.tensors.insert(name, tensor);
             Ok(())
@@ -283,13 +284,13 @@ fn insert(map: &mut TensorMap, name: String, tensor: HostTensor) -> Result<(), L
     }
 }
 
-/// Renames timm's tensors to transformers', as files have them: the base model's name in front, query, key
-/// and value apart.
+/// Renames timm's tensors to the names in transformers' files: with the base model's prefix, and with query, key and
+/// value as separate tensors.
 ///
-/// Without a head the base model itself is written, whose names have nothing in front.
+/// Without a head the names have no prefix: the file is one of the base model itself.
 ///
 /// # Errors
-/// A tensor that transformers' model has no place for, and a family that transformers does not have.
+/// A tensor that transformers' model lacks, and a family that transformers lacks.
 pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
     let fail = |name: &str, reason: &str| Err(LoadError::tensor(&map.path, name, reason));
     let family_name = detect(map, None)?.family;
@@ -299,7 +300,7 @@ pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
     };
     let all: Vec<&Naming> = of_library.collect();
     let Some(naming) = all.iter().find(is_complete).or(all.last()) else {
-        return fail("", &format!("transformers' {family_name} is not written"));
+        return fail("", &format!("a {family_name} cannot be written in transformers' layout"));
     };
     let has_head = naming.beside.iter().any(|(_, layer, _)| map.contains(&format!("{layer}.weight")));
     let prefix = if has_head { naming.base } else { "" };

@@ -1,4 +1,4 @@
-//! The effect of another epsilon of the norms on a model's answers.
+//! The effect of another norm epsilon on a model's output.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -11,10 +11,10 @@ use crate::layers::observe::Silent;
 use crate::models::{Config, ModelConfig, Network, Want};
 
 /// The change of a model's output if its norms use `epsilon`: the largest difference over the largest value.
-/// Measured on the logits (or the tokens, without a head) of two noise images.
+/// Measured on the logits of two noise images, or on the tokens if there is no head.
 ///
 /// # Errors
-/// A configuration that makes no model, and tensors that do not fit the model.
+/// An invalid configuration, and tensors that do not fit the model.
 pub fn change_of_epsilon(map: &TensorMap, config: &ModelConfig, epsilon: f64) -> Result<f64, ModelError> {
     let own = outputs(map, config)?;
     let other = outputs(map, &config.with("norm_eps", json!(epsilon))?)?;
@@ -39,7 +39,7 @@ fn outputs(map: &TensorMap, config: &ModelConfig) -> Result<Vec<f64>, ModelError
     Ok(out.iter::<f64>().collect())
 }
 
-/// Numbers in [-2, 2), the same on every run.
+/// Pseudo-random numbers in [-2, 2), the same on every run.
 fn noise(count: usize) -> Vec<f32> {
     let number = |i: usize| {
         let x = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

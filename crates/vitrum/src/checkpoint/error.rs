@@ -163,7 +163,7 @@ pub enum LoadError {
         /// The naming that is most like them.
         nearest: Box<Nearest>,
     },
-    /// A file of names cannot be read.
+    /// A key file cannot be read.
     #[error(transparent)]
     Keys(#[from] KeyFileError),
     /// A configuration file is invalid.
@@ -256,6 +256,18 @@ pub enum KeyFileError {
     /// The file cannot be read.
     #[error(transparent)]
     Read(Box<LoadError>),
+    /// A folder instead of a file.
+    #[error("{path}: a folder; names of tensors are read from a TOML file", path = .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No key at all.
+    #[error("{path}: empty; a key file has `rows`, `prefix`, `left_out`, `family` or `[config]`", path = .path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// A line of the file.
     #[error("{path}:{line}: {fault}", path = .path.display())]
     Line {
@@ -303,7 +315,7 @@ impl KeyFileError {
     pub fn path(&self) -> &Path {
         match self {
             Self::Read(error) => error.path(),
-            Self::Line { path, .. } => path,
+            Self::Folder { path } | Self::Empty { path } | Self::Line { path, .. } => path,
         }
     }
 }

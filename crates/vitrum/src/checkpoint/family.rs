@@ -1,7 +1,7 @@
-//! What the files of each family look like: one room per family, and what the rest asks of them.
+//! The files of each family: one module per family, and the trait that each module implements.
 //!
-//! A family's room knows the names that libraries give its tensors, how a configuration follows from tensors, how
-//! tensors of one size become those of another, and how other libraries write its configuration.
+//! A family's module names its tensors in each library, infers a configuration from tensors, fits tensors to other
+//! sizes, and reads and writes other libraries' configurations.
 
 mod deit;
 mod vit;
@@ -17,12 +17,12 @@ use crate::models::{Config, ConfigError, ModelConfig, each_config, each_family};
 
 pub use vit::infer_config;
 
-/// A configuration told from tensors.
+/// A configuration inferred from tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inferred<C> {
     /// The model.
     pub config: C,
-    /// What had to be assumed, in words.
+    /// The assumptions, for the user.
     pub notes: Vec<String>,
 }
 
@@ -33,21 +33,21 @@ pub struct HuggingFaceModel {
     pub model_type: &'static str,
     /// The Python class.
     pub class: &'static str,
-    /// The other fields, but those of the labels.
+    /// The other fields, without the labels.
     pub fields: Map<String, Value>,
-    /// Whether transformers resizes the model's positions as it does itself, and timm would not compute the same.
+    /// Whether transformers computes the same as this model, with its position resizing, and timm does not.
     pub is_own: bool,
 }
 
-/// What a family's files look like.
+/// The files of a family.
 pub trait Files: Config + Into<ModelConfig> {
     /// How libraries name its tensors.
     const NAMINGS: &'static [Naming];
 
-    /// The convolution that meets the image (timm's `first_conv`).
+    /// The first convolution on the image (timm's `first_conv`).
     const FIRST_CONV: &'static str;
 
-    /// Puts renamed tensors into timm's layout where that takes several of them.
+    /// Conversions to timm's layout that need several tensors. The tensors are renamed already.
     ///
     /// # Errors
     /// A tensor that does not fit the others.
@@ -55,34 +55,33 @@ pub trait Files: Config + Into<ModelConfig> {
         Ok(())
     }
 
-    /// The configuration of tensors without a card: sizes from shapes, the rest as the library that wrote the file does
-    /// it.
+    /// The configuration of tensors without a card: sizes from shapes, the rest from defaults of the file's library.
     ///
     /// # Errors
-    /// Tensors that are no model of this family, or one whose sizes contradict each other.
+    /// Tensors that do not form a model of this family, or whose sizes contradict each other.
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError>;
 
-    /// Takes from a file's configuration the fields that overrule the catalogue's: the number of classes, and the options
-    /// in which the file's library differs from timm.
+    /// Overrides a catalogue configuration with what the file shows: the number of classes, and the options in which
+    /// the file's library differs from timm.
     ///
     /// # Errors
     /// As [`infer`](Files::infer).
     fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError>;
 
-    /// What the file tells where transformers' `config.json` does not: whether a model of no stated class has a head, and
+    /// Settles what transformers' `config.json` leaves open: whether a model without a stated class has a head, and
     /// whether a bare model has a pooler.
     fn settle_huggingface(self, _file: &TensorMap, _class: Option<&str>) -> Inferred<Self> {
         Inferred { config: self, notes: Vec::new() }
     }
 
-    /// Makes tensors of the model `of` fit this one: positions, channels, moved norms. Without `of` the grid of positions
-    /// is a square and channels stay. Other sizes stay, and are reported as mismatched.
+    /// Fits tensors of the model `of` to this one: resizes positions, adapts channels, moves norms. Without `of` it
+    /// assumes a square position grid and keeps the channels. Other sizes stay, and are reported as mismatched.
     fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report);
 
-    /// Rounds what conversion left wider than the file, before the tensors are written.
+    /// Rounds tensors that conversion made wider than the file's dtype, before writing.
     ///
     /// # Errors
-    /// A value beyond the type.
+    /// A value beyond the range of the dtype.
     fn narrow(_tensors: &mut TensorMap) -> Result<(), LoadError> {
         Ok(())
     }
@@ -90,24 +89,24 @@ pub trait Files: Config + Into<ModelConfig> {
     /// Width of the vector before the classifier (timm's `num_features`).
     fn num_features(&self) -> usize;
 
-    /// An argument of timm's `model_args` that is no field of this name: `None` if it is one.
+    /// Applies an argument of timm's `model_args` that has no field of the same name. `None`: apply it as a field.
     fn timm_arg(&self, _key: &str, _value: &Value) -> Option<Result<Self, String>> {
         None
     }
 
-    /// Makes `args`, the fields that differ from timm's architecture `base`, arguments of timm's.
+    /// Turns `args`, the fields that differ from timm's architecture `base`, into timm's arguments.
     ///
     /// # Errors
     /// A difference that timm's arguments cannot state.
     fn timm_args(&self, base: &Self, args: &mut Map<String, Value>) -> Result<(), String>;
 
-    /// The configuration of a transformers `config.json`; `None` if its `model_type` is not of this family. Classes are
-    /// laid over afterwards.
+    /// The configuration of a transformers `config.json`; `None` if its `model_type` is not of this family. The caller
+    /// sets the number of classes.
     fn of_huggingface(_fields: &Fields<'_>, _class: Option<&str>) -> Option<Result<Self, String>> {
         None
     }
 
-    /// The model as transformers knows it.
+    /// The model in transformers' terms.
     ///
     /// # Errors
     /// A value that transformers has no field for.
@@ -117,8 +116,7 @@ pub trait Files: Config + Into<ModelConfig> {
 /// [`Files::of_huggingface`] for any family.
 type OfHuggingFace = fn(&Fields<'_>, Option<&str>) -> Option<Result<ModelConfig, String>>;
 
-/// Rows that are no dialect of their own: timm's names themselves, and torch's encoder, which is part of models of any
-/// name.
+/// Rows that do not form a dialect: timm's own names, and torch's encoder, which is part of many models.
 pub(super) const EXTRA_TABLES: &[ExtraTable] = &[
     ExtraTable { library: "timm", rows: &vit::keys::timm::OWN, config: &[] },
     ExtraTable {
@@ -132,7 +130,7 @@ pub(super) const EXTRA_TABLES: &[ExtraTable] = &[
     },
 ];
 
-/// A family as a value.
+/// The constants and functions of a family's [`Files`].
 pub(crate) struct Family {
     pub namings: &'static [Naming],
     pub finish: fn(&mut TensorMap) -> Result<(), LoadError>,
@@ -201,7 +199,7 @@ impl ModelConfig {
         each_config!(self, config => config.settle_huggingface(file, class).any())
     }
 
-    /// [`Files::fit`]; a source of another family says nothing.
+    /// [`Files::fit`]. Ignores `of` from another family.
     pub(crate) fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
         each_config!(self, config => {
             let of = of.and_then(|of| of.clone().try_into().ok());
@@ -209,7 +207,7 @@ impl ModelConfig {
         });
     }
 
-    /// One of timm's `model_args`, laid over.
+    /// The configuration with one of timm's `model_args` applied.
     pub(crate) fn with_timm_arg(&self, key: &str, value: &Value) -> Result<Self, String> {
         let known = each_config!(self, config => {
             config.timm_arg(key, value).map(|found| found.map(Self::from))
@@ -217,14 +215,14 @@ impl ModelConfig {
         known.unwrap_or_else(|| {
             self.with(key, value.clone()).map_err(|error| match error {
                 ConfigError::UnknownField { field, family, .. } => {
-                    format!("unknown argument `{field}` = {value}, of a {family}")
+                    format!("unknown argument `{field}` = {value} for a {family}")
                 }
                 other => other.to_string(),
             })
         })
     }
 
-    /// The arguments with which timm makes this model out of its architecture `base`.
+    /// The arguments that turn timm's architecture `base` into this model.
     pub(crate) fn timm_args(&self, base: &Self) -> Result<Map<String, Value>, String> {
         if self.family() != base.family() {
             return Err(format!("timm's architecture is a {}, the model a {}", base.family(), self.family()));

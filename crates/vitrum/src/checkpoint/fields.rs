@@ -1,4 +1,4 @@
-//! Values of configuration files, with the key in every error.
+//! Reads values of configuration files. Every error names the key.
 
 use serde_json::{Map, Value};
 
@@ -57,13 +57,13 @@ fn as_size(value: &Value) -> Option<usize> {
     usize::try_from(value.as_u64()?).ok()
 }
 
-/// `key` should hold something else.
+/// The error text for a `key` with an unexpected value.
 pub(crate) fn expected(key: &str, what: &str, found: &Value) -> String {
     let found: String = found.to_string().chars().take(80).collect();
     format!("`{key}` should be {what}, found {found}")
 }
 
-/// `F / D` such that `floor(D * ratio)` is `F` again.
+/// The ratio `F / D`, adjusted if needed so that `floor(D * ratio)` is exactly `F`.
 pub(crate) fn mlp_ratio(hidden: usize, width: usize) -> f64 {
     let ratio = hidden as f64 / width.max(1) as f64;
     match (width as f64 * ratio) as usize == hidden {
@@ -72,7 +72,7 @@ pub(crate) fn mlp_ratio(hidden: usize, width: usize) -> f64 {
     }
 }
 
-/// timm's and Hugging Face's names of non-linearities.
+/// The activation with this name in timm or Hugging Face.
 pub(crate) fn activation(key: &str, name: &str) -> Result<Activation, String> {
     Ok(match name {
         "gelu" | "GELU" => Activation::Gelu,

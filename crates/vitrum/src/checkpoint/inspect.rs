@@ -113,7 +113,7 @@ pub fn inspect(path: &Path, resolve: &Resolve<'_>) -> Result<Inspection, LoadErr
 /// As [`inspect`], with the set of weights to describe ([`read_set`]), and a file that tells names.
 ///
 /// # Errors
-/// Those of [`inspect`], a set that the file does not have, and a file of names that cannot be read.
+/// Those of [`inspect`], a set that the file does not have, and a key file that cannot be read.
 pub fn inspect_set(
     path: &Path,
     weight_set: Option<&str>,

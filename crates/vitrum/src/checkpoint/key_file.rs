@@ -1,8 +1,8 @@
-//! A file that says how tensors are called and what they belong to, for names that no dialect knows.
+//! A key file, for tensor names that no dialect knows: it maps them to timm's names and states config fields.
 //!
 //! ```toml
-//! prefix = "model."                # stands in front of every name below
-//! left_out = ["decoder.*"]         # tensors that may be left out; * stands for any text
+//! prefix = "model."                # prefix of every name below
+//! left_out = ["decoder.*"]         # tensors that may be left out; * matches any text
 //! rows = [                         # name in the file, name here, edit
 //!   ["embed.projection", "patch_embed.proj"],
 //!   ["layers.{N}.self_attn.in_proj_weight", "blocks.{N}.attn.qkv.weight"],
@@ -13,7 +13,7 @@
 //! num_heads = 8
 //! ```
 //!
-//! A row that names a module also names its `.weight` and `.bias`. Names without a row stay as they are.
+//! A row for a module also covers its `.weight` and `.bias`. Names without a row stay as they are.
 
 use std::path::{Path, PathBuf};
 
@@ -27,21 +27,21 @@ use super::read::read_bounded;
 use crate::layers::names::wildcard;
 use crate::models::ModelConfig;
 
-/// Most bytes of such a file.
+/// Size limit of a key file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Names of tensors, from a file.
+/// The contents of a key file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyFile {
     /// The file.
     pub path: PathBuf,
-    /// The family of the model, as `config.json` names it; `vit` where the file says nothing.
+    /// The family of the model, as `config.json` names it. Default: `vit`.
     pub family: &'static str,
-    /// What stands in front of all names of the model.
+    /// Prefix of all names of the model.
     pub prefix: String,
-    /// Names of tensors that may be left out, behind the prefix; `*` stands for any text.
+    /// Names, without the prefix, of tensors that may be left out. `*` matches any text.
     pub left_out: Vec<String>,
-    /// Name in the file behind the prefix, timm's name, and the edit between.
+    /// Name in the file without the prefix, timm's name, and the edit.
     pub rows: Vec<(String, String, Edit)>,
     /// Fields of the configuration.
     pub config: Map<String, Value>,
@@ -61,13 +61,23 @@ struct Raw {
     config: std::collections::BTreeMap<Spanned<String>, toml::Value>,
 }
 
+impl Raw {
+    fn is_empty(&self) -> bool {
+        let Self { family, prefix, left_out, rows, config } = self;
+        family.is_none() && prefix.is_empty() && left_out.is_empty() && rows.is_empty() && config.is_empty()
+    }
+}
+
 impl KeyFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// A file that cannot be read, and the first line that says nothing sensible.
+    /// A file that cannot be read, and the first invalid line.
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        let bytes = read_bounded(path, "the file of names", MAX_BYTES)
+        if path.is_dir() {
+            return Err(KeyFileError::Folder { path: path.to_path_buf() });
+        }
+        let bytes = read_bounded(path, "the key file", MAX_BYTES)
             .map_err(|error| KeyFileError::Read(Box::new(error)))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Self::parse(path, text),
@@ -78,16 +88,19 @@ impl KeyFile {
         }
     }
 
-    /// The contents of a file.
+    /// Parses the contents of a file.
     ///
     /// # Errors
-    /// The first line that says nothing sensible.
+    /// The first invalid line.
     pub fn parse(path: &Path, text: &str) -> Result<Self, KeyFileError> {
         let line = |at: usize| 1 + text[..at.min(text.len())].matches('\n').count();
         let raw: Raw = toml::from_str(text).map_err(|error: toml::de::Error| {
             let at = error.span().map_or(0, |span| span.start);
             fault(path, line(at), KeyFault::Toml(error.message().trim_end().to_string()))
         })?;
+        if raw.is_empty() {
+            return Err(KeyFileError::Empty { path: path.to_path_buf() });
+        }
         let family = match &raw.family {
             None => "vit",
             Some(name) => read_family(name.get_ref()).map_err(|f| fault(path, line(name.span().start), f))?,
@@ -115,12 +128,12 @@ impl KeyFile {
         })
     }
 
-    /// timm's name of a tensor behind the prefix, and the edit, from the first row that fits.
+    /// timm's name for a name without the prefix, and the edit, from the first row that matches.
     pub fn lookup(&self, name: &str) -> Option<(String, Edit)> {
         self.rows.iter().find_map(|(from, to, edit)| Some((translate(from, to, name)?, *edit)))
     }
 
-    /// A tensor's name behind the prefix; the whole name where it does not stand in front.
+    /// A tensor's name without the prefix; the whole name if it does not have the prefix.
     pub fn inner<'a>(&self, name: &'a str) -> &'a str {
         name.strip_prefix(&self.prefix).unwrap_or(name)
     }
@@ -164,7 +177,7 @@ fn read_edit(name: &str) -> Result<Edit, KeyFault> {
     known.map(|(_, edit)| *edit).ok_or_else(|| KeyFault::Edit(name.into()))
 }
 
-/// The value of a field as the configuration takes it.
+/// The value of a field in the form that the configuration stores.
 fn field(config: &ModelConfig, key: &str, value: toml::Value) -> Result<Value, KeyFault> {
     let value = serde_json::to_value(value).map_err(|error| KeyFault::Field(error.to_string()))?;
     let with = config.with(key, value.clone()).map_err(|error| KeyFault::Field(error.to_string()))?;

@@ -1,27 +1,26 @@
-//! Rows from a library's names to timm's. The tables stand in each family's room ([`super::family`]).
+//! Rows from a library's names to timm's. Each family's module has its tables ([`super::family`]).
 //!
-//! `{N}` in a row stands for the number of a block. A row that names a module also stands for its `.weight`
-//! and `.bias`.
+//! `{N}` in a row is the number of a block. A row for a module also covers its `.weight` and `.bias`.
 
-/// What happens to a tensor on its way to timm's layout.
+/// How to convert a tensor to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Nothing.
+    /// No change.
     Keep,
-    /// Axes of length 1 in front until there are three: a token or a table without a batch axis.
+    /// Prepends axes of length 1 up to rank 3, for a token or table without a batch axis.
     Rank3,
     /// `[in, out]` to `[out, in]`.
     Transpose,
-    /// A convolution's `[height, width, in, out]` to `[out, in, height, width]`; `[height·width·in, out]` too.
+    /// A convolution's `[height, width, in, out]` to `[out, in, height, width]`; `[P·P·3, out]` to `[out, 3, P, P]`.
     Kernel,
-    /// A projection to heads, `[D, heads, dh]` to `[heads·dh, D]`.
+    /// A projection into heads, `[D, heads, dh]` to `[heads·dh, D]`.
     ToHeads,
-    /// A projection from heads, `[heads, dh, D]` to `[D, heads·dh]`.
+    /// A projection out of heads, `[heads, dh, D]` to `[D, heads·dh]`.
     FromHeads,
     /// To a vector.
     Flatten,
-    /// A matrix of patches with their channels last, `[D, P·P·C]`, to a convolution's `[D, C, P, P]`; a vector `[P·P·C]`
-    /// to the order of that kernel.
+    /// A patch projection with channels last, `[D, P·P·C]`, to a convolution's `[D, C, P, P]`. A vector `[P·P·C]` gets
+    /// the order of that kernel.
     Pixels,
 }
 
@@ -37,7 +36,7 @@ pub(super) const EDITS: [(&str, Edit); 8] = [
     ("flatten", Edit::Flatten),
 ];
 
-/// The name of an edit in a file of names.
+/// The name of an edit in a key file.
 pub(super) fn edit_name(edit: Edit) -> &'static str {
     let known = EDITS.iter().find(|(_, known)| *known == edit);
     known.map(|(name, _)| *name).expect("every edit has a name")
@@ -46,17 +45,17 @@ pub(super) fn edit_name(edit: Edit) -> &'static str {
 /// Name in the library, name in timm, and the edit between.
 pub type Row = (&'static str, &'static str, Edit);
 
-/// timm's name for `name`, and the edit, from the first row that fits.
+/// timm's name for `name`, and the edit, from the first row that matches.
 pub fn lookup(table: &[Row], name: &str) -> Option<(String, Edit)> {
     table.iter().find_map(|&(from, to, edit)| Some((translate(from, to, name)?, edit)))
 }
 
-/// The library's name for timm's `name`, from the first row that fits.
+/// The library's name for timm's `name`, from the first row that matches.
 pub fn lookup_back(table: &[Row], name: &str) -> Option<String> {
     table.iter().find_map(|&(to, from, _)| translate(from, to, name))
 }
 
-/// `name` under another pattern, if it fits the first one.
+/// Rewrites `name` from the pattern `from` to the pattern `to`; `None` if it does not match `from`.
 pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
     let (number, rest) = match from.split_once("{N}") {
         None => ("", name.strip_prefix(from)?),

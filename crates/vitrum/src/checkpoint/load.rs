@@ -1,5 +1,5 @@
-//! From what a user names to a model that answers: find the files, read the card, give the tensors
-//! timm's names, fill the model, report.
+//! Loads a model by name or path: finds the files, reads the card, renames the tensors to timm's names, fills the
+//! model, reports.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,64 +28,64 @@ pub use error::{BoxedError, EightBitsLimit, ModelError};
 use find::{Found, adopt, find};
 use weights::{int8_weights, weights};
 
-/// Changes a configuration before a model is made of it.
+/// Changes a configuration before the model is built.
 pub type Edit<'a> = dyn Fn(ModelConfig) -> Result<ModelConfig, BoxedError> + 'a;
 
-/// Told how a download goes: the file's name, the bytes on disk, the bytes in all (0 if unknown).
+/// Callback for the progress of a download: file name, bytes on disk, total bytes (0 if unknown).
 pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
-/// What to load, and what may differ from it.
+/// What to load, and how the model may differ from it.
 pub struct LoadOptions<'a> {
-    /// A folder with `config.json` and weights, a file of weights, a name of the catalogue, `hf:ORG/NAME`, or `demo`.
+    /// A folder with `config.json` and weights, a weights file, a catalogue name, `hf:ORG/NAME`, or `demo`.
     pub model: String,
     /// Weights that replace the model's own.
     pub checkpoint: Option<PathBuf>,
-    /// Which of several sets of weights in the file, by the words in front of its tensors: `student`, `state_dict`.
-    /// Without it averaged weights come before others, and a teacher before its student.
+    /// The set of weights to take from a file with several, by its prefix: `student`, `state_dict`. Default: averaged
+    /// weights before others, a teacher before its student.
     pub weight_set: Option<String>,
-    /// A file that tells names which no dialect knows, and fields that tensors do not show ([`KeyFile`]).
+    /// A key file ([`KeyFile`]): names that no dialect has, and fields that tensors do not show.
     ///
     /// [`KeyFile`]: super::KeyFile
     pub keys: Option<PathBuf>,
-    /// Number of classes; another than the file's means a new head.
+    /// Number of classes. If it differs from the file's, the head is new; 0 drops the head.
     pub num_classes: Option<usize>,
-    /// Height and width; positions are resized.
+    /// Height and width of the input. Positions are resized to it.
     pub img_size: Option<[usize; 2]>,
-    /// Whether a Hugging Face processor's own size decides what enters the model, where `img_size` does not: positions
-    /// are resized to it. Else the model keeps the size in its `config.json`.
+    /// Whether a Hugging Face processor's size is the input size if `img_size` is `None`. Positions are resized to it.
+    /// If false, the model keeps the size in its `config.json`.
     pub size_of_processor: bool,
-    /// Channels of the images; the patch projection is adapted, as timm adapts it.
+    /// Channels of the images. The patch projection is adapted as in timm.
     pub in_chans: Option<usize>,
-    /// How tokens become one vector, over the card's way; the norm of a model that pools one token moves behind the
-    /// pooling where the new way has it there.
+    /// Pooling, overriding the card's. The norm of a token-pooling model moves after the pooling if the new pooling has
+    /// its norm there.
     pub global_pool: Option<GlobalPool>,
-    /// How positions are resized, over the card's method.
+    /// Method of resizing positions, overriding the card's.
     pub pos_resize: Option<PosResize>,
-    /// A last word on the configuration.
+    /// Changes the configuration after all other options.
     pub edit: Option<&'a Edit<'a>>,
     /// Type of the model's values: f32 or f64.
     pub dtype: DType,
-    /// Whether weights are rounded to bf16 or turned into eight bits once they are loaded; those of a file that are in
-    /// eight bits stay so, and are refused beside bf16.
+    /// Rounds loaded weights to bf16, or quantises them to int8. int8 weights of a file stay int8, and are refused with
+    /// bf16.
     pub precision: Precision,
-    /// Whether a file with weights in eight bits is refused: for training, which needs the floating-point ones.
+    /// Whether a file with int8 weights is refused. Training needs floating-point weights.
     pub floats_only: bool,
-    /// Keys the file may lack; `*` stands for any text.
+    /// Keys the file may lack; `*` matches any text.
     pub allow_missing: Vec<String>,
-    /// Keys of the file that may be ignored; `*` stands for any text.
+    /// Keys of the file that may be ignored; `*` matches any text.
     pub allow_unexpected: Vec<String>,
-    /// Whether a model without weights is an error; else it gets fresh values.
+    /// Whether a model without weights is an error. If false, it gets fresh values.
     pub needs_weights: bool,
     /// Seed of fresh values.
     pub seed: u64,
     /// Never touch the network.
     pub offline: bool,
-    /// Told how downloads go.
+    /// Callback for the progress of downloads.
     pub progress: Option<Progress>,
 }
 
 impl<'a> LoadOptions<'a> {
-    /// `model` as it is, in f32, with its weights.
+    /// Loads `model` unchanged, in f32, with its weights.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
             model: model.into(),
@@ -117,13 +117,13 @@ impl<'a> LoadOptions<'a> {
 pub struct Loaded {
     /// The model.
     pub model: Model,
-    /// What to call it.
+    /// Its name for the user.
     pub name: String,
-    /// How images are prepared; `None` when nothing says so.
+    /// Preprocessing of images; `None` if unknown.
     pub preprocess: Option<Preprocess>,
     /// Name of each class.
     pub labels: Option<Vec<String>>,
-    /// The card, where there is one.
+    /// The card, if there is one.
     pub card: Option<ModelCard>,
     /// What happened to every tensor; `None` for a fresh model.
     pub report: Option<Report>,
@@ -163,7 +163,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     Ok(Loaded { model, name, preprocess, labels, card, report, notes })
 }
 
-/// Refuses a precision that other options, or the device, exclude.
+/// Refuses a precision that the other options or the device do not support.
 fn check_precision(options: &LoadOptions<'_>, device: &Device) -> Result<(), ModelError> {
     if options.precision == Precision::F32 {
         return Ok(());
@@ -177,7 +177,7 @@ fn check_precision(options: &LoadOptions<'_>, device: &Device) -> Result<(), Mod
     Ok(())
 }
 
-/// The configuration of the file, with what was asked for laid over.
+/// The configuration of the file with the options applied.
 fn edited(
     source: &ModelConfig,
     found: &mut Found,
@@ -195,7 +195,7 @@ fn edited(
     }
 }
 
-/// Leaves out the heads of the file that the model asked for does not have.
+/// Drops heads of the file that the requested model does not have.
 fn drop_heads(tensors: &mut TensorMap, source: &ModelConfig, config: &ModelConfig, found: &mut Found) {
     if source.family() != config.family() {
         return;
@@ -206,19 +206,19 @@ fn drop_heads(tensors: &mut TensorMap, source: &ModelConfig, config: &ModelConfi
         if tensors.len() < before {
             found
                 .notes
-                .push(format!("{}: {head} is left out; the model asked for has no such head", found.name));
+                .push(format!("{}: {head} is left out; the requested model has no such head", found.name));
         }
     }
 }
 
-/// Whether the classes asked for are others than the file's.
+/// Whether the requested number of classes differs from the file's.
 fn wants_new_head(source: &ModelConfig, file: Option<&Converted>, options: &LoadOptions<'_>) -> bool {
     let Some(asked) = options.num_classes.filter(|asked| *asked != 0) else { return false };
     let rows = |file: &Converted| file.map.rows(&format!("{}.weight", source.heads().first()?));
     file.and_then(rows) != Some(asked)
 }
 
-/// A model without weights of a file.
+/// A model with fresh values.
 fn fresh(
     config: &ModelConfig,
     found: &mut Found,
@@ -235,7 +235,7 @@ fn fresh(
     })
 }
 
-/// A model with the weights of a file made for `source`.
+/// A model with the weights of a file for `source`.
 fn fill(
     config: &ModelConfig,
     source: &ModelConfig,
@@ -273,7 +273,7 @@ fn fill(
     Ok((model, report))
 }
 
-/// Preprocessing for the model's images. Grey ones keep the level that all channels share, where they share one.
+/// Adapts preprocessing to the model's input. Grey images keep one mean and one std if all channels share them.
 fn prepared_for(config: &ModelConfig, mut preprocess: Preprocess) -> Preprocess {
     let image = config.input().image();
     preprocess.input_size = [image.channels, image.size[0], image.size[1]];
@@ -285,7 +285,7 @@ fn prepared_for(config: &ModelConfig, mut preprocess: Preprocess) -> Preprocess 
     preprocess
 }
 
-/// Height and width of the images where they are not the model's own: those asked for, else the processor's.
+/// The input size from the options, else from the processor; `None` keeps the model's.
 fn image_size(config: &ModelConfig, found: &mut Found, options: &LoadOptions<'_>) -> Option<[usize; 2]> {
     let of_hugging_face = found.card.as_ref().is_some_and(|card| card.source == CardSource::HuggingFace);
     if options.img_size.is_some() {
@@ -308,16 +308,15 @@ fn image_size(config: &ModelConfig, found: &mut Found, options: &LoadOptions<'_>
 pub struct Opened {
     /// The tensors, under timm's names and in timm's layouts.
     pub tensors: TensorMap,
-    /// The naming the file had.
+    /// The dialect of the file.
     pub dialect: Dialect,
-    /// What is known of it, from its own card, the catalogue, or its shapes.
+    /// Its card: its own, or one from the catalogue or its shapes.
     pub card: ModelCard,
     /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Reads a checkpoint without making a model of it. Positions are brought to the size that [`load`] would give the
-/// model.
+/// Reads a checkpoint without building a model. Positions are resized to the input size that [`load`] would use.
 ///
 /// # Errors
 /// [`ModelError`], naming the file.
@@ -357,7 +356,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     Ok(Opened { tensors, dialect, card, notes: found.notes })
 }
 
-/// Refuses tensors that are not those of the model described; what the model does not know may be there.
+/// Refuses missing tensors and wrong shapes. Extra tensors are allowed.
 fn check_shapes(config: &ModelConfig, tensors: &TensorMap, notes: &[String]) -> Result<(), ModelError> {
     let skeleton = config.skeleton(&Device::flex())?;
     let mut report = Report::default();
@@ -381,7 +380,7 @@ fn check_shapes(config: &ModelConfig, tensors: &TensorMap, notes: &[String]) -> 
     Ok(())
 }
 
-/// The card's labels; where there are none, a thousand classes are taken for ImageNet's, as timm takes them.
+/// The card's labels. Without labels, 1000 classes get those of ImageNet-1k, as in timm.
 fn labels(found: &mut Found, num_classes: usize, head_is_new: bool) -> Option<Vec<String>> {
     if head_is_new {
         return None;
@@ -396,7 +395,7 @@ fn labels(found: &mut Found, num_classes: usize, head_is_new: bool) -> Option<Ve
     }
 }
 
-/// The configuration before the user's changes, with the fields that a file of names tells.
+/// The configuration before the options are applied, with the fields of the key file.
 fn configuration(
     found: &mut Found,
     tensors: Option<&Converted>,
@@ -409,7 +408,7 @@ fn configuration(
     }
 }
 
-/// The card's configuration, the catalogue's, or what the tensors show.
+/// The configuration from the card, else from the catalogue, else inferred from the tensors.
 fn described(
     found: &mut Found,
     tensors: Option<&Converted>,

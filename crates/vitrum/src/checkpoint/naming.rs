@@ -28,7 +28,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The library's name for people.
+    /// The library's name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Timm => "timm",
@@ -47,32 +47,32 @@ impl Dialect {
 pub struct Naming {
     /// The library.
     pub dialect: Dialect,
-    /// Ends of names that every such file has. What stands in front of the first one stands in front of all tensors of
-    /// the model. Of two families that fit a file, the one with more telltales has it.
+    /// Ends of names that every such file has. The prefix of the first one is the prefix of all the model's tensors. If
+    /// several namings fit a file, the one with the most telltales wins.
     pub telltales: &'static [&'static str],
-    /// Whether other libraries use the telltale's word, too.
+    /// Whether other libraries use the telltale too. A weak naming loses to the others that fit.
     pub is_weak: bool,
     /// From the library's names to timm's.
     pub rows: &'static [&'static [Row]],
-    /// Names that stand beside the model, never under its prefix: heads, in files of transformers.
+    /// Names outside the model's prefix: heads, in files of transformers.
     pub beside: &'static [Row],
-    /// What the library puts in front of the model's names beside a head, when the file is written.
+    /// The model's prefix in a written file with a head.
     pub base: &'static str,
-    /// Layers that make logits in such files, the usual one first.
+    /// Names of classifier heads in such files, the usual one first.
     pub heads: &'static [&'static str],
-    /// Why a tensor of this name, without the prefix, may be left out; `None` if it may not. The tensors are the whole
-    /// file's.
+    /// The reason to leave out a tensor; `None` to keep it. Arguments: the name without the prefix, and all tensors of
+    /// the file.
     pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
-    /// timm's name of a tensor outside the prefix (the first argument) that belongs to the model.
+    /// timm's name and the edit of a tensor that belongs to the model but lacks its prefix. Arguments: prefix and name.
     pub outside: fn(&str, &str) -> Option<(String, Edit)>,
-    /// What stands in front of tensors that hold all blocks, and in front of the same block by block.
+    /// The prefix of tensors that stack all blocks, and the prefix of the same tensors block by block.
     pub stacked: Option<[&'static str; 2]>,
-    /// The further steps of renamed tensors; returns the number of heads, if they show it.
+    /// Further conversion of renamed tensors. Returns the number of heads if they show it.
     pub finish: fn(&mut TensorMap) -> Result<Option<usize>, LoadError>,
 }
 
 impl Naming {
-    /// A naming without any of the exceptions.
+    /// A naming with defaults for all other fields.
     pub const fn new(dialect: Dialect, telltales: &'static [&'static str]) -> Self {
         Self {
             dialect,
@@ -89,7 +89,7 @@ impl Naming {
         }
     }
 
-    /// The name whose prefix is the model's.
+    /// The telltale whose prefix is the model's.
     pub fn telltale(&self) -> &'static str {
         self.telltales[0]
     }
@@ -98,24 +98,24 @@ impl Naming {
 /// Tensors under timm's names and in timm's layout.
 #[derive(Clone, Debug)]
 pub struct Converted {
-    /// The tensors; what no table knows keeps its own name.
+    /// The tensors. A name that no table knows is kept.
     pub map: TensorMap,
-    /// The naming the file had.
+    /// The dialect of the file.
     pub dialect: Dialect,
-    /// The family that claims the file.
+    /// The detected family.
     pub family: &'static str,
-    /// Heads of attention, where the file's layout shows them (Google), or a key file states them.
+    /// Number of attention heads, if the file's layout shows it (Google) or a key file states it.
     pub num_heads: Option<usize>,
     /// Fields of the configuration that a key file states.
     pub told: Map<String, Value>,
 }
 
-/// Rows that are no dialect of their own.
+/// Rows that do not form a dialect.
 pub(super) struct ExtraTable {
-    /// Whose names they are.
+    /// The library that uses the names.
     pub library: &'static str,
     /// The rows.
     pub rows: &'static [Row],
-    /// Lines of `[config]` that usually go with them.
+    /// Lines of a key file's `[config]` that usually fit these names.
     pub config: &'static [&'static str],
 }

@@ -1,7 +1,7 @@
-//! For names that no dialect knows: the naming most like them, and a [`KeyFile`](super::KeyFile) to begin from.
+//! Help for names that no dialect knows: the nearest naming, and a first [`KeyFile`](super::KeyFile).
 //!
-//! Known rows are tried behind any prefix. Of the names that they leave, some are guessed by shape and words; the others
-//! stand in the file as comments.
+//! The rows of each naming are tried after any prefix. Some of the remaining names are guessed by shape and words; the
+//! others are written as comments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,13 +10,13 @@ pub use super::error::Nearest;
 use super::family::{EXTRA_TABLES, namings};
 use super::keys::{Edit, Row, edit_name, translate};
 
-/// The naming that most names of a file are like.
+/// The naming that matches the most names of a file.
 pub fn nearest(map: &TensorMap) -> Nearest {
     let (table, found) = best(map);
     Nearest { library: table.library, matched: found.len(), names: map.len() }
 }
 
-/// A file of names to begin from, as TOML.
+/// A first key file, as TOML.
 pub fn suggest_keys(map: &TensorMap) -> String {
     let (table, found) = best(map);
     let mut rows = Rows::default();
@@ -25,7 +25,7 @@ pub fn suggest_keys(map: &TensorMap) -> String {
         rows.known(&format!("{prefix}{}", row.0), row);
         rows.covered.insert(name.to_string());
     }
-    // Weights first: what they are called goes for their biases, too.
+    // Weights first: the row of a weight also covers its bias.
     let mut others: Vec<&str> = map.names().filter(|name| !found.contains_key(name)).collect();
     others.sort_by_key(|name| name.ends_with(".bias"));
     others.into_iter().for_each(|name| rows.guess(map, name));
@@ -34,7 +34,7 @@ pub fn suggest_keys(map: &TensorMap) -> String {
     let mut text = format!(
         "# Names of {path}; {nearest}.\n\
          # A row is [name in the file, name here] or [name in the file, name here, edit]. {{N}} is the number of a block. A row\n\
-         # of a module stands for its weight and its bias. docs/compatibility.md has the names and the edits.\n\
+         # for a module covers its weight and its bias. docs/compatibility.md has the names and the edits.\n\
          left_out = []\n\
          rows = [\n"
     );
@@ -51,7 +51,7 @@ struct Table {
     config: &'static [&'static str],
 }
 
-/// The tables of all dialects, and those that are none.
+/// The tables of all dialects, and the extra tables.
 fn tables() -> Vec<Table> {
     let of_dialects = namings().map(|(_, naming)| Table {
         library: naming.dialect.name(),
@@ -66,7 +66,7 @@ fn tables() -> Vec<Table> {
     of_dialects.chain(extra).collect()
 }
 
-/// A row that fits the end of a name: what stands in front, and timm's name.
+/// A row that matches the end of a name, the prefix before that end, and timm's name.
 struct Match<'a> {
     prefix: &'a str,
     row: &'static Row,
@@ -74,9 +74,9 @@ struct Match<'a> {
 }
 
 impl Table {
-    /// The first row that fits the end of a name, with the longest end that fits.
+    /// The row that matches the longest end of a name; on a tie the first row.
     fn find<'a>(&self, name: &'a str) -> Option<Match<'a>> {
-        /// Longer names, and parts behind so many, are no module's.
+        /// Limits: bytes of a name, and positions in it where a row may start.
         const MOST: (usize, usize) = (400, 20);
         if name.len() > MOST.0 {
             return None;
@@ -85,13 +85,13 @@ impl Table {
         starts.take(MOST.1).find_map(|at| {
             let (prefix, end) = name.split_at(at);
             let fits = |row: &'static Row| Some(Match { prefix, row, target: translate(row.0, row.1, end)? });
-            // `layers.0.norm` is no `norm`.
+            // `layers.0.norm` does not match the row `norm`.
             let numbered = prefix.split(['.', '/']).any(is_number);
             self.rows.iter().filter(|row| !numbered || row.0.contains("{N}")).find_map(|row| fits(row))
         })
     }
 
-    /// Matches by name; of several names for one target the first has it.
+    /// Matches by name. If several names have one target, the first wins.
     fn matches<'a>(&self, map: &'a TensorMap) -> BTreeMap<&'a str, Match<'a>> {
         let mut taken = BTreeSet::new();
         let pairs = map.names().filter_map(|name| Some((name, self.find(name)?)));
@@ -99,7 +99,7 @@ impl Table {
     }
 }
 
-/// The table that fits the most names; of equals the first.
+/// The table that matches the most names; on a tie the first.
 fn best(map: &TensorMap) -> (Table, BTreeMap<&str, Match<'_>>) {
     let all = tables().into_iter().map(|table| {
         let found = table.matches(map);
@@ -115,9 +115,9 @@ struct Rows {
     lines: Vec<String>,
     /// Names in the file that have a line.
     written: BTreeSet<String>,
-    /// timm's names that a tensor has.
+    /// timm's names that are already assigned to a tensor.
     taken: BTreeSet<String>,
-    /// Names of tensors that a line stands for.
+    /// Names of tensors that a line covers.
     covered: BTreeSet<String>,
 }
 
@@ -145,7 +145,7 @@ impl Rows {
     }
 }
 
-/// A row as TOML on one line. JSON's escapes are TOML's, but for one character that JSON leaves.
+/// A row as TOML on one line. JSON's escapes are valid TOML, but JSON does not escape U+007F.
 fn line(from: &str, to: &str, edit: Edit) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f");
     match edit {
@@ -154,7 +154,7 @@ fn line(from: &str, to: &str, edit: Edit) -> String {
     }
 }
 
-/// A name with `{N}` for its number, where it has one.
+/// A name with `{N}` in place of its number, if it has exactly one number.
 fn numbered(name: &str) -> String {
     let numbers = || name.split('.').filter(|part| is_number(part));
     match numbers().count() {
@@ -171,7 +171,7 @@ fn is_number(part: &str) -> bool {
     !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What a tensor outside the blocks may be, by its shape and the words in its name.
+/// A guess for a tensor outside the blocks, by its shape and the words in its name.
 fn guessed<'a>(name: &'a str, shape: &[usize]) -> Option<(&'a str, &'static str, Edit)> {
     let lower = name.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));

@@ -130,7 +130,7 @@ fn list(bad: &[BadSample]) -> String {
 }
 
 /// A worker's result for one sample.
-enum Loaded {
+enum LoadedSample {
     Good { name: String, label: Option<usize>, values: Vec<f32>, notes: Vec<String> },
     Bad(BadSample),
     Broken(DatasetError),
@@ -144,7 +144,7 @@ enum Dealt {
 
 /// Iterator over batches; see the [module](self).
 pub struct Loader {
-    results: Vec<Receiver<Loaded>>,
+    results: Vec<Receiver<LoadedSample>>,
     /// Index of the next worker to collect from.
     turn: usize,
     threads: Vec<JoinHandle<()>>,
@@ -259,7 +259,7 @@ impl Loader {
             };
             self.turn = (self.turn + 1) % self.results.len();
             match loaded {
-                Loaded::Good { name, label, values, notes } => {
+                LoadedSample::Good { name, label, values, notes } => {
                     self.seen += 1;
                     if !notes.is_empty() {
                         self.faults.push(BadSample { name: name.clone(), reason: notes.join("; ") });
@@ -268,12 +268,12 @@ impl Loader {
                     batch.labels.push(label);
                     batch.values.extend(values);
                 }
-                Loaded::Bad(bad) => {
+                LoadedSample::Bad(bad) => {
                     self.seen += 1;
                     self.bad.push(bad);
                     self.check_bad(false)?;
                 }
-                Loaded::Broken(error) => return Err(error.into()),
+                LoadedSample::Broken(error) => return Err(error.into()),
             }
         }
         batch.shape[0] = batch.names.len();
@@ -337,14 +337,14 @@ fn deal(mut source: Box<dyn Source>, dealers: &[SyncSender<Dealt>]) -> Skipped {
 /// A worker thread. Ends when either channel closes.
 fn work(
     dealt: &Receiver<Dealt>,
-    results: &SyncSender<Loaded>,
+    results: &SyncSender<LoadedSample>,
     preprocess: &Preprocess,
     decode: &DecodeOptions,
 ) {
     for dealt in dealt {
         let loaded = match dealt {
             Dealt::Sample(sample) => load(sample, preprocess, decode),
-            Dealt::Broken(error) => Loaded::Broken(error),
+            Dealt::Broken(error) => LoadedSample::Broken(error),
         };
         if results.send(loaded).is_err() {
             return;
@@ -352,12 +352,12 @@ fn work(
     }
 }
 
-fn load(sample: Sample, preprocess: &Preprocess, decode: &DecodeOptions) -> Loaded {
+fn load(sample: Sample, preprocess: &Preprocess, decode: &DecodeOptions) -> LoadedSample {
     let Sample { name, label, image } = sample;
     let values = catch_unwind(AssertUnwindSafe(|| values(image, preprocess, decode)));
     match values.unwrap_or_else(|_| Err("its preprocessing panicked".into())) {
-        Ok((values, notes)) => Loaded::Good { name, label, values, notes },
-        Err(reason) => Loaded::Bad(BadSample { name, reason }),
+        Ok((values, notes)) => LoadedSample::Good { name, label, values, notes },
+        Err(reason) => LoadedSample::Bad(BadSample { name, reason }),
     }
 }
 

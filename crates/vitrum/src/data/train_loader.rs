@@ -253,7 +253,7 @@ fn buffered(indexes: &[u32], size: usize, rng: &mut DataRng) -> Vec<u32> {
 }
 
 /// The result for one place of the order.
-enum Loaded {
+enum LoadedImage {
     Good {
         index: u32,
         label: usize,
@@ -272,19 +272,19 @@ struct Shared {
     order: Vec<u32>,
     end: usize,
     stream: Option<Mutex<Stream>>,
-    progress: Mutex<Progress>,
+    progress: Mutex<Cursor>,
     /// A result is ready.
     ready: Condvar,
     /// A result was taken, or the epoch is over.
     space: Condvar,
 }
 
-struct Progress {
+struct Cursor {
     /// The next place to work on.
     next: usize,
     /// The next place to hand out.
     taken: usize,
-    ready: BTreeMap<usize, Loaded>,
+    ready: BTreeMap<usize, LoadedImage>,
     stopped: bool,
 }
 
@@ -302,7 +302,7 @@ impl Shared {
         } else {
             None
         };
-        let progress = Progress { next, taken: next, ready: BTreeMap::new(), stopped: false };
+        let progress = Cursor { next, taken: next, ready: BTreeMap::new(), stopped: false };
         Ok(Self {
             inner,
             epoch,
@@ -320,9 +320,9 @@ impl Shared {
         while let Some((place, image)) = self.take() {
             let loaded = self.guarded(place, || match image {
                 Ok(image) => self.load(place, image),
-                Err(error) => Loaded::Broken(error),
+                Err(error) => LoadedImage::Broken(error),
             });
-            let loaded = loaded.unwrap_or_else(Loaded::Broken);
+            let loaded = loaded.unwrap_or_else(LoadedImage::Broken);
             lock(&self.progress).ready.insert(place, loaded);
             self.ready.notify_one();
         }
@@ -357,7 +357,7 @@ impl Shared {
     }
 
     /// The sample of a place: its own picture, or the next usable one in the order of the set.
-    fn load(&self, place: usize, mut image: Option<ImageSource>) -> Loaded {
+    fn load(&self, place: usize, mut image: Option<ImageSource>) -> LoadedImage {
         let Inner { subset, transform, shape, options, .. } = &*self.inner;
         let repeats = self.inner.repeats();
         let own = self.order[place / repeats];
@@ -376,17 +376,19 @@ impl Shared {
                     transform(&picture, &mut rng)
                 }
                 Err(ImageFault::Bad(reason)) => Err(reason),
-                Err(fault @ ImageFault::Broken(_)) => return Loaded::Broken(self.image_error(index, fault)),
+                Err(fault @ ImageFault::Broken(_)) => {
+                    return LoadedImage::Broken(self.image_error(index, fault));
+                }
             };
             match made {
                 Ok(values) if values.len() == shape.iter().product::<usize>() => {
                     // `new` checked the labels.
                     let label = subset.set().label(index).unwrap_or_default();
-                    return Loaded::Good { index, label, values, bad };
+                    return LoadedImage::Good { index, label, values, bad };
                 }
                 Ok(values) => {
                     let reason = format!("{} values, expected {shape:?}", values.len());
-                    return Loaded::Broken(self.image_error(index, reason));
+                    return LoadedImage::Broken(self.image_error(index, reason));
                 }
                 Err(reason) => bad.push((index, reason)),
             }
@@ -394,7 +396,7 @@ impl Shared {
                 break;
             }
         }
-        Loaded::Bad(bad)
+        LoadedImage::Bad(bad)
     }
 
     fn image_error(&self, index: u32, reason: impl std::fmt::Display) -> LoaderError {
@@ -412,7 +414,7 @@ impl Shared {
     }
 
     /// Waits for a place's sample.
-    fn wait(&self, place: usize) -> Loaded {
+    fn wait(&self, place: usize) -> LoadedImage {
         let mut progress = lock(&self.progress);
         loop {
             if let Some(loaded) = progress.ready.remove(&place) {
@@ -534,19 +536,19 @@ impl Epoch {
         };
         for place in self.next..self.next + count {
             match shared.wait(place) {
-                Loaded::Good { index, label, values, bad } => {
+                LoadedImage::Good { index, label, values, bad } => {
                     inner.add_bad(bad)?;
                     batch.indexes.push(index);
                     batch.labels.push(label);
                     batch.values.extend(values);
                 }
-                Loaded::Bad(bad) => {
+                LoadedImage::Bad(bad) => {
                     inner.add_bad(bad)?;
                     // Every picture is bad, though the limit allows it.
                     let bad = inner.bad_samples(&lock(&inner.bad));
                     return Err(LoaderError::TooManyBad { bad, seen: inner.subset.len() });
                 }
-                Loaded::Broken(error) => return Err(error),
+                LoadedImage::Broken(error) => return Err(error),
             }
         }
         self.next += count;

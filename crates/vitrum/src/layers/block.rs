@@ -112,20 +112,37 @@ impl Block {
         if !watch.wants_tokens() && self.norms == NormPlace::Before && !training(&x) {
             return self.answer(x, args, watch);
         }
-        let y = self.norm(&self.norm1, x.clone(), NormPlace::Before, "norm1", watch);
-        let y = self.attn.forward(y, args, &mut Within::new(watch, format_args!("attn")));
-        let y = watch.tokens(format_args!("attn"), y);
-        let y = self.norm(&self.norm1, y, NormPlace::Branch, "norm1", watch);
-        let x = first(x, args.read) + drop_path(scaled(&self.ls1, y, "ls1", watch), self.drop_path);
-        let x = self.norm(&self.norm1, x, NormPlace::Sum, "norm1", watch);
-
-        let y = self.norm(&self.norm2, x.clone(), NormPlace::Before, "norm2", watch);
-        let y = watch.tokens(format_args!("mlp"), self.mlp.forward(y));
-        let y = self.norm(&self.norm2, y, NormPlace::Branch, "norm2", watch);
-        let x = x + drop_path(scaled(&self.ls2, y, "ls2", watch), self.drop_path);
-        let x = self.norm(&self.norm2, x, NormPlace::Sum, "norm2", watch);
-
+        let attn = Branch { name: "attn", norm: ("norm1", &self.norm1), gain: ("ls1", &self.ls1) };
+        let mlp = Branch { name: "mlp", norm: ("norm2", &self.norm2), gain: ("ls2", &self.ls2) };
+        let x = self.add(attn, x, args.read, watch, |y, watch| self.attn.forward(y, args, watch));
+        let x = self.add(mlp, x, None, watch, |y, _| self.mlp.forward(y));
         watch.tokens(format_args!(""), x)
+    }
+
+    /// `x + F(LN(x))` where `F` is attention or the MLP. The norm and the gain act where this block has them. Only the
+    /// first `read` tokens are summed; `None`: all.
+    fn add(
+        &self,
+        branch: Branch<'_>,
+        x: Tensor<3>,
+        read: Option<usize>,
+        watch: &mut dyn Observer,
+        f: impl FnOnce(Tensor<3>, &mut dyn Observer) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let Branch { name, norm: (norm_name, norm), gain: (gain_name, gain) } = branch;
+        let norm = |x, place, watch: &mut dyn Observer| match self.norms == place {
+            true => watch.tokens(format_args!("{norm_name}"), norm.forward(x)),
+            false => x,
+        };
+        let y = norm(x.clone(), NormPlace::Before, watch);
+        let y = f(y, &mut Within::new(watch, format_args!("{name}")));
+        let y = watch.tokens(format_args!("{name}"), y);
+        let y = norm(y, NormPlace::Branch, watch);
+        let y = match gain {
+            Some(gain) => watch.tokens(format_args!("{gain_name}"), gain.forward(y)),
+            None => y,
+        };
+        norm(first(x, read) + drop_path(y, self.drop_path), NormPlace::Sum, watch)
     }
 
     /// The same pass without an observer of tokens and without dropout: the last product of each branch adds the
@@ -174,34 +191,19 @@ impl Block {
             eps: self.norm2.eps,
         })
     }
+}
 
-    /// `x` through a norm where the block's norms stand `here`, else `x`.
-    fn norm(
-        &self,
-        norm: &LayerNorm,
-        x: Tensor<3>,
-        here: NormPlace,
-        name: &str,
-        watch: &mut dyn Observer,
-    ) -> Tensor<3> {
-        match self.norms == here {
-            true => watch.tokens(format_args!("{name}"), norm.forward(x)),
-            false => x,
-        }
-    }
+/// One of the two branches of a block: the names of its parts, its norm, and its gain.
+struct Branch<'a> {
+    name: &'a str,
+    norm: (&'a str, &'a LayerNorm),
+    gain: (&'a str, &'a Option<LayerScale>),
 }
 
 /// The first `tokens` tokens; `None`: all.
 fn first(x: Tensor<3>, tokens: Option<usize>) -> Tensor<3> {
     match tokens {
         Some(tokens) => x.narrow(1, 0, tokens),
-        None => x,
-    }
-}
-
-fn scaled(scale: &Option<LayerScale>, x: Tensor<3>, name: &str, watch: &mut dyn Observer) -> Tensor<3> {
-    match scale {
-        Some(scale) => watch.tokens(format_args!("{name}"), scale.forward(x)),
         None => x,
     }
 }

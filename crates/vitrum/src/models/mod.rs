@@ -170,7 +170,7 @@ macro_rules! families {
                 fn try_from(config: ModelConfig) -> Result<Self, ModelConfig> {
                     match config {
                         ModelConfig::$name(config) => Ok(config),
-                        #[allow(unreachable_patterns)]
+                        #[allow(unreachable_patterns)] // A list of one family leaves nothing else.
                         other => Err(other),
                     }
                 }

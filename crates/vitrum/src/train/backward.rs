@@ -1,4 +1,4 @@
-//! Forward and backward pass of one batch: loss and gradients, with all activations kept or recomputed link by
+//! Forward and backward pass of one batch: loss and gradients. All activations are kept, or recomputed link by
 //! link.
 
 use burn::tensor::{DType, Gradients, Tensor};
@@ -8,7 +8,7 @@ use crate::layers::drop::seed;
 use crate::layers::observe::{Observer, Silent};
 use crate::models::{Chain, Features, Network};
 
-/// Takes the gradients of a backward pass over a part of the model.
+/// Receives the gradients of a backward pass over a part of the model.
 pub type Take<'a> = dyn FnMut(Gradients) + 'a;
 
 /// A batch and its loss, on an autodiff device.

@@ -1,4 +1,4 @@
-//! From a recipe to the model to train: its configuration, first values, and frozen parameters.
+//! From a recipe to the model to train: its configuration, initial values and frozen parameters.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,7 @@ pub struct Built {
     pub notes: Vec<String>,
 }
 
-/// Builds the recipe's model for `num_classes`. The rest of the result holds no weights, so that a step can update
-/// them in place.
+/// Builds the recipe's model for `num_classes`. [`Built`] holds no weights, so that an update can change them in place.
 ///
 /// # Errors
 /// An unknown name, weights that cannot be read or do not fit, and invalid options.
@@ -125,7 +124,7 @@ fn preprocess(
         preprocess.std = numbers(std);
     }
     for values in [&mut preprocess.mean, &mut preprocess.std] {
-        // Colour statistics for a grey model: take their mean.
+        // A grey model gets the mean of the colour statistics.
         if image.channels == 1 && values.len() == 3 {
             *values = vec![values.iter().sum::<f32>() / 3.0];
         }
@@ -143,7 +142,7 @@ fn preprocess(
     Ok(preprocess)
 }
 
-/// Applies `head_init_scale` and `head_init_bias` to the heads' first values.
+/// Applies `head_init_scale` and `head_init_bias` to the heads' initial values.
 fn set_head(model: Model, recipe: &Recipe) -> Model {
     struct Head<'a>(&'a Recipe, &'static [&'static str]);
     impl Map for Head<'_> {
@@ -214,8 +213,8 @@ fn with_lora(model: Model, recipe: &Recipe, parameters: &[Parameter]) -> Result<
     Ok(map(model.apply_lora(lora), &mut FirstFactor { seed: recipe.seed, deviation }))
 }
 
-/// First values of the factors A of low-rank updates: Burn's would depend on the whole process. The factors B are
-/// zero.
+/// Initial values of the factors A of low-rank updates, from the recipe's seed. Burn's own values would depend on the
+/// whole process. The factors B are zero.
 struct FirstFactor {
     seed: u64,
     deviation: f64,
@@ -260,7 +259,7 @@ fn parameters(model: &Model) -> Vec<Parameter> {
     all.0
 }
 
-/// Frozen parameters need no gradient; low-rank updates, which are in no list, need one.
+/// Turns gradients off for the parameters in `held`, and on for all others. Low-rank updates are never in `held`.
 struct Setter<'a> {
     held: &'a BTreeSet<String>,
     trained: usize,

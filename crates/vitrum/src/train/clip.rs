@@ -12,7 +12,7 @@ use crate::models::Network;
 /// How gradients are clipped. Names and meanings are timm's `clip_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipMode {
-    /// `norm`: all are scaled together so that their common norm is at most the value.
+    /// `norm`: all gradients are scaled together, so that their common norm is at most the value.
     Norm,
     /// `value`: every number is clamped to ± the value.
     Value,
@@ -46,7 +46,7 @@ impl std::str::FromStr for ClipMode {
 
 /// Clips the gradients of `model`'s parameters. Returns their common norm before clipping.
 ///
-/// As in torch, a norm that is not finite makes all gradients non-finite: check [`GradMap::first_non_finite`]
+/// As in torch, a norm that is not finite makes all gradients non-finite. Check [`GradMap::first_non_finite`]
 /// first.
 pub fn clip<M: Network>(grads: GradMap, model: &M, mode: ClipMode, value: f64) -> (GradMap, f64) {
     let norm = grads.norm();
@@ -78,7 +78,7 @@ fn clip_units<M: Network>(grads: GradMap, model: &M, factor: f64) -> GradMap {
     })
 }
 
-/// A tensor as a matrix, and the axis of a unit's numbers.
+/// The rows and columns of a tensor as a matrix, and the axis of a unit's weights.
 fn units(shape: &[usize], is_linear_weight: bool) -> [usize; 3] {
     match shape {
         [] => [1, 1, 1],

@@ -1,6 +1,6 @@
-//! Distillation: a student learns from the labels and from what a teacher says of the same images.
+//! Distillation: a student learns from the labels and from a teacher's logits for the same images.
 //!
-//! Hinton et al. 2015, arXiv:1503.02531; DeiT's form with a head of its own for the teacher's answers, Touvron et al.
+//! Hinton et al. 2015, arXiv:1503.02531; DeiT's form with a separate head for the teacher's logits, Touvron et al.
 //! 2020, arXiv:2012.12877, section 4. The loss is `DistillationLoss` of facebookresearch/deit, `losses.py`.
 
 mod teacher;
@@ -38,11 +38,11 @@ impl From<&Recipe> for DistillConfig {
 }
 
 impl DistillConfig {
-    /// The loss, `[1]`; in f32 where the logits are narrower. All arguments are `[B, K]`.
+    /// The loss, `[1]`, computed in f32 if the logits are narrower. All tensors are `[B, K]`.
     ///
-    /// `class` are the logits that learn from `targets` by `base`, `dist` those that learn from the logits of `teacher`.
-    /// A student with one head passes its logits twice. As in DeiT's code the divergence of `Soft` is summed and divided
-    /// by `B * K`, and `None` is the base loss alone, without a factor.
+    /// The student's logits `class` learn from `targets` by the loss `base`. Its logits `dist` learn from the logits
+    /// `teacher`. A student with one head passes its logits twice. As in DeiT's code, `Soft` sums the divergence and
+    /// divides it by `B * K`. `None` is the base loss alone, without a factor.
     ///
     /// # Panics
     /// If the tensors differ in shape.
@@ -63,13 +63,13 @@ impl DistillConfig {
         base * (1.0 - self.alpha) + distillation * self.alpha
     }
 
-    /// Whether a teacher has a say in the loss.
+    /// Whether the loss depends on a teacher.
     pub fn asks_teacher(&self) -> bool {
         self.kind != DistillationType::None && self.alpha > 0.0
     }
 }
 
-/// Value `[1]` and gradient `[B, K]` of the divergence of softened probabilities, times `tau^2`, over `B * K`.
+/// Value `[1]` and gradient `[B, K]` of the KL divergence of softened probabilities, times `tau^2`, over `B * K`.
 fn soft(x: Tensor<2>, teacher: Tensor<2>, tau: f64) -> (Tensor<1>, Tensor<2>) {
     let [b, k] = x.dims();
     let count = (b * k) as f64;
@@ -91,14 +91,14 @@ fn most_probable(logits: Tensor<2>) -> Tensor<2> {
     class.one_hot::<2>(k).float().cast(logits.dtype())
 }
 
-/// Classes from images and a teacher. A student with two heads learns the labels with its first and the teacher's
-/// answers with its second; one head learns both.
+/// Image classification with a teacher. In a student with two heads, the first learns from the labels and the second
+/// from the teacher's logits. A single head learns from both.
 pub struct Distillation {
     /// The loss of the labels.
     pub base: ClassLoss,
-    /// How the teacher's answers enter the loss.
+    /// How the teacher's logits enter the loss.
     pub config: DistillConfig,
-    /// The model that gives the answers.
+    /// The teacher.
     pub teacher: Teacher,
 }
 

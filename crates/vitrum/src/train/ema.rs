@@ -15,9 +15,9 @@ use crate::layers::names::{Key, Map, Visit, map, visit};
 pub struct EmaConfig {
     /// Weight of the old average in an update.
     pub decay: f64,
-    /// Least such weight during the warm-up.
+    /// Smallest weight of the old average during the warm-up.
     pub min_decay: f64,
-    /// Up to the update after this one, the average equals the weights.
+    /// Through the update after this one, the average equals the weights.
     pub update_after_step: u64,
     /// Whether the weight grows from 0: `1 - (1 + step / gamma)^-power`, at most `decay`.
     pub use_warmup: bool,
@@ -48,7 +48,7 @@ impl From<&Recipe> for EmaConfig {
 }
 
 impl EmaConfig {
-    /// The weight of the old average at this update; updates count from 1.
+    /// The weight of the old average at update `step`, counted from 1.
     pub fn decay_at(&self, step: u64) -> f64 {
         let step = step.saturating_sub(self.update_after_step).saturating_sub(1);
         match (step, self.use_warmup) {
@@ -62,7 +62,7 @@ impl EmaConfig {
     }
 }
 
-/// The average of a model's trained parameters and of BatchNorm's statistics, as in timm; narrower types are
+/// The average of a model's trained parameters and of BatchNorm's statistics, as in timm. Types narrower than f32 are
 /// averaged in f32. Frozen parameters are not averaged: [`apply_to`](Ema::apply_to) leaves them unchanged.
 #[derive(Clone, Debug)]
 pub struct Ema {
@@ -76,7 +76,7 @@ impl Ema {
         Self { config, values: trained(model).into_iter().collect() }
     }
 
-    /// Adds the weights after this update; updates count from 1.
+    /// Adds the weights after update `step`, counted from 1.
     ///
     /// A parameter new to the average starts with its own value.
     pub fn update<M: Module>(&mut self, model: &M, step: u64) {
@@ -95,7 +95,7 @@ impl Ema {
         self.values.extend(labels.into_iter().zip(averages).map(|((key, shape), x)| (key, (shape, x))));
     }
 
-    /// `model` with averages in place of its parameters. Everything else stays, also its autodiff graph.
+    /// `model` with averages in place of its parameters. Everything else stays, including its autodiff state.
     pub fn apply_to<M: Module>(&self, model: M) -> M {
         map(model, &mut Filler { values: &self.values })
     }

@@ -26,10 +26,10 @@ pub enum TrainError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The task needs classes, and the model's family names none.
-    #[error("this model's family names no classes, which the task needs")]
+    /// The task needs a classifier, and the model's family has none.
+    #[error("the task needs a classifier, but this model's family has none")]
     NoClasses,
-    /// The weights to begin from are those of another architecture.
+    /// The initial weights belong to another architecture.
     #[error(
         "{place} has the weights of {found}, not of {expected}\nhint: leave out `model`, or begin from other weights"
     )]
@@ -41,7 +41,7 @@ pub enum TrainError {
         /// The recipe's.
         expected: String,
     },
-    /// A key of the recipe has a value that is not known.
+    /// A key of the recipe has an unknown value.
     #[error("{key} '{found}' is not known")]
     UnknownValue {
         /// The key.
@@ -49,7 +49,7 @@ pub enum TrainError {
         /// Its value.
         found: String,
     },
-    /// A pattern of parameters to freeze matches none.
+    /// A pattern of parameters to freeze matches no parameter.
     #[error("freeze '{pattern}' matches no parameter of the model")]
     FreezesNothing {
         /// The pattern.
@@ -58,14 +58,14 @@ pub enum TrainError {
     /// No parameter is left to train.
     #[error("every parameter is frozen: nothing is left to train")]
     FreezesAll,
-    /// Low-rank updates for a model without linear layers.
+    /// The recipe asks for low-rank updates, but the model has no linear layers.
     #[error("lora_rank: a {family} has no linear layers to update")]
     NoLinears {
         /// The model's family.
         family: &'static str,
     },
-    /// The device does not compute in the type asked for.
-    #[error("amp_dtype bf16: this device has no arithmetic in bf16\nhint: amp_dtype none, or another device")]
+    /// The device cannot compute in the requested type.
+    #[error("amp_dtype bf16: this device cannot compute in bf16\nhint: amp_dtype none, or another device")]
     NoBf16,
     /// The model has fewer classes than the data.
     #[error("num_classes {found}: {data} has {expected} classes")]
@@ -84,7 +84,10 @@ pub enum TrainError {
         name: String,
     },
     /// A label is not a class of the model.
-    #[error("{name}: class {label}, but the model knows {classes} (0 to {last})", last = .classes.saturating_sub(1))]
+    #[error(
+        "{name}: class {label}, but the model has {classes} classes (0 to {last})",
+        last = .classes.saturating_sub(1)
+    )]
     Label {
         /// The image.
         name: String,
@@ -96,14 +99,15 @@ pub enum TrainError {
     /// The validation data has no readable image.
     #[error("the validation part holds no readable image")]
     NoImages,
-    /// The plateau schedule takes the other direction of a score for the better one.
+    /// The plateau schedule assumes the opposite direction of the score.
     #[error(
-        "sched plateau: follows {metric} only where a {expected} value is better\nhint: another schedule"
+        "sched plateau: expects that a {expected} {metric} is better, but the judge says the opposite\n\
+         hint: another schedule"
     )]
     PlateauMetric {
         /// The score.
         metric: String,
-        /// The direction that the schedule would follow.
+        /// The direction that the schedule assumes: `larger` or `smaller`.
         expected: &'static str,
     },
     /// The training or validation images.
@@ -121,7 +125,7 @@ pub enum TrainError {
     /// Preprocessing.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
-    /// A batch whose numbers do not fill its tensor.
+    /// The values of a batch do not fill its tensor.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The model or its initial weights.
@@ -163,7 +167,7 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// The checkpoint belongs to another run.
-    #[error("cannot go on: {0}\nhint: resume with the recipe of the run (its args.toml)")]
+    #[error("cannot resume: {0}\nhint: resume with the recipe of the run (its args.toml)")]
     OtherModel(String),
     /// The folder of a new run holds the checkpoints of another.
     #[error("{path}: holds the checkpoints of another run, the newest of step {step}", path = .path.display())]
@@ -175,7 +179,7 @@ pub enum TrainError {
     },
     /// The images differ from those at the run's beginning.
     #[error(
-        "cannot resume {path}: the training or validation images changed\nhint: bring them back",
+        "cannot resume {path}: the training or validation images changed\nhint: restore them",
         path = .path.display()
     )]
     ChangedData {
@@ -184,7 +188,9 @@ pub enum TrainError {
     },
     /// Loss or gradients stayed NaN or infinite.
     #[error(
-        "training diverged: three updates in a row, the last number {update}, had no finite loss or gradient; first bad: {place}\nhint: {evidence} names the images",
+        "training diverged: the loss or gradients of three updates in a row were not finite, the last is update \
+         {update}; first non-finite value: {place}\n\
+         hint: {evidence} names the images",
         evidence = .evidence.display()
     )]
     Diverged {

@@ -1,4 +1,4 @@
-//! The evaluation loop: a model's answers over a dataset, batch by batch, to a judge.
+//! The evaluation loop: passes a model's logits over a dataset to a judge, batch by batch.
 
 use burn::tensor::{DType, Device, Tensor};
 
@@ -10,14 +10,14 @@ use crate::data::loader::{Batch, Loader};
 /// How far a pass over a dataset goes, and what it keeps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pass {
-    /// Judge only the first images, this many; `None`: all.
+    /// Number of images to judge, from the first on; `None`: all.
     pub limit: Option<usize>,
-    /// Keep the pixels of each batch for [`Seen::batch`]; by default the model takes them.
+    /// Keep the pixels of each batch for [`Evaluated::batch`]. By default, the model consumes them.
     pub keep_pixels: bool,
 }
 
 /// One batch of an evaluation.
-pub struct Seen<'a, J: ?Sized> {
+pub struct Evaluated<'a, J: ?Sized> {
     /// The images; without pixels unless [`Pass::keep_pixels`] is set.
     pub batch: &'a Batch,
     /// The classes of the judged images.
@@ -28,12 +28,12 @@ pub struct Seen<'a, J: ?Sized> {
     pub judge: &'a J,
 }
 
-/// The forward pass: logits, a row of `K` for each image, from images `[B, C, H, W]` and their names.
+/// The forward pass. It takes images `[B, C, H, W]` and their names, and returns the logits `[K]` of each image.
 pub type Forward<'a, E> = dyn FnMut(Tensor<4>, &[String]) -> Result<Vec<Vec<f64>>, E> + 'a;
 
-/// Gives the images of `loader` to `answer` and the answers to `judge`.
+/// Passes the images of `loader` to `answer`, and the logits to `judge`.
 ///
-/// `watch` sees each batch, and ends the pass when it returns false; the result is false then.
+/// `watch` receives each batch. If it returns false, the pass ends and the result is false.
 ///
 /// # Errors
 /// [`TrainError`]: more unreadable images than the loader allows, an image without a label ([`TrainError::NoLabel`]),
@@ -45,7 +45,7 @@ pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
     judge: &mut J,
     device: &Device,
     pass: Pass,
-    watch: &mut dyn FnMut(Seen<'_, J>) -> Result<bool, E>,
+    watch: &mut dyn FnMut(Evaluated<'_, J>) -> Result<bool, E>,
 ) -> Result<bool, E> {
     let mut left = pass.limit.unwrap_or(usize::MAX);
     let mut is_empty = true;
@@ -60,7 +60,7 @@ pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
         judge.add(&Answers::Classes { names: &batch.names[..count], logits: &logits, labels: &labels })?;
         left -= count;
         is_empty &= count == 0;
-        if count > 0 && !watch(Seen { batch: &batch, labels: &labels, logits: &logits, judge })? {
+        if count > 0 && !watch(Evaluated { batch: &batch, labels: &labels, logits: &logits, judge })? {
             return Ok(false);
         }
     }

@@ -1,4 +1,4 @@
-//! The place where NaN or infinity first occurred.
+//! The place of the first NaN or infinite value.
 
 use std::fmt::Arguments;
 

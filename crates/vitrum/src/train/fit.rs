@@ -25,8 +25,9 @@ pub fn fit(job: &Job, watch: &mut dyn Watch, requests: &dyn Requests) -> Result<
 /// Trains as [`fit`], with a judge of your own for validation. The recipe's `eval_metric` is one of its scores.
 ///
 /// # Errors
-/// As [`fit`], and those of the judge. [`TrainError::PlateauMetric`]: the plateau schedule knows the directions of the
-/// task's own scores; it takes any other score for a loss if its name contains "loss", for an accuracy otherwise.
+/// As [`fit`], and those of the judge. [`TrainError::PlateauMetric`]: the plateau schedule assumes the opposite
+/// direction of the score. It knows the directions of the task's own scores. Of any other score, it assumes that
+/// smaller is better if the name contains "loss", and that larger is better otherwise.
 pub fn fit_with(
     job: &Job,
     judge: Box<dyn Judge>,

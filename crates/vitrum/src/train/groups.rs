@@ -14,7 +14,7 @@ use crate::models::{Depth, Network};
 pub struct Group {
     /// Its weight decay.
     pub weight_decay: f64,
-    /// Its learning rate over the schedule's.
+    /// Factor on the schedule's learning rate.
     pub lr_scale: f64,
     /// Its layer: 0 is the embedding, then the blocks, then the head.
     pub layer: usize,
@@ -25,7 +25,7 @@ pub struct Group {
 pub struct GroupConfig {
     /// Weight decay of parameters that decay.
     pub weight_decay: f64,
-    /// Learning rate of a layer over that of the next; `None`: the same rate for all.
+    /// Ratio of a layer's learning rate to the next layer's; `None`: the same rate for all.
     pub layer_decay: Option<f64>,
     /// Keys without weight decay, besides one-dimensional parameters, tokens and positions; `*` matches any text.
     pub no_weight_decay: Vec<String>,
@@ -48,7 +48,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Groups of all parameters of `model`, including frozen ones. Reads no value.
+    /// Groups of all parameters of `model`, including frozen ones. Reads no parameter values.
     pub fn new<M: Network>(model: &M, config: &GroupConfig) -> Self {
         let found: Vec<(String, usize)> =
             shapes(model).into_iter().map(|(key, shape)| (key.name, shape.len())).collect();
@@ -82,7 +82,7 @@ impl FromIterator<(String, Group)> for Groups {
     }
 }
 
-/// Numbers the occurring depths from 0. The closing norm learns like the last layer (timm's `MATCH_PREV_GROUP`).
+/// Numbers the depths from 0. The closing norm shares the number of the depth before it (timm's `MATCH_PREV_GROUP`).
 fn numbered(depths: impl Iterator<Item = Depth>) -> BTreeMap<Depth, usize> {
     let mut layers: BTreeMap<Depth, usize> = depths.map(|depth| (depth, 0)).collect();
     let mut next = 0;

@@ -1,4 +1,4 @@
-//! What is asked of a run, and how it ends.
+//! A request to train, requests to a run, and its outcome.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Judges: from a model's answers to scores.
+//! Judges: from a model's logits to scores.
 
 use super::TrainError;
 use super::log::{Confusion, LogError, RunFolder};
@@ -22,27 +22,27 @@ pub enum Answers<'a> {
 
 /// Measures a model over a dataset, batch by batch.
 pub trait Judge {
-    /// The scores that this judge gives, known before any batch.
+    /// The scores that this judge measures, known before any batch.
     fn measures(&self) -> &[Measure];
 
     /// Forgets everything; the next batches come from a model of `num_classes` classes.
     fn reset(&mut self, num_classes: usize);
 
-    /// Takes one batch.
+    /// Adds one batch.
     ///
     /// # Errors
-    /// [`TrainError::Label`]: a label outside of the model's classes. Other judges have errors of their own.
+    /// [`TrainError::Label`]: a label outside of the model's classes. Other judges have other errors.
     fn add(&mut self, batch: &Answers<'_>) -> Result<(), TrainError>;
 
     /// The scores of all batches so far, in the order of [`measures`](Self::measures); empty before the first image.
     fn scores(&self) -> Scores;
 
-    /// The scores of the newest batch alone. A judge whose scores need the whole dataset gives those so far.
+    /// The scores of the newest batch alone. A judge whose scores need the whole dataset returns the scores so far.
     fn newest(&self) -> Scores {
         self.scores()
     }
 
-    /// Writes what a finished run leaves besides its scores; `classes` are the names of the classes.
+    /// Writes the judge's files of a finished run, besides the scores. `classes` are the names of the classes.
     ///
     /// # Errors
     /// [`LogError`]: a file that cannot be drawn or written.
@@ -79,12 +79,12 @@ impl ClassifyJudge {
         self.evaluation.accuracy()
     }
 
-    /// How often each class was taken for which.
+    /// The confusion matrix so far.
     pub fn confusion(&self) -> &Confusion {
         &self.confusion
     }
 
-    /// The answers to the images of the newest batch, in order.
+    /// The predictions for the images of the newest batch, in order.
     pub fn answers(&self) -> &[Answer] {
         &self.answers
     }

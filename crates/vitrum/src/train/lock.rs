@@ -7,7 +7,7 @@ use std::path::Path;
 /// Why a folder cannot be locked.
 #[derive(Debug)]
 pub(super) enum LockError {
-    /// Another process holds it; the text that it wrote about itself.
+    /// Another process holds it. The text is its description of itself, if there is one.
     Held(Option<String>),
     /// An error of the operating system.
     Io(std::io::Error),
@@ -18,14 +18,14 @@ const NAME: &str = ".lock";
 
 /// Held while a process writes into a folder. Released when dropped, and when the process ends in any way.
 ///
-/// The lock is advisory, on a file `.lock`, which stays. On a file system without locks nothing is held.
+/// The lock is advisory. Its file `.lock` stays. A file system without locks locks nothing.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
 }
 
 impl FolderLock {
-    /// Takes the lock of `folder`, or fails at once.
+    /// Takes the lock of `folder`. Fails at once if another process holds it.
     pub(super) fn take(folder: &Path) -> Result<Self, LockError> {
         let path = folder.join(NAME);
         let mut options = OpenOptions::new();
@@ -44,7 +44,7 @@ impl FolderLock {
         }
         let host = gethostname::gethostname();
         let text = format!("process {} on {}\n", std::process::id(), host.to_string_lossy());
-        // Only for the message above: a full disk must not prevent training.
+        // The text is only for the error above. A failure is ignored: a full disk must not prevent training.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         Ok(Self { file })
     }
@@ -52,7 +52,7 @@ impl FolderLock {
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        // Closing is not enough: a child that was just forked may hold the file for a moment.
+        // Closing is not enough: a child that was just forked may keep the file open for a moment.
         let _ = self.file.unlock();
     }
 }

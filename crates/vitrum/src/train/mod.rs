@@ -1,11 +1,11 @@
 //! Recipe → loop → checkpoint.
 //!
 //! Reading order: [`recipe`] holds what a run depends on, [`mod@fit`] is the loop, [`trainer`] makes one update.
-//! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] are the mathematics of an update,
-//! [`backward`] runs forward and backward passes, [`precision`] sets their number type, [`statistics`] keeps what
-//! BatchNorm learns, [`distill`] adds a teacher. [`build`] makes the model.
+//! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] do the mathematics of an update,
+//! [`backward`] runs forward and backward passes, [`precision`] sets their float type, [`statistics`] keeps BatchNorm's
+//! statistics, [`distill`] adds a teacher. [`build`] makes the model.
 //! [`task`] names what a model is trained for, [`evaluate`] runs a model over a dataset, a
-//! [`judge`](mod@judge) makes [`score`]s of its answers. [`resume`] keeps a run on disk, [`log`] writes its records.
+//! [`judge`](mod@judge) turns its logits into [`score`]s. [`resume`] keeps a run on disk, [`log`] writes its records.
 
 pub mod backward;
 pub mod build;

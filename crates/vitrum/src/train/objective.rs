@@ -1,7 +1,7 @@
-//! From logits and targets to the number that is made small.
+//! From logits and targets to the loss that training minimises.
 //!
-//! Each loss is computed with its gradient, which is then tied to the logits: so the gradient is the formula's, also
-//! where steps of its computation would overflow or have none.
+//! Each loss computes its value and its gradient by formula, and attaches the gradient to the logits. Autodiff through
+//! the single steps could overflow, or meet a step without a gradient.
 
 use burn::tensor::{DType, Int, Tensor};
 
@@ -10,40 +10,40 @@ use super::recipe::Recipe;
 use crate::layers::observe::Observer;
 use crate::models::{Features, Inputs, Network, Want};
 
-/// A batch on the device that keeps a graph.
+/// A batch on the autodiff device.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// What enters the model.
+    /// The model's inputs.
     pub inputs: Inputs,
-    /// What should come out.
+    /// The targets.
     pub targets: Targets,
-    /// The number of each example in the training set, in order; empty where it is not known.
+    /// Index of each example in the training set, in order; empty if unknown.
     pub indexes: Vec<u32>,
 }
 
 impl Batch {
-    /// A batch whose examples have no numbers.
+    /// A batch without indexes.
     pub fn new(inputs: impl Into<Inputs>, targets: Targets) -> Self {
         Self { inputs: inputs.into(), targets, indexes: Vec::new() }
     }
 }
 
-/// What should come out of a model for a batch.
+/// The targets of a batch.
 #[derive(Clone, Debug)]
 pub enum Targets {
-    /// A share of every class for each example, `[B, K]`.
+    /// Soft targets, `[B, K]`: a share of every class for each example.
     Soft(Tensor<2>),
     /// A class for every pixel, `[B, H, W]`.
     Maps(Tensor<3, Int>),
-    /// The inputs are all there is to know.
+    /// No targets: the loss needs only the inputs.
     Nothing,
 }
 
 impl Targets {
-    /// Shares of classes.
+    /// The soft targets, `[B, K]`.
     ///
     /// # Panics
-    /// If these are other targets.
+    /// If the targets are of another kind.
     pub fn soft(&self) -> Tensor<2> {
         match self {
             Self::Soft(targets) => targets.clone(),
@@ -52,18 +52,18 @@ impl Targets {
     }
 }
 
-/// What training makes small: one per task.
+/// The loss that training minimises. Each task has one.
 ///
-/// A pass has two parts, so that a model's links can be computed twice: [`features`](Objective::features) of the inputs,
-/// then the [`loss`](Objective::loss) of these.
+/// A pass has two parts: the [`features`](Objective::features) of the inputs, then the [`loss`](Objective::loss) of the
+/// features. Gradient checkpointing needs this split: it computes a model's links twice.
 pub trait Objective<M: Network>: Send + Sync {
     /// Refuses a model that the objective cannot train.
     ///
     /// # Errors
-    /// What the model lacks.
+    /// A [`TrainError`] that names what the model lacks.
     fn check(&self, model: &M) -> Result<(), TrainError>;
 
-    /// The features that the loss reads; they are also those of the model's chain.
+    /// The features that the loss reads. They equal the features of the model's chain.
     fn features(&self, model: &M, inputs: Inputs, watch: &mut dyn Observer) -> Features {
         match (model.backbone(), model.chain()) {
             (Some(backbone), _) => backbone.features(inputs, Want::Head, watch),
@@ -83,10 +83,10 @@ pub trait Objective<M: Network>: Send + Sync {
     fn loss(&self, model: &M, features: Features, batch: &Batch, watch: &mut dyn Observer) -> Tensor<1>;
 }
 
-/// Classes from images: the loss of the answer's logits.
+/// Image classification: the loss of the class logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Classification {
-    /// Of logits and soft targets.
+    /// The loss of logits and soft targets.
     pub loss: ClassLoss,
 }
 
@@ -114,13 +114,13 @@ pub enum ClassLoss {
     Binary {
         /// Targets above this become 1, others 0.
         threshold: Option<f64>,
-        /// Sum over classes instead of mean; the mean is over the batch in any case.
+        /// Sum over classes instead of the mean. Over the batch, it is always the mean.
         sum_classes: bool,
     },
 }
 
 impl From<&Recipe> for ClassLoss {
-    /// `bce_loss` is followed always; timm's `train.py` ignores it where there is neither mixing nor smoothing.
+    /// `bce_loss` always applies. timm's `train.py` ignores it without mixing and smoothing.
     fn from(recipe: &Recipe) -> Self {
         if recipe.bce_loss {
             Self::Binary { threshold: recipe.bce_target_thresh, sum_classes: recipe.bce_sum }
@@ -131,7 +131,7 @@ impl From<&Recipe> for ClassLoss {
 }
 
 impl ClassLoss {
-    /// The loss, `[1]`, of logits `[B, K]` and targets `[B, K]`; in f32 where the logits are narrower.
+    /// The loss, `[1]`, of logits `[B, K]` and targets `[B, K]`. It is computed in f32 if the logits are narrower.
     ///
     /// # Panics
     /// If the two differ in shape.
@@ -149,8 +149,8 @@ impl ClassLoss {
     }
 }
 
-/// A loss `[1]` of logits and what they should be, both `[B, K]`, from a function that gives its value and its gradient
-/// with respect to the logits. In f32 where the logits are narrower.
+/// A loss `[1]` of logits and targets, both `[B, K]`. The function `loss` returns its value and its gradient with
+/// respect to the logits. It is computed in f32 if the logits are narrower.
 ///
 /// # Panics
 /// If the two differ in shape.

@@ -1,8 +1,8 @@
 //! Optimisers, as in torch and timm.
 //!
-//! An optimiser works on flattened tensors of the device below autodiff. [`GradMap`] collects the gradients of a
+//! An optimiser works on flattened tensors on the device without autodiff. [`GradMap`] collects the gradients of a
 //! model by key. [`Optimizer::step`] takes the parameters out of the model, updates them, and puts them back. State
-//! is kept by key too, so a resumed run continues bit by bit.
+//! is kept by key too, so a resumed run continues bit for bit.
 //!
 //! Names, meanings and defaults are those of timm 1.0's `create_optimizer_v2`. One difference: `muon` iterates in
 //! the parameters' own type; timm uses bf16.
@@ -83,7 +83,7 @@ impl OptimName {
         }
     }
 
-    /// Default betas. Adafactor has none, and then keeps no average of gradients.
+    /// Default betas. Adafactor has none; without betas, it keeps no average of steps.
     fn default_betas(self) -> Option<[f64; 2]> {
         match self {
             Self::Adafactor => None,
@@ -140,10 +140,10 @@ pub enum OptimError {
     Field {
         /// The recipe's key.
         field: &'static str,
-        /// A sentence that begins with the key.
+        /// The rest of a sentence that begins with the key.
         reason: String,
     },
-    /// The model, or the groups, have no parameter for this gradient.
+    /// The model or the groups have no parameter for this gradient.
     #[error(
         "gradient of '{key}': no such parameter in the {place}\nhint: groups are made from the model that is trained"
     )]
@@ -168,7 +168,7 @@ pub enum OptimError {
     State(#[from] StateError),
 }
 
-/// An optimiser and its numbers.
+/// An optimiser and its hyperparameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimConfig {
     /// Its name.
@@ -216,7 +216,7 @@ impl OptimConfig {
             return refuse("momentum", format!("is {}, expected at least 0 and below 1", self.momentum));
         }
         if self.name == OptimName::Sgd && self.momentum == 0.0 {
-            return refuse("momentum", "is 0, but `sgd` is Nesterov's\nhint: opt = \"momentum\"".into());
+            return refuse("momentum", "is 0, but `sgd` uses Nesterov\nhint: opt = \"momentum\"".into());
         }
         Ok(())
     }
@@ -283,7 +283,7 @@ impl Optimizer {
         Ok(Self { config, updates: 0, kept: BTreeMap::new() })
     }
 
-    /// The model's configuration.
+    /// The optimiser's configuration.
     pub fn config(&self) -> &OptimConfig {
         &self.config
     }
@@ -293,12 +293,12 @@ impl Optimizer {
         self.updates
     }
 
-    /// Updates the parameters that have a gradient, each with `lr` times its group's scale. Parameters keep id,
-    /// device and whether they are trained. Those without a gradient, and their state, stay unchanged.
+    /// Updates the parameters that have a gradient, each with `lr` times its group's scale. A parameter keeps its
+    /// id, its device and whether it is trained. Parameters without a gradient, and their state, stay unchanged.
     ///
     /// # Errors
-    /// [`OptimError`] if model, gradients, groups and state do not belong together. Nothing is updated then, but
-    /// the model is lost.
+    /// [`OptimError`] if model, gradients, groups and state do not match. Then nothing is updated, but the model is
+    /// lost.
     pub fn step<M: Module>(
         &mut self,
         model: M,
@@ -380,7 +380,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The whole state: tensors under `NAME/KEY` (`exp_avg/blocks.0.attn.qkv.weight`), numbers of steps.
+    /// The whole state: tensors under `NAME/KEY` (`exp_avg/blocks.0.attn.qkv.weight`), and numbers of steps.
     pub fn state_dict(&self) -> StateDict {
         let mut state = StateDict::default();
         let steps = self.kept.iter().map(|(key, kept)| (key.clone(), Value::from(kept.step))).collect();
@@ -395,11 +395,11 @@ impl Optimizer {
         state
     }
 
-    /// Restores a saved state, with its tensors on `device` (the one below autodiff).
+    /// Restores a saved state. Its tensors go to `device`, which is without autodiff.
     ///
     /// # Errors
-    /// [`StateError`] if it is incomplete or another optimiser's; nothing is changed then. The next step checks it
-    /// against the model.
+    /// [`StateError`] if it is incomplete or belongs to another optimiser; nothing is changed then. The next step
+    /// checks it against the model.
     pub fn load_state_dict(&mut self, state: &StateDict, device: &Device) -> Result<(), StateError> {
         let missing = |name: &str| StateError::Missing { name: name.into() };
         let scalar = |name: &str| state.scalars.get(name).ok_or_else(|| missing(name));
@@ -433,7 +433,7 @@ fn name_of(name: &str, key: &str) -> String {
     format!("{name}/{key}")
 }
 
-/// Flattens a tensor, on the device below autodiff.
+/// Flattens a tensor, on the device without autodiff.
 pub(crate) fn flat<const R: usize>(tensor: Tensor<R>) -> Tensor<1> {
     let tensor = tensor.inner();
     let n = tensor.dims().iter().product::<usize>();
@@ -445,7 +445,7 @@ pub(crate) fn unflat<const R: usize>(tensor: Tensor<1>, shape: [usize; R]) -> Te
     tensor.reshape(shape)
 }
 
-/// `value` with the properties of `old`: with or without autodiff, trained or not.
+/// `value` with the autodiff state of `old`: with or without autodiff, trained or not.
 pub(crate) fn like<const R: usize>(value: Tensor<R>, old: &Tensor<R>) -> Tensor<R> {
     let Some(strategy) = old.gradient_checkpointing_strategy() else { return value };
     let value = Tensor::from_inner(value).with_gradient_checkpointing_strategy(strategy);

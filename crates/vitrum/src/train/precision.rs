@@ -4,7 +4,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor};
 
-/// The model with its parameters in `dtype`; gradients reach the parameters of `model`.
+/// The model with its parameters in `dtype`. Gradients flow to the parameters of `model`.
 pub fn narrowed<M: Module>(model: &M, dtype: DType) -> M {
     model.clone().map(&mut Narrow(dtype))
 }

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! RUN/checkpoints/step-00012500/{model,optim,…}.safetensors, state.json, manifest.json
-//! RUN/checkpoints/last, best      each the name of one such folder
+//! RUN/checkpoints/last, best      files, each with the name of one such folder
 //! ```
 //!
-//! A checkpoint is written into a temporary folder. Every file is forced to disk, the manifest (names, lengths, SHA-256)
-//! last. Then the folder is renamed. A checkpoint is therefore whole or absent, whenever the process or the machine stops.
-//! Unfinished folders are removed when the store is opened again. Checksums detect later damage; the next older checkpoint
-//! is used then.
+//! A checkpoint is written into a temporary folder. Every file is forced to disk, the manifest (names, lengths,
+//! SHA-256) last. Then the folder is renamed. A checkpoint is therefore whole or absent, whenever the process or the
+//! machine stops. Unfinished folders are removed when the store is opened again. Checksums detect later damage. Then
+//! the next older checkpoint is used.
 
 mod changes;
 mod disk;
@@ -36,7 +36,7 @@ use super::lock::FolderLock;
 pub struct StoreOptions {
     /// Number of checkpoints to keep besides the best. The newest is always kept.
     pub keep_last: usize,
-    /// Whether a smaller metric is better, as of a loss.
+    /// Whether a smaller metric is better, as for a loss.
     pub lower_is_better: bool,
 }
 
@@ -67,7 +67,7 @@ pub struct Saved {
 
 /// A loaded checkpoint.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct Restored {
     /// Its folder.
     pub path: PathBuf,
     /// Number of updates before it.
@@ -79,7 +79,8 @@ pub struct Loaded {
 }
 
 impl Store {
-    /// Opens the folder `checkpoints` of a run, and creates it if it is missing. Removes what a killed run left unfinished.
+    /// Opens the folder `checkpoints` of a run, and creates it if it is missing. Removes the unfinished folders of a
+    /// killed run.
     ///
     /// # Errors
     /// [`ResumeError::Locked`]: another process has the folder open. [`ResumeError::Io`].
@@ -110,13 +111,13 @@ impl Store {
         &self.folder
     }
 
-    /// Writes a checkpoint after `step` updates. The best checkpoint is that with the best `metric`; a checkpoint without a
-    /// finite metric is never the best. A checkpoint of the same step is replaced; if no metric is given, the old metric
-    /// stays.
+    /// Writes a checkpoint after `step` updates. The checkpoint with the best `metric` is the best one; a checkpoint
+    /// without a finite metric is never the best. A checkpoint of the same step is replaced; if no metric is given, the
+    /// old metric stays.
     ///
     /// # Errors
-    /// [`ResumeError::Full`]: the disk is full. [`ResumeError::Io`], [`ResumeError::PartName`]. Older checkpoints stay as
-    /// they are, and unfinished files are removed if possible.
+    /// [`ResumeError::Full`]: the disk is full. [`ResumeError::Io`], [`ResumeError::PartName`]. Older checkpoints stay
+    /// unchanged, and unfinished files are removed if possible.
     pub fn save(&self, step: u64, parts: &Parts, metric: Option<f64>) -> Result<Saved, ResumeError> {
         let metric = metric.filter(|value| value.is_finite());
         let before = kept(&self.folder)?;
@@ -239,7 +240,8 @@ impl Store {
             .map_err(|e| ResumeError::io("removing", path, e))
     }
 
-    /// Cleans up after a killed run: restores what was being replaced, removes what was being written or removed.
+    /// Cleans up after a killed run: restores a checkpoint that was being replaced, removes half-written and
+    /// half-removed folders.
     fn tidy(&self) -> Result<(), ResumeError> {
         for entry in find::entries(&self.folder)? {
             let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -282,7 +284,7 @@ impl Store {
 /// # Errors
 /// [`ResumeError::Damaged`]: a file is missing or differs from the manifest. [`ResumeError::Format`]: another version.
 /// [`ResumeError::Io`].
-pub fn load(folder: &Path) -> Result<Loaded, ResumeError> {
+pub fn load(folder: &Path) -> Result<Restored, ResumeError> {
     let manifest = Manifest::read(folder)?;
     manifest.verify(folder)?;
     let mut parts = Parts::default();
@@ -290,7 +292,7 @@ pub fn load(folder: &Path) -> Result<Loaded, ResumeError> {
         let (name, part) = parts::decode(&folder.join(file), file)?;
         parts.insert(name, part);
     }
-    Ok(Loaded { path: folder.to_path_buf(), step: manifest.step, metric: manifest.metric, parts })
+    Ok(Restored { path: folder.to_path_buf(), step: manifest.step, metric: manifest.metric, parts })
 }
 
 /// `step-00012500`.

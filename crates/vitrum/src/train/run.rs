@@ -33,7 +33,7 @@ const MAX_BAD_LOSSES: u32 = 3;
 
 /// The position of a run and its memory; part of every checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Progress {
+struct RunState {
     /// From 0.
     epoch: usize,
     /// Updates done in this epoch.
@@ -53,7 +53,7 @@ struct Progress {
     done: bool,
 }
 
-impl Progress {
+impl RunState {
     /// Mean of the epoch's finite losses so far; NaN if there is none.
     fn mean_loss(&self) -> f64 {
         self.loss_sum / (self.update - self.lost) as f64
@@ -105,7 +105,7 @@ pub(super) struct Run<'a> {
     device: burn::tensor::Device,
     updates_per_epoch: usize,
     epochs: usize,
-    progress: Progress,
+    progress: RunState,
     began: Instant,
     saved_at: Instant,
     images: usize,
@@ -152,7 +152,7 @@ impl<'a> Run<'a> {
         let (folder, store, found) = place::place(job, metric.better)?;
         let progress = match &found {
             Some(path) => place::restore(path, job, &fingerprints, &mut trainer)?,
-            None => Progress::default(),
+            None => RunState::default(),
         };
         let epochs = trainer.num_epochs();
         let reached = Reached { updates: trainer.updates(), epochs: progress.epoch };
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
         self.tell(Event::Epoch(summary.clone()));
         let patience = self.recipe.patience;
         let ends = self.is_last_update() || (patience > 0 && self.progress.since_best >= patience);
-        self.progress = Progress {
+        self.progress = RunState {
             epoch: epoch + 1,
             update: 0,
             loss_sum: 0.0,

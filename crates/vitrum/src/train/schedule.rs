@@ -1,7 +1,7 @@
 //! The learning rate as a function of the update.
 //!
-//! The schedules are timm's, built as in `create_scheduler_v2` and applied as in `train.py`: the rate of an update
-//! depends on the number of updates before it or, per epoch, on the number of epochs before it.
+//! The schedules are timm's, built as in `create_scheduler_v2` and applied as in `train.py`. The rate of an update
+//! depends on the number of updates before it. In a schedule per epoch, it depends on the number of epochs before it.
 
 use std::f64::consts::PI;
 
@@ -34,7 +34,7 @@ pub enum ScheduleError {
     /// A saved state belongs to another schedule.
     #[error("schedule: the saved state {reason}\nhint: it was written by a run with another `sched`")]
     State {
-        /// What is wrong with it.
+        /// The rest of a sentence that begins with "the saved state".
         reason: String,
     },
 }
@@ -195,8 +195,8 @@ impl Schedule {
         self.warmup_lr + t * ((self.peak - self.warmup_lr) / self.warmup_t)
     }
 
-    /// Gives `plateau` the score of an epoch, numbered from 0; `None`: the epoch was not validated. Other schedules ignore
-    /// it.
+    /// Gives `plateau` the score of an epoch, numbered from 0; `None`: the epoch was not validated. Other schedules
+    /// ignore the score.
     pub fn observe(&mut self, epoch: usize, metric: Option<f64>) {
         let next = (epoch + 1) as f64;
         let warming = (next <= self.warmup_t).then(|| self.warmup_at(next));
@@ -270,8 +270,8 @@ impl Plateau {
     }
 }
 
-/// The direction that `plateau` follows: that of the task's score `eval_metric`. The direction of any other score comes
-/// from its name, as in timm: lower if it contains "loss".
+/// The direction that `plateau` follows: the direction of the task's score `eval_metric`. The direction of any other
+/// score comes from its name, as in timm: lower is better if the name contains "loss".
 pub(super) fn better(recipe: &Recipe) -> Better {
     let measures = recipe.task().map_or(&[][..], |task| task.measures());
     match measures.iter().find(|measure| measure.name == recipe.eval_metric) {
@@ -304,7 +304,7 @@ fn check(recipe: &Recipe, updates_per_epoch: u64) -> Result<(), ScheduleError> {
         ("decay_rate", recipe.decay_rate),
     ] {
         if !(value.is_finite() && value >= 0.0) {
-            return refuse(field, format!("is {value}, expected a number from 0 on"));
+            return refuse(field, format!("is {value}, expected a number of at least 0"));
         }
     }
     if name == "step" && !(recipe.decay_epochs > 0.0 && recipe.decay_epochs.is_finite()) {

@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
-    /// A larger value is better, as of an accuracy.
+    /// A larger value is better, as for an accuracy.
     #[default]
     Higher,
-    /// A smaller value is better, as of a loss.
+    /// A smaller value is better, as for a loss.
     Lower,
 }
 
@@ -136,14 +136,14 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-/// A score while an evaluation goes on, as timm's `AverageMeter`.
+/// A score during an evaluation, as timm's `AverageMeter`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Meter {
     /// The score's name.
     pub name: String,
     /// The value of the newest batch.
     pub value: f64,
-    /// The value of everything so far.
+    /// The value of all batches so far.
     pub mean: f64,
 }
 
@@ -152,7 +152,7 @@ pub struct Meter {
 pub struct Meters(Vec<Meter>);
 
 impl Meters {
-    /// Meters of the newest batch and of everything so far; a score that the batch lacks has the value so far.
+    /// Meters of the newest batch and of all batches so far. A score that the batch lacks gets the value so far.
     pub fn new(newest: &Scores, so_far: &Scores) -> Self {
         let meter = |(name, mean): (&str, f64)| Meter {
             name: name.to_string(),
@@ -190,13 +190,13 @@ impl<'de> Deserialize<'de> for Meters {
     }
 }
 
-/// The end of a mean's key.
+/// Suffix of the key of a mean.
 const MEAN: &str = "_avg";
 
-/// The validation of an epoch. JSON: `eval_NAME` and `ema_NAME` of each score, `null` where it was not measured.
+/// The validation of an epoch. JSON: `eval_NAME` and `ema_NAME` of each score, `null` if it was not measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Validation {
-    /// Names of the judge's scores, also of an epoch that was not validated.
+    /// Names of the judge's scores, even if the epoch was not validated.
     pub names: Vec<String>,
     /// Scores of the model; `None`: the epoch was not validated.
     pub model: Option<Scores>,
@@ -205,7 +205,7 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// The scores that choose the best checkpoint: those of the moving average, where one is kept.
+    /// The scores that choose the best checkpoint: those of the moving average, if one is kept.
     pub fn decisive(&self) -> Option<&Scores> {
         self.ema.as_ref().or(self.model.as_ref())
     }
@@ -227,9 +227,9 @@ impl Validation {
     }
 }
 
-/// Before a score of the model.
+/// Prefix of the model's scores.
 const MODEL: &str = "eval_";
-/// Before a score of the moving average.
+/// Prefix of the moving average's scores.
 const EMA: &str = "ema_";
 
 impl Serialize for Validation {

@@ -1,8 +1,8 @@
-//! What BatchNorm layers saw in the passes of an update, kept aside until the update is accepted.
+//! The BatchNorm statistics of an update's passes, kept until the update is accepted.
 //!
-//! A layer tells its statistics to the observer of the pass and changes nothing. So a skipped update leaves the running
-//! statistics as they were, a block that is computed twice moves them once, and a pass in narrow numbers moves those of
-//! the model in f32.
+//! A layer reports its statistics to the observer of the pass and changes nothing itself. So a skipped update does not
+//! change the running statistics. A block that is computed twice changes them once. A pass in a narrower type changes
+//! those of the f32 model.
 
 use std::collections::HashMap;
 use std::fmt::Arguments;
@@ -16,7 +16,7 @@ use crate::layers::names::{Key, Map, map};
 use crate::layers::observe::{BatchStatistics, Observer};
 use crate::models::Network;
 
-/// Batches' statistics by the key of the running ones, in the order of the passes.
+/// Batch statistics by the key of the running statistics, in the order of the passes.
 #[derive(Debug, Default)]
 pub struct Statistics {
     seen: HashMap<String, Vec<(Tensor<1>, f64)>>,
@@ -36,7 +36,7 @@ impl Observer for Statistics {
 }
 
 impl Statistics {
-    /// The model with its running statistics moved, batch by batch, as PyTorch moves them.
+    /// Updates the model's running statistics batch by batch, as PyTorch does.
     pub fn commit<M: Network>(self, model: M) -> M {
         if self.seen.is_empty() {
             return model;

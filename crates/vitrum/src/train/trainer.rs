@@ -1,4 +1,4 @@
-//! One update: forth and back over its batches, clip, step, average.
+//! One update: forward and backward passes over its batches, clipping, optimiser step, moving average.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::{Value, json};
@@ -19,12 +19,12 @@ use crate::checkpoint::{HostTensor, TensorMap};
 use crate::data::batch;
 use crate::models::{Inputs, Model, Network};
 
-/// A batch on its way to the device.
+/// Data that becomes a [`Batch`] on the device.
 pub trait IntoBatch {
     /// The batch on `device`.
     ///
     /// # Errors
-    /// Numbers that do not fill their shape.
+    /// [`TrainError::Batch`]: the values do not fill their shape.
     fn into_batch(self, device: &Device) -> Result<Batch, TrainError>;
 }
 
@@ -46,7 +46,7 @@ impl IntoBatch for Examples {
     }
 }
 
-/// Images and classes on their way into the model.
+/// Images and targets of a batch, on the host.
 #[derive(Clone, Debug)]
 pub struct Examples {
     /// Normalised images, `[B, C, H, W]`, in order.
@@ -55,24 +55,24 @@ pub struct Examples {
     pub shape: [usize; 4],
     /// Soft targets, `[B, K]`, in order.
     pub targets: Vec<f32>,
-    /// The number of each image in the training set, in order; empty where it is not known.
+    /// Index of each image in the training set, in order; empty if unknown.
     pub indexes: Vec<u32>,
 }
 
-/// What an update came to.
+/// The result of an update.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Updated {
     /// Mean loss of its images, before the update.
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,
-    /// Norm of all gradients before clipping, where it was computed.
+    /// Norm of all gradients before clipping, if it was computed.
     pub grad_norm: Option<f64>,
-    /// Why nothing was changed, when loss or gradients were not finite.
+    /// Why the update was skipped: its loss or gradients were not finite.
     pub skipped: Option<String>,
 }
 
-/// A model and everything that changes with it.
+/// A model and the state that changes with it.
 pub struct Trainer<M: Network = Model> {
     /// `None` only while an update is under way.
     model: Option<M>,
@@ -83,7 +83,7 @@ pub struct Trainer<M: Network = Model> {
     clip: Option<(ClipMode, f64)>,
     objective: Box<dyn Objective<M>>,
     grad_checkpointing: bool,
-    /// Type of the numbers in forward and backward passes, where it is not the parameters'.
+    /// Float type of forward and backward passes, if it is not the parameters' type.
     narrow: Option<DType>,
     seed: u64,
     updates: u64,
@@ -91,11 +91,12 @@ pub struct Trainer<M: Network = Model> {
 }
 
 impl<M: Network> Trainer<M> {
-    /// Begins with `model`, whose frozen parameters want no gradient, to name classes; an epoch has so many updates.
+    /// Trains `model` as a classifier. Its frozen parameters must not require gradients. An epoch has
+    /// `updates_per_epoch` updates.
     ///
     /// # Errors
-    /// An unknown optimiser, schedule or way of clipping; a setting out of range; bf16 on a device that has no bf16; or a
-    /// model that names no classes.
+    /// An unknown optimiser, schedule or clip mode; a setting out of range; bf16 on a device without bf16; or a model
+    /// that is not a classifier.
     pub fn new(
         model: M,
         recipe: &Recipe,
@@ -109,7 +110,7 @@ impl<M: Network> Trainer<M> {
     /// [`new`](Trainer::new) with another objective.
     ///
     /// # Errors
-    /// Those of [`new`](Trainer::new), and a model that the objective cannot train.
+    /// As [`new`](Trainer::new), and a model that the objective cannot train.
     pub fn with_objective(
         model: M,
         objective: Box<dyn Objective<M>>,
@@ -140,11 +141,11 @@ impl<M: Network> Trainer<M> {
         })
     }
 
-    /// One update by the mean gradient of `batches`. When the loss or a gradient is not finite nothing is changed but
-    /// the number of updates.
+    /// One update with the mean gradient of `batches`. If the loss or a gradient is not finite, only the number of
+    /// updates changes.
     ///
     /// # Errors
-    /// Batches whose numbers do not fill their shape.
+    /// [`TrainError::Batch`]: the values of a batch do not fill their shape.
     pub fn update<E: IntoBatch>(&mut self, batches: Vec<E>) -> Result<Updated, TrainError> {
         let lr = self.schedule.lr(self.updates);
         let count = batches.len().max(1) as f64;
@@ -194,7 +195,7 @@ impl<M: Network> Trainer<M> {
         (loss, grads)
     }
 
-    /// The accepted update: parameters, then the statistics that the passes saw, then the average.
+    /// Applies an accepted update: first the parameters, then BatchNorm's statistics, then the moving average.
     fn apply(&mut self, grads: GradMap, statistics: Statistics, lr: f64) -> Result<(), TrainError> {
         let model = self.model.take().expect("a model, except while an update is under way");
         let grads = match self.clip {
@@ -229,22 +230,22 @@ impl<M: Network> Trainer<M> {
         self.schedule.num_epochs()
     }
 
-    /// The model for evaluation: no graph, nothing dropped, low-rank updates merged.
+    /// The model for evaluation: no autodiff graph, no dropout of any kind, low-rank updates merged.
     pub fn model(&self) -> M {
         self.live().valid().materialize()
     }
 
-    /// The average of the weights for evaluation, where one is kept.
+    /// The model with the moving average of the weights, for evaluation; `None` if no average is kept.
     pub fn ema_model(&self) -> Option<M> {
         self.ema.as_ref().map(|ema| ema.apply_to(self.live().valid()).materialize())
     }
 
-    /// Tells the schedule how the validation of an epoch went.
+    /// Gives the schedule the validation score of an epoch.
     pub fn observe(&mut self, epoch: usize, metric: Option<f64>) {
         self.schedule.observe(epoch, metric);
     }
 
-    /// Everything needed to go on: tensors of the model, of its average, of the optimiser; and numbers.
+    /// The state to resume from: tensors of the model, its moving average and the optimiser, and numbers.
     pub fn state(&self) -> TrainerState {
         let optimizer = self.optimizer.state_dict();
         TrainerState {
@@ -259,10 +260,10 @@ impl<M: Network> Trainer<M> {
         }
     }
 
-    /// Goes on from a state of the same model and recipe.
+    /// Resumes from a state of the same model and recipe.
     ///
     /// # Errors
-    /// A state that is not whole, or another model's or optimiser's.
+    /// An incomplete state, or the state of another model or optimiser.
     pub fn load_state(&mut self, state: TrainerState) -> Result<(), TrainError> {
         let TrainerState { model, ema, optimizer, numbers } = state;
         let map = TensorMap { tensors: model.into_iter().collect(), ..TensorMap::new("the saved state") };
@@ -276,7 +277,7 @@ impl<M: Network> Trainer<M> {
         self.schedule.load_state_dict(&state_dict(Vec::new(), scalars("schedule")))?;
         match (&mut self.ema, ema) {
             (Some(ema), Some(saved)) => ema.load_state_dict(&state_dict(saved, Default::default()))?,
-            (Some(_), None) => return Err(TrainError::OtherModel("the saved run keeps no average".into())),
+            (Some(_), None) => return Err(TrainError::OtherModel("the saved run has no average".into())),
             (None, _) => {}
         }
         self.updates = numbers
@@ -287,14 +288,14 @@ impl<M: Network> Trainer<M> {
     }
 }
 
-/// A [`Trainer`] at rest.
+/// The saved state of a [`Trainer`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainerState {
     /// Parameters under timm's keys and layouts.
     pub model: Vec<(String, HostTensor)>,
-    /// Their average.
+    /// Their moving average.
     pub ema: Option<Vec<(String, HostTensor)>>,
-    /// What the optimiser keeps.
+    /// The optimiser's state.
     pub optimizer: Vec<(String, HostTensor)>,
     /// Counts, and the schedule's history.
     pub numbers: Value,

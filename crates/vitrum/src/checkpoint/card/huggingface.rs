@@ -14,14 +14,13 @@ use crate::data::Preprocess;
 use crate::data::preprocess::PreprocessError;
 use crate::models::Config;
 
-/// The card a transformers `config.json` describes; preprocessing lies in another file.
+/// The card from a transformers `config.json`. Preprocessing is in another file.
 pub(super) fn card(json: &Map<String, Value>) -> Result<ModelCard, String> {
     let fields = Fields(json);
     let class = class_name(&fields)?;
     let model_type = fields.text("model_type")?.unwrap_or_default();
     let found = families().find_map(|(_, family)| (family.of_huggingface)(&fields, class));
-    let config =
-        found.ok_or_else(|| format!("`model_type` `{model_type}` is no model this program knows"))??;
+    let config = found.ok_or_else(|| format!("`model_type` `{model_type}` is not a supported model"))??;
     let classes = if classifies(class) { num_labels(&fields)? } else { 0 };
     let config = config.with("num_classes", json!(classes)).map_err(|error| error.to_string())?;
     let mut card = ModelCard::new(config, CardSource::HuggingFace, "");
@@ -46,13 +45,13 @@ fn classifies(class: Option<&str>) -> bool {
     class.is_none_or(|name| name.contains("ForImageClassification"))
 }
 
-/// Classes: as many as `id2label` reaches and `num_labels` says, else transformers' default.
+/// Number of classes: the larger of `num_labels` and the count in `id2label`. Without both, transformers' default of 2.
 fn num_labels(fields: &Fields) -> Result<usize, String> {
     let stated = fields.size("num_labels")?;
     let named = match fields.get("id2label") {
         Some(Value::Object(names)) => {
             let last = names.keys().filter_map(|class| class.parse::<usize>().ok()).max();
-            // A few classes may have no name; a number far beyond the names is refused with the labels.
+            // Classes may lack a name. `labels` refuses a class number far beyond the number of names.
             Some(last.map_or(0, |last| last.saturating_add(1)).max(names.len()))
         }
         Some(other) => return Err(expected("id2label", "a map of class number to name", other)),
@@ -66,8 +65,8 @@ fn are_placeholders(names: &[String]) -> bool {
     names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"))
 }
 
-/// Reads the processor's configuration beside `config` into the card, if it is there. As transformers 5 does it: the
-/// `image_processor` within `processor_config.json`, else `preprocessor_config.json`.
+/// Adds preprocessing from the processor's configuration beside `config`. Like transformers 5, it reads
+/// `image_processor` in `processor_config.json`, else `preprocessor_config.json`.
 pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), LoadError> {
     let Some((path, json)) = processor(config)? else {
         card.notes.push("preprocessing is not known: no preprocessor_config.json".into());
@@ -88,10 +87,10 @@ pub(super) fn add_preprocess(card: &mut ModelCard, config: &Path) -> Result<(), 
     Ok(())
 }
 
-/// The fields of the image processor, and the file they stand in.
+/// The file of the image processor, and its fields.
 type Processor = (PathBuf, Map<String, Value>);
 
-/// The newer file of the processor where it is there, else the older one.
+/// The newer processor file if present, else the older one.
 fn processor(config: &Path) -> Result<Option<Processor>, LoadError> {
     let whole = config.with_file_name("processor_config.json");
     check_link(&whole)?;

@@ -9,7 +9,7 @@ use crate::checkpoint::fields::{Fields, expected};
 use crate::data::{CropMode, Interpolation, Preprocess};
 use crate::models::ModelConfig;
 
-/// The card a timm `config.json` describes.
+/// The card from a timm `config.json`.
 ///
 /// The oldest files have the fields of `pretrained_cfg` at the top level.
 pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<ModelCard, String> {
@@ -25,7 +25,8 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
         Some((name, tag)) => (name, Some(tag)),
         None => (full_name, None),
     };
-    // A model of ours that timm's arguments cannot express (`write_model`) names the nearest architecture aside.
+    // vitrum's own file (`write_model`, for what timm's arguments cannot express) has the nearest architecture in
+    // `base_architecture`.
     let own = top.get("vitrum");
     let name = match own {
         Some(_) => top.text("base_architecture")?.unwrap_or(name),
@@ -54,7 +55,7 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     Ok(card)
 }
 
-/// What timm's builder takes from `pretrained_cfg` when the arguments do not say otherwise.
+/// Applies what timm's builder takes from `pretrained_cfg`. `model_args` override it.
 fn with_pretrained(config: ModelConfig, top: &Fields, pretrained: &Fields) -> Result<ModelConfig, String> {
     let mut config = config;
     let mut set = |field: &str, value: Value| {
@@ -82,7 +83,7 @@ fn input_size(pretrained: &Fields) -> Result<Option<[usize; 3]>, String> {
     size().map(Some).ok_or_else(|| expected("input_size", "three whole numbers", value))
 }
 
-/// Arguments the model was made with, over those of the architecture.
+/// Applies `model_args` over the architecture's configuration.
 fn with_model_args(config: ModelConfig, top: &Fields) -> Result<ModelConfig, String> {
     let args = match top.get("model_args") {
         Some(Value::Object(args)) => args,
@@ -95,20 +96,21 @@ fn with_model_args(config: ModelConfig, top: &Fields) -> Result<ModelConfig, Str
     })
 }
 
-/// `global_pool` at the top is there for people; timm builds from architecture and arguments.
+/// Notes a top-level `global_pool` that differs from the model's. timm ignores it and builds from architecture and
+/// arguments.
 fn note_pool(card: &mut ModelCard, top: &Fields) -> Result<(), String> {
     if let Some(stated) = top.text("global_pool")?
         && let Some(own) = card.config.field("global_pool")
         && own != json!(stated)
     {
         card.notes.push(format!(
-            "`global_pool` is `{stated}` at the top level, the architecture and its arguments give {own}"
+            "`global_pool` is `{stated}` at the top level, but the architecture and its arguments give {own}"
         ));
     }
     Ok(())
 }
 
-/// The preparation of images, if all of it is stated.
+/// The preprocessing, if the file states all of it.
 fn preprocess(pretrained: &Fields, notes: &mut Vec<String>) -> Result<Option<Preprocess>, String> {
     let missing: Vec<&str> = ["input_size", "interpolation", "crop_pct", "mean", "std"]
         .into_iter()
@@ -121,7 +123,7 @@ fn preprocess(pretrained: &Fields, notes: &mut Vec<String>) -> Result<Option<Pre
     let input_size = input_size(pretrained)?.unwrap_or_default();
     let channels = input_size[0];
     if !matches!(channels, 1 | 3) {
-        notes.push(format!("preprocessing is not known: images of {channels} channels are not made here"));
+        notes.push(format!("preprocessing is not known: images of {channels} channels are not supported"));
         return Ok(None);
     }
     let per_channel = |key: &str| -> Result<Vec<f32>, String> {
@@ -135,14 +137,14 @@ fn preprocess(pretrained: &Fields, notes: &mut Vec<String>) -> Result<Option<Pre
         interpolation: named(pretrained, "interpolation", Interpolation::of_name, &filters)?
             .unwrap_or_default(),
         crop_pct: pretrained.number("crop_pct")?.unwrap_or_default(),
-        // Files older than the key mean the centre.
+        // Older files lack the key; their crop mode is `center`.
         crop_mode: named(pretrained, "crop_mode", CropMode::of_name, &modes)?.unwrap_or(CropMode::Center),
         mean: per_channel("mean")?,
         std: per_channel("std")?,
     }))
 }
 
-/// The value of a key that holds one of a few names.
+/// The value of a key that takes one of `names`.
 fn named<T>(
     fields: &Fields,
     key: &str,

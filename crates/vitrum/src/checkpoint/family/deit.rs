@@ -1,5 +1,5 @@
-//! Files of DeiT's distilled models: timm (and DeiT's own code), transformers. A Vision Transformer's, and the
-//! distillation token with its head.
+//! Files of DeiT's distilled models: timm (and DeiT's own code), transformers. They have the tensors of a Vision
+//! Transformer, a distillation token and its head.
 
 use serde_json::{Map, Value};
 
@@ -12,17 +12,17 @@ use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::deit::{DeitAnswer, DeitConfig};
 use crate::models::vit::VitConfig;
 
-/// transformers' name of the token.
+/// transformers' name of the distillation token.
 const HUGGING_FACE: [Row; 1] = [("embeddings.distillation_token", "dist_token", Edit::Keep)];
 
-/// Heads of transformers' model with a teacher, beside the base model.
+/// Heads of transformers' `DeiTForImageClassificationWithTeacher`, outside the base model.
 const BOTH_HEADS: [Row; 2] =
     [("cls_classifier", "head", Edit::Keep), ("distillation_classifier", "head_dist", Edit::Keep)];
 
-/// The head of transformers' model without one.
+/// Head of transformers' `DeiTForImageClassification`.
 const ONE_HEAD: [Row; 1] = [("classifier", "head", Edit::Keep)];
 
-/// The token before timm gave it its name.
+/// The token's older name.
 const OLD: [Row; 1] = [("distillation_token", "dist_token", Edit::Keep)];
 
 const PATCHES: &str = vit::keys::huggingface::TELLTALE;
@@ -64,7 +64,7 @@ impl Files for DeitConfig {
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let Inferred { config, mut notes } = vit::infer_with(&file.map, None, &vit::Told::of(file, 1))?;
         let vit = VitConfig { more_tokens: 0, ..vit::usual(config, file.dialect) };
-        notes.push(format!("activation and epsilon are those usual for {}", file.dialect.name()));
+        notes.push(format!("activation and epsilon are assumed as usual for {}", file.dialect.name()));
         let head_dist = vit.num_classes == 0 || file.map.contains("head_dist.weight");
         Ok(Inferred { config: Self { vit, head_dist, answer: DeitAnswer::Mean }, notes })
     }
@@ -100,10 +100,10 @@ impl Files for DeitConfig {
 
     fn timm_args(&self, base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
         if !self.head_dist {
-            return Err("timm's distilled DeiT has two heads".into());
+            return Err("timm's distilled DeiT always has two heads, but this model has one".into());
         }
         if self.answer != base.answer {
-            return Err("timm's distilled DeiT answers with the mean of its heads".into());
+            return Err("timm's distilled DeiT always gives the mean of its heads".into());
         }
         self.vit.timm_args(&base.vit, args)
     }
@@ -120,7 +120,7 @@ impl Files for DeitConfig {
 
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
         if self.has_both_heads() && self.answer != DeitAnswer::Mean {
-            return Err("transformers' DeiT with a teacher answers with the mean of its heads".into());
+            return Err("transformers' DeiT with a teacher always gives the mean of its heads".into());
         }
         let class = match (self.vit.num_classes > 0, self.head_dist) {
             (false, _) => "DeiTModel",

@@ -1,4 +1,5 @@
-//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP, vit-pytorch.
+//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP and
+//! vit-pytorch.
 
 mod convert;
 mod fit;
@@ -28,7 +29,7 @@ impl Files for VitConfig {
         Naming {
             rows: &[&keys::timm::ROWS],
             left_out: |name, _| keys::official::left_out(name),
-            // OpenCLIP keeps the projection into the shared space beside timm's trunk.
+            // OpenCLIP keeps the projection into the shared space outside timm's trunk.
             outside: |prefix, name| {
                 let is_head = prefix.ends_with("visual.trunk.") && name.ends_with("visual.head.proj.weight");
                 is_head.then(|| ("head.weight".to_string(), Edit::Keep))
@@ -85,21 +86,21 @@ impl Files for VitConfig {
         };
         let config = usual(config, file.dialect);
         let usual_for = match file.dialect {
-            Dialect::Custom => "timm, unless the file of names says otherwise",
+            Dialect::Custom => "timm, unless the key file says otherwise",
             known => known.name(),
         };
-        notes.push(format!("activation and epsilon are those usual for {usual_for}"));
+        notes.push(format!("activation and epsilon are assumed as usual for {usual_for}"));
         Ok(Inferred { config, notes })
     }
 
     fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let mut notes = Vec::new();
         let mut config = self;
-        // A file that has another number of classes than the catalogue's 1000 is right about itself.
+        // The file's number of classes overrides the catalogue's 1000.
         config.num_classes = file.map.rows("head.weight").unwrap_or(0);
         config.representation_size = file.map.rows("pre_logits.fc.weight");
         if config.num_classes == 0 {
-            notes.push("no head in this file: a model of features, without classes".into());
+            notes.push("no head in this file: the model gives features, not classes".into());
         }
         if !matches!(file.dialect, Dialect::Timm | Dialect::Custom) {
             config = usual(config, file.dialect);
@@ -123,7 +124,7 @@ impl Files for VitConfig {
                 self.representation_size = file.rows(POOLER);
             } else if self.num_classes == 0 && self.representation_size.is_some() && !file.contains(POOLER) {
                 self.representation_size = None;
-                notes.push("no pooler in this file: the class token as it is".into());
+                notes.push("no pooler in this file: the model gives the class token itself".into());
             }
         }
         Inferred { config: self, notes }
@@ -146,7 +147,7 @@ impl Files for VitConfig {
     fn timm_arg(&self, key: &str, value: &Value) -> Option<Result<Self, String>> {
         let same = || Some(Ok(self.clone()));
         match key {
-            // How images enter or weights begin, not what the model computes.
+            // They concern input and initialisation, not the computation.
             "dynamic_img_size" | "strict_img_size" | "fix_init" if value.is_boolean() => same(),
             "dynamic_img_pad" | "scale_attn_norm" | "scale_mlp_norm" if value == &Value::Bool(false) => {
                 same()
@@ -162,7 +163,7 @@ impl Files for VitConfig {
             return Err("timm has no layer before the head (representation_size)".into());
         }
         if self.res_post_norm != base.res_post_norm {
-            return Err("timm's config.json cannot state where the norms of the blocks stand".into());
+            return Err("timm's config.json cannot state res_post_norm".into());
         }
         for (field, differs) in [
             ("block_norm", self.block_norm != base.block_norm),
@@ -200,36 +201,36 @@ impl Files for VitConfig {
     }
 }
 
-/// A configuration with what tensors do not show as the library of their naming has it.
+/// Sets what tensors do not show (activation, epsilon, position resizing) to the defaults of the dialect's library.
 pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
     let (act, eps, resize) = match dialect {
         Dialect::Timm => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
         Dialect::HuggingFace => (Activation::Gelu, 1e-12, PosResize::Bicubic),
         Dialect::Torchvision => (Activation::Gelu, 1e-6, PosResize::Bicubic),
-        // flax's `gelu` is the tanh approximation unless told otherwise.
+        // flax's `gelu` is the tanh approximation by default.
         Dialect::Google => (Activation::GeluTanh, 1e-6, PosResize::BilinearAligned),
         Dialect::Clip => (Activation::QuickGelu, 1e-5, PosResize::BicubicAntialias),
-        // torch's own LayerNorm; the library resizes no positions.
+        // The epsilon is that of torch's LayerNorm. The library does not resize positions.
         Dialect::Lucidrains => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
         Dialect::Custom => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
     };
-    // transformers resizes the positions of its model with registers in another way than the rest.
+    // transformers resizes positions with antialiasing only in its model with registers.
     let registers = dialect == Dialect::HuggingFace && config.reg_tokens > 0;
     config.pos_resize = if registers { PosResize::BicubicAntialias } else { resize };
     (config.act_layer, config.norm_eps) = (act, eps);
     config
 }
 
-/// The name that a configuration file uses.
+/// The name of a value in configuration files.
 fn spelled(value: impl serde::Serialize) -> String {
     json!(value).as_str().map(str::to_string).unwrap_or_default()
 }
 
-/// The argument for a position encoding that is not the architecture's own.
+/// timm's argument for a position encoding other than the architecture's.
 fn timm_position(position: PosEmbed, of_architecture: PosEmbed) -> Result<&'static str, String> {
     match position {
         _ if of_architecture.is_relative() => {
-            Err(format!("this architecture of timm's has {of_architecture:?} positions and no others"))
+            Err(format!("this timm architecture supports only {of_architecture:?} positions"))
         }
         PosEmbed::Learn => Ok("learn"),
         PosEmbed::None => Ok("none"),

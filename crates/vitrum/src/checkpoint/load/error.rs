@@ -1,4 +1,4 @@
-//! What can go wrong between a name and a model.
+//! Errors of loading a model.
 
 use std::path::PathBuf;
 
@@ -8,64 +8,64 @@ use crate::checkpoint::LoadError;
 use crate::checkpoint::apply::{ApplyError, Report};
 use crate::models::{CannotError, ConfigError, Precision};
 
-/// What stands between a name and a model.
+/// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A file.
+    /// An error of a file.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A name or a configuration.
+    /// An unknown name or an invalid configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The family does not support the requested operation.
     #[error(transparent)]
     Cannot(#[from] CannotError),
-    /// Tensors that are not the model's.
+    /// Tensors that do not fit the model.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// The hub.
+    /// An error of the hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::checkpoint::hub::HubError),
-    /// This build knows no hub.
+    /// This build lacks the feature `hub`.
     #[error("{model}: this build cannot fetch models\nhint: build with the feature `hub`, or name a folder")]
     NoHub {
         /// The requested pattern.
         model: String,
     },
-    /// It looks like a path, and nothing is there.
+    /// A path that does not exist.
     #[error("{model}: no such file or folder")]
     NotFound {
         /// The requested pattern.
         model: String,
     },
-    /// A name without weights, where weights are needed.
+    /// A catalogue name without weights, although weights are required.
     #[error("{model}: a name alone has no weights")]
     NoWeights {
         /// The requested pattern.
         model: String,
     },
-    /// What [`LoadOptions::edit`](super::LoadOptions::edit) says against the configuration.
+    /// The error of [`LoadOptions::edit`](super::LoadOptions::edit).
     #[error(transparent)]
     Edit(BoxedError),
-    /// A precision other than f32 beside a type of values other than f32.
+    /// A precision other than f32 with a dtype other than f32.
     #[error("precision {}: the rest is computed in f32, not in {}", .precision.name(), .dtype.name())]
     PrecisionDtype {
-        /// The precision asked for.
+        /// The requested precision.
         precision: Precision,
-        /// The type of values asked for.
+        /// The requested dtype.
         dtype: DType,
     },
-    /// A precision that the device does not compute.
+    /// A precision that the device does not support.
     #[error("precision {} is computed on the CPU", .precision.name())]
     PrecisionDevice {
-        /// The precision asked for.
+        /// The requested precision.
         precision: Precision,
     },
-    /// File and model differ, and the difference was not allowed by name.
+    /// File and model differ, and the options do not allow the difference.
     #[error(
-        "{path}: these weights are not this model's\n{report}{left_out}",
+        "{path}: the weights do not fit this model\n{report}{left_out}",
         path = .path.display(),
         left_out = lines(.notes)
     )]
@@ -74,41 +74,41 @@ pub enum ModelError {
         path: PathBuf,
         /// What differs.
         report: Box<Report>,
-        /// What was taken of the file, and what was left out.
+        /// Notes on what was taken from the file and what was left out.
         notes: Vec<String>,
     },
-    /// A model that names no classes was asked for classes.
+    /// Classes were requested from a model without a head.
     #[error("{model}: the model has no head, so it gives features and names no classes")]
     NoHead {
-        /// The model as it was asked for.
+        /// The model as requested.
         model: String,
     },
-    /// Weights in eight bits, where they do not serve.
-    #[error("{path}: weights in eight bits, which {limit}", path = .path.display())]
+    /// int8 weights in a use that does not support them.
+    #[error("{path}: int8 weights, which {limit}", path = .path.display())]
     EightBits {
         /// The weights.
         path: PathBuf,
-        /// What they do not serve for.
+        /// The unsupported use.
         limit: EightBitsLimit,
     },
 }
 
-/// Any error of a caller's.
+/// Any error of the caller.
 pub type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What weights in eight bits do not serve for.
+/// A use that does not support int8 weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EightBitsLimit {
     /// Training.
     #[error("cannot be trained\nhint: begin from the model they were made from")]
     Training,
-    /// Values of another type than f32.
-    #[error("are computed with in f32 alone")]
+    /// A dtype other than f32.
+    #[error("run only in f32")]
     Dtype,
     /// Precision bf16.
-    #[error("are not computed with in bf16")]
+    #[error("do not run in bf16")]
     Bf16,
-    /// Conversion to another layout, and quantising once more.
+    /// Conversion to another layout, and quantising again.
     #[error("are neither converted nor quantised again\nhint: begin from the model they were made from")]
     Writing,
 }

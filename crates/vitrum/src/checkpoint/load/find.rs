@@ -1,4 +1,4 @@
-//! From what a user names to files and a card.
+//! Finds the files and the card of a model by name or path.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::checkpoint::read::check_link;
 use crate::data::Preprocess;
 use crate::models::{ModelConfig, catalogue};
 
-/// What the name led to.
+/// The result of [`find`].
 pub(super) struct Found {
     pub name: String,
     pub card: Option<ModelCard>,
@@ -22,14 +22,14 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The configuration, where card or name say it.
+    /// The configuration of the card, else of the catalogue name.
     pub fn config(&self) -> Option<&ModelConfig> {
         let card = self.card.as_ref().map(|card| &card.config);
         card.or(self.named.as_ref())
     }
 }
 
-/// Finds the files, or the name, that the options lead to.
+/// Finds the files or the catalogue entry for `options.model`.
 pub(super) fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
     let spec = options.model.as_str();
     if names_hub(spec) {
@@ -61,7 +61,7 @@ fn names_hub(spec: &str) -> bool {
     crate::checkpoint::hub::is_hub_spec(spec)
 }
 
-/// Without the hub's module, enough to say that this build cannot fetch.
+/// Recognises hub names without the hub module, so that the error can say what this build lacks.
 #[cfg(not(feature = "hub"))]
 fn names_hub(spec: &str) -> bool {
     spec.starts_with("hf:") || spec.starts_with("hf-hub:")
@@ -80,7 +80,7 @@ fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
     Err(ModelError::NoHub { model: options.model.clone() })
 }
 
-/// A folder, a `config.json`, or a file of weights with or without a card beside it.
+/// Resolves a folder, a `config.json`, or a weights file with or without a card beside it.
 fn of_path(path: &Path, spec: &str, options: &LoadOptions<'_>) -> Result<Found, ModelError> {
     let card = card_of(path)?;
     let is_card = path.extension().is_some_and(|extension| extension == "json") && !is_index(path);
@@ -114,7 +114,7 @@ fn card_of(path: &Path) -> Result<Option<ModelCard>, ModelError> {
     Ok(ModelCard::find(path, &resolve)?)
 }
 
-/// Takes over what a card says.
+/// Stores a card, and copies its notes, preprocessing and labels.
 pub(super) fn adopt(card: ModelCard, found: &mut Found) {
     found.notes.extend(card.notes.iter().map(|note| format!("{}: {note}", card.path.display())));
     found.preprocess.clone_from(&card.preprocess);
@@ -122,7 +122,7 @@ pub(super) fn adopt(card: ModelCard, found: &mut Found) {
     found.card = Some(card);
 }
 
-/// A name of the catalogue; a card beside the checkpoint still says how images are prepared.
+/// Resolves a catalogue name: configuration and preprocessing from the catalogue, weights from `checkpoint`.
 fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> Found {
     Found {
         name: spec.into(),

@@ -1,4 +1,4 @@
-//! The weights of a file, as a model takes them.
+//! Reads weights from a file, and converts them for a model.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::checkpoint::read::{OTHER_SET, read_set};
 use crate::checkpoint::{KeyFile, TensorMap};
 use crate::models::{ModelConfig, Precision};
 
-/// The weights of a file under timm's names, with a note of what was taken and what was left out.
+/// Reads the weights of a file under timm's names. Notes what was taken and what was left out.
 pub(super) fn weights(
     path: &Path,
     found: &mut Found,
@@ -34,11 +34,11 @@ pub(super) fn weights(
     Ok(converted)
 }
 
-/// One line about the tensors of a file that were left out: by name, or by the first word of many.
+/// One line about the tensors that were left out. Tensors with the same first word and reason are grouped.
 fn left_out(map: &TensorMap) -> Option<String> {
     const MOST: usize = 6;
     let mut groups: Vec<(&str, usize, &str)> = Vec::new();
-    // Those of other sets are told with the choice among the sets.
+    // The note on the chosen set already covers tensors of other sets.
     let dropped = || map.dropped.iter().filter(|(_, reason)| !reason.starts_with(OTHER_SET));
     for (name, reason) in dropped() {
         let word = name.split(['.', '/']).next().unwrap_or(name);
@@ -62,7 +62,7 @@ fn left_out(map: &TensorMap) -> Option<String> {
     (count > 0).then(|| format!("{path}: left out {count} {plural}: {}{more}", shown.join(", ")))
 }
 
-/// The weights in eight bits: those of the file, and, where they are asked for, the others turned into such.
+/// The int8 weights: those of the file and, with [`Precision::Int8`], the other weights quantised.
 pub(super) fn int8_weights(
     tensors: &mut TensorMap,
     config: &ModelConfig,

@@ -136,7 +136,7 @@ fn take(
     for (name, entry) in wanted {
         let tensor = entry.read(&name)?;
         if map.tensors.insert(name.clone(), tensor).is_some() {
-            return Err(LoadError::tensor(path, &name, "two tensors of the file go by this name"));
+            return Err(LoadError::tensor(path, &name, "two tensors of the file have this name"));
         }
     }
     Ok(map)
@@ -165,7 +165,7 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64), LoadError> {
 pub(crate) fn read_bounded(path: &Path, what: &str, limit: u64) -> Result<Vec<u8>, LoadError> {
     let (file, length) = open(path)?;
     if length > limit {
-        return Err(LoadError::too_large(path, format!("{what} in bytes"), length, limit));
+        return Err(LoadError::too_large(path, format!("the size of {what} in bytes"), length, limit));
     }
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(limit).read_to_end(&mut bytes).map_err(|e| LoadError::io(path, e))?;

@@ -1,6 +1,6 @@
 //! Datasets that cannot be read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The dataset cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,17 @@ pub enum DatasetProblem {
     /// No images in it.
     #[error("no images found{0}")]
     NoImages(String),
+    /// A table without a single image at its path.
+    #[error(
+        "none of its images is in {}; the first is {first}\n  hint: name the folder that the paths are relative to",
+        if folder.as_os_str().is_empty() { Path::new(".") } else { folder }.display()
+    )]
+    Elsewhere {
+        /// The folder that the paths are relative to.
+        folder: PathBuf,
+        /// The first path.
+        first: String,
+    },
     /// Several splits, or not the requested one.
     #[error("{found}\n  hint: the splits present are {}; choose one", available.join(", "))]
     Split {

@@ -64,6 +64,10 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     match samples.is_empty() {
         true if skipped.count == 0 => Err(DatasetProblem::NoImages(": no rows".into()).at(path)),
         true => Err(none_of_the_classes(&skipped).at(path)),
+        false if !samples.iter().any(|sample| sample.path.exists()) => {
+            let (folder, first) = (folder.to_path_buf(), samples[0].name.clone());
+            Err(DatasetProblem::Elsewhere { folder, first }.at(path))
+        }
         false => Ok(ListSource::new(samples, labels.names, skipped)),
     }
 }

@@ -124,7 +124,7 @@ impl Preprocess {
     ) -> Result<(Self, Vec<String>), PreprocessError> {
         let fields = Processor { fields, class: class_of(fields) };
         if !matches!(channels, 1 | 3) {
-            return not_known(format!("images of {channels} channels are not made here"));
+            return not_known(format!("images of {channels} channels are not supported"));
         }
         let notes = fields.unknown_words()?;
         if fields.get("do_resize")? == Some(false) {

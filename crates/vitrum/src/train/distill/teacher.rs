@@ -1,4 +1,4 @@
-//! The teacher: a model that stays as it is, asked about the student's batches.
+//! The teacher: a frozen model that computes logits for the student's batches.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -18,20 +18,20 @@ pub enum TeacherError {
     /// It cannot be loaded.
     #[error("teacher: {0}")]
     Load(#[from] ModelError),
-    /// Its family names no classes.
+    /// Its family has no classifier.
     #[error("teacher {name}: {source}")]
     NoClasses {
-        /// What it is called.
+        /// Its name.
         name: String,
-        /// What it can do.
+        /// What the family can do.
         source: CannotError,
     },
-    /// It has another number of classes than the student.
+    /// Its number of classes differs from the student's.
     #[error(
         "teacher {name} has {found} classes, the student has {expected}\nhint: fine-tune the teacher on the student's images first"
     )]
     Classes {
-        /// What it is called.
+        /// Its name.
         name: String,
         /// Its classes.
         found: usize,
@@ -39,59 +39,59 @@ pub enum TeacherError {
         expected: usize,
     },
     /// Some of the student's classes are among the teacher's, and some are not.
-    #[error("teacher {name} knows no class '{class}', but it knows others of the student's")]
+    #[error("teacher {name} has no class '{class}', but it has other classes of the student")]
     UnknownClass {
-        /// What it is called.
+        /// Its name.
         name: String,
-        /// The first class that is missing.
+        /// The first missing class.
         class: String,
     },
-    /// The student has neither one head nor two.
-    #[error("distillation is for models with one head or two; this one has {found}")]
+    /// The student does not have one or two heads.
+    #[error("distillation needs a model with one or two heads; this one has {found}")]
     Heads {
-        /// How many it has.
+        /// Its number of heads.
         found: usize,
     },
 }
 
-/// What a teacher is made from, and for which student.
+/// Options for loading a teacher.
 #[derive(Clone, Debug)]
 pub struct TeacherOptions {
     /// A folder, a file of weights, a name of the catalogue, `hf:ORG/NAME`, or `demo`.
     pub model: String,
     /// A file of weights for a name of the catalogue.
     pub checkpoint: Option<PathBuf>,
-    /// How the student's images are prepared, and their size.
+    /// The preprocessing of the student's images, with their size.
     pub student: Preprocess,
     /// The names of the student's classes, in order.
     pub classes: Vec<String>,
-    /// The number of the student's classes; more than names where some have no images.
+    /// Number of the student's classes. It exceeds the number of names if some classes have no images.
     pub num_classes: usize,
-    /// Keep the answers, one for each image. Right only where an image is the same in every epoch.
+    /// Cache the logits of each image. Correct only if an image is the same in every epoch.
     pub cache: bool,
-    /// Never touch the network.
+    /// Never use the network.
     pub offline: bool,
 }
 
-/// A model that answers for a student's batches. It keeps no graph and computes in f32, also where the student computes in
-/// bf16; weights that a file holds in eight bits stay so.
+/// A model that computes logits for a student's batches. It keeps no autodiff graph. It computes in f32, even if the
+/// student computes in bf16. Int8 weights of a file stay int8.
 pub struct Teacher {
     name: String,
     model: Model,
     num_classes: usize,
     /// From the student's normalised values to the teacher's: factor and offset, `[1, C, 1, 1]`.
     renormalise: Option<[Tensor<4>; 2]>,
-    /// The teacher's number of each of the student's classes; `None` where they are equal.
+    /// The teacher's class index for each class of the student; `None` if the order is the same.
     order: Option<Tensor<1, Int>>,
-    /// Answers by image.
+    /// Cached logits `[K]` by image index.
     kept: Option<Mutex<HashMap<u32, Vec<f32>>>>,
 }
 
 impl Teacher {
-    /// Loads the teacher at the student's image size, on `device`; and what a user should know.
+    /// Loads the teacher at the student's image size, on `device`. Also returns notes for the user.
     ///
     /// # Errors
-    /// [`TeacherError`]: it cannot be loaded, or its classes are not the student's.
+    /// [`TeacherError`]: it cannot be loaded, or its classes do not match the student's.
     pub fn load(options: &TeacherOptions, device: &Device) -> Result<(Self, Vec<String>), TeacherError> {
         let [channels, height, width] = options.student.input_size;
         let loaded = load(
@@ -107,10 +107,10 @@ impl Teacher {
         Self::new(loaded, options, device)
     }
 
-    /// A teacher from a model that is loaded, for images of the student's size, on `device`; and what a user should know.
+    /// A teacher from a loaded model, for images of the student's size, on `device`. Also returns notes for the user.
     ///
     /// # Errors
-    /// [`TeacherError`]: it names no classes, or they are not the student's.
+    /// [`TeacherError`]: it is not a classifier, or its classes do not match the student's.
     pub fn new(
         loaded: Loaded,
         options: &TeacherOptions,
@@ -130,13 +130,11 @@ impl Teacher {
             notes.push(format!("teacher {name}: {} adapted to the student's images", change.key));
         }
         if preprocess.is_none() {
-            notes.push(format!(
-                "teacher {name}: nothing says how its images are normalised; they are the student's"
-            ));
+            notes.push(format!("teacher {name}: its normalisation is unknown, so the student's is used"));
         }
         let renormalise = preprocess.and_then(|own| renormalise(&options.student, &own, device));
         if renormalise.is_some() {
-            notes.push(format!("teacher {name}: images are normalised anew for its mean and deviation"));
+            notes.push(format!("teacher {name}: images are renormalised with its mean and deviation"));
         }
         let kept = options.cache.then(Mutex::default);
         let this = Self { num_classes, renormalise, order: None, kept, model: model.pack(), name };
@@ -146,7 +144,7 @@ impl Teacher {
         Ok((Self { order, ..this }, notes))
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -160,7 +158,7 @@ impl Teacher {
         if found == expected { Ok(()) } else { Err(TeacherError::Classes { name, found, expected }) }
     }
 
-    /// For each of the student's classes the number of the teacher's class of that name, where it is another.
+    /// The teacher's class index for each class of the student, matched by name; `None` if the order is the same.
     fn order(
         &self,
         labels: Option<&[String]>,
@@ -172,7 +170,7 @@ impl Teacher {
         let known = labels.filter(|labels| distinct(labels) && distinct(ours) && ours.len() == labels.len());
         let places: HashMap<&String, i32> = known.into_iter().flatten().zip(0..).collect();
         if !ours.iter().any(|class| places.contains_key(class)) {
-            notes.push(format!("teacher {name}: its classes are taken for the student's in their order"));
+            notes.push(format!("teacher {name}: its classes are matched with the student's in their order"));
             return Ok(None);
         }
         let place = |class: &String| {
@@ -223,7 +221,7 @@ impl Teacher {
     }
 }
 
-/// Factor and offset from values normalised for `student` to values normalised for `teacher`; `None` where they are the
+/// Factor and offset from values normalised for `student` to values normalised for `teacher`; `None` if they are the
 /// same.
 fn renormalise(student: &Preprocess, teacher: &Preprocess, device: &Device) -> Option<[Tensor<4>; 2]> {
     let channels = student.input_size[0];

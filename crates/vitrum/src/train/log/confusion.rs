@@ -1,4 +1,4 @@
-//! The confusion matrix: which class is predicted for which.
+//! The confusion matrix: counts of images by true and predicted class.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use super::paint::{self, Drawing};
 use super::{LogError, files, text};
 use crate::data::RgbImage;
 
-/// Most classes for which cells have names.
+/// Largest number of classes with names in the drawing.
 const MAX_NAMED: usize = 50;
-/// Most classes for which cells have numbers.
+/// Largest number of classes with numbers in the cells.
 const MAX_NUMBERED: usize = 20;
-/// Most cells per side; more classes share cells.
+/// Largest number of cells per side; more classes share cells.
 const MAX_CELLS: usize = 500;
-/// Most classes for which the table is a matrix; more are listed in pairs.
+/// Largest number of classes for a table in matrix form; more classes are listed in pairs.
 const MAX_MATRIX: usize = 1000;
 
 /// Counts of images by true and predicted class.
@@ -49,8 +49,8 @@ impl Confusion {
         self.counts.values().sum()
     }
 
-    /// Writes `plots/confusion_matrix.csv`, `.svg` and `.png`. `names` are the classes' names; a class without a name has
-    /// its number.
+    /// Writes `plots/confusion_matrix.csv`, `.svg` and `.png`. `names` are the classes' names; a class without a name
+    /// has its number.
     ///
     /// # Errors
     /// [`LogError::Picture`], [`LogError::Io`].
@@ -61,8 +61,8 @@ impl Confusion {
         files::replace(&path("png"), &paint::png(&self.pixels(names)?)?)
     }
 
-    /// The counts as CSV: a row per true class, a column per predicted one. With more than a thousand classes: a row per
-    /// pair that occurs.
+    /// The counts as CSV: a row per true class, a column per predicted class. With more than a thousand classes: a
+    /// row per pair that occurs.
     ///
     /// # Errors
     /// [`LogError::Picture`]; never in practice, because the table is written to memory.
@@ -113,7 +113,7 @@ fn name(names: &[String], class: usize) -> String {
 struct Matrix {
     classes: usize,
     images: u64,
-    /// Percentage of right predictions; `None` without images.
+    /// Percentage of correct predictions; `None` without images.
     right: Option<f64>,
     /// Cells per side.
     side: usize,

@@ -1,4 +1,4 @@
-//! The use of a run's data, for `data.json`.
+//! How a run used its data, for `data.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,29 +6,29 @@ use super::{LogError, RunFolder, files};
 use crate::data::dataset::Skipped;
 use crate::data::loader::BadSample;
 
-/// The use of a run's data; the fields of `data.json`.
+/// How a run used its data; the fields of `data.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataReport {
     /// The source of the validation images.
     pub validation: String,
-    /// What the training and validation data left out, and what was chosen while they were read.
+    /// Entries left out of the training and validation data, and choices made while reading them.
     #[serde(skip_deserializing)]
     pub left_out: Skipped,
     /// Training images that cannot be used. The next usable image takes the place of each.
     pub replaced: Vec<Unusable>,
     /// Validation images that cannot be used. They are left out.
     pub unreadable: Vec<Unusable>,
-    /// Images that were used although something is wrong with their files.
+    /// Images that were used although their files are damaged.
     pub damaged: Vec<Unusable>,
 }
 
-/// An image that cannot be used.
+/// An image that cannot be used, or whose file is damaged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unusable {
     /// Its name.
     pub file: String,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
 }
 
@@ -40,7 +40,7 @@ impl From<&BadSample> for Unusable {
 
 impl std::fmt::Display for Unusable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Errors of files name the file already.
+        // File errors already name the file.
         match self.reason.contains(&self.file) {
             true => write!(f, "{}", self.reason),
             false => write!(f, "{}: {}", self.file, self.reason),
@@ -49,7 +49,7 @@ impl std::fmt::Display for Unusable {
 }
 
 impl DataReport {
-    /// The report of an earlier part of the run; an empty one if there is no readable one.
+    /// The report of an earlier part of the run; empty if there is no readable report.
     pub fn of_run(folder: &RunFolder) -> Self {
         let text = std::fs::read(folder.data()).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()

@@ -87,7 +87,7 @@ impl Event {
 fn fields(value: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(value) {
         Ok(Value::Object(map)) => map,
-        // Only a path that is not UTF-8 cannot be serialised.
+        // Serialisation fails only for a path that is not UTF-8.
         _ => Map::new(),
     }
 }

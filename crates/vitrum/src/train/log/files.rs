@@ -1,4 +1,4 @@
-//! Files that stay whole: replaced at once, or extended record by record and repaired when opened again.
+//! Files that stay whole: replaced atomically, or extended record by record and repaired when opened again.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -68,7 +68,7 @@ impl Appender {
     /// [`LogError::Io`]; the file is then truncated to its earlier length, if possible.
     pub fn append(&mut self, record: &[u8]) -> Result<(), LogError> {
         if let Err(e) = self.file.write_all(record) {
-            // The first error says more than one of truncating.
+            // The first error says more than an error of truncating.
             let _ = self.file.set_len(self.len);
             return Err(LogError::io(&self.path, e));
         }

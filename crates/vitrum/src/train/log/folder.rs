@@ -29,8 +29,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `output/task/name`, or `name-2`, `name-3`, … if that exists. Concurrent processes get different folders.
-    /// With `exist_ok`, an existing folder is used again.
+    /// Creates `output/task/name`, or `name-2`, `name-3`, … if that exists. Concurrent processes get different
+    /// folders. With `exist_ok`, an existing folder is used again.
     ///
     /// # Errors
     /// [`LogError::Name`]: `name` is not a valid folder name. [`LogError::Io`].

@@ -1,4 +1,4 @@
-//! What events tell: the facts of a run, the lines of its log, the results of an epoch.
+//! The contents of events: the facts of a run, the lines of its log, the results of an epoch.
 
 use std::path::PathBuf;
 
@@ -120,13 +120,13 @@ pub struct EvalLine {
     pub batch: usize,
     /// Batches of a validation.
     pub batches: usize,
-    /// Seconds of the batch.
+    /// Seconds of this batch.
     #[serde(with = "number")]
     pub seconds: f64,
-    /// Mean seconds of a batch.
+    /// Mean seconds of a batch so far.
     #[serde(with = "number")]
     pub seconds_avg: f64,
-    /// The scores: each batch's value and the value so far.
+    /// The scores: the value of this batch, and the value so far.
     #[serde(flatten)]
     pub scores: Meters,
 }

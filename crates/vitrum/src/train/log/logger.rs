@@ -11,7 +11,7 @@ use super::{LogError, paint, plots, text};
 use crate::data::RgbImage;
 use crate::train::lock::FolderLock;
 
-/// Largest share of the time for drawing curves.
+/// Largest share of a run's time for drawing curves.
 const DRAWING_SHARE: f64 = 0.02;
 
 /// Writes `metrics.jsonl`, `summary.csv`, TensorBoard's files, `train.log`, the curves and `results.json`.

@@ -3,10 +3,10 @@
 //! The loop emits [`Event`]s, and every [`Watch`] gets all of them. The [`Logger`] is the watcher that writes files; a
 //! terminal is another. The library itself prints nothing.
 //!
-//! Reading order: [`event`] defines the events, [`line`](mod@line) what they tell, [`folder`] names the files, [`logger`] writes
-//! them. [`text`] makes log lines in timm's form, [`tables`] writes `metrics.jsonl` and `summary.csv`, [`tensorboard`]
-//! writes event files. [`plots`], [`confusion`] and [`pictures`] draw. [`environment`] describes the machine,
-//! [`data_report`] the use of the data, [`results`] the result.
+//! Reading order: [`event`] defines the events, [`line`](mod@line) their contents, [`folder`] names the files,
+//! [`logger`] writes them. [`text`] makes log lines in timm's form, [`tables`] writes `metrics.jsonl` and
+//! `summary.csv`, [`tensorboard`] writes event files. [`plots`], [`confusion`] and [`pictures`] draw. [`environment`]
+//! describes the machine, [`data_report`] the data, [`results`] the result.
 
 pub mod confusion;
 pub mod data_report;
@@ -50,7 +50,7 @@ pub enum LogError {
     },
     /// An invalid folder name.
     #[error(
-        "run name '{name}': not the name of a folder\nhint: letters, digits, '-', '_' and '.', for instance vit-1"
+        "run name '{name}': not a valid folder name\nhint: letters, digits, '-', '_' and '.', for instance vit-1"
     )]
     Name {
         /// The name.

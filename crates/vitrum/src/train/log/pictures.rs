@@ -9,7 +9,7 @@ use crate::data::RgbImage;
 use crate::data::resize::{Interpolation, resize};
 use crate::tasks::classify::{softmax, top_k};
 
-/// Most tiles of a sheet: eight by eight.
+/// Largest number of tiles of a sheet: eight by eight.
 pub const MAX_TILES: usize = 64;
 
 /// Range of a tile's side in pixels. Smaller images are enlarged, larger ones reduced.
@@ -39,12 +39,12 @@ pub struct Pixels<'a> {
 pub struct Caption {
     /// Its lines.
     pub lines: Vec<String>,
-    /// Whether the answer was wrong; such an image has a red frame.
+    /// Whether the prediction was wrong. If so, the image has a red frame.
     pub wrong: bool,
 }
 
-/// Captions of training images from their targets `[B, K]`: the largest class. If the second class has a tenth or more,
-/// as in mixed images: both with their shares.
+/// Captions of training images from their targets `[B, K]`: the class with the largest share. If the second class has a
+/// tenth or more, as in mixed images, the caption shows both classes with their shares.
 pub fn target_captions(targets: &[f32], names: &[String]) -> Vec<Caption> {
     let classes = names.len().max(1);
     let caption = |row: &[f32]| {
@@ -68,7 +68,7 @@ pub fn label_captions(labels: &[usize], names: &[String]) -> Vec<Caption> {
     labels.iter().map(|label| Caption { lines: vec![name(names, *label)], wrong: false }).collect()
 }
 
-/// Captions of validation images: the answer from the logits `[K]` of each, and the true class if the answer is wrong.
+/// Captions of validation images from the logits `[K]` of each: the predicted class, and the true class if they differ.
 pub fn answer_captions(logits: &[Vec<f64>], labels: &[usize], names: &[String]) -> Vec<Caption> {
     let caption = |(logits, label): (&Vec<f64>, &usize)| {
         let probabilities = softmax(logits);
@@ -137,7 +137,7 @@ fn columns(tiles: usize) -> usize {
 fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
     let [_, channels, height, width] = pixels.shape;
     let plane = height * width;
-    // One channel is grey; of others than three the first is shown.
+    // Three channels are RGB. Any other number shows only the first channel, in grey.
     let channel = |c: usize| if channels == 3 { c } else { 0 };
     let level = |c: usize, at: usize| {
         let of = |list: &[f32], otherwise: f32| {

@@ -16,7 +16,7 @@ use crate::train::score::Validation;
 /// Width and height of a plot in pixels.
 pub const SIZE: (u32, u32) = (900, 600);
 
-/// Points of a curve beyond which neighbours are averaged.
+/// Largest number of points of a curve. Beyond it, neighbours are averaged.
 const MAX_POINTS: usize = 1500;
 
 /// A plot: curves on common axes.
@@ -130,7 +130,7 @@ fn names(history: &History) -> Vec<&str> {
     history.epochs.last().map_or(Vec::new(), |s| s.validation.names.iter().map(String::as_str).collect())
 }
 
-/// Whether any score is an accuracy; a run without an epoch counts too.
+/// Whether any score is an accuracy. A run without a finished epoch counts as classification.
 fn is_classification(history: &History) -> bool {
     let names = names(history);
     names.is_empty() || names.into_iter().any(is_accuracy)
@@ -185,7 +185,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     (0..points.len()).map(mean).collect()
 }
 
-/// The points that can be drawn. If they are more than a plot has pixels, groups of neighbours become their mean.
+/// The points that can be drawn. If there are more than [`MAX_POINTS`], groups of neighbours are averaged.
 fn drawable(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let usable = |(x, y): &&(f64, f64)| x.abs() < 1e15 && y.abs() < 1e15;
     let usable: Vec<(f64, f64)> = points.iter().filter(usable).copied().collect();
@@ -250,7 +250,7 @@ impl Plot {
         if high > low { [low, high] } else { [0.0, 1.0] }
     }
 
-    /// The axis is negative only if a value is.
+    /// The axis begins below 0 only if a value is negative.
     fn y_range(&self) -> [f64; 2] {
         let [low, high] = self.range();
         let negative = self.curves.iter().flat_map(|curve| &curve.points).any(|point| point.1 < 0.0);
@@ -266,7 +266,7 @@ impl Plot {
     }
 }
 
-/// With enough decimals to tell about eight neighbouring labels apart.
+/// Formats a number with enough decimals to distinguish about eight neighbouring labels.
 fn decimal(value: f64, span: f64) -> String {
     let digits = (8.0 / span).log10().ceil().clamp(0.0, 6.0) as usize;
     match value.abs() {

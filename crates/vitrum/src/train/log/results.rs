@@ -88,7 +88,7 @@ impl Finished {
         Value::Object(result).to_string()
     }
 
-    /// The best scores in timm's order: a percentage with its error, the loss last; `null` without a validation.
+    /// The best scores in timm's order: each percentage with its error, the loss last; `null` without a validation.
     fn best_scores(&self) -> Vec<(String, Value)> {
         let value = |name: &str| self.best.as_ref().and_then(|best| best.get(name));
         let mut fields = Vec::new();
@@ -114,7 +114,7 @@ impl Finished {
     }
 }
 
-/// Whether a score is the percentage of images whose class is among the likeliest: `top1`, `top5`, …
+/// Whether a score is the percentage of images whose class is among the most probable: `top1`, `top5`, …
 pub(super) fn is_accuracy(name: &str) -> bool {
     rank(name).is_some()
 }

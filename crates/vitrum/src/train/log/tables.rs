@@ -13,7 +13,7 @@ use super::folder::RunFolder;
 use super::line::{EpochSummary, EvalLine, TrainLine};
 use super::{LogError, environment};
 
-/// How far a checkpoint had come. Records after it are dropped and written again.
+/// The position of a checkpoint in its run. Records after it are dropped and written again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// Updates done.
@@ -137,7 +137,7 @@ impl Metrics {
         self.file.line(&Value::Object(object).to_string())
     }
 
-    /// Forces it to disk.
+    /// Forces the file to disk.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -239,7 +239,7 @@ impl Summary {
 
     fn write(&self) -> Result<(), LogError> {
         let columns = self.columns();
-        // Neither names nor numbers have commas or quotes in them.
+        // Names and numbers contain no commas or quotes.
         let mut text = columns.join(",") + "\n";
         for row in &self.rows {
             let cells: Vec<&str> = columns.iter().map(|column| row.cell(column)).collect();

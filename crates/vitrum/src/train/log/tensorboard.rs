@@ -1,12 +1,12 @@
 //! Event files for TensorBoard.
 //!
-//! A file is a sequence of records, framed as in TensorFlow's `record_writer`: length (u64), masked CRC-32C of the length,
-//! the bytes, their masked CRC-32C, all little-endian. The bytes are a protobuf message `tensorflow.Event`
-//! (`tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto`), of which scalars and pictures are
-//! written here.
+//! A file is a sequence of records, framed as in TensorFlow's `record_writer`: length (u64), masked CRC-32C of the
+//! length, the bytes, their masked CRC-32C, all little-endian. The bytes are a protobuf message `tensorflow.Event`
+//! (`tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto`). This module writes scalars and
+//! pictures.
 //!
 //! Steps are updates. A resumed run begins a new file, and older files lose their records after the checkpoint. The new
-//! file marks the restart, for a TensorBoard that has read those records already.
+//! file marks the restart, for a TensorBoard that has already read those records.
 
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,7 @@ impl TensorBoard {
         self.file.append(&record(&event))
     }
 
-    /// Forces it to disk.
+    /// Forces the file to disk.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -144,8 +144,7 @@ fn create(folder: &Path) -> Result<Appender, LogError> {
     }
 }
 
-/// Keeps the whole records up to a step; a new run keeps none. A file without any other record than the version is
-/// removed.
+/// Keeps the whole records up to a step; a new run keeps none. Removes a file that holds no record but the version.
 fn cut(path: &Path, updates: u64) -> Result<(), LogError> {
     let bytes = files::read(path)?;
     let within = |event: &&[u8]| step(event).is_none_or(|step| updates > 0 && step <= updates);
@@ -213,7 +212,7 @@ pub fn version(time: f64) -> Vec<u8> {
     Message::default().double(EVENT_WALL_TIME, time).bytes(EVENT_FILE_VERSION, b"brain.Event:2").0
 }
 
-/// A message that the records from `step` on are replaced.
+/// A message that marks the records from `step` on as replaced.
 fn restart(time: f64, step: u64) -> Vec<u8> {
     let log = Message::default().integer(SESSION_LOG_STATUS, SESSION_LOG_START);
     event_at(time, step).bytes(EVENT_SESSION_LOG, &log.0).0

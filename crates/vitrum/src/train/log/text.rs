@@ -28,7 +28,7 @@ pub fn train_line(line: &TrainLine) -> String {
 }
 
 /// `Test: [ 195/195]  Time: … Loss: … Acc@1: … Acc@5: …`; the values of all images so far are in parentheses. As in
-/// timm, the second number is the last batch's.
+/// timm, the number after the slash is the index of the last batch.
 pub fn eval_line(line: &EvalLine) -> String {
     let meters: String = line.scores.iter().map(meter).collect();
     format!(
@@ -50,7 +50,7 @@ fn meter(Meter { name, value, mean }: &Meter) -> String {
     }
 }
 
-/// A score's name for people: `top-1` for `top1`, any other as it is.
+/// The display name of a score: `top-1` for `top1`, any other name unchanged.
 pub fn score_name(name: &str) -> String {
     rank(name).map_or_else(|| name.to_string(), |rank| format!("top-{rank}"))
 }
@@ -146,7 +146,7 @@ pub fn three_digits(value: f64) -> String {
     }
 }
 
-/// Python's `.Ne`: an exponent of a sign and two digits at least.
+/// Python's `.Ne`: an exponent with a sign and at least two digits.
 pub fn exponential(value: f64, digits: usize) -> String {
     if !value.is_finite() {
         return python_special(value);

@@ -20,7 +20,7 @@ pub struct Grad {
     pub shape: Vec<usize>,
     /// Whether it is the weight of a linear layer, `[d_in, d_out]` in memory.
     pub is_linear_weight: bool,
-    /// The numbers, flattened, on the device below autodiff.
+    /// The values, flattened, on the device without autodiff.
     pub value: Tensor<1>,
 }
 

@@ -14,9 +14,9 @@ const COEFFICIENTS: [[f64; 3]; 5] = [
     [2.8769, -3.1427, 1.2046],
     [2.8366, -3.0525, 1.2012],
 ];
-/// Matrices with a shorter side use AdamW.
+/// Matrices with a side shorter than this use AdamW.
 const MIN_SIDE: usize = 4;
-/// Matrices this many times as long as wide use AdamW, too.
+/// Matrices whose sides have a larger ratio than this use AdamW, too.
 const MAX_RATIO: f64 = 128.0;
 
 const MOMENTUM: &str = "momentum_buffer";
@@ -53,7 +53,7 @@ fn one(config: &OptimConfig, mut item: Item, lr: f64, nesterov: bool) -> Item {
     item
 }
 
-/// The matrix `[m, n]` with its singular values brought near 1, by Newton-Schulz iterations.
+/// Brings the singular values of a matrix `[m, n]` near 1 by Newton-Schulz iterations.
 fn orthogonal(x: Tensor<2>, eps: f64) -> Tensor<2> {
     let [rows, columns] = x.dims();
     let tall = rows > columns;

@@ -1,4 +1,4 @@
-//! State between updates, in a form for files.
+//! Optimiser state in a form that files can hold.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub struct StateDict {
 pub enum StateError {
     /// It belongs to another optimiser.
     #[error(
-        "the saved state is one of '{found}', expected '{expected}'\nhint: resume with the recipe of the run"
+        "the saved state belongs to '{found}', expected '{expected}'\nhint: resume with the recipe of the run"
     )]
     OtherOptimizer {
         /// This optimiser.

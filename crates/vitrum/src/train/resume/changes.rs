@@ -1,4 +1,4 @@
-//! Whether a run resumes with the arguments of its beginning.
+//! The arguments that changed since a run began.
 
 use toml::Value;
 
@@ -38,25 +38,25 @@ impl Recipe {
     }
 }
 
-/// Why no number of a run depends on this key; `None`: some number may.
+/// The reason why this key does not change a run's numbers; `None` if it may change them.
 pub fn neutral(key: &str) -> Option<&'static str> {
     Some(match key {
         "workers" => "batches and augmentation are functions of seed, epoch and index, not of threads",
-        "cache" => "a kept image is the decoded image",
-        "max_bad" => "it only says when a run gives up",
-        "log_interval" => "it only says when a line is written",
-        "output" | "experiment" | "exist_ok" => "it only says where a run lies",
-        "checkpoint_every" | "checkpoint_hist" => "saving changes nothing that is saved",
-        "time" => "it only says when a run pauses",
+        "cache" => "a cached image equals the decoded image",
+        "max_bad" => "it only decides when a run gives up",
+        "log_interval" => "it only decides when a line is written",
+        "output" | "experiment" | "exist_ok" => "it only names the folder of a run",
+        "checkpoint_every" | "checkpoint_hist" => "saving does not change the state that is saved",
+        "time" => "it only decides when a run pauses",
         _ => return None,
     })
 }
 
-/// Why only measurements depend on this key, as long as validation does not influence training.
+/// The reason why only measurements depend on this key, if validation does not influence training.
 fn only_measures(key: &str) -> Option<&'static str> {
     Some(match key {
         "val_interval" => "validation draws no random numbers and changes no weights",
-        "validation_batch_size" => "images do not see each other in a forward pass",
+        "validation_batch_size" => "a forward pass computes each image independently",
         "eval_metric" => "it only names the best checkpoint",
         _ => return None,
     })

@@ -44,7 +44,7 @@ impl Disk for Os {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        // Some file systems cannot; they write the entries later.
+        // Some file systems cannot sync a folder; they write the entries later.
         match File::open(path).and_then(|folder| folder.sync_all()) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

@@ -142,7 +142,7 @@ impl ResumeError {
         }
     }
 
-    /// This error, as [`Full`](Self::Full) if a full disk or a limit is the cause.
+    /// Turns this error into [`Full`](Self::Full) if the cause is a full disk, a quota or a file size limit.
     pub(super) fn or_full(self, folder: &Path, needed: u64) -> Self {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {

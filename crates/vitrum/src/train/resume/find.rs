@@ -10,7 +10,7 @@ use super::{Manifest, ResumeError};
 pub enum Resume {
     /// From the newest whole checkpoint of this run; an error if there is none.
     Newest,
-    /// From the newest, or a fresh start if there is none; for schedulers that restart a job.
+    /// From the newest; a fresh start if there is none. For schedulers that restart a job.
     Auto,
     /// From a run's folder, its folder of checkpoints, or one checkpoint.
     Path(PathBuf),
@@ -86,7 +86,7 @@ fn one(path: &Path) -> Result<Option<Found>, ResumeError> {
 pub(super) struct Kept {
     pub path: PathBuf,
     pub manifest: Result<Manifest, ResumeError>,
-    /// By its name.
+    /// The step in its name.
     step: u64,
 }
 
@@ -102,7 +102,7 @@ pub(super) fn newest(folder: &Path) -> Result<Option<Found>, ResumeError> {
     if all.is_empty() {
         return Ok(None);
     }
-    // Checkpoints without a manifest come first, so that they are reported: their age is unknown.
+    // The age of a checkpoint without a manifest is unknown. Such checkpoints come first, so that they are reported.
     all.sort_by_key(|kept| std::cmp::Reverse((kept.serial().unwrap_or(u64::MAX), kept.step)));
     let mut damaged = Vec::new();
     for kept in all {

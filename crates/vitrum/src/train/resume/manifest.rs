@@ -14,7 +14,7 @@ pub const FORMAT: u32 = 1;
 
 pub(super) const NAME: &str = "manifest.json";
 
-/// Largest manifest that is read.
+/// Largest manifest that is read, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// The manifest of a checkpoint; it is written last.
@@ -89,7 +89,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Refuses names of files outside of the folder.
+    /// Refuses file names that lead out of the folder.
     fn check_names(&self, path: &Path) -> Result<(), ResumeError> {
         let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']);
         match self.files.keys().find(|name| !plain(name)) {
@@ -109,7 +109,7 @@ impl Manifest {
             let path = folder.join(name);
             let bytes =
                 std::fs::metadata(&path).map_err(|e| ResumeError::missing_or(folder, &path, e))?.len();
-            // Lengths first: then a truncated file is not read.
+            // Lengths first, so that a truncated file is not read.
             sum.check(&path, &FileSum { bytes, sha256: sum.sha256.clone() })?;
             sum.check(&path, &FileSum { bytes, sha256: file_sha256(&path)? })?;
         }

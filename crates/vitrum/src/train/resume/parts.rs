@@ -90,7 +90,7 @@ impl Parts {
         ResumeError::NoPart { path: from.to_path_buf(), name: format!("{name}.{ending}"), found }
     }
 
-    /// Bytes of all tensors, nearly all of a checkpoint.
+    /// Bytes of all tensors. They are nearly all bytes of a checkpoint.
     pub(super) fn bytes(&self) -> u64 {
         let tensors = |part: &Part| match part {
             Part::Tensors(tensors) => tensors.values().map(|tensor| tensor.bytes().len() as u64).sum(),
@@ -152,12 +152,12 @@ pub(super) fn decode(path: &Path, file: &str) -> Result<(String, Part), ResumeEr
     }
 }
 
-/// Prefix of a number's text, if serde_json would read another number.
+/// Prefix of a number stored as text, because serde_json would read another number.
 const NUMBER: &str = "f64:";
-/// Prefix of a text that begins like one of these two.
+/// Prefix of a text that itself begins with one of these two prefixes.
 const TEXT: &str = "text:";
 
-/// `value` with some numbers as texts: serde_json reads about one number in a hundred with an error of one bit.
+/// `value` with inexact numbers as texts: serde_json reads about one number in a hundred with an error of one bit.
 fn to_exact(value: &Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() && !is_read_back(number) => {

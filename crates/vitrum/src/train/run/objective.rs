@@ -1,4 +1,4 @@
-//! From the recipe to what training makes small.
+//! From the recipe to the objective of the run.
 
 use crate::models::Model;
 use crate::train::TrainError;
@@ -7,8 +7,8 @@ use crate::train::distill::{DistillConfig, Distillation, Teacher, TeacherOptions
 use crate::train::job::Job;
 use crate::train::objective::{ClassLoss, Classification, Objective};
 
-/// The loss of the labels, and that of a teacher's answers where one has a say; what a user should know of the teacher
-/// is added to the model's notes.
+/// The loss of the labels, and of a teacher's logits if the loss depends on a teacher. Adds the teacher's notes to the
+/// model's notes.
 pub(super) fn objective(
     job: &Job,
     num_classes: usize,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Progress;
+use super::RunState;
 use crate::train::TrainError;
 use crate::train::job::Job;
 use crate::train::log::RunFolder;
@@ -18,7 +18,7 @@ fn store_options(recipe: &Recipe, better: Better) -> StoreOptions {
 /// The run's folder, its checkpoints, and the checkpoint to resume from. `better` is the direction of the score that
 /// chooses the best checkpoint.
 ///
-/// A new run does not start among the checkpoints of another run: the best of them would become its model.
+/// A new run does not start among the checkpoints of another run: the best of them would become the new run's model.
 pub(super) fn place(job: &Job, better: Better) -> Result<(RunFolder, Store, Option<PathBuf>), TrainError> {
     let (folder, found) = find(job)?;
     let store = Store::open(folder.checkpoints(), store_options(&job.recipe, better))?;
@@ -64,7 +64,7 @@ pub(super) fn restore(
     job: &Job,
     fingerprints: &[String; 2],
     trainer: &mut Trainer,
-) -> Result<Progress, TrainError> {
+) -> Result<RunState, TrainError> {
     let mut loaded = load(path)?;
     let state = match loaded.parts.get("state") {
         Some(Part::Json(state)) => state.clone(),

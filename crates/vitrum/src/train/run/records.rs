@@ -17,7 +17,7 @@ use crate::data::train_loader::TrainBatch;
 use crate::models::{Config, Model, catalogue};
 use crate::tasks::classify::rows;
 use crate::train::TrainError;
-use crate::train::evaluate::{Pass, Seen, evaluate};
+use crate::train::evaluate::{Evaluated, Pass, evaluate};
 use crate::train::evidence::first_bad;
 use crate::train::job::Job;
 use crate::train::judge::Judge;
@@ -126,7 +126,7 @@ impl Run<'_> {
                 batch::to_tensor(examples.images, examples.shape, burn::tensor::DType::F32, &self.device)?;
             place = place.or_else(|| first_bad(&self.trainer.model(), images));
         }
-        let place = place.unwrap_or_else(|| "the loss or a gradient alone".into());
+        let place = place.unwrap_or_else(|| "the loss or a gradient".into());
         let set = self.sets.train.set();
         let ids: Vec<_> = batches
             .iter()
@@ -147,8 +147,8 @@ impl Run<'_> {
         Err(TrainError::Diverged { update, place, evidence: folder })
     }
 
-    /// The scores of a model over the validation images; `None` after a request to stop. With `draw`, the first batch and
-    /// its answers become a picture.
+    /// The scores of a model over the validation images; `None` after a request to stop. With `draw`, the first batch
+    /// and its predictions become a picture.
     pub(super) fn evaluate(
         &mut self,
         model: &Model,
@@ -160,13 +160,14 @@ impl Run<'_> {
         let batches = self.sets.val.len().div_ceil(batch_size);
         let (epoch, update) = (self.progress.epoch, self.trainer.updates());
         let classes = self.num_classes();
-        let (began, mut number) = (Instant::now(), 0);
+        let began = Instant::now();
+        let (mut batch_began, mut number) = (began, 0);
         let device = self.device.clone();
         let (requests, recipe) = (self.requests, &self.recipe);
         let (names, preprocess) = (self.class_names(), &self.built.preprocess);
         let (logger, watch) = (&mut self.logger, &mut *self.watch);
         let mut drawn = Ok(());
-        let mut on_batch = |seen: Seen<'_, dyn Judge>| {
+        let mut on_batch = |seen: Evaluated<'_, dyn Judge>| {
             if number == 0 && draw {
                 let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
                 let captions = answer_captions(seen.logits, seen.labels, &names);
@@ -179,7 +180,7 @@ impl Run<'_> {
                 ema,
                 batch: number,
                 batches,
-                seconds: elapsed / (number + 1) as f64,
+                seconds: batch_began.elapsed().as_secs_f64(),
                 seconds_avg: elapsed / (number + 1) as f64,
                 scores: Meters::new(&seen.judge.newest(), &seen.judge.scores()),
             };
@@ -189,6 +190,7 @@ impl Run<'_> {
                 watch.event(&event);
             }
             number += 1;
+            batch_began = Instant::now();
             Ok(!requests.stop())
         };
         let judge = &mut *self.judge;
@@ -259,7 +261,7 @@ impl Run<'_> {
     /// Writes the judge's own files.
     pub(super) fn write_judged(&mut self) {
         if let Err(error) = self.judge.write(&self.folder, &self.sets.classes) {
-            self.note(format!("files of the validation: {error}"));
+            self.note(format!("the judge's files cannot be written: {error}"));
         }
     }
 

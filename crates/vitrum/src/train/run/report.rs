@@ -17,7 +17,7 @@ impl Run<'_> {
         Ok(self.report.write(&self.folder)?)
     }
 
-    /// Notes the training images that became known as unusable since the last call.
+    /// Notes the training images found unusable since the last call.
     pub(super) fn tell_replaced(&mut self) -> Result<(), TrainError> {
         let bad = self.loader.bad();
         if bad.len() == self.bad_images {

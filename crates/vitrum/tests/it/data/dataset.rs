@@ -358,8 +358,24 @@ fn tables_as_people_bring_them_are_read_or_refused_by_line() {
 }
 
 #[test]
+fn a_table_whose_images_are_elsewhere_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "pictures/a.png", &png(1));
+    let path = write(root.path(), "t.csv", b"file,label\na.png,0\nb.png,1\n");
+    let error = open_dataset(&path, &DatasetOptions::default()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("none of its images is in") && error.contains("the first is a.png"), "{error}");
+    // One image of two is enough: the other one counts as unreadable.
+    let image_dir = Some(root.path().join("pictures"));
+    let options = DatasetOptions { image_dir, ..Default::default() };
+    assert_eq!(labels(&mut *open_dataset(&path, &options).unwrap()).len(), 2);
+}
+
+#[test]
 fn a_column_of_parts_says_which_rows_are_wanted() {
     let root = tempfile::tempdir().unwrap();
+    for name in ["a.png", "b.png", "c.png"] {
+        write(root.path(), name, &png(1));
+    }
     let rows = "r1,a.png,x,train\nr2,b.png,y,Test\nr3,c.png,z,train\n";
     // The names of the rows are R's.
     let path = write(root.path(), "t.csv", format!("file,label,split\n{rows}").as_bytes());

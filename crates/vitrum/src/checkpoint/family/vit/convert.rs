@@ -1,4 +1,4 @@
-//! Steps between libraries that only a Vision Transformer's tensors need.
+//! Conversion steps that only a Vision Transformer's tensors need.
 
 use super::keys::official;
 use crate::checkpoint::convert::{Named, join, square_patch};
@@ -6,8 +6,8 @@ use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::tensors::{Dtype, TensorError};
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 
-/// Renamed tensors in timm's layout: queries, keys and values in one, patches as a convolution, registers without
-/// positions, a head with a bias.
+/// Converts renamed tensors to timm's layout: joins query, key and value, makes the patch projection a convolution,
+/// removes positions of registers, adds a missing head bias.
 pub(super) fn finish(map: &mut TensorMap) -> Result<(), LoadError> {
     let path = map.path.clone();
     let named = |(name, error): Named| LoadError::tensor(&path, &name, error);
@@ -17,7 +17,7 @@ pub(super) fn finish(map: &mut TensorMap) -> Result<(), LoadError> {
     add_head_bias(map)
 }
 
-/// A patch projection saved as a matrix `[D, C·P·P]` becomes a convolution, of three channels.
+/// Turns a patch projection saved as a matrix `[D, 3·P·P]` into a convolution.
 fn unflatten_patches(tensors: &mut Tensors) -> Result<(), Named> {
     const NAME: &str = "patch_embed.proj.weight";
     let Some(tensor) = tensors.get(NAME) else { return Ok(()) };
@@ -30,8 +30,8 @@ fn unflatten_patches(tensors: &mut Tensors) -> Result<(), Named> {
     Ok(())
 }
 
-/// DINOv2's registers have no position: they become `reg_token`, and the class token takes its position with
-/// it, so that the table has rows for patches alone (as timm converts them).
+/// Turns DINOv2's registers into `reg_token`, as timm does. They have no position: the class token's position is added
+/// to the token, so that the table has rows for patches only.
 fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
     let Some(registers) = tensors.remove(official::REGISTERS) else { return Ok(()) };
     tensors.insert("reg_token".to_string(), registers);
@@ -47,7 +47,7 @@ fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
     if cls.num_elements() != width || first.num_elements() != width {
         return Err(fail(TensorError::shape(format!("[1, 1 + N, {}]", cls.num_elements()), table.shape())));
     }
-    // In f64, where the sum of two f32 is exact: a model in f64 gets it as the library computes it.
+    // Sum in f64, where f32 values of similar size add exactly: an f64 model gets the sum that the library computes.
     let sum = cls.to_f64().into_iter().zip(first.to_f64()).flat_map(|(a, b)| (a + b).to_le_bytes()).collect();
     let folded = HostTensor::new(Dtype::F64, cls.shape().to_vec(), sum).map_err(fail)?;
     let patches = table.slice(1, 1..rows).map_err(fail)?;
@@ -56,7 +56,7 @@ fn fold_registers(tensors: &mut Tensors) -> Result<(), Named> {
     Ok(())
 }
 
-/// Rounds a class token that [`fold_registers`] made to the type of the other tensors, for files.
+/// Rounds a class token from [`fold_registers`] to the dtype of the other tensors, before writing.
 pub(super) fn narrow_folded(tensors: &mut Tensors) -> Result<(), Named> {
     let Some(dtype) = tensors.get("pos_embed").map(HostTensor::dtype) else { return Ok(()) };
     let Some(cls) = tensors.get("cls_token").filter(|cls| cls.dtype() == Dtype::F64 && dtype != Dtype::F64)
@@ -68,9 +68,9 @@ pub(super) fn narrow_folded(tensors: &mut Tensors) -> Result<(), Named> {
     Ok(())
 }
 
-/// Renames the norm before pooling to the one after it: how an encoder that pools one token goes into a model
-/// that pools by average. Returns the old and new names. (timm has no such step: it refuses the file, or starts
-/// `fc_norm` anew where the head is new as well.)
+/// Renames the norm before pooling to the norm after it, for an encoder with token pooling in a model with average
+/// pooling. Returns the old and new names. (timm has no such step: it refuses the file, or initialises `fc_norm` if the
+/// head is new too.)
 pub(super) fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
     let mut moved = Vec::new();
     for part in ["weight", "bias"] {
@@ -85,7 +85,7 @@ pub(super) fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
     moved
 }
 
-/// A projection without a bias (CLIP) becomes a head with a bias of zeros.
+/// Adds a bias of zeros to a head without one (CLIP's projection).
 fn add_head_bias(map: &mut TensorMap) -> Result<(), LoadError> {
     let Some(weight) = map.tensors.get("head.weight") else { return Ok(()) };
     if map.contains("head.bias") {

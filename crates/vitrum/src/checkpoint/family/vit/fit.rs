@@ -1,4 +1,4 @@
-//! Tensors of one Vision Transformer for another: its grid, its pooling, its channels.
+//! Fits tensors of one Vision Transformer to another: grid, pooling, channels.
 
 use super::convert::norm_to_fc_norm;
 use crate::checkpoint::convert::adapt_channels;
@@ -9,14 +9,14 @@ use crate::layers::position::PosEmbed;
 use crate::layers::resample::resample_offsets;
 use crate::models::vit::VitConfig;
 
-/// Makes tensors of the model `of` fit `config`, and reports what changed.
+/// Fits tensors of the model `of` to `config`, and reports the changes.
 pub(super) fn fit(config: &VitConfig, tensors: &mut TensorMap, of: Option<&VitConfig>, report: &mut Report) {
     resize_positions(config, tensors, of.map(VitConfig::grid), report);
     report.adapted.extend(move_norm(config, tensors));
     report.adapted.extend(of.and_then(|of| change_channels(config, tensors, of.in_chans)));
 }
 
-/// The norm of a file that pools one token becomes the norm after pooling, where the model has that one.
+/// Turns the norm of a token-pooling file into the norm after pooling, if the model has that norm.
 fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
     let foreign = config.final_norm && config.use_fc_norm() && !tensors.contains("fc_norm.weight");
     let moved = if foreign { norm_to_fc_norm(&mut tensors.tensors) } else { Vec::new() };
@@ -27,8 +27,8 @@ fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
     moved.into_iter().map(adaptation).collect()
 }
 
-/// The patch projection of a file made for `old` channels, for the model's. A tensor that has other channels than
-/// the file is said to have stays as it is, and is reported as mismatched.
+/// Adapts the patch projection from `old` channels to the model's. A tensor without `old` channels stays unchanged, and
+/// is reported as mismatched.
 fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> Option<Adaptation> {
     const KEY: &str = "patch_embed.proj.weight";
     let kernel = tensors.get(KEY).filter(|kernel| kernel.shape().get(1) == Some(&old))?;
@@ -42,7 +42,7 @@ fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> O
     Some(Adaptation { key: KEY.into(), source: KEY.into(), found, expected })
 }
 
-/// Brings learned position tables to the model's grid, where their length says that they are of another.
+/// Resizes learned position tables of another grid to the model's grid.
 fn resize_positions(
     config: &VitConfig,
     tensors: &mut TensorMap,
@@ -56,7 +56,7 @@ fn resize_positions(
         let expected = tensors.get(key).map(|t| t.shape().to_vec()).unwrap_or_default();
         report.resized.push(ShapeChange { key: key.into(), found: old.shape().to_vec(), expected });
     };
-    // A table that cannot be resized stays as it is, and is reported as mismatched.
+    // A table that cannot be resized stays unchanged, and is reported as mismatched.
     let resize = |table: &HostTensor, old, new, prefix| {
         let exact = host(table.shape(), &table.to_f64());
         resize_pos_embed(&exact, old, new, prefix, config.pos_resize).ok()
@@ -110,7 +110,7 @@ fn host(shape: &[usize], values: &[f64]) -> HostTensor {
     HostTensor::from_f64(shape.to_vec(), values).expect("the values were made to fill the shape")
 }
 
-/// The grid a table of `n` rows was made for: the one named, if it has `n` cells, else a square.
+/// The grid of a table with `n` rows: `named` if it has `n` cells, else a square.
 fn grid_of(n: usize, named: Option<[usize; 2]>) -> Option<[usize; 2]> {
     if let Some([h, w]) = named
         && h * w == n

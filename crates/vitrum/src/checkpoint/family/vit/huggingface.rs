@@ -6,7 +6,7 @@ use crate::checkpoint::family::HuggingFaceModel;
 use crate::checkpoint::fields::{Fields, activation, mlp_ratio};
 use crate::models::vit::{Activation, GlobalPool, PosEmbed, PosResize, VitConfig};
 
-/// The configuration that these fields describe; `None` if the `model_type` is another family's.
+/// The configuration from these fields; `None` if the `model_type` belongs to another family.
 pub(super) fn read(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<VitConfig, String>> {
     let read = || {
         let mut config = common(fields)?;
@@ -47,7 +47,7 @@ pub(in crate::checkpoint::family) fn common(fields: &Fields) -> Result<VitConfig
     })
 }
 
-/// DINOv2 states the MLP as a ratio, has LayerScale, and in one variant registers.
+/// Applies DINOv2's fields: the MLP ratio, LayerScale, and the registers of one variant.
 fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Result<(), String> {
     if fields.flag("use_swiglu_ffn")? == Some(true) {
         return Err("`use_swiglu_ffn` is not supported by the plain Vision Transformer".into());
@@ -63,15 +63,15 @@ fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Resul
     config.norm_eps = fields.number("layer_norm_eps")?.unwrap_or(1e-6);
     if fields.text("model_type")? == Some("dinov2_with_registers") {
         config.reg_tokens = fields.size("num_register_tokens")?.unwrap_or(4);
-        // Registers get no position; the class token's is added to it when the names are converted.
+        // Registers get no position. Conversion adds the class token's position to the token.
         config.no_embed_class = true;
-        // Alone among transformers' models, in 4.48 and later: `antialias=True`.
+        // Since 4.48, and only in this model, transformers uses `antialias=True`.
         config.pos_resize = PosResize::BicubicAntialias;
     }
     Ok(())
 }
 
-/// `ViTModel` has a dense layer and a non-linearity on the class token: the paper's pre-logits.
+/// Width of the pooler of `ViTModel` and `DeiTModel`: dense layer and tanh on the class token, the paper's pre-logits.
 pub(in crate::checkpoint::family) fn pooler(
     fields: &Fields,
     class: Option<&str>,
@@ -96,7 +96,7 @@ pub(super) fn write(config: &VitConfig) -> Result<HuggingFaceModel, String> {
     Ok(HuggingFaceModel { model_type: "vit", class, fields: fields(config)?, is_own: is_own(config) })
 }
 
-/// Whether a model is transformers' own: its way with positions, and not timm's epsilon.
+/// Whether a model resizes positions like transformers and has another epsilon than timm's default.
 pub(in crate::checkpoint::family) fn is_own(config: &VitConfig) -> bool {
     config.pos_resize == PosResize::Bicubic && config.norm_eps != VitConfig::default().norm_eps
 }
@@ -125,7 +125,7 @@ pub(in crate::checkpoint::family) fn fields(config: &VitConfig) -> Result<Map<St
     Ok(fields)
 }
 
-/// Refuses what transformers' ViT has no field for.
+/// Refuses values that transformers' ViT has no field for.
 fn check(config: &VitConfig) -> Result<(), String> {
     let plain = VitConfig::default();
     let differs = [
@@ -153,7 +153,7 @@ fn check(config: &VitConfig) -> Result<(), String> {
     }
 }
 
-/// One number for a square.
+/// A size as JSON: one number for a square, else two.
 fn side(size: [usize; 2]) -> Value {
     if size[0] == size[1] { json!(size[0]) } else { json!(size) }
 }

@@ -1,4 +1,4 @@
-//! What tensors alone say about a model.
+//! Infers a configuration from tensors alone.
 
 use super::Inferred;
 use crate::checkpoint::fields::mlp_ratio;
@@ -7,43 +7,43 @@ use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
 
-/// The configuration that tensors under timm's names belong to.
+/// Infers the configuration of tensors under timm's names.
 ///
-/// Shapes give sizes, depth, classes, and which optional parts exist. They do not give what has no parameters:
-/// the number of heads (assumed 64 wide without a hint), the non-linearity, epsilon, dropout and the way
-/// positions are resized; these come from `hint`, else from [`VitConfig::default`].
+/// TensorShapes give sizes, depth, classes and optional parts. They do not give the activation, epsilon, dropout and position
+/// resizing: these come from `hint`, else from [`VitConfig::default`]. Some models have tensors that show the number of
+/// heads. For others it comes from `hint`, else heads are assumed to be 64 wide.
 ///
 /// # Errors
-/// Tensors that are no Vision Transformer, or one whose sizes contradict each other.
+/// Tensors that do not form a Vision Transformer, or whose sizes contradict each other.
 pub fn infer_config(map: &TensorMap, hint: Option<&VitConfig>) -> Result<Inferred<VitConfig>, LoadError> {
     infer_with(map, hint, &Told::default())
 }
 
-/// What is known beside the tensors.
+/// Facts known besides the tensors.
 #[derive(Default)]
 pub(in crate::checkpoint::family) struct Told {
-    /// Heads of attention.
+    /// Number of attention heads.
     pub num_heads: Option<usize>,
     /// Height and width of the images.
     pub img_size: Option<[usize; 2]>,
-    /// Tokens that a derived family puts in front.
+    /// Additional prefix tokens of a derived family.
     pub more_tokens: usize,
 }
 
 impl Told {
-    /// What a file tells, for a family that puts so many more tokens in front.
+    /// The facts from a file, for a family with `more_tokens` additional prefix tokens.
     pub fn of(file: &Converted, more_tokens: usize) -> Self {
         Self { num_heads: file.num_heads, img_size: file.img_size(), more_tokens }
     }
 }
 
-/// As [`infer_config`], with what is known beside the tensors.
+/// [`infer_config`] with facts known besides the tensors.
 pub(in crate::checkpoint::family) fn infer_with(
     map: &TensorMap,
     hint: Option<&VitConfig>,
     told: &Told,
 ) -> Result<Inferred<VitConfig>, LoadError> {
-    let shapes = Shapes { map };
+    let shapes = TensorShapes { map };
     let mut config = hint.cloned().unwrap_or_default();
     config.more_tokens = told.more_tokens;
     config.img_size = told.img_size.unwrap_or(config.img_size);
@@ -91,13 +91,13 @@ pub(in crate::checkpoint::family) fn infer_with(
     Ok(Inferred { config, notes })
 }
 
-/// Shapes of tensors by name.
-struct Shapes<'a> {
+/// TensorShapes of tensors by name.
+struct TensorShapes<'a> {
     map: &'a TensorMap,
 }
 
-impl Shapes<'_> {
-    /// The shape of a tensor that must be there, with `N` axes.
+impl TensorShapes<'_> {
+    /// The shape of a required tensor with `N` axes.
     fn get<const N: usize>(&self, name: &str) -> Result<[usize; N], LoadError> {
         let path = &self.map.path;
         let tensor = self.map.get(name).ok_or_else(|| LoadError::tensor(path, name, "is missing"))?;
@@ -108,7 +108,7 @@ impl Shapes<'_> {
             .ok_or_else(|| LoadError::tensor(path, name, format!("expected {N} axes, found shape {shape:?}")))
     }
 
-    /// One more than the last block's number; all from 0 must be there.
+    /// The number of blocks. Block numbers must run from 0 without a gap.
     fn depth(&self) -> Result<usize, LoadError> {
         let depth = (0..).take_while(|i| self.map.contains(&format!("blocks.{i}.attn.qkv.weight"))).count();
         let beyond = format!("blocks.{depth}.attn.qkv.weight");
@@ -124,21 +124,21 @@ impl Shapes<'_> {
     }
 }
 
-/// Width of a head where all heads together, `inner` wide, are not as wide as a token.
+/// Width of a head; `None` if all heads together (`inner`) are as wide as a token.
 fn head_dim(inner: usize, config: &VitConfig, map: &TensorMap) -> Result<Option<usize>, LoadError> {
     match config.num_heads {
         _ if inner == config.embed_dim => Ok(None),
         heads if heads > 0 && inner.is_multiple_of(heads) => Ok(Some(inner / heads)),
         heads => {
-            let reason = format!("queries are {inner} wide, which {heads} heads do not share evenly");
+            let reason = format!("the query width {inner} is not divisible by {heads} heads");
             Err(LoadError::tensor(&map.path, "blocks.0.attn.qkv.weight", reason))
         }
     }
 }
 
-/// Number of heads that are `inner` wide together: from per-head tensors if there are any, else the hint, else 64 wide.
+/// Number of heads, `inner` wide together: from per-head tensors, else from the hint, else for a head width of 64.
 fn heads(
-    shapes: &Shapes,
+    shapes: &TensorShapes,
     config: &VitConfig,
     inner: usize,
     hint: Option<&VitConfig>,
@@ -173,13 +173,13 @@ fn heads(
     Ok(inner / 64)
 }
 
-/// The weight of a layer of the network that makes relative biases, where there is one.
+/// Key of a layer's weight in the MLP that computes relative position biases, if there is one.
 fn network(map: &TensorMap, layer: &str) -> Option<String> {
     let keys = ["blocks.0.attn.rel_pos", "shared_rel_pos"].map(|place| format!("{place}.mlp.{layer}.weight"));
     keys.into_iter().find(|key| map.contains(key))
 }
 
-/// Where the last norm sits, and what follows it.
+/// Sets pooling, and the place of the last norm.
 fn pooling(config: &mut VitConfig, map: &TensorMap, hint: Option<&VitConfig>) {
     let fc_norm = map.contains("fc_norm.weight");
     let norm = map.contains("norm.weight");
@@ -196,10 +196,10 @@ fn pooling(config: &mut VitConfig, map: &TensorMap, hint: Option<&VitConfig>) {
     };
 }
 
-/// The kind of position encoding, and the image size it implies.
+/// Sets the position encoding, and the image size that it implies.
 fn positions(
     config: &mut VitConfig,
-    shapes: &Shapes,
+    shapes: &TensorShapes,
     hinted: bool,
     notes: &mut Vec<String>,
 ) -> Result<(), LoadError> {
@@ -219,7 +219,7 @@ fn positions(
             LoadError::tensor(
                 &map.path,
                 "pos_embed",
-                format!("{rows} rows are no square grid with 0 or {prefix} rows in front"),
+                format!("{rows} rows are not a square grid plus 0 or {prefix} prefix tokens"),
             )
         })?;
         config.no_embed_class = prefix > 0 && prefix_rows == 0;
@@ -233,8 +233,8 @@ fn positions(
             config.rel_pos_dim = (width != VitConfig::default().rel_pos_dim()).then_some(width);
             if !hinted && config.init_values.is_none() {
                 notes.push(
-                    "whether norms stand before the branches of a block or at their end (res_post_norm) is not in the \
-                     tensors; before is assumed"
+                    "the tensors do not show whether norms are before the branches of a block or at their end \
+                     (res_post_norm); before is assumed"
                         .into(),
                 );
             }
@@ -254,7 +254,7 @@ fn image(map: &TensorMap, grid: [usize; 2], patch: [usize; 2]) -> Result<[usize;
         .ok_or_else(|| LoadError::tensor(&map.path, "pos_embed", "the image size overflows"))
 }
 
-/// Encodings that need no `pos_embed`, or have other parameters.
+/// Sets a position encoding without a `pos_embed` table.
 fn position_without_table(config: &mut VitConfig, map: &TensorMap) {
     if map.contains("blocks.0.attn.rel_pos.relative_position_bias_table") {
         config.pos_embed = PosEmbed::RelBias;
@@ -269,9 +269,9 @@ fn position_without_table(config: &mut VitConfig, map: &TensorMap) {
     }
 }
 
-/// Rows in front and the grid of a position table with `rows` rows, for a model with `prefix` tokens in front.
+/// Splits a position table of `rows` rows into prefix rows and a grid, for a model with `prefix` prefix tokens.
 ///
-/// The known grid decides if it fits; else the grid is square.
+/// A known grid is used if it fits; else the grid is square.
 pub(crate) fn split_rows(
     rows: usize,
     prefix: usize,

@@ -1,4 +1,4 @@
-//! Tables from each library's names of a Vision Transformer to timm's, the only place where these names occur.
+//! Tables from each library's names of a Vision Transformer to timm's.
 
 pub mod clip;
 pub mod google;

@@ -1,4 +1,4 @@
-//! vit-pytorch's files: what its layers leave out, and how its models pool.
+//! vit-pytorch's files: adds the tensors that its layers lack, and settles how its models pool.
 
 use crate::checkpoint::dialect::Dialect;
 use crate::checkpoint::family::Naming;
@@ -7,7 +7,7 @@ use crate::checkpoint::tensors::{Dtype, TensorError};
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
 
-/// One layout of the patch embedding.
+/// The naming for one layout of the patch embedding.
 pub(super) const fn naming(rows: &'static [&'static [Row]], telltales: &'static [&'static str]) -> Naming {
     Naming {
         rows,
@@ -17,7 +17,8 @@ pub(super) const fn naming(rows: &'static [&'static [Row]], telltales: &'static 
     }
 }
 
-/// Renamed tensors with all that timm's layout has. A single head as wide as a token has no output projection.
+/// Completes renamed tensors for timm's layout. A single head as wide as a token has no output projection: it gets the
+/// identity. Missing biases become zeros. Returns the number of heads if it is known to be 1.
 pub(super) fn finish(map: &mut TensorMap) -> Result<Option<usize>, LoadError> {
     if map.get("cls_token").is_some_and(|token| token.num_elements() == 0) {
         map.tensors.remove("cls_token");
@@ -43,7 +44,7 @@ pub(super) fn finish(map: &mut TensorMap) -> Result<Option<usize>, LoadError> {
     Ok(heads)
 }
 
-/// A block that is there, its width and its type.
+/// Name, width and dtype of a block; `None` if it does not exist.
 fn block_of(map: &TensorMap, block: &str) -> Option<(String, usize, Dtype)> {
     let qkv = map.get(&format!("{block}.attn.qkv.weight")).filter(|qkv| qkv.num_elements() > 0)?;
     let [_, width] = *qkv.shape() else { return None };
@@ -55,21 +56,22 @@ fn is_square(map: &TensorMap, block: &str, width: usize) -> bool {
     map.rows(&format!("{block}.attn.qkv.weight")) == width.checked_mul(3)
 }
 
-/// The matrix that changes nothing.
+/// The identity matrix.
 fn identity(width: usize, dtype: Dtype) -> Result<HostTensor, TensorError> {
     let ones = (0..width * width).map(|i| if i % (width + 1) == 0 { 1.0 } else { 0.0 });
     HostTensor::from_f32(vec![width, width], &ones.collect::<Vec<f32>>())?.cast(dtype)
 }
 
-/// What these models are beyond their tensors. `ViT` pools its class token, or, made with `pool="mean"`, averages: all
-/// tokens up to 1.15, the patches alone since. `SimpleViT` has fixed positions and averages.
+/// Sets what the tensors do not show. `ViT` pools its class token by default. With `pool="mean"` it averages all tokens
+/// up to 1.15, and only the patches since. `SimpleViT` has fixed positions and averages.
 pub(super) fn settle(mut config: VitConfig, map: &TensorMap, notes: &mut Vec<String>) -> VitConfig {
     let norm = map.contains("norm.weight");
     if config.class_token {
         config.global_pool = GlobalPool::Token;
         config.fc_norm = map.contains("fc_norm.weight").then_some(true);
         notes.push(
-            "whether it pools the class token or all tokens (`pool=\"mean\"`) is not in the tensors; the class token is assumed"
+            "the tensors do not show whether the model pools the class token or all tokens (`pool=\"mean\"`); \
+             the class token is assumed"
                 .into(),
         );
     } else {
@@ -82,11 +84,11 @@ pub(super) fn settle(mut config: VitConfig, map: &TensorMap, notes: &mut Vec<Str
     config
 }
 
-/// [`finish`] for the names before 0.7: releases up to 0.6.6 scale scores in another way.
+/// [`finish`] for the names before 0.7, with a note: releases up to 0.6.6 scale scores differently.
 pub(super) fn finish_old(map: &mut TensorMap) -> Result<Option<usize>, LoadError> {
     map.notes.push(format!(
-        "{}: read as vit-pytorch 0.6.7 and 0.6.8 compute it; releases before, whose names are the same, divide scores by the \
-         root of the whole width",
+        "{}: read as a file of vit-pytorch 0.6.7 or 0.6.8; earlier releases have the same names but divide scores by \
+         the root of the whole width",
         map.path.display()
     ));
     finish(map)

@@ -1,18 +1,18 @@
-//! Google's `.npz` files: vision_transformer numbers the parts of a block 1, 3, 2 (attention, MLP, second
-//! norm), big_vision 0, 0, 1. In both, kernels are `[in, out]`, with the heads as an axis of their own.
+//! Google's `.npz` files. vision_transformer numbers the parts of a block 1, 3, 2 (attention, MLP, second norm),
+//! big_vision 0, 0, 1. In both, kernels are `[in, out]`, and heads have their own axis.
 
 use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect, perhaps after `opt/target/`, `params/` or `params/img/`.
 pub const TELLTALE: &str = "embedding/kernel";
 
-/// All blocks in one: the first axis of each tensor counts them.
+/// Prefix of tensors that stack all blocks along their first axis.
 pub const STACKED: &str = "Transformer/encoderblock/";
 
-/// The same block by block.
+/// Prefix of the same tensors block by block; the number follows.
 pub const NUMBERED: &str = "Transformer/encoderblock_";
 
-/// All names of both conventions, which do not collide.
+/// All names of both conventions. They do not collide.
 pub const ROWS: [Row; 57] = [
     ("embedding/kernel", "patch_embed.proj.weight", Edit::Kernel),
     ("embedding/bias", "patch_embed.proj.bias", Edit::Keep),

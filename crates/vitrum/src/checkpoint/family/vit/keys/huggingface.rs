@@ -1,13 +1,13 @@
-//! Hugging Face transformers: ViT, DeiT, ViT-MAE, DINOv2. Files have the names of 4.x, also when written by
-//! 5.x; in memory 5.x has others, and both are read.
+//! Hugging Face transformers: ViT, DeiT, ViT-MAE, DINOv2. Files have the names of 4.x, even if 5.x wrote them. 5.x has
+//! other names in memory. Both are read.
 
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::tensors::Tensors;
 
-/// Present in every file of this dialect; in front of it stands the base model's name, or nothing.
+/// Present in every file of this dialect, with the base model's prefix or without a prefix.
 pub const TELLTALE: &str = "embeddings.patch_embeddings.projection.weight";
 
-/// Without the base model's name (`vit.`, `deit.`, `dinov2.`). The first row for a timm name is the one written.
+/// Names without the base model's prefix (`vit.`, `deit.`, `dinov2.`). Writing uses the first row for a timm name.
 pub const ROWS: [Row; 33] = [
     ("embeddings.cls_token", "cls_token", Edit::Keep),
     ("embeddings.distillation_token", "dist_token", Edit::Keep),
@@ -33,7 +33,7 @@ pub const ROWS: [Row; 33] = [
     ("layers.{N}.layernorm_after", "blocks.{N}.norm2", Edit::Keep),
     ("layers.{N}.mlp.fc1", "blocks.{N}.mlp.fc1", Edit::Keep),
     ("layers.{N}.mlp.fc2", "blocks.{N}.mlp.fc2", Edit::Keep),
-    // DINOv2, in memory of 5.x.
+    // DINOv2, 5.x in memory.
     ("encoder.layer.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
     ("encoder.layer.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
     ("encoder.layer.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
@@ -47,14 +47,14 @@ pub const ROWS: [Row; 33] = [
     ("encoder.layer.{N}.layer_scale2.lambda1", "blocks.{N}.ls2.gamma", Edit::Keep),
 ];
 
-/// Beside the base model, never under its name.
+/// Heads, outside the base model's prefix.
 pub const HEADS: [Row; 3] = [
     ("classifier", "head", Edit::Keep),
     ("cls_classifier", "head", Edit::Keep),
     ("distillation_classifier", "head_dist", Edit::Keep),
 ];
 
-/// Why a tensor that is no part of the classifier may be left out; `None` if it may not. `file` is the whole file.
+/// The reason to leave out a tensor that the classifier does not use; `None` to keep it. `file` has all tensors.
 pub fn left_out(name: &str, file: &Tensors) -> Option<&'static str> {
     let has_classifier =
         || ["classifier.weight", "cls_classifier.weight"].iter().any(|head| file.contains_key(*head));

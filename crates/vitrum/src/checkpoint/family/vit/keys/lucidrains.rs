@@ -1,7 +1,7 @@
 //! `ViT` and `SimpleViT` of vit-pytorch (<https://github.com/lucidrains/vit-pytorch>), releases 0.6.7 to 1.26.
 //!
-//! Blocks have three layouts: `Residual(PreNorm(…))` up to 0.9, `PreNorm(…)` up to 1.2, and the norm within its branch,
-//! which `SimpleViT` always had. Pixels of a patch stand in the order rows, columns, channels.
+//! Blocks have three layouts: `Residual(PreNorm(…))` up to 0.9, `PreNorm(…)` up to 1.2, then a norm within each branch.
+//! `SimpleViT` always has the last. Pixels of a patch are in the order rows, columns, channels.
 
 use crate::checkpoint::keys::{Edit, Row};
 
@@ -35,7 +35,7 @@ pub const ROWS: [Row; 28] = [
     ("cls_token", "cls_token", Edit::Rank3),
     ("pos_embedding", "pos_embed", Edit::Rank3),
     ("transformer.norm", "norm", Edit::Keep),
-    // The norm within its branch; `SimpleViT` has no dropout, so its layers have other numbers.
+    // The norm within its branch. `SimpleViT` has no dropout, so its layers are numbered differently.
     ("transformer.layers.{N}.0.norm", "blocks.{N}.norm1", Edit::Keep),
     ("transformer.layers.{N}.0.to_qkv", "blocks.{N}.attn.qkv", Edit::Keep),
     ("transformer.layers.{N}.0.to_out.0", "blocks.{N}.attn.proj", Edit::Keep),
@@ -44,7 +44,7 @@ pub const ROWS: [Row; 28] = [
     ("transformer.layers.{N}.1.net.1", "blocks.{N}.mlp.fc1", Edit::Keep),
     ("transformer.layers.{N}.1.net.3", "blocks.{N}.mlp.fc2", Edit::Keep),
     ("transformer.layers.{N}.1.net.4", "blocks.{N}.mlp.fc2", Edit::Keep),
-    // `PreNorm`, whose norm of attention has the name above.
+    // `PreNorm`. The norm of attention has the name above.
     ("transformer.layers.{N}.0.fn.to_qkv", "blocks.{N}.attn.qkv", Edit::Keep),
     ("transformer.layers.{N}.0.fn.to_out.0", "blocks.{N}.attn.proj", Edit::Keep),
     ("transformer.layers.{N}.1.norm", "blocks.{N}.norm2", Edit::Keep),
@@ -57,7 +57,7 @@ pub const ROWS: [Row; 28] = [
     ("transformer.layers.{N}.1.fn.norm", "blocks.{N}.norm2", Edit::Keep),
     ("transformer.layers.{N}.1.fn.fn.net.0", "blocks.{N}.mlp.fc1", Edit::Keep),
     ("transformer.layers.{N}.1.fn.fn.net.3", "blocks.{N}.mlp.fc2", Edit::Keep),
-    // Heads: a norm and a layer up to 1.2, a layer since 1.4.
+    // Heads: a norm and a linear layer up to 1.2, only the linear layer since 1.4.
     ("mlp_head.0", "fc_norm", Edit::Keep),
     ("mlp_head.1", "head", Edit::Keep),
     ("mlp_head", "head", Edit::Keep),

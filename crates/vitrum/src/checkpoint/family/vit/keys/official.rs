@@ -1,6 +1,6 @@
-//! Extra tensors in files published with papers (DeiT, MAE, DINO, DINOv2), which use timm's names otherwise.
+//! Extra tensors in files published with papers (DeiT, MAE, DINO, DINOv2). All other tensors have timm's names.
 
-/// Why a tensor that is no part of the classifier may be left out; `None` if it may not.
+/// The reason to leave out a tensor that the classifier does not use; `None` to keep it.
 pub fn left_out(name: &str) -> Option<&'static str> {
     const PARTS: [(&str, &str); 7] = [
         ("mask_token", "used only while pretraining"),
@@ -17,10 +17,10 @@ pub fn left_out(name: &str) -> Option<&'static str> {
     if name.starts_with("head.mlp.") {
         return Some("DINO's projection head");
     }
-    // MoCo v3 and others keep a small network where a classifier would be.
+    // MoCo v3 and others have a small network in place of the classifier.
     let layer = name.strip_prefix("head.")?.split('.').next()?;
     layer.bytes().all(|digit| digit.is_ascii_digit()).then_some("a projection head of pretraining")
 }
 
-/// DINOv2's register tokens; timm calls them `reg_token` and folds the class token's position away.
+/// DINOv2's register tokens. timm calls them `reg_token`, and adds the class token's position to the token.
 pub const REGISTERS: &str = "register_tokens";

@@ -1,12 +1,12 @@
-//! timm (<https://github.com/huggingface/pytorch-image-models>), whose names are ours, and everyone who
-//! built on it: DeiT, MAE, DINO, DINOv2, OpenCLIP's `visual.trunk`.
+//! timm (<https://github.com/huggingface/pytorch-image-models>), whose names vitrum uses, and projects built on it:
+//! DeiT, MAE, DINO, DINOv2, OpenCLIP's `visual.trunk`.
 
 use crate::checkpoint::keys::{Edit, Row};
 
 /// Present in every file of this dialect.
 pub const TELLTALE: &str = "patch_embed.proj.weight";
 
-/// The names themselves, for comparing other names with them.
+/// timm's own names, to compare other names with them.
 pub const OWN: [Row; 17] = [
     ("blocks.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
     ("blocks.{N}.attn.qkv", "blocks.{N}.attn.qkv", Edit::Keep),
@@ -27,7 +27,7 @@ pub const OWN: [Row; 17] = [
     ("head", "head", Edit::Keep),
 ];
 
-/// Names that changed since; all others are timm's already.
+/// Older names. All other names are timm's already.
 pub const ROWS: [Row; 4] = [
     // DeiT-III before LayerScale became a module.
     ("blocks.{N}.gamma_1", "blocks.{N}.ls1.gamma", Edit::Keep),

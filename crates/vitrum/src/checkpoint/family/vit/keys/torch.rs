@@ -1,4 +1,4 @@
-//! torch's own `nn.TransformerEncoder`, which is part of models of any name. No dialect: around it anything may stand.
+//! torch's `nn.TransformerEncoder`, a part of many models. Not a dialect: the names around it can be anything.
 
 use crate::checkpoint::keys::{Edit, Row};
 

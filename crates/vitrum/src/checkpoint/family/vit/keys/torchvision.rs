@@ -1,4 +1,4 @@
-//! torchvision (`torchvision/models/vision_transformer.py`), and its first release with `mlp.linear_1`.
+//! torchvision (`torchvision/models/vision_transformer.py`). Its first release has `mlp.linear_1` and `mlp.linear_2`.
 
 use crate::checkpoint::keys::{Edit, Row};
 

@@ -1,4 +1,4 @@
-//! Weights in eight bits: written, loaded, made while loading; what cannot be done with them; real photographs.
+//! Int8 weights: written, loaded, made while loading; what cannot be done with them; real photographs.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -145,12 +145,9 @@ fn what_needs_floats_is_refused() {
     let refused =
         |options: LoadOptions<'_>| load(&options, &Device::flex()).expect_err("refused").to_string();
     let text = refused(LoadOptions { floats_only: true, ..options(&int8) });
-    assert!(
-        text.contains("model.safetensors: weights in eight bits, which cannot be trained\nhint:"),
-        "{text}"
-    );
+    assert!(text.contains("model.safetensors: int8 weights, which cannot be trained\nhint:"), "{text}");
     let text = refused(LoadOptions { dtype: DType::F64, ..options(&int8) });
-    assert!(text.contains("in f32 alone"), "{text}");
+    assert!(text.contains("int8 weights, which run only in f32"), "{text}");
     let text = refused(LoadOptions { dtype: DType::F64, precision: Precision::Int8, ..options(&float) });
     assert!(text.contains("precision int8: the rest is computed in f32, not in f64"), "{text}");
     let text = open(&options(&int8)).expect_err("refused").to_string();

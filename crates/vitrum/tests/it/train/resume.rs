@@ -479,7 +479,7 @@ fn killed_at_any_moment() {
         }
         let patience = 80_000 * (1 + round / 30);
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["resume::saver", "--exact", "--test-threads=1"])
+            .args(["train::resume::saver", "--exact", "--test-threads=1"])
             .env(SAVER, folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -27,7 +27,7 @@ fn a_real_model_answers_as_timm_does() {
     else {
         return;
     };
-    let golden = include_bytes!("../../../../fixtures/golden/photos.json");
+    let golden = include_bytes!("../../../../../fixtures/golden/photos.json");
     let Golden { photos } = serde_json::from_slice(golden).unwrap();
     assert_eq!(photos.len(), 40);
     let classifier = Classifier::load(model).unwrap();

@@ -10,8 +10,8 @@ use vitrum::layers::observe::{Recorder, Silent};
 use vitrum::models::{Model, Precision, Want};
 use vitrum::tasks::Classifier;
 
+use crate::checkpoint::quantize::{config, folders, images, loaded, logits, options};
 use crate::data::decode::real_data;
-use crate::quantize::{config, folders, images, loaded, logits, options};
 
 fn norm(x: &[f32]) -> f32 {
     x.iter().map(|x| x * x).sum::<f32>().sqrt()
@@ -136,11 +136,11 @@ fn what_does_not_go_with_bf16_is_refused() {
         |options: LoadOptions<'_>| load(&options, &Device::flex()).expect_err("refused").to_string();
     let (float, int8) = (folder.path().join("float"), folder.path().join("int8"));
     let text = refused(LoadOptions { precision: Precision::Bf16, ..options(&int8) });
-    assert!(text.contains("model.safetensors: weights in eight bits, which are not computed with in bf16"));
+    assert!(text.contains("model.safetensors: int8 weights, which do not run in bf16"));
     let text = refused(LoadOptions { dtype: DType::F64, precision: Precision::Bf16, ..options(&float) });
     assert!(text.contains("precision bf16: the rest is computed in f32, not in f64"), "{text}");
 
-    // In code, layers in eight bits stay beside others in bf16.
+    // In code, int8 layers stay beside others in bf16.
     let mixed = loaded(&int8, Precision::F32).model.round_to_bf16();
     assert_eq!((mixed.quantized_layers(), mixed.bf16_layers(), mixed.precision()), (4, 4, Precision::Int8));
     assert!(logits(&mixed).iter().all(|x| x.is_finite()));

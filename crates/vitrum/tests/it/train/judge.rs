@@ -201,7 +201,7 @@ fn a_judge_and_a_recipe_that_disagree_make_no_run() {
     // The schedule would lower the rate while the score improves.
     let plateau = Recipe { sched: "plateau".into(), ..recipe(output.path()) };
     let text = refused(plateau.clone(), Better::Lower).expect("refused");
-    assert!(text.contains("sched plateau: follows regret only where a larger value is better"), "{text}");
+    assert!(text.contains("sched plateau: expects that a larger regret is better"), "{text}");
     let folders = std::fs::read_dir(output.path()).expect("a folder").count();
     assert_eq!(folders, 0, "what makes no run leaves no folder");
     assert_eq!(refused(plateau, Better::Higher), None);
@@ -269,7 +269,7 @@ fn classification_has_scores_of_the_batch_and_of_all() {
     assert_eq!(add(&[right.clone(), right.clone()], &[1, 1]).expect("labels"), (Some(100.0), Some(75.0)));
     let error = add(&[right], &[2]).expect_err("no such class");
     assert!(matches!(&error, TrainError::Label { label: 2, classes: 2, .. }), "{error}");
-    assert_eq!(error.to_string(), "x.png: class 2, but the model knows 2 (0 to 1)");
+    assert_eq!(error.to_string(), "x.png: class 2, but the model has 2 classes (0 to 1)");
     let names: Vec<&str> = judge.measures().iter().map(|measure| measure.name).collect();
     assert_eq!(judge.scores().names().collect::<Vec<_>>(), names);
     assert_eq!(judge.confusion().images(), 4);

@@ -3,6 +3,13 @@
 //! `fixtures/golden/checkpoints/` was saved by timm, transformers, torchvision and NumPy
 //! (`fixtures/export_checkpoints.py`); all its weights follow [`formula`] of their timm names.
 
+mod hostile;
+mod hub;
+mod key_file;
+pub mod quantize;
+mod weight_files;
+mod weights;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -530,7 +537,7 @@ fn impossible_configurations_are_refused_by_name() {
             "`crop_mode` is `middle`, expected one",
         ),
         (prepared(r#""interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 0"#), "`crop_pct` is 0"),
-        (r#"{"model_type": "bert"}"#.into(), "`bert` is no model this program knows"),
+        (r#"{"model_type": "bert"}"#.into(), "`bert` is not a supported model"),
         (r#"{"a": 1}"#.into(), "neither `architecture`"),
         ("[1, 2]".into(), "broken JSON object"),
         ("{".into(), "broken JSON object"),
@@ -564,7 +571,7 @@ fn one_mean_stands_for_all_channels() {
     // No decoder gives five channels.
     let card = with(5);
     assert!(card.preprocess.is_none());
-    assert_eq!(card.notes, ["preprocessing is not known: images of 5 channels are not made here"]);
+    assert_eq!(card.notes, ["preprocessing is not known: images of 5 channels are not supported"]);
 }
 
 /// A card of Hugging Face with this `preprocessor_config.json`.

@@ -748,7 +748,7 @@ fn several_processes_fetch_at_once() {
     let options = hub.options(&cache);
     let child = || {
         std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["hub::child_process_fetches", "--exact", "--ignored", "--nocapture"])
+            .args(["checkpoint::hub::child_process_fetches", "--exact", "--ignored", "--nocapture"])
             .env("VITRUM_TEST_HUB", &options.endpoint)
             .env("VITRUM_TEST_CACHE", cache.path())
             .output()

@@ -65,8 +65,24 @@ fn a_file_tells_names_edits_and_fields() {
     );
     let told = json!({ "num_heads": 4, "img_size": [64, 64], "act_layer": "relu", "block_norm": "post" });
     assert_eq!(Value::Object(keys.config), told);
-    let empty = parse("").unwrap();
-    assert_eq!((empty.family, empty.rows.len(), empty.config.len()), ("vit", 0, 0));
+    let family = parse("family = \"deit\"").unwrap();
+    assert_eq!((family.family, family.rows.len(), family.config.len()), ("deit", 0, 0));
+}
+
+#[test]
+fn files_that_name_nothing_are_refused() {
+    for text in ["", "# rows = []\n", "rows = []\nprefix = \"\""] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains("empty; a key file has `rows`"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let error = KeyFile::read(folder.path()).unwrap_err().to_string();
+    assert!(error.ends_with("a folder; names of tensors are read from a TOML file"), "{error}");
+    let long = folder.path().join("long.toml");
+    std::fs::write(&long, "#".repeat(2 << 20)).unwrap();
+    let error = KeyFile::read(&long).unwrap_err().to_string();
+    let words = "the size of the key file in bytes is 2097152, more than the 1048576 accepted";
+    assert!(error.contains(words), "{error}");
 }
 
 #[test]
@@ -108,7 +124,7 @@ fn faults_are_told_by_line() {
     assert!(matches!(KeyFile::read(&path).unwrap_err(), KeyFileError::Read(_)), "too large");
 }
 
-/// A file with torch's names in a folder, and a file of names beside it.
+/// A file with torch's names in a folder, and a key file beside it.
 fn torch_folder(keys: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
     let (map, _) = case("torch_encoder");
     let folder = tempfile::tempdir().unwrap();

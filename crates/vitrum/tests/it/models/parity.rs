@@ -34,7 +34,7 @@ struct Case {
     source_img_size: Option<[usize; 2]>,
     source_chans: Option<usize>,
     hf_config: Option<serde_json::Value>,
-    /// A file of names, for tensors that no dialect knows.
+    /// A key file, for tensors that no dialect knows.
     keys: Option<String>,
     #[serde(default)]
     other_tower: Vec<(String, Vec<usize>)>,

@@ -8,8 +8,11 @@ mod fit;
 mod gradients;
 mod groups;
 mod judge;
+mod log;
 mod objective;
 mod optim;
+mod recipe;
+mod resume;
 mod run;
 mod schedule;
 

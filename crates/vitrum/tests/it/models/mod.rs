@@ -1,0 +1,5 @@
+//! The catalogue, parity with reference libraries, families.
+
+mod catalogue;
+mod families;
+mod parity;

@@ -1,0 +1,3 @@
+//! What models are used for.
+
+mod photos;
