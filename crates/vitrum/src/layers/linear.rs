@@ -8,6 +8,7 @@ use vitrum_kernels::{
     linear_packed, norm_linear_packed,
 };
 
+use super::drop::training;
 use super::norm::LayerNorm;
 use super::{lazy, parameter};
 
@@ -161,8 +162,12 @@ impl Linear {
     }
 
     /// `[.., d_in] -> [.., d_out]`, with the prepared form if there is one.
+    ///
+    /// # Panics
+    /// In a training step with a prepared weight, which gets no gradient. So do [`after`](Linear::after) and
+    /// [`add_to`](Linear::add_to).
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
-        match &self.prepared {
+        match self.prepared_for(&x) {
             Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
             Some(Prepared::Packed(weight)) => linear_packed(x, weight),
             None => {
@@ -174,9 +179,11 @@ impl Linear {
 
     /// The layer after a norm, `forward(norm(x))`.
     pub fn after<const R: usize>(&self, norm: &LayerNorm, x: Tensor<R>) -> Tensor<R> {
-        match self.packed() {
-            Some(weight) => norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight),
-            None => self.forward(norm.forward(x)),
+        match self.prepared_for(&x) {
+            Some(Prepared::Packed(weight)) => {
+                norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight)
+            }
+            _ => self.forward(norm.forward(x)),
         }
     }
 
@@ -188,7 +195,7 @@ impl Linear {
         x: Tensor<R>,
         gamma: Option<Tensor<1>>,
     ) -> Tensor<R> {
-        match (&self.prepared, gamma) {
+        match (self.prepared_for(&x), gamma) {
             (Some(Prepared::Int8(weight)), None) => linear_add_int8(x, weight, residual),
             (Some(Prepared::Int8(_)), Some(gamma)) => residual + self.forward(x) * gamma.unsqueeze(),
             (Some(Prepared::Packed(weight)), gamma) => linear_add_packed(x, weight, residual, gamma),
@@ -197,6 +204,17 @@ impl Linear {
                 vitrum_kernels::linear_add(x, weight, bias, residual, gamma)
             }
         }
+    }
+
+    /// The prepared form, for a pass without gradients.
+    fn prepared_for<const R: usize>(&self, x: &Tensor<R>) -> Option<&Prepared> {
+        let prepared = self.prepared.as_ref()?;
+        assert!(
+            !training(x),
+            "Linear: the weight is prepared for inference (packed, bf16 or int8) and would get no gradient; train the \
+             model as it was loaded"
+        );
+        Some(prepared)
     }
 
     /// Whether the attention after this projection multiplies in bf16. It does after a bf16 projection, and after

@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 mod fields;
+pub mod input;
 pub mod network;
 pub mod prepared;
 pub mod shapes;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use crate::layers::Linear;
 use crate::layers::init::{Draw, NoFirstValue};
 pub use fields::read_value;
+pub use input::{AnswerError, InputError, Sizes};
 pub use network::{
     Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Level, Network, Want,
 };
@@ -255,6 +257,16 @@ impl Network for Model {
     fn classify(&self) -> Option<&dyn Classify> {
         each_model!(self, model => model.classify())
     }
+
+    fn check_inputs(&self, inputs: &Inputs) -> Result<(), InputError> {
+        match (self.config().input(), inputs) {
+            (Input::Image(_), Inputs::Images(images)) => self.check_images(images, Sizes::Own),
+            (Input::Clip { .. }, Inputs::Clips(_)) | (Input::ImageText { .. }, Inputs::ImageText(..)) => {
+                Ok(())
+            }
+            (expected, found) => Err(InputError::Kind { found: found.kind(), expected: expected.kind() }),
+        }
+    }
 }
 
 impl Model {
@@ -298,9 +310,18 @@ impl Model {
     /// of one thread and call this within `rayon::ThreadPool::install` (`vitrum bench --streams`).
     ///
     /// # Errors
-    /// [`CannotError`] if the model has no classes.
-    pub fn logits(&self, images: Tensor<4>) -> Result<Tensor<2>, CannotError> {
+    /// [`AnswerError`]: a model without classes, or images of another shape, size or type than the model's.
+    pub fn logits(&self, images: Tensor<4>) -> Result<Tensor<2>, AnswerError> {
+        self.logits_at(images, Sizes::Own)
+    }
+
+    /// [`logits`](Self::logits) for images of the accepted sizes.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits), and a size that the model cannot take.
+    pub fn logits_at(&self, images: Tensor<4>, sizes: Sizes) -> Result<Tensor<2>, AnswerError> {
         let model = self.as_classifier()?;
+        self.check_images(&images, sizes)?;
         Ok(in_parts(images, |images| model.forward(images.into())))
     }
 }

@@ -10,8 +10,8 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ConfigError;
 use super::shapes::Walk;
+use super::{ConfigError, InputError};
 use crate::layers::Linear;
 use crate::layers::init::{Draw, initialize};
 use crate::layers::observe::{Observer, Silent};
@@ -111,6 +111,15 @@ pub struct ImageInput {
 }
 
 impl Input {
+    /// What the inputs are, in words.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Image(_) => "images",
+            Self::Clip { .. } => "clips",
+            Self::ImageText { .. } => "images with texts",
+        }
+    }
+
     /// The picture, or one frame.
     pub fn image(&self) -> ImageInput {
         match *self {
@@ -155,6 +164,14 @@ pub trait Network: Module + Sync {
     /// Features to classes.
     fn classify(&self) -> Option<&dyn Classify> {
         None
+    }
+
+    /// Refuses inputs that the model does not take. The default accepts all.
+    ///
+    /// # Errors
+    /// [`InputError`]: another kind, shape, size or type.
+    fn check_inputs(&self, _inputs: &Inputs) -> Result<(), InputError> {
+        Ok(())
     }
 
     /// Whether a parameter belongs to one of the [`heads`](Network::heads).

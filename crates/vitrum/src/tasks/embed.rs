@@ -7,7 +7,7 @@ use crate::Error;
 use crate::checkpoint::load::{Loaded, ModelError};
 use crate::data::{Preprocess, RgbImage, batch};
 use crate::layers::observe::Silent;
-use crate::models::{CannotError, Model, Want, in_parts};
+use crate::models::{AnswerError, Model, Sizes, Want, in_parts};
 
 /// A model with its preprocessing, for feature vectors. It needs no head.
 #[derive(Debug)]
@@ -76,9 +76,18 @@ fn check_finite(x: Tensor<2>) -> Result<(), Error> {
 /// One vector per image, `[B, C, H, W] -> [B, D]`: the input of the classifier.
 ///
 /// # Errors
-/// [`CannotError`] if the model makes no features.
-pub fn pooled(model: &Model, images: Tensor<4>) -> Result<Tensor<2>, CannotError> {
+/// [`AnswerError`]: a model without features, or images of another shape, size or type than the model's.
+pub fn pooled(model: &Model, images: Tensor<4>) -> Result<Tensor<2>, AnswerError> {
+    pooled_at(model, images, Sizes::Own)
+}
+
+/// [`pooled`] for images of the accepted sizes.
+///
+/// # Errors
+/// As [`pooled`], and a size that the model cannot take.
+pub fn pooled_at(model: &Model, images: Tensor<4>, sizes: Sizes) -> Result<Tensor<2>, AnswerError> {
     let backbone = model.as_backbone()?;
+    model.check_images(&images, sizes)?;
     let pooled = |images: Tensor<4>| {
         backbone.embedding(backbone.features(images.into(), Want::Head, &mut Silent), &mut Silent)
     };
@@ -88,9 +97,18 @@ pub fn pooled(model: &Model, images: Tensor<4>) -> Result<Tensor<2>, CannotError
 /// All tokens after the last norm, `[B, C, H, W] -> [B, T, D]`.
 ///
 /// # Errors
-/// [`CannotError`] if the model makes no features.
-pub fn tokens(model: &Model, images: Tensor<4>) -> Result<Tensor<3>, CannotError> {
+/// As [`pooled`].
+pub fn tokens(model: &Model, images: Tensor<4>) -> Result<Tensor<3>, AnswerError> {
+    tokens_at(model, images, Sizes::Own)
+}
+
+/// [`tokens`] for images of the accepted sizes.
+///
+/// # Errors
+/// As [`pooled_at`].
+pub fn tokens_at(model: &Model, images: Tensor<4>, sizes: Sizes) -> Result<Tensor<3>, AnswerError> {
     let backbone = model.as_backbone()?;
+    model.check_images(&images, sizes)?;
     let tokens = |images: Tensor<4>| backbone.features(images.into(), Want::Last, &mut Silent).last().tokens;
     Ok(in_parts(images, tokens))
 }

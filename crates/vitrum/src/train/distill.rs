@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 pub use teacher::{Teacher, TeacherError, TeacherOptions};
 
 use super::TrainError;
-use super::objective::{Batch, ClassLoss, Classification, Objective, tied};
+use super::objective::{Batch, ClassLoss, Classification, Objective, check_soft, tied};
 pub use super::recipe::DistillationType;
 use super::recipe::Recipe;
 use crate::layers::observe::Observer;
@@ -110,6 +110,10 @@ impl<M: Network> Objective<M> for Distillation {
             return Err(TeacherError::Heads { found: heads }.into());
         }
         Ok(self.teacher.check_classes(classes)?)
+    }
+
+    fn check_batch(&self, model: &M, batch: &Batch) -> Result<(), TrainError> {
+        check_soft(model, batch)
     }
 
     fn loss(&self, model: &M, features: Features, batch: &Batch, watch: &mut dyn Observer) -> Tensor<1> {

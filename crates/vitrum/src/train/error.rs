@@ -17,7 +17,7 @@ use crate::data::dataset::DatasetError;
 use crate::data::loader::LoaderError;
 use crate::data::preprocess::PreprocessError;
 use crate::data::train_set::TrainDataError;
-use crate::models::ConfigError;
+use crate::models::{ConfigError, InputError};
 
 /// An error of training.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,40 @@ pub enum TrainError {
     /// Preprocessing.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
+    /// An update without a single example.
+    #[error("an update needs examples, found none")]
+    NoExamples,
+    /// Targets that do not match their inputs or the model.
+    #[error("targets of shape {found:?}, expected {expected:?}")]
+    Targets {
+        /// Their shape, or their number.
+        found: Vec<usize>,
+        /// What the inputs and the model ask for.
+        expected: Vec<usize>,
+    },
+    /// Inputs that the model does not take.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Weights that are prepared for inference. They would get no gradient.
+    #[error(
+        "{layer}: its weights are {form} for inference and get no gradient\n\
+         hint: train the model as it was loaded, before `pack`, `round_to_bf16` or `quantize`"
+    )]
+    Prepared {
+        /// The first such layer.
+        layer: String,
+        /// The form: `packed`, `rounded to bf16` or `in int8`.
+        form: &'static str,
+    },
+    /// Layer-wise decay of learning rates for a model that names no layers.
+    #[error(
+        "layer_decay {decay}: the model's `depth` names no layers\nhint: for a model inside another module, let \
+         `Network::depth` of the outer one ask the inner one"
+    )]
+    NoLayers {
+        /// The decay.
+        decay: f64,
+    },
     /// The values of a batch do not fill its tensor.
     #[error(transparent)]
     Batch(#[from] BatchError),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::TrainError;
 use super::recipe::Recipe;
 use crate::layers::names::{shapes, wildcard};
 use crate::models::{Depth, Network};
@@ -49,10 +50,18 @@ pub struct Groups {
 
 impl Groups {
     /// Groups of all parameters of `model`, including frozen ones. Reads no parameter values.
-    pub fn new<M: Network>(model: &M, config: &GroupConfig) -> Self {
+    ///
+    /// # Errors
+    /// [`TrainError::NoLayers`]: `layer_decay` for a model whose [`depth`](Network::depth) names no layers.
+    pub fn new<M: Network>(model: &M, config: &GroupConfig) -> Result<Self, TrainError> {
         let found: Vec<(String, usize)> =
             shapes(model).into_iter().map(|(key, shape)| (key.name, shape.len())).collect();
         let layers = numbered(found.iter().map(|(key, _)| model.depth(key)));
+        if let Some(decay) = config.layer_decay
+            && !layers.keys().any(|depth| matches!(depth, Depth::Layer(_)))
+        {
+            return Err(TrainError::NoLayers { decay });
+        }
         let last = layers.values().max().copied().unwrap_or(0);
         let group = |(key, rank): (String, usize)| {
             let layer = layers[&model.depth(&key)];
@@ -62,7 +71,7 @@ impl Groups {
             let weight_decay = if decays { config.weight_decay } else { 0.0 };
             (key, Group { weight_decay, lr_scale, layer })
         };
-        Self { by_key: found.into_iter().map(group).collect() }
+        Ok(Self { by_key: found.into_iter().map(group).collect() })
     }
 
     /// The group of the parameter with this key.

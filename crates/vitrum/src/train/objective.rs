@@ -63,6 +63,14 @@ pub trait Objective<M: Network>: Send + Sync {
     /// A [`TrainError`] that names what the model lacks.
     fn check(&self, model: &M) -> Result<(), TrainError>;
 
+    /// Refuses a batch whose targets do not match its inputs and the model. The default accepts all.
+    ///
+    /// # Errors
+    /// [`TrainError::Targets`].
+    fn check_batch(&self, _model: &M, _batch: &Batch) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// The features that the loss reads. They equal the features of the model's chain.
     fn features(&self, model: &M, inputs: Inputs, watch: &mut dyn Observer) -> Features {
         match (model.backbone(), model.chain()) {
@@ -98,10 +106,26 @@ impl<M: Network> Objective<M> for Classification {
         }
     }
 
+    fn check_batch(&self, model: &M, batch: &Batch) -> Result<(), TrainError> {
+        check_soft(model, batch)
+    }
+
     fn loss(&self, model: &M, features: Features, batch: &Batch, watch: &mut dyn Observer) -> Tensor<1> {
         let classifier = model.classify().expect("`check` saw that the model classifies");
         self.loss.loss(classifier.head(features, watch), batch.targets.soft())
     }
+}
+
+/// Refuses targets of another shape than `[B, K]`: examples, classes of the model.
+pub(super) fn check_soft<M: Network>(model: &M, batch: &Batch) -> Result<(), TrainError> {
+    let classes = model.classify().map_or(0, |classifier| classifier.num_classes());
+    let expected = vec![batch.inputs.len(), classes];
+    let found = match &batch.targets {
+        Targets::Soft(targets) => targets.dims().to_vec(),
+        Targets::Maps(maps) => maps.dims().to_vec(),
+        Targets::Nothing => Vec::new(),
+    };
+    if found == expected { Ok(()) } else { Err(TrainError::Targets { found, expected }) }
 }
 
 /// A loss of logits `[B, K]` and soft targets `[B, K]`.

@@ -17,6 +17,7 @@ use super::statistics::Statistics;
 use crate::checkpoint::apply::{Excuses, Report, collect, fill};
 use crate::checkpoint::{HostTensor, TensorMap};
 use crate::data::batch;
+use crate::layers::linear::Prepared;
 use crate::models::{Inputs, Model, Network};
 
 /// Data that becomes a [`Batch`] on the device.
@@ -38,6 +39,10 @@ impl IntoBatch for Examples {
     fn into_batch(self, device: &Device) -> Result<Batch, TrainError> {
         let Examples { images, shape, targets, indexes } = self;
         let classes = targets.len() / shape[0].max(1);
+        if targets.len() != shape[0] * classes {
+            let (found, expected) = (vec![targets.len()], vec![shape[0], classes]);
+            return Err(TrainError::Targets { found, expected });
+        }
         Ok(Batch {
             inputs: Inputs::Images(batch::to_tensor(images, shape, DType::F32, device)?),
             targets: Targets::Soft(Tensor::from_data(TensorData::new(targets, [shape[0], classes]), device)),
@@ -118,6 +123,7 @@ impl<M: Network> Trainer<M> {
         updates_per_epoch: u64,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        check_trainable(&model)?;
         objective.check(&model)?;
         let clip_mode = recipe.clip_mode.parse()?;
         let narrow = (recipe.amp_dtype == "bf16").then_some(DType::BF16);
@@ -127,7 +133,7 @@ impl<M: Network> Trainer<M> {
         let model = model.train();
         Ok(Self {
             optimizer: Optimizer::new(OptimConfig::from_recipe(recipe)?)?,
-            groups: Groups::new(&model, &GroupConfig::from(recipe)),
+            groups: Groups::new(&model, &GroupConfig::from(recipe))?,
             schedule: Schedule::new(recipe, updates_per_epoch)?,
             ema: recipe.model_ema.then(|| Ema::new(&model, EmaConfig::from(recipe))),
             clip: recipe.clip_grad.map(|value| (clip_mode, value)),
@@ -145,14 +151,19 @@ impl<M: Network> Trainer<M> {
     /// updates changes.
     ///
     /// # Errors
-    /// [`TrainError::Batch`]: the values of a batch do not fill their shape.
+    /// [`TrainError::NoExamples`]; [`TrainError::Batch`] and [`TrainError::Targets`]: values that do not fill their shape,
+    /// or targets of another shape than the objective's; [`TrainError::Input`]: inputs that the model does not take.
     pub fn update<E: IntoBatch>(&mut self, batches: Vec<E>) -> Result<Updated, TrainError> {
+        let batches: Vec<Batch> =
+            batches.into_iter().map(|examples| self.checked(examples)).collect::<Result<_, _>>()?;
+        if batches.is_empty() {
+            return Err(TrainError::NoExamples);
+        }
         let lr = self.schedule.lr(self.updates);
-        let count = batches.len().max(1) as f64;
+        let count = batches.len() as f64;
         let (mut loss, mut grads) = (0.0, GradMap::default());
         let mut statistics = Statistics::default();
-        for (index, examples) in batches.into_iter().enumerate() {
-            let batch = examples.into_batch(&self.device)?;
+        for (index, batch) in batches.into_iter().enumerate() {
             let (value, part) = self.gradients(batch, index, &mut statistics);
             loss += value / count;
             grads = grads.plus(part);
@@ -171,6 +182,17 @@ impl<M: Network> Trainer<M> {
             self.apply(grads, statistics, lr)?;
         }
         Ok(Updated { loss, lr, grad_norm, skipped })
+    }
+
+    /// A batch on the device that suits model and objective.
+    fn checked<E: IntoBatch>(&self, examples: E) -> Result<Batch, TrainError> {
+        let batch = examples.into_batch(&self.device)?;
+        if batch.inputs.is_empty() {
+            return Err(TrainError::NoExamples);
+        }
+        self.live().check_inputs(&batch.inputs)?;
+        self.objective.check_batch(self.live(), &batch)?;
+        Ok(batch)
     }
 
     /// Loss and gradients of one batch, the `index`-th of its update.
@@ -299,6 +321,20 @@ pub struct TrainerState {
     pub optimizer: Vec<(String, HostTensor)>,
     /// Counts, and the schedule's history.
     pub numbers: Value,
+}
+
+/// Refuses weights that are prepared for inference.
+fn check_trainable<M: Network>(model: &M) -> Result<(), TrainError> {
+    let form = |prepared: &Prepared| match prepared {
+        Prepared::Int8(_) => "in int8",
+        Prepared::Packed(weight) if weight.is_bf16() => "rounded to bf16",
+        Prepared::Packed(_) => "packed",
+    };
+    let found = model.linears().into_iter().find_map(|(name, layer)| Some((name, form(layer.prepared()?))));
+    match found {
+        Some((layer, form)) => Err(TrainError::Prepared { layer, form }),
+        None => Ok(()),
+    }
 }
 
 fn host_tensors(state: &StateDict) -> Vec<(String, HostTensor)> {

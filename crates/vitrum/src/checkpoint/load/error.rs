@@ -6,7 +6,7 @@ use burn::tensor::DType;
 
 use crate::checkpoint::LoadError;
 use crate::checkpoint::apply::{ApplyError, Report};
-use crate::models::{CannotError, ConfigError, Precision};
+use crate::models::{AnswerError, CannotError, ConfigError, InputError, Precision};
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum ModelError {
     /// The family does not support the requested operation.
     #[error(transparent)]
     Cannot(#[from] CannotError),
+    /// Images that the model does not take.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Tensors that do not fit the model.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -91,6 +94,15 @@ pub enum ModelError {
         /// The unsupported use.
         limit: EightBitsLimit,
     },
+}
+
+impl From<AnswerError> for ModelError {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Cannot(error) => error.into(),
+            AnswerError::Input(error) => error.into(),
+        }
+    }
 }
 
 /// Any error of the caller.

@@ -122,7 +122,7 @@ fn learn(name: OptimName, lr: f64, updates: usize, threads: usize) -> (Vec<f64>,
     let images = Tensor::<4>::from_data(images, (&device, DType::F32));
     let targets = super::soft_targets(&[0, 1, 2, 3, 4, 0, 1, 2], 0.0, &device, DType::F32);
     let config = GroupConfig { weight_decay: 0.05, layer_decay: Some(0.9), no_weight_decay: Vec::new() };
-    let groups = Groups::new(&model, &config);
+    let groups = Groups::new(&model, &config).unwrap();
     let mut optimizer = Optimizer::new(OptimConfig::new(name)).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let mut losses = Vec::new();

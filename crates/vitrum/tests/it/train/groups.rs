@@ -51,7 +51,7 @@ fn every_parameter_is_in_timms_group() {
         let model = config_of(case, golden.depth).skeleton(&Device::flex().autodiff()).unwrap();
         let groups = |layer_decay, no_weight_decay: &[String]| {
             let no_weight_decay = no_weight_decay.to_vec();
-            Groups::new(&model, &GroupConfig { weight_decay: 0.05, layer_decay, no_weight_decay })
+            Groups::new(&model, &GroupConfig { weight_decay: 0.05, layer_decay, no_weight_decay }).unwrap()
         };
         let [first, second] = case.layer_decays;
         let ours = [
@@ -80,7 +80,7 @@ fn positions_timm_does_not_have_keep_to_the_same_rules() {
     let groups = |pos_embed| {
         let model = ModelConfig::Vit(config(pos_embed)).skeleton(&Device::flex()).unwrap();
         let config = GroupConfig { weight_decay: 0.1, layer_decay: Some(0.5), no_weight_decay: Vec::new() };
-        Groups::new(&model, &config)
+        Groups::new(&model, &config).unwrap()
     };
     let learned = groups(PosEmbed::Learn2d);
     for key in ["pos_embed_x", "pos_embed_y", "pos_embed_prefix"] {

@@ -65,7 +65,7 @@ impl Run {
 
 /// The fixture's groups: the table decays, the vector and the second convolution learn more slowly.
 fn groups(model: &Toy) -> Groups {
-    let plain = Groups::new(model, &config());
+    let plain = Groups::new(model, &config()).unwrap();
     let changed = plain.iter().map(|(key, group)| {
         let mut group = *group;
         group.lr_scale = match key {
