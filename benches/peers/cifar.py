@@ -2,7 +2,7 @@
 
     vitrum data split cifar10/ --val-fraction 0.1 --output-dir split/ --link
     vitrum train split/ -c cifar/cifar10_test_vit_patch4 --val-split val --seed 1
-    /tmp/peers/bin/python benches/peers/cifar.py split/ --recipe recipes/cifar/cifar10_test_vit_patch4.toml --seed 1
+    /tmp/peers/bin/python benches/peers/cifar.py split/ --recipe crates/vitrum/recipes/cifar/cifar10_test_vit_patch4.toml --seed 1
 
     … > timm.csv, and then both curves in one picture:
     /tmp/peers/bin/python benches/peers/cifar.py --plot cifar10.svg runs/classify/NAME/summary.csv timm.csv

@@ -187,7 +187,7 @@ fn read(input: &Path, model: Option<String>, options: LoadOptions<'_>, talk: Tal
         None if input.exists() || input.is_symlink() => (input.to_string_lossy().into_owned(), None),
         None => bail!("{}: no such file or folder", input.display()),
     };
-    let opened = open(&LoadOptions { model, checkpoint, progress, ..options })?;
+    let opened = open(&LoadOptions { model: model.into(), checkpoint, progress, ..options })?;
     opened.notes.iter().for_each(|note| talk.say(note));
     Ok(opened)
 }

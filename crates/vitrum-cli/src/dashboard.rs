@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Stderr};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
@@ -69,8 +70,9 @@ impl Dashboard {
 }
 
 impl Watch for Dashboard {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
         locked(&self.board).event(event);
+        ControlFlow::Continue(())
     }
 }
 

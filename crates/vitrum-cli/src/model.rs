@@ -57,6 +57,7 @@ fn open_for(
         num_classes: args.num_classes,
         img_size: args.img_size.map(|size| size.0),
         size_of_processor,
+        patch_size: args.patch_size.map(|size| size.0),
         in_chans: args.in_chans,
         global_pool: args.gp,
         pos_resize: args.pos_resize,

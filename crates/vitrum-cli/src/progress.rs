@@ -1,6 +1,7 @@
 //! A run on the terminal: lines in timm's form, and a bar if stderr is a terminal.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -97,7 +98,7 @@ impl Lines {
 }
 
 impl Watch for Lines {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
         match (self.format, event) {
             // A line per step would be too many.
             (_, Event::Step(_)) => (),
@@ -105,6 +106,7 @@ impl Watch for Lines {
             (LogFormat::Text, event) => text::lines(event).iter().for_each(|line| self.say(line)),
         }
         self.advance(event);
+        ControlFlow::Continue(())
     }
 }
 
@@ -130,21 +132,21 @@ mod tests {
         let hidden = ProgressDrawTarget::hidden();
         let mut watch =
             Lines::to(format, quiet, hidden, Box::new(move |line| sink.borrow_mut().push(line.to_string())));
-        watch.event(&Event::Started(Started {
+        let _ = watch.event(&Event::Started(Started {
             epochs: 3,
             batches: 10,
             updates_done: 4,
             ..Started::default()
         }));
-        watch.event(&Event::Step(Step { epoch: 0, update: 5, batch: 4, batches: 10, loss: 1.5 }));
-        watch.event(&Event::Train(TrainLine {
+        let _ = watch.event(&Event::Step(Step { epoch: 0, update: 5, batch: 4, batches: 10, loss: 1.5 }));
+        let _ = watch.event(&Event::Train(TrainLine {
             update: 5,
             batch: 4,
             batches: 10,
             loss: 1.5,
             ..TrainLine::default()
         }));
-        watch.event(&Event::Note("a remark".into()));
+        let _ = watch.event(&Event::Note("a remark".into()));
         let bar = (watch.bar.position(), watch.bar.length(), watch.bar.message());
         drop(watch);
         (lines.take(), bar)

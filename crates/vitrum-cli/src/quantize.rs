@@ -82,7 +82,7 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
         true => None,
         false => {
             let before = Classifier::new(load(&options(), &device)?, device.clone())?;
-            let after = load(&LoadOptions::new(args.output.to_string_lossy()), &device)?;
+            let after = load(&LoadOptions::new(&args.output), &device)?;
             Some(agree(&before, &Classifier::new(after, device)?, &image_files(&args.images, talk)?)?)
         }
     };

@@ -1,13 +1,18 @@
 //! One error for callers who do not care which edge it came from.
 
+use crate::checkpoint::TensorError;
 use crate::checkpoint::error::LoadError;
 use crate::checkpoint::load::ModelError;
+use crate::data::augment::AugmentError;
 use crate::data::batch::BatchError;
 use crate::data::dataset::DatasetError;
 use crate::data::decode::DecodeError;
+use crate::data::image::{ImageSaveError, ImageSizeError};
 use crate::data::loader::LoaderError;
 use crate::data::preprocess::PreprocessError;
-use crate::models::ConfigError;
+use crate::data::train_set::TrainDataError;
+use crate::models::{AnswerError, CannotError, ConfigError, InputError};
+use crate::train::TrainError;
 
 /// Any error of this library. Each edge (decoding, checkpoints, datasets, model names) has its own
 /// typed error; this one only wraps them.
@@ -49,7 +54,33 @@ pub enum Error {
         /// Why its card does not say it.
         why: Option<String>,
     },
-    /// An answer of the model is no number.
+    /// The block has no attention to show.
+    #[error("block {block} of a {family} has no attention to show")]
+    NoAttention {
+        /// The block, from 0.
+        block: usize,
+        /// The model's family.
+        family: &'static str,
+    },
+    /// Training.
+    #[error(transparent)]
+    Train(#[from] Box<TrainError>),
+    /// Training and validation data.
+    #[error(transparent)]
+    TrainData(#[from] TrainDataError),
+    /// Augmentation.
+    #[error(transparent)]
+    Augment(#[from] AugmentError),
+    /// An image in memory.
+    #[error(transparent)]
+    ImageSize(#[from] ImageSizeError),
+    /// An image that cannot be written.
+    #[error(transparent)]
+    ImageSave(#[from] ImageSaveError),
+    /// A tensor in memory.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// An answer of the model is NaN or infinite.
     #[error(
         "the model's answer to image {image} of the batch is not finite\nhint: its weights may be damaged, or too large for its type of numbers"
     )]
@@ -57,4 +88,28 @@ pub enum Error {
         /// Place of the image in its batch, from 0.
         image: usize,
     },
+}
+
+impl From<TrainError> for Error {
+    fn from(error: TrainError) -> Self {
+        Self::Train(Box::new(error))
+    }
+}
+
+impl From<CannotError> for Error {
+    fn from(error: CannotError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<InputError> for Error {
+    fn from(error: InputError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<AnswerError> for Error {
+    fn from(error: AnswerError) -> Self {
+        Self::Model(error.into())
+    }
 }

@@ -1,7 +1,4 @@
-//! Vision Transformers in Rust: from real checkpoints to right answers on real images.
-//!
-//! Reading order: [`data`] turns a file into pixels, [`layers`] and [`models`] turn pixels into
-//! logits, [`checkpoint`] fills a model with pretrained weights, [`tasks`] puts the three together.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
@@ -9,12 +6,9 @@ pub mod data;
 pub mod error;
 pub mod layers;
 pub mod models;
+pub mod prelude;
 pub mod tasks;
 pub mod train;
 
+pub use burn;
 pub use error::Error;
-
-/// Compiles the README's example as a doctest.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;

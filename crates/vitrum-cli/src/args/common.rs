@@ -74,6 +74,9 @@ pub struct ModelArgs {
     /// Image size in pixels, N or HxW; position embeddings are resized.
     #[arg(long, value_name = "N|HxW", value_parser = parse_size, alias = "imgsz")]
     pub img_size: Option<Size>,
+    /// Patch size in pixels, N or HxW; the patch projection and the position embeddings are resized as in timm.
+    #[arg(long, value_name = "N|HxW", value_parser = parse_size)]
+    pub patch_size: Option<Size>,
     /// Channels of the images; the patch projection is adapted as in timm (to 1: the sum).
     #[arg(long, value_name = "C")]
     pub in_chans: Option<usize>,

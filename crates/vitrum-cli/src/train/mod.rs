@@ -9,7 +9,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use vitrum::models::Config;
 use vitrum::train::recipe::Recipe;
-use vitrum::train::{Job, Outcome, Requests, fit};
+use vitrum::train::{Fit, Job, Requests};
 
 use crate::args::{Cli, TrainArgs};
 use crate::device;
@@ -56,16 +56,21 @@ pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<Exi
         recipe,
     };
     let mut watch = watcher(args.tui, args.log_format, talk.quiet, signals.stop_flag())?;
-    let outcome = fit(&job, &mut watch, &signals);
+    let outcome = Fit::new(&job).requests(&signals).run(&mut *watch);
     drop(watch); // The shell gets the terminal back.
-    match outcome? {
-        Outcome::Done { finished, .. } => {
+    let outcome = outcome?;
+    match outcome.stopped {
+        None => {
             output::line("--result")?;
-            output::line(finished.result_json())?;
+            output::line(outcome.finished.result_json())?;
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Stopped { checkpoint, .. } => {
-            talk.say(format_args!("stopped; saved {}; continue with --resume auto", checkpoint.display()));
+        Some(checkpoint) => {
+            talk.say(format_args!(
+                "stopped; saved {}; continue with --resume auto; {} has the best weights so far",
+                checkpoint.display(),
+                outcome.folder.model().display()
+            ));
             Ok(ExitCode::from(STOPPED))
         }
     }

@@ -18,7 +18,7 @@ pub use super::fields::Fields;
 use super::fields::expected;
 use super::read::{Limits, check_link, read_bounded};
 use crate::data::Preprocess;
-use crate::models::{Config, ModelConfig};
+use crate::models::{Config, ModelConfig, Precision};
 
 /// Where a card comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct ModelCard {
     pub labels: Option<Vec<String>>,
     /// A longer description for each label name.
     pub label_descriptions: Option<BTreeMap<String, String>>,
+    /// The precision that the weights were saved for; f32 if the file says nothing.
+    #[serde(default)]
+    pub precision: Precision,
     /// Licence of the weights.
     pub license: Option<String>,
     /// Where the card comes from.
@@ -72,6 +75,7 @@ impl ModelCard {
             preprocess: None,
             labels: None,
             label_descriptions: None,
+            precision: Precision::F32,
             license: None,
             source,
             path: path.into(),

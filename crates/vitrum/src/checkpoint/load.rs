@@ -37,7 +37,7 @@ pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 /// What to load, and how the model may differ from it.
 pub struct LoadOptions<'a> {
     /// A folder with `config.json` and weights, a weights file, a catalogue name, `hf:ORG/NAME`, or `demo`.
-    pub model: String,
+    pub model: PathBuf,
     /// Weights that replace the model's own.
     pub checkpoint: Option<PathBuf>,
     /// The set of weights to take from a file with several, by its prefix: `student`, `state_dict`. Default: averaged
@@ -51,6 +51,8 @@ pub struct LoadOptions<'a> {
     pub num_classes: Option<usize>,
     /// Height and width of the input. Positions are resized to it.
     pub img_size: Option<[usize; 2]>,
+    /// Height and width of a patch; the patch projection and the positions are resized as in timm.
+    pub patch_size: Option<[usize; 2]>,
     /// Whether a Hugging Face processor's size is the input size if `img_size` is `None`. Positions are resized to it.
     /// If false, the model keeps the size in its `config.json`.
     pub size_of_processor: bool,
@@ -86,7 +88,7 @@ pub struct LoadOptions<'a> {
 
 impl<'a> LoadOptions<'a> {
     /// Loads `model` unchanged, in f32, with its weights.
-    pub fn new(model: impl Into<String>) -> Self {
+    pub fn new(model: impl Into<PathBuf>) -> Self {
         Self {
             model: model.into(),
             checkpoint: None,
@@ -94,6 +96,7 @@ impl<'a> LoadOptions<'a> {
             keys: None,
             num_classes: None,
             img_size: None,
+            patch_size: None,
             size_of_processor: true,
             in_chans: None,
             global_pool: None,
@@ -109,6 +112,11 @@ impl<'a> LoadOptions<'a> {
             offline: false,
             progress: None,
         }
+    }
+
+    /// The requested model as text.
+    fn spec(&self) -> String {
+        self.model.display().to_string()
     }
 }
 
@@ -140,7 +148,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     let mut found = find(options)?;
     let mut tensors = match found.weights.clone() {
         Some(path) => Some(weights(&path, &mut found, options)?),
-        None if options.needs_weights => return Err(ModelError::NoWeights { model: options.model.clone() }),
+        None if options.needs_weights => return Err(ModelError::NoWeights { model: options.spec() }),
         None => None,
     };
     let source = configuration(&mut found, tensors.as_ref(), options)?;
@@ -149,7 +157,8 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         drop_heads(&mut converted.map, &source, &config, &mut found);
     }
     let new_head = wants_new_head(&source, tensors.as_ref(), options);
-    let preprocess = found.preprocess.take().map(|preprocess| prepared_for(&config, preprocess));
+    let preprocess = found.preprocess.take();
+    let preprocess = preprocess.and_then(|preprocess| prepared_for(&config, preprocess, &mut found));
     let labels = labels(&mut found, config.num_classes(), new_head || options.num_classes == Some(0));
     let filled = match tensors {
         None => (fresh(&config, &mut found, options, device)?, None),
@@ -186,6 +195,7 @@ fn edited(
     let config = source
         .with_some("num_classes", options.num_classes)?
         .with_some("img_size", image_size(source, found, options))?
+        .with_some("patch_size", options.patch_size)?
         .with_some("in_chans", options.in_chans)?
         .with_some("global_pool", options.global_pool)?
         .with_some("pos_resize", options.pos_resize)?;
@@ -269,20 +279,34 @@ fn fill(
         other => other.into(),
     })?;
     give_int8(&mut model, quantized).map_err(|(key, reason)| LoadError::tensor(&path, &key, reason))?;
-    let model = if options.precision == Precision::Bf16 { model.round_to_bf16() } else { model };
+    let model = if rounds(found, options) { model.round_to_bf16() } else { model };
     Ok((model, report))
 }
 
+/// Whether the weights are rounded to bf16: by request, or because they were saved so and nothing asks for floats.
+fn rounds(found: &Found, options: &LoadOptions<'_>) -> bool {
+    let saved = found.card.as_ref().is_some_and(|card| card.precision == Precision::Bf16);
+    let floats = options.floats_only || options.dtype != DType::F32;
+    options.precision == Precision::Bf16 || (options.precision == Precision::F32 && saved && !floats)
+}
+
 /// Adapts preprocessing to the model's input. Grey images keep one mean and one std if all channels share them.
-fn prepared_for(config: &ModelConfig, mut preprocess: Preprocess) -> Preprocess {
+fn prepared_for(config: &ModelConfig, mut preprocess: Preprocess, found: &mut Found) -> Option<Preprocess> {
     let image = config.input().image();
+    if !matches!(image.channels, 1 | 3) {
+        found.notes.push(format!(
+            "{}: preprocessing is not known: pictures have 1 or 3 channels, the model takes {}",
+            found.name, image.channels
+        ));
+        return None;
+    }
     preprocess.input_size = [image.channels, image.size[0], image.size[1]];
     let is_one = |levels: &[f32]| levels.windows(2).all(|pair| pair[0] == pair[1]);
     if image.channels == 1 && is_one(&preprocess.mean) && is_one(&preprocess.std) {
         preprocess.mean.truncate(1);
         preprocess.std.truncate(1);
     }
-    preprocess
+    Some(preprocess)
 }
 
 /// The input size from the options, else from the processor; `None` keeps the model's.
@@ -323,7 +347,7 @@ pub struct Opened {
 pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let mut found = find(options)?;
     let Some(path) = found.weights.clone() else {
-        return Err(ModelError::NoWeights { model: options.model.clone() });
+        return Err(ModelError::NoWeights { model: options.spec() });
     };
     let converted = weights(&path, &mut found, options)?;
     let mut config = configuration(&mut found, Some(&converted), options)?;
@@ -429,7 +453,7 @@ fn described(
         return Ok(card.config.clone());
     }
     let Some(converted) = tensors else {
-        return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.model.clone() });
+        return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.spec() });
     };
     let Some(named) = found.named.clone() else {
         let card = converted.card()?;

@@ -39,6 +39,11 @@ pub struct Int8Tensor {
 }
 
 impl Int8Tensor {
+    /// Values `[d_out, d_in]` in I8, and a scale for each row.
+    pub(super) fn new(values: HostTensor, scales: Vec<f32>) -> Self {
+        Self { values, scales }
+    }
+
     /// Quantises a weight `[d_out, d_in]`.
     fn of(weight: &HostTensor, [rows, columns]: [usize; 2]) -> Self {
         let (values, scales) = quantize_weight_rows(&weight.to_f32(), columns);
@@ -215,10 +220,10 @@ pub(crate) fn give_int8(model: &mut Model, mut quantized: Int8Map) -> Result<(),
 }
 
 /// The description of int8 weights in `config.json`, key `vitrum_quantization`.
-pub fn config_entry(layers: &[QuantizedLayer]) -> serde_json::Value {
+pub fn config_entry(layers: &[String]) -> serde_json::Value {
     serde_json::json!({
         "weights": "int8, one scale for each row of [d_out, d_in], symmetric",
         "activations": "uint8, one scale and zero for each token, found while running",
-        "layers": layers.iter().map(|layer| layer.layer.as_str()).collect::<Vec<_>>(),
+        "layers": layers,
     })
 }

@@ -18,7 +18,7 @@ use super::dialect::to_huggingface;
 use super::finite::check_narrowing;
 use super::quantize::{QuantizedLayer, config_entry};
 use super::{Dtype, HostTensor, LoadError, ModelCard, TensorMap};
-use crate::models::ModelConfig;
+use crate::models::{ModelConfig, Precision};
 use huggingface::{huggingface_config, huggingface_preprocess};
 use timm::{floats, timm_config, timm_pretrained, timm_top};
 
@@ -181,6 +181,28 @@ fn own_config(card: &ModelCard, base: &ModelConfig) -> Result<(Value, Option<Str
     Ok((Value::Object(json), Some(reason)))
 }
 
+/// Writes a model with weights in bf16, `map` holding them in that type: the layout of [`write_model`], plus
+/// `vitrum_precision` in `config.json`, so that the model loads in that precision. Returns why timm cannot load the
+/// model, if it cannot.
+///
+/// # Errors
+/// As [`write_model`].
+pub fn write_bf16(
+    folder: &Path,
+    map: &TensorMap,
+    card: &ModelCard,
+    base: &ModelConfig,
+    options: &WriteOptions,
+) -> Result<Option<String>, LoadError> {
+    let (mut config, reason) = own_config(card, base)?;
+    if let Value::Object(json) = &mut config {
+        json.insert("vitrum_precision".into(), json!(Precision::Bf16));
+    }
+    let weights = to_safetensors(map, None)?;
+    write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)?;
+    Ok(reason)
+}
+
 /// Writes a model with int8 weights: the layout of [`write_model`], plus the description of the int8 weights in
 /// `config.json` under `vitrum_quantization`. Returns the bytes of the weights.
 ///
@@ -192,6 +214,19 @@ pub fn write_quantized(
     card: &ModelCard,
     base: &ModelConfig,
     layers: &[QuantizedLayer],
+    options: &WriteOptions,
+) -> Result<usize, LoadError> {
+    let names: Vec<String> = layers.iter().map(|layer| layer.layer.clone()).collect();
+    write_int8(folder, map, card, base, &names, options)
+}
+
+/// [`write_quantized`] for layers of these names.
+pub(super) fn write_int8(
+    folder: &Path,
+    map: &TensorMap,
+    card: &ModelCard,
+    base: &ModelConfig,
+    layers: &[String],
     options: &WriteOptions,
 ) -> Result<usize, LoadError> {
     let (mut config, _) = own_config(card, base)?;

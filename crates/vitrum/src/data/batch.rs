@@ -1,6 +1,7 @@
 //! Normalised pictures to a tensor. Only this file of `data` uses Burn.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use rayon::prelude::*;
 
 use super::image::RgbImage;
 use super::preprocess::{Preprocess, PreprocessError};
@@ -48,7 +49,7 @@ pub fn to_tensor(
     Ok(Tensor::from_data(data, (device, dtype)))
 }
 
-/// Preprocesses pictures of any size into one batch, `[B, C, H, W]`.
+/// Preprocesses pictures of any size into one batch, `[B, C, H, W]`, on rayon's threads.
 ///
 /// # Errors
 /// [`BatchError`] from [`Preprocess::apply`] and [`to_tensor`].
@@ -58,10 +59,8 @@ pub fn of_images(
     dtype: DType,
     device: &Device,
 ) -> Result<Tensor<4>, BatchError> {
-    let mut values = Vec::new();
-    for image in images {
-        values.extend(preprocess.apply(image)?);
-    }
+    let rows = images.par_iter().map(|image| preprocess.apply(image));
+    let values = rows.collect::<Result<Vec<_>, _>>()?.concat();
     let [channels, height, width] = preprocess.input_size;
     to_tensor(values, [images.len(), channels, height, width], dtype, device)
 }

@@ -31,6 +31,8 @@ use std::path::Path;
 use ::image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
 use ::image::{ColorType, ImageDecoder, ImageError, ImageFormat};
 
+use rayon::prelude::*;
+
 use super::image::RgbImage;
 
 /// Size limits of an image. The defaults suit untrusted input.
@@ -253,6 +255,17 @@ pub fn is_guarded() -> bool {
 /// [`DecodeError`] with the file's name.
 pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, DecodeError> {
     open_noting(path, options).map(|decoded| decoded.image)
+}
+
+/// Decodes many files, on rayon's threads, in their order.
+///
+/// # Errors
+/// The error of the first file that cannot be read or decoded.
+pub fn open_all(
+    paths: &[impl AsRef<Path> + Sync],
+    options: &DecodeOptions,
+) -> Result<Vec<RgbImage>, DecodeError> {
+    paths.par_iter().map(|path| open(path, options)).collect()
 }
 
 /// Reads and decodes an image file.

@@ -1,5 +1,7 @@
 //! The one image type: 8-bit RGB, row by row.
 
+use std::path::{Path, PathBuf};
+
 /// An 8-bit RGB image in memory: `height` rows of `width` pixels of three bytes (HWC order).
 ///
 /// The length of the data always equals `width * height * 3` and both sides are at least 1.
@@ -10,9 +12,28 @@ pub struct RgbImage {
     data: Vec<u8>,
 }
 
+/// An image that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: the image cannot be written: {source}", path.display())]
+pub struct ImageSaveError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// Bytes that cannot be an [`RgbImage`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImageSizeError {
+    /// More pixels than memory can address.
+    #[error("an image of {width} x {height} pixels is too large")]
+    TooLarge {
+        /// Declared width in pixels.
+        width: u32,
+        /// Declared height in pixels.
+        height: u32,
+    },
     /// A side is zero.
     #[error("an image of {width} x {height} pixels has no pixels")]
     Empty {
@@ -54,9 +75,15 @@ impl RgbImage {
     /// An image of one colour.
     ///
     /// # Errors
-    /// [`ImageSizeError::Empty`] if a side is zero.
+    /// [`ImageSizeError::Empty`] if a side is zero, [`ImageSizeError::TooLarge`] if there is no memory for it.
     pub fn filled(width: u32, height: u32, rgb: [u8; 3]) -> Result<Self, ImageSizeError> {
-        Self::new(width, height, rgb.repeat(width as usize * height as usize))
+        let too_large = || ImageSizeError::TooLarge { width, height };
+        let bytes = u64::from(width).checked_mul(u64::from(height)).and_then(|pixels| pixels.checked_mul(3));
+        let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(too_large)?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| too_large())?;
+        data.extend(rgb.iter().cycle().take(bytes));
+        Self::new(width, height, data)
     }
 
     /// An image from one byte per pixel, repeated in the three channels.
@@ -108,6 +135,16 @@ impl RgbImage {
     pub fn row(&self, y: u32) -> &[u8] {
         let stride = self.width as usize * 3;
         &self.data[y as usize * stride..][..stride]
+    }
+
+    /// Writes the picture as a file. The extension decides the format: png, jpg, webp, bmp, gif or tif.
+    ///
+    /// # Errors
+    /// [`ImageSaveError`]: an unknown extension, or an I/O error.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ImageSaveError> {
+        let path = path.as_ref();
+        image::save_buffer(path, &self.data, self.width, self.height, image::ExtendedColorType::Rgb8)
+            .map_err(|source| ImageSaveError { path: path.to_path_buf(), source: Box::new(source) })
     }
 
     /// The picture in grey: `(19595 R + 38470 G + 7471 B + 32768) >> 16` (ITU-R 601) in all three channels, the

@@ -18,8 +18,8 @@ pub mod train_loader;
 pub mod train_set;
 
 pub use self::image::RgbImage;
-pub use dataset::{DatasetOptions, Source, open_dataset};
-pub use decode::{DecodeError, DecodeOptions, Limits};
+pub use dataset::{DatasetOptions, Source, list_images, open_dataset};
+pub use decode::{DecodeError, DecodeOptions, Limits, open, open_all};
 pub use demo::DemoSet;
 pub use loader::{Loader, LoaderOptions, MaxBad};
 pub use preprocess::{CropMode, Preprocess};

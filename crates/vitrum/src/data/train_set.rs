@@ -164,11 +164,27 @@ impl TrainSet {
     /// [`TrainDataError`] if it cannot be read, or an option is invalid.
     pub fn open(path: impl AsRef<Path>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
         let path = path.as_ref();
-        if options.shuffle_buffer == 0 {
-            let (field, found) = ("shuffle_buffer", "0".into());
-            return Err(TrainDataError::Option { field, found, expected: "at least 1" });
-        }
-        let indexed = open_dataset(path, &options.dataset)?.into_indexed(options.sequential)?;
+        check_buffer(options)?;
+        let source = open_dataset(path, &options.dataset)?;
+        Self::of(path, source, options)
+    }
+
+    /// A dataset of your own, called `name` in records and messages. Its samples are read once, in order; pictures that
+    /// are not files stay in memory as the source gives them. `options.dataset` is not used.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and those of the source.
+    pub fn from_source(
+        name: impl AsRef<Path>,
+        source: Box<dyn Source>,
+        options: &TrainSetOptions,
+    ) -> Result<Self, TrainDataError> {
+        check_buffer(options)?;
+        Self::of(name.as_ref(), source, options)
+    }
+
+    fn of(path: &Path, source: Box<dyn Source>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
+        let indexed = source.into_indexed(options.sequential)?;
         // Tables with numeric labels have no class names.
         let numbers = indexed.entries.iter().filter_map(|entry| entry.label).max().map_or(0, |most| most + 1);
         let mut classes = indexed.classes.clone();
@@ -313,6 +329,14 @@ impl TrainSet {
 
     fn entry(&self, index: u32) -> &Entry {
         &self.indexed.entries[index as usize]
+    }
+}
+
+fn check_buffer(options: &TrainSetOptions) -> Result<(), TrainDataError> {
+    let (field, found) = ("shuffle_buffer", "0".into());
+    match options.shuffle_buffer {
+        0 => Err(TrainDataError::Option { field, found, expected: "at least 1" }),
+        _ => Ok(()),
     }
 }
 

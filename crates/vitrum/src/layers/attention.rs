@@ -108,10 +108,11 @@ impl Attention {
         let scale = ((d / a) as f64).powf(-0.5);
         let read = args.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
-        if !drops && !watch.wants_attention() && self.qkv.rounds_attention(&qkv.device(), qkv.dtype()) {
+        let fuses = !drops && !watch.wants_attention(format_args!("weights"));
+        if fuses && self.qkv.rounds_attention(&qkv.device(), qkv.dtype()) {
             return vitrum_kernels::attention_bf16(qkv, read, a, scale, bias);
         }
-        if !drops && !watch.wants_attention() {
+        if fuses {
             return vitrum_kernels::attention_of_first(qkv, read, a, scale, bias);
         }
         let weights = vitrum_kernels::attention_weights(qkv.clone(), a, scale, bias); // [B, A, T, T]

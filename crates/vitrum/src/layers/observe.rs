@@ -26,13 +26,14 @@ pub trait Observer {
         x
     }
 
-    /// Whether to compute attention weights. They cost `B·A·T²` numbers per block and disable the fused kernel.
-    fn wants_attention(&self) -> bool {
+    /// Whether to compute the attention weights of this name, such as `blocks.3.attn.weights`. They cost `B·A·T²`
+    /// numbers per block and disable the fused kernel of that block.
+    fn wants_attention(&self, _name: Arguments<'_>) -> bool {
         false
     }
 
-    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries. The pass continues with the returned
-    /// value. Only called if [`wants_attention`](Observer::wants_attention) is true.
+    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries; `blocks.3.attn.weights`. The pass continues
+    /// with the returned value. Only called if [`wants_attention`](Observer::wants_attention) is true for the name.
     fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
         weights
     }
@@ -89,8 +90,11 @@ impl Observer for Within<'_> {
         }
     }
 
-    fn wants_attention(&self) -> bool {
-        self.watch.wants_attention()
+    fn wants_attention(&self, name: Arguments<'_>) -> bool {
+        match is_own(name) {
+            true => self.watch.wants_attention(self.scope),
+            false => self.watch.wants_attention(format_args!("{}.{name}", self.scope)),
+        }
     }
 
     fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
@@ -149,7 +153,7 @@ impl Observer for Recorder {
         x
     }
 
-    fn wants_attention(&self) -> bool {
+    fn wants_attention(&self, _: Arguments<'_>) -> bool {
         self.with_attention
     }
 

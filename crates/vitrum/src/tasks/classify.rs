@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
+use super::attention::{AttentionMap, attention};
+use super::embed::unit_vectors;
 use crate::Error;
 use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
-use crate::data::{Preprocess, RgbImage, batch};
+use crate::checkpoint::write::WriteOptions;
+use crate::data::decode::{decode, open};
+use crate::data::{DecodeOptions, Preprocess, RgbImage, batch};
 use crate::models::Model;
 
 /// One answer.
@@ -21,12 +25,18 @@ pub struct Prediction {
     pub prob: f64,
 }
 
+impl Prediction {
+    /// The name of the class, or its index if it has none.
+    pub fn name(&self) -> String {
+        self.label.clone().unwrap_or_else(|| self.index.to_string())
+    }
+}
+
 /// A model with its preprocessing and labels. Several threads may use it at a time; see [`Model::logits`].
 #[derive(Debug)]
 pub struct Classifier {
-    model: Model,
+    loaded: Loaded,
     preprocess: Preprocess,
-    labels: Option<Vec<String>>,
     device: Device,
 }
 
@@ -36,28 +46,37 @@ impl Classifier {
     /// # Errors
     /// Faulty files, or a card without preprocessing.
     pub fn load(source: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_with(&LoadOptions::new(source.as_ref()))
+    }
+
+    /// A classifier on the CPU, with other weights, classes, image size or precision than the model's own.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(options: &LoadOptions<'_>) -> Result<Self, Error> {
         let device = Device::flex();
-        let loaded = load(&LoadOptions::new(source.as_ref().to_string_lossy()), &device)?;
-        Self::new(loaded, device)
+        Self::new(load(options, &device)?, device)
     }
 
     /// A classifier from a loaded model.
     ///
     /// # Errors
-    /// [`ModelError::NoHead`] if the model has no classes, [`Error::NoPreprocess`] if the preprocessing is unknown.
+    /// [`ModelError::NoHead`] if the model has no classes, [`Error::NoPreprocess`] if the preprocessing is unknown,
+    /// [`Error::Preprocess`] if it is invalid.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
         let classifier = loaded.model.as_classifier().map_err(ModelError::from)?;
         if classifier.num_classes() == 0 {
             return Err(ModelError::NoHead { model: loaded.name }.into());
         }
         let preprocess = preprocess_of(&loaded)?;
-        Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
+        Ok(Self { loaded, preprocess, device })
     }
 
     /// Packs the weights for many pictures ([`Model::pack`]): the same answers, faster. Packing takes the time of a
     /// few pictures.
-    pub fn pack(self) -> Self {
-        Self { model: self.model.pack(), ..self }
+    pub fn pack(mut self) -> Self {
+        self.loaded.model = self.loaded.model.pack();
+        self
     }
 
     /// The preprocessing of pictures.
@@ -72,12 +91,36 @@ impl Classifier {
 
     /// The model.
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.loaded.model
+    }
+
+    /// The model with all that came with it: card, [report](Loaded::report) of the loaded tensors, and
+    /// [notes](Loaded::notes) on what was assumed, skipped or changed.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// [`loaded`](Self::loaded), by value.
+    pub fn into_loaded(self) -> Loaded {
+        self.loaded
+    }
+
+    /// The class names, in the order of the logits.
+    pub fn labels(&self) -> Option<&[String]> {
+        self.loaded.labels.as_deref()
     }
 
     /// The name of a class.
     pub fn label(&self, index: usize) -> Option<&str> {
-        self.labels.as_ref()?.get(index).map(String::as_str)
+        self.labels()?.get(index).map(String::as_str)
+    }
+
+    /// Writes the model as a folder that [`load`](Self::load), timm and `vitrum` read ([`Loaded::save`]).
+    ///
+    /// # Errors
+    /// Those of [`Loaded::save`].
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(self.loaded.save(folder, &WriteOptions::default()).map(|_| ())?)
     }
 
     /// The `k` most probable classes of each picture, most probable first.
@@ -85,9 +128,60 @@ impl Classifier {
     /// # Errors
     /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
     pub fn predict(&self, images: &[RgbImage], k: usize) -> Result<Vec<Vec<Prediction>>, Error> {
-        let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
-        let logits = self.logits(batch)?;
+        let logits = self.logits(self.batch(images)?)?;
         Ok(logits.iter().map(|row| self.answer(row, k)).collect())
+    }
+
+    /// The `k` most probable classes of an image file, turned as its EXIF orientation says.
+    ///
+    /// # Errors
+    /// A file that cannot be read or decoded, and those of [`predict`](Self::predict).
+    pub fn predict_file(&self, path: impl AsRef<Path>, k: usize) -> Result<Vec<Prediction>, Error> {
+        self.one(open(path, &DecodeOptions::default())?, k)
+    }
+
+    /// The `k` most probable classes of an encoded image: the bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+    ///
+    /// # Errors
+    /// As [`predict_file`](Self::predict_file).
+    pub fn predict_bytes(&self, bytes: &[u8], k: usize) -> Result<Vec<Prediction>, Error> {
+        self.one(decode(bytes, &DecodeOptions::default())?, k)
+    }
+
+    fn one(&self, image: RgbImage, k: usize) -> Result<Vec<Prediction>, Error> {
+        Ok(self.predict(&[image], k)?.pop().unwrap_or_default())
+    }
+
+    /// One unit vector per picture: the input of the classifier, divided by its length. The scalar product of two is
+    /// the cosine of their angle; see [`nearest`](super::nearest).
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn embed(&self, images: &[RgbImage]) -> Result<Vec<Vec<f32>>, Error> {
+        unit_vectors(self.model(), self.batch(images)?)
+    }
+
+    /// [`embed`](Self::embed) for an image file.
+    ///
+    /// # Errors
+    /// As [`predict_file`](Self::predict_file).
+    pub fn embed_file(&self, path: impl AsRef<Path>) -> Result<Vec<f32>, Error> {
+        let image = open(path, &DecodeOptions::default())?;
+        Ok(self.embed(&[image])?.pop().unwrap_or_default())
+    }
+
+    /// Where block `block` looks, from 0.
+    ///
+    /// # Errors
+    /// [`Error::NoAttention`] if the model has no such block or the block no attention; a picture that cannot be
+    /// preprocessed.
+    pub fn attention(&self, image: &RgbImage, block: usize) -> Result<AttentionMap, Error> {
+        let pixels = self.batch(std::slice::from_ref(image))?;
+        attention(self.model(), pixels, self.preprocess.transform(image)?, block)
+    }
+
+    fn batch(&self, images: &[RgbImage]) -> Result<Tensor<4>, Error> {
+        Ok(batch::of_images(images, &self.preprocess, self.model().dtype(), &self.device)?)
     }
 
     /// The logits of images `[B, C, H, W]`, a row of `K` for each.
@@ -95,7 +189,7 @@ impl Classifier {
     /// # Errors
     /// [`Error::NotFinite`] if a logit is NaN or infinite.
     pub fn logits(&self, images: Tensor<4>) -> Result<Vec<Vec<f64>>, Error> {
-        let rows = rows(self.model.logits(images).map_err(ModelError::from)?);
+        let rows = rows(self.model().logits(images).map_err(ModelError::from)?);
         match rows.iter().position(|row| !row.iter().all(|logit| logit.is_finite())) {
             Some(image) => Err(Error::NotFinite { image }),
             None => Ok(rows),
@@ -130,7 +224,9 @@ pub(super) fn preprocess_of(loaded: &Loaded) -> Result<Preprocess, Error> {
             .find_map(because)
             .map(|why| format!("how images are prepared is not known: {why}")),
     };
-    loaded.preprocess.clone().ok_or_else(missing)
+    let preprocess = loaded.preprocess.clone().ok_or_else(missing)?;
+    preprocess.check()?;
+    Ok(preprocess)
 }
 
 /// The rows of `[B, K]` on the host.

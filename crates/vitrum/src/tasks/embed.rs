@@ -1,11 +1,14 @@
 //! Images to feature vectors.
 
-use burn::tensor::{DType, Device, Tensor};
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
 
 use super::classify::preprocess_of;
 use crate::Error;
-use crate::checkpoint::load::{Loaded, ModelError};
-use crate::data::{Preprocess, RgbImage, batch};
+use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
+use crate::data::decode::open;
+use crate::data::{DecodeOptions, Preprocess, RgbImage, batch};
 use crate::layers::observe::Silent;
 use crate::models::{AnswerError, Model, Sizes, Want, in_parts};
 
@@ -18,6 +21,15 @@ pub struct Embedder {
 }
 
 impl Embedder {
+    /// From a folder, a name with weights, or `hf:ORG/NAME`, on the CPU.
+    ///
+    /// # Errors
+    /// Faulty files, or a card without preprocessing.
+    pub fn load(source: impl AsRef<Path>) -> Result<Self, Error> {
+        let device = Device::flex();
+        Self::new(load(&LoadOptions::new(source.as_ref()), &device)?, device)
+    }
+
     /// From a loaded model.
     ///
     /// # Errors
@@ -36,6 +48,23 @@ impl Embedder {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// One unit vector per picture ([`pooled`], divided by its length).
+    ///
+    /// # Errors
+    /// As [`pooled`](Self::pooled).
+    pub fn embed(&self, images: &[RgbImage]) -> Result<Vec<Vec<f32>>, Error> {
+        unit_vectors(&self.model, self.batch(images)?)
+    }
+
+    /// [`embed`](Self::embed) for an image file, turned as its EXIF orientation says.
+    ///
+    /// # Errors
+    /// A file that cannot be read or decoded, and those of [`embed`](Self::embed).
+    pub fn embed_file(&self, path: impl AsRef<Path>) -> Result<Vec<f32>, Error> {
+        let image = open(path, &DecodeOptions::default())?;
+        Ok(self.embed(&[image])?.pop().unwrap_or_default())
     }
 
     /// One vector per picture, `[B, D]` ([`pooled`]).
@@ -59,8 +88,28 @@ impl Embedder {
     }
 
     fn batch(&self, images: &[RgbImage]) -> Result<Tensor<4>, Error> {
-        Ok(batch::of_images(images, &self.preprocess, DType::F32, &self.device)?)
+        Ok(batch::of_images(images, &self.preprocess, self.model.dtype(), &self.device)?)
     }
+}
+
+/// One unit vector per image of `[B, C, H, W]`.
+pub(super) fn unit_vectors(model: &Model, images: Tensor<4>) -> Result<Vec<Vec<f32>>, Error> {
+    let x = pooled(model, images).map_err(ModelError::from)?;
+    check_finite(x.clone())?;
+    let [_, d] = x.dims();
+    let values: Vec<f32> = normalized(x).into_data().iter::<f32>().collect();
+    Ok(values.chunks_exact(d.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+/// The `k` vectors of `index` with the largest cosine to `query`: place and cosine, nearest first. All are unit
+/// vectors, as [`Embedder::embed`] gives them. Vectors of another length than the query's are left out.
+pub fn nearest(query: &[f32], index: &[Vec<f32>], k: usize) -> Vec<(usize, f32)> {
+    let cosine = |vector: &Vec<f32>| query.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
+    let fitting = index.iter().enumerate().filter(|(_, vector)| vector.len() == query.len());
+    let mut all: Vec<(usize, f32)> = fitting.map(|(place, vector)| (place, cosine(vector))).collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    all.truncate(k);
+    all
 }
 
 /// Refuses features `[B, N]` with NaN or infinity.

@@ -34,7 +34,7 @@ pub mod task;
 pub mod trainer;
 
 pub use error::TrainError;
-pub use fit::{fit, fit_with};
+pub use fit::{Fit, fit};
 pub use job::{Job, NoRequests, Outcome, Requests};
 pub use judge::{Judge, judge};
 pub use recipe::Recipe;

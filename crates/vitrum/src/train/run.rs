@@ -18,15 +18,19 @@ use super::job::{Flow, Job, Outcome, Requests};
 use super::judge::Judge;
 use super::log::line::number;
 use super::log::{DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch};
+use super::objective::Objective;
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
 use super::schedule;
 use super::score::{Better, Measure, Scores, Validation};
 use super::trainer::{Examples, Trainer, TrainerState};
+use crate::checkpoint::card::ModelCard;
+use crate::checkpoint::load::Loaded;
 use crate::data::augment::Mixup;
 use crate::data::random::batch_rng;
 use crate::data::train_loader::{TrainBatch, TrainLoader};
 use crate::data::train_set::TrainValSets;
+use crate::models::Model;
 
 /// Updates in a row without a finite loss and gradient that end the run.
 const MAX_BAD_LOSSES: u32 = 3;
@@ -117,6 +121,10 @@ pub(super) struct Run<'a> {
     bad_images: usize,
     /// Scores of this epoch's validation: model, moving average.
     scores: [Option<Scores>; 2],
+    /// Whether the watcher asked to stop.
+    breaks: bool,
+    /// Whether the newest checkpoint holds the present state.
+    is_saved: bool,
     epoch_began: Instant,
 }
 
@@ -124,14 +132,19 @@ impl<'a> Run<'a> {
     /// Opens the data, makes the model, opens the folder, and restores the checkpoint, if any.
     pub(super) fn begin(
         job: &Job,
+        data: Option<TrainValSets>,
         judge: Box<dyn Judge>,
+        own: Option<Box<dyn Objective<Model>>>,
         watch: &'a mut dyn Watch,
         requests: &'a dyn Requests,
     ) -> Result<Self, TrainError> {
         let recipe = job.recipe.clone();
         recipe.check_for(judge.measures())?;
         let metric = metric(&recipe, judge.measures())?;
-        let sets = data::open(&recipe)?;
+        let sets = match data {
+            Some(sets) => sets,
+            None => data::open(&recipe)?,
+        };
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
         if num_classes < sets.classes.len() {
             return Err(TrainError::TooFewClasses {
@@ -144,7 +157,10 @@ impl<'a> Run<'a> {
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
         let model = freeze(model, &recipe)?;
-        let objective = objective::objective(job, num_classes, &sets.classes, &mut built)?;
+        let objective = match own {
+            Some(objective) => objective,
+            None => objective::objective(job, num_classes, &sets.classes, &mut built)?,
+        };
         let mut trainer =
             Trainer::with_objective(model, objective, &recipe, updates_per_epoch as u64, &job.device)?;
         let fingerprints = sets.fingerprints();
@@ -190,6 +206,8 @@ impl<'a> Run<'a> {
             bad_images: 0,
             newest: found,
             scores: [None, None],
+            breaks: false,
+            is_saved: false,
             epoch_began: now,
         };
         run.tell_start(job);
@@ -198,8 +216,13 @@ impl<'a> Run<'a> {
     }
 
     fn tell(&mut self, event: Event) {
-        self.logger.event(&event);
-        self.watch.event(&event);
+        let _ = self.logger.event(&event);
+        self.breaks |= self.watch.event(&event).is_break();
+    }
+
+    /// Whether the watcher or a request asks to stop.
+    fn is_stopped(&self) -> bool {
+        self.breaks || self.requests.stop()
     }
 
     fn note(&mut self, text: impl Into<String>) {
@@ -238,12 +261,13 @@ impl<'a> Run<'a> {
             let waited = began.elapsed().as_secs_f64();
             let kept =
                 if self.progress.bad_losses + 1 >= MAX_BAD_LOSSES { examples.clone() } else { Vec::new() };
+            self.is_saved = false;
             let updated = self.trainer.update(examples)?;
             pace.updates += 1;
             pace.waited += waited;
             pace.images += newest.iter().map(|batch| batch.labels.len()).sum::<usize>();
             self.after_update(&updated, &newest, kept, &pace, began.elapsed().as_secs_f64(), waited)?;
-            if self.requests.stop() || self.is_out_of_time() {
+            if self.is_stopped() || self.is_out_of_time() {
                 self.count(&pace);
                 return Ok(Flow::Stops);
             }
@@ -290,7 +314,7 @@ impl<'a> Run<'a> {
     }
 
     /// Updates schedule and best score, writes summary and checkpoint, goes to the next epoch.
-    pub(super) fn end_epoch(&mut self) -> Result<(), TrainError> {
+    pub(super) fn end_epoch(&mut self) -> Result<Flow, TrainError> {
         let epoch = self.progress.epoch;
         let [model, ema] = std::mem::take(&mut self.scores);
         let names = self.judge.measures().iter().map(|measure| measure.name.to_string()).collect();
@@ -320,6 +344,7 @@ impl<'a> Run<'a> {
             done: ends,
             ..self.progress.clone()
         };
+        self.is_saved = false;
         let is_last = !self.has_epochs();
         let every =
             matches!(self.recipe.checkpoint_every, Every::Epochs(n) if (epoch as u64 + 1).is_multiple_of(n));
@@ -327,7 +352,7 @@ impl<'a> Run<'a> {
         if every || improved || is_last {
             self.save(metric)?;
         }
-        Ok(())
+        Ok(if self.breaks && !is_last { Flow::Stops } else { Flow::Goes })
     }
 
     /// Compares an epoch's scores with the best so far. Scores that are not all finite are never the best.
@@ -374,6 +399,7 @@ impl<'a> Run<'a> {
         self.logger.sync()?;
         let saved = self.store.save(self.trainer.updates(), &parts, metric)?;
         self.saved_at = Instant::now();
+        self.is_saved = true;
         self.newest = Some(saved.path.clone());
         self.tell(Event::Saved { path: saved.path.clone(), best: saved.best });
         for leftover in saved.leftovers {
@@ -382,24 +408,24 @@ impl<'a> Run<'a> {
         Ok(saved.path)
     }
 
-    /// Saves the run and ends it.
+    /// Saves the run, writes the best weights so far as a model, and ends it.
     pub(super) fn stop(mut self) -> Result<Outcome, TrainError> {
-        let checkpoint = self.save(None)?;
-        let finished = self.finished(None, true);
-        self.tell(Event::Finished(finished));
-        Ok(Outcome::Stopped { folder: self.folder.clone(), checkpoint })
+        let checkpoint = match self.newest.clone().filter(|_| self.is_saved) {
+            Some(checkpoint) => checkpoint,
+            None => self.save(None)?,
+        };
+        let finished = self.finished(Some(self.folder.model()), true);
+        let model = self.best_model()?;
+        let card = self.write_model(&model)?;
+        self.tell(Event::Finished(finished.clone()));
+        Ok(self.outcome(model, card, finished, Some(checkpoint)))
     }
 
     /// Writes the best weights as a model, and validates them.
     pub(super) fn finish(mut self) -> Result<Outcome, TrainError> {
         let finished = self.finished(Some(self.folder.model()), false);
-        let best = self.store.best().or_else(|| self.newest.clone());
-        if let Some(path) = best.filter(|path| Some(path) != self.newest.as_ref()) {
-            let mut loaded = load(&path)?;
-            self.trainer.load_state(place::take_state(&mut loaded.parts, &path, self.recipe.model_ema)?)?;
-        }
-        let model = self.trainer.ema_model().unwrap_or_else(|| self.trainer.model());
-        self.write_model(&model)?;
+        let model = self.best_model()?;
+        let card = self.write_model(&model)?;
         if !self.sets.val.is_empty() && self.evaluate(&model, self.recipe.model_ema, true)?.is_some() {
             self.write_judged();
         }
@@ -407,7 +433,30 @@ impl<'a> Run<'a> {
         let finished = Finished { seconds, ..finished };
         self.tell(Event::Finished(finished.clone()));
         self.logger.check()?;
-        Ok(Outcome::Done { folder: self.folder.clone(), finished: Box::new(finished) })
+        Ok(self.outcome(model, card, finished, None))
+    }
+
+    /// The weights of the best checkpoint, or the newest without a validation; their moving average if there is one.
+    fn best_model(&mut self) -> Result<Model, TrainError> {
+        let best = self.store.best().or_else(|| self.newest.clone());
+        if let Some(path) = best.filter(|path| Some(path) != self.newest.as_ref()) {
+            let mut loaded = load(&path)?;
+            self.trainer.load_state(place::take_state(&mut loaded.parts, &path, self.recipe.model_ema)?)?;
+        }
+        Ok(self.trainer.ema_model().unwrap_or_else(|| self.trainer.model()))
+    }
+
+    fn outcome(self, model: Model, card: ModelCard, finished: Finished, stopped: Option<PathBuf>) -> Outcome {
+        let model = Loaded {
+            name: self.folder.path().display().to_string(),
+            preprocess: card.preprocess.clone(),
+            labels: card.labels.clone(),
+            card: Some(card),
+            report: self.built.report,
+            notes: Vec::new(),
+            model,
+        };
+        Outcome { folder: self.folder, finished: Box::new(finished), model, stopped, device: self.device }
     }
 }
 

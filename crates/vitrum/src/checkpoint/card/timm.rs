@@ -43,6 +43,10 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     }
     note_pool(&mut card, &top)?;
     card.preprocess = preprocess(&pretrained, &mut card.notes)?;
+    if let Some(precision) = top.get("vitrum_precision") {
+        card.precision = serde_json::from_value(precision.clone())
+            .map_err(|_| expected("vitrum_precision", "f32, bf16 or int8", precision))?;
+    }
     card.license = pretrained.text("license")?.or(top.text("license")?).map(str::to_string);
     let names =
         ["label_names", "labels"].iter().find_map(|key| Some((*key, top.get(key).or(pretrained.get(key))?)));

@@ -31,11 +31,11 @@ impl Found {
 
 /// Finds the files or the catalogue entry for `options.model`.
 pub(super) fn find(options: &LoadOptions<'_>) -> Result<Found, ModelError> {
-    let spec = options.model.as_str();
+    let spec = &*options.spec();
     if names_hub(spec) {
         return of_path(&fetch(options)?, spec, options);
     }
-    let path = Path::new(spec);
+    let path = options.model.as_path();
     check_link(path)?;
     if path.exists() {
         return of_path(path, spec, options);
@@ -72,12 +72,12 @@ fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
     let mut hub = crate::checkpoint::hub::HubOptions::from_env();
     hub.offline |= options.offline;
     hub.progress.clone_from(&options.progress);
-    Ok(crate::checkpoint::hub::fetch(&options.model, &hub)?)
+    Ok(crate::checkpoint::hub::fetch(&options.spec(), &hub)?)
 }
 
 #[cfg(not(feature = "hub"))]
 fn fetch(options: &LoadOptions<'_>) -> Result<PathBuf, ModelError> {
-    Err(ModelError::NoHub { model: options.model.clone() })
+    Err(ModelError::NoHub { model: options.spec() })
 }
 
 /// Resolves a folder, a `config.json`, or a weights file with or without a card beside it.

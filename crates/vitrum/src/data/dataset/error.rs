@@ -39,6 +39,9 @@ pub enum DatasetProblem {
     /// No images in it.
     #[error("no images found{0}")]
     NoImages(String),
+    /// An error of a source of your own.
+    #[error("{0}")]
+    Source(Box<dyn std::error::Error + Send + Sync>),
     /// A table without a single image at its path.
     #[error(
         "none of its images is in {}; the first is {first}\n  hint: name the folder that the paths are relative to",
@@ -133,7 +136,8 @@ pub enum DatasetProblem {
 }
 
 impl DatasetProblem {
-    pub(super) fn at(self, path: impl Into<PathBuf>) -> DatasetError {
+    /// The problem as the error of `path`.
+    pub fn at(self, path: impl Into<PathBuf>) -> DatasetError {
         DatasetError { path: path.into(), problem: self }
     }
 }

@@ -150,6 +150,34 @@ impl TrainValSets {
             Some(part) => format!("validation on the part `{}` of {name}", part.name()),
             None => format!("validation on all of {name}"),
         };
+        Self::joined(train, val, how, options)
+    }
+
+    /// Sets of your own ([`TrainSet::from_source`]). Without `val`, a share of every class is set aside. Of the options,
+    /// `val_fraction`, `fraction`, `seed`, `cache` and `allow_empty_classes` count.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_sets(
+        mut train: TrainSet,
+        val: Option<TrainSet>,
+        options: &TrainDataOptions,
+    ) -> Result<Self, TrainDataError> {
+        options.check()?;
+        check_labels(&train)?;
+        check_empty(&mut train, options.allow_empty_classes)?;
+        let Some(mut val) = val else { return Self::split_off(train, options) };
+        match_classes(&mut val, &train.classes)?;
+        let how = format!("validation on all of {}", val.path().display());
+        Self::joined(train, val, how, options)
+    }
+
+    fn joined(
+        train: TrainSet,
+        val: TrainSet,
+        how: String,
+        options: &TrainDataOptions,
+    ) -> Result<Self, TrainDataError> {
         let (kept, _) = stratified(&train, options.seed, 0.0, options.fraction);
         let train = train.with_cache(options.cache, kept.len())?;
         let count = val.len();
@@ -171,7 +199,7 @@ impl TrainValSets {
                 "validation on {} of {} images of {}, split off per class with seed {}",
                 val.len(),
                 set.len(),
-                options.data.display(),
+                set.path().display(),
                 options.seed
             )
         };

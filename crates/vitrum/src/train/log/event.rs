@@ -1,5 +1,6 @@
 //! The events of a run.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -8,33 +9,33 @@ use serde_json::{Map, Value};
 use super::line::{EpochSummary, EvalLine, Started, Step, TrainLine};
 use super::results::Finished;
 
-/// Receives the events of a run.
+/// Receives the events of a run. A closure `FnMut(&Event) -> ControlFlow<()>` is one.
 pub trait Watch {
-    /// Handles an event. The loop waits, so this should be quick.
-    fn event(&mut self, event: &Event);
+    /// Handles an event. The loop waits, so this should be quick. `ControlFlow::Break(())` saves and stops the run:
+    /// after the update, or after the epoch, that the event belongs to.
+    fn event(&mut self, event: &Event) -> ControlFlow<()>;
 }
 
-impl<W: Watch + ?Sized> Watch for &mut W {
-    fn event(&mut self, event: &Event) {
-        (**self).event(event);
+impl<F: FnMut(&Event) -> ControlFlow<()>> Watch for F {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
+        self(event)
     }
 }
 
-impl<W: Watch + ?Sized> Watch for Box<W> {
-    fn event(&mut self, event: &Event) {
-        (**self).event(event);
-    }
-}
-
-/// Every watcher gets every event, in order.
+/// Every watcher gets every event, in order. The run stops if one of them breaks.
 impl<W: Watch> Watch for Vec<W> {
-    fn event(&mut self, event: &Event) {
-        self.iter_mut().for_each(|watch| watch.event(event));
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
+        let every = |flow: ControlFlow<()>, watch: &mut W| match watch.event(event) {
+            ControlFlow::Continue(()) => flow,
+            stop => stop,
+        };
+        self.iter_mut().fold(ControlFlow::Continue(()), every)
     }
 }
 
 /// An event of a run.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// The run begins or resumes.
     Started(Started),

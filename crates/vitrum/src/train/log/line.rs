@@ -159,6 +159,14 @@ pub struct EpochSummary {
     pub seconds: f64,
 }
 
+impl EpochSummary {
+    /// A score of the validation, by its name: that of the moving average of the weights if one is kept, else that of
+    /// the model. `None`: the epoch was not validated, or the task has no such score.
+    pub fn score(&self, name: &str) -> Option<f64> {
+        self.validation.decisive()?.get(name)
+    }
+}
+
 /// JSON has no NaN: `null` is written instead, and reads back as NaN.
 pub(in crate::train) mod number {
     use serde::{Deserialize, Deserializer, Serializer};

@@ -1,5 +1,6 @@
 //! The watcher that writes a run's files.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Watch};
@@ -137,7 +138,7 @@ impl Logger {
 }
 
 impl Watch for Logger {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
         match event {
             Event::Train(line) => self.updates = line.update,
             Event::Step(step) => self.updates = step.update,
@@ -148,5 +149,6 @@ impl Watch for Logger {
         if let Err(failure) = self.write(event) {
             self.failure.get_or_insert(failure);
         }
+        ControlFlow::Continue(())
     }
 }

@@ -1,4 +1,4 @@
-//! The recipes of the folder `recipes/`, built into the library.
+//! The recipes of the crate's folder `recipes/`, built into the library.
 
 use super::{Overlay, RecipeError, nearest, parse};
 
@@ -6,7 +6,7 @@ macro_rules! recipes {
     ($($name:literal),* $(,)?) => {
         /// Name and text of each recipe.
         pub const BUILTIN: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!("../../../../../recipes/", $name, ".toml")))),*];
+            &[$(($name, include_str!(concat!("../../../recipes/", $name, ".toml")))),*];
     };
 }
 

@@ -166,7 +166,7 @@ impl Run<'_> {
         let (requests, recipe) = (self.requests, &self.recipe);
         let (names, preprocess) = (self.class_names(), &self.built.preprocess);
         let (logger, watch) = (&mut self.logger, &mut *self.watch);
-        let mut drawn = Ok(());
+        let (mut drawn, mut breaks) = (Ok(()), false);
         let mut on_batch = |seen: Evaluated<'_, dyn Judge>| {
             if number == 0 && draw {
                 let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
@@ -186,12 +186,12 @@ impl Run<'_> {
             };
             if number % recipe.log_interval.max(1) == 0 || line.is_last() {
                 let event = Event::Eval(line);
-                logger.event(&event);
-                watch.event(&event);
+                let _ = logger.event(&event);
+                breaks |= watch.event(&event).is_break();
             }
             number += 1;
             batch_began = Instant::now();
-            Ok(!requests.stop())
+            Ok(!(breaks || requests.stop()))
         };
         let judge = &mut *self.judge;
         judge.reset(classes);
@@ -241,7 +241,7 @@ impl Run<'_> {
     }
 
     /// `model/` in the layout of timm's hub.
-    pub(super) fn write_model(&mut self, model: &Model) -> Result<(), TrainError> {
+    pub(super) fn write_model(&mut self, model: &Model) -> Result<ModelCard, TrainError> {
         let config = model.config();
         let folder = self.folder.model();
         let card = ModelCard {
@@ -255,7 +255,7 @@ impl Run<'_> {
         if let Some(reason) = write_model(&folder, &collect(model), &card, base, &options)? {
             self.note(format!("{}: timm itself cannot load this model: {reason}", folder.display()));
         }
-        Ok(())
+        Ok(card)
     }
 
     /// Writes the judge's own files.

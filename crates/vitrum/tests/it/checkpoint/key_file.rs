@@ -135,7 +135,7 @@ fn torch_folder(keys: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
 }
 
 fn load_torch(weights: &Path, keys: Option<PathBuf>) -> Result<VitConfig, String> {
-    let options = LoadOptions { keys, ..LoadOptions::new(weights.to_string_lossy()) };
+    let options = LoadOptions { keys, ..LoadOptions::new(weights) };
     let loaded = load(&options, &Device::flex()).map_err(|error| error.to_string())?;
     let logits = loaded.model.logits(Tensor::zeros([1, 3, 32, 32], &Device::flex())).unwrap();
     assert_eq!(logits.dims(), [1, 7]);

@@ -52,7 +52,7 @@ pub fn folders(skip: &[&str]) -> (TempDir, Vec<QuantizedLayer>) {
 }
 
 pub fn options(path: &Path) -> LoadOptions<'static> {
-    LoadOptions::new(path.to_string_lossy())
+    LoadOptions::new(path)
 }
 
 pub fn loaded(path: &Path, precision: Precision) -> Loaded {

@@ -238,10 +238,10 @@ fn a_link_that_leads_nowhere_is_named() {
     }
     std::fs::remove_file(&link_path).unwrap();
     link(folder.path(), "config.json");
-    let options = LoadOptions::new(folder.path().to_string_lossy());
+    let options = LoadOptions::new(folder.path());
     let text = load(&options, &Device::flex()).unwrap_err().to_string();
     assert!(text.contains("config.json: a link to"), "{text}");
     link(folder.path(), "alone.pth");
-    let options = LoadOptions::new(folder.path().join("alone.pth").to_string_lossy());
+    let options = LoadOptions::new(folder.path().join("alone.pth"));
     assert!(load(&options, &Device::flex()).unwrap_err().to_string().contains("alone.pth: a link to"));
 }

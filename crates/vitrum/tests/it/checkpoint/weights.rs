@@ -50,7 +50,7 @@ fn folder_of(map: &TensorMap) -> TempDir {
 }
 
 fn load_from(folder: &Path) -> Result<Loaded, ModelError> {
-    load(&LoadOptions::new(folder.to_string_lossy()), &Device::flex())
+    load(&LoadOptions::new(folder), &Device::flex())
 }
 
 /// The formula's weights under `right`, the same weights negated under `wrong`.
@@ -138,10 +138,7 @@ fn another_set_can_be_asked_for() {
         let text = error.to_string();
         assert!(text.contains(reason) && text.contains("`student.backbone`, `teacher.backbone`"), "{text}");
     }
-    let student = LoadOptions {
-        weight_set: Some("student".into()),
-        ..LoadOptions::new(folder.path().to_string_lossy())
-    };
+    let student = LoadOptions { weight_set: Some("student".into()), ..LoadOptions::new(folder.path()) };
     assert_right(open(&student).unwrap().tensors, "open");
     let told = load(&student, &Device::flex()).unwrap().notes.join("\n");
     assert!(told.contains("weights of `student.backbone` taken, not of `teacher.backbone`"), "{told}");
@@ -308,7 +305,7 @@ fn weights_that_are_no_numbers_are_refused_by_name() {
         let folder = folder_of(&with(key, |values| values[7] = value, dtype));
         let text = load_from(folder.path()).unwrap_err().to_string();
         assert!(text.contains(key) && text.contains(told), "{text}");
-        assert!(open(&LoadOptions::new(folder.path().to_string_lossy())).is_err());
+        assert!(open(&LoadOptions::new(folder.path())).is_err());
     }
     // What is left out may hold anything.
     let mut map = map_of(&timm_shapes());
@@ -426,7 +423,7 @@ fn labels_with_gaps_and_stated_numbers_give_the_classes() {
 
 #[test]
 fn the_epsilon_of_another_library_changes_answers() {
-    let opened = open(&LoadOptions::new(golden("hf_vit").to_string_lossy())).unwrap();
+    let opened = open(&LoadOptions::new(golden("hf_vit"))).unwrap();
     let change = |epsilon| change_of_epsilon(&opened.tensors, &opened.card.config, epsilon).unwrap();
     assert_eq!(opened.card.config.field("norm_eps"), Some(json!(1e-12)));
     assert_eq!(change(1e-12), 0.0);
@@ -452,7 +449,7 @@ fn written(
 
 #[test]
 fn a_fine_tuned_model_of_transformers_is_written_as_theirs() {
-    let opened = open(&LoadOptions::new(golden("hf_vit").to_string_lossy())).unwrap();
+    let opened = open(&LoadOptions::new(golden("hf_vit"))).unwrap();
     let config = VitConfig::try_from(opened.card.config.clone()).unwrap();
     assert_eq!((config.norm_eps, config.pos_resize), (1e-12, PosResize::Bicubic));
     let (folder, reason, json) = written(&config, &opened.tensors, "test_vit");
@@ -466,7 +463,7 @@ fn a_fine_tuned_model_of_transformers_is_written_as_theirs() {
 
 #[test]
 fn what_no_other_library_computes_names_no_architecture_of_theirs() {
-    let opened = open(&LoadOptions::new(golden("hf_vit").to_string_lossy())).unwrap();
+    let opened = open(&LoadOptions::new(golden("hf_vit"))).unwrap();
     // Neither timm's epsilon nor transformers' pooling.
     let config = VitConfig {
         global_pool: GlobalPool::Avg,
@@ -495,7 +492,7 @@ fn what_no_other_library_computes_names_no_architecture_of_theirs() {
 #[test]
 fn grey_images_keep_a_level_that_all_channels_share() {
     let folder = folder_of(&map_of(&timm_shapes()));
-    let grey = LoadOptions { in_chans: Some(1), ..LoadOptions::new(folder.path().to_string_lossy()) };
+    let grey = LoadOptions { in_chans: Some(1), ..LoadOptions::new(folder.path()) };
     let preprocess = load(&grey, &Device::flex()).unwrap().preprocess.unwrap();
     assert_eq!((preprocess.mean, preprocess.std, preprocess.input_size), (vec![0.5], vec![0.5], [1, 8, 8]));
 }

@@ -147,7 +147,7 @@ fn the_processors_size_enters_the_model() {
     };
     for ([height, width], tokens) in [([12, 12], 10), ([8, 16], 9), ([16, 8], 9), ([8, 8], 5)] {
         let folder = folder("preprocessor_config.json", &crop(height, width));
-        let options = LoadOptions::new(folder.path().to_string_lossy());
+        let options = LoadOptions::new(folder.path());
         let loaded = load(&options, &Device::flex()).unwrap();
         let told = loaded.notes.join("\n");
         let other = [height, width] != [8, 8];
@@ -161,14 +161,8 @@ fn the_processors_size_enters_the_model() {
         assert_eq!(embedder.tokens(&[DemoSet::new(16, 1, 9).image(0)]).unwrap().dims(), [1, tokens, 8]);
         // Numbers need no processor, and a size that is asked for wins.
         for (options, size) in [
-            (
-                LoadOptions { size_of_processor: false, ..LoadOptions::new(folder.path().to_string_lossy()) },
-                [8, 8],
-            ),
-            (
-                LoadOptions { img_size: Some([20, 20]), ..LoadOptions::new(folder.path().to_string_lossy()) },
-                [20, 20],
-            ),
+            (LoadOptions { size_of_processor: false, ..LoadOptions::new(folder.path()) }, [8, 8]),
+            (LoadOptions { img_size: Some([20, 20]), ..LoadOptions::new(folder.path()) }, [20, 20]),
         ] {
             let config =
                 vitrum::models::VitConfig::try_from(load(&options, &Device::flex()).unwrap().model.config())
@@ -185,6 +179,6 @@ fn the_processor_may_stand_within_processor_config() {
     // It comes before the older file, as in transformers 5.
     let older = of("ViTImageProcessor", json!({"size": {"height": 16, "width": 16}}));
     std::fs::write(folder.path().join("preprocessor_config.json"), older.to_string()).unwrap();
-    let loaded = load(&LoadOptions::new(folder.path().to_string_lossy()), &Device::flex()).unwrap();
+    let loaded = load(&LoadOptions::new(folder.path()), &Device::flex()).unwrap();
     assert_eq!(loaded.preprocess.unwrap().input_size, [3, 12, 12]);
 }

@@ -108,7 +108,7 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let source = folder.path().to_string_lossy();
         let size = case.config.input().image().size;
-        let options = LoadOptions { dtype, img_size: Some(size), ..LoadOptions::new(source) };
+        let options = LoadOptions { dtype, img_size: Some(size), ..LoadOptions::new(&*source) };
         let loaded = load(&options, device).unwrap_or_else(|error| panic!("{name}: {error}"));
         let found = loaded.model.config();
         // Cases without a resized table do not say how one would be resized.

@@ -17,7 +17,7 @@ use vitrum::train::objective::{Batch, ClassLoss, Targets};
 use vitrum::train::recipe::{ImgSize, Recipe, RecipeError};
 use vitrum::train::resume::Resume;
 use vitrum::train::trainer::Trainer;
-use vitrum::train::{Job, NoRequests, Outcome, TrainError, fit};
+use vitrum::train::{Fit, Job, TrainError, fit};
 
 use super::fit::{Heard, StopAfter, done, job, recipe};
 use super::run::{INPUT, Numbers, examples_of, filled};
@@ -343,10 +343,7 @@ fn answers_are_kept_by_image() {
 /// A model that has seen the demo pictures.
 fn teacher_folder(folder: &Path) -> PathBuf {
     let recipe = Recipe { epochs: 1, ..recipe(&folder.join("teachers")) };
-    let Outcome::Done { folder, .. } = fit(&job(recipe), &mut Heard::default(), &NoRequests).expect("a run")
-    else {
-        panic!("the run stopped")
-    };
+    let folder = fit(&job(recipe), &mut Heard::default()).expect("a run").folder;
     folder.model()
 }
 
@@ -363,7 +360,7 @@ fn distilled(output: &Path, teacher: &Path, kind: DistillationType) -> Recipe {
 fn weights(recipe: &Recipe) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let recipe = Recipe { output: folder.path().into(), ..recipe.clone() };
-    let files = done(fit(&job(recipe), &mut Heard::default(), &NoRequests).expect("a run"));
+    let files = done(fit(&job(recipe), &mut Heard::default()).expect("a run"));
     files["model/model.safetensors"].clone()
 }
 
@@ -381,13 +378,14 @@ fn a_run_with_a_teacher_goes_on_as_if_it_never_had() {
         let mut resume = None;
         for updates in [3, 4] {
             let job = Job { resume: resume.clone(), ..job(recipe.clone()) };
-            let outcome = fit(&job, &mut Heard::default(), &StopAfter(Cell::new(updates))).expect("a run");
-            assert!(matches!(outcome, Outcome::Stopped { .. }), "{name}");
+            let outcome = Fit::new(&job)
+                .requests(&StopAfter(Cell::new(updates)))
+                .run(&mut Heard::default())
+                .expect("a run");
+            assert!(outcome.stopped.is_some(), "{name}");
             resume = Some(Resume::Auto);
         }
-        let files = done(
-            fit(&Job { resume, ..job(recipe.clone()) }, &mut Heard::default(), &NoRequests).expect("a run"),
-        );
+        let files = done(fit(&Job { resume, ..job(recipe.clone()) }, &mut Heard::default()).expect("a run"));
         assert_eq!(files["model/model.safetensors"], weights(&recipe), "{name}");
     }
 }
@@ -435,7 +433,7 @@ fn a_teacher_takes_the_students_image_size() {
             ..distilled(&folder.path().join(amp_dtype), &teacher, DistillationType::Soft)
         };
         let mut heard = Heard::default();
-        done(fit(&job(recipe), &mut heard, &NoRequests).expect("a run"));
+        done(fit(&job(recipe), &mut heard).expect("a run"));
         let told = heard.notes.iter().any(|note| note.contains("pos_embed resized for images of 48x48"));
         assert!(told, "{:?}", heard.notes);
         heard.losses
@@ -454,7 +452,7 @@ fn a_student_of_other_classes_is_refused() {
     let output = folder.path().join("students");
     let recipe = distilled(&output, &teacher, DistillationType::Hard);
     let recipe = Recipe { num_classes: Some(99), ..recipe };
-    let error = fit(&job(recipe), &mut Heard::default(), &NoRequests).expect_err("refused");
+    let error = fit(&job(recipe), &mut Heard::default()).expect_err("refused");
     assert!(matches!(error, TrainError::Teacher(TeacherError::Classes { expected: 99, .. })), "{error}");
     assert!(!output.exists(), "what makes no run leaves no folder");
 }
@@ -504,11 +502,7 @@ fn a_distilled_model_is_fine_tuned_in_three_ways() {
     let teacher = teacher_folder(folder.path());
     let first =
         Recipe { epochs: 1, ..distilled(&folder.path().join("first"), &teacher, DistillationType::Hard) };
-    let Outcome::Done { folder: run, .. } =
-        fit(&job(first.clone()), &mut Heard::default(), &NoRequests).expect("a run")
-    else {
-        panic!("the run stopped")
-    };
+    let run = fit(&job(first.clone()), &mut Heard::default()).expect("a run").folder;
     let begin = run.model().display().to_string();
     let tuned = |name: &str, change: &dyn Fn(&mut Recipe)| {
         let mut recipe = Recipe {
@@ -521,9 +515,7 @@ fn a_distilled_model_is_fine_tuned_in_three_ways() {
         };
         change(&mut recipe);
         let mut heard = Heard::default();
-        let Outcome::Done { folder, .. } = fit(&job(recipe), &mut heard, &NoRequests).expect("a run") else {
-            panic!("the run stopped")
-        };
+        let folder = fit(&job(recipe), &mut heard).expect("a run").folder;
         let model =
             load(&LoadOptions::new(folder.model().display().to_string()), &Device::flex()).expect("a model");
         (model.model, heard.notes)

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -9,7 +10,7 @@ use vitrum::tasks::Classifier;
 use vitrum::train::log::{Event, Watch};
 use vitrum::train::recipe::{Every, ImgSize, Overlay};
 use vitrum::train::resume::Resume;
-use vitrum::train::{Job, NoRequests, Outcome, Recipe, Requests, TrainError, fit};
+use vitrum::train::{Fit, Job, Outcome, Recipe, Requests, TrainError, fit};
 
 /// A few updates with everything random switched on.
 pub(super) fn recipe(output: &Path) -> Recipe {
@@ -59,13 +60,14 @@ pub(super) struct Heard {
 }
 
 impl Watch for Heard {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
         match event {
             Event::Step(step) => self.losses.push(step.loss),
             Event::Epoch(_) => self.epochs += 1,
             Event::Note(note) => self.notes.push(note.clone()),
             _ => {}
         }
+        ControlFlow::Continue(())
     }
 }
 
@@ -82,7 +84,7 @@ impl Requests for StopAfter {
 
 /// Checksums of what a run leaves, whose bytes nobody wants to see in a failure.
 pub(super) fn done(outcome: Outcome) -> BTreeMap<String, String> {
-    let Outcome::Done { folder, finished } = outcome else { panic!("the run stopped") };
+    let Outcome { folder, finished, stopped: None, .. } = outcome else { panic!("the run stopped") };
     assert!(!finished.interrupted);
     ["model/model.safetensors", "model/config.json", "summary.csv"]
         .iter()
@@ -99,15 +101,15 @@ fn whole(change: impl Fn(&mut Recipe)) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let mut recipe = recipe(folder.path());
     change(&mut recipe);
-    done(fit(&job(recipe), &mut Heard::default(), &NoRequests).expect("a run"))
+    done(fit(&job(recipe), &mut Heard::default()).expect("a run"))
 }
 
 #[test]
 fn a_run_leaves_all_it_should() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut heard = Heard::default();
-    let outcome = fit(&job(recipe(folder.path())), &mut heard, &NoRequests).expect("a run");
-    let Outcome::Done { folder: run, finished } = outcome else { panic!("the run stopped") };
+    let outcome = fit(&job(recipe(folder.path())), &mut heard).expect("a run");
+    let Outcome { folder: run, finished, stopped: None, .. } = outcome else { panic!("the run stopped") };
     // Twice 96 pictures in batches of 16.
     assert_eq!((heard.losses.len(), heard.epochs, finished.updates), (12, 2, 12));
     assert!(heard.losses.iter().all(|loss| loss.is_finite()));
@@ -143,8 +145,8 @@ fn a_run_leaves_all_it_should() {
     let answers = classifier.predict(&[image], 3).expect("an answer");
     assert!(vitrum::data::demo::CLASSES.contains(&answers[0][0].label.as_deref().expect("a name")));
     // A second run gets a folder of its own.
-    let again = fit(&job(recipe(folder.path())), &mut Heard::default(), &NoRequests).expect("a run");
-    let Outcome::Done { folder: second, .. } = again else { panic!("the run stopped") };
+    let again = fit(&job(recipe(folder.path())), &mut Heard::default()).expect("a run");
+    let second = again.folder;
     assert!(second.path().ends_with("classify/run-2"));
 }
 
@@ -167,12 +169,15 @@ fn a_run_that_stops_goes_on_as_if_it_never_had() {
         let mut resume = None;
         for &updates in pieces {
             let job = Job { resume: resume.clone(), ..job(recipe(folder.path())) };
-            let outcome = fit(&job, &mut Heard::default(), &StopAfter(Cell::new(updates))).expect("a run");
-            assert!(matches!(outcome, Outcome::Stopped { .. }), "{pieces:?}");
+            let outcome = Fit::new(&job)
+                .requests(&StopAfter(Cell::new(updates)))
+                .run(&mut Heard::default())
+                .expect("a run");
+            assert!(outcome.stopped.is_some(), "{pieces:?}");
             resume = Some(Resume::Auto);
         }
         let job = Job { resume, ..job(recipe(folder.path())) };
-        let files = done(fit(&job, &mut Heard::default(), &NoRequests).expect("a run"));
+        let files = done(fit(&job, &mut Heard::default()).expect("a run"));
         assert_eq!(files["model/model.safetensors"], unbroken["model/model.safetensors"], "{pieces:?}");
         assert_eq!(files["summary.csv"], unbroken["summary.csv"], "{pieces:?}");
     }
@@ -195,10 +200,13 @@ fn every_kind_of_state_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut recipe = recipe(folder.path());
     change(&mut recipe);
-    let stopped = fit(&job(recipe.clone()), &mut Heard::default(), &StopAfter(Cell::new(9))).expect("a run");
-    let Outcome::Stopped { checkpoint, .. } = stopped else { panic!("the run ended") };
+    let stopped = Fit::new(&job(recipe.clone()))
+        .requests(&StopAfter(Cell::new(9)))
+        .run(&mut Heard::default())
+        .expect("a run");
+    let checkpoint = stopped.stopped.expect("the run stopped");
     let job = Job { resume: Some(Resume::Path(checkpoint)), ..job(recipe) };
-    let files = done(fit(&job, &mut Heard::default(), &NoRequests).expect("a run"));
+    let files = done(fit(&job, &mut Heard::default()).expect("a run"));
     assert_eq!(files["model/model.safetensors"], unbroken["model/model.safetensors"]);
 }
 
@@ -206,17 +214,20 @@ fn every_kind_of_state_goes_on() {
 fn going_on_with_other_arguments_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = recipe(folder.path());
-    fit(&job(first.clone()), &mut Heard::default(), &StopAfter(Cell::new(2))).expect("a run");
+    Fit::new(&job(first.clone()))
+        .requests(&StopAfter(Cell::new(2)))
+        .run(&mut Heard::default())
+        .expect("a run");
     let resumed = |recipe: Recipe| Job { resume: Some(Resume::Newest), ..job(recipe) };
     let other = Recipe { lr: Some(1e-3), ..first.clone() };
-    let error = fit(&resumed(other.clone()), &mut Heard::default(), &NoRequests).expect_err("refused");
+    let error = fit(&resumed(other.clone()), &mut Heard::default()).expect_err("refused");
     let text = error.to_string();
     assert!(text.contains("lr   0.002 -> 0.001"), "{text}");
     let allowed = Job { allow_changed_args: true, ..resumed(other) };
-    fit(&allowed, &mut Heard::default(), &StopAfter(Cell::new(0))).expect("allowed");
+    Fit::new(&allowed).requests(&StopAfter(Cell::new(0))).run(&mut Heard::default()).expect("allowed");
     // Fewer pictures under the same name.
     let fewer = Recipe { data: "demo:90".into(), ..first };
-    let error = fit(&resumed(fewer), &mut Heard::default(), &NoRequests).expect_err("refused");
+    let error = fit(&resumed(fewer), &mut Heard::default()).expect_err("refused");
     assert!(error.to_string().contains("demo:90"), "{error}");
 }
 
@@ -231,7 +242,7 @@ fn a_run_that_diverges_says_where() {
         ..recipe(folder.path())
     };
     let mut heard = Heard::default();
-    let error = fit(&job(recipe), &mut heard, &NoRequests).expect_err("no number");
+    let error = fit(&job(recipe), &mut heard).expect_err("no number");
     let TrainError::Diverged { evidence, ref place, .. } = error else { panic!("{error}") };
     assert!(place.starts_with("parameter ") || place.starts_with("output of "), "{place}");
     let text = std::fs::read_to_string(evidence.join("evidence.json")).expect("evidence");
@@ -258,11 +269,13 @@ fn a_run_with_bad_updates_goes_on() {
             experiment: Some(format!("bad-{overfit_batches}")),
             ..recipe(folder.path())
         };
-        let stopped = fit(&job(recipe.clone()), &mut Heard::default(), &StopAfter(Cell::new(stop_after)));
-        assert!(matches!(stopped.expect("a run"), Outcome::Stopped { .. }));
+        let stopped = Fit::new(&job(recipe.clone()))
+            .requests(&StopAfter(Cell::new(stop_after)))
+            .run(&mut Heard::default());
+        assert!(stopped.expect("a run").stopped.is_some());
         let mut heard = Heard::default();
         let resumed = Job { resume: Some(Resume::Newest), ..job(recipe) };
-        let error = fit(&resumed, &mut heard, &NoRequests).expect_err("no number again");
+        let error = fit(&resumed, &mut heard).expect_err("no number again");
         assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
         assert!(heard.losses.len() < 3, "the bad updates of the first part count");
     }
@@ -272,9 +285,12 @@ fn a_run_with_bad_updates_goes_on() {
 fn a_run_does_not_begin_among_the_checkpoints_of_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = recipe(folder.path());
-    fit(&job(first.clone()), &mut Heard::default(), &StopAfter(Cell::new(2))).expect("a run");
+    Fit::new(&job(first.clone()))
+        .requests(&StopAfter(Cell::new(2)))
+        .run(&mut Heard::default())
+        .expect("a run");
     let again = Recipe { exist_ok: true, ..first };
-    let error = fit(&job(again), &mut Heard::default(), &NoRequests).expect_err("refused");
+    let error = fit(&job(again), &mut Heard::default()).expect_err("refused");
     let text = error.to_string();
     assert!(text.contains("step 3"), "{text}");
 }
@@ -288,7 +304,7 @@ fn what_makes_no_run_leaves_no_folder() {
         Recipe { aa: Some("rand-m9-q4".into()), ..good.clone() },
         Recipe { num_classes: Some(2), ..good },
     ] {
-        fit(&job(bad), &mut Heard::default(), &NoRequests).expect_err("refused");
+        fit(&job(bad), &mut Heard::default()).expect_err("refused");
         assert!(std::fs::read_dir(folder.path()).expect("a folder").next().is_none());
     }
 }
@@ -305,7 +321,7 @@ fn narrow_passes_learn_alike() {
             ..recipe(folder.path())
         };
         let mut heard = Heard::default();
-        let outcome = fit(&job(recipe), &mut heard, &NoRequests).expect("a run");
+        let outcome = fit(&job(recipe), &mut heard).expect("a run");
         (heard.losses, done(outcome)["model/model.safetensors"].clone())
     };
     let (wide, wide_model) = losses("none", false);
@@ -327,8 +343,8 @@ fn moved(recipe: &Recipe) -> Vec<String> {
         file.tensors().into_iter().map(|(k, v)| (k, v.data().to_vec())).collect::<BTreeMap<_, _>>()
     };
     let before = tensors(Path::new(recipe.pretrained.as_deref().expect("weights to begin from")));
-    let outcome = fit(&job(recipe.clone()), &mut Heard::default(), &NoRequests).expect("a run");
-    let Outcome::Done { folder, .. } = outcome else { panic!("the run stopped") };
+    let outcome = fit(&job(recipe.clone()), &mut Heard::default()).expect("a run");
+    let folder = outcome.folder;
     let after = tensors(&folder.model());
     assert!(before.keys().eq(after.keys()), "low-rank updates are merged");
     after.into_iter().filter(|(key, value)| before[key] != *value).map(|(key, _)| key).collect()
@@ -337,7 +353,7 @@ fn moved(recipe: &Recipe) -> Vec<String> {
 #[test]
 fn what_is_frozen_stays() {
     let folder = tempfile::tempdir().expect("a folder");
-    fit(&job(recipe(folder.path())), &mut Heard::default(), &NoRequests).expect("a run");
+    fit(&job(recipe(folder.path())), &mut Heard::default()).expect("a run");
     let pretrained = folder.path().join("classify/run/model").display().to_string();
     let base = Recipe {
         pretrained: Some(pretrained),
@@ -357,13 +373,13 @@ fn what_is_frozen_stays() {
         |key: &String| key.starts_with("head.") || (key.starts_with("blocks.") && key.ends_with(".weight"));
     assert!(lora.len() == 10 && lora.iter().all(expected), "{lora:?}");
     let other = Recipe { model: "test_vit2".into(), ..base.clone() };
-    let error = fit(&job(other), &mut Heard::default(), &NoRequests).expect_err("another model's weights");
+    let error = fit(&job(other), &mut Heard::default()).expect_err("another model's weights");
     assert!(error.to_string().contains("has the weights of test_vit, not of test_vit2"), "{error}");
     let nothing = Recipe { freeze: vec!["nothing.*".into()], ..base.clone() };
-    let error = fit(&job(nothing), &mut Heard::default(), &NoRequests).expect_err("no such parameter");
+    let error = fit(&job(nothing), &mut Heard::default()).expect_err("no such parameter");
     assert!(error.to_string().contains("matches no parameter"), "{error}");
     let all = Recipe { freeze: vec!["*".into()], ..base };
-    let error = fit(&job(all), &mut Heard::default(), &NoRequests).expect_err("nothing to train");
+    let error = fit(&job(all), &mut Heard::default()).expect_err("nothing to train");
     assert!(error.to_string().contains("nothing is left"), "{error}");
 }
 
@@ -371,7 +387,7 @@ fn what_is_frozen_stays() {
 #[test]
 fn fine_tuning_at_another_size() {
     let folder = tempfile::tempdir().expect("a folder");
-    fit(&job(recipe(folder.path())), &mut Heard::default(), &NoRequests).expect("a run");
+    fit(&job(recipe(folder.path())), &mut Heard::default()).expect("a run");
     let recipe = Recipe {
         pretrained: Some(folder.path().join("classify/run/model").display().to_string()),
         img_size: Some(ImgSize([48, 40])),
@@ -381,7 +397,7 @@ fn fine_tuning_at_another_size() {
         ..recipe(folder.path())
     };
     let mut heard = Heard::default();
-    fit(&job(recipe), &mut heard, &NoRequests).expect("a run");
+    fit(&job(recipe), &mut heard).expect("a run");
     let told = heard.notes.join("\n");
     assert!(told.contains("resized     pos_embed") && told.contains("new head    head.weight"), "{told}");
 }
@@ -395,8 +411,8 @@ fn a_model_of_our_own() {
     own.model_kwargs.insert("pos_embed".into(), toml::Value::String("learn_2d".into()));
     own.epochs = 1;
     let mut heard = Heard::default();
-    let outcome = fit(&job(own), &mut heard, &NoRequests).expect("a run");
-    let Outcome::Done { folder: run, .. } = outcome else { panic!("the run stopped") };
+    let outcome = fit(&job(own), &mut heard).expect("a run");
+    let run = outcome.folder;
     assert!(heard.notes.iter().any(|note| note.contains("timm itself cannot load")));
     let classifier = Classifier::load(run.model()).expect("a model");
     let image = vitrum::data::DemoSet::new(32, 1, 9).image(0);

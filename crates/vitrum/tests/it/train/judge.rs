@@ -1,6 +1,7 @@
 //! Scores by name: judges, directions, and a run that is driven by a score of its own.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -9,7 +10,7 @@ use vitrum::train::log::{EpochSummary, EvalLine, Event, Finished, History, RunFo
 use vitrum::train::recipe::Overlay;
 use vitrum::train::resume::{Manifest, Resume};
 use vitrum::train::score::{Better, Measure, Meters, Scores, Validation};
-use vitrum::train::{Job, NoRequests, Outcome, Recipe, Requests, TrainError, fit_with};
+use vitrum::train::{Fit, Job, Outcome, Recipe, Requests, TrainError};
 
 /// Gives one score per validation from a list.
 struct Scripted {
@@ -90,8 +91,8 @@ const VALUES: [f64; 5] = [3.0, 2.0, 2.5, 2.0, 9.0];
 
 fn done(outcome: Result<Outcome, TrainError>) -> (RunFolder, Box<Finished>) {
     match outcome.expect("a run") {
-        Outcome::Done { folder, finished } => (folder, finished),
-        Outcome::Stopped { .. } => panic!("the run stopped"),
+        Outcome { folder, finished, stopped: None, .. } => (folder, finished),
+        _ => panic!("the run stopped"),
     }
 }
 
@@ -100,7 +101,7 @@ fn driven(better: Better) -> (Option<usize>, Option<f64>, usize, Option<f64>) {
     let output = tempfile::tempdir().expect("a folder");
     let judge = Scripted::new(better, &VALUES);
     let (folder, finished) =
-        done(fit_with(&job(recipe(output.path()), None), judge, &mut Vec::<Ignore>::new(), &NoRequests));
+        done(Fit::new(&job(recipe(output.path()), None)).judge(judge).run(&mut Vec::<Ignore>::new()));
     let best = std::fs::read_to_string(folder.checkpoints().join("best")).expect("a best checkpoint");
     let manifest = Manifest::read(&folder.checkpoints().join(best.trim())).expect("a manifest");
     (finished.best_epoch, finished.best_metric, finished.epochs, manifest.metric)
@@ -109,7 +110,9 @@ fn driven(better: Better) -> (Option<usize>, Option<f64>, usize, Option<f64>) {
 struct Ignore;
 
 impl vitrum::train::log::Watch for Ignore {
-    fn event(&mut self, _: &Event) {}
+    fn event(&mut self, _: &Event) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 #[test]
@@ -124,7 +127,7 @@ fn every_record_has_the_names_of_the_judge() {
     let output = tempfile::tempdir().expect("a folder");
     let judge = Scripted::new(Better::Lower, &VALUES);
     let (folder, finished) =
-        done(fit_with(&job(recipe(output.path()), None), judge, &mut Vec::<Ignore>::new(), &NoRequests));
+        done(Fit::new(&job(recipe(output.path()), None)).judge(judge).run(&mut Vec::<Ignore>::new()));
     let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let text = |name: &str| String::from_utf8(read(name)).expect("a text");
     let summary = text("summary.csv");
@@ -175,14 +178,16 @@ fn a_resumed_run_knows_its_best_score() {
     // Two validations of several batches in, the third epoch has begun.
     let batches = 48_u64.div_ceil(24) * 2 + 2 * 3;
     let judge = Scripted::new(Better::Lower, &VALUES);
-    let stopped =
-        fit_with(&job(recipe(output.path()), None), judge, &mut watch, &StopAfter(Cell::new(batches)));
-    assert!(matches!(stopped.expect("a run"), Outcome::Stopped { .. }));
+    let stopped = Fit::new(&job(recipe(output.path()), None))
+        .judge(judge)
+        .requests(&StopAfter(Cell::new(batches)))
+        .run(&mut watch);
+    assert!(stopped.expect("a run").stopped.is_some());
     let mut judge = Scripted::new(Better::Lower, &VALUES);
     let epochs = std::fs::read_to_string(output.path().join("classify/run/summary.csv")).expect("a table");
     judge.validations = epochs.lines().count() - 1;
     assert!(judge.validations >= 2, "{epochs}");
-    let resumed = fit_with(&job(recipe(output.path()), Some(Resume::Newest)), judge, &mut watch, &NoRequests);
+    let resumed = Fit::new(&job(recipe(output.path()), Some(Resume::Newest))).judge(judge).run(&mut watch);
     let (_, finished) = done(resumed);
     assert_eq!((finished.best_epoch, finished.best_metric, finished.epochs), (Some(1), Some(2.0), 4));
 }
@@ -192,7 +197,7 @@ fn a_judge_and_a_recipe_that_disagree_make_no_run() {
     let output = tempfile::tempdir().expect("a folder");
     let refused = |recipe: Recipe, better: Better| {
         let judge = Scripted::new(better, &VALUES);
-        let outcome = fit_with(&job(recipe, None), judge, &mut Vec::<Ignore>::new(), &NoRequests);
+        let outcome = Fit::new(&job(recipe, None)).judge(judge).run(&mut Vec::<Ignore>::new());
         outcome.err().map(|error| error.to_string())
     };
     let other = Recipe { eval_metric: "top1".into(), ..recipe(output.path()) };

@@ -74,16 +74,20 @@ fn eval_line(epoch: usize, batch: usize) -> EvalLine {
     EvalLine { epoch, update: ((epoch + 1) * BATCHES) as u64, batch, batches: 3, ..EvalLine::default() }
 }
 
+fn hear(watch: &mut dyn Watch, event: Event) {
+    assert!(watch.event(&event).is_continue());
+}
+
 /// What a loop tells from one update to another; an epoch ends with its last update.
 fn tell(watch: &mut dyn Watch, updates: std::ops::RangeInclusive<u64>) {
     for update in updates {
         let line = train_line(update);
         let (epoch, batch) = (line.epoch, line.batch);
-        watch.event(&Event::Step(Step { epoch, update, batch, batches: BATCHES, loss: line.loss }));
-        watch.event(&Event::Train(line));
+        hear(watch, Event::Step(Step { epoch, update, batch, batches: BATCHES, loss: line.loss }));
+        hear(watch, Event::Train(line));
         if batch + 1 == BATCHES {
-            (0..3).for_each(|batch| watch.event(&Event::Eval(eval_line(epoch, batch))));
-            watch.event(&Event::Epoch(summary(epoch, true)));
+            (0..3).for_each(|batch| hear(watch, Event::Eval(eval_line(epoch, batch))));
+            hear(watch, Event::Epoch(summary(epoch, true)));
         }
     }
 }
@@ -296,11 +300,14 @@ fn without_a_moving_average_the_columns_are_timms() {
     let (_keep, folder) = folder();
     let mut logger = Logger::start(&folder).unwrap();
     let unvalidated = EpochSummary { validation: validation(None, None), ..summary(0, false) };
-    logger.event(&Event::Epoch(EpochSummary { train_loss: f64::NAN, ..unvalidated }));
-    logger.event(&Event::Epoch(EpochSummary {
-        validation: validation(Some([0.5, 80.0, 99.0]), None),
-        ..summary(1, false)
-    }));
+    hear(&mut logger, Event::Epoch(EpochSummary { train_loss: f64::NAN, ..unvalidated }));
+    hear(
+        &mut logger,
+        Event::Epoch(EpochSummary {
+            validation: validation(Some([0.5, 80.0, 99.0]), None),
+            ..summary(1, false)
+        }),
+    );
     logger.check().unwrap();
     let table = std::fs::read_to_string(folder.summary()).unwrap();
     let rows: Vec<&str> = table.lines().collect();
@@ -371,8 +378,8 @@ fn the_end_is_told() {
     let (_keep, folder) = folder();
     let mut logger = Logger::start(&folder).unwrap();
     tell(&mut logger, 1..=20);
-    logger.event(&Event::Note("a remark".into()));
-    logger.event(&Event::Finished(finished(&folder)));
+    hear(&mut logger, Event::Note("a remark".into()));
+    hear(&mut logger, Event::Finished(finished(&folder)));
     logger.check().unwrap();
     let read: Finished = serde_json::from_slice(&std::fs::read(folder.results()).unwrap()).unwrap();
     assert_eq!(read, finished(&folder));

@@ -296,7 +296,7 @@ fn a_warm_up_longer_than_the_run_is_doubted() {
 
 /// Every file of `recipes/`.
 fn files() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let mut found: Vec<PathBuf> = walkdir::WalkDir::new(&root)
         .into_iter()
         .map(|entry| entry.expect("an entry").into_path())
@@ -308,7 +308,7 @@ fn files() -> Vec<PathBuf> {
 
 #[test]
 fn every_recipe_is_built_in_and_is_a_run() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let table = std::fs::read_to_string(root.join("README.md")).expect("the table");
     let mut names = BTreeSet::new();
     for path in files() {

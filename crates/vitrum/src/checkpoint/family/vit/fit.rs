@@ -3,17 +3,35 @@
 use super::convert::norm_to_fc_norm;
 use crate::checkpoint::convert::adapt_channels;
 use crate::checkpoint::report::{Adaptation, Report, ShapeChange};
-use crate::checkpoint::resample::resize_pos_embed;
+use crate::checkpoint::resample::{resize_patch_embed, resize_pos_embed};
 use crate::checkpoint::{HostTensor, TensorMap};
-use crate::layers::position::PosEmbed;
+use crate::layers::position::{PosEmbed, PosResize};
 use crate::layers::resample::resample_offsets;
 use crate::models::vit::VitConfig;
 
 /// Fits tensors of the model `of` to `config`, and reports the changes.
 pub(super) fn fit(config: &VitConfig, tensors: &mut TensorMap, of: Option<&VitConfig>, report: &mut Report) {
     resize_positions(config, tensors, of.map(VitConfig::grid), report);
+    report.resized.extend(of.and_then(|of| resize_patches(config, tensors, of.patch_size)));
     report.adapted.extend(move_norm(config, tensors));
     report.adapted.extend(of.and_then(|of| change_channels(config, tensors, of.in_chans)));
+}
+
+const PROJECTION: &str = "patch_embed.proj.weight";
+
+/// Resizes the patch projection from patches of `old` pixels to the model's, as timm's `resample_patch_embed` does. A
+/// tensor of another size, and one with a norm over the pixels of a patch, stays unchanged.
+fn resize_patches(config: &VitConfig, tensors: &mut TensorMap, old: [usize; 2]) -> Option<ShapeChange> {
+    let new = config.patch_size;
+    let kernel = tensors.get(PROJECTION).filter(|kernel| kernel.shape().get(2..) == Some(&old[..]))?;
+    if old == new || config.patch_norm {
+        return None;
+    }
+    let found = kernel.shape().to_vec();
+    let resized = resize_patch_embed(kernel, new, PosResize::BicubicAntialias).ok()?;
+    let expected = resized.shape().to_vec();
+    tensors.tensors.insert(PROJECTION.into(), resized);
+    Some(ShapeChange { key: PROJECTION.into(), found, expected })
 }
 
 /// Turns the norm of a token-pooling file into the norm after pooling, if the model has that norm.
@@ -30,16 +48,15 @@ fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
 /// Adapts the patch projection from `old` channels to the model's. A tensor without `old` channels stays unchanged, and
 /// is reported as mismatched.
 fn change_channels(config: &VitConfig, tensors: &mut TensorMap, old: usize) -> Option<Adaptation> {
-    const KEY: &str = "patch_embed.proj.weight";
-    let kernel = tensors.get(KEY).filter(|kernel| kernel.shape().get(1) == Some(&old))?;
+    let kernel = tensors.get(PROJECTION).filter(|kernel| kernel.shape().get(1) == Some(&old))?;
     if old == config.in_chans {
         return None;
     }
     let found = kernel.shape().to_vec();
     let adapted = adapt_channels(kernel, config.in_chans).ok()?;
     let expected = adapted.shape().to_vec();
-    tensors.tensors.insert(KEY.into(), adapted);
-    Some(Adaptation { key: KEY.into(), source: KEY.into(), found, expected })
+    tensors.tensors.insert(PROJECTION.into(), adapted);
+    Some(Adaptation { key: PROJECTION.into(), source: PROJECTION.into(), found, expected })
 }
 
 /// Resizes learned position tables of another grid to the model's grid.
