@@ -54,6 +54,14 @@ pub enum Error {
         /// Why its card does not say it.
         why: Option<String>,
     },
+    /// The model takes images of channels that no picture has.
+    #[error("{model}: images of {channels} channels: pictures have 1 or 3\nhint: give the model tensors")]
+    Channels {
+        /// The model as it was asked for.
+        model: String,
+        /// Channels that it takes.
+        channels: usize,
+    },
     /// The block has no attention to show.
     #[error("block {block} of a {family} has no attention to show")]
     NoAttention {

@@ -12,7 +12,7 @@ use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
 use crate::checkpoint::write::WriteOptions;
 use crate::data::decode::{decode, open};
 use crate::data::{DecodeOptions, Preprocess, RgbImage, batch};
-use crate::models::Model;
+use crate::models::{Config, Model};
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -214,10 +214,14 @@ impl Classifier {
 
 /// The preprocessing of a loaded model.
 pub(super) fn preprocess_of(loaded: &Loaded) -> Result<Preprocess, Error> {
+    let (model, channels) = (loaded.name.clone(), loaded.model.config().input().image().channels);
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::Channels { model, channels });
+    }
     let because =
         |note: &String| note.split_once("preprocessing is not known: ").map(|(_, why)| why.to_string());
     let missing = || Error::NoPreprocess {
-        model: loaded.name.clone(),
+        model,
         why: loaded
             .notes
             .iter()

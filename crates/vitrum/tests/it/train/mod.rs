@@ -11,6 +11,7 @@ mod judge;
 mod log;
 mod objective;
 mod optim;
+mod own;
 mod recipe;
 mod resume;
 mod run;
