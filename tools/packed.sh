@@ -5,7 +5,7 @@
 #   tools/packed.sh            about ten minutes on two cores when nothing is built yet
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
+target=${CARGO_TARGET_DIR:-$PWD/target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 # --allow-dirty: whoever tries a change has not committed it yet.
@@ -15,7 +15,7 @@ project=$(mktemp -d)
 trap 'rm -rf "$project"' EXIT
 mkdir -p "$project/src/bin" "$project/packed"
 for crate in vitrum-kernels vitrum; do
-    tar -xzf "target/package/$crate-$version.crate" -C "$project/packed"
+    tar -xzf "$target/package/$crate-$version.crate" -C "$project/packed"
     for file in README.md LICENSE-MIT LICENSE-APACHE; do
         test -s "$project/packed/$crate-$version/$file" || { echo "$crate: no $file in the package" >&2; exit 1; }
     done
@@ -36,7 +36,7 @@ awk -v folder="$project/src/bin" '
 cp "$project/packed/vitrum-$version"/examples/*.rs "$project/src/bin/"
 cp Cargo.lock "$project/Cargo.lock"   # the same versions of everything that both need
 
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/packed}
+export CARGO_TARGET_DIR=$target/packed
 cd "$project"
 cargo build --release --bins
 for example in classify embed attention finetune own_data own_loop serve; do

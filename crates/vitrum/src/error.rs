@@ -3,6 +3,7 @@
 use crate::checkpoint::TensorError;
 use crate::checkpoint::error::LoadError;
 use crate::checkpoint::load::ModelError;
+#[cfg(feature = "train")]
 use crate::data::augment::AugmentError;
 use crate::data::batch::BatchError;
 use crate::data::dataset::DatasetError;
@@ -10,8 +11,10 @@ use crate::data::decode::DecodeError;
 use crate::data::image::{ImageSaveError, ImageSizeError};
 use crate::data::loader::LoaderError;
 use crate::data::preprocess::PreprocessError;
+#[cfg(feature = "train")]
 use crate::data::train_set::TrainDataError;
 use crate::models::{AnswerError, CannotError, ConfigError, InputError};
+#[cfg(feature = "train")]
 use crate::train::TrainError;
 
 /// Any error of this library. Each edge (decoding, checkpoints, datasets, model names) has its own
@@ -71,12 +74,15 @@ pub enum Error {
         family: &'static str,
     },
     /// Training.
+    #[cfg(feature = "train")]
     #[error(transparent)]
     Train(#[from] Box<TrainError>),
     /// Training and validation data.
+    #[cfg(feature = "train")]
     #[error(transparent)]
     TrainData(#[from] TrainDataError),
     /// Augmentation.
+    #[cfg(feature = "train")]
     #[error(transparent)]
     Augment(#[from] AugmentError),
     /// An image in memory.
@@ -98,6 +104,7 @@ pub enum Error {
     },
 }
 
+#[cfg(feature = "train")]
 impl From<TrainError> for Error {
     fn from(error: TrainError) -> Self {
         Self::Train(Box::new(error))

@@ -1,5 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+// In a build with fewer features, some parts serve only what is absent.
+#![cfg_attr(
+    not(all(feature = "train", feature = "npz", feature = "pytorch", feature = "tar")),
+    allow(dead_code, unused_imports)
+)]
 
 pub mod checkpoint;
 pub mod data;
@@ -8,7 +13,10 @@ pub mod layers;
 pub mod models;
 pub mod prelude;
 pub mod tasks;
+#[cfg(feature = "train")]
 pub mod train;
 
 pub use burn;
 pub use error::Error;
+#[cfg(feature = "mimalloc")]
+pub use vitrum_kernels::memory::keep_freed_memory;

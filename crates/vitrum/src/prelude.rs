@@ -8,5 +8,7 @@ pub use crate::checkpoint::load::{LoadOptions, Loaded, load};
 pub use crate::data::{DecodeOptions, Preprocess, RgbImage};
 pub use crate::models::{Config, Model, ModelConfig, Network, Precision};
 pub use crate::tasks::{AttentionMap, Classifier, Embedder, Prediction, nearest};
+#[cfg(feature = "train")]
 pub use crate::train::log::{Event, Watch};
+#[cfg(feature = "train")]
 pub use crate::train::{Fit, Job, Outcome, Recipe, fit};

@@ -53,6 +53,16 @@ pub enum LoadError {
         /// How to get weights from it.
         hint: String,
     },
+    /// A format that this build does not read.
+    #[error("{path}: {what}, which this build does not read\nhint: build with the feature `{feature}`", path = .path.display())]
+    NotBuilt {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// The missing feature.
+        feature: &'static str,
+    },
     /// A link without a target.
     #[error("{path}: a link to {target}, which is not there", path = .path.display(), target = .target.display())]
     Link {
@@ -205,6 +215,11 @@ impl LoadError {
         Self::Format { path: path.to_path_buf(), format, reason: shorten(&reason.to_string()) }
     }
 
+    #[cfg(not(feature = "pytorch"))]
+    pub(crate) fn not_built(path: &Path, what: &'static str, feature: &'static str) -> Self {
+        Self::NotBuilt { path: path.to_path_buf(), what, feature }
+    }
+
     pub(crate) fn unknown(path: &Path, reason: impl Into<String>) -> Self {
         Self::UnknownFormat { path: path.to_path_buf(), reason: reason.into() }
     }
@@ -232,6 +247,7 @@ impl LoadError {
             | Self::TooLarge { path, .. }
             | Self::UnknownFormat { path, .. }
             | Self::Foreign { path, .. }
+            | Self::NotBuilt { path, .. }
             | Self::Link { path, .. }
             | Self::Sets { path, .. }
             | Self::NotFinite { path, .. }

@@ -32,7 +32,9 @@ mod shards;
 pub(super) mod skipped;
 pub(super) mod source;
 mod table;
+#[cfg_attr(not(feature = "tar"), path = "dataset/tar_absent.rs")]
 mod tar;
+#[cfg(feature = "tar")]
 mod webdataset;
 
 use std::fs::File;

@@ -3,6 +3,7 @@
 //! Reading order: [`image`] is the image type, [`decode`] reads it from files, [`resize`] and [`preprocess`] bring
 //! it to a model's input, [`batch`] makes the tensor. [`dataset`], [`demo`] and [`loader`] do so for many pictures.
 
+#[cfg(feature = "train")]
 pub mod augment;
 pub mod batch;
 pub mod dataset;
@@ -14,7 +15,9 @@ pub mod loader;
 pub mod preprocess;
 pub mod random;
 pub mod resize;
+#[cfg(feature = "train")]
 pub mod train_loader;
+#[cfg(feature = "train")]
 pub mod train_set;
 
 pub use self::image::RgbImage;

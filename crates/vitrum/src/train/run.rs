@@ -5,6 +5,7 @@ mod objective;
 mod place;
 mod records;
 mod report;
+mod samples;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -6,8 +6,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "pytorch")]
 use pytorch_reader::Tensor;
 
+#[cfg(feature = "pytorch")]
 use super::torch_values;
 use crate::checkpoint::{Dtype, HostTensor, LoadError};
 
@@ -30,6 +32,7 @@ pub enum Source {
     /// In a safetensors file: first byte and number of bytes.
     Bytes(Arc<File>, u64, usize),
     /// In a file of `torch.save`.
+    #[cfg(feature = "pytorch")]
     Pytorch(Tensor),
 }
 
@@ -70,6 +73,7 @@ impl Entry {
         let path: &Path = &self.file;
         let data = match self.source {
             Source::Memory(tensor) => return Ok(tensor),
+            #[cfg(feature = "pytorch")]
             Source::Pytorch(tensor) => torch_values::values(path, &tensor)?,
             Source::Bytes(file, offset, length) => {
                 let mut file: &File = &file;

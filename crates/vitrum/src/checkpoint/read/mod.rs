@@ -2,13 +2,17 @@
 
 mod entry;
 mod folder;
+#[cfg(feature = "npz")]
 mod npz;
+#[cfg(feature = "pytorch")]
 mod pytorch;
 pub mod safetensors;
 mod sets;
 mod shards;
 mod sniff;
+#[cfg(feature = "pytorch")]
 mod torch_values;
+#[cfg(feature = "pytorch")]
 mod torchscript;
 
 use std::fs::File;
@@ -100,10 +104,20 @@ fn list_file(path: &Path, limits: &Limits) -> Result<Listing, LoadError> {
     match sniff(path)? {
         Content::Safetensors => safetensors::list(path, limits),
         Content::Index => shards::list(path, limits),
+        #[cfg(feature = "npz")]
         Content::Npy => npz::list_npy(path),
+        #[cfg(feature = "npz")]
         Content::Npz => npz::list(path, limits),
+        #[cfg(feature = "pytorch")]
         Content::Pytorch => pytorch::list(path, limits),
+        #[cfg(feature = "pytorch")]
         Content::TorchScript => torchscript::list(path, limits),
+        #[cfg(not(feature = "npz"))]
+        Content::Npy | Content::Npz => Err(LoadError::not_built(path, "arrays of NumPy", "npz")),
+        #[cfg(not(feature = "pytorch"))]
+        Content::Pytorch | Content::TorchScript => {
+            Err(LoadError::not_built(path, "a file of PyTorch", "pytorch"))
+        }
     }
 }
 

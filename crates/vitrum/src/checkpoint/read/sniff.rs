@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+#[cfg(feature = "npz")]
 use super::npz::entry_names;
 use super::open;
 use crate::checkpoint::LoadError;
@@ -12,6 +13,7 @@ pub(super) const WEIGHTS: [&str; 9] =
     [".safetensors", ".npz", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".th", ".npy"];
 
 /// Supported formats.
+#[cfg_attr(not(feature = "npz"), allow(dead_code))] // Formats that only a zip archive shows.
 pub(super) enum Content {
     /// A safetensors file.
     Safetensors,
@@ -146,7 +148,13 @@ pub(super) fn foreign_name(path: &Path) -> Option<(&'static str, &'static str)> 
     ENDINGS.iter().find(|(ending, ..)| name.ends_with(ending)).map(|&(_, what, hint)| (what, hint))
 }
 
+#[cfg(not(feature = "npz"))]
+fn zip_kind(path: &Path) -> Result<Content, LoadError> {
+    Err(LoadError::not_built(path, "a zip archive (`.npz`, `.pth`)", "npz` or `pytorch"))
+}
+
 /// The kind of a zip archive, from its entries' names.
+#[cfg(feature = "npz")]
 fn zip_kind(path: &Path) -> Result<Content, LoadError> {
     let names = entry_names(path)?;
     let has = |end: &str| names.iter().any(|name| name.ends_with(end));
@@ -175,6 +183,7 @@ fn zip_kind(path: &Path) -> Result<Content, LoadError> {
     }
 }
 
+#[cfg(feature = "npz")]
 fn is_weights(name: &str) -> bool {
     WEIGHTS.iter().any(|ending| name.ends_with(ending))
 }

@@ -18,6 +18,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// All of a dataset's archives.
+    #[cfg_attr(not(feature = "tar"), allow(dead_code))] // Only tars are archives.
     pub(super) fn open_all(paths: &[PathBuf]) -> Result<Vec<Self>, DatasetError> {
         let open = |path: &PathBuf| -> std::io::Result<Self> {
             let file = File::open(path)?;

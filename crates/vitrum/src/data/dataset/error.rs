@@ -39,6 +39,10 @@ pub enum DatasetProblem {
     /// No images in it.
     #[error("no images found{0}")]
     NoImages(String),
+    /// An archive, in a build that reads none.
+    #[cfg(not(feature = "tar"))]
+    #[error("an archive, which this build does not read\n  hint: build with the feature `tar`")]
+    NoTar,
     /// An error of a source of your own.
     #[error("{0}")]
     Source(Box<dyn std::error::Error + Send + Sync>),

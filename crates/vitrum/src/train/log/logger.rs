@@ -8,7 +8,10 @@ use super::files::{self, Appender};
 use super::folder::RunFolder;
 use super::tables::{History, Metrics, Reached, Summary};
 use super::tensorboard::TensorBoard;
-use super::{LogError, paint, plots, text};
+use super::{LogError, text};
+#[cfg(feature = "plots")]
+use super::{paint, plots};
+#[cfg(feature = "plots")]
 use crate::data::RgbImage;
 use crate::train::lock::FolderLock;
 
@@ -96,6 +99,7 @@ impl Logger {
     ///
     /// # Errors
     /// [`LogError::Picture`], [`LogError::Io`].
+    #[cfg(feature = "plots")]
     pub fn picture(&mut self, name: &str, image: &RgbImage) -> Result<(), LogError> {
         let path = self.folder.samples().join(format!("{name}.jpg"));
         files::replace(&path, &paint::jpeg(image)?)?;
@@ -131,6 +135,7 @@ impl Logger {
 
     fn draw(&mut self) -> Result<(), LogError> {
         let start = Instant::now();
+        #[cfg(feature = "plots")]
         plots::write(&self.folder, &self.history)?;
         self.drawn = Some((Instant::now(), start.elapsed()));
         Ok(())

@@ -16,8 +16,11 @@ pub mod files;
 pub mod folder;
 pub mod line;
 pub mod logger;
+#[cfg(feature = "plots")]
 mod paint;
+#[cfg(feature = "plots")]
 pub mod pictures;
+#[cfg(feature = "plots")]
 pub mod plots;
 pub mod results;
 pub mod tables;

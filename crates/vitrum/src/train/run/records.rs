@@ -6,13 +6,13 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::data::val_loader;
+use super::samples::{draw_answers, draw_targets};
 use super::{MAX_BAD_LOSSES, Pace, Run};
 use crate::checkpoint::apply::collect;
 use crate::checkpoint::card::{CardSource, ModelCard};
 use crate::checkpoint::load::ModelError;
 use crate::checkpoint::write::{WriteOptions, write_model};
 use crate::data::batch;
-use crate::data::preprocess::Preprocess;
 use crate::data::train_loader::TrainBatch;
 use crate::models::{Config, Model, catalogue};
 use crate::tasks::classify::rows;
@@ -21,7 +21,6 @@ use crate::train::evaluate::{Evaluated, Pass, evaluate};
 use crate::train::evidence::first_bad;
 use crate::train::job::Job;
 use crate::train::judge::Judge;
-use crate::train::log::pictures::{Pixels, answer_captions, mosaic, target_captions};
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
 use crate::train::score::{Meters, Scores};
 use crate::train::trainer::{Examples, Updated};
@@ -169,9 +168,7 @@ impl Run<'_> {
         let (mut drawn, mut breaks) = (Ok(()), false);
         let mut on_batch = |seen: Evaluated<'_, dyn Judge>| {
             if number == 0 && draw {
-                let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
-                let captions = answer_captions(seen.logits, seen.labels, &names);
-                drawn = mosaic(&pixels, &captions).and_then(|sheet| logger.picture("val_pred0", &sheet));
+                drawn = draw_answers(logger, &seen, preprocess, &names);
             }
             let elapsed = began.elapsed().as_secs_f64();
             let line = EvalLine {
@@ -268,15 +265,9 @@ impl Run<'_> {
     /// Draws the first batch of training.
     pub(super) fn draw_first(&mut self, examples: &[Examples]) {
         let Some(first) = examples.first() else { return };
-        let pixels = pixels(&first.images, first.shape, &self.built.preprocess);
-        let captions = target_captions(&first.targets, &self.class_names());
-        let drawn = mosaic(&pixels, &captions).and_then(|sheet| self.logger.picture("train_batch0", &sheet));
-        if let Err(error) = drawn {
+        let names = self.class_names();
+        if let Err(error) = draw_targets(&mut self.logger, first, &self.built.preprocess, &names) {
             self.note(format!("no picture of the first batch: {error}"));
         }
     }
-}
-
-fn pixels<'a>(values: &'a [f32], shape: [usize; 4], preprocess: &'a Preprocess) -> Pixels<'a> {
-    Pixels { values, shape, mean: &preprocess.mean, std: &preprocess.std }
 }
