@@ -30,7 +30,15 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
     let file = tensors::read(&args.input)?;
     let ImageInput { channels, .. } = config.input().image();
     let images = tensors::input(&file, channels, args.dtype.into(), &device)?;
+    let own = config.input().image().size;
     let config = sized(&config, &images)?;
+    let size = config.input().image().size;
+    if size != own {
+        talk.say(format_args!(
+            "images are {}x{}, the model takes {}x{}: positions are resized",
+            size[0], size[1], own[0], own[1]
+        ));
+    }
     let total = images.dims()[0];
     let step = if args.batch_size == 0 { total } else { args.batch_size.min(total) };
     memory::check_batch(&config, step, args.dtype)?;

@@ -11,7 +11,8 @@ use vitrum::models::{Features, Inputs};
 use vitrum::prelude::*;
 use vitrum::train::TrainError;
 use vitrum::train::objective::{Batch, Objective, Targets};
-use vitrum::train::trainer::Trainer;
+use vitrum::train::optim::{OptimConfig, OptimName};
+use vitrum::train::trainer::{Trainer, TrainerConfig};
 
 /// `-(1 - p)² log p` of the true class, mean over the batch.
 struct Focal;
@@ -33,12 +34,12 @@ fn main() -> Result<(), Error> {
     let (device, classes) = (Device::flex(), 10);
     let loaded = load(&LoadOptions { num_classes: Some(classes), ..LoadOptions::new("demo") }, &device)?;
     let preprocess = loaded.preprocess.clone().expect("the demo model says how its pictures are prepared");
-    let recipe = Recipe { lr: Some(1e-3), warmup_epochs: 0.0, epochs: 1, ..Recipe::default() };
+    // AdamW at one learning rate. `TrainerConfig::from_recipe` has schedules, clipping and averages as well.
+    let config = TrainerConfig::new(OptimConfig::new(OptimName::AdamW), 1e-3);
+    let mut trainer = Trainer::with_config(loaded.model, Box::new(Focal), config, &device)?;
     let updates = 12;
-    // Optimiser, schedule, clipping and averages come from the recipe; the loss is ours.
-    let mut trainer = Trainer::with_objective(loaded.model, Box::new(Focal), &recipe, updates, &device)?;
-    let set = DemoSet::new(64, 16 * updates as usize, 3);
-    for update in 0..updates as usize {
+    let set = DemoSet::new(64, 16 * updates, 3);
+    for update in 0..updates {
         let pictures: Vec<usize> = (update * 16..(update + 1) * 16).collect();
         let images: Vec<RgbImage> = pictures.iter().map(|&index| set.image(index)).collect();
         let images = batch::of_images(&images, &preprocess, DType::F32, &device.clone().autodiff())?;

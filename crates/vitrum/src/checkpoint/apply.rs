@@ -33,6 +33,7 @@ pub struct Excuses {
 
 /// Why tensors cannot be loaded into a model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ApplyError {
     /// File and model differ, and the difference was not excused.
     #[error("the weights do not fit this model\n{0}")]

@@ -23,6 +23,7 @@ use crate::models::{Config, ModelConfig, Precision};
 /// Where a card comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum CardSource {
     /// timm's `config.json`.
     Timm,

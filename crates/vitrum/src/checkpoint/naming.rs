@@ -10,6 +10,7 @@ use super::{LoadError, TensorMap};
 /// A library's way of naming tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Dialect {
     /// timm, and DeiT, MAE, DINO, DINOv2, OpenCLIP's timm towers.
     Timm,

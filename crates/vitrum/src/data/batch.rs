@@ -8,6 +8,7 @@ use super::preprocess::{Preprocess, PreprocessError};
 
 /// The numbers cannot make a tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// Their count does not match the shape.
     #[error("a batch of shape {shape:?} needs {expected} numbers, found {found}")]

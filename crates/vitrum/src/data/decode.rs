@@ -138,6 +138,7 @@ impl From<DecodeProblem> for DecodeError {
 
 /// What is wrong with an image.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeProblem {
     /// The file could not be read.
     #[error("cannot be read: {0}")]

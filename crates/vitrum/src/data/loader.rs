@@ -74,6 +74,7 @@ pub struct BadSample {
 
 /// Loading failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoaderError {
     /// The source failed.
     #[error(transparent)]

@@ -83,6 +83,7 @@ impl Default for Preprocess {
 
 /// Invalid preprocessing.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PreprocessError {
     /// A field has an invalid value.
     #[error("preprocessing: `{field}` is {found}, expected {expected}")]

@@ -157,6 +157,7 @@ pub struct Region {
 
 /// An invalid size for a resize.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ResizeError {
     /// A side of the result would be zero.
     #[error("cannot resize {from_width} x {from_height} pixels to {width} x {height}: a side would be zero")]

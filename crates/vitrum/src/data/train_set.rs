@@ -52,6 +52,7 @@ impl Default for TrainSetOptions {
 
 /// Unusable training data.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainDataError {
     /// The dataset cannot be read.
     #[error(transparent)]

@@ -63,9 +63,13 @@ impl PatchEmbed {
 
     /// `[B, C, H, W] -> ([B, N, D], [H/P, W/P])`, patches row by row. Pixels at the right and bottom that do not
     /// fill a patch are left out, as in a strided convolution.
+    ///
+    /// # Panics
+    /// For an empty batch, images without a patch, and another number of channels or float type than the weight's.
     pub fn forward(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
-        let [_, _, h, w] = images.dims();
+        let [b, _, h, w] = images.dims();
         let [_, _, p, q] = self.proj.weight.lazy_shape().dims::<4>();
+        assert!(b > 0 && h >= p && w >= q, "patch_embed: {b} images of {h}x{w} hold no patch of {p}x{q}");
         let images = match &self.norm_pixels {
             Some(norm) => normed(images, [p, q], norm),
             None => images,

@@ -96,6 +96,7 @@ macro_rules! families {
         /// it is a `vit`.
         #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(tag = "family", rename_all = "snake_case")]
+        #[non_exhaustive]
         pub enum ModelConfig {
             $($(#[$doc])* $name($config),)*
         }
@@ -104,6 +105,7 @@ macro_rules! families {
         #[derive(Module, Debug)]
         // The size of a variant does not matter: one model is in memory, beside megabytes of weights.
         #[allow(clippy::large_enum_variant)]
+        #[non_exhaustive]
         pub enum Model {
             $($(#[$doc])* $name($model),)*
         }

@@ -82,6 +82,7 @@ pub trait Config:
 /// What one example looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Input {
     /// A picture.
     Image(ImageInput),
@@ -202,6 +203,7 @@ pub enum Depth {
 #[derive(Clone, Debug)]
 // One of them is alive at a time, beside megabytes of pixels.
 #[allow(clippy::large_enum_variant)]
+#[non_exhaustive]
 pub enum Inputs {
     /// Normalised images `[B, C, H, W]`.
     Images(Tensor<4>),
@@ -265,6 +267,7 @@ impl Inputs {
 
 /// The part of its features that a backbone computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Want<'a> {
     /// The tokens that the head reads. Others may be missing; the head's answer is the same.
     Head,
@@ -337,7 +340,11 @@ impl Features {
 
 /// Pixels to tokens on grids.
 pub trait Backbone: Sync {
-    /// Normalised pixels to features; the observer sees every step.
+    /// Normalised pixels to features; the observer sees every step. Images may have any size that holds a patch.
+    ///
+    /// # Panics
+    /// For inputs of another kind, number of channels or float type than the model's, for an empty batch, and for images
+    /// without a patch. [`Model::check_images`](super::Model::check_images) refuses them with an error.
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features;
 
     /// Tokens to one vector per example, `[B, D]`, before any classifier (timm's `forward_head(pre_logits=True)`).
@@ -358,6 +365,9 @@ pub trait Classify: Backbone {
     fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
 
     /// Normalised pixels to the answer, `[B, K]`.
+    ///
+    /// # Panics
+    /// As [`features`](Backbone::features). [`Model::logits`](super::Model::logits) returns an error instead.
     fn forward(&self, inputs: Inputs) -> Tensor<2> {
         self.head(self.features(inputs, Want::Head, &mut Silent), &mut Silent)
     }

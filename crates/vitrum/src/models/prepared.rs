@@ -11,6 +11,7 @@ use crate::layers::names::wildcard;
 /// The number format of the products in a forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Precision {
     /// Floating point, as the model holds it.
     #[default]

@@ -8,6 +8,7 @@ use crate::tasks::evaluate::{Accuracy, Answer, Evaluation};
 
 /// One evaluated batch.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Answers<'a> {
     /// Images and their classes.
     Classes {

@@ -30,6 +30,7 @@ impl Batch {
 
 /// The targets of a batch.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Targets {
     /// Soft targets, `[B, K]`: a share of every class for each example.
     Soft(Tensor<2>),

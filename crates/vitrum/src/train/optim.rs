@@ -29,6 +29,7 @@ use crate::layers::names::{Key, Map, map, shapes};
 
 /// Name of an optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OptimName {
     /// AdamW (arXiv:1711.05101) as in torch.
     AdamW,

@@ -77,6 +77,22 @@ struct Plateau {
 }
 
 impl Schedule {
+    /// The same learning rate for every update, without an end.
+    pub fn constant(lr: f64) -> Self {
+        Self {
+            kind: Kind::Constant,
+            peak: lr,
+            min_lr: lr,
+            t_initial: 0.0,
+            warmup_t: 0.0,
+            warmup_lr: lr,
+            warmup_prefix: false,
+            updates_per_epoch: 1,
+            per_update: true,
+            num_epochs: usize::MAX,
+        }
+    }
+
     /// The schedule of a recipe; an epoch has `updates_per_epoch` updates.
     ///
     /// `linear` is `poly` of power 1. `none` stays at the peak, without warm-up; unlike timm's, it keeps layer-wise

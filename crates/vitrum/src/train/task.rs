@@ -4,6 +4,7 @@ use super::score::Measure;
 
 /// What a run trains a model for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Task {
     /// One class per image.
     Classify,

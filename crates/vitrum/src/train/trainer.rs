@@ -77,6 +77,61 @@ pub struct Updated {
     pub skipped: Option<String>,
 }
 
+/// The parts of a [`Trainer`] besides model and objective.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// The optimiser.
+    pub optim: OptimConfig,
+    /// Weight decay and learning-rate scales.
+    pub groups: GroupConfig,
+    /// The learning rate of each update.
+    pub schedule: Schedule,
+    /// A moving average of the weights, if one is kept.
+    pub ema: Option<EmaConfig>,
+    /// How gradients are clipped, and the limit.
+    pub clip: Option<(ClipMode, f64)>,
+    /// Keep only each link's input, and recompute the rest in the backward pass.
+    pub grad_checkpointing: bool,
+    /// Float type of forward and backward passes, if it is not the parameters' type.
+    pub amp_dtype: Option<DType>,
+    /// Seed of dropout.
+    pub seed: u64,
+}
+
+impl TrainerConfig {
+    /// An optimiser at a constant learning rate, with its default betas, and nothing else.
+    pub fn new(optim: OptimConfig, lr: f64) -> Self {
+        Self {
+            optim,
+            groups: GroupConfig { weight_decay: 0.0, layer_decay: None, no_weight_decay: Vec::new() },
+            schedule: Schedule::constant(lr),
+            ema: None,
+            clip: None,
+            grad_checkpointing: false,
+            amp_dtype: None,
+            seed: 42,
+        }
+    }
+
+    /// The parts of a recipe; an epoch has `updates_per_epoch` updates.
+    ///
+    /// # Errors
+    /// An unknown optimiser, schedule or clip mode, or a setting out of range.
+    pub fn from_recipe(recipe: &Recipe, updates_per_epoch: u64) -> Result<Self, TrainError> {
+        let mode = recipe.clip_mode.parse()?;
+        Ok(Self {
+            optim: OptimConfig::from_recipe(recipe)?,
+            groups: GroupConfig::from(recipe),
+            schedule: Schedule::new(recipe, updates_per_epoch)?,
+            ema: recipe.model_ema.then(|| EmaConfig::from(recipe)),
+            clip: recipe.clip_grad.map(|value| (mode, value)),
+            grad_checkpointing: recipe.grad_checkpointing,
+            amp_dtype: (recipe.amp_dtype == "bf16").then_some(DType::BF16),
+            seed: recipe.seed,
+        })
+    }
+}
+
 /// A model and the state that changes with it.
 pub struct Trainer<M: Network = Model> {
     /// `None` only while an update is under way.
@@ -123,24 +178,36 @@ impl<M: Network> Trainer<M> {
         updates_per_epoch: u64,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        let config = TrainerConfig::from_recipe(recipe, updates_per_epoch)?;
+        Self::with_config(model, objective, config, device)
+    }
+
+    /// A trainer from its parts.
+    ///
+    /// # Errors
+    /// As [`new`](Trainer::new), [`TrainError::Prepared`], and a model that the objective cannot train.
+    pub fn with_config(
+        model: M,
+        objective: Box<dyn Objective<M>>,
+        config: TrainerConfig,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         check_trainable(&model)?;
         objective.check(&model)?;
-        let clip_mode = recipe.clip_mode.parse()?;
-        let narrow = (recipe.amp_dtype == "bf16").then_some(DType::BF16);
-        if narrow.is_some_and(|dtype| !device.supports_dtype(dtype)) {
+        if config.amp_dtype.is_some_and(|dtype| !device.supports_dtype(dtype)) {
             return Err(TrainError::NoBf16);
         }
         let model = model.train();
         Ok(Self {
-            optimizer: Optimizer::new(OptimConfig::from_recipe(recipe)?)?,
-            groups: Groups::new(&model, &GroupConfig::from(recipe))?,
-            schedule: Schedule::new(recipe, updates_per_epoch)?,
-            ema: recipe.model_ema.then(|| Ema::new(&model, EmaConfig::from(recipe))),
-            clip: recipe.clip_grad.map(|value| (clip_mode, value)),
+            optimizer: Optimizer::new(config.optim)?,
+            groups: Groups::new(&model, &config.groups)?,
+            schedule: config.schedule,
+            ema: config.ema.map(|ema| Ema::new(&model, ema)),
+            clip: config.clip,
             objective,
-            grad_checkpointing: recipe.grad_checkpointing,
-            narrow,
-            seed: recipe.seed,
+            grad_checkpointing: config.grad_checkpointing,
+            narrow: config.amp_dtype,
+            seed: config.seed,
             updates: 0,
             device: device.clone().autodiff(),
             model: Some(model),

@@ -110,6 +110,7 @@ pub type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A use that does not support int8 weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EightBitsLimit {
     /// Training.
     #[error("cannot be trained\nhint: begin from the model they were made from")]

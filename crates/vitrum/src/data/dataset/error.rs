@@ -15,6 +15,7 @@ pub struct DatasetError {
 
 /// What is wrong with a dataset.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DatasetProblem {
     /// It cannot be opened or read.
     #[error("cannot be read: {0}")]

@@ -79,6 +79,7 @@ pub trait Held: Debug + Send + Sync {
 
 /// A picture is not available.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImageFault {
     /// The picture is missing or damaged; others may be fine.
     #[error("{0}")]

@@ -120,7 +120,7 @@ fn attention_is_in_bf16_where_it_should_be() {
         let in_bf16 = match precision {
             Precision::F32 => false,
             Precision::Bf16 => true,
-            Precision::Int8 => vitrum_kernels::bf16_level() == "avx512_bf16",
+            _ => vitrum_kernels::bf16_level() == "avx512_bf16",
         };
         let context = |in_bf16| attend(layer(&attn.qkv, x.clone()), in_bf16);
         let expected = layer(&attn.proj, context(in_bf16));

@@ -170,6 +170,18 @@ fn images_that_no_model_takes_are_refused() {
 }
 
 #[test]
+fn a_forward_pass_without_a_patch_panics_with_words() {
+    let model = demo(Precision::F32).model;
+    for shape in [[0, 3, 32, 32], [1, 3, 2, 32]] {
+        let images = Tensor::<4>::zeros(shape, &Device::flex());
+        let pass = || model.classify().unwrap().forward(images.clone().into());
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).err().expect("a panic");
+        let text = panic.downcast_ref::<String>().expect("a text");
+        assert!(text.contains("hold no patch of 4x4"), "{text}");
+    }
+}
+
+#[test]
 fn channels_that_pictures_lack_have_no_preprocessing() {
     let options = LoadOptions { in_chans: Some(4), ..LoadOptions::new("demo") };
     let error = Classifier::load_with(&options).unwrap_err().to_string();

@@ -13,9 +13,10 @@ use vitrum::layers::observe::{Observer, Silent};
 use vitrum::models::{Depth, Features, Model, Network, Want};
 use vitrum::train::groups::{GroupConfig, Groups};
 use vitrum::train::log::Event;
-use vitrum::train::objective::{Batch, Objective, Targets};
+use vitrum::train::objective::{Batch, ClassLoss, Classification, Objective, Targets};
+use vitrum::train::optim::{OptimConfig, OptimName};
 use vitrum::train::resume::Resume;
-use vitrum::train::trainer::{Examples, Trainer};
+use vitrum::train::trainer::{Examples, Trainer, TrainerConfig};
 use vitrum::train::{Fit, Job, Recipe, TrainError, fit};
 
 use super::fit::{Heard, done, job, recipe};
@@ -198,6 +199,28 @@ fn prepared_weights_are_not_trained_in_silence() {
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap();
         assert!(text.contains("prepared for inference"), "{text}");
     }
+}
+
+#[test]
+fn a_trainer_from_its_parts_is_the_recipes() {
+    let recipe = Recipe {
+        opt: "adamw".into(),
+        lr: Some(2e-3),
+        sched: "none".into(),
+        weight_decay: 0.0,
+        epochs: 1,
+        ..Recipe::default()
+    };
+    let objective = || Box::new(Classification { loss: ClassLoss::CrossEntropy });
+    let by_recipe = Trainer::with_objective(tiny(), objective(), &recipe, 4, &Device::flex()).unwrap();
+    let config = TrainerConfig::new(OptimConfig::new(OptimName::AdamW), 2e-3);
+    let by_parts = Trainer::with_config(tiny(), objective(), config, &Device::flex()).unwrap();
+    let mut losses = Vec::new();
+    for mut trainer in [by_recipe, by_parts] {
+        let updates = (0..3).map(|_| trainer.update(vec![examples(2, 8, 32)]).unwrap());
+        losses.push(updates.map(|updated| (updated.loss.to_bits(), updated.lr)).collect::<Vec<_>>());
+    }
+    assert_eq!(losses[0], losses[1]);
 }
 
 fn examples(count: usize, targets: usize, side: usize) -> Examples {
