@@ -175,7 +175,7 @@ fn a_forward_pass_without_a_patch_panics_with_words() {
     for shape in [[0, 3, 32, 32], [1, 3, 2, 32]] {
         let images = Tensor::<4>::zeros(shape, &Device::flex());
         let pass = || model.classify().unwrap().forward(images.clone().into());
-        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).err().expect("a panic");
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).expect_err("a panic");
         let text = panic.downcast_ref::<String>().expect("a text");
         assert!(text.contains("hold no patch of 4x4"), "{text}");
     }

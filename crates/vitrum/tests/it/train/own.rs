@@ -16,7 +16,7 @@ use vitrum::train::log::Event;
 use vitrum::train::objective::{Batch, ClassLoss, Classification, Objective, Targets};
 use vitrum::train::optim::{OptimConfig, OptimName};
 use vitrum::train::resume::Resume;
-use vitrum::train::trainer::{Examples, Trainer, TrainerConfig};
+use vitrum::train::trainer::{Examples, Trainer, TrainerConfig, Updated};
 use vitrum::train::{Fit, Job, Recipe, TrainError, fit};
 
 use super::fit::{Heard, done, job, recipe};
@@ -194,7 +194,7 @@ fn prepared_weights_are_not_trained_in_silence() {
         // A loop of one's own meets a panic, never half of the gradients.
         let images = Tensor::<4>::ones([1, 3, 32, 32], &Device::flex().autodiff());
         let pass = || model.backbone().unwrap().features(images.clone().into(), Want::Last, &mut Silent);
-        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).err().expect("a panic");
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).expect_err("a panic");
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap();
         assert!(text.contains("prepared for inference"), "{text}");
@@ -236,7 +236,7 @@ fn examples(count: usize, targets: usize, side: usize) -> Examples {
 fn odd_batches_are_refused_and_change_nothing() {
     let mut trainer = trainer(tiny()).unwrap();
     let before = trainer.state();
-    let refused = |error: Result<_, TrainError>| error.err().expect("a refusal").to_string();
+    let refused = |error: Result<Updated, TrainError>| error.expect_err("a refusal").to_string();
     assert!(refused(trainer.update(Vec::<Examples>::new())).contains("needs examples"));
     assert!(refused(trainer.update(vec![examples(0, 0, 32)])).contains("needs examples"));
     assert_eq!(refused(trainer.update(vec![examples(2, 7, 32)])), "targets of shape [7], expected [2, 3]");
