@@ -69,8 +69,8 @@ pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
 
 /// The labels of the first `count` images.
 fn labels(batch: &Batch, count: usize) -> Result<Vec<usize>, TrainError> {
-    let label = |(name, label): (&String, &Option<usize>)| {
+    let label = |(name, label): (&String, Option<usize>)| {
         label.ok_or_else(|| TrainError::NoLabel { name: name.clone() })
     };
-    batch.names.iter().zip(&batch.labels).take(count).map(label).collect()
+    batch.names.iter().zip(batch.labels()).take(count).map(label).collect()
 }

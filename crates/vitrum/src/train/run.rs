@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
             let updated = self.trainer.update(examples)?;
             pace.updates += 1;
             pace.waited += waited;
-            pace.images += newest.iter().map(|batch| batch.labels.len()).sum::<usize>();
+            pace.images += newest.iter().map(TrainBatch::len).sum::<usize>();
             self.after_update(&updated, &newest, kept, &pace, began.elapsed().as_secs_f64(), waited)?;
             if self.requests.stop() || self.is_out_of_time() {
                 self.count(&pace);
@@ -267,7 +267,7 @@ impl<'a> Run<'a> {
         let mixup = if off > 0 && epoch >= off { &self.plain } else { &self.mixup };
         let mut images = batch.values.clone();
         let mut rng = batch_rng(self.recipe.seed, epoch as u64, number as u64);
-        let targets = mixup.apply(&mut images, batch.shape, &batch.labels, &mut rng)?;
+        let targets = mixup.apply_targets(&mut images, batch.shape, &batch.targets, &mut rng)?;
         Ok(Examples { images, shape: batch.shape, targets, indexes: batch.indexes.clone() })
     }
 

@@ -84,7 +84,7 @@ impl Run<'_> {
         if !batch.is_multiple_of(self.recipe.log_interval.max(1)) && !last {
             return Ok(());
         }
-        let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+        let images: usize = batches.iter().map(TrainBatch::len).sum();
         let elapsed = pace.began.elapsed().as_secs_f64();
         let done = pace.updates as f64;
         self.tell(Event::Train(TrainLine {
@@ -130,8 +130,8 @@ impl Run<'_> {
         let set = self.sets.train.set();
         let ids: Vec<_> = batches
             .iter()
-            .flat_map(|batch| batch.indexes.iter().zip(&batch.labels))
-            .map(|(index, label)| json!({ "index": index, "name": set.name(*index), "label": label }))
+            .flat_map(|batch| batch.indexes.iter().zip(&batch.targets))
+            .map(|(index, target)| json!({ "index": index, "name": set.name(*index), "label": target }))
             .collect();
         let folder = self.folder.path().join(format!("nan-step-{update:08}"));
         let evidence = json!({
