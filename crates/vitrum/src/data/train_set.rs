@@ -210,23 +210,26 @@ impl TrainSet {
     /// [`TrainDataError`] if it cannot be read, or an option is invalid.
     pub fn open(path: impl AsRef<Path>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
         let path = path.as_ref();
-        if options.shuffle_buffer == 0 {
-            let (field, found) = ("shuffle_buffer", "0".into());
-            return Err(TrainDataError::Option { field, found, expected: "at least 1" });
-        }
-        Self::of_source(open_dataset(path, &options.dataset)?, path, options)
+        check_buffer(options)?;
+        let source = open_dataset(path, &options.dataset)?;
+        Self::of(path, source, options)
     }
 
-    /// A set of the samples of a source, which is called `path` in errors.
+    /// A dataset of your own, called `name` in records and messages. Its samples are read once, in order; pictures that
+    /// are not files stay in memory as the source gives them. `options.dataset` is not used.
     ///
     /// # Errors
-    /// [`TrainDataError`] if the source cannot be read.
-    pub fn of_source(
+    /// As [`open`](Self::open), and those of the source.
+    pub fn from_source(
+        name: impl AsRef<Path>,
         source: Box<dyn Source>,
-        path: impl AsRef<Path>,
         options: &TrainSetOptions,
     ) -> Result<Self, TrainDataError> {
-        let path = path.as_ref();
+        check_buffer(options)?;
+        Self::of(name.as_ref(), source, options)
+    }
+
+    fn of(path: &Path, source: Box<dyn Source>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
         let indexed = source.into_indexed(options.sequential)?;
         // Tables with numeric labels have no class names.
         let targets = indexed.entries.iter().filter_map(|entry| entry.target.as_ref());
@@ -378,6 +381,14 @@ impl TrainSet {
 
     fn entry(&self, index: u32) -> &Entry {
         &self.indexed.entries[index as usize]
+    }
+}
+
+fn check_buffer(options: &TrainSetOptions) -> Result<(), TrainDataError> {
+    let (field, found) = ("shuffle_buffer", "0".into());
+    match options.shuffle_buffer {
+        0 => Err(TrainDataError::Option { field, found, expected: "at least 1" }),
+        _ => Ok(()),
     }
 }
 
