@@ -1,5 +1,6 @@
 //! One error for callers who do not care which edge it came from.
 
+use crate::checkpoint::card::ProblemType;
 use crate::checkpoint::error::LoadError;
 use crate::checkpoint::load::ModelError;
 use crate::data::batch::BatchError;
@@ -48,6 +49,15 @@ pub enum Error {
         model: String,
         /// Why its card does not say it.
         why: Option<String>,
+    },
+    /// The model's outputs do not mean what was asked for: the probabilities of a regression, or the numbers of a
+    /// classification.
+    #[error("the outputs of this model are those of `{found}`, not {asked}", found = .found.name())]
+    OtherProblem {
+        /// What the outputs mean.
+        found: ProblemType,
+        /// What was asked for.
+        asked: &'static str,
     },
     /// An answer of the model is no number.
     #[error(

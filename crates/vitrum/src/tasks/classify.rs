@@ -1,4 +1,4 @@
-//! Images to classes.
+//! Images to classes, or to numbers.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::Serialize;
 
 use crate::Error;
+use crate::checkpoint::card::ProblemType;
 use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
 use crate::data::{Preprocess, RgbImage, batch};
 use crate::models::Model;
@@ -17,7 +18,7 @@ pub struct Prediction {
     pub index: usize,
     /// Its name, if the model's card has names.
     pub label: Option<String>,
-    /// Softmax probability.
+    /// Probability: softmax, or the sigmoid of a model with several classes per image.
     pub prob: f64,
 }
 
@@ -27,6 +28,7 @@ pub struct Classifier {
     model: Model,
     preprocess: Preprocess,
     labels: Option<Vec<String>>,
+    problem: ProblemType,
     device: Device,
 }
 
@@ -51,7 +53,8 @@ impl Classifier {
             return Err(ModelError::NoHead { model: loaded.name }.into());
         }
         let preprocess = preprocess_of(&loaded)?;
-        Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, device })
+        let problem = loaded.card.as_ref().map(|card| card.problem).unwrap_or_default();
+        Ok(Self { model: loaded.model, preprocess, labels: loaded.labels, problem, device })
     }
 
     /// Packs the weights for many pictures ([`Model::pack`]): the same answers, faster. Packing takes the time of a
@@ -75,7 +78,12 @@ impl Classifier {
         &self.model
     }
 
-    /// The name of a class.
+    /// What the outputs mean, as the model's card says.
+    pub fn problem(&self) -> ProblemType {
+        self.problem
+    }
+
+    /// The name of a class, or of a number.
     pub fn label(&self, index: usize) -> Option<&str> {
         self.labels.as_ref()?.get(index).map(String::as_str)
     }
@@ -83,14 +91,57 @@ impl Classifier {
     /// The `k` most probable classes of each picture, most probable first.
     ///
     /// # Errors
-    /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
+    /// A picture that cannot be preprocessed, [`Error::NotFinite`], and [`Error::OtherProblem`] if the model predicts
+    /// numbers.
     pub fn predict(&self, images: &[RgbImage], k: usize) -> Result<Vec<Vec<Prediction>>, Error> {
+        self.refuse_numbers()?;
         let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
         let logits = self.logits(batch)?;
         Ok(logits.iter().map(|row| self.answer(row, k)).collect())
     }
 
-    /// The logits of images `[B, C, H, W]`, a row of `K` for each.
+    /// The probabilities of all classes of each picture, `[K]`: softmax, or the sigmoid of each if a picture may have
+    /// several classes.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn scores(&self, images: &[RgbImage]) -> Result<Vec<Vec<f64>>, Error> {
+        self.refuse_numbers()?;
+        let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
+        Ok(self.logits(batch)?.iter().map(|row| self.probabilities(row)).collect())
+    }
+
+    /// The predicted numbers of each picture, `[K]`.
+    ///
+    /// # Errors
+    /// A picture that cannot be preprocessed, [`Error::NotFinite`], and [`Error::OtherProblem`] if the model predicts
+    /// classes.
+    pub fn values(&self, images: &[RgbImage]) -> Result<Vec<Vec<f64>>, Error> {
+        if self.problem != ProblemType::Regression {
+            return Err(Error::OtherProblem { found: self.problem, asked: "numbers" });
+        }
+        let batch = batch::of_images(images, &self.preprocess, DType::F32, &self.device)?;
+        self.logits(batch)
+    }
+
+    fn refuse_numbers(&self) -> Result<(), Error> {
+        match self.problem {
+            ProblemType::Regression => {
+                Err(Error::OtherProblem { found: self.problem, asked: "probabilities of classes" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The probabilities of a row of logits.
+    fn probabilities(&self, logits: &[f64]) -> Vec<f64> {
+        match self.problem {
+            ProblemType::MultiLabel => logits.iter().map(|logit| sigmoid(*logit)).collect(),
+            _ => softmax(logits),
+        }
+    }
+
+    /// The logits, or the predicted numbers, of images `[B, C, H, W]`, a row of `K` for each.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if a logit is NaN or infinite.
@@ -102,13 +153,13 @@ impl Classifier {
         }
     }
 
-    /// The `k` most probable classes from logits `[B, K]`.
+    /// The `k` most probable classes from logits `[B, K]`. Of a model that predicts numbers they mean nothing.
     pub fn answers(&self, logits: Tensor<2>, k: usize) -> Vec<Vec<Prediction>> {
         rows(logits).iter().map(|row| self.answer(row, k)).collect()
     }
 
     fn answer(&self, logits: &[f64], k: usize) -> Vec<Prediction> {
-        let probabilities = softmax(logits);
+        let probabilities = self.probabilities(logits);
         let prediction = |index: usize| Prediction {
             index,
             label: self.label(index).map(str::to_string),
@@ -146,6 +197,13 @@ pub fn softmax(logits: &[f64]) -> Vec<f64> {
     let exponentials: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
     let total: f64 = exponentials.iter().sum();
     exponentials.into_iter().map(|value| value / total).collect()
+}
+
+/// The sigmoid of a logit, in f64.
+pub fn sigmoid(logit: f64) -> f64 {
+    let exponential = (-logit.abs()).exp();
+    let larger = 1.0 / (1.0 + exponential);
+    if logit < 0.0 { exponential * larger } else { larger }
 }
 
 /// Indices of the `k` largest values, largest first. Of equal values the first wins; NaN comes last.
