@@ -1,3 +1,4 @@
 //! What models are used for.
 
+mod evaluate;
 mod photos;
