@@ -10,7 +10,7 @@
 
 use super::TrainError;
 use super::job::{Flow, Job, Outcome, Requests};
-use super::judge::{Judge, judge};
+use super::judge::{Judge, judge_of};
 use super::log::Watch;
 use super::run::Run;
 
@@ -19,7 +19,7 @@ use super::run::Run;
 /// # Errors
 /// [`TrainError`]: an invalid recipe, an I/O error, or a loss that stays NaN or infinite.
 pub fn fit(job: &Job, watch: &mut dyn Watch, requests: &dyn Requests) -> Result<Outcome, TrainError> {
-    fit_with(job, judge(job.recipe.task()?), watch, requests)
+    fit_with(job, judge_of(&job.recipe)?, watch, requests)
 }
 
 /// Trains as [`fit`], with a judge of your own for validation. The recipe's `eval_metric` is one of its scores.

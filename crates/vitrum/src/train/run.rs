@@ -1,5 +1,6 @@
 //! The steps of the loop: updates from data, validation, records, checkpoints.
 
+mod captions;
 mod data;
 mod objective;
 mod place;
@@ -22,6 +23,7 @@ use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
 use super::schedule;
 use super::score::{Better, Measure, Scores, Validation};
+use super::task::Task;
 use super::trainer::{Examples, Trainer, TrainerState};
 use crate::data::augment::Mixup;
 use crate::data::random::batch_rng;
@@ -94,6 +96,7 @@ pub(super) struct Run<'a> {
     judge: Box<dyn Judge>,
     /// The score that chooses the best checkpoint.
     metric: Measure,
+    task: Task,
     trainer: Trainer,
     loader: TrainLoader,
     sets: TrainValSets,
@@ -128,10 +131,14 @@ impl<'a> Run<'a> {
         watch: &'a mut dyn Watch,
         requests: &'a dyn Requests,
     ) -> Result<Self, TrainError> {
-        let recipe = job.recipe.clone();
-        recipe.check_for(judge.measures())?;
+        job.recipe.check_for(judge.measures())?;
+        let eval_metric = job.recipe.metric(judge.measures())?.name.to_string();
+        let recipe = Recipe { eval_metric, ..job.recipe.clone() };
+        let job = &Job { recipe: recipe.clone(), ..job.clone() };
         let metric = metric(&recipe, judge.measures())?;
         let sets = data::open(&recipe)?;
+        let task = recipe.task()?;
+        data::check_targets(&sets, task)?;
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
         if num_classes < sets.classes.len() {
             return Err(TrainError::TooFewClasses {
@@ -139,6 +146,10 @@ impl<'a> Run<'a> {
                 found: num_classes,
                 expected: sets.classes.len(),
             });
+        }
+        if task == Task::Regress && num_classes > sets.classes.len() {
+            let (data, expected) = (recipe.data, sets.classes.len());
+            return Err(TrainError::Outputs { data, found: num_classes, expected });
         }
         let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
@@ -173,6 +184,7 @@ impl<'a> Run<'a> {
             requests,
             judge,
             metric,
+            task,
             trainer,
             loader,
             sets,
@@ -413,8 +425,7 @@ impl<'a> Run<'a> {
 
 /// The score of the recipe's `eval_metric`.
 fn metric(recipe: &Recipe, measures: &[Measure]) -> Result<Measure, TrainError> {
-    let named = measures.iter().find(|measure| measure.name == recipe.eval_metric);
-    let metric = *named.ok_or_else(|| recipe.unknown_metric(measures))?;
+    let metric = recipe.metric(measures)?;
     let followed = schedule::better(recipe);
     if recipe.sched == "plateau" && followed != metric.better {
         let expected = if followed == Better::Lower { "smaller" } else { "larger" };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::data::val_loader;
-use super::{MAX_BAD_LOSSES, Pace, Run};
+use super::{MAX_BAD_LOSSES, Pace, Run, captions};
 use crate::checkpoint::apply::collect;
 use crate::checkpoint::card::{CardSource, ModelCard};
 use crate::checkpoint::load::ModelError;
@@ -21,7 +21,7 @@ use crate::train::evaluate::{Evaluated, Pass, evaluate};
 use crate::train::evidence::first_bad;
 use crate::train::job::Job;
 use crate::train::judge::Judge;
-use crate::train::log::pictures::{Pixels, answer_captions, mosaic, target_captions};
+use crate::train::log::pictures::{Pixels, mosaic};
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
 use crate::train::score::{Meters, Scores};
 use crate::train::trainer::{Examples, Updated};
@@ -170,10 +170,16 @@ impl Run<'_> {
         let mut on_batch = |seen: Evaluated<'_, dyn Judge>| {
             if number == 0 && draw {
                 let pixels = pixels(&seen.batch.values, seen.batch.shape, preprocess);
-                let captions = answer_captions(seen.logits, seen.labels, &names);
+                let captions = captions::of_answers(&seen.answers, &names);
                 drawn = mosaic(&pixels, &captions).and_then(|sheet| logger.picture("val_pred0", &sheet));
             }
             let elapsed = began.elapsed().as_secs_f64();
+            // A judge may need the whole dataset for its scores, so they are asked for only if a line is due.
+            let is_due = number % recipe.log_interval.max(1) == 0 || number + 1 >= batches;
+            let scores = match is_due {
+                true => Meters::new(&seen.judge.newest(), &seen.judge.scores()),
+                false => Meters::default(),
+            };
             let line = EvalLine {
                 epoch,
                 update,
@@ -182,9 +188,9 @@ impl Run<'_> {
                 batches,
                 seconds: batch_began.elapsed().as_secs_f64(),
                 seconds_avg: elapsed / (number + 1) as f64,
-                scores: Meters::new(&seen.judge.newest(), &seen.judge.scores()),
+                scores,
             };
-            if number % recipe.log_interval.max(1) == 0 || line.is_last() {
+            if is_due {
                 let event = Event::Eval(line);
                 logger.event(&event);
                 watch.event(&event);
@@ -247,6 +253,7 @@ impl Run<'_> {
         let card = ModelCard {
             architecture: Some(self.built.architecture.clone()),
             preprocess: Some(self.built.preprocess.clone()),
+            problem: self.task.problem(),
             labels: Some(self.class_names()),
             ..ModelCard::new(config, CardSource::Timm, folder.join("config.json"))
         };
@@ -269,7 +276,7 @@ impl Run<'_> {
     pub(super) fn draw_first(&mut self, examples: &[Examples]) {
         let Some(first) = examples.first() else { return };
         let pixels = pixels(&first.images, first.shape, &self.built.preprocess);
-        let captions = target_captions(&first.targets, &self.class_names());
+        let captions = captions::of_rows(self.task, &first.targets, &self.class_names());
         let drawn = mosaic(&pixels, &captions).and_then(|sheet| self.logger.picture("train_batch0", &sheet));
         if let Err(error) = drawn {
             self.note(format!("no picture of the first batch: {error}"));
