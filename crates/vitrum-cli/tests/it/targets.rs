@@ -42,8 +42,8 @@ fn logits(sandbox: &Sandbox) -> Vec<Vec<f64>> {
     let row = |at: usize| {
         let values = sandbox.picture(&format!("{at:02}.png"), at as u64);
         sandbox.tensors("in.safetensors", &[("input", &[1, 3, 32, 32], &values)]);
-        sandbox.ok("forward -m model --input in.safetensors --output out.safetensors --overwrite");
-        sandbox.load("out.safetensors").get("logits").expect("logits").to_f64()
+        sandbox.ok(&format!("forward -m model --input in.safetensors --output {at}.safetensors"));
+        sandbox.load(&format!("{at}.safetensors")).get("logits").expect("logits").to_f64()
     };
     (0..COUNT).map(row).collect()
 }

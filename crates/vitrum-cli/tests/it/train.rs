@@ -349,7 +349,7 @@ fn examples_of_the_help_are_understood() {
         let (_, examples) = help.split_once("Examples:").expect("examples");
         let typed: Vec<&str> =
             examples.lines().filter_map(|line| line.trim().strip_prefix("vitrum ")).collect();
-        assert_eq!(typed.len(), 3, "{examples}");
+        assert!(typed.len() >= 3, "{examples}");
         for line in typed {
             shown(&sandbox, line.trim_end_matches("--show-recipe"));
         }

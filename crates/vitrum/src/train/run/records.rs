@@ -24,6 +24,7 @@ use crate::train::judge::Judge;
 use crate::train::log::pictures::{Pixels, mosaic};
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
 use crate::train::score::{Meters, Scores};
+use crate::train::task::Task;
 use crate::train::trainer::{Examples, Updated};
 
 impl Run<'_> {
@@ -37,6 +38,7 @@ impl Run<'_> {
             train_images: self.sets.train.len(),
             val_images: self.sets.val.len(),
             classes: self.sets.classes.len(),
+            numbers: self.task == Task::Regress,
             epochs: self.epochs,
             batches: self.updates_per_epoch,
             epochs_done: self.progress.epoch,

@@ -358,6 +358,8 @@ fn a_model_learns_numbers() {
         heard.notes
     );
     assert_eq!((&finished.eval_metric[..], finished.updates), ("mae", 40 * 4));
+    let log = std::fs::read_to_string(run.path().join("train.log")).unwrap();
+    assert!(log.contains("train 72 (2 numbers)  validation 24"), "{log}");
     let best = finished.best.expect("scores");
     assert!(best.get("r2") > Some(0.9) && best.get("mae") < Some(0.25), "{best:?}");
     let card = config(&run);

@@ -271,7 +271,7 @@ impl Candidates {
     /// The column of lists.
     fn list(&self) -> Option<Column> {
         let of_name = |name: &&str| self.titles.iter().position(|title| plain(title) == **name);
-        LISTS.iter().find_map(|name| of_name(&name)).map(|at| self.column(at))
+        LISTS.iter().find_map(of_name).map(|at| self.column(at))
     }
 
     /// The columns of 0 and 1, and the names of the other columns.
