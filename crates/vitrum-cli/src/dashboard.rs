@@ -263,14 +263,15 @@ impl Board {
     }
 
     fn draw_head(&self, frame: &mut Frame, area: Rect) {
-        let Started { model, params, data, train_images, classes, run, .. } = &self.started;
+        let Started { model, params, data, train_images, classes, numbers, run, .. } = &self.started;
+        let noun = if *numbers { "numbers" } else { "classes" };
         let color = if self.stop.load(Ordering::Relaxed) { Color::Yellow } else { Color::Green };
         let first = Line::from(vec![
             Span::styled(model.clone(), Style::new().add_modifier(Modifier::BOLD)),
             Span::raw(format!("  {:.2} M params   ", *params as f64 / 1e6)),
             Span::styled(self.status(), Style::new().fg(color)),
         ]);
-        let second = format!("{data}  {train_images} images, {classes} classes   {}", run.display());
+        let second = format!("{data}  {train_images} images, {classes} {noun}   {}", run.display());
         let lines = vec![first, Line::styled(second, faint())];
         frame.render_widget(Paragraph::new(lines).block(panel("vitrum")), area);
     }

@@ -120,7 +120,8 @@ fn look_at(part: &Part, args: &DataReadArgs, talk: Talk, mut take: impl FnMut(Lo
 }
 
 fn look(sample: Sample, options: &DecodeOptions) -> Look {
-    let Sample { name, label, image } = sample;
+    let label = sample.label();
+    let Sample { name, image, .. } = sample;
     let (format, seen) = match content(image, options) {
         Ok(Content::Pixels(image)) => (None, Ok(see(&image))),
         Ok(Content::Encoded(bytes)) if bytes.is_empty() => (None, Err("an empty file".into())),

@@ -225,6 +225,7 @@ fn hub(error: &HubError) -> Option<Advice> {
 fn dataset(error: &DatasetError) -> Option<Advice> {
     match error.problem {
         DatasetProblem::Elsewhere { .. } => further(" (--image-dir DIR)"),
+        DatasetProblem::TargetColumns { .. } => further("\nhint: --target-columns NAME names the columns"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! `vitrum predict`: images to classes.
+//! `vitrum predict`: images to classes, or to numbers.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::json;
 use vitrum::Error;
+use vitrum::checkpoint::card::ProblemType;
 use vitrum::data::dataset::list_images;
 use vitrum::data::decode::{self, Decoded};
 use vitrum::data::{DecodeError, DecodeOptions, RgbImage};
@@ -23,10 +24,39 @@ use crate::talk::Talk;
 #[derive(Serialize)]
 struct Answer<'a> {
     file: &'a str,
-    predictions: Vec<Prediction>,
+    #[serde(flatten)]
+    outputs: Outputs,
     /// Faults of a file that was read nevertheless.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     notes: &'a [String],
+}
+
+/// What the model says of an image.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outputs {
+    /// The most probable classes.
+    Predictions(Vec<Prediction>),
+    /// The numbers of a regression.
+    Values(Vec<Number>),
+}
+
+/// A predicted number.
+#[derive(Serialize)]
+struct Number {
+    index: usize,
+    label: Option<String>,
+    value: f64,
+}
+
+/// The answers to a batch.
+fn answer(classifier: &Classifier, images: &[RgbImage], topk: usize) -> Result<Vec<Outputs>, Error> {
+    if classifier.problem() != ProblemType::Regression {
+        return Ok(classifier.predict(images, topk)?.into_iter().map(Outputs::Predictions).collect());
+    }
+    let number = |(index, value)| Number { index, label: classifier.label(index).map(str::to_string), value };
+    let numbers = |row: Vec<f64>| Outputs::Values(row.into_iter().enumerate().map(number).collect());
+    Ok(classifier.values(images)?.into_iter().map(numbers).collect())
 }
 
 /// Runs the command. It reports an unreadable image at once, and fails at the end.
@@ -38,7 +68,7 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
         || model::classifier(&args.input.model, &args.input.preprocess, args.class_map.as_deref(), talk);
     let Asked { files, model: classifier, options } =
         ask(&args.input, load, Classifier::pack, Classifier::model, talk)?;
-    let mut writer = Writer::new(args.format)?;
+    let mut writer = Writer::new(args.format, classifier.problem())?;
     let mut failed = 0;
     for chunk in files.chunks(args.input.batch_size) {
         let mut names = Vec::new();
@@ -61,9 +91,9 @@ pub fn run(args: &PredictArgs, talk: Talk) -> Result<()> {
         if images.is_empty() {
             continue;
         }
-        let answers = classifier.predict(&images, args.topk).map_err(|error| named(error, &names))?;
-        for ((file, predictions), notes) in names.iter().zip(answers).zip(&notes) {
-            writer.write(&Answer { file, predictions, notes })?;
+        let answers = answer(&classifier, &images, args.topk).map_err(|error| named(error, &names))?;
+        for ((file, outputs), notes) in names.iter().zip(answers).zip(&notes) {
+            writer.write(&Answer { file, outputs, notes })?;
         }
     }
     writer.end()?;
@@ -147,7 +177,48 @@ pub fn image_files(named: &[PathBuf], talk: Talk) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Writes predictions one by one in the requested format.
+impl Outputs {
+    /// Lines for people.
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Predictions(predictions) => {
+                let line = |Prediction { index, label, prob }: &Prediction| {
+                    let label = label.clone().unwrap_or_else(|| format!("class {index}"));
+                    format!("  {:5.1} %  {label}", 100.0 * prob)
+                };
+                predictions.iter().map(line).collect()
+            }
+            Self::Values(values) => {
+                let line = |Number { index, label, value }: &Number| {
+                    let label = label.clone().unwrap_or_else(|| format!("value {index}"));
+                    format!("  {value:12.6}  {label}")
+                };
+                values.iter().map(line).collect()
+            }
+        }
+    }
+
+    /// Rows of a table, without the file.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let text = |label: &Option<String>| label.clone().unwrap_or_default();
+        match self {
+            Self::Predictions(predictions) => {
+                let row = |(rank, Prediction { index, label, prob }): (usize, &Prediction)| {
+                    vec![(rank + 1).to_string(), index.to_string(), text(label), format!("{prob:.6}")]
+                };
+                predictions.iter().enumerate().map(row).collect()
+            }
+            Self::Values(values) => {
+                let row = |Number { index, label, value }: &Number| {
+                    vec![index.to_string(), text(label), format!("{value:.6}")]
+                };
+                values.iter().map(row).collect()
+            }
+        }
+    }
+}
+
+/// Writes answers one by one in the requested format.
 enum Writer {
     Text,
     Json(Vec<serde_json::Value>),
@@ -155,13 +226,16 @@ enum Writer {
 }
 
 impl Writer {
-    fn new(format: Format) -> Result<Self> {
+    fn new(format: Format, problem: ProblemType) -> Result<Self> {
         Ok(match format {
             Format::Text => Self::Text,
             Format::Json => Self::Json(Vec::new()),
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(io::stdout());
-                writer.write_record(["file", "rank", "index", "label", "prob"])?;
+                match problem {
+                    ProblemType::Regression => writer.write_record(["file", "index", "label", "value"])?,
+                    _ => writer.write_record(["file", "rank", "index", "label", "prob"])?,
+                }
                 Self::Csv(Box::new(writer))
             }
         })
@@ -171,22 +245,13 @@ impl Writer {
         match self {
             Self::Text => {
                 output::line(answer.file)?;
-                for Prediction { index, label, prob } in &answer.predictions {
-                    let label = label.clone().unwrap_or_else(|| format!("class {index}"));
-                    output::line(format_args!("  {:5.1} %  {label}", 100.0 * prob))?;
-                }
+                answer.outputs.lines().into_iter().try_for_each(output::line)?;
             }
             Self::Json(all) => all.push(serde_json::to_value(answer)?),
             Self::Csv(writer) => {
-                for (rank, Prediction { index, label, prob }) in answer.predictions.iter().enumerate() {
-                    let label = label.as_deref().unwrap_or("");
-                    writer.write_record([
-                        answer.file,
-                        &(rank + 1).to_string(),
-                        &index.to_string(),
-                        label,
-                        &format!("{prob:.6}"),
-                    ])?;
+                for row in answer.outputs.rows() {
+                    writer.write_field(answer.file)?;
+                    writer.write_record(row)?;
                 }
                 writer.flush()?;
             }

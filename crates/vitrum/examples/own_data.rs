@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 
 use vitrum::data::Source;
-use vitrum::data::dataset::{DatasetError, ImageSource, Sample, Skipped};
+use vitrum::data::dataset::{DatasetError, ImageSource, Sample, Skipped, Target};
 use vitrum::data::train_set::{TrainDataOptions, TrainSet, TrainSetOptions, TrainValSets};
 use vitrum::prelude::*;
 use vitrum::train::recipe::ImgSize;
@@ -43,7 +43,7 @@ impl Source for Colours {
             *value += (if at % 3 == label { 120 } else { 0 } + noise) as u8;
         }
         let name = format!("colour-{number}");
-        Ok(Some(Sample { name, label: Some(label), image: ImageSource::Pixels(image) }))
+        Ok(Some(Sample { name, target: Some(Target::Class(label)), image: ImageSource::Pixels(image) }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! One error for callers who do not care which edge it came from.
 
 use crate::checkpoint::TensorError;
+use crate::checkpoint::card::ProblemType;
 use crate::checkpoint::error::LoadError;
 use crate::checkpoint::load::ModelError;
 #[cfg(feature = "train")]
@@ -94,6 +95,15 @@ pub enum Error {
     /// A tensor in memory.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// The model's outputs do not mean what was asked for: the probabilities of a regression, or the numbers of a
+    /// classification.
+    #[error("the outputs of this model are those of `{found}`, not {asked}", found = .found.name())]
+    OtherProblem {
+        /// What the outputs mean.
+        found: ProblemType,
+        /// What was asked for.
+        asked: &'static str,
+    },
     /// An answer of the model is NaN or infinite.
     #[error(
         "the model's answer to image {image} of the batch is not finite\nhint: its weights may be damaged, or too large for its type of numbers"

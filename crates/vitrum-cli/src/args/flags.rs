@@ -90,6 +90,13 @@ const DATA: &[Flag] = &[
     flag("class_map", Text, "FILE", "Class names in the order of their numbers, one per line"),
     flag("image_dir", Text, "DIR", "Base folder of a table's relative paths"),
     flag(
+        "target_columns",
+        Texts,
+        "NAME",
+        "Column of a table with the targets of multilabel or regress; may be given repeatedly [default: those of the \
+         usual names]",
+    ),
+    flag(
         "workers",
         Count,
         "N",
@@ -109,11 +116,17 @@ const DATA: &[Flag] = &[
 ];
 
 const MODEL: &[Flag] = &[
-    flag("task", Text, "NAME", "Task of the model: classify"),
+    flag(
+        "task",
+        Text,
+        "NAME",
+        "Task of the model: classify (one class per image), multilabel (any number of classes) or regress (numbers)",
+    ),
+    flag("regression_loss", Text, "mse|l1|smooth_l1", "Loss of --task regress"),
     flag("model", Text, "NAME", "Name of the catalogue, see `vitrum models list`").short('m'),
     flag("pretrained", Text, "DIR|FILE|hf:ID", "Weights to begin from").also(&["initial-checkpoint"]),
     flag("keys", Text, "FILE.toml", "A key file, for tensor names in those weights that no dialect has"),
-    flag("num_classes", Count, "K", "Number of classes [default: the data's]"),
+    flag("num_classes", Count, "K", "Number of classes, or of numbers to predict [default: the data's]"),
     flag("img_size", Size, "N|HxW", "Height and width of the input").also(&["imgsz"]),
     flag("in_chans", Count, "C", "Channels of the input"),
     flag("gp", Text, "POOL", "Pooling: token, avg, max, avgmax or map"),
@@ -281,7 +294,13 @@ const RUN: &[Flag] = &[
     flag("val_interval", Count, "N", "Epochs between validations"),
     flag("checkpoint_every", Kind::Every, "TIME", "How often to save: 1epoch, 500steps, 10min"),
     flag("checkpoint_hist", Count, "N", "Checkpoints kept besides the best").also(&["save-total-limit"]),
-    flag("eval_metric", Text, "NAME", "The score that chooses the best checkpoint: top1, top5 or loss"),
+    flag(
+        "eval_metric",
+        Text,
+        "NAME",
+        "The score that chooses the best checkpoint: top1, top5 or loss; of multilabel map, f1, exact or loss; of \
+         regress mae, rmse, r2 or loss",
+    ),
     flag("time", Kind::Span, "TIME", "Save and stop after this long: 3.5h, 90min"),
     flag("device", Text, "NAME", "auto, cpu, vulkan, webgpu"),
     flag(

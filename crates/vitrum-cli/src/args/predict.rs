@@ -17,7 +17,7 @@ pub struct PredictArgs {
     /// Images and model.
     #[command(flatten)]
     pub input: ImagesArgs,
-    /// Number of classes per image.
+    /// Number of classes per image; a model of numbers gives all of them.
     #[arg(long, default_value_t = 5)]
     pub topk: usize,
     /// Names of the classes, one per line; replaces the card's.

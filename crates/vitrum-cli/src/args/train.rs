@@ -41,7 +41,9 @@ Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on wi
 Examples:\n  \
 vitrum train demo\n  \
 vitrum train flowers/ -m vit_tiny_patch16_224 --epochs 30 -b 64 --lr 5e-4 --model-ema\n  \
-vitrum train imagenet/ -c imagenet/deit_small --show-recipe"
+vitrum train imagenet/ -c imagenet/deit_small --show-recipe\n  \
+vitrum train tags.csv --task multilabel\n  \
+vitrum train prices.csv --task regress --target-columns price"
 )]
 pub struct TrainArgs {
     /// Training images.

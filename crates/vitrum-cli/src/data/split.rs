@@ -172,7 +172,7 @@ fn tree(args: &DataSplitArgs, sets: &TrainValSets, folder: &Path, talk: Talk) ->
         let mut source = subset.source()?;
         let mut indexes = subset.indexes().iter();
         while let Some(sample) = source.next_sample()? {
-            let class = &sets.classes[sample.label.unwrap_or_default()];
+            let class = &sets.classes[sample.label().unwrap_or_default()];
             let place = folder.join(part).join(class);
             std::fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
             let file = indexes.next().and_then(|&index| subset.set().file(index));

@@ -33,6 +33,40 @@ pub enum CardSource {
     Tensors,
 }
 
+/// What the outputs of a model's head mean: Hugging Face's `problem_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProblemType {
+    /// Logits of classes of which one is right: softmax. Files do not name it.
+    #[default]
+    #[serde(rename = "single_label_classification")]
+    SingleLabel,
+    /// Logits of classes of which any number is right: a sigmoid for each.
+    #[serde(rename = "multi_label_classification")]
+    MultiLabel,
+    /// Numbers.
+    #[serde(rename = "regression")]
+    Regression,
+}
+
+impl ProblemType {
+    /// Every problem type.
+    pub const ALL: [Self; 3] = [Self::SingleLabel, Self::MultiLabel, Self::Regression];
+
+    /// Hugging Face's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleLabel => "single_label_classification",
+            Self::MultiLabel => "multi_label_classification",
+            Self::Regression => "regression",
+        }
+    }
+
+    /// Whether it is the default, which files do not name.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What is known about a checkpoint besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
@@ -44,7 +78,10 @@ pub struct ModelCard {
     pub config: ModelConfig,
     /// Preprocessing of images; `None` if no file states it. Never guessed.
     pub preprocess: Option<Preprocess>,
-    /// Name of each class.
+    /// What the outputs of the head mean.
+    #[serde(default, skip_serializing_if = "ProblemType::is_default")]
+    pub problem: ProblemType,
+    /// Name of each class, or of each number of a regression.
     pub labels: Option<Vec<String>>,
     /// A longer description for each label name.
     pub label_descriptions: Option<BTreeMap<String, String>>,
@@ -74,6 +111,7 @@ impl ModelCard {
             tag: None,
             config: config.into(),
             preprocess: None,
+            problem: ProblemType::default(),
             labels: None,
             label_descriptions: None,
             precision: Precision::F32,
@@ -153,6 +191,14 @@ impl ModelCard {
             false => Ok(()),
         }
     }
+}
+
+/// `problem_type`; null or absent is the default.
+fn problem(fields: &Fields) -> Result<ProblemType, String> {
+    let Some(name) = fields.text("problem_type")? else { return Ok(ProblemType::default()) };
+    let known = ProblemType::ALL.map(ProblemType::name);
+    let found = ProblemType::ALL.into_iter().find(|problem| problem.name() == name);
+    found.ok_or_else(|| format!("`problem_type` is `{name}`, expected one of {}", known.join(", ")))
 }
 
 /// A JSON object from a file.

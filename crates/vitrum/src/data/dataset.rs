@@ -34,6 +34,7 @@ pub(super) mod source;
 mod table;
 #[cfg_attr(not(feature = "tar"), path = "dataset/tar_absent.rs")]
 mod tar;
+pub(super) mod target;
 #[cfg(feature = "tar")]
 mod webdataset;
 
@@ -52,6 +53,7 @@ use shards::Shards;
 pub use skipped::Skipped;
 pub(crate) use source::Place;
 pub use source::{Entry, Indexed, Source};
+pub use target::{Target, TargetKind};
 
 use super::demo::DemoSet;
 
@@ -180,7 +182,7 @@ fn open_file(path: &Path, options: &DatasetOptions) -> Result<Box<dyn Source>, D
     }
     if folder::is_image(path) || ::image::guess_format(&head).is_ok() {
         let name = path.display().to_string();
-        let sample = Listed { name, label: None, path: path.to_path_buf() };
+        let sample = Listed { name, target: None, path: path.to_path_buf() };
         return Ok(Box::new(ListSource::new(vec![sample], Vec::new(), Skipped::default())));
     }
     if head.is_empty() {
@@ -221,7 +223,7 @@ fn open_maybe_gz(path: &Path) -> std::io::Result<Box<dyn Read + Send>> {
 /// One file of a list.
 struct Listed {
     name: String,
-    label: Option<usize>,
+    target: Option<Target>,
     path: PathBuf,
 }
 
@@ -253,7 +255,7 @@ impl Source for ListSource {
     }
 
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {
-        let sample = |Listed { name, label, path }| Sample { name, label, image: ImageSource::Path(path) };
+        let sample = |Listed { name, target, path }| Sample { name, target, image: ImageSource::Path(path) };
         Ok(self.samples.next().map(sample))
     }
 }

@@ -112,13 +112,13 @@ impl Source for DemoSet {
         let index = self.next;
         self.next += 1;
         let image = ImageSource::Pixels(self.image(index));
-        Ok(Some(Sample { name: self.name(index), label: Some(self.label(index)), image }))
+        Ok(Some(Sample { name: self.name(index), target: Some(self.label(index).into()), image }))
     }
 
     fn into_indexed(self: Box<Self>, _sequential: bool) -> Result<Indexed, DatasetError> {
         let entry = |index| Entry {
             name: self.name(index),
-            label: Some(self.label(index)),
+            target: Some(self.label(index).into()),
             place: Place::Drawn(index),
         };
         let entries = (self.next..self.range[1]).map(entry).collect();

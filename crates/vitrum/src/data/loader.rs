@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source};
+use super::dataset::{DatasetError, ImageSource, Sample, Skipped, Source, Target};
 use super::decode::{DecodeOptions, Decoded};
 use super::preprocess::{Preprocess, PreprocessError};
 
@@ -55,12 +55,19 @@ impl Default for LoaderOptions {
 pub struct Batch {
     /// Names of the pictures.
     pub names: Vec<String>,
-    /// Their classes, if known.
-    pub labels: Vec<Option<usize>>,
+    /// What they are labelled with, if known.
+    pub targets: Vec<Option<Target>>,
     /// Normalised pixels, `[B, C, H, W]`.
     pub values: Vec<f32>,
     /// `[B, C, H, W]`.
     pub shape: [usize; 4],
+}
+
+impl Batch {
+    /// The class of each picture, if its target is one class.
+    pub fn labels(&self) -> Vec<Option<usize>> {
+        self.targets.iter().map(|target| target.as_ref()?.class()).collect()
+    }
 }
 
 /// A picture that was left out because it is unusable.
@@ -132,7 +139,7 @@ fn list(bad: &[BadSample]) -> String {
 
 /// A worker's result for one sample.
 enum LoadedSample {
-    Good { name: String, label: Option<usize>, values: Vec<f32>, notes: Vec<String> },
+    Good { name: String, target: Option<Target>, values: Vec<f32>, notes: Vec<String> },
     Bad(BadSample),
     Broken(DatasetError),
 }
@@ -248,7 +255,7 @@ impl Loader {
         let [channels, height, width] = self.input_size;
         let mut batch = Batch {
             names: Vec::new(),
-            labels: Vec::new(),
+            targets: Vec::new(),
             values: Vec::new(),
             shape: [0, channels, height, width],
         };
@@ -260,13 +267,13 @@ impl Loader {
             };
             self.turn = (self.turn + 1) % self.results.len();
             match loaded {
-                LoadedSample::Good { name, label, values, notes } => {
+                LoadedSample::Good { name, target, values, notes } => {
                     self.seen += 1;
                     if !notes.is_empty() {
                         self.faults.push(BadSample { name: name.clone(), reason: notes.join("; ") });
                     }
                     batch.names.push(name);
-                    batch.labels.push(label);
+                    batch.targets.push(target);
                     batch.values.extend(values);
                 }
                 LoadedSample::Bad(bad) => {
@@ -354,10 +361,10 @@ fn work(
 }
 
 fn load(sample: Sample, preprocess: &Preprocess, decode: &DecodeOptions) -> LoadedSample {
-    let Sample { name, label, image } = sample;
+    let Sample { name, target, image } = sample;
     let values = catch_unwind(AssertUnwindSafe(|| values(image, preprocess, decode)));
     match values.unwrap_or_else(|_| Err("its preprocessing panicked".into())) {
-        Ok((values, notes)) => LoadedSample::Good { name, label, values, notes },
+        Ok((values, notes)) => LoadedSample::Good { name, target, values, notes },
         Err(reason) => LoadedSample::Bad(BadSample { name, reason }),
     }
 }

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::dataset::{DatasetError, DatasetProblem, ImageSource, Source};
+use super::dataset::{DatasetError, DatasetProblem, ImageSource, Source, Target};
 use super::image::RgbImage;
 use super::loader::{BadSample, LoaderError, MaxBad};
 use super::random::{DataRng, order_rng, sample_rng};
@@ -63,12 +63,29 @@ impl Default for TrainLoaderOptions {
 pub struct TrainBatch {
     /// Indexes of its pictures, in order.
     pub indexes: Vec<u32>,
-    /// Their classes.
-    pub labels: Vec<usize>,
+    /// What they are labelled with.
+    pub targets: Vec<Target>,
     /// The transformed pictures, `[B, C, H, W]`.
     pub values: Vec<f32>,
     /// `[B, C, H, W]`.
     pub shape: [usize; 4],
+}
+
+impl TrainBatch {
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// The class of each picture, if its target is one class.
+    pub fn labels(&self) -> Vec<Option<usize>> {
+        self.targets.iter().map(Target::class).collect()
+    }
 }
 
 /// Batches of a [`Subset`], epoch by epoch. See the [module](self).
@@ -104,7 +121,7 @@ impl TrainLoader {
         if shape.contains(&0) {
             return Err(LoaderError::Option { field: "shape", expected: "[C, H, W], at least 1 each" });
         }
-        if subset.indexes().iter().any(|&index| subset.set().label(index).is_none()) {
+        if subset.indexes().iter().any(|&index| subset.set().target(index).is_none()) {
             return Err(LoaderError::Option { field: "subset", expected: "only labelled images" });
         }
         let loader =
@@ -256,7 +273,7 @@ fn buffered(indexes: &[u32], size: usize, rng: &mut DataRng) -> Vec<u32> {
 enum LoadedImage {
     Good {
         index: u32,
-        label: usize,
+        target: Target,
         values: Vec<f32>,
         bad: Vec<(u32, String)>,
     },
@@ -382,9 +399,9 @@ impl Shared {
             };
             match made {
                 Ok(values) if values.len() == shape.iter().product::<usize>() => {
-                    // `new` checked the labels.
-                    let label = subset.set().label(index).unwrap_or_default();
-                    return LoadedImage::Good { index, label, values, bad };
+                    // `new` checked the targets.
+                    let target = subset.set().target(index).cloned().unwrap_or(Target::Class(0));
+                    return LoadedImage::Good { index, target, values, bad };
                 }
                 Ok(values) => {
                     let reason = format!("{} values, expected {shape:?}", values.len());
@@ -530,16 +547,16 @@ impl Epoch {
         let count = inner.options.batch_size.min(self.end - self.next);
         let mut batch = TrainBatch {
             indexes: Vec::with_capacity(count),
-            labels: Vec::with_capacity(count),
+            targets: Vec::with_capacity(count),
             values: Vec::with_capacity(count * channels * height * width),
             shape: [count, channels, height, width],
         };
         for place in self.next..self.next + count {
             match shared.wait(place) {
-                LoadedImage::Good { index, label, values, bad } => {
+                LoadedImage::Good { index, target, values, bad } => {
                     inner.add_bad(bad)?;
                     batch.indexes.push(index);
-                    batch.labels.push(label);
+                    batch.targets.push(target);
                     batch.values.extend(values);
                 }
                 LoadedImage::Bad(bad) => {

@@ -19,8 +19,8 @@ pub(crate) use split::{below, shuffle};
 
 pub use super::dataset::ImageFault;
 use super::dataset::{
-    DatasetError, DatasetOptions, Entry, Held, ImageSource, Indexed, Place, Sample, Skipped, Source,
-    dimensions, open_dataset,
+    DatasetError, DatasetOptions, Entry, Held, ImageSource, Indexed, Place, Sample, Skipped, Source, Target,
+    TargetKind, dimensions, open_dataset,
 };
 use super::decode::{DecodeOptions, Decoded};
 use super::image::RgbImage;
@@ -71,6 +71,52 @@ pub enum TrainDataError {
         total: usize,
         /// Name of the first one.
         first: String,
+    },
+    /// Targets of another kind than the task's.
+    #[error(
+        "{}: the target of {first} is {found}, expected {expected}\n  hint: lists of classes and numbers come from a \
+         table", path.display()
+    )]
+    OtherTargets {
+        /// The dataset.
+        path: PathBuf,
+        /// Name of the first such picture.
+        first: String,
+        /// The kind of its target.
+        found: TargetKind,
+        /// The kind that the task needs.
+        expected: TargetKind,
+    },
+    /// No picture has a class.
+    #[error("{}: no image has a class", path.display())]
+    NoClasses {
+        /// The dataset.
+        path: PathBuf,
+    },
+    /// A picture with another number of values than the first.
+    #[error("{}: {name} has {found} values, expected {expected}", path.display())]
+    Values {
+        /// The dataset.
+        path: PathBuf,
+        /// The picture.
+        name: String,
+        /// Number of its values.
+        found: usize,
+        /// Number of the values of the first picture.
+        expected: usize,
+    },
+    /// Validation pictures with other values than the training pictures.
+    #[error(
+        "{}: the values are {}, expected {} as the training images have", path.display(), listed(found),
+        listed(expected)
+    )]
+    ValValues {
+        /// The validation dataset.
+        path: PathBuf,
+        /// Names of its values.
+        found: Vec<String>,
+        /// Names of the training pictures' values.
+        expected: Vec<String>,
     },
     /// Only one class.
     #[error("{}: every image is of class `{class}`\n  hint: training wants two classes at least", path.display())]
@@ -187,7 +233,8 @@ impl TrainSet {
     fn of(path: &Path, source: Box<dyn Source>, options: &TrainSetOptions) -> Result<Self, TrainDataError> {
         let indexed = source.into_indexed(options.sequential)?;
         // Tables with numeric labels have no class names.
-        let numbers = indexed.entries.iter().filter_map(|entry| entry.label).max().map_or(0, |most| most + 1);
+        let targets = indexed.entries.iter().filter_map(|entry| entry.target.as_ref());
+        let numbers = targets.map(Target::outputs).max().unwrap_or(0);
         let mut classes = indexed.classes.clone();
         classes.extend((classes.len()..numbers).map(|number| number.to_string()));
         Ok(Self {
@@ -206,7 +253,7 @@ impl TrainSet {
         &self.path
     }
 
-    /// The class names, in the order of the labels.
+    /// The class names, in the order of the labels; of numbers, the names of the values.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
@@ -234,9 +281,14 @@ impl TrainSet {
         &self.entry(index).name
     }
 
-    /// A picture's class, if known.
+    /// A picture's class, if its target is one class.
     pub fn label(&self, index: u32) -> Option<usize> {
-        self.entry(index).label
+        self.entry(index).label()
+    }
+
+    /// What a picture is labelled with, if known.
+    pub fn target(&self, index: u32) -> Option<&Target> {
+        self.entry(index).target.as_ref()
     }
 
     /// Stored size of a picture in bytes.
@@ -410,16 +462,16 @@ impl Subset {
         self.indexes.is_empty()
     }
 
-    /// Number of pictures per class of the set.
+    /// Number of pictures per class of the set. A picture with several classes counts for each.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.set.classes().len()];
-        for label in self.indexes.iter().filter_map(|&index| self.set.label(index)) {
-            counts[label] += 1;
+        for target in self.indexes.iter().filter_map(|&index| self.set.target(index)) {
+            target.class_indexes().iter().for_each(|&class| counts[class] += 1);
         }
         counts
     }
 
-    /// SHA-256, in hex, of the number of classes and of every picture's name, label and size. It is equal for equal
+    /// SHA-256, in hex, of the number of classes and of every picture's name, target and size. It is equal for equal
     /// data at any place: names are relative to the dataset. The content is not read.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
@@ -432,8 +484,7 @@ impl Subset {
             let name = self.set.name(index);
             hash.update(name.strip_prefix(&root).unwrap_or(name).as_bytes());
             hash.update([0]);
-            let label = self.set.label(index).map_or(u64::MAX, |label| label as u64);
-            hash.update(label.to_le_bytes());
+            hash_target(&mut hash, self.set.target(index));
             hash.update(self.set.size(index).to_le_bytes());
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -446,6 +497,25 @@ impl Subset {
     pub fn source(&self) -> Result<Box<dyn Source>, DatasetError> {
         let stream = self.set.stream()?;
         Ok(Box::new(SubsetSource { subset: self.clone(), stream, read: 0, next: 0 }))
+    }
+}
+
+/// One class enters as its number alone. Other kinds begin with a number that no class has.
+fn hash_target(hash: &mut Sha256, target: Option<&Target>) {
+    let mut number = |number: u64| hash.update(number.to_le_bytes());
+    match target {
+        None => number(u64::MAX),
+        Some(Target::Class(class)) => number(*class as u64),
+        Some(Target::Classes(classes)) => {
+            number(u64::MAX - 1);
+            number(classes.len() as u64);
+            classes.iter().for_each(|class| number(*class as u64));
+        }
+        Some(Target::Values(values)) => {
+            number(u64::MAX - 2);
+            number(values.len() as u64);
+            values.iter().for_each(|value| number(u64::from(value.to_bits())));
+        }
     }
 }
 
@@ -477,7 +547,7 @@ impl Source for SubsetSource {
         self.next += 1;
         let set = &self.subset.set;
         let held = HeldBySet { set: Arc::clone(set), index };
-        let (name, label) = (set.name(index).to_owned(), set.label(index));
+        let (name, target) = (set.name(index).to_owned(), set.target(index).cloned());
         let mut image = ImageSource::Held(Arc::new(held));
         if let Some(stream) = self.stream.as_mut().filter(|_| set.kept(index).is_none()) {
             while self.read <= index {
@@ -488,6 +558,6 @@ impl Source for SubsetSource {
                 }
             }
         }
-        Ok(Some(Sample { name, label, image }))
+        Ok(Some(Sample { name, target, image }))
     }
 }

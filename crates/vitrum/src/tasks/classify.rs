@@ -1,4 +1,4 @@
-//! Images to classes.
+//! Images to classes, or to numbers.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::attention::{AttentionMap, attention};
 use super::embed::unit_vectors;
 use crate::Error;
+use crate::checkpoint::card::ProblemType;
 use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
 use crate::checkpoint::write::WriteOptions;
 use crate::data::decode::{decode, open};
@@ -21,7 +22,7 @@ pub struct Prediction {
     pub index: usize,
     /// Its name, if the model's card has names.
     pub label: Option<String>,
-    /// Softmax probability.
+    /// Probability: softmax, or the sigmoid of a model with several classes per image.
     pub prob: f64,
 }
 
@@ -110,7 +111,12 @@ impl Classifier {
         self.loaded.labels.as_deref()
     }
 
-    /// The name of a class.
+    /// What the outputs mean, as the model's card says.
+    pub fn problem(&self) -> ProblemType {
+        self.loaded.card.as_ref().map(|card| card.problem).unwrap_or_default()
+    }
+
+    /// The name of a class, or of a number.
     pub fn label(&self, index: usize) -> Option<&str> {
         self.labels()?.get(index).map(String::as_str)
     }
@@ -126,8 +132,10 @@ impl Classifier {
     /// The `k` most probable classes of each picture, most probable first.
     ///
     /// # Errors
-    /// A picture that cannot be preprocessed, and [`Error::NotFinite`].
+    /// A picture that cannot be preprocessed, [`Error::NotFinite`], and [`Error::OtherProblem`] if the model predicts
+    /// numbers.
     pub fn predict(&self, images: &[RgbImage], k: usize) -> Result<Vec<Vec<Prediction>>, Error> {
+        self.refuse_numbers()?;
         let logits = self.logits(self.batch(images)?)?;
         Ok(logits.iter().map(|row| self.answer(row, k)).collect())
     }
@@ -184,7 +192,46 @@ impl Classifier {
         Ok(batch::of_images(images, &self.preprocess, self.model().dtype(), &self.device)?)
     }
 
-    /// The logits of images `[B, C, H, W]`, a row of `K` for each.
+    /// The probabilities of all classes of each picture, `[K]`: softmax, or the sigmoid of each if a picture may have
+    /// several classes.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn scores(&self, images: &[RgbImage]) -> Result<Vec<Vec<f64>>, Error> {
+        self.refuse_numbers()?;
+        Ok(self.logits(self.batch(images)?)?.iter().map(|row| self.probabilities(row)).collect())
+    }
+
+    /// The predicted numbers of each picture, `[K]`.
+    ///
+    /// # Errors
+    /// A picture that cannot be preprocessed, [`Error::NotFinite`], and [`Error::OtherProblem`] if the model predicts
+    /// classes.
+    pub fn values(&self, images: &[RgbImage]) -> Result<Vec<Vec<f64>>, Error> {
+        if self.problem() != ProblemType::Regression {
+            return Err(Error::OtherProblem { found: self.problem(), asked: "numbers" });
+        }
+        self.logits(self.batch(images)?)
+    }
+
+    fn refuse_numbers(&self) -> Result<(), Error> {
+        match self.problem() {
+            ProblemType::Regression => {
+                Err(Error::OtherProblem { found: self.problem(), asked: "probabilities of classes" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The probabilities of a row of logits.
+    fn probabilities(&self, logits: &[f64]) -> Vec<f64> {
+        match self.problem() {
+            ProblemType::MultiLabel => logits.iter().map(|logit| sigmoid(*logit)).collect(),
+            _ => softmax(logits),
+        }
+    }
+
+    /// The logits, or the predicted numbers, of images `[B, C, H, W]`, a row of `K` for each.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if a logit is NaN or infinite.
@@ -196,13 +243,13 @@ impl Classifier {
         }
     }
 
-    /// The `k` most probable classes from logits `[B, K]`.
+    /// The `k` most probable classes from logits `[B, K]`. Of a model that predicts numbers they mean nothing.
     pub fn answers(&self, logits: Tensor<2>, k: usize) -> Vec<Vec<Prediction>> {
         rows(logits).iter().map(|row| self.answer(row, k)).collect()
     }
 
     fn answer(&self, logits: &[f64], k: usize) -> Vec<Prediction> {
-        let probabilities = softmax(logits);
+        let probabilities = self.probabilities(logits);
         let prediction = |index: usize| Prediction {
             index,
             label: self.label(index).map(str::to_string),
@@ -246,6 +293,13 @@ pub fn softmax(logits: &[f64]) -> Vec<f64> {
     let exponentials: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
     let total: f64 = exponentials.iter().sum();
     exponentials.into_iter().map(|value| value / total).collect()
+}
+
+/// The sigmoid of a logit, in f64.
+pub fn sigmoid(logit: f64) -> f64 {
+    let exponential = (-logit.abs()).exp();
+    let larger = 1.0 / (1.0 + exponential);
+    if logit < 0.0 { exponential * larger } else { larger }
 }
 
 /// Indices of the `k` largest values, largest first. Of equal values the first wins; NaN comes last.

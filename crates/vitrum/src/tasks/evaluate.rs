@@ -1,5 +1,10 @@
-//! Accuracy and loss over a labelled dataset.
+//! Scores over a labelled dataset: accuracy and loss of classes; scores of several classes per image, and of numbers.
 
+mod multilabel;
+mod regression;
+
+pub use multilabel::{Multilabel, MultilabelScores, average_precision};
+pub use regression::{Regression, RegressionScores};
 use serde::Serialize;
 
 use super::classify::{softmax, top_k};

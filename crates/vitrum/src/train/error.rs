@@ -13,7 +13,7 @@ use crate::checkpoint::error::LoadError;
 use crate::checkpoint::load::ModelError;
 use crate::data::augment::AugmentError;
 use crate::data::batch::BatchError;
-use crate::data::dataset::DatasetError;
+use crate::data::dataset::{DatasetError, TargetKind};
 use crate::data::loader::LoaderError;
 use crate::data::preprocess::PreprocessError;
 use crate::data::train_set::TrainDataError;
@@ -95,6 +95,36 @@ pub enum TrainError {
         label: usize,
         /// Classes of the model.
         classes: usize,
+    },
+    /// The target of an image is of another kind than the task's.
+    #[error("{name}: its target is {found}, expected {expected}")]
+    Target {
+        /// The image.
+        name: String,
+        /// The kind of its target.
+        found: TargetKind,
+        /// The kind of the task's targets.
+        expected: TargetKind,
+    },
+    /// An image has another number of values than the model has outputs.
+    #[error("{name}: {found} values, but the model has {expected} outputs")]
+    Values {
+        /// The image.
+        name: String,
+        /// Number of its values.
+        found: usize,
+        /// Outputs of the model.
+        expected: usize,
+    },
+    /// The model has more outputs than the images have values.
+    #[error("num_classes {found}: the images of {data} have {expected} values")]
+    Outputs {
+        /// The dataset.
+        data: String,
+        /// Outputs of the model.
+        found: usize,
+        /// Values of each image.
+        expected: usize,
     },
     /// The validation data has no readable image.
     #[error("the validation part holds no readable image")]

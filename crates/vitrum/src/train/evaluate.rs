@@ -5,6 +5,7 @@ use burn::tensor::{DType, Device, Tensor};
 use super::TrainError;
 use super::judge::{Answers, Judge};
 use crate::data::batch;
+use crate::data::dataset::Target;
 use crate::data::loader::{Batch, Loader};
 
 /// How far a pass over a dataset goes, and what it keeps.
@@ -20,10 +21,8 @@ pub struct Pass {
 pub struct Evaluated<'a, J: ?Sized> {
     /// The images; without pixels unless [`Pass::keep_pixels`] is set.
     pub batch: &'a Batch,
-    /// The classes of the judged images.
-    pub labels: &'a [usize],
-    /// The logits of each judged image, `[K]`.
-    pub logits: &'a [Vec<f64>],
+    /// The judged images: their names, logits and targets.
+    pub answers: Answers<'a>,
     /// The judge, after this batch.
     pub judge: &'a J,
 }
@@ -37,7 +36,7 @@ pub type Forward<'a, E> = dyn FnMut(Tensor<4>, &[String]) -> Result<Vec<Vec<f64>
 ///
 /// # Errors
 /// [`TrainError`]: more unreadable images than the loader allows, an image without a label ([`TrainError::NoLabel`]),
-/// a label that the judge refuses, or no readable image at all ([`TrainError::NoImages`]). Errors of `answer` and
+/// a label or a kind of target that the judge refuses, or no readable image at all ([`TrainError::NoImages`]). Errors of `answer` and
 /// `watch`.
 pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
     answer: &mut Forward<'_, E>,
@@ -56,21 +55,27 @@ pub fn evaluate<J: Judge + ?Sized, E: From<TrainError>>(
         let mut logits = answer(images, &batch.names)?;
         let count = logits.len().min(batch.names.len()).min(left);
         logits.truncate(count);
-        let labels = labels(&batch, count)?;
-        judge.add(&Answers::Classes { names: &batch.names[..count], logits: &logits, labels: &labels })?;
+        let targets = targets(&batch, count)?;
+        let labels: Option<Vec<usize>> = targets.iter().map(Target::class).collect();
+        let names = &batch.names[..count];
+        let answers = match &labels {
+            Some(labels) => Answers::Classes { names, logits: &logits, labels },
+            None => Answers::Targets { names, logits: &logits, targets: &targets },
+        };
+        judge.add(&answers)?;
         left -= count;
         is_empty &= count == 0;
-        if count > 0 && !watch(Evaluated { batch: &batch, labels: &labels, logits: &logits, judge })? {
+        if count > 0 && !watch(Evaluated { batch: &batch, answers, judge })? {
             return Ok(false);
         }
     }
     if is_empty { Err(TrainError::NoImages.into()) } else { Ok(true) }
 }
 
-/// The labels of the first `count` images.
-fn labels(batch: &Batch, count: usize) -> Result<Vec<usize>, TrainError> {
-    let label = |(name, label): (&String, &Option<usize>)| {
-        label.ok_or_else(|| TrainError::NoLabel { name: name.clone() })
+/// The targets of the first `count` images.
+fn targets(batch: &Batch, count: usize) -> Result<Vec<Target>, TrainError> {
+    let target = |(name, target): (&String, &Option<Target>)| {
+        target.clone().ok_or_else(|| TrainError::NoLabel { name: name.clone() })
     };
-    batch.names.iter().zip(&batch.labels).take(count).map(label).collect()
+    batch.names.iter().zip(&batch.targets).take(count).map(target).collect()
 }

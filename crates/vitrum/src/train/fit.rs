@@ -10,7 +10,7 @@
 
 use super::TrainError;
 use super::job::{Flow, Job, NoRequests, Outcome, Requests};
-use super::judge::{Judge, judge};
+use super::judge::{Judge, judge_of};
 use super::log::Watch;
 use super::objective::Objective;
 use super::run::Run;
@@ -100,7 +100,7 @@ impl<'a> Fit<'a> {
         let job = self.named();
         let judge = match self.judge {
             Some(judge) => judge,
-            None => judge(self.job.recipe.task()?),
+            None => judge_of(&self.job.recipe)?,
         };
         let mut run = Run::begin(&job, self.data, judge, self.objective, watch, self.requests)?;
         while run.has_epochs() {

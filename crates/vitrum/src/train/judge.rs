@@ -1,9 +1,17 @@
 //! Judges: from a model's logits to scores.
 
+mod multilabel;
+mod regress;
+
+pub use multilabel::MultilabelJudge;
+pub use regress::RegressJudge;
+
 use super::TrainError;
 use super::log::{Confusion, LogError, RunFolder};
+use super::recipe::Recipe;
 use super::score::{Measure, Scores};
 use super::task::Task;
+use crate::data::dataset::{Target, TargetKind};
 use crate::tasks::evaluate::{Accuracy, Answer, Evaluation};
 
 /// One evaluated batch.
@@ -19,6 +27,64 @@ pub enum Answers<'a> {
         /// The true class of each image.
         labels: &'a [usize],
     },
+    /// Images and targets that are not one class.
+    Targets {
+        /// The images' names.
+        names: &'a [String],
+        /// The logits, or the predicted numbers, of each image, `[K]`.
+        logits: &'a [Vec<f64>],
+        /// The target of each image.
+        targets: &'a [Target],
+    },
+}
+
+impl<'a> Answers<'a> {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Classes { names, .. } | Self::Targets { names, .. } => names.len(),
+        }
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name, logits `[K]` and target of each image.
+    ///
+    /// # Errors
+    /// [`TrainError::Target`] if a target is not of this kind.
+    pub fn targets(
+        &self,
+        expected: TargetKind,
+    ) -> Result<impl Iterator<Item = (&'a String, &'a Vec<f64>, &'a Target)>, TrainError> {
+        let (names, logits, targets) = match *self {
+            Self::Targets { names, logits, targets } => (names, logits, targets),
+            Self::Classes { names, .. } => {
+                return match names.first() {
+                    Some(name) => {
+                        Err(TrainError::Target { name: name.clone(), found: TargetKind::Class, expected })
+                    }
+                    None => Ok(triples(names, &[], &[])),
+                };
+            }
+        };
+        match names.iter().zip(targets).find(|(_, target)| target.kind() != expected) {
+            Some((name, target)) => {
+                Err(TrainError::Target { name: name.clone(), found: target.kind(), expected })
+            }
+            None => Ok(triples(names, logits, targets)),
+        }
+    }
+}
+
+fn triples<'a>(
+    names: &'a [String],
+    logits: &'a [Vec<f64>],
+    targets: &'a [Target],
+) -> impl Iterator<Item = (&'a String, &'a Vec<f64>, &'a Target)> {
+    names.iter().zip(logits).zip(targets).map(|((name, logits), target)| (name, logits, target))
 }
 
 /// Measures a model over a dataset, batch by batch.
@@ -52,11 +118,24 @@ pub trait Judge {
     }
 }
 
-/// The judge of a task.
+/// The judge of a task. Its loss of numbers is the mean squared error.
 pub fn judge(task: Task) -> Box<dyn Judge> {
     match task {
         Task::Classify => Box::new(ClassifyJudge::default()),
+        Task::Multilabel => Box::new(MultilabelJudge::default()),
+        Task::Regress => Box::new(RegressJudge::default()),
     }
+}
+
+/// The judge of a recipe's task, with the recipe's loss of numbers.
+///
+/// # Errors
+/// [`TrainError::Recipe`]: an unknown task.
+pub fn judge_of(recipe: &Recipe) -> Result<Box<dyn Judge>, TrainError> {
+    Ok(match recipe.task()? {
+        Task::Regress => Box::new(RegressJudge::new(recipe.regression_loss, 0)),
+        task => judge(task),
+    })
 }
 
 /// Loss (mean cross entropy in nats), top-1 and top-5 (percentages of images), and the confusion matrix.
@@ -109,7 +188,17 @@ impl Judge for ClassifyJudge {
     }
 
     fn add(&mut self, batch: &Answers<'_>) -> Result<(), TrainError> {
-        let Answers::Classes { names, logits, labels } = *batch;
+        let (names, logits, labels) = match *batch {
+            Answers::Classes { names, logits, labels } => (names, logits, labels),
+            Answers::Targets { names, targets, .. } => {
+                let expected = TargetKind::Class;
+                let mut all = names.iter().zip(targets).map(|(name, target)| (name, target.kind()));
+                return match all.find(|(_, found)| *found != expected) {
+                    Some((name, found)) => Err(TrainError::Target { name: name.clone(), found, expected }),
+                    None => Ok(()),
+                };
+            }
+        };
         let before = self.sums();
         self.answers.clear();
         for ((name, logits), &label) in names.iter().zip(logits).zip(labels) {
@@ -127,12 +216,12 @@ impl Judge for ClassifyJudge {
     }
 
     fn scores(&self) -> Scores {
-        let scores = |Accuracy { loss, top1, top5, .. }| named([loss, top1, top5]);
+        let scores = |Accuracy { loss, top1, top5, .. }| named(Task::Classify, [loss, top1, top5]);
         self.accuracy().map(scores).unwrap_or_default()
     }
 
     fn newest(&self) -> Scores {
-        self.newest.map(named).unwrap_or_default()
+        self.newest.map(|values| named(Task::Classify, values)).unwrap_or_default()
     }
 
     fn write(&self, folder: &RunFolder, classes: &[String]) -> Result<(), LogError> {
@@ -141,6 +230,6 @@ impl Judge for ClassifyJudge {
 }
 
 /// Values in the order of the task's measures.
-fn named(values: [f64; 3]) -> Scores {
-    Task::Classify.measures().iter().map(|measure| measure.name).zip(values).collect()
+fn named<const COUNT: usize>(task: Task, values: [f64; COUNT]) -> Scores {
+    task.measures().iter().map(|measure| measure.name).zip(values).collect()
 }

@@ -7,6 +7,8 @@ use burn::tensor::{DType, Int, Tensor};
 
 use super::TrainError;
 use super::recipe::Recipe;
+use super::regression::Regression;
+use super::task::Task;
 use crate::layers::observe::Observer;
 use crate::models::{Features, Inputs, Network, Want};
 
@@ -117,6 +119,17 @@ impl<M: Network> Objective<M> for Classification {
     }
 }
 
+/// The objective of a recipe's task, without a teacher.
+///
+/// # Errors
+/// [`TrainError::Recipe`]: an unknown task.
+pub fn objective_of<M: Network>(recipe: &Recipe) -> Result<Box<dyn Objective<M>>, TrainError> {
+    Ok(match recipe.task()? {
+        Task::Classify | Task::Multilabel => Box::new(Classification { loss: ClassLoss::from(recipe) }),
+        Task::Regress => Box::new(Regression { loss: recipe.regression_loss }),
+    })
+}
+
 /// Refuses targets of another shape than `[B, K]`: examples, classes of the model.
 pub(super) fn check_soft<M: Network>(model: &M, batch: &Batch) -> Result<(), TrainError> {
     let classes = model.classify().map_or(0, |classifier| classifier.num_classes());
@@ -145,9 +158,10 @@ pub enum ClassLoss {
 }
 
 impl From<&Recipe> for ClassLoss {
-    /// `bce_loss` always applies. timm's `train.py` ignores it without mixing and smoothing.
+    /// `bce_loss` always applies. timm's `train.py` ignores it without mixing and smoothing. Several classes per image
+    /// have it without being asked for.
     fn from(recipe: &Recipe) -> Self {
-        if recipe.bce_loss {
+        if recipe.bce_loss || recipe.task == Task::Multilabel.name() {
             Self::Binary { threshold: recipe.bce_target_thresh, sum_classes: recipe.bce_sum }
         } else {
             Self::CrossEntropy

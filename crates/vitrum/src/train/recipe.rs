@@ -23,7 +23,9 @@ pub use read::{Overlay, keys, parse, read};
 use serde::{Deserialize, Serialize};
 pub use values::{Every, ImgSize, Span};
 
+use super::task::Task;
 pub use crate::data::train_set::Cache;
+pub use crate::train::regression::RegressionLoss;
 
 /// How a student learns from a teacher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +54,10 @@ pub struct Recipe {
     pub train_split: String,
     /// Name of the part to validate on.
     pub val_split: String,
-    /// Share of the training images that is set aside for validation, per class, if there is no validation part.
+    /// Share of the training images that is set aside for validation if there is no validation part; per class if
+    /// images have one class.
     pub val_fraction: f64,
-    /// Share of the training images to use, per class.
+    /// Share of the training images to use; per class if images have one class.
     pub fraction: f64,
     /// File of the class names, in the order of their numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +65,9 @@ pub struct Recipe {
     /// Folder that the paths of a table are relative to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_dir: Option<PathBuf>,
+    /// Columns of a table that hold the targets of `multilabel` and `regress`; by default those of the usual names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub target_columns: Vec<String>,
     /// Threads that decode and augment; 0: one per core. Results do not depend on it.
     pub workers: usize,
     /// Whether decoded images stay in memory.
@@ -74,8 +80,11 @@ pub struct Recipe {
     pub max_bad: f64,
 
     // ── model ──
-    /// What the model is trained for: `classify`.
+    /// What the model is trained for: `classify`, `multilabel` or `regress`.
     pub task: String,
+    /// The loss of `regress`: `mse`, `l1` or `smooth_l1`.
+    #[serde(skip_serializing_if = "RegressionLoss::is_default")]
+    pub regression_loss: RegressionLoss,
     /// A name of the catalogue, or a place of weights.
     pub model: String,
     /// Initial weights: a folder, a file, or `hf:ORG/NAME`.
@@ -84,7 +93,7 @@ pub struct Recipe {
     /// A key file for those weights, if no dialect knows their names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<String>,
-    /// Number of classes; by default the data's.
+    /// Number of classes, or of outputs; by default the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<usize>,
     /// Height and width of the input.
@@ -263,9 +272,9 @@ pub struct Recipe {
     pub mixup_mode: String,
     /// No mixing from this epoch on; 0: always.
     pub mixup_off_epoch: usize,
-    /// Label smoothing.
+    /// Label smoothing; `regress` has none.
     pub smoothing: f64,
-    /// Binary cross entropy: one decision per class.
+    /// Binary cross entropy: one decision per class. `multilabel` always has it.
     pub bce_loss: bool,
     /// With `bce_loss`, targets above this become 1 and others 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -329,7 +338,9 @@ pub struct Recipe {
     pub checkpoint_every: Every,
     /// Checkpoints kept besides the best.
     pub checkpoint_hist: usize,
-    /// The score that chooses the best checkpoint: `top1`, `top5` or `loss`.
+    /// The score that chooses the best checkpoint. `classify`: `top1`, `top5` or `loss`; `multilabel`: `map`, `f1`,
+    /// `exact` or `loss`; `regress`: `mae`, `rmse`, `r2` or `loss`. The default `top1` stands for the task's first: `map`
+    /// for `multilabel`, `mae` for `regress` ([`Recipe::resolved`]).
     pub eval_metric: String,
     /// Save and stop after this long: `3.5h`, `90min`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -341,6 +352,17 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The recipe with the task's own score as `eval_metric`, where that is the default and the task has no such score.
+    pub fn resolved(self) -> Self {
+        let own = self.task().map(|task| task.metric().name);
+        match own {
+            Ok(own) if self.eval_metric == Task::Classify.metric().name => {
+                Self { eval_metric: own.into(), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Images per update.
     pub fn global_batch(&self) -> usize {
         self.batch_size * self.grad_accum_steps

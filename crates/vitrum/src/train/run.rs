@@ -1,5 +1,7 @@
 //! The steps of the loop: updates from data, validation, records, checkpoints.
 
+#[cfg(feature = "plots")]
+mod captions;
 mod data;
 mod objective;
 mod place;
@@ -24,6 +26,7 @@ use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
 use super::schedule;
 use super::score::{Better, Measure, Scores, Validation};
+use super::task::Task;
 use super::trainer::{Examples, Trainer, TrainerState};
 use crate::checkpoint::card::ModelCard;
 use crate::checkpoint::load::Loaded;
@@ -99,6 +102,7 @@ pub(super) struct Run<'a> {
     judge: Box<dyn Judge>,
     /// The score that chooses the best checkpoint.
     metric: Measure,
+    task: Task,
     trainer: Trainer,
     loader: TrainLoader,
     sets: TrainValSets,
@@ -139,13 +143,17 @@ impl<'a> Run<'a> {
         watch: &'a mut dyn Watch,
         requests: &'a dyn Requests,
     ) -> Result<Self, TrainError> {
-        let recipe = job.recipe.clone();
-        recipe.check_for(judge.measures())?;
+        job.recipe.check_for(judge.measures())?;
+        let eval_metric = job.recipe.metric(judge.measures())?.name.to_string();
+        let recipe = Recipe { eval_metric, ..job.recipe.clone() };
+        let job = &Job { recipe: recipe.clone(), ..job.clone() };
         let metric = metric(&recipe, judge.measures())?;
         let sets = match data {
             Some(sets) => sets,
             None => data::open(&recipe)?,
         };
+        let task = recipe.task()?;
+        data::check_targets(&sets, task)?;
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
         if num_classes < sets.classes.len() {
             return Err(TrainError::TooFewClasses {
@@ -153,6 +161,10 @@ impl<'a> Run<'a> {
                 found: num_classes,
                 expected: sets.classes.len(),
             });
+        }
+        if task == Task::Regress && num_classes > sets.classes.len() {
+            let (data, expected) = (recipe.data, sets.classes.len());
+            return Err(TrainError::Outputs { data, found: num_classes, expected });
         }
         let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
@@ -190,6 +202,7 @@ impl<'a> Run<'a> {
             requests,
             judge,
             metric,
+            task,
             trainer,
             loader,
             sets,
@@ -266,7 +279,7 @@ impl<'a> Run<'a> {
             let updated = self.trainer.update(examples)?;
             pace.updates += 1;
             pace.waited += waited;
-            pace.images += newest.iter().map(|batch| batch.labels.len()).sum::<usize>();
+            pace.images += newest.iter().map(TrainBatch::len).sum::<usize>();
             self.after_update(&updated, &newest, kept, &pace, began.elapsed().as_secs_f64(), waited)?;
             if self.is_stopped() || self.is_out_of_time() {
                 self.count(&pace);
@@ -292,7 +305,7 @@ impl<'a> Run<'a> {
         let mixup = if off > 0 && epoch >= off { &self.plain } else { &self.mixup };
         let mut images = batch.values.clone();
         let mut rng = batch_rng(self.recipe.seed, epoch as u64, number as u64);
-        let targets = mixup.apply(&mut images, batch.shape, &batch.labels, &mut rng)?;
+        let targets = mixup.apply_targets(&mut images, batch.shape, &batch.targets, &mut rng)?;
         Ok(Examples { images, shape: batch.shape, targets, indexes: batch.indexes.clone() })
     }
 
@@ -463,8 +476,7 @@ impl<'a> Run<'a> {
 
 /// The score of the recipe's `eval_metric`.
 fn metric(recipe: &Recipe, measures: &[Measure]) -> Result<Measure, TrainError> {
-    let named = measures.iter().find(|measure| measure.name == recipe.eval_metric);
-    let metric = *named.ok_or_else(|| recipe.unknown_metric(measures))?;
+    let metric = recipe.metric(measures)?;
     let followed = schedule::better(recipe);
     if recipe.sched == "plateau" && followed != metric.better {
         let expected = if followed == Better::Lower { "smaller" } else { "larger" };

@@ -290,10 +290,10 @@ impl Plateau {
 /// score comes from its name, as in timm: lower is better if the name contains "loss".
 pub(super) fn better(recipe: &Recipe) -> Better {
     let measures = recipe.task().map_or(&[][..], |task| task.measures());
-    match measures.iter().find(|measure| measure.name == recipe.eval_metric) {
-        Some(measure) => measure.better,
-        None if recipe.eval_metric.contains("loss") => Better::Lower,
-        None => Better::Higher,
+    match recipe.metric(measures) {
+        Ok(measure) => measure.better,
+        Err(_) if recipe.eval_metric.contains("loss") => Better::Lower,
+        Err(_) => Better::Higher,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Tasks by name: the recipe's `task`.
 
 use super::score::Measure;
+use crate::checkpoint::card::ProblemType;
+use crate::data::dataset::TargetKind;
 
 /// What a run trains a model for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,6 +10,10 @@ use super::score::Measure;
 pub enum Task {
     /// One class per image.
     Classify,
+    /// Any number of classes per image: a yes or no for each class.
+    Multilabel,
+    /// Numbers: one for each output of the model.
+    Regress,
 }
 
 impl Task {
@@ -15,13 +21,25 @@ impl Task {
     pub const CLASSIFY: [Measure; 3] =
         [Measure::lower("loss"), Measure::higher("top1"), Measure::higher("top5")];
 
+    /// The scores of several classes per image: mean binary cross entropy in nats; from 0 to 1, mean average precision,
+    /// F1 of all decisions, and the share of images with every class right.
+    pub const MULTILABEL: [Measure; 4] =
+        [Measure::lower("loss"), Measure::higher("map"), Measure::higher("f1"), Measure::higher("exact")];
+
+    /// The scores of numbers: the loss, mean absolute error, root of the mean squared error, coefficient of
+    /// determination.
+    pub const REGRESS: [Measure; 4] =
+        [Measure::lower("loss"), Measure::lower("mae"), Measure::lower("rmse"), Measure::higher("r2")];
+
     /// Every task.
-    pub const ALL: [Self; 1] = [Self::Classify];
+    pub const ALL: [Self; 3] = [Self::Classify, Self::Multilabel, Self::Regress];
 
     /// The name: a value of the recipe's `task`, and a folder below the recipe's `output`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Classify => "classify",
+            Self::Multilabel => "multilabel",
+            Self::Regress => "regress",
         }
     }
 
@@ -34,6 +52,41 @@ impl Task {
     pub const fn measures(self) -> &'static [Measure] {
         match self {
             Self::Classify => &Self::CLASSIFY,
+            Self::Multilabel => &Self::MULTILABEL,
+            Self::Regress => &Self::REGRESS,
+        }
+    }
+
+    /// The score that chooses the best checkpoint unless the recipe names another: the first besides the loss, which
+    /// is `top1`, `map` or `mae`.
+    pub const fn metric(self) -> Measure {
+        self.measures()[1]
+    }
+
+    /// The kind of the targets.
+    pub const fn targets(self) -> TargetKind {
+        match self {
+            Self::Classify => TargetKind::Class,
+            Self::Multilabel => TargetKind::Classes,
+            Self::Regress => TargetKind::Values,
+        }
+    }
+
+    /// What the card of a trained model says about its outputs.
+    pub const fn problem(self) -> ProblemType {
+        match self {
+            Self::Classify => ProblemType::SingleLabel,
+            Self::Multilabel => ProblemType::MultiLabel,
+            Self::Regress => ProblemType::Regression,
+        }
+    }
+
+    /// The task of models with this kind of outputs.
+    pub const fn of_problem(problem: ProblemType) -> Self {
+        match problem {
+            ProblemType::SingleLabel => Self::Classify,
+            ProblemType::MultiLabel => Self::Multilabel,
+            ProblemType::Regression => Self::Regress,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::backward::{Pass, mix};
 use super::clip::{ClipMode, clip};
 use super::ema::{Ema, EmaConfig};
 use super::groups::{GroupConfig, Groups};
-use super::objective::{Batch, ClassLoss, Classification, Objective, Targets};
+use super::objective::{Batch, Objective, Targets, objective_of};
 use super::optim::{GradMap, OptimConfig, Optimizer, StateDict};
 use super::precision::narrowed;
 use super::recipe::Recipe;
@@ -58,7 +58,7 @@ pub struct Examples {
     pub images: Vec<f32>,
     /// `[B, C, H, W]`.
     pub shape: [usize; 4],
-    /// Soft targets, `[B, K]`, in order.
+    /// Soft targets, or true values, `[B, K]`, in order.
     pub targets: Vec<f32>,
     /// Index of each image in the training set, in order; empty if unknown.
     pub indexes: Vec<u32>,
@@ -151,11 +151,11 @@ pub struct Trainer<M: Network = Model> {
 }
 
 impl<M: Network> Trainer<M> {
-    /// Trains `model` as a classifier. Its frozen parameters must not require gradients. An epoch has
+    /// Trains `model` for the recipe's task, without a teacher. Its frozen parameters must not require gradients. An epoch has
     /// `updates_per_epoch` updates.
     ///
     /// # Errors
-    /// An unknown optimiser, schedule or clip mode; a setting out of range; bf16 on a device without bf16; or a model
+    /// An unknown task, optimiser, schedule or clip mode; a setting out of range; bf16 on a device without bf16; or a model
     /// that is not a classifier.
     pub fn new(
         model: M,
@@ -163,8 +163,7 @@ impl<M: Network> Trainer<M> {
         updates_per_epoch: u64,
         device: &Device,
     ) -> Result<Self, TrainError> {
-        let objective = Box::new(Classification { loss: ClassLoss::from(recipe) });
-        Self::with_objective(model, objective, recipe, updates_per_epoch, device)
+        Self::with_objective(model, objective_of(recipe)?, recipe, updates_per_epoch, device)
     }
 
     /// [`new`](Trainer::new) with another objective.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{CardSource, ModelCard, labels, read_object};
+use super::{CardSource, ModelCard, labels, problem, read_object};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::error::shorten;
 use crate::checkpoint::family::families;
@@ -26,6 +26,9 @@ pub(super) fn card(json: &Map<String, Value>) -> Result<ModelCard, String> {
     let mut card = ModelCard::new(config, CardSource::HuggingFace, "");
     if let Some(value) = fields.get("id2label").filter(|_| classifies(class)) {
         card.labels = Some(labels("id2label", value)?).filter(|names| !are_placeholders(names));
+    }
+    if classifies(class) {
+        card.problem = problem(&fields)?;
     }
     card.architecture = class.map(str::to_string);
     card.license = fields.text("license")?.map(str::to_string);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{CardSource, ModelCard, Resolve, labels};
+use super::{CardSource, ModelCard, Resolve, labels, problem};
 use crate::checkpoint::fields::{Fields, expected};
 use crate::data::{CropMode, Interpolation, Preprocess};
 use crate::models::ModelConfig;
@@ -41,6 +41,7 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     if let Some(whole) = own {
         card.config = serde_json::from_value(whole.clone()).map_err(|error| format!("`vitrum`: {error}"))?;
     }
+    card.problem = problem(&top)?;
     note_pool(&mut card, &top)?;
     card.preprocess = preprocess(&pretrained, &mut card.notes)?;
     if let Some(precision) = top.get("vitrum_precision") {

@@ -25,6 +25,9 @@ pub(super) fn huggingface_config(card: &ModelCard, dtype: Dtype) -> Result<Value
             names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect();
         json.insert("id2label".into(), Value::Object(by_number));
         json.insert("label2id".into(), Value::Object(by_name));
+        if !card.problem.is_default() {
+            json.insert("problem_type".into(), json!(card.problem));
+        }
     }
     Ok(Value::Object(json))
 }

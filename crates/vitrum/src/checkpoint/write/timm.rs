@@ -33,6 +33,9 @@ pub(super) fn timm_top(card: &ModelCard) -> Result<Map<String, Value>, String> {
     if let Some(pool) = card.config.field("global_pool") {
         json.insert("global_pool".into(), pool);
     }
+    if !card.problem.is_default() {
+        json.insert("problem_type".into(), json!(card.problem));
+    }
     if let Some(labels) = &card.labels {
         json.insert("label_names".into(), json!(labels));
     }

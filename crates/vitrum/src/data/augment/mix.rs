@@ -3,6 +3,7 @@
 
 use rand::Rng;
 
+use crate::data::dataset::{Target, TargetKind};
 use crate::data::random::DataRng;
 
 use super::auto_augment::beta;
@@ -88,7 +89,7 @@ pub enum Blend {
     },
 }
 
-/// Mixing for a number of classes.
+/// Mixing for a number of classes, or of values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mixup {
     config: MixConfig,
@@ -144,6 +145,48 @@ impl Mixup {
         self.apply_recorded(values, shape, labels, &blends)
     }
 
+    /// Rows of targets, `[B, K]`, before any mixing: smoothed as [`smoothed_one_hot`] for one class, as
+    /// [`smoothed_classes`] for several, and unchanged for values.
+    ///
+    /// # Errors
+    /// [`AugmentError::Label`] for a class that is not below the number of classes, [`AugmentError::Values`] for
+    /// another number of values, [`AugmentError::Kinds`] for targets of different kinds.
+    pub fn rows(&self, targets: &[Target]) -> Result<Vec<f32>, AugmentError> {
+        let Some(kind) = targets.first().map(Target::kind) else { return Ok(Vec::new()) };
+        if let Some(at) = targets.iter().position(|target| target.kind() != kind) {
+            return Err(AugmentError::Kinds { at, found: targets[at].kind(), expected: kind });
+        }
+        let (classes, smoothing) = (self.num_classes, self.config.smoothing);
+        match kind {
+            TargetKind::Class => {
+                let labels: Vec<usize> = targets.iter().filter_map(Target::class).collect();
+                smoothed_one_hot(&labels, classes, smoothing)
+            }
+            TargetKind::Classes => {
+                let sets: Vec<&[usize]> = targets.iter().map(Target::class_indexes).collect();
+                smoothed_classes(&sets, classes, smoothing)
+            }
+            TargetKind::Values => value_rows(targets, classes),
+        }
+    }
+
+    /// [`apply`](Self::apply) to targets of any kind: both the images and the rows of their targets are mixed.
+    ///
+    /// # Errors
+    /// [`AugmentError::Batch`], and those of [`rows`](Self::rows).
+    pub fn apply_targets(
+        &self,
+        images: &mut [f32],
+        shape: [usize; 4],
+        targets: &[Target],
+        rng: &mut DataRng,
+    ) -> Result<Vec<f32>, AugmentError> {
+        let blends = self.draw(shape, rng);
+        check_batch(images, shape, targets.len(), &blends)?;
+        let rows = self.rows(targets)?;
+        self.mixed(images, shape, rows, &blends)
+    }
+
     /// [`apply`](Self::apply) with given choices, one per image.
     ///
     /// # Errors
@@ -155,13 +198,20 @@ impl Mixup {
         labels: &[usize],
         blends: &[Blend],
     ) -> Result<Vec<f32>, AugmentError> {
+        check_batch(values, shape, labels.len(), blends)?;
+        let targets = smoothed_one_hot(labels, self.num_classes, self.config.smoothing)?;
+        self.mixed(values, shape, targets, blends)
+    }
+
+    /// Mixes `values` and the rows `[B, K]` of `targets`, with checked arguments.
+    fn mixed(
+        &self,
+        values: &mut [f32],
+        shape: [usize; 4],
+        mut targets: Vec<f32>,
+        blends: &[Blend],
+    ) -> Result<Vec<f32>, AugmentError> {
         let [count, channels, height, width] = shape;
-        let numbers = shape.into_iter().try_fold(1, usize::checked_mul);
-        if numbers != Some(values.len()) || labels.len() != count || blends.len() != count {
-            return Err(AugmentError::Batch { shape, labels: labels.len(), found: values.len() });
-        }
-        blends.iter().try_for_each(|blend| blend.check(height, width))?;
-        let mut targets = smoothed_one_hot(labels, self.num_classes, self.config.smoothing)?;
         let pixels = channels * height * width;
         let classes = self.num_classes;
         for i in 0..count / 2 {
@@ -264,6 +314,58 @@ pub fn smoothed_one_hot(
         targets[at * num_classes + label] = on as f32;
     }
     Ok(targets)
+}
+
+/// Targets of images with several classes, `[B, K]`: `1 - s + s / K` for each of its classes and `s / K` for the rest,
+/// the values that timm's `BinaryCrossEntropy` gives to one class.
+///
+/// # Errors
+/// [`AugmentError::Label`] for a class that is not below the number of classes.
+pub fn smoothed_classes(
+    sets: &[&[usize]],
+    num_classes: usize,
+    smoothing: f64,
+) -> Result<Vec<f32>, AugmentError> {
+    let off = smoothing / num_classes as f64;
+    let on = 1.0 - smoothing + off;
+    let mut targets = vec![off as f32; sets.len() * num_classes];
+    for (at, set) in sets.iter().enumerate() {
+        for &label in *set {
+            if label >= num_classes {
+                return Err(AugmentError::Label { at, label, num_classes });
+            }
+            targets[at * num_classes + label] = on as f32;
+        }
+    }
+    Ok(targets)
+}
+
+/// The values of each image, row by row.
+fn value_rows(targets: &[Target], expected: usize) -> Result<Vec<f32>, AugmentError> {
+    let mut rows = Vec::with_capacity(targets.len() * expected);
+    for (at, target) in targets.iter().enumerate() {
+        let Target::Values(values) = target else { continue };
+        if values.len() != expected {
+            return Err(AugmentError::Values { at, found: values.len(), expected });
+        }
+        rows.extend_from_slice(values);
+    }
+    Ok(rows)
+}
+
+/// Refuses values, targets and choices that do not fit a batch.
+fn check_batch(
+    values: &[f32],
+    shape: [usize; 4],
+    targets: usize,
+    blends: &[Blend],
+) -> Result<(), AugmentError> {
+    let [count, _, height, width] = shape;
+    let numbers = shape.into_iter().try_fold(1, usize::checked_mul);
+    if numbers != Some(values.len()) || targets != count || blends.len() != count {
+        return Err(AugmentError::Batch { shape, labels: targets, found: values.len() });
+    }
+    blends.iter().try_for_each(|blend| blend.check(height, width))
 }
 
 impl Blend {

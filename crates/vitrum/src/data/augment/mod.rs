@@ -22,6 +22,7 @@ pub mod transform;
 
 use rand::Rng;
 
+use super::dataset::TargetKind;
 use super::preprocess::PreprocessError;
 use super::random::DataRng;
 use super::resize::ResizeError;
@@ -30,7 +31,7 @@ pub use auto_augment::AutoAugment;
 pub use crop::{Crop, CropFlip, crop_flip};
 pub use erasing::RandomErasing;
 pub use geometry::CropBox;
-pub use mix::{MixConfig, MixMode, Mixup, smoothed_one_hot};
+pub use mix::{MixConfig, MixMode, Mixup, smoothed_classes, smoothed_one_hot};
 pub use transform::{TrainPlan, TrainTransform, TrainTransformConfig};
 
 /// An invalid augmentation.
@@ -86,6 +87,26 @@ pub enum AugmentError {
         label: usize,
         /// Number of classes.
         num_classes: usize,
+    },
+    /// Another number of values than the model has outputs.
+    #[error("augmentation: image {at} has {found} values, expected {expected}")]
+    Values {
+        /// Which image of the batch.
+        at: usize,
+        /// Number of its values.
+        found: usize,
+        /// Number of outputs.
+        expected: usize,
+    },
+    /// Targets of different kinds in a batch.
+    #[error("augmentation: the target of image {at} is {found}, expected {expected} as the first")]
+    Kinds {
+        /// Which image of the batch.
+        at: usize,
+        /// The kind of its target.
+        found: TargetKind,
+        /// The kind of the first image's target.
+        expected: TargetKind,
     },
     /// Invalid preprocessing.
     #[error(transparent)]

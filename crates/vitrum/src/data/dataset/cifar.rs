@@ -230,7 +230,7 @@ impl CifarSource {
         let image = RgbImage::new(SIDE as u32, SIDE as u32, pixels).map_err(|error| at(error.to_string()))?;
         let name = format!("{}#{}", batch.name.display(), self.next);
         self.next += 1;
-        Ok(Some(Sample { name, label: Some(label), image: ImageSource::Pixels(image) }))
+        Ok(Some(Sample { name, target: Some(label.into()), image: ImageSource::Pixels(image) }))
     }
 }
 

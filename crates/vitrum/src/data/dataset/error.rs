@@ -87,6 +87,14 @@ pub enum DatasetProblem {
         /// What is wrong.
         reason: String,
     },
+    /// The table lacks columns that were named as those of its targets.
+    #[error("no column {}; the columns besides the path are {}", quoted(missing), quoted(header))]
+    TargetColumns {
+        /// The names without a column.
+        missing: Vec<String>,
+        /// The names of the columns that may hold targets.
+        header: Vec<String>,
+    },
     /// A member of an archive is invalid.
     #[error("member `{name}`: {reason}")]
     Member {
@@ -138,6 +146,10 @@ pub enum DatasetProblem {
         /// The names of the columns.
         header: Vec<String>,
     },
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 impl DatasetProblem {

@@ -58,14 +58,16 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     let class_of = |file: &Found| class_name(&file.name, options.class_folder);
     let found: BTreeSet<String> = files.iter().filter_map(class_of).collect();
     if found.is_empty() {
-        let unlabelled = |Found { name, path }| Listed { name, label: None, path };
+        let unlabelled = |Found { name, path }| Listed { name, target: None, path };
         return Ok(ListSource::new(files.into_iter().map(unlabelled).collect(), Vec::new(), skipped));
     }
     let classes = options.class_map.clone().unwrap_or_else(|| ClassMap::sorted(found));
     let mut samples = Vec::with_capacity(files.len());
     for file in files {
         match class_of(&file).map(|class| (classes.get(&class), class)) {
-            Some((label @ Some(_), _)) => samples.push(Listed { name: file.name, label, path: file.path }),
+            Some((Some(label), _)) => {
+                samples.push(Listed { name: file.name, target: Some(label.into()), path: file.path });
+            }
             Some((None, class)) => {
                 skipped.add(UNKNOWN_CLASS, file.name, format!("class `{class}` is not in the class map"))
             }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::target::Target;
 use super::{
     DatasetError, DatasetProblem, ImageSource, Sample, Skipped, Source, Split, open_maybe_gz, refuse_empty,
 };
@@ -133,7 +134,7 @@ impl Source for IdxSource {
             .map_err(|error| DatasetProblem::Damaged(error.to_string()).at(&self.path))?;
         let name = format!("{}#{}", self.path.display(), self.next);
         self.next += 1;
-        Ok(Some(Sample { name, label, image: ImageSource::Pixels(image) }))
+        Ok(Some(Sample { name, target: label.map(Target::Class), image: ImageSource::Pixels(image) }))
     }
 }
 

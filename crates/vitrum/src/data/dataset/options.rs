@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::class_map::ClassMap;
+use super::target::TargetKind;
 
 /// A part of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,4 +61,11 @@ pub struct DatasetOptions {
     pub class_folder: ClassFolder,
     /// Side of the demo set's pictures in pixels; by default 224.
     pub demo_size: Option<u32>,
+    /// The kind of the targets. Only tables have lists of classes and numbers; other kinds of datasets give one
+    /// class per picture, whatever this says.
+    pub targets: TargetKind,
+    /// The columns of a table that hold the targets, by their names in the header. Of lists of classes: one column of
+    /// lists, or several columns of 0 and 1. Of numbers: the columns of numbers. Empty: columns of the usual names.
+    /// Not used for one class.
+    pub target_columns: Vec<String>,
 }

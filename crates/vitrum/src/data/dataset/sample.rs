@@ -6,18 +6,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::DatasetError;
+use super::target::Target;
 use crate::data::decode::{self, DecodeOptions, Decoded};
 use crate::data::image::RgbImage;
 
-/// One picture with its name and label.
+/// One picture with its name and target.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// A path, an archive member, or file and number.
     pub name: String,
-    /// Index of its class, if known.
-    pub label: Option<usize>,
+    /// What it is labelled with, if known.
+    pub target: Option<Target>,
     /// The picture; encoded pictures are not yet decoded.
     pub image: ImageSource,
+}
+
+impl Sample {
+    /// Index of its class, if its target is one class.
+    pub fn label(&self) -> Option<usize> {
+        self.target.as_ref()?.class()
+    }
 }
 
 /// Where a picture's pixels come from.

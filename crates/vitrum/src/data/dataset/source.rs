@@ -6,11 +6,13 @@ use super::archive::Archive;
 use super::error::{DatasetError, DatasetProblem};
 use super::sample::{ImageFault, ImageSource, Sample, dimensions};
 use super::skipped::Skipped;
+use super::target::Target;
 use crate::data::image::RgbImage;
 
 /// A dataset that is read once, in a fixed order.
 pub trait Source: Send {
-    /// The class names, in the order of the labels; empty if there are no labels or only numbers.
+    /// The class names, in the order of the labels; empty if there are no labels or only numbers. Of targets that are
+    /// [`Target::Values`], the names of the values.
     fn classes(&self) -> &[String];
 
     /// Number of samples, if known before reading.
@@ -47,9 +49,16 @@ pub trait Source: Send {
 pub struct Entry {
     /// Its name, as in [`Sample::name`](super::Sample::name).
     pub name: String,
-    /// Index of its class, if known.
-    pub label: Option<usize>,
+    /// What it is labelled with, if known.
+    pub target: Option<Target>,
     pub(crate) place: Place,
+}
+
+impl Entry {
+    /// Index of its class, if its target is one class.
+    pub fn label(&self) -> Option<usize> {
+        self.target.as_ref()?.class()
+    }
 }
 
 /// The place of a picture.
@@ -126,10 +135,10 @@ impl Indexed {
     pub(super) fn drain(source: &mut (impl Source + ?Sized)) -> Result<Self, DatasetError> {
         let mut entries = Vec::new();
         while let Some(sample) = source.next_sample()? {
-            let Sample { name, label, image } = sample;
+            let Sample { name, target, image } = sample;
             let damaged = |reason: String| DatasetProblem::Damaged(reason).at(&name);
             let place = Place::of(image).map_err(|fault| damaged(fault.to_string()))?;
-            entries.push(Entry { name, label, place });
+            entries.push(Entry { name, target, place });
         }
         Ok(Self::new(source.classes().to_vec(), source.skipped().clone(), entries, Store::None))
     }

@@ -19,7 +19,7 @@ use super::source::Store;
 use super::webdataset::{Companions, Kind, Labels, MAX_COMPANION, member_name};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, Entry, ImageSource, Indexed, MAX_CLASSES,
-    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split, refuse_empty,
+    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split, Target, refuse_empty,
 };
 
 const BLOCK: usize = 512;
@@ -369,7 +369,7 @@ impl Source for TarSource {
     fn next_sample(&mut self) -> Result<Option<Sample>, DatasetError> {
         let Some((member, label)) = self.next_member()? else { return Ok(None) };
         let image = ImageSource::Encoded(self.walk.read_content()?);
-        Ok(Some(Sample { name: member.name, label, image }))
+        Ok(Some(Sample { name: member.name, target: label.map(Target::Class), image }))
     }
 
     /// One pass over the headers. A compressed archive can only be read as a stream.
@@ -380,7 +380,7 @@ impl Source for TarSource {
             let (archive, offset) = (self.at as u32, self.walk.position);
             let place =
                 if streamed { Place::Streamed { size } } else { Place::Span { archive, offset, size } };
-            entries.push(Entry { name, label, place });
+            entries.push(Entry { name, target: label.map(Target::Class), place });
         }
         let (classes, skipped) = (self.classes().to_vec(), std::mem::take(&mut self.skipped));
         let store = if streamed {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::RngCore;
 
 use super::{Cache, Subset, TrainDataError, TrainSet, TrainSetOptions};
-use crate::data::dataset::{ClassMap, DatasetOptions, Skipped, Split, splits_of};
+use crate::data::dataset::{ClassMap, DatasetOptions, Entry, Skipped, Split, Target, TargetKind, splits_of};
 use crate::data::decode::DecodeOptions;
 use crate::data::random::{DataRng, split_rng};
 
@@ -22,9 +22,10 @@ pub struct TrainDataOptions {
     pub train_split: String,
     /// Name of the part to validate on. Falls back to `test` (or `validation`) if absent.
     pub val_split: String,
-    /// Share of the training images set aside for validation, per class, if there is no validation part. 0: none.
+    /// Share of the training images set aside for validation if there is no validation part, per class if images
+    /// have one class. 0: none.
     pub val_fraction: f64,
-    /// Share of the training images used, per class.
+    /// Share of the training images used, per class if images have one class.
     pub fraction: f64,
     /// Class names and their numbers; by default those of the training images in natural order.
     pub class_map: Option<ClassMap>,
@@ -32,6 +33,10 @@ pub struct TrainDataOptions {
     pub allow_empty_classes: bool,
     /// Base of a table's relative paths.
     pub image_dir: Option<PathBuf>,
+    /// The kind of the targets.
+    pub targets: TargetKind,
+    /// The columns of a table that hold the targets; see [`DatasetOptions::target_columns`].
+    pub target_columns: Vec<String>,
     /// Seed of the split.
     pub seed: u64,
     /// Side of the demo set's pictures in pixels.
@@ -59,6 +64,8 @@ impl TrainDataOptions {
             class_map: None,
             allow_empty_classes: false,
             image_dir: None,
+            targets: TargetKind::Class,
+            target_columns: Vec::new(),
             seed: 42,
             demo_size: 224,
             decode: DecodeOptions::timm(),
@@ -98,6 +105,8 @@ impl TrainDataOptions {
             image_dir: self.image_dir.clone(),
             split,
             demo_size: Some(self.demo_size),
+            targets: self.targets,
+            target_columns: self.target_columns.clone(),
             ..DatasetOptions::default()
         };
         let options = TrainSetOptions {
@@ -117,7 +126,7 @@ pub struct TrainValSets {
     pub train: Subset,
     /// Validation pictures, none of them among the training pictures; may be empty.
     pub val: Subset,
-    /// Class names, in the order of the labels.
+    /// Class names, in the order of the labels; of numbers, the names of the values.
     pub classes: Vec<String>,
     /// Where the validation pictures come from, in words.
     pub how: String,
@@ -125,16 +134,16 @@ pub struct TrainValSets {
 
 impl TrainValSets {
     /// Opens the training pictures, and the validation pictures: `val_data`, otherwise the dataset's own part,
-    /// otherwise a share of every class.
+    /// otherwise a share of every class. Where pictures have no single class, the share is one of all pictures.
     ///
     /// # Errors
-    /// [`TrainDataError`] if data cannot be read, pictures have no label, there is only one class, or the
-    /// validation pictures have classes that training lacks.
+    /// [`TrainDataError`] if data cannot be read, pictures have no label or one of another kind, there is only one
+    /// class, or the validation pictures have classes or values that training lacks.
     pub fn open(options: &TrainDataOptions) -> Result<Self, TrainDataError> {
         let [train_split, val_split] = options.check()?;
         let parts = splits_of(&options.data)?;
         let mut train = options.open(&options.data, (!parts.is_empty()).then_some(train_split))?;
-        check_labels(&train)?;
+        check_labels(&train, options.targets)?;
         check_empty(&mut train, options.allow_empty_classes)?;
         let (path, part) = match &options.val_data {
             Some(path) => (path, choose(&splits_of(path)?, val_split)),
@@ -145,7 +154,7 @@ impl TrainValSets {
             return Self::split_off(train, options);
         }
         let mut val = options.open(path, part)?;
-        match_classes(&mut val, &train.classes)?;
+        match_targets(&mut val, &train, options.targets)?;
         let how = match part {
             Some(part) => format!("validation on the part `{}` of {name}", part.name()),
             None => format!("validation on all of {name}"),
@@ -154,7 +163,7 @@ impl TrainValSets {
     }
 
     /// Sets of your own ([`TrainSet::from_source`]). Without `val`, a share of every class is set aside. Of the options,
-    /// `val_fraction`, `fraction`, `seed`, `cache` and `allow_empty_classes` count.
+    /// `targets`, `val_fraction`, `fraction`, `seed`, `cache` and `allow_empty_classes` count.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -164,10 +173,10 @@ impl TrainValSets {
         options: &TrainDataOptions,
     ) -> Result<Self, TrainDataError> {
         options.check()?;
-        check_labels(&train)?;
+        check_labels(&train, options.targets)?;
         check_empty(&mut train, options.allow_empty_classes)?;
         let Some(mut val) = val else { return Self::split_off(train, options) };
-        match_classes(&mut val, &train.classes)?;
+        match_targets(&mut val, &train, options.targets)?;
         let how = format!("validation on all of {}", val.path().display());
         Self::joined(train, val, how, options)
     }
@@ -195,8 +204,9 @@ impl TrainValSets {
         let how = if val.is_empty() {
             "no validation images".into()
         } else {
+            let way = if options.targets == TargetKind::Class { "per class" } else { "at random" };
             format!(
-                "validation on {} of {} images of {}, split off per class with seed {}",
+                "validation on {} of {} images of {}, split off {way} with seed {}",
                 val.len(),
                 set.len(),
                 set.path().display(),
@@ -233,27 +243,74 @@ fn choose(parts: &[Split], wanted: Split) -> Option<Split> {
     [wanted, Split::Val, Split::Test].into_iter().find(|part| parts.contains(part))
 }
 
-fn check_labels(set: &TrainSet) -> Result<(), TrainDataError> {
+/// Checks the validation pictures' targets, and gives them the numbers of the training pictures'.
+fn match_targets(val: &mut TrainSet, train: &TrainSet, kind: TargetKind) -> Result<(), TrainDataError> {
+    check_kinds(val, kind)?;
+    match kind {
+        TargetKind::Values => match_values(val, train),
+        _ => match_classes(val, &train.classes),
+    }
+}
+
+fn check_labels(set: &TrainSet, kind: TargetKind) -> Result<(), TrainDataError> {
+    check_kinds(set, kind)?;
+    let found = used_classes(set);
+    match (kind, found.first()) {
+        (TargetKind::Class, Some(&only)) if found.len() == 1 => {
+            let class = set.classes.get(only).cloned().unwrap_or_default();
+            Err(TrainDataError::OneClass { path: set.path.clone(), class })
+        }
+        (TargetKind::Classes, None) => Err(TrainDataError::NoClasses { path: set.path.clone() }),
+        (TargetKind::Values, _) => check_values(set),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses pictures without a target, and with one of another kind.
+fn check_kinds(set: &TrainSet, expected: TargetKind) -> Result<(), TrainDataError> {
     let entries = &set.indexed.entries;
-    let mut without = entries.iter().filter(|entry| entry.label.is_none());
+    let mut without = entries.iter().filter(|entry| entry.target.is_none());
     if let Some(first) = without.next() {
         let (path, first) = (set.path.clone(), first.name.clone());
         let count = 1 + without.count();
         return Err(TrainDataError::NoLabels { path, count, total: set.len(), first });
     }
-    let found: BTreeSet<usize> = entries.iter().filter_map(|entry| entry.label).collect();
-    match found.first() {
-        Some(&only) if found.len() == 1 => {
-            let class = set.classes.get(only).cloned().unwrap_or_default();
-            Err(TrainDataError::OneClass { path: set.path.clone(), class })
+    let kind = |entry: &Entry| entry.target.as_ref().map_or(expected, Target::kind);
+    match entries.iter().find(|entry| kind(entry) != expected) {
+        Some(entry) => {
+            let (path, first, found) = (set.path.clone(), entry.name.clone(), kind(entry));
+            Err(TrainDataError::OtherTargets { path, first, found, expected })
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+/// Refuses pictures with different numbers of values.
+fn check_values(set: &TrainSet) -> Result<(), TrainDataError> {
+    let count = |entry: &Entry| entry.target.as_ref().map_or(0, Target::outputs);
+    let entries = &set.indexed.entries;
+    let expected = entries.first().map_or(0, count);
+    match entries.iter().find(|entry| count(entry) != expected) {
+        Some(entry) => {
+            let (path, name, found) = (set.path.clone(), entry.name.clone(), count(entry));
+            Err(TrainDataError::Values { path, name, found, expected })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The classes of the pictures.
+fn used_classes(set: &TrainSet) -> BTreeSet<usize> {
+    let targets = set.indexed.entries.iter().filter_map(|entry| entry.target.as_ref());
+    targets.flat_map(Target::class_indexes).copied().collect()
 }
 
 /// Refuses gaps in class numbers, unless allowed. Class names without a picture are only noted.
 fn check_empty(set: &mut TrainSet, allowed: bool) -> Result<(), TrainDataError> {
-    let used: BTreeSet<usize> = set.indexed.entries.iter().filter_map(|entry| entry.label).collect();
+    if set.indexed.entries.iter().any(|entry| matches!(entry.target, Some(Target::Values(_)))) {
+        return Ok(());
+    }
+    let used = used_classes(set);
     let empty: Vec<usize> = (0..set.classes.len()).filter(|class| !used.contains(class)).collect();
     if empty.is_empty() {
         return Ok(());
@@ -272,14 +329,8 @@ fn check_empty(set: &mut TrainSet, allowed: bool) -> Result<(), TrainDataError> 
 
 /// Gives the pictures the labels of the classes with the same name in `classes`.
 fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainDataError> {
-    let entries = &set.indexed.entries;
-    if let Some(first) = entries.iter().find(|entry| entry.label.is_none()) {
-        let (path, first) = (set.path.clone(), first.name.clone());
-        let count = entries.iter().filter(|entry| entry.label.is_none()).count();
-        return Err(TrainDataError::NoLabels { path, count, total: set.len(), first });
-    }
     // Numbers without names are the training images' numbers. If no image has a number, its name does not matter.
-    let used: BTreeSet<usize> = entries.iter().filter_map(|entry| entry.label).collect();
+    let used = used_classes(set);
     let by_number = set.indexed.classes.is_empty();
     let map = ClassMap::from_names(classes.iter().cloned());
     let number_of = |label: usize| {
@@ -298,21 +349,52 @@ fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainData
         return Err(TrainDataError::ValClasses { path: set.path.clone(), unknown, known: classes.to_vec() });
     }
     let numbers: Vec<Option<usize>> = (0..set.classes.len()).map(number_of).collect();
-    for entry in &mut set.indexed.entries {
-        entry.label = entry.label.and_then(|label| numbers[label]);
+    for target in set.indexed.entries.iter_mut().filter_map(|entry| entry.target.as_mut()) {
+        // Every class in use has a number.
+        match target {
+            Target::Class(label) => *label = numbers[*label].unwrap_or_default(),
+            Target::Classes(labels) => {
+                *target = Target::classes(labels.iter().filter_map(|&label| numbers[label]));
+            }
+            Target::Values(_) => {}
+        }
     }
     set.classes = classes.to_vec();
     Ok(())
 }
 
-/// Training and validation indexes, ascending. Each class is shuffled by the seed and its number of pictures. The
-/// first are for validation: at least one and at most all but one, if the class has two. Of the rest, the first
+/// Gives the pictures the values in the order of the training pictures, by their names. Values without names keep
+/// their order.
+fn match_values(set: &mut TrainSet, train: &TrainSet) -> Result<(), TrainDataError> {
+    check_values(set)?;
+    let place = |name: &String| set.classes.iter().position(|found| found == name);
+    let order: Option<Vec<usize>> = match set.indexed.classes.is_empty() || train.indexed.classes.is_empty() {
+        true => Some((0..train.classes.len()).collect()),
+        false => train.classes.iter().map(place).collect(),
+    };
+    let Some(order) = order.filter(|order| order.len() == set.classes.len()) else {
+        let (path, found) = (set.path.clone(), set.classes.clone());
+        return Err(TrainDataError::ValValues { path, found, expected: train.classes.clone() });
+    };
+    for entry in &mut set.indexed.entries {
+        if let Some(Target::Values(values)) = &mut entry.target {
+            *values = order.iter().map(|&at| values[at]).collect();
+        }
+    }
+    set.classes.clone_from(&train.classes);
+    Ok(())
+}
+
+/// Training and validation indexes, ascending. Each class is shuffled by the seed and its number of pictures; pictures
+/// without a single class are shuffled together. The first are for validation: at least one and at most all but one, if the class has two. Of the rest, the first
 /// `fraction` (at least one) is for training. A smaller fraction is a subset of a larger one.
 fn stratified(set: &TrainSet, seed: u64, val_fraction: f64, fraction: f64) -> (Vec<u32>, Vec<u32>) {
-    let mut classes = vec![Vec::new(); set.classes.len()];
+    let mut classes = vec![Vec::new(); set.classes.len().max(1)];
     for (index, entry) in set.indexed.entries.iter().enumerate() {
-        if let Some(label) = entry.label {
-            classes[label].push(index as u32);
+        match &entry.target {
+            Some(Target::Class(label)) => classes[*label].push(index as u32),
+            Some(Target::Classes(_) | Target::Values(_)) => classes[0].push(index as u32),
+            None => {}
         }
     }
     let mut rng = split_rng(seed);

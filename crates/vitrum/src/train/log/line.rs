@@ -23,8 +23,11 @@ pub struct Started {
     pub train_images: usize,
     /// Number of validation images.
     pub val_images: usize,
-    /// Number of classes.
+    /// Number of classes, or of numbers to predict.
     pub classes: usize,
+    /// Whether the model predicts numbers instead of classes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub numbers: bool,
     /// Epochs of the whole run.
     pub epochs: usize,
     /// Updates of an epoch.

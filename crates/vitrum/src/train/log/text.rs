@@ -73,10 +73,11 @@ pub fn started_lines(started: &Started) -> Vec<String> {
             started.seed
         ),
         format!(
-            "data   {}  train {} ({} classes)  validation {}",
+            "data   {}  train {} ({} {})  validation {}",
             started.data,
             grouped(started.train_images as u64),
             started.classes,
+            if started.numbers { "numbers" } else { "classes" },
             grouped(started.val_images as u64)
         ),
         format!("model  {}  {:.2} M params  {side}", started.model, started.params as f64 / 1e6),

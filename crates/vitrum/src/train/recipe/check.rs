@@ -37,11 +37,9 @@ impl Recipe {
     /// # Errors
     /// As [`check`](Self::check).
     pub fn check_for(&self, measures: &[Measure]) -> Checked {
-        self.task()?;
+        self.check_task()?;
         self.check_names()?;
-        if !measures.iter().any(|measure| measure.name == self.eval_metric) {
-            return Err(self.unknown_metric(measures));
-        }
+        self.metric(measures)?;
         self.check_counts()?;
         self.check_shares()?;
         self.check_rates()?;
@@ -65,10 +63,48 @@ impl Recipe {
         })
     }
 
+    /// The score of these that chooses the best checkpoint: `eval_metric`, or what [`resolved`](Self::resolved) makes of
+    /// it.
+    ///
+    /// # Errors
+    /// [`RecipeError::Field`] if it is none of these scores.
+    pub fn metric(&self, measures: &[Measure]) -> Result<Measure, RecipeError> {
+        let named = |name: &str| measures.iter().find(|measure| measure.name == name).copied();
+        named(&self.eval_metric)
+            .or_else(|| named(&self.clone().resolved().eval_metric))
+            .ok_or_else(|| self.unknown_metric(measures))
+    }
+
     /// The error of an `eval_metric` that is not one of these scores.
     pub(in crate::train) fn unknown_metric(&self, measures: &[Measure]) -> RecipeError {
         let names: Vec<&str> = measures.iter().map(|measure| measure.name).collect();
         unknown("eval_metric", &self.eval_metric, &names)
+    }
+
+    /// Checks the keys that only some tasks have.
+    fn check_task(&self) -> Checked {
+        let task = self.task()?;
+        let distils = self.distillation_type != DistillationType::None;
+        for (wrong, key, reason) in [
+            (
+                task == Task::Classify && !self.target_columns.is_empty(),
+                "target_columns",
+                "needs task multilabel or regress",
+            ),
+            (
+                task != Task::Regress && !self.regression_loss.is_default(),
+                "regression_loss",
+                "needs task regress",
+            ),
+            (task == Task::Regress && self.bce_loss, "bce_loss", "is a loss of classes, not of task regress"),
+            (task == Task::Regress && self.class_map.is_some(), "class_map", "names classes, not values"),
+            (task != Task::Classify && distils, "distillation_type", "needs task classify"),
+        ] {
+            if wrong {
+                return Err(field(key, reason));
+            }
+        }
+        Ok(())
     }
 
     fn check_names(&self) -> Checked {
@@ -318,6 +354,9 @@ impl Recipe {
         if self.amp_dtype != "none" && ["auto", "cpu"].contains(&self.device.as_str()) {
             doubts.push(format!("amp_dtype {} makes the CPU slower, not faster", self.amp_dtype));
         }
+        if self.task == Task::Regress.name() && ![0.0, Self::default().smoothing].contains(&self.smoothing) {
+            doubts.push(format!("smoothing {} is for classes: task regress has none", self.smoothing));
+        }
         let is_idle = self.distillation_type == DistillationType::None || self.distillation_alpha == 0.0;
         if let Some(teacher) = self.teacher.as_ref().filter(|_| is_idle) {
             doubts.push(format!(
@@ -340,6 +379,7 @@ impl Recipe {
 
     fn check_pairs(&self) -> Checked {
         let overfits = self.overfit_batches > 0;
+        let has_bce = self.bce_loss || self.task == Task::Multilabel.name();
         let drops =
             [self.drop, self.proj_drop, self.attn_drop, self.pos_drop, self.patch_drop, self.drop_path];
         for (wrong, key, reason) in [
@@ -353,8 +393,8 @@ impl Recipe {
                 "overfit_batches",
                 "takes the first batches: leave out fraction",
             ),
-            (self.bce_sum && !self.bce_loss, "bce_sum", "needs bce_loss"),
-            (self.bce_target_thresh.is_some() && !self.bce_loss, "bce_target_thresh", "needs bce_loss"),
+            (self.bce_sum && !has_bce, "bce_sum", "needs bce_loss"),
+            (self.bce_target_thresh.is_some() && !has_bce, "bce_target_thresh", "needs bce_loss"),
             (
                 self.linear_probe && self.lora_rank > 0,
                 "linear_probe",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cache, DistillationType, Every, Recipe};
+use super::{Cache, DistillationType, Every, Recipe, RegressionLoss};
 
 impl Default for Recipe {
     /// timm's defaults, if it has one.
@@ -16,12 +16,14 @@ impl Default for Recipe {
             fraction: 1.0,
             class_map: None,
             image_dir: None,
+            target_columns: Vec::new(),
             workers: 0,
             cache: Cache::Auto,
             sequential: false,
             shuffle_buffer: 2048,
             max_bad: 0.001,
             task: "classify".into(),
+            regression_loss: RegressionLoss::Mse,
             model: "vit_tiny_patch16_224".into(),
             pretrained: None,
             keys: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::data::RgbImage;
 use crate::data::augment::geometry::PadMode;
 use crate::data::augment::{MixConfig, MixMode, Mixup, TrainTransform, TrainTransformConfig};
-use crate::data::dataset::ClassMap;
+use crate::data::dataset::{ClassMap, Target};
 use crate::data::decode::DecodeOptions;
 use crate::data::loader::{Loader, LoaderOptions, MaxBad};
 use crate::data::preprocess::Preprocess;
@@ -16,6 +16,7 @@ use crate::data::train_set::{TrainDataOptions, TrainValSets};
 use crate::models::{Config, catalogue};
 use crate::train::TrainError;
 use crate::train::recipe::Recipe;
+use crate::train::task::Task;
 
 /// Training and validation images.
 pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
@@ -34,6 +35,8 @@ pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
         class_map: recipe.class_map.as_ref().map(ClassMap::open).transpose()?,
         allow_empty_classes: recipe.num_classes.is_some(),
         image_dir: recipe.image_dir.clone(),
+        targets: recipe.task()?.targets(),
+        target_columns: recipe.target_columns.clone(),
         seed: recipe.seed,
         demo_size: side,
         decode: DecodeOptions::timm(),
@@ -43,6 +46,18 @@ pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
         ..TrainDataOptions::new(&recipe.data)
     };
     Ok(TrainValSets::open(&options)?)
+}
+
+/// Refuses training images whose targets are of another kind than the task's.
+pub(super) fn check_targets(sets: &TrainValSets, task: Task) -> Result<(), TrainError> {
+    let (set, expected) = (sets.train.set(), task.targets());
+    let kind = |index: u32| set.target(index).map_or(expected, Target::kind);
+    match sets.train.indexes().iter().find(|&&index| kind(index) != expected) {
+        Some(&index) => {
+            Err(TrainError::Target { name: set.name(index).into(), found: kind(index), expected })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Augmented training batches.

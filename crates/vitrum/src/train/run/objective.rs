@@ -5,7 +5,7 @@ use crate::train::TrainError;
 use crate::train::build::Built;
 use crate::train::distill::{DistillConfig, Distillation, Teacher, TeacherOptions};
 use crate::train::job::Job;
-use crate::train::objective::{ClassLoss, Classification, Objective};
+use crate::train::objective::{ClassLoss, Objective, objective_of};
 
 /// The loss of the labels, and of a teacher's logits if the loss depends on a teacher. Adds the teacher's notes to the
 /// model's notes.
@@ -18,7 +18,7 @@ pub(super) fn objective(
     let recipe = &job.recipe;
     let (base, config) = (ClassLoss::from(recipe), DistillConfig::from(recipe));
     let Some(model) = recipe.teacher.clone().filter(|_| config.asks_teacher()) else {
-        return Ok(Box::new(Classification { loss: base }));
+        return objective_of(recipe);
     };
     let options = TeacherOptions {
         model,

@@ -23,6 +23,7 @@ use crate::train::job::Job;
 use crate::train::judge::Judge;
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
 use crate::train::score::{Meters, Scores};
+use crate::train::task::Task;
 use crate::train::trainer::{Examples, Updated};
 
 impl Run<'_> {
@@ -36,6 +37,7 @@ impl Run<'_> {
             train_images: self.sets.train.len(),
             val_images: self.sets.val.len(),
             classes: self.sets.classes.len(),
+            numbers: self.task == Task::Regress,
             epochs: self.epochs,
             batches: self.updates_per_epoch,
             epochs_done: self.progress.epoch,
@@ -83,7 +85,7 @@ impl Run<'_> {
         if !batch.is_multiple_of(self.recipe.log_interval.max(1)) && !last {
             return Ok(());
         }
-        let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+        let images: usize = batches.iter().map(TrainBatch::len).sum();
         let elapsed = pace.began.elapsed().as_secs_f64();
         let done = pace.updates as f64;
         self.tell(Event::Train(TrainLine {
@@ -129,8 +131,8 @@ impl Run<'_> {
         let set = self.sets.train.set();
         let ids: Vec<_> = batches
             .iter()
-            .flat_map(|batch| batch.indexes.iter().zip(&batch.labels))
-            .map(|(index, label)| json!({ "index": index, "name": set.name(*index), "label": label }))
+            .flat_map(|batch| batch.indexes.iter().zip(&batch.targets))
+            .map(|(index, target)| json!({ "index": index, "name": set.name(*index), "label": target }))
             .collect();
         let folder = self.folder.path().join(format!("nan-step-{update:08}"));
         let evidence = json!({
@@ -171,6 +173,12 @@ impl Run<'_> {
                 drawn = draw_answers(logger, &seen, preprocess, &names);
             }
             let elapsed = began.elapsed().as_secs_f64();
+            // A judge may need the whole dataset for its scores, so they are asked for only if a line is due.
+            let is_due = number % recipe.log_interval.max(1) == 0 || number + 1 >= batches;
+            let scores = match is_due {
+                true => Meters::new(&seen.judge.newest(), &seen.judge.scores()),
+                false => Meters::default(),
+            };
             let line = EvalLine {
                 epoch,
                 update,
@@ -179,9 +187,9 @@ impl Run<'_> {
                 batches,
                 seconds: batch_began.elapsed().as_secs_f64(),
                 seconds_avg: elapsed / (number + 1) as f64,
-                scores: Meters::new(&seen.judge.newest(), &seen.judge.scores()),
+                scores,
             };
-            if number % recipe.log_interval.max(1) == 0 || line.is_last() {
+            if is_due {
                 let event = Event::Eval(line);
                 let _ = logger.event(&event);
                 breaks |= watch.event(&event).is_break();
@@ -244,6 +252,7 @@ impl Run<'_> {
         let card = ModelCard {
             architecture: Some(self.built.architecture.clone()),
             preprocess: Some(self.built.preprocess.clone()),
+            problem: self.task.problem(),
             labels: Some(self.class_names()),
             ..ModelCard::new(config, CardSource::Timm, folder.join("config.json"))
         };
@@ -265,8 +274,8 @@ impl Run<'_> {
     /// Draws the first batch of training.
     pub(super) fn draw_first(&mut self, examples: &[Examples]) {
         let Some(first) = examples.first() else { return };
-        let names = self.class_names();
-        if let Err(error) = draw_targets(&mut self.logger, first, &self.built.preprocess, &names) {
+        let (task, names) = (self.task, self.class_names());
+        if let Err(error) = draw_targets(&mut self.logger, task, first, &self.built.preprocess, &names) {
             self.note(format!("no picture of the first batch: {error}"));
         }
     }

@@ -4,18 +4,20 @@ use crate::data::preprocess::Preprocess;
 use crate::train::evaluate::Evaluated;
 use crate::train::judge::Judge;
 use crate::train::log::{LogError, Logger};
+use crate::train::task::Task;
 use crate::train::trainer::Examples;
 
 /// Draws the first batch of training, with its targets.
 #[cfg(feature = "plots")]
 pub(super) fn draw_targets(
     logger: &mut Logger,
+    task: Task,
     first: &Examples,
     preprocess: &Preprocess,
     names: &[String],
 ) -> Result<(), LogError> {
-    use crate::train::log::pictures::{mosaic, target_captions};
-    let captions = target_captions(&first.targets, names);
+    use crate::train::log::pictures::mosaic;
+    let captions = super::captions::of_rows(task, &first.targets, names);
     let sheet = mosaic(&pixels(&first.images, first.shape, preprocess), &captions)?;
     logger.picture("train_batch0", &sheet)
 }
@@ -28,8 +30,8 @@ pub(super) fn draw_answers(
     preprocess: &Preprocess,
     names: &[String],
 ) -> Result<(), LogError> {
-    use crate::train::log::pictures::{answer_captions, mosaic};
-    let captions = answer_captions(seen.logits, seen.labels, names);
+    use crate::train::log::pictures::mosaic;
+    let captions = super::captions::of_answers(&seen.answers, names);
     let sheet = mosaic(&pixels(&seen.batch.values, seen.batch.shape, preprocess), &captions)?;
     logger.picture("val_pred0", &sheet)
 }
@@ -46,6 +48,7 @@ fn pixels<'a>(
 #[cfg(not(feature = "plots"))]
 pub(super) fn draw_targets(
     _: &mut Logger,
+    _: Task,
     _: &Examples,
     _: &Preprocess,
     _: &[String],

@@ -6,6 +6,7 @@
 mod hostile;
 mod hub;
 mod key_file;
+mod problem;
 pub mod quantize;
 mod weight_files;
 mod weights;

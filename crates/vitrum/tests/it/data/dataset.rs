@@ -26,7 +26,7 @@ fn all(source: &mut dyn Source) -> Vec<Sample> {
 }
 
 fn labels(source: &mut dyn Source) -> Vec<(String, Option<usize>)> {
-    all(source).into_iter().map(|sample| (sample.name, sample.label)).collect()
+    all(source).into_iter().map(|sample| (sample.name.clone(), sample.label())).collect()
 }
 
 fn pixels(image: ImageSource) -> RgbImage {
@@ -183,7 +183,7 @@ fn tars_are_streamed() {
         assert_eq!(source.classes(), ["cat", "dog", &"x".repeat(200)]);
         assert_eq!(source.count(), Some(3));
         let samples = all(&mut *source);
-        let found: Vec<_> = samples.iter().map(|s| (s.name.as_str(), s.label)).collect();
+        let found: Vec<_> = samples.iter().map(|s| (s.name.as_str(), s.label())).collect();
         assert_eq!(found, [("train/dog/1.png", Some(1)), ("train/cat/10.png", Some(0)), (&long, Some(2))]);
         let direct = decode::decode(&b, &DecodeOptions::default()).unwrap();
         assert_eq!(pixels(samples[1].image.clone()), direct);
@@ -264,7 +264,7 @@ fn mnist_pairs() {
     let mut source = open(root.path());
     assert_eq!((source.count(), source.classes().len()), (Some(2), 10));
     let samples = all(&mut *source);
-    assert_eq!([samples[0].label, samples[1].label], [Some(7), Some(0)]);
+    assert_eq!([samples[0].label(), samples[1].label()], [Some(7), Some(0)]);
     let second = pixels(samples[1].image.clone());
     assert_eq!((second.width(), second.height(), second.pixel(2, 1)), (3, 2, Some([255; 3])));
     let train = DatasetOptions { split: Some(Split::Train), ..Default::default() };
@@ -272,7 +272,7 @@ fn mnist_pairs() {
     assert!(error.to_string().contains("3 labels for 2 images"), "{error}");
     let alone = write(root.path(), "digits", &images[..22]);
     let mut source = open(&alone);
-    assert!(source.next_sample().unwrap().is_some_and(|sample| sample.label.is_none()));
+    assert!(source.next_sample().unwrap().is_some_and(|sample| sample.label().is_none()));
     assert!(source.next_sample().unwrap_err().to_string().contains("record 1 of 2"));
     let huge = write(root.path(), "huge", &idx(3, &[1, 1 << 30, 1 << 30], &[]));
     assert!(matches!(problem(&huge, &DatasetOptions::default()), DatasetProblem::Damaged(_)));
@@ -292,11 +292,11 @@ fn cifar_folders_and_archives() {
     let mut source = open(&root.path().join("ten"));
     assert_eq!(source.classes()[9], "truck");
     let samples = all(&mut *source);
-    assert_eq!([samples[0].label, samples[1].label], [Some(3), Some(9)]);
+    assert_eq!([samples[0].label(), samples[1].label()], [Some(3), Some(9)]);
     assert_eq!(pixels(samples[1].image.clone()).pixel(31, 31), Some([20, 21, 22]));
     let train = DatasetOptions { split: Some(Split::Train), ..Default::default() };
     let mut source = open_dataset(root.path().join("ten"), &train).unwrap();
-    assert_eq!(all(&mut *source)[0].label, Some(1));
+    assert_eq!(all(&mut *source)[0].label(), Some(1));
     let names: String = (0..100).map(|class| format!("class{class}\n")).collect();
     let hundred = cifar(&[5, 99], 40);
     let members: [(&str, &[u8]); 2] = [
@@ -306,7 +306,7 @@ fn cifar_folders_and_archives() {
     let path = write(root.path(), "cifar-100.tar.gz", &gz(&tar(&members)));
     let mut source = open(&path);
     assert_eq!((source.count(), source.classes()[99].as_str()), (Some(1), "class99"));
-    assert_eq!(all(&mut *source)[0].label, Some(99));
+    assert_eq!(all(&mut *source)[0].label(), Some(99));
     let short = write(root.path(), "short/test_batch.bin", &test[..4000]);
     assert!(matches!(problem(&short, &DatasetOptions::default()), DatasetProblem::Damaged(_)));
     let label = write(root.path(), "label/test_batch.bin", &cifar(&[10], 1));
@@ -331,7 +331,7 @@ fn real_table_of_photos() {
     let mut source = open_dataset(path.join("labels.csv"), &options).unwrap();
     let samples = all(&mut *source);
     assert_eq!(samples.len(), 200);
-    assert!(samples.iter().all(|sample| sample.label.is_some()));
+    assert!(samples.iter().all(|sample| sample.label().is_some()));
     assert!(pixels(samples[0].image.clone()).width() > 32);
 }
 
@@ -346,7 +346,7 @@ fn tables_as_people_bring_them_are_read_or_refused_by_line() {
         "\u{feff}file,label\r\na/1.png,1\r\n",
     ] {
         let mut source = open(&write(root.path(), "t.csv", text.as_bytes()));
-        assert_eq!(source.next_sample().unwrap().unwrap().label, Some(1), "{text}");
+        assert_eq!(source.next_sample().unwrap().unwrap().label(), Some(1), "{text}");
     }
     for (text, says) in
         [("where,label\na/1.png,x\n", "no column of paths"), ("file,label\na/1.png,-1\n", "line 2")]

@@ -22,7 +22,7 @@ fn every_class_is_drawn_equally_often_and_with_contrast() {
     let mut set = DemoSet::new(48, 50, 1);
     let mut counts = [0; 10];
     while let Some(sample) = set.next_sample().unwrap() {
-        let label = sample.label.unwrap();
+        let label = sample.label().unwrap();
         counts[label] += 1;
         assert!(sample.name.contains(CLASSES[label]), "{}", sample.name);
     }

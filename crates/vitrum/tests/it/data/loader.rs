@@ -27,7 +27,8 @@ fn any_number_of_workers_gives_the_same_batches() {
         shapes.push([5, 3, 16, 16]);
         shapes
     });
-    let labels: Vec<usize> = one.iter().flat_map(|batch| &batch.labels).map(|label| label.unwrap()).collect();
+    let labels: Vec<usize> =
+        one.iter().flat_map(|batch| batch.labels()).map(|label| label.unwrap()).collect();
     assert!(labels.iter().enumerate().all(|(index, &label)| label == index % 10));
     let direct = preprocess().apply(&DemoSet::new(24, 45, 3).image(9)).unwrap();
     assert_eq!(one[1].values[direct.len()..][..direct.len()], direct);

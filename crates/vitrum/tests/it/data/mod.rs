@@ -12,6 +12,7 @@ mod pictures;
 mod preprocess;
 mod processor;
 mod resize;
+mod targets;
 mod train_loader;
 mod train_set;
 mod webdataset;

@@ -95,7 +95,7 @@ fn a_sample_is_a_function_of_seed_epoch_index_and_repeat() {
             let image = subset.set().image(index).unwrap();
             let expected = sketch(&image, &mut sample_rng(7, 3, index.into(), place % 2)).unwrap();
             assert_eq!(batch.values[4 * at..][..4], expected, "picture {index}");
-            assert_eq!(Some(batch.labels[at]), subset.set().label(index));
+            assert_eq!(batch.labels()[at], subset.set().label(index));
             place += 1;
         }
     }
@@ -236,7 +236,7 @@ fn bad_pictures_have_substitutes() {
         let mut sorted = batch.indexes.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 0, 1, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]);
-        assert!(batch.indexes.iter().zip(&batch.labels).all(|(&i, &label)| set.label(i) == Some(label)));
+        assert!(batch.indexes.iter().zip(batch.labels()).all(|(&i, label)| set.label(i) == label));
         // A substitute is augmented in its own way.
         let of_four: Vec<&[f32]> = (0..20)
             .filter(|&at| batch.indexes[at] == 4)

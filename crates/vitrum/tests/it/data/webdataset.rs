@@ -27,7 +27,7 @@ fn try_open(members: &[(&str, &str)], options: &DatasetOptions) -> Result<Box<dy
 }
 
 fn samples(source: &mut dyn Source) -> Vec<(String, Option<usize>)> {
-    let next = || source.next_sample().unwrap().map(|sample| (sample.name, sample.label));
+    let next = || source.next_sample().unwrap().map(|sample| (sample.name.clone(), sample.label()));
     std::iter::from_fn(next).collect()
 }
 
@@ -321,7 +321,7 @@ fn any_number_of_workers_loads_the_same_batches() {
         Loader::new(source, preprocess, options).unwrap().map(Result::unwrap).collect()
     };
     let one = load(1);
-    let labels: Vec<_> = one.iter().flat_map(|batch| batch.labels.clone()).collect();
+    let labels: Vec<_> = one.iter().flat_map(|batch| batch.labels()).collect();
     assert_eq!(labels, [Some(2), Some(1), Some(1), Some(1), Some(0), Some(1)]);
     assert_eq!(load(3), one);
 }

@@ -1,4 +1,5 @@
 //! What models are used for.
 
+mod evaluate;
 mod front;
 mod photos;

@@ -40,7 +40,7 @@ impl Judge for Scripted {
     }
 
     fn add(&mut self, batch: &Answers<'_>) -> Result<(), TrainError> {
-        let Answers::Classes { names, logits, labels } = batch else { panic!("no classes") };
+        let Answers::Classes { names, logits, labels } = batch else { panic!("one class per image") };
         assert_eq!((names.len(), logits.len()), (labels.len(), labels.len()));
         self.images += names.len();
         Ok(())

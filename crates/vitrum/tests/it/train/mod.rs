@@ -16,6 +16,7 @@ mod recipe;
 mod resume;
 mod run;
 mod schedule;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
 use vitrum::checkpoint::load::{LoadOptions, load};
-use vitrum::data::dataset::{DatasetError, DatasetProblem, ImageSource, Sample, Skipped, Source};
+use vitrum::data::dataset::{DatasetError, DatasetProblem, ImageSource, Sample, Skipped, Source, Target};
 use vitrum::data::train_set::{TrainDataOptions, TrainSet, TrainSetOptions, TrainValSets};
 use vitrum::data::{DemoSet, RgbImage};
 use vitrum::layers::observe::{Observer, Silent};
@@ -65,7 +65,11 @@ impl Source for Drawn {
         let index = self.next;
         self.next += 1;
         let (label, image) = (self.set.label(index), self.set.image(index));
-        Ok(Some(Sample { name: index.to_string(), label: Some(label), image: ImageSource::Pixels(image) }))
+        Ok(Some(Sample {
+            name: index.to_string(),
+            target: Some(Target::Class(label)),
+            image: ImageSource::Pixels(image),
+        }))
     }
 }
 

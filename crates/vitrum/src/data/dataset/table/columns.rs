@@ -2,7 +2,7 @@
 
 use super::parts;
 use super::read::{Line, Table, plain};
-use crate::data::dataset::{DatasetProblem, Split};
+use crate::data::dataset::{DatasetProblem, Split, TargetKind};
 
 /// Names of the column of paths, best first. Comparison ignores case, blanks, `_` and `-`.
 const PATHS: [&str; 22] = [
@@ -79,12 +79,18 @@ pub(super) struct Columns {
     pub width: usize,
     /// The first row after the header.
     pub first_row: usize,
+    /// Columns that may hold targets, with their names; none if targets are one class.
+    pub candidates: Vec<(usize, String)>,
     pub notes: Vec<String>,
 }
 
 impl Columns {
     /// From the header, if there is one; `is_picture` tells whether a field names a picture.
-    pub(super) fn of(table: &Table, is_picture: &dyn Fn(&str) -> bool) -> Result<Self, DatasetProblem> {
+    pub(super) fn of(
+        table: &Table,
+        is_picture: &dyn Fn(&str) -> bool,
+        kind: TargetKind,
+    ) -> Result<Self, DatasetProblem> {
         let Some(first) = table.lines.first() else {
             return Ok(Self {
                 file: 0,
@@ -94,10 +100,11 @@ impl Columns {
                 part: None,
                 width: 0,
                 first_row: 0,
+                candidates: Vec::new(),
                 notes: Vec::new(),
             });
         };
-        if let Some(columns) = Self::of_header(first, &table.lines[1..])? {
+        if let Some(columns) = Self::of_header(first, &table.lines[1..], kind)? {
             return Ok(columns);
         }
         let next = table.lines.get(1);
@@ -107,7 +114,9 @@ impl Columns {
             return Err(DatasetProblem::Header { header: quoted(first) });
         }
         let width = first.fields.len();
-        let label = (width > 1).then_some(1);
+        let label = (width > 1 && kind == TargetKind::Class).then_some(1);
+        let others = if kind == TargetKind::Class { 1..1 } else { 1..width };
+        let candidates = others.map(|at| (at, (at - 1).to_string())).collect();
         Ok(Self {
             file: 0,
             label,
@@ -116,6 +125,7 @@ impl Columns {
             part: None,
             width,
             first_row: 0,
+            candidates,
             notes: Vec::new(),
         })
     }
@@ -126,7 +136,7 @@ impl Columns {
         Split::of_name(line.fields.get(*at)?)
     }
 
-    fn of_header(header: &Line, rows: &[Line]) -> Result<Option<Self>, DatasetProblem> {
+    fn of_header(header: &Line, rows: &[Line], kind: TargetKind) -> Result<Option<Self>, DatasetProblem> {
         let names: Vec<String> = header.fields.iter().map(|field| plain(field)).collect();
         let find =
             |known: &[&str]| known.iter().find_map(|name| names.iter().position(|found| found == name));
@@ -142,6 +152,19 @@ impl Columns {
         let part = parts::find(header, rows, shift, &mut notes)?;
         let is_other = |&at: &usize| at != file && Some(at + shift) != part && !names[at].is_empty();
         let others: Vec<usize> = (0..names.len()).filter(is_other).collect();
+        if kind != TargetKind::Class {
+            return Ok(Some(Self {
+                file: file + shift,
+                label: None,
+                numeric: false,
+                name: None,
+                part: part.map(|at| (at, header.fields[at - shift].clone())),
+                width: names.len() + shift,
+                first_row: 1,
+                candidates: others.iter().map(|&at| (at + shift, header.fields[at].clone())).collect(),
+                notes,
+            }));
+        }
         let label = number.or(name);
         if label.is_none() && is_one_hot(&others, rows, shift) {
             let columns: Vec<String> = others.iter().map(|&at| header.fields[at].clone()).collect();
@@ -172,6 +195,7 @@ impl Columns {
             part: part.map(|at| (at, header.fields[at - shift].clone())),
             width: names.len() + shift,
             first_row: 1,
+            candidates: Vec::new(),
             notes,
         }))
     }
