@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use vitrum::data::augment::{AugmentError, MixConfig, Mixup};
 use vitrum::data::dataset::{
     ClassMap, DatasetError, DatasetProblem, ImageSource, Sample, Skipped, Source, Target, TargetKind,
@@ -266,6 +267,23 @@ fn fingerprints_know_the_targets() {
     prints.sort();
     prints.dedup();
     assert_eq!(prints.len(), 7);
+}
+
+/// What checkpoints of earlier versions hold.
+#[test]
+fn fingerprints_of_one_class_are_those_of_earlier_versions() {
+    let (root, path) = folder("t.csv", "file,label\na.png,dog\nb.png,cat\nc.png,dog\n");
+    let set = TrainSet::open(&path, &TrainSetOptions::default()).unwrap();
+    let mut hash = Sha256::new();
+    hash.update(b"cat\0dog\0");
+    for (name, label) in [("a.png", 1_u64), ("b.png", 0), ("c.png", 1)] {
+        hash.update(name);
+        hash.update([0]);
+        hash.update(label.to_le_bytes());
+        hash.update(std::fs::metadata(root.path().join(name)).unwrap().len().to_le_bytes());
+    }
+    let expected: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(Subset::all(Arc::new(set)).fingerprint(), expected);
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn tasks_are_known_by_name() {
         Err(RecipeError::UnknownTask { name, nearest, known }) => (name, nearest, known),
         other => panic!("{task}: {other:?}"),
     };
-    let known = vec!["classify".to_string()];
+    let known = ["classify", "multilabel", "regress"].map(String::from).to_vec();
     assert_eq!(unknown("clasify"), ("clasify".into(), Some("classify".into()), known.clone()));
     assert_eq!(unknown("walk"), ("walk".into(), None, known));
 }
