@@ -2,7 +2,7 @@
 # Packs the crates as for crates.io, compiles each from its package, and builds and runs a project that depends on the
 # packed crates alone: the front page and the examples, on the demo model.
 #
-#   tools/packed.sh            about ten minutes on two cores when nothing is built yet
+#   tools/packed.sh            about fifteen minutes on two cores when nothing is built yet
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
