@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         std::fs::write(&path, bytes).expect("the temporary folder is writable");
         path
     };
-    let resolve = |_: &str| Ok(VitConfig::default());
+    let resolve = |_: &str| Ok(VitConfig::default().into());
     match choice % 3 {
         0 => {
             let _ = ModelCard::read(&put("config.json", data), &resolve);
