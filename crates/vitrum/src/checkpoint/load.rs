@@ -160,6 +160,9 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     let preprocess = found.preprocess.take();
     let preprocess = preprocess.and_then(|preprocess| prepared_for(&config, preprocess, &mut found));
     let labels = labels(&mut found, config.num_classes(), new_head || options.num_classes == Some(0));
+    if options.precision == Precision::F32 && rounds(&found, options) {
+        found.notes.push(format!("{}: the weights were saved in bf16, and it computes in bf16", found.name));
+    }
     let filled = match tensors {
         None => (fresh(&config, &mut found, options, device)?, None),
         Some(converted) => {

@@ -339,8 +339,8 @@ pub struct Recipe {
     /// Checkpoints kept besides the best.
     pub checkpoint_hist: usize,
     /// The score that chooses the best checkpoint. `classify`: `top1`, `top5` or `loss`; `multilabel`: `map`, `f1`,
-    /// `exact` or `loss`; `regress`: `mae`, `rmse`, `r2` or `loss`. The default `top1` stands for the task's first: `map`
-    /// for `multilabel`, `mae` for `regress` ([`Recipe::resolved`]).
+    /// `exact` or `loss`; `regress`: `mae`, `rmse`, `r2` or `loss`. With another task, the default `top1` means its first
+    /// score: `map` for `multilabel`, `mae` for `regress` ([`Recipe::resolved`]).
     pub eval_metric: String,
     /// Save and stop after this long: `3.5h`, `90min`.
     #[serde(skip_serializing_if = "Option::is_none")]

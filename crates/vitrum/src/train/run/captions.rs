@@ -80,7 +80,7 @@ fn short(value: f64) -> String {
     format!("{value:.3}")
 }
 
-/// What stands for no class.
+/// The caption of an image without a class.
 const NONE: &str = "none";
 
 fn listed(classes: &[usize], names: &[String]) -> String {

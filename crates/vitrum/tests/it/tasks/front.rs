@@ -82,6 +82,8 @@ fn attention_is_the_class_tokens_row_averaged_over_heads() {
             (0..heads).map(|head| values[head * tokens * tokens + 1 + patch]).sum::<f32>() / heads as f32;
         assert!((mean - weight).abs() < 1e-6, "{patch}: {mean} {weight}");
     }
+    // Packed weights look at the same patches.
+    assert_eq!(Classifier::load("demo").unwrap().pack().attention(picture, 2).unwrap(), map);
     let overlay = map.overlay();
     assert_eq!([overlay.width(), overlay.height()], [32, 32]);
     let darker = overlay.data().iter().zip(map.image.data()).all(|(after, before)| after <= before);
@@ -101,6 +103,8 @@ fn a_model_of_any_precision_is_saved_and_loads_as_it_was() {
         let after = load(&LoadOptions::new(&place), &Device::flex()).unwrap();
         assert_eq!(after.model.precision(), precision);
         assert_eq!(bits(&after), bits(&before), "{}", precision.name());
+        let told = after.notes.iter().any(|note| note.contains("saved in bf16"));
+        assert_eq!(told, precision == Precision::Bf16, "{:?}", after.notes);
         assert_eq!((&after.labels, &after.preprocess), (&before.labels, &before.preprocess));
         sizes.push(std::fs::metadata(place.join("model.safetensors")).unwrap().len());
         let again = before.save(&place, &WriteOptions::default()).unwrap_err();

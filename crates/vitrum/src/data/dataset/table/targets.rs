@@ -226,7 +226,7 @@ impl Separator {
         }
     }
 
-    /// The classes of a field, without what stands for no class.
+    /// The classes of a field, without the words that mean no class.
     fn split(self, field: &str) -> impl Iterator<Item = &str> {
         let parts = field.split(move |c: char| match self {
             Self::Char(separator) => c == separator,
