@@ -62,7 +62,7 @@ const MAX_MEMBER: u64 = 256 << 20;
 /// Most samples listed in memory: files of a folder, rows of a table.
 const MAX_SAMPLES: u64 = 50_000_000;
 /// Most classes.
-const MAX_CLASSES: usize = 1_000_000;
+pub(crate) const MAX_CLASSES: usize = 1_000_000;
 
 /// Opens a dataset of any kind listed in the [module](self).
 ///

@@ -19,8 +19,8 @@ pub(crate) use split::{below, shuffle};
 
 pub use super::dataset::ImageFault;
 use super::dataset::{
-    DatasetError, DatasetOptions, Entry, Held, ImageSource, Indexed, Place, Sample, Skipped, Source, Target,
-    TargetKind, dimensions, open_dataset,
+    DatasetError, DatasetOptions, DatasetProblem, Entry, Held, ImageSource, Indexed, MAX_CLASSES, Place,
+    Sample, Skipped, Source, Target, TargetKind, dimensions, open_dataset,
 };
 use super::decode::{DecodeOptions, Decoded};
 use super::image::RgbImage;
@@ -235,6 +235,10 @@ impl TrainSet {
         // Tables with numeric labels have no class names.
         let targets = indexed.entries.iter().filter_map(|entry| entry.target.as_ref());
         let numbers = targets.map(Target::outputs).max().unwrap_or(0);
+        if numbers > MAX_CLASSES {
+            let (found, limit) = (numbers as u64, MAX_CLASSES as u64);
+            return Err(DatasetProblem::TooLarge { what: "classes".into(), found, limit }.at(path).into());
+        }
         let mut classes = indexed.classes.clone();
         classes.extend((classes.len()..numbers).map(|number| number.to_string()));
         Ok(Self {

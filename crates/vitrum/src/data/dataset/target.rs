@@ -54,8 +54,8 @@ impl Target {
     /// Outputs that a model needs for it: one more than its largest class, or its number of values.
     pub fn outputs(&self) -> usize {
         match self {
-            Self::Class(class) => class + 1,
-            Self::Classes(classes) => classes.iter().max().map_or(0, |most| most + 1),
+            Self::Class(class) => class.saturating_add(1),
+            Self::Classes(classes) => classes.iter().max().map_or(0, |most| most.saturating_add(1)),
             Self::Values(values) => values.len(),
         }
     }

@@ -29,6 +29,8 @@ struct Drawn {
     next: usize,
     count: usize,
     fails_at: Option<usize>,
+    /// Added to every label.
+    offset: usize,
 }
 
 fn drawn(count: usize, seed: u64) -> Drawn {
@@ -39,6 +41,7 @@ fn drawn(count: usize, seed: u64) -> Drawn {
         next: 0,
         count,
         fails_at: None,
+        offset: 0,
     }
 }
 
@@ -64,7 +67,7 @@ impl Source for Drawn {
         }
         let index = self.next;
         self.next += 1;
-        let (label, image) = (self.set.label(index), self.set.image(index));
+        let (label, image) = (self.set.label(index) + self.offset, self.set.image(index));
         Ok(Some(Sample {
             name: index.to_string(),
             target: Some(Target::Class(label)),
@@ -99,6 +102,10 @@ fn a_source_of_ones_own_is_trained_on() {
     let options = TrainDataOptions { val_fraction: 0.2, ..TrainDataOptions::new("drawn") };
     let sets = TrainValSets::from_sets(set, None, &options).unwrap();
     assert_eq!((sets.train.len(), sets.val.len()), (80, 20));
+    // A class number that no memory holds is refused.
+    let far = Drawn { offset: usize::MAX - 20, ..drawn(9, 1) };
+    let error = TrainSet::from_source("far", Box::new(far), &TrainSetOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("more than the limit of 1000000"), "{error}");
     // The source's own error is told.
     let broken = Drawn { fails_at: Some(7), ..drawn(9, 1) };
     let error = TrainSet::from_source("camera", Box::new(broken), &TrainSetOptions::default()).unwrap_err();
