@@ -2,6 +2,10 @@
 
 use burn::tensor::{Bool, DType, Tensor};
 
+use crate::conv::ConvForm;
+use crate::functions::Folding;
+use crate::map_norm::MapNorm;
+
 /// Panics unless the arguments fit layer normalisation.
 pub(crate) fn check_layer_norm<const R: usize>(x: &Tensor<R>, weight: &Tensor<1>, bias: Option<&Tensor<1>>) {
     let d = x.dims()[R - 1];
@@ -132,4 +136,101 @@ pub(crate) fn check_mask(mask: Option<&Tensor<2, Bool>>, shape: [usize; 2]) {
         shape,
         "attention: the key padding mask must have a flag for each key of each entry"
     );
+}
+
+/// Panics unless the arguments fit a convolution with a kernel `[kh, kw, C / groups, N]`.
+pub(crate) fn check_conv(
+    name: &str,
+    x: &Tensor<3>,
+    weight: [usize; 4],
+    dtype: DType,
+    bias: Option<&Tensor<1>>,
+    form: &ConvForm,
+) {
+    let [kh, kw, c, n] = weight;
+    check_maps(name, x, form);
+    assert_eq!(form.kernel, [kh, kw], "{name}: the form and the kernel differ in size");
+    let groups = form.groups;
+    assert!(
+        groups > 0 && x.dims()[2] == c * groups && n.is_multiple_of(groups),
+        "{name}: maps must have the {} channels of the kernel, {c} in each of {groups} groups, found {}",
+        c * groups,
+        x.dims()[2]
+    );
+    assert_eq!(dtype, x.dtype(), "{name}: kernel and maps differ in type");
+    if let Some(bias) = bias {
+        check_vector(name, "bias", bias, n, x.dtype());
+    }
+}
+
+/// Panics unless the maps have the size of the form, and the window fits on them.
+fn check_maps(name: &str, x: &Tensor<3>, form: &ConvForm) {
+    let ConvForm { grid: [h, w], kernel, stride, dilation, .. } = *form;
+    assert_eq!(x.dims()[1], h * w, "{name}: maps must have {h} x {w} pixels");
+    let all = [kernel, stride, dilation].concat();
+    assert!(all.iter().all(|&n| n > 0), "{name}: a kernel, step or distance of 0: {form:?}");
+    assert!(!form.out().contains(&0), "{name}: the kernel does not fit on padded maps: {form:?}");
+}
+
+/// Panics unless the folding fits the result of a convolution with `n` channels.
+pub(crate) fn check_fold(x: &Tensor<3>, n: usize, form: &ConvForm, folding: &Folding) {
+    let name = "conv_folded";
+    for (what, vector) in [("scale", &folding.scale), ("shift", &folding.shift)] {
+        if let Some(vector) = vector {
+            check_vector(name, what, vector, n, x.dtype());
+        }
+    }
+    if let Some(residual) = &folding.residual {
+        let [rows, columns] = form.out();
+        assert_eq!(
+            residual.dims(),
+            [x.dims()[0], rows * columns, n],
+            "{name}: the residual must be like the result"
+        );
+        assert_eq!(residual.dtype(), x.dtype(), "{name}: residual and maps differ in type");
+    }
+}
+
+/// Panics unless the window fits on the maps and always meets a pixel.
+pub(crate) fn check_pool(x: &Tensor<3>, form: &ConvForm) {
+    check_maps("pool", x, form);
+    let meets = |axis: usize| {
+        let reach = (form.kernel[axis] - 1) * form.dilation[axis] + 1;
+        let last = (form.out()[axis] - 1) * form.stride[axis];
+        form.before[axis] < reach && last < form.grid[axis] + form.before[axis] && form.dilation[axis] == 1
+    };
+    assert!(meets(0) && meets(1), "pool: a window can lie outside the maps: {form:?}");
+}
+
+/// Panics unless the arguments fit a norm of maps.
+pub(crate) fn check_map_norm<const R: usize>(
+    x: &Tensor<R>,
+    weight: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
+    residual: Option<&Tensor<R>>,
+    norm: &MapNorm,
+) {
+    let c = x.dims()[R - 1];
+    for (what, vector) in [("weight", weight), ("bias", bias)] {
+        if let Some(vector) = vector {
+            check_vector("map_norm", what, vector, c, x.dtype());
+        }
+    }
+    if let Some(residual) = residual {
+        assert_eq!(residual.dims(), x.dims(), "map_norm: the residual must be like x");
+        assert_eq!(residual.dtype(), x.dtype(), "map_norm: residual and x differ in type");
+    }
+    if let Some(groups) = norm.groups {
+        assert!(groups > 0 && c.is_multiple_of(groups), "map_norm: {c} channels in {groups} groups");
+    }
+}
+
+/// Panics unless the arguments fit a gate.
+pub(crate) fn check_gate(x: &Tensor<3>, scale: &Tensor<2>, shift: Option<&Tensor<1>>) {
+    let [b, _, c] = x.dims();
+    assert_eq!(scale.dims(), [b, c], "gate: the scale must have a number per map and channel");
+    assert_eq!(scale.dtype(), x.dtype(), "gate: scale and x differ in type");
+    if let Some(shift) = shift {
+        check_vector("gate", "shift", shift, c, x.dtype());
+    }
 }

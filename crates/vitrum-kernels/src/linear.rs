@@ -45,7 +45,7 @@ pub(crate) fn forward<T: Real>(
     };
     let (a, b) = (View::rows(T::slice(x), m, k), View::rows(T::slice(weight), k, n));
     // SAFETY: the product writes all its numbers.
-    let y = unsafe { written(m * n, |y| Gemm { m, n, k, a, b: b.into(), add: false, epilogue }.run(y)) };
+    let y = unsafe { written(m * n, |y| Gemm::new([m, n, k], a, b).then(epilogue).run(y)) };
     T::tensor(y, with_last(&shape, n))
 }
 
@@ -60,13 +60,13 @@ pub(crate) fn backward<T: Real>(
     let [x, weight, grad] = [x, weight, grad].map(T::slice);
     let d_x = wants.x.then(|| {
         let (a, b) = (View::rows(grad, m, n), View::columns(weight, k, n));
-        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
+        let product = Gemm::new([m, k, n], a, b);
         // SAFETY: the product writes all its numbers.
         T::tensor(unsafe { written(m * k, |d_x| product.run(d_x)) }, shape)
     });
     let d_weight = wants.weight.then(|| {
         let (a, b) = (View::columns(x, m, k), View::rows(grad, m, n));
-        let product = Gemm { m: k, n, k: m, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
+        let product = Gemm::new([k, n, m], a, b);
         // SAFETY: as above.
         T::tensor(unsafe { written(k * n, |d_weight| product.run(d_weight)) }, Shape::new([k, n]))
     });

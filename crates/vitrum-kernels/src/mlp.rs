@@ -88,29 +88,16 @@ pub(crate) fn forward<T: Real>(
     let write = |y: Shared<T>| {
         for (first, rows) in sizes.blocks() {
             let keep = kept_to.map(|kept| kept.offset(first * f));
-            let inner = Gemm {
-                m: rows,
-                n: f,
-                k: d,
-                a: View::rows(&x[first * d..], rows, d),
-                b: View::rows(fc1, d, f).into(),
-                add: false,
-                epilogue: Epilogue::Activate { bias: fc1_bias, activation, keep },
-            };
+            let (a, b) = (View::rows(&x[first * d..], rows, d), View::rows(fc1, d, f));
+            let epilogue = Epilogue::Activate { bias: fc1_bias, activation, keep };
+            let inner = Gemm::new([rows, f, d], a, b).then(epilogue);
             // SAFETY: `hidden` has space for the block's rows, and the product writes all of them.
             unsafe {
                 inner.run(Shared::of_capacity(&mut hidden));
                 hidden.set_len(rows * f);
             }
-            let outer = Gemm {
-                m: rows,
-                n,
-                k: f,
-                a: View::rows(&hidden, rows, f),
-                b: View::rows(fc2, f, n).into(),
-                add: false,
-                epilogue: Epilogue::bias(fc2_bias),
-            };
+            let (a, b) = (View::rows(&hidden, rows, f), View::rows(fc2, f, n));
+            let outer = Gemm::new([rows, n, f], a, b).then(Epilogue::bias(fc2_bias));
             // SAFETY: as above.
             unsafe { outer.run(y.offset(first * n)) };
         }
@@ -155,19 +142,16 @@ pub(crate) fn backward<T: Real>(
             let value = Shared::of_capacity(&mut active);
             let epilogue = Epilogue::Derivative { x: &kept[first * f..][..rows * f], activation, value };
             let (a, b) = (View::rows(grad, rows, n), View::columns(fc2, f, n));
-            Gemm { m: rows, n: f, k: n, a, b: b.into(), add: false, epilogue }
-                .run(Shared::of_capacity(&mut d_hidden));
+            Gemm::new([rows, f, n], a, b).then(epilogue).run(Shared::of_capacity(&mut d_hidden));
             active.set_len(rows * f);
             d_hidden.set_len(rows * f);
             if let Some(d_fc2) = &mut d_fc2 {
                 let (a, b) = (View::columns(&active, rows, f), View::rows(grad, rows, n));
-                Gemm { m: f, n, k: rows, a, b: b.into(), add, epilogue: Epilogue::Nothing }
-                    .run(Shared::of_capacity(d_fc2));
+                Gemm { add, ..Gemm::new([f, n, rows], a, b) }.run(Shared::of_capacity(d_fc2));
             }
             if let Some(d_fc1) = &mut d_fc1 {
                 let (a, b) = (View::columns(x, rows, d), View::rows(&d_hidden, rows, f));
-                Gemm { m: d, n: f, k: rows, a, b: b.into(), add, epilogue: Epilogue::Nothing }
-                    .run(Shared::of_capacity(d_fc1));
+                Gemm { add, ..Gemm::new([d, f, rows], a, b) }.run(Shared::of_capacity(d_fc1));
             }
             if let Some(d_fc1_bias) = &mut d_fc1_bias {
                 sum_rows(&d_hidden, f, add, Shared::of_capacity(d_fc1_bias));
@@ -175,7 +159,7 @@ pub(crate) fn backward<T: Real>(
             if let Some(d_x) = &mut d_x {
                 let (a, b) = (View::rows(&d_hidden, rows, f), View::columns(fc1, d, f));
                 let to = Shared::of_capacity(d_x).offset(first * d);
-                Gemm { m: rows, n: d, k: f, a, b: b.into(), add: false, epilogue: Epilogue::Nothing }.run(to);
+                Gemm::new([rows, d, f], a, b).run(to);
             }
         }
     }

@@ -123,12 +123,11 @@ impl PackedWeight {
     /// `y` must have space for `[m, n]` numbers that no other thread uses.
     unsafe fn multiply(&self, a: &[f32], m: usize, epilogue: Epilogue<f32>, all: bool, y: Shared<f32>) {
         let [k, n] = self.0.weight.shape();
-        let b = (&self.0.weight).into();
         let a = match self.0.pairs {
             Some(pairs) => pairs.view(a, m),
             None => View::rows(a, m, k),
         };
-        let product = Gemm { m, n, k, a, b, add: false, epilogue };
+        let product = Gemm::new([m, n, k], a, &self.0.weight).then(epilogue);
         // SAFETY: upheld by the caller.
         unsafe {
             match (self.is_bf16(), all) {

@@ -104,7 +104,7 @@ pub(crate) fn forward<T: Real>(
     let (m, k, n) = (sizes.rows(), sizes.terms(), sizes.d);
     let patches = sizes.patches(T::slice(images));
     let (a, b) = (View::rows(&patches, m, k), View::columns(T::slice(weight), n, k));
-    let product = Gemm { m, n, k, a, b: b.into(), add: false, epilogue: Epilogue::bias(bias.map(T::slice)) };
+    let product = Gemm::new([m, n, k], a, b).then(Epilogue::bias(bias.map(T::slice)));
     // SAFETY: the product writes all its numbers.
     let tokens = unsafe { written(m * n, |tokens| product.run(tokens)) };
     T::tensor(tokens, Shape::new([sizes.b, sizes.grid[0] * sizes.grid[1], n]))
@@ -122,7 +122,7 @@ pub(crate) fn backward<T: Real>(
     let grad = T::slice(grad);
     let d_images = wants.x.then(|| {
         let (a, b) = (View::rows(grad, m, n), View::rows(T::slice(weight), n, k));
-        let product = Gemm { m, n: k, k: n, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
+        let product = Gemm::new([m, k, n], a, b);
         // SAFETY: the product writes all its numbers.
         let d_patches: Vec<T> = unsafe { written(m * k, |d_patches| product.run(d_patches)) };
         T::tensor(sizes.images(&d_patches), images.shape())
@@ -130,7 +130,7 @@ pub(crate) fn backward<T: Real>(
     let d_weight = wants.weight.then(|| {
         let patches = sizes.patches(T::slice(images));
         let (a, b) = (View::columns(grad, m, n), View::rows(&patches, m, k));
-        let product = Gemm { m: n, n: k, k: m, a, b: b.into(), add: false, epilogue: Epilogue::Nothing };
+        let product = Gemm::new([n, k, m], a, b);
         // SAFETY: as above.
         T::tensor(unsafe { written(n * k, |d_weight| product.run(d_weight)) }, weight.shape())
     });

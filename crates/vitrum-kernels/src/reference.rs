@@ -6,6 +6,10 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Tensor, activation};
 
+mod maps;
+
+pub use maps::{conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference};
+
 use crate::activation::{Activation, QUICK};
 use crate::check::{
     check_attention, check_cross, check_layer_norm, check_linear, check_patch_embed, check_residual,

@@ -10,10 +10,12 @@ mod attention_step;
 mod autodiff;
 mod flex;
 mod int8;
+mod maps;
 mod optional;
 mod packed;
 
 pub use int8::Int8Ops;
+pub use maps::{FoldedOps, MapOps};
 pub use packed::PackedOps;
 
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};

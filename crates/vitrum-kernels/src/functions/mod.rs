@@ -2,6 +2,7 @@
 
 mod attention;
 mod int8;
+mod maps;
 mod packed;
 
 pub use attention::{
@@ -9,6 +10,7 @@ pub use attention::{
     cross_attention_kv,
 };
 pub use int8::{linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
+pub use maps::{Folding, batch_norm, conv, conv_folded, conv_packed, gate, group_norm, pool, squeeze};
 pub use packed::{after_attention_packed, linear_add_packed, linear_packed, norm_linear_packed};
 
 use burn::backend::Dispatch;

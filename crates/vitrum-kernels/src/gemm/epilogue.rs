@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use super::WIDTH;
 use crate::activation::{Activation, ActivationFn, Differentiable as _, with_activation};
-use crate::simd::{Real, Vector};
+use crate::simd::{Kernel, Real, Simd, Vector};
 use crate::threads::Shared;
 
-/// The last step of a product. All matrices are `[m, n]`, contiguous and row by row; vectors are `[n]`.
+/// The last step of a product. All matrices are `[m, n]`, row by row at the step of C; vectors are `[n]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Epilogue<'a, T> {
     /// Leaves C as it is.
@@ -17,8 +17,28 @@ pub(crate) enum Epilogue<'a, T> {
     Activate { bias: Option<&'a [T]>, activation: Activation, keep: Option<Shared<T>> },
     /// `C = residual + gamma · (C + bias)`.
     Add { bias: Option<&'a [T]>, gamma: Option<&'a [T]>, residual: &'a [T] },
+    /// `C = activation(scale · C + shift + residual)`: a folded norm, with the end of a residual branch.
+    Fold { scale: &'a [T], shift: &'a [T], residual: Option<&'a [T]>, activation: Activation },
     /// `C = C · activation'(x)`, the backward pass of an activation; `value` receives `activation(x)`.
     Derivative { x: &'a [T], activation: Activation, value: Shared<T> },
+}
+
+/// An epilogue over rows of C, as a job of its own.
+pub(crate) struct ApplyRows<'a, T> {
+    pub epilogue: &'a Epilogue<'a, T>,
+    pub c: Shared<T>,
+    pub n: usize,
+    pub rows: Range<usize>,
+}
+
+impl<T: Real> Kernel for ApplyRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: upheld by the caller, who has computed the rows.
+        unsafe { self.epilogue.pieces::<T::In<S>, false>(&self.c, self.n, self.rows, 0..self.n) };
+    }
 }
 
 /// Part of a row: `count` numbers from offset `at` in each matrix, and from `column` in each vector. With `WHOLE`, it
@@ -63,15 +83,18 @@ impl<'a, T: Real> Epilogue<'a, T> {
     }
 
     /// Panics if an operand has another size than `[m, n]` asks for.
-    pub(super) fn check(&self, m: usize, n: usize) {
+    pub(super) fn check(&self, m: usize, n: usize, step: usize) {
         let vector = |x: &Option<&[T]>| x.is_none_or(|x| x.len() == n);
+        let least = if m == 0 { 0 } else { (m - 1) * step + n };
+        let matrix = |x: &[T]| x.len() >= least;
         let fits = match self {
             Epilogue::Nothing => true,
             Epilogue::Activate { bias, .. } => vector(bias),
-            Epilogue::Add { bias, gamma, residual, .. } => {
-                vector(bias) && vector(gamma) && residual.len() == m * n
+            Epilogue::Add { bias, gamma, residual, .. } => vector(bias) && vector(gamma) && matrix(residual),
+            Epilogue::Fold { scale, shift, residual, .. } => {
+                scale.len() == n && shift.len() == n && residual.is_none_or(matrix)
             }
-            Epilogue::Derivative { x, .. } => x.len() == m * n,
+            Epilogue::Derivative { x, .. } => matrix(x),
         };
         assert!(fits, "an operand of the epilogue does not fit a product of [{m}, {n}]");
     }
@@ -111,18 +134,21 @@ impl<'a, T: Real> Epilogue<'a, T> {
     ) {
         // SAFETY: pieces lie in the tile; `check` has verified the sizes.
         unsafe {
-            match *self {
-                Epilogue::Nothing => {}
-                Epilogue::Activate { bias: None, activation: Activation::Identity, keep: None } => {}
-                Epilogue::Activate { bias, activation, keep } => with_activation!(activation, function => {
-                    for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let x = biased::<V, WHOLE>(piece, c, bias);
-                        if let Some(keep) = keep {
-                            piece.store(x, keep.at(piece.at));
+            let (bias, activation, keep) = match *self {
+                Epilogue::Nothing => return,
+                Epilogue::Activate { bias, activation, keep } => (bias, activation, keep),
+                Epilogue::Fold { scale, shift, residual, activation } => {
+                    for piece in Pieces::<V, WHOLE>::new(n, rows.clone(), columns.clone()) {
+                        let shift = piece.load::<V>(shift.as_ptr().add(piece.column));
+                        let scale = piece.load::<V>(scale.as_ptr().add(piece.column));
+                        let mut x = piece.load::<V>(c.at(piece.at)).mul_add(scale, shift);
+                        if let Some(residual) = residual {
+                            x = x.add(piece.load(residual.as_ptr().add(piece.at)));
                         }
-                        piece.store(function.value(x), c.at(piece.at));
+                        piece.store(x, c.at(piece.at));
                     }
-                }),
+                    (None, activation, None)
+                }
                 Epilogue::Add { bias, gamma, residual } => {
                     for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
                         let x = biased::<V, WHOLE>(piece, c, bias);
@@ -133,16 +159,32 @@ impl<'a, T: Real> Epilogue<'a, T> {
                         };
                         piece.store(sum, c.at(piece.at));
                     }
+                    return;
                 }
-                Epilogue::Derivative { x, activation, value } => with_activation!(activation, function => {
-                    for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
-                        let x = piece.load::<V>(x.as_ptr().add(piece.at));
-                        let (active, derivative) = function.value_and_derivative(x);
-                        piece.store(active, value.at(piece.at));
-                        piece.store(piece.load::<V>(c.at(piece.at)).mul(derivative), c.at(piece.at));
-                    }
-                }),
+                Epilogue::Derivative { x, activation, value } => {
+                    with_activation!(activation, function => {
+                        for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                            let x = piece.load::<V>(x.as_ptr().add(piece.at));
+                            let (active, derivative) = function.value_and_derivative(x);
+                            piece.store(active, value.at(piece.at));
+                            piece.store(piece.load::<V>(c.at(piece.at)).mul(derivative), c.at(piece.at));
+                        }
+                    });
+                    return;
+                }
+            };
+            if bias.is_none() && activation == Activation::Identity && keep.is_none() {
+                return;
             }
+            with_activation!(activation, function => {
+                for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                    let x = biased::<V, WHOLE>(piece, c, bias);
+                    if let Some(keep) = keep {
+                        piece.store(x, keep.at(piece.at));
+                    }
+                    piece.store(function.value(x), c.at(piece.at));
+                }
+            });
         }
     }
 }

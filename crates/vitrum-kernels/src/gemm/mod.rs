@@ -76,11 +76,14 @@
 mod epilogue;
 mod pack;
 mod packed;
+mod patches;
 mod terms;
 mod tile;
 
-pub(crate) use epilogue::Epilogue;
+pub(crate) use epilogue::{ApplyRows, Epilogue};
 pub(crate) use packed::Packed;
+use patches::PackPatches;
+pub(crate) use patches::{Patches, Window};
 pub(crate) use terms::{Numbers, Pairs, Terms};
 pub(crate) use tile::Tile;
 
@@ -153,6 +156,79 @@ impl<'a, T: Real> View<'a, T> {
     }
 }
 
+/// Operand A of a product, `[m, k]`.
+#[derive(Clone, Copy)]
+pub(crate) enum OperandA<'a, T> {
+    /// A matrix in memory.
+    View(View<'a, T>),
+    /// The patches of a convolution, row by row; they exist only as packed strips.
+    Patches(&'a Patches<'a, T>),
+    /// The transpose of the patches.
+    PatchColumns(&'a Patches<'a, T>),
+}
+
+impl<'a, T> From<View<'a, T>> for OperandA<'a, T> {
+    fn from(view: View<'a, T>) -> Self {
+        OperandA::View(view)
+    }
+}
+
+impl<T: Real> OperandA<'_, T> {
+    /// Panics unless the operand is `[m, k]`.
+    fn check(&self, [m, k]: [usize; 2]) {
+        match self {
+            OperandA::View(view) => view.check([m, k]),
+            OperandA::Patches(patches) => assert_eq!(patches.shape(), [m, k], "patches of another shape"),
+            OperandA::PatchColumns(patches) => {
+                assert_eq!(patches.shape(), [k, m], "patches of another shape")
+            }
+        }
+    }
+
+    /// The matrix, if its rows can be read in place.
+    fn in_place(&self) -> Option<&View<'_, T>> {
+        match self {
+            OperandA::View(view) if view.is_cache_friendly() => Some(view),
+            _ => None,
+        }
+    }
+
+    /// Packs `rows` and `terms` as a strip.
+    ///
+    /// # Safety
+    /// As [`Strip::pack`].
+    #[inline(always)]
+    unsafe fn pack<V: Vector<Scalar = T>>(&self, rows: &Range<usize>, terms: &Range<usize>, to: *mut T) {
+        // SAFETY: upheld by the caller.
+        unsafe {
+            match self {
+                OperandA::View(view) => {
+                    let strip = Strip::of_rows(view, rows.start, rows.len(), terms.start, terms.len());
+                    strip.pack::<V>(rows.len(), to);
+                }
+                OperandA::Patches(patches) => {
+                    simd::run(PackPatches {
+                        patches,
+                        rows: rows.clone(),
+                        terms: terms.clone(),
+                        to,
+                        turned: false,
+                    });
+                }
+                OperandA::PatchColumns(patches) => {
+                    simd::run(PackPatches {
+                        patches,
+                        rows: rows.clone(),
+                        terms: terms.clone(),
+                        to,
+                        turned: true,
+                    });
+                }
+            }
+        }
+    }
+}
+
 /// Operand B of a product, `[k, n]`.
 pub(crate) enum OperandB<'a, T> {
     /// Packed during the product.
@@ -189,19 +265,37 @@ pub(crate) struct Gemm<'a, T> {
     pub n: usize,
     pub k: usize,
     /// `[m, k]`
-    pub a: View<'a, T>,
+    pub a: OperandA<'a, T>,
     /// `[k, n]`
     pub b: OperandB<'a, T>,
+    /// Step between rows of C, and of the matrices of the epilogue.
+    pub c_step: usize,
     /// Whether to add to what is in C.
     pub add: bool,
     pub epilogue: Epilogue<'a, T>,
 }
 
+impl<'a, T: Real> Gemm<'a, T> {
+    /// `C = A B` with contiguous rows of C and without an epilogue.
+    pub(crate) fn new(
+        [m, n, k]: [usize; 3],
+        a: impl Into<OperandA<'a, T>>,
+        b: impl Into<OperandB<'a, T>>,
+    ) -> Self {
+        Self { m, n, k, a: a.into(), b: b.into(), c_step: n, add: false, epilogue: Epilogue::Nothing }
+    }
+
+    /// With this epilogue.
+    pub(crate) fn then(self, epilogue: Epilogue<'a, T>) -> Self {
+        Self { epilogue, ..self }
+    }
+}
+
 impl<T: Real> Gemm<'_, T> {
-    /// Computes C, `[m, n]`, contiguous and row by row.
+    /// Computes C, `[m, n]`, row by row.
     ///
     /// # Safety
-    /// `c` must have space for `m · n` numbers that no other thread uses. If `add` is set, they must be initialised.
+    /// `c` must have space for `m` rows of `n` numbers at steps of `c_step` that no other thread uses. If `add` is set, they must be initialised.
     /// The same holds for the buffers that the epilogue writes.
     pub(crate) unsafe fn run(&self, c: Shared<T>) {
         // SAFETY: upheld by the caller.
@@ -254,7 +348,8 @@ impl<T: Real> Gemm<'_, T> {
     fn check(&self) {
         self.a.check([self.m, self.k]);
         self.b.check([self.k, self.n]);
-        self.epilogue.check(self.m, self.n);
+        assert!(self.c_step >= self.n, "rows of C overlap");
+        self.epilogue.check(self.m, self.n, self.c_step);
     }
 }
 
@@ -373,8 +468,9 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
         let rows = self.tile_rows(self.tiles.start).start..self.tile_rows(self.tiles.end - 1).end;
         let depth = call.k.min(DEPTH);
         let is_cached = rows.len() * call.k * size_of::<T>() <= CACHED_A_BYTES;
-        let in_place = (is_cached || self.strips.len() <= FEW_STRIPS) && call.a.is_cache_friendly();
-        let a_length = if in_place { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
+        let in_place = call.a.in_place().filter(|_| is_cached || self.strips.len() <= FEW_STRIPS);
+        let a_length =
+            if in_place.is_some() { 0 } else { (rows.len() * depth + SLACK).next_multiple_of(LINE_NUMBERS) };
         let length = a_length + STRIPS * width * depth + SLACK;
         let a = Line::reserve::<T>(self.scratch, length);
         let b = a.wrapping_add(a_length);
@@ -382,8 +478,8 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
             // SAFETY: the scratch has space for the rows and for STRIPS strips.
             unsafe {
                 let block_a = match in_place {
-                    true => BlockA { at: call.a.at(rows.start, terms.start), step: Some(call.a.steps[0]) },
-                    false => self.pack_a::<T::In<S>>(&terms, a),
+                    Some(a) => BlockA { at: a.at(rows.start, terms.start), step: Some(a.steps[0]) },
+                    None => self.pack_a::<T::In<S>>(&terms, a),
                 };
                 for first in self.strips.clone().step_by(STRIPS) {
                     let strips = first..self.strips.end.min(first + STRIPS);
@@ -406,10 +502,9 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
         let block_a = BlockA { at: to.cast_const(), step: None };
         for tile in self.tiles.clone() {
             let rows = self.tile_rows(tile);
-            let strip = Strip::of_rows(&self.call.a, rows.start, rows.len(), terms.start, terms.len());
             // SAFETY: the strip lies within the rows of A and the terms of the sum; strips are written one after the
             // other.
-            unsafe { strip.pack::<V>(rows.len(), to) };
+            unsafe { self.call.a.pack::<V>(&rows, terms, to) };
             to = to.wrapping_add(rows.len() * terms.len());
         }
         block_a
@@ -435,8 +530,8 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
                 let rows = self.tile_rows(tile);
                 // SAFETY: the tile lies in C, whose validity the caller upholds; packed strips have `k` terms.
                 unsafe {
-                    let c = self.c.at(rows.start * call.n + columns.start);
-                    let (b_step, c_step, ahead) = (width, call.n, queue.lines(k));
+                    let c = self.c.at(rows.start * call.c_step + columns.start);
+                    let (b_step, c_step, ahead) = (width, call.c_step, queue.lines(k));
                     let tile = Tile { k, a, b, b_step, c, c_step, add, ahead };
                     if columns.len() == width {
                         tile.of_height::<S, R, WIDTH, MR>(block_a.step, rows.len());
@@ -444,7 +539,7 @@ impl<'a, T: Real, R: Terms<T>> Block<'a, T, R> {
                         tile.narrow::<S, R, MR>(block_a.step, rows.len(), columns.len());
                     }
                     if last {
-                        call.epilogue.apply::<T::In<S>>(&self.c, call.n, rows.clone(), columns.clone());
+                        call.epilogue.apply::<T::In<S>>(&self.c, call.c_step, rows.clone(), columns.clone());
                     }
                 }
                 a = a.wrapping_add(rows.len() * block_a.step.unwrap_or(k));

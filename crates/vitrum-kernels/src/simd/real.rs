@@ -39,6 +39,7 @@ pub trait Real:
     const LEAST: Self;
 
     fn from_f64(x: f64) -> Self;
+    fn to_f64(self) -> f64;
     fn recip(self) -> Self;
     fn sqrt(self) -> Self;
     /// The numbers of a contiguous tensor of this type.
@@ -71,6 +72,10 @@ macro_rules! real {
 
             fn from_f64(x: f64) -> Self {
                 x as Self
+            }
+
+            fn to_f64(self) -> f64 {
+                f64::from(self)
             }
 
             fn recip(self) -> Self {

@@ -68,19 +68,55 @@ pub trait Vector: Copy {
                     lines[i] = Self::load(from.add(i * step));
                 }
             }
-            // Each round moves the highest digit of a number's index in the square to the lowest place.
-            let mut round = 1;
-            while round < Self::LANES {
-                let before = lines;
-                for i in 0..Self::LANES / 2 {
-                    (lines[2 * i], lines[2 * i + 1]) = before[i].interleave(before[i + Self::LANES / 2]);
-                }
-                round *= 2;
-            }
+            let lines = Self::transposed(lines);
             for i in 0..Self::LANES {
                 lines[i].store(to.add(i * to_step));
             }
         }
+    }
+    /// Transposes the numbers at `at` of these rows to `columns` rows at `to_step`. Missing rows count as zeros.
+    ///
+    /// # Safety
+    /// As `splat`. There are at most `LANES` rows and `columns`. Each row must have `LANES` readable numbers at `at`.
+    /// `to` must have space for `columns` rows of `LANES` numbers.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // As above.
+    unsafe fn transpose_lines(
+        rows: &[*const Self::Scalar],
+        at: usize,
+        columns: usize,
+        to: *mut Self::Scalar,
+        to_step: usize,
+    ) {
+        // SAFETY: upheld by the caller.
+        unsafe {
+            let mut lines = [Self::splat(Self::Scalar::ZERO); 16];
+            for i in 0..Self::LANES {
+                if i < rows.len() {
+                    lines[i] = Self::load(rows[i].add(at));
+                }
+            }
+            let lines = Self::transposed(lines);
+            for i in 0..Self::LANES {
+                if i < columns {
+                    lines[i].store(to.add(i * to_step));
+                }
+            }
+        }
+    }
+    /// The first `LANES` registers as a square, transposed.
+    #[inline(always)]
+    fn transposed(mut lines: [Self; 16]) -> [Self; 16] {
+        // Each round moves the highest digit of a number's index in the square to the lowest place.
+        let mut round = 1;
+        while round < Self::LANES {
+            let before = lines;
+            for i in 0..Self::LANES / 2 {
+                (lines[2 * i], lines[2 * i + 1]) = before[i].interleave(before[i + Self::LANES / 2]);
+            }
+            round *= 2;
+        }
+        lines
     }
 
     fn add(self, other: Self) -> Self;

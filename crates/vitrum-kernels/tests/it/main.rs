@@ -7,6 +7,7 @@ mod int8;
 mod layer_norm;
 mod levels;
 mod linear;
+mod maps;
 mod memory;
 mod optim;
 mod packed;

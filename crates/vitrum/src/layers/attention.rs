@@ -80,6 +80,9 @@ impl Attention {
     }
 
     /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
+    ///
+    /// # Panics
+    /// As [`Block::forward`](super::block::Block::forward).
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let context = self.context(self.qkv.forward(x), args, watch); // [B, T, A·E]
         dropout(self.proj.forward(context), self.proj_drop)

@@ -49,6 +49,9 @@ impl BatchNorm {
     }
 
     /// `[.., C] -> [.., C]`. The observer's scope is this layer.
+    ///
+    /// # Panics
+    /// If the last dimension is not `C`.
     pub fn forward<const R: usize>(&self, x: Tensor<R>, watch: &mut dyn Observer) -> Tensor<R> {
         let shape = x.dims();
         let (channels, dtype) = (shape[R - 1], x.dtype());

@@ -22,6 +22,9 @@ pub struct LayerScale {
 
 impl LayerScale {
     /// `[B, T, D] -> [B, T, D]`.
+    ///
+    /// # Panics
+    /// If the width is not `D`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         x * self.gamma.val().unsqueeze()
     }
@@ -108,6 +111,10 @@ impl Block {
     }
 
     /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
+    ///
+    /// # Panics
+    /// If `x` is empty, its width or float type is not that of the weights, `args.grid` does not fit the number of tokens of
+    /// a relative bias, or a training step meets a prepared weight.
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         if !watch.wants_tokens() && self.norms == NormPlace::Before && !training(&x) {
             return self.answer(x, args, watch);

@@ -82,6 +82,9 @@ impl Mlp {
     }
 
     /// `[B, T, D] -> [B, T, D]`, in one operation unless dropout acts between the layers.
+    ///
+    /// # Panics
+    /// If the width or the float type is not that of the weights, or a training step meets a prepared weight.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         if self.drop > 0.0 && training(&x) {
             let x = self.act.forward(self.fc1.forward(x)); // [B, T, F]

@@ -24,6 +24,9 @@ impl LayerNorm {
     }
 
     /// `[.., D] -> [.., D]`.
+    ///
+    /// # Panics
+    /// If the last dimension or the float type is not that of the weight.
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
         vitrum_kernels::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
     }

@@ -27,6 +27,9 @@ pub enum GlobalPool {
 
 /// `[B, T, D] -> [B, D]` without parameters. The first `prefix` tokens are left out unless `include_prefix`.
 /// [`GlobalPool::Map`] has parameters: it is an [`AttentionPool`].
+///
+/// # Panics
+/// If there is no token left to pool, or fewer tokens than `prefix`.
 pub fn pool(x: Tensor<3>, kind: GlobalPool, prefix: usize, include_prefix: bool) -> Tensor<2> {
     let t = x.dims()[1];
     if kind == GlobalPool::Token {
@@ -83,6 +86,9 @@ impl AttentionPool {
     }
 
     /// `[B, T, D] -> [B, D]`.
+    ///
+    /// # Panics
+    /// If the width is not `D`, or there is no token.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let [b, t, d] = x.dims();
         let (a, e) = (self.num_heads, d / self.num_heads);

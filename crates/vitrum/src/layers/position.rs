@@ -165,6 +165,9 @@ impl Position {
     }
 
     /// Adds positions to patches with their prefix, `[B, prefix_rows + N, D]`.
+    ///
+    /// # Panics
+    /// If the grid does not fit the number of tokens.
     pub fn add(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         match self.table(grid, x.dtype(), &x.device()) {
             Some(table) => x + table,
@@ -448,6 +451,9 @@ impl PosConv {
     }
 
     /// `[B, T, D] -> [B, T, D]`.
+    ///
+    /// # Panics
+    /// If `T` is not `prefix + h·w`, or the width is not `D`.
     pub fn forward(&self, x: Tensor<3>, prefix: usize, [h, w]: [usize; 2]) -> Tensor<3> {
         let [b, _, d] = x.dims();
         let (first, patches) = split(x, prefix);

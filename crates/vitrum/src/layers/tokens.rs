@@ -4,6 +4,9 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 
 /// Prepends learned tokens, each `[1, n, D]`, to `[B, N, D]`, in the given order.
+///
+/// # Panics
+/// If the tokens have another width.
 pub fn prepend(x: Tensor<3>, tokens: &[Option<&Param<Tensor<3>>>]) -> Tensor<3> {
     let [b, _, d] = x.dims();
     let mut parts: Vec<Tensor<3>> = tokens
@@ -23,6 +26,9 @@ pub fn prepend(x: Tensor<3>, tokens: &[Option<&Param<Tensor<3>>>]) -> Tensor<3> 
 }
 
 /// Splits `[B, T, D]` into the first `prefix` tokens and the patches.
+///
+/// # Panics
+/// If there are fewer than `prefix` tokens.
 pub fn split(x: Tensor<3>, prefix: usize) -> (Option<Tensor<3>>, Tensor<3>) {
     let t = x.dims()[1];
     if prefix == 0 {

@@ -98,9 +98,9 @@ pub(super) fn attention(
         return Err(Error::NoAttention { block, family: model.family() });
     };
     let weights = weights.mean_dim(1); // [1, 1, T, T]
-    let weights = match prefix {
-        0 => weights.mean_dim(2),
-        _ => weights.narrow(2, 0, 1),
+    let weights = match has_class_token(model, prefix) {
+        true => weights.narrow(2, 0, 1),
+        false => weights.narrow(2, prefix, rows * columns).mean_dim(2),
     };
     let patches = weights.narrow(3, prefix, rows * columns).cast(DType::F32);
     let weights: Vec<f32> = patches.into_data().iter::<f32>().collect();
@@ -108,4 +108,11 @@ pub(super) fn attention(
         return Err(Error::NotFinite { image: 0 });
     }
     Ok(AttentionMap { grid: [rows, columns], weights, image })
+}
+
+/// Whether the first of `prefix` tokens is a class token; registers alone are none. The field `class_token` says so. A
+/// family without that field has a class token wherever it has a prefix.
+fn has_class_token(model: &Model, prefix: usize) -> bool {
+    let field = model.config().field("class_token");
+    prefix > 0 && field.and_then(|value| value.as_bool()).unwrap_or(true)
 }

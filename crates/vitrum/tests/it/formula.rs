@@ -30,15 +30,15 @@ pub fn noise(key: &str, numel: usize) -> Vec<f64> {
 
 /// A weight tensor in C order.
 ///
-/// Two and more dimensions: standard deviation `numel^(-1/4)`. One dimension: `1 + u/2` for scales
-/// (key ending in `weight`, `gamma`, `scale`), else `u/2`. Scalars: `u`.
+/// Two and more dimensions: standard deviation `numel^(-1/4)`. One dimension: `1 + u/2` for scales and
+/// variances (key ending in `weight`, `gamma`, `scale`, `running_var`), else `u/2`. Scalars: `u`.
 pub fn weight(key: &str, shape: &[usize]) -> Vec<f32> {
     let numel = shape.iter().product::<usize>();
     let root = (numel as f64).sqrt().sqrt();
-    let is_scale = ["weight", "gamma", "scale"].iter().any(|end| key.ends_with(end));
+    let positive = ["weight", "gamma", "scale", "running_var"].iter().any(|end| key.ends_with(end));
     let scaled = |u: f64| match shape.len() {
         0 => u,
-        1 if is_scale => 1.0 + 0.5 * u,
+        1 if positive => 1.0 + 0.5 * u,
         1 => 0.5 * u,
         _ => u * 3f64.sqrt() / root,
     };
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn formula_weights_equal_python_to_the_bit() {
         let golden = golden();
-        assert!(golden.weights.len() >= 9);
+        assert!(golden.weights.len() >= 12);
         for tensor in golden.weights {
             assert_eq!(bits(&weight(&tensor.key, &tensor.shape)), tensor.bits, "{:?}", tensor.key);
         }

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::data::val_loader;
 use super::samples::{draw_answers, draw_targets};
 use super::{MAX_BAD_LOSSES, Pace, Run};
-use crate::checkpoint::apply::collect;
 use crate::checkpoint::card::{CardSource, ModelCard};
 use crate::checkpoint::load::ModelError;
-use crate::checkpoint::write::{WriteOptions, write_model};
+use crate::checkpoint::save::save;
+use crate::checkpoint::write::WriteOptions;
 use crate::data::batch;
 use crate::data::train_loader::TrainBatch;
-use crate::models::{Config, Model, catalogue};
+use crate::models::{Config, Model};
 use crate::tasks::classify::rows;
 use crate::train::TrainError;
 use crate::train::evaluate::{Evaluated, Pass, evaluate};
@@ -256,9 +256,8 @@ impl Run<'_> {
             labels: Some(self.class_names()),
             ..ModelCard::new(config, CardSource::Timm, folder.join("config.json"))
         };
-        let base = &catalogue::entry(&self.built.architecture)?.config;
         let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
-        if let Some(reason) = write_model(&folder, &collect(model), &card, base, &options)? {
+        if let Some(reason) = save(&folder, model, &card, &options)? {
             self.note(format!("{}: timm itself cannot load this model: {reason}", folder.display()));
         }
         Ok(card)

@@ -1,13 +1,14 @@
 //! The front page: files and bytes, vectors, attention, saving in any precision.
 
 use burn::tensor::{DType, Device, Tensor};
+use serde_json::json;
 use vitrum::Error;
 use vitrum::checkpoint::LoadError;
 use vitrum::checkpoint::load::ModelError;
 use vitrum::checkpoint::write::WriteOptions;
 use vitrum::data::{DemoSet, batch, open_all};
 use vitrum::layers::observe::{Recorder, Seen};
-use vitrum::models::Want;
+use vitrum::models::{ModelConfig, Want};
 use vitrum::prelude::*;
 
 fn pictures(count: usize) -> Vec<RgbImage> {
@@ -89,6 +90,35 @@ fn attention_is_the_class_tokens_row_averaged_over_heads() {
     let darker = overlay.data().iter().zip(map.image.data()).all(|(after, before)| after <= before);
     assert!(darker && overlay.data() != map.image.data());
     assert!(matches!(vit.attention(picture, 9), Err(Error::NoAttention { block: 9, family: "vit" })));
+}
+
+/// The first prefix token of a model with registers and no class token is a register: the map is the patches' mean.
+#[test]
+fn a_register_is_not_taken_for_a_class_token() {
+    let config = ModelConfig::named("vit_tiny_patch16_224").unwrap();
+    let fields = json!({
+        "img_size": [32, 32], "patch_size": [8, 8], "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 3,
+        "class_token": false, "reg_tokens": 2, "global_pool": "avg", "fc_norm": false,
+    });
+    let fields = fields.as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let config = config.with_all(fields).unwrap();
+    let device = Device::flex();
+    let loaded = Loaded { model: config.init(&device, 3).unwrap(), ..demo(Precision::F32) };
+    let picture = &pictures(1)[0];
+    let vit = Classifier::new(loaded, device.clone()).unwrap();
+    let images =
+        batch::of_images(std::slice::from_ref(picture), vit.preprocess(), DType::F32, &device).unwrap();
+    let mut recorder = Recorder { with_attention: true, seen: Vec::new() };
+    vit.model().as_backbone().unwrap().features(images.into(), Want::Last, &mut recorder);
+    let Some((_, Seen::Attention(weights))) =
+        recorder.seen.iter().find(|(name, _)| name == "blocks.0.attn.weights")
+    else {
+        panic!("no attention")
+    };
+    let mean = weights.clone().mean_dim(1).narrow(2, 2, 16).mean_dim(2).narrow(3, 2, 16);
+    let mean: Vec<f32> = mean.into_data().iter::<f32>().collect();
+    let map = vit.attention(picture, 0).unwrap();
+    assert!(map.weights.iter().zip(&mean).all(|(a, b)| (a - b).abs() < 1e-6), "{:?} {mean:?}", map.weights);
 }
 
 #[test]
