@@ -119,13 +119,8 @@ pub fn collect<M: Module>(model: &M) -> TensorMap {
 
 /// Keys and shapes (timm's layouts) of a model's parameters, without reading any value.
 pub fn expected_tensors<M: Module>(model: &M) -> BTreeMap<String, Vec<usize>> {
-    let layout = |(key, mut shape): (Key, Vec<usize>)| {
-        if key.is_linear_weight {
-            shape.reverse();
-        }
-        (key.name, shape)
-    };
-    shapes(model).into_iter().map(layout).collect()
+    let in_files = |(key, shape): (Key, Vec<usize>)| (key.name, key.layout.shape_in_files(&shape));
+    shapes(model).into_iter().map(in_files).collect()
 }
 
 /// Takes the heads out of the file, keeping the shapes for the report.
@@ -147,10 +142,7 @@ struct Filler<'a> {
 impl Map for Filler<'_> {
     fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
         let shape = param.lazy_shape().dims::<R>();
-        let mut expected = shape.to_vec();
-        if key.is_linear_weight {
-            expected.reverse(); // the layout in files
-        }
+        let expected = key.layout.shape_in_files(&shape);
         let name = key.name.clone();
         if let Some(found) = self.held.remove(&name) {
             match found == expected {
@@ -167,13 +159,13 @@ impl Map for Filler<'_> {
             self.missing.push(ShapeChange { key: name, found: Vec::new(), expected });
             return param;
         };
-        if tensor.shape() != expected {
+        if tensor.shape() != expected && !is_pointwise_kernel(tensor.shape(), &expected) {
             self.report.mismatched.push(ShapeChange { key: name, found: tensor.shape().to_vec(), expected });
             return param;
         }
-        let data = match key.is_linear_weight {
-            true => transposed_data(&tensor, self.dtype),
-            false => data(&tensor, self.dtype),
+        let data = match self.dtype {
+            DType::F64 => TensorData::new(key.layout.to_memory(tensor.to_f64(), &expected), shape),
+            _ => TensorData::new(key.layout.to_memory(tensor.to_f32(), &expected), shape),
         };
         let value = Tensor::from_data(data, (&param.lazy_device(), self.dtype));
         self.report.loaded.push(name);
@@ -182,38 +174,9 @@ impl Map for Filler<'_> {
     }
 }
 
-fn data(tensor: &HostTensor, dtype: DType) -> TensorData {
-    if dtype == DType::F64 {
-        TensorData::new(tensor.to_f64(), tensor.shape().to_vec())
-    } else {
-        TensorData::new(tensor.to_f32(), tensor.shape().to_vec())
-    }
-}
-
-/// A linear weight `[d_out, d_in]` as `[d_in, d_out]`.
-fn transposed_data(tensor: &HostTensor, dtype: DType) -> TensorData {
-    let [rows, columns] = [tensor.shape()[0], tensor.shape()[1]];
-    if dtype == DType::F64 {
-        TensorData::new(transpose(&tensor.to_f64(), rows, columns), [columns, rows])
-    } else {
-        TensorData::new(transpose(&tensor.to_f32(), rows, columns), [columns, rows])
-    }
-}
-
-/// `[rows, columns]` to `[columns, rows]`, in tiles that stay in cache.
-fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
-    const TILE: usize = 32;
-    let mut result = vec![T::default(); values.len()];
-    for top in (0..rows).step_by(TILE) {
-        for left in (0..columns).step_by(TILE) {
-            for row in top..(top + TILE).min(rows) {
-                for column in left..(left + TILE).min(columns) {
-                    result[column * rows + row] = values[row * columns + column];
-                }
-            }
-        }
-    }
-    result
+/// Whether a file's kernel of 1x1, `[N, C, 1, 1]`, is the weight of a linear layer, `[N, C]`.
+fn is_pointwise_kernel(found: &[usize], expected: &[usize]) -> bool {
+    matches!((found, expected), (&[n, c, 1, 1], &[d_out, d_in]) if [n, c] == [d_out, d_in])
 }
 
 struct Collector(TensorMap);
@@ -221,17 +184,11 @@ struct Collector(TensorMap);
 impl Visit for Collector {
     fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
         let tensor = param.val();
-        let mut shape: Vec<usize> = tensor.dims().to_vec();
+        let shape: Vec<usize> = tensor.dims().to_vec();
         let data = tensor.into_data();
         let wide = data.dtype() == DType::F64;
         let values: Vec<f64> = data.iter::<f64>().collect();
-        let values = if key.is_linear_weight {
-            let [rows, columns] = [shape[0], shape[1]];
-            shape.reverse();
-            transpose(&values, rows, columns)
-        } else {
-            values
-        };
+        let (values, shape) = (key.layout.to_files(values, &shape), key.layout.shape_in_files(&shape));
         let host = if wide {
             HostTensor::from_f64(shape, &values)
         } else {

@@ -4,6 +4,8 @@
 //! sizes, and reads and writes other libraries' configurations.
 
 mod deit;
+mod maps;
+mod resnet;
 mod vit;
 
 use serde_json::{Map, Value};
@@ -45,7 +47,7 @@ pub trait Files: Config + Into<ModelConfig> {
     const NAMINGS: &'static [Naming];
 
     /// The first convolution on the image (timm's `first_conv`).
-    const FIRST_CONV: &'static str;
+    fn first_conv(&self) -> &'static str;
 
     /// Conversions to timm's layout that need several tensors. The tensors are renamed already.
     ///
@@ -77,6 +79,11 @@ pub trait Files: Config + Into<ModelConfig> {
     /// Fits tensors of the model `of` to this one: resizes positions, adapts channels, moves norms. Without `of` it
     /// assumes a square position grid and keeps the channels. Other sizes stay, and are reported as mismatched.
     fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report);
+
+    /// The weights of linear layers that timm holds as kernels of 1x1.
+    fn kernels(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Rounds tensors that conversion made wider than the file's dtype, before writing.
     ///
@@ -176,12 +183,14 @@ impl<C: Into<ModelConfig>> Inferred<C> {
 }
 
 impl ModelConfig {
-    /// [`Files::FIRST_CONV`].
+    /// [`Files::first_conv`].
     pub(crate) fn first_conv(&self) -> &'static str {
-        fn of<C: Files>(_: &C) -> &'static str {
-            C::FIRST_CONV
-        }
-        each_config!(self, config => of(config))
+        each_config!(self, config => config.first_conv())
+    }
+
+    /// [`Files::kernels`].
+    pub(crate) fn kernels(&self) -> Vec<String> {
+        each_config!(self, config => config.kernels())
     }
 
     /// [`Files::num_features`].

@@ -43,6 +43,12 @@ impl Fields<'_> {
         self.get(key).map(|v| pair(v).ok_or_else(|| expected(key, "one or two whole numbers", v))).transpose()
     }
 
+    /// A list of whole numbers.
+    pub(crate) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>, String> {
+        let sizes = |v: &Value| v.as_array()?.iter().map(as_size).collect::<Option<Vec<_>>>();
+        self.get(key).map(|v| sizes(v).ok_or_else(|| expected(key, "a list of whole numbers", v))).transpose()
+    }
+
     /// Numbers in a list, or one number.
     pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
         let numbers = |v: &Value| match v {

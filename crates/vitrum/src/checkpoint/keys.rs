@@ -1,6 +1,7 @@
 //! Rows from a library's names to timm's. Each family's module has its tables ([`super::family`]).
 //!
-//! `{N}` in a row is the number of a block. A row for a module also covers its `.weight` and `.bias`.
+//! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`. A row for a module also
+//! covers its `.weight`, its `.bias` and the statistics of a batch norm.
 
 /// How to convert a tensor to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,18 +56,48 @@ pub fn lookup_back(table: &[Row], name: &str) -> Option<String> {
     table.iter().find_map(|&(to, from, _)| translate(from, to, name))
 }
 
+/// What may follow the name of a module.
+const PARTS: [&str; 6] = ["", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"];
+
 /// Rewrites `name` from the pattern `from` to the pattern `to`; `None` if it does not match `from`.
 pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
-    let (number, rest) = match from.split_once("{N}") {
-        None => ("", name.strip_prefix(from)?),
-        Some((before, after)) => {
-            let rest = name.strip_prefix(before)?;
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-            let (number, rest) = rest.split_at(digits);
-            (Some(number).filter(|n| !n.is_empty())?, rest.strip_prefix(after)?)
-        }
+    let (mut pattern, mut rest) = (from, name);
+    let mut numbers: Vec<(&str, usize)> = Vec::new();
+    while let Some((before, placeholder, after)) = placeholder(pattern) {
+        rest = rest.strip_prefix(before)?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, left) = rest.split_at(digits);
+        numbers.push((placeholder.letter, number.parse::<usize>().ok()?.checked_sub(placeholder.plus)?));
+        (pattern, rest) = (after, left);
+    }
+    rest = rest.strip_prefix(pattern)?;
+    if !PARTS.contains(&rest) {
+        return None;
+    }
+    let (mut pattern, mut new) = (to, String::new());
+    while let Some((before, placeholder, after)) = placeholder(pattern) {
+        let (_, number) = numbers.iter().find(|(letter, _)| *letter == placeholder.letter)?;
+        new += &format!("{before}{}", number + placeholder.plus);
+        pattern = after;
+    }
+    Some(new + pattern + rest)
+}
+
+/// A number in a pattern: `{N}`, `{M}`, or `{N+1}` for one more.
+struct Placeholder<'a> {
+    letter: &'a str,
+    plus: usize,
+}
+
+/// The first placeholder of a pattern, and what stands before and after it.
+fn placeholder(pattern: &str) -> Option<(&str, Placeholder<'_>, &str)> {
+    let (before, rest) = pattern.split_once('{')?;
+    let (inside, after) = rest.split_once('}')?;
+    let (letter, plus) = match inside.split_once('+') {
+        Some((letter, plus)) => (letter, plus.parse().ok()?),
+        None => (inside, 0),
     };
-    matches!(rest, "" | ".weight" | ".bias").then(|| to.replace("{N}", number) + rest)
+    Some((before, Placeholder { letter, plus }, after))
 }
 
 #[cfg(test)]
@@ -84,6 +115,18 @@ mod tests {
         );
         assert_eq!(lookup(&TABLE, "token"), Some(("cls_token".into(), Edit::Rank3)));
         assert_eq!(lookup_back(&TABLE, "layers.3.attn.q.bias").as_deref(), Some("layer.3.query.bias"));
+    }
+
+    #[test]
+    fn rows_may_have_two_numbers_and_count_from_one() {
+        let table = [("stages.{N}.layers.{M}.conv", "layer{N+1}.{M}.conv1", Edit::Keep)];
+        let found = lookup(&table, "stages.0.layers.11.conv.running_mean");
+        assert_eq!(found, Some(("layer1.11.conv1.running_mean".into(), Edit::Keep)));
+        assert_eq!(
+            lookup_back(&table, "layer3.2.conv1.weight").as_deref(),
+            Some("stages.2.layers.2.conv.weight")
+        );
+        assert_eq!(lookup_back(&table, "layer0.2.conv1.weight"), None);
     }
 
     #[test]

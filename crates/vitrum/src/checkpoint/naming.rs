@@ -24,6 +24,8 @@ pub enum Dialect {
     Clip,
     /// lucidrains' vit-pytorch.
     Lucidrains,
+    /// The code of the paper's authors: Facebook's ConvNeXt, ClassyVision.
+    Official,
     /// The names of a key file.
     Custom,
 }
@@ -38,6 +40,7 @@ impl Dialect {
             Self::Google => "Google (JAX)",
             Self::Clip => "OpenAI CLIP",
             Self::Lucidrains => "vit-pytorch",
+            Self::Official => "the authors' code",
             Self::Custom => "custom",
         }
     }

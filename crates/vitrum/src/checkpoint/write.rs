@@ -42,6 +42,16 @@ impl Default for WriteOptions {
 /// # Errors
 /// [`LoadError::TooSmallType`] for a value out of the type's range.
 pub fn to_safetensors(map: &TensorMap, dtype: Option<Dtype>) -> Result<Vec<u8>, LoadError> {
+    with_kernels(map, dtype, &[])
+}
+
+/// [`to_safetensors`] in timm's layout.
+fn timm_safetensors(map: &TensorMap, card: &ModelCard, dtype: Option<Dtype>) -> Result<Vec<u8>, LoadError> {
+    with_kernels(map, dtype, &card.config.kernels())
+}
+
+/// [`to_safetensors`] with these matrices `[N, C]` as kernels `[N, C, 1, 1]`.
+fn with_kernels(map: &TensorMap, dtype: Option<Dtype>, kernels: &[String]) -> Result<Vec<u8>, LoadError> {
     if let Some(dtype) = dtype {
         check_narrowing(map, dtype)?;
     }
@@ -58,7 +68,11 @@ pub fn to_safetensors(map: &TensorMap, dtype: Option<Dtype>) -> Result<Vec<u8>, 
         map.tensors.iter().map(cast).collect::<Result<_, LoadError>>()?;
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in &tensors {
-        let view = TensorView::new(file_dtype(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
+        let mut shape = tensor.shape().to_vec();
+        if shape.len() == 2 && kernels.contains(name) {
+            shape.extend([1, 1]);
+        }
+        let view = TensorView::new(file_dtype(tensor.dtype()), shape, tensor.bytes());
         views.push((name.as_str(), view.map_err(|e| LoadError::tensor(&map.path, name, e))?));
     }
     let mut metadata: HashMap<String, String> = map.metadata.clone().into_iter().collect();
@@ -93,7 +107,7 @@ pub fn write_timm(
     options: &WriteOptions,
 ) -> Result<(), LoadError> {
     let config = timm_config(card, base).map_err(|reason| LoadError::config(&card.path, reason))?;
-    let weights = to_safetensors(map, options.dtype)?;
+    let weights = timm_safetensors(map, card, options.dtype)?;
     write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)
 }
 
@@ -150,7 +164,7 @@ pub fn write_model(
         return Ok(Some(format!("{reason}; transformers can, the folder has its layout")));
     }
     let (config, reason) = own_config(card, base)?;
-    let weights = to_safetensors(map, options.dtype)?;
+    let weights = timm_safetensors(map, card, options.dtype)?;
     write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)?;
     Ok(reason)
 }
@@ -163,8 +177,9 @@ fn is_huggingface(map: &TensorMap, card: &ModelCard) -> bool {
         && to_huggingface(map).is_ok()
 }
 
-/// An architecture name that timm does not know: timm then refuses a model that it would compute differently.
-const OWN: &str = "vitrum_vit";
+/// Before the family's name: an architecture that timm does not know. timm then refuses a model that it would compute
+/// differently.
+const OWN: &str = "vitrum_";
 
 /// timm's configuration, or our whole configuration beside the part that timm can express, with the reason.
 fn own_config(card: &ModelCard, base: &ModelConfig) -> Result<(Value, Option<String>), LoadError> {
@@ -173,7 +188,7 @@ fn own_config(card: &ModelCard, base: &ModelConfig) -> Result<(Value, Option<Str
         Err(reason) => reason,
     };
     let mut json = timm_top(card).map_err(|reason| LoadError::config(&card.path, reason))?;
-    if let Some(name) = json.insert("architecture".into(), json!(OWN)) {
+    if let Some(name) = json.insert("architecture".into(), json!(format!("{OWN}{}", card.config.family()))) {
         json.insert("base_architecture".into(), name);
     }
     json.insert("vitrum".into(), json!(card.config));
@@ -198,7 +213,7 @@ pub fn write_bf16(
     if let Value::Object(json) = &mut config {
         json.insert("vitrum_precision".into(), json!(Precision::Bf16));
     }
-    let weights = to_safetensors(map, None)?;
+    let weights = timm_safetensors(map, card, None)?;
     write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)?;
     Ok(reason)
 }
@@ -233,7 +248,7 @@ pub(super) fn write_int8(
     if let Value::Object(json) = &mut config {
         json.insert("vitrum_quantization".into(), config_entry(layers));
     }
-    let weights = to_safetensors(map, options.dtype)?;
+    let weights = timm_safetensors(map, card, options.dtype)?;
     let bytes = weights.len();
     write_folder(folder, &[("config.json", pretty(&config)), ("model.safetensors", weights)], options)?;
     Ok(bytes)

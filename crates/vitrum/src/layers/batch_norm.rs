@@ -3,7 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 
+use super::conv::Then;
 use super::drop::training;
+use super::mlp::Activation;
 use super::observe::{BatchStatistics, Observer};
 use super::{lazy, parameter};
 
@@ -32,6 +34,8 @@ pub struct BatchNorm {
     pub eps: f64,
     /// Weight of a new batch in the running statistics; 0.1 in PyTorch.
     pub momentum: f64,
+    /// Whether training uses the running statistics and leaves them as they are.
+    pub frozen: bool,
 }
 
 impl BatchNorm {
@@ -45,6 +49,7 @@ impl BatchNorm {
             running_var: buffer(),
             eps: 1e-5,
             momentum: 0.1,
+            frozen: false,
         }
     }
 
@@ -53,35 +58,67 @@ impl BatchNorm {
     /// # Panics
     /// If the last dimension is not `C`.
     pub fn forward<const R: usize>(&self, x: Tensor<R>, watch: &mut dyn Observer) -> Tensor<R> {
-        let shape = x.dims();
-        let (channels, dtype) = (shape[R - 1], x.dtype());
-        let x: Tensor<2> = x.reshape([-1, channels as i32]);
-        let (mean, var) = if training(&x) {
-            self.batch(&x, watch)
-        } else {
-            (self.running_mean.val().unsqueeze(), self.running_var.val().unsqueeze())
-        };
-        let scale = (var + self.eps).sqrt().recip() * self.weight.val().cast(mean.dtype()).unsqueeze(); // [1, C]
-        let y =
-            (x.cast(mean.dtype()) - mean) * scale.clone() + self.bias.val().cast(scale.dtype()).unsqueeze();
-        y.cast(dtype).reshape(shape)
+        if training(&x) && !self.frozen { self.batch(x, None, false, watch) } else { self.running(x) }
     }
 
-    /// Mean and biased variance of a batch `[M, C]`: `[1, C]` each, in f32 or wider.
-    fn batch(&self, x: &Tensor<2>, watch: &mut dyn Observer) -> (Tensor<2>, Tensor<2>) {
-        let [m, _] = x.dims();
-        let wide = matches!(x.dtype(), DType::F32 | DType::F64);
-        let x = if wide { x.clone() } else { x.clone().cast(DType::F32) };
-        let mean = x.clone().mean_dim(0);
-        let centred = x - mean.clone();
-        let var = (centred.clone() * centred).mean_dim(0);
-        let unbiased = var.clone().mul_scalar(m as f64 / (m.max(2) - 1) as f64);
+    /// `act(norm(x) + residual)`.
+    ///
+    /// # Panics
+    /// If the last dimension is not `C`, or the residual is not like x.
+    pub fn forward_then(&self, x: Tensor<3>, then: Then, watch: &mut dyn Observer) -> Tensor<3> {
+        let Then { residual, act } = then;
+        let rectifies = act == Some(Activation::Relu);
+        if training(&x) && !self.frozen && (rectifies || act.is_none()) {
+            return self.batch(x, residual, rectifies, watch);
+        }
+        let y = self.forward(x, watch);
+        let y = match residual {
+            Some(residual) => y + residual,
+            None => y,
+        };
+        match act {
+            Some(act) => act.forward(y),
+            None => y,
+        }
+    }
+
+    /// The norm with the running statistics.
+    fn running<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
+        let dtype = x.dtype();
+        let wide = self.running_mean.val().dtype();
+        let (scale, shift) = self.affine(wide);
+        (x.cast(wide) * scale.unsqueeze() + shift.unsqueeze()).cast(dtype)
+    }
+
+    /// The norm with the running statistics as `x · scale + shift`, `[C]` each.
+    pub fn affine(&self, dtype: DType) -> (Tensor<1>, Tensor<1>) {
+        let (mean, var) = (self.running_mean.val(), self.running_var.val());
+        let wide = mean.dtype();
+        let scale = (var + self.eps).sqrt().recip() * self.weight.val().cast(wide);
+        let shift = self.bias.val().cast(wide) - mean * scale.clone();
+        (scale.cast(dtype), shift.cast(dtype))
+    }
+
+    /// The norm with the statistics of a batch, in f32 or wider. They go to the observer.
+    fn batch<const R: usize>(
+        &self,
+        x: Tensor<R>,
+        residual: Option<Tensor<R>>,
+        relu: bool,
+        watch: &mut dyn Observer,
+    ) -> Tensor<R> {
+        let (dtype, shape) = (x.dtype(), x.dims());
+        let wide = if matches!(dtype, DType::F32 | DType::F64) { dtype } else { DType::F32 };
+        let [weight, bias] = [&self.weight, &self.bias].map(|param| param.val().cast(wide));
+        let residual = residual.map(|residual| residual.cast(wide));
+        let (y, mean, var) = vitrum_kernels::batch_norm(x.cast(wide), weight, bias, residual, self.eps, relu);
+        let m = shape[..R - 1].iter().product::<usize>();
         let statistics = BatchStatistics {
-            mean: mean.clone().detach().squeeze_dim(0),
-            var: unbiased.detach().squeeze_dim(0),
+            mean: mean.detach(),
+            var: var.detach().mul_scalar(m as f64 / (m.max(2) - 1) as f64), // unbiased
             momentum: self.momentum,
         };
         watch.statistics(format_args!(""), statistics);
-        (mean, var)
+        y.cast(dtype)
     }
 }

@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod batch_norm;
 pub mod block;
+pub mod conv;
 pub mod drop;
 pub mod init;
 pub mod linear;
@@ -18,6 +19,7 @@ pub mod patch_embed;
 pub mod pool;
 pub mod position;
 pub mod resample;
+pub mod squeeze_excite;
 pub mod tokens;
 
 use burn::module::{Param, ParamId};

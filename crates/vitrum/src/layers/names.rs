@@ -2,8 +2,10 @@
 
 use std::ops::{Deref, DerefMut};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
+};
+use burn::tensor::{Device, Tensor};
 
 use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
 
@@ -38,15 +40,159 @@ impl<M: Module> DerefMut for Flat<M> {
     }
 }
 
+/// A module on the heap, for a model inside a model. Keys do not show it.
+#[derive(Clone, Debug)]
+pub struct Boxed<M>(Box<M>);
+
+impl<M> Boxed<M> {
+    /// Puts `module` on the heap.
+    pub fn new(module: M) -> Self {
+        Self(Box::new(module))
+    }
+
+    fn map_all(self, map: impl FnOnce(M) -> M) -> Self {
+        Self::new(map(*self.0))
+    }
+}
+
+impl<M> Deref for Boxed<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.0
+    }
+}
+
+impl<M> DerefMut for Boxed<M> {
+    fn deref_mut(&mut self) -> &mut M {
+        &mut self.0
+    }
+}
+
+impl<M: Module> Module for Boxed<M> {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.0.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.map_all(|module| module.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.map_all(|module| module.to_device(device))
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.0.visit(visitor);
+    }
+
+    fn map<Q: ModuleMapper>(self, mapper: &mut Q) -> Self {
+        self.map_all(|module| module.map(mapper))
+    }
+
+    fn num_params(&self) -> usize {
+        self.0.num_params()
+    }
+
+    fn valid(&self) -> Self {
+        Self::new(self.0.valid())
+    }
+
+    fn train(self) -> Self {
+        self.map_all(Module::train)
+    }
+
+    fn materialize(self) -> Self {
+        self.map_all(Module::materialize)
+    }
+}
+
+impl<M: ModuleDisplay> ModuleDisplayDefault for Boxed<M> {
+    fn content(&self, content: Content) -> Option<Content> {
+        self.0.content(content)
+    }
+}
+
+impl<M: ModuleDisplay> ModuleDisplay for Boxed<M> {}
+
 /// The key of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// timm's name, such as `blocks.0.attn.qkv.weight`.
     pub name: String,
-    /// Whether the parameter is the weight of a `Linear`, `[d_in, d_out]` in memory and `[d_out, d_in]` in files.
-    pub is_linear_weight: bool,
+    /// The order of its numbers in memory.
+    pub layout: Layout,
     /// Whether this is a running statistic of a `BatchNorm`: never trained, always averaged.
     pub is_statistic: bool,
+}
+
+/// The order of a parameter's numbers in memory, compared with files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// As in files.
+    #[default]
+    AsInFiles,
+    /// The weight of a `Linear`: `[d_in, d_out]`, in files `[d_out, d_in]`.
+    Linear,
+    /// The weight of a `Conv`: `[kh, kw, C, N]`, in files `[N, C, kh, kw]`.
+    Kernel,
+}
+
+impl Layout {
+    /// The shape in files.
+    pub fn shape_in_files(self, shape: &[usize]) -> Vec<usize> {
+        match (self, shape) {
+            (Self::Linear, &[d_in, d_out]) => vec![d_out, d_in],
+            (Self::Kernel, &[kh, kw, c, n]) => vec![n, c, kh, kw],
+            _ => shape.to_vec(),
+        }
+    }
+
+    /// Numbers in the order of files to the order of memory; `shape` is that in files.
+    pub fn to_memory<T: Copy + Default>(self, values: Vec<T>, shape: &[usize]) -> Vec<T> {
+        match (self, shape) {
+            (Self::Linear, &[rows, columns]) => transpose(&values, rows, columns),
+            (Self::Kernel, &[n, c, kh, kw]) => {
+                let turned = transpose(&values, n, c * kh * kw); // [C, kh·kw, N]
+                swapped(&turned, [c, kh * kw, n])
+            }
+            _ => values,
+        }
+    }
+
+    /// Numbers in the order of memory to the order of files; `shape` is that in memory.
+    pub fn to_files<T: Copy + Default>(self, values: Vec<T>, shape: &[usize]) -> Vec<T> {
+        match (self, shape) {
+            (Self::Linear, &[rows, columns]) => transpose(&values, rows, columns),
+            (Self::Kernel, &[kh, kw, c, n]) => {
+                let swapped = swapped(&values, [kh * kw, c, n]); // [C, kh·kw, N]
+                transpose(&swapped, c * kh * kw, n)
+            }
+            _ => values,
+        }
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`, in tiles that stay in cache.
+fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    const TILE: usize = 32;
+    let mut result = vec![T::default(); values.len()];
+    for top in (0..rows).step_by(TILE) {
+        for left in (0..columns).step_by(TILE) {
+            for row in top..(top + TILE).min(rows) {
+                for column in left..(left + TILE).min(columns) {
+                    result[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    result
+}
+
+/// `[a, b, n]` to `[b, a, n]`.
+fn swapped<T: Copy>(values: &[T], [a, b, n]: [usize; 3]) -> Vec<T> {
+    let row = |i: usize, j: usize| values[(i * b + j) * n..(i * b + j + 1) * n].iter().copied();
+    (0..b).flat_map(|j| (0..a).flat_map(move |i| row(i, j))).collect()
 }
 
 /// Visits every floating-point parameter of a module with its key.
@@ -123,7 +269,7 @@ impl<V: Map> ModuleMapper for Mapper<'_, V> {
 }
 
 /// The path of the parameter that a visitor sees. Three things are not part of a key: the variant of an enum
-/// (`Model::Vit`), a [`Flat`] module's field `inner`, and the field that holds it.
+/// (`Model::Vit`), a [`Flat`] module's field `inner`, and the field that holds it. Of a field `_3` only the number is.
 #[derive(Debug, Default)]
 struct KeyPath {
     parts: Vec<Option<String>>,
@@ -137,7 +283,9 @@ impl KeyPath {
             *holder = None;
         }
         let is_silent = is_flat || container.starts_with("Enum:");
-        self.parts.push((!is_silent).then(|| name.to_string()));
+        // A field `_3` is place 3 of torch's `Sequential`.
+        let place = name.strip_prefix('_').filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+        self.parts.push((!is_silent).then(|| place.unwrap_or(name).to_string()));
         self.containers.push(container.to_string());
     }
 
@@ -148,12 +296,16 @@ impl KeyPath {
 
     fn key(&self) -> Key {
         let name = self.parts.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".");
-        let in_linear = self.containers.last().is_some_and(|container| container == "Struct:Linear");
+        let container = self.containers.last().map_or("", String::as_str);
         let is_weight = self.parts.last().is_some_and(|part| part.as_deref() == Some("weight"));
-        let in_norm = self.containers.last().is_some_and(|container| container == "Struct:BatchNorm");
         let is_running =
             self.parts.last().is_some_and(|part| matches!(part.as_deref(), Some(RUNNING_MEAN | RUNNING_VAR)));
-        Key { name, is_linear_weight: in_linear && is_weight, is_statistic: in_norm && is_running }
+        let layout = match (is_weight, container) {
+            (true, "Struct:Linear") => Layout::Linear,
+            (true, "Struct:Conv") => Layout::Kernel,
+            _ => Layout::AsInFiles,
+        };
+        Key { name, layout, is_statistic: container == "Struct:BatchNorm" && is_running }
     }
 }
 

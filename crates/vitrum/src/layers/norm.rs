@@ -2,7 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use vitrum_kernels::Squeeze;
 
+use super::mlp::Activation;
 use super::parameter;
 
 /// Layer normalisation over the last dimension, Ba et al. 2016 (arXiv:1607.06450):
@@ -29,5 +31,65 @@ impl LayerNorm {
     /// If the last dimension or the float type is not that of the weight.
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
         vitrum_kernels::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
+}
+
+/// Group normalisation, Wu and He 2018 (arXiv:1803.08494): groups of channels of each map, with the biased variance.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// Gain, `[C]`.
+    pub weight: Param<Tensor<1>>,
+    /// Offset, `[C]`.
+    pub bias: Param<Tensor<1>>,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// A norm over `groups` groups of `channels`.
+    pub fn new(channels: usize, groups: usize, eps: f64, device: &Device) -> Self {
+        Self { weight: parameter([channels], device), bias: parameter([channels], device), groups, eps }
+    }
+
+    /// `act(norm(x))`: maps `[B, H·W, C]`.
+    ///
+    /// # Panics
+    /// If the channels are not `C`, or the type is not that of the weight.
+    pub fn forward(&self, x: Tensor<3>, act: Option<Activation>) -> Tensor<3> {
+        let rectifies = act == Some(Activation::Relu);
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let y = vitrum_kernels::group_norm(x, self.groups, weight, bias, self.eps, rectifies);
+        match act {
+            Some(act) if !rectifies => act.forward(y),
+            _ => y,
+        }
+    }
+}
+
+/// Global response normalisation, Woo et al. 2023 (arXiv:2301.00808): `x + weight · x · n + bias`, where n is the length
+/// of a channel over the map, divided by the mean length of the map's channels.
+#[derive(Module, Debug)]
+pub struct GlobalResponseNorm {
+    /// Gain, `[C]`.
+    pub weight: Param<Tensor<1>>,
+    /// Offset, `[C]`.
+    pub bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl GlobalResponseNorm {
+    /// A norm over `channels`.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self { weight: parameter([channels], device), bias: parameter([channels], device), eps: 1e-6 }
+    }
+
+    /// Maps `[B, H·W, C] -> [B, H·W, C]`.
+    ///
+    /// # Panics
+    /// If the channels are not `C`, or the type is not that of the weight.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let lengths = vitrum_kernels::squeeze(x.clone(), Squeeze::Length); // [B, C]
+        let normed = lengths.clone() / (lengths.mean_dim(1) + self.eps);
+        vitrum_kernels::gate(x, normed * self.weight.val().unsqueeze(), self.bias.val(), true)
     }
 }

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
+use vitrum_kernels::Squeeze;
 
 use super::mlp::{Activation, Mlp};
 use super::norm::LayerNorm;
@@ -101,5 +102,34 @@ impl AttentionPool {
         let x = self.proj.forward(context.swap_dims(1, 2).reshape([b, 1, d])); // [B, 1, D]
         let x = x.clone() + self.mlp.forward(self.norm.forward(x));
         x.squeeze_dim(1)
+    }
+}
+
+/// How a feature map becomes one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapPool {
+    /// The mean over the map.
+    #[default]
+    Avg,
+    /// The maximum over the map.
+    Max,
+    /// Half the sum of mean and maximum.
+    Avgmax,
+}
+
+impl MapPool {
+    /// `[B, H·W, C] -> [B, C]`.
+    ///
+    /// # Panics
+    /// For a map without pixels.
+    pub fn forward(self, x: Tensor<3>) -> Tensor<2> {
+        let mean = |x| vitrum_kernels::squeeze(x, Squeeze::Mean);
+        let max = |x: Tensor<3>| x.max_dim(1).squeeze_dim::<2>(1);
+        match self {
+            Self::Avg => mean(x),
+            Self::Max => max(x),
+            Self::Avgmax => (max(x.clone()) + mean(x)) * 0.5,
+        }
     }
 }

@@ -6,9 +6,11 @@
 pub mod catalogue;
 mod fields;
 pub mod input;
+pub(crate) mod limits;
 pub mod network;
 pub mod prepared;
 pub mod shapes;
+pub mod stages;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -25,6 +27,7 @@ pub use network::{
 pub use prepared::Precision;
 pub(crate) use prepared::{in_parts, is_skipped};
 use shapes::Walk;
+use stages::Visitor;
 
 /// An invalid configuration, or an unknown name of a model or field.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -194,6 +197,8 @@ families! { ($)
     Vit: vit { VitConfig, Vit },
     /// DeiT with its distillation token.
     Deit: deit { DeitConfig, Deit },
+    /// ResNet and its relatives.
+    Resnet: resnet { ResNetConfig, ResNet },
 }
 
 pub(crate) use each_config;
@@ -234,6 +239,10 @@ impl Network for Model {
 
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
         each_model!(self, model => model.linears_mut())
+    }
+
+    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+        each_model!(self, model => model.visit_parts(visit))
     }
 
     fn depth(&self, key: &str) -> Depth {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shapes::Walk;
+use super::stages::Visitor;
 use super::{ConfigError, InputError};
 use crate::layers::Linear;
 use crate::layers::init::{Draw, initialize};
@@ -137,6 +138,9 @@ pub trait Network: Module + Sync {
 
     /// [`linears`](Network::linears), mutable.
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)>;
+
+    /// Shows the convolutions and batch norms, whose modes can be set. The default has none.
+    fn visit_parts(&mut self, _visit: &mut Visitor<'_>) {}
 
     /// The layer of a parameter, in the order of the network.
     fn depth(&self, key: &str) -> Depth;

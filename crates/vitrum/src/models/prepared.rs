@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::stages::Part;
 use super::{ConfigError, Model, Network};
 use crate::layers::names::wildcard;
 
@@ -96,7 +97,7 @@ impl Model {
         self
     }
 
-    /// Packs the weights of the blocks' linear layers for this processor, for many images. Results have the same
+    /// Packs the weights of the blocks' linear layers and of the convolutions for this processor, for many images. Results have the same
     /// bits and come faster. Exception: with LayerScale the gains meet the residual in one rounding. Packing takes
     /// the time of a few images. Layers with a prepared form stay, and so does everything on other devices and in
     /// other types than `f32`.
@@ -104,12 +105,22 @@ impl Model {
     /// Reading the parameters unpacks them each time. Do not train such a model: its weights would get no gradient.
     pub fn pack(mut self) -> Self {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.pack());
+        self.visit_parts(&mut |part| {
+            if let Part::Conv(conv) = part {
+                conv.pack();
+            }
+        });
         self
     }
 
     /// Drops all prepared forms of weights. Forward passes use the parameters again.
     pub fn forget_prepared(&mut self) {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.forget_prepared());
+        self.visit_parts(&mut |part| {
+            if let Part::Conv(conv) = part {
+                conv.forget_prepared();
+            }
+        });
     }
 
     /// Number of the blocks' linear layers in int8.

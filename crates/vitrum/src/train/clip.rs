@@ -6,7 +6,7 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 
 use super::optim::{GradMap, flat, nearest};
-use crate::layers::names::{Key, Visit, visit};
+use crate::layers::names::{Key, Layout, Visit, visit};
 use crate::models::Network;
 
 /// How gradients are clipped. Names and meanings are timm's `clip_mode`.
@@ -68,7 +68,7 @@ fn clip_units<M: Network>(grads: GradMap, model: &M, factor: f64) -> GradMap {
     grads.map(|grad| {
         let value = values.0.get(&grad.key);
         let Some(value) = value.filter(|_| !model.is_head(&grad.key)) else { return grad.value.clone() };
-        let [rows, columns, axis] = units(&grad.shape, grad.is_linear_weight);
+        let [rows, columns, axis] = units(&grad.shape, grad.layout);
         let gradient = grad.value.clone().reshape([rows, columns]);
         let most = norms(value.clone().reshape([rows, columns]), axis).clamp_min(1e-3).mul_scalar(factor);
         let norm = norms(gradient.clone(), axis);
@@ -79,11 +79,11 @@ fn clip_units<M: Network>(grads: GradMap, model: &M, factor: f64) -> GradMap {
 }
 
 /// The rows and columns of a tensor as a matrix, and the axis of a unit's weights.
-fn units(shape: &[usize], is_linear_weight: bool) -> [usize; 3] {
+fn units(shape: &[usize], layout: Layout) -> [usize; 3] {
     match shape {
         [] => [1, 1, 1],
         [n] => [1, *n, 1],
-        [d_in, d_out] if is_linear_weight => [*d_in, *d_out, 0],
+        [inputs @ .., outputs] if layout != Layout::AsInFiles => [inputs.iter().product(), *outputs, 0],
         [rows, rest @ ..] => [*rows, rest.iter().product(), 1],
     }
 }

@@ -25,7 +25,7 @@ pub use state::{StateDict, StateError};
 
 use super::groups::{Group, Groups};
 use super::recipe::Recipe;
-use crate::layers::names::{Key, Map, map, shapes};
+use crate::layers::names::{Key, Layout, Map, map, shapes};
 
 /// Name of an optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +260,7 @@ struct Item {
     key: String,
     /// Shape in memory.
     shape: Vec<usize>,
+    layout: Layout,
     param: Tensor<1>,
     grad: Tensor<1>,
     group: Group,
@@ -325,7 +326,8 @@ impl Optimizer {
         let mut kept = self.kept.remove(&grad.key).unwrap_or_default();
         kept.step += 1;
         let group = *groups.get(&grad.key).expect("the step's check found every group");
-        Item { key: grad.key.clone(), shape, param, grad: grad.value.clone(), group, kept }
+        let (key, layout) = (grad.key.clone(), grad.layout);
+        Item { key, shape, layout, param, grad: grad.value.clone(), group, kept }
     }
 
     fn moved(&self, items: Vec<Item>, lr: f64) -> Vec<Item> {

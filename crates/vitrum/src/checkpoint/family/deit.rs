@@ -55,7 +55,9 @@ impl Files for DeitConfig {
         hugging_face(&[PATCHES, TOKEN], &ONE_HEAD),
     ];
 
-    const FIRST_CONV: &'static str = VitConfig::FIRST_CONV;
+    fn first_conv(&self) -> &'static str {
+        self.vit.first_conv()
+    }
 
     fn finish(tensors: &mut TensorMap) -> Result<(), LoadError> {
         VitConfig::finish(tensors)

@@ -72,7 +72,9 @@ impl Files for VitConfig {
         },
     ];
 
-    const FIRST_CONV: &'static str = "patch_embed.proj";
+    fn first_conv(&self) -> &'static str {
+        "patch_embed.proj"
+    }
 
     fn finish(tensors: &mut TensorMap) -> Result<(), LoadError> {
         convert::finish(tensors)
@@ -212,7 +214,7 @@ pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
         Dialect::Clip => (Activation::QuickGelu, 1e-5, PosResize::BicubicAntialias),
         // The epsilon is that of torch's LayerNorm. The library does not resize positions.
         Dialect::Lucidrains => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
-        Dialect::Custom => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
+        Dialect::Custom | Dialect::Official => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
     };
     // transformers resizes positions with antialiasing only in its model with registers.
     let registers = dialect == Dialect::HuggingFace && config.reg_tokens > 0;

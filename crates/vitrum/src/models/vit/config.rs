@@ -9,6 +9,9 @@ use crate::layers::init::BlockInit;
 use crate::layers::patch_embed::PatchEmbedConfig;
 use crate::layers::position::PositionConfig;
 use crate::models::ConfigError;
+use crate::models::limits::{
+    MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_eps, check_ranges, check_rates, refuse,
+};
 
 /// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`); the letters are
 /// the paper's.
@@ -212,7 +215,7 @@ impl VitConfig {
     pub(super) fn check_sizes(&self) -> Result<(), ConfigError> {
         let ([h, w], [p, q]) = (self.img_size, self.patch_size);
         let (d, a) = (self.embed_dim, self.num_heads);
-        for (field, value, least, most) in [
+        check_ranges([
             ("img_size", h, 1, MAX_SIDE),
             ("img_size", w, 1, MAX_SIDE),
             ("patch_size", p, 1, MAX_SIDE),
@@ -226,11 +229,7 @@ impl VitConfig {
             ("reg_tokens", self.reg_tokens, 0, MAX_REGISTERS),
             ("rel_pos_dim", self.rel_pos_dim(), 1, MAX_WIDTH),
             ("representation_size", self.representation_size.unwrap_or(1), 1, MAX_WIDTH),
-        ] {
-            if !(least..=most).contains(&value) {
-                return refuse(field, format!("is {value}, expected {least} to {most}"));
-            }
-        }
+        ])?;
         if self.attn_head_dim.is_none() && !d.is_multiple_of(a) {
             return refuse("embed_dim", format!("{d} is not a multiple of num_heads {a}"));
         }
@@ -251,25 +250,18 @@ impl VitConfig {
                 format!("is {ratio}, expected a positive number up to 64 and an MLP 1 to {MAX_WIDTH} wide"),
             );
         }
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
-            return refuse("norm_eps", format!("is {}, expected a small positive number", self.norm_eps));
-        }
+        check_eps([("norm_eps", self.norm_eps)])?;
         if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
             return refuse("init_values", format!("is {value}, expected a finite number"));
         }
-        for (field, rate) in [
+        check_rates([
             ("drop_rate", self.drop_rate),
             ("pos_drop_rate", self.pos_drop_rate),
             ("patch_drop_rate", self.patch_drop_rate),
             ("proj_drop_rate", self.proj_drop_rate),
             ("attn_drop_rate", self.attn_drop_rate),
             ("drop_path_rate", self.drop_path_rate),
-        ] {
-            if !(0.0..1.0).contains(&rate) {
-                return refuse(field, format!("is {rate}, expected 0 up to but not 1"));
-            }
-        }
-        Ok(())
+        ])
     }
 
     pub(super) fn check_parts(&self) -> Result<(), ConfigError> {
@@ -343,19 +335,6 @@ impl VitConfig {
     }
 }
 
-/// Longest side of an image or a patch, in pixels.
-const MAX_SIDE: usize = 1 << 14;
-/// Most channels of an image.
-const MAX_CHANNELS: usize = 1 << 10;
-/// Largest width of tokens, MLP and hidden layer of the head.
-const MAX_WIDTH: usize = 1 << 16;
-/// Most blocks.
-const MAX_DEPTH: usize = 1000;
 /// Most register tokens.
 const MAX_REGISTERS: usize = 1 << 12;
-/// Most classes.
-const MAX_CLASSES: usize = 1 << 20;
 
-fn refuse(field: &'static str, reason: String) -> Result<(), ConfigError> {
-    Err(ConfigError::Field { field, reason })
-}

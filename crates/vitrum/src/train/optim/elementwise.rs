@@ -64,9 +64,9 @@ fn apply<R: Rule<S>, const S: usize>(
     for mut item in items {
         let rule = rule(&item);
         let state = names.map(|name| item.kept.take(name, &item.shape, &item.param));
-        let Item { key, shape, param, grad, group, kept } = item;
+        let Item { key, shape, layout, param, grad, group, kept } = item;
         slots.push(Slot { param, grad, state, rule });
-        shells.push(move |param: Tensor<1>, grad| Item { key, shape, param, grad, group, kept });
+        shells.push(move |param: Tensor<1>, grad| Item { key, shape, layout, param, grad, group, kept });
     }
     let filled = shells.into_iter().zip(update(slots)).map(|(shell, slot)| {
         let mut item = shell(slot.param, slot.grad);

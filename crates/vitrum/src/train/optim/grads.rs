@@ -7,7 +7,7 @@ use burn::tensor::{Gradients, Tensor};
 use vitrum_kernels::optim::sums_of_squares;
 
 use super::flat;
-use crate::layers::names::{Key, Visit, visit};
+use crate::layers::names::{Key, Layout, Visit, visit};
 
 /// The gradient of one parameter.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub struct Grad {
     pub id: ParamId,
     /// Shape in memory.
     pub shape: Vec<usize>,
-    /// Whether it is the weight of a linear layer, `[d_in, d_out]` in memory.
-    pub is_linear_weight: bool,
+    /// The order of its numbers in memory.
+    pub layout: Layout,
     /// The values, flattened, on the device without autodiff.
     pub value: Tensor<1>,
 }
@@ -130,7 +130,7 @@ impl Visit for Collector {
             key: key.name.clone(),
             id: param.id,
             shape: grad.dims().to_vec(),
-            is_linear_weight: key.is_linear_weight,
+            layout: key.layout,
             value: flat(grad),
         });
     }

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use super::lamb::lerp;
 use super::{Item, OptimConfig, elementwise};
+use crate::layers::names::Layout;
 
 /// Coefficients of the five iterations (github.com/KellerJordan/modded-nanogpt, derived by F. L. Cesista).
 const COEFFICIENTS: [[f64; 3]; 5] = [
@@ -24,23 +25,29 @@ const MOMENTUM: &str = "momentum_buffer";
 /// One step.
 pub(super) fn step(config: &OptimConfig, items: Vec<Item>, lr: f64, nesterov: bool) -> Vec<Item> {
     let (matrices, rest): (Vec<Item>, Vec<Item>) =
-        items.into_iter().partition(|item| matrix_of(&item.shape).is_some());
+        items.into_iter().partition(|item| matrix_of(item).is_some());
     let mut moved = elementwise::adam(config, rest, lr, true, nesterov);
     moved.extend(matrices.into_iter().map(|item| one(config, item, lr, nesterov)));
     moved
 }
 
-/// Rows and columns for orthogonalisation, if the tensor qualifies (timm's rules).
-fn matrix_of(shape: &[usize]) -> Option<[usize; 2]> {
-    let [rows, second, ..] = *shape else { return None };
+/// Rows and columns in memory for orthogonalisation, if the tensor qualifies (timm's rules). A kernel is a matrix with a
+/// column per channel of the result.
+fn matrix_of(item: &Item) -> Option<[usize; 2]> {
+    let shape = match item.layout {
+        Layout::Kernel => item.layout.shape_in_files(&item.shape),
+        Layout::AsInFiles | Layout::Linear => item.shape.clone(),
+    };
+    let [rows, second, ..] = shape[..] else { return None };
     let columns = shape[1..].iter().product::<usize>();
     let (short, long) = (rows.min(columns), rows.max(columns));
     let fits = rows > 1 && second > 1 && short >= MIN_SIDE && long as f64 / short as f64 <= MAX_RATIO;
-    fits.then_some([rows, columns])
+    let matrix = if item.layout == Layout::Kernel { [columns, rows] } else { [rows, columns] };
+    fits.then_some(matrix)
 }
 
 fn one(config: &OptimConfig, mut item: Item, lr: f64, nesterov: bool) -> Item {
-    let Some([rows, columns]) = matrix_of(&item.shape) else { return item };
+    let Some([rows, columns]) = matrix_of(&item) else { return item };
     let lr = lr * item.group.lr_scale;
     let average = item.kept.take(MOMENTUM, &item.shape, &item.param);
     let average = lerp(average, item.grad.clone(), 1.0 - config.momentum);

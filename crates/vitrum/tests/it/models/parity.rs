@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use npyz::WriterBuilder;
 use serde::Deserialize;
 use vitrum::checkpoint::KeyFile;
-use vitrum::checkpoint::apply::{Excuses, apply};
+use vitrum::checkpoint::apply::{Excuses, apply, collect};
 use vitrum::checkpoint::dialect::{Known, to_timm_with};
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
@@ -19,7 +19,8 @@ use vitrum::checkpoint::write::to_safetensors;
 use vitrum::layers::names::{Key, Visit, visit};
 use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::layers::position::RelPos;
-use vitrum::models::{Config, Model, ModelConfig, Network, VitConfig, Want};
+use vitrum::models::stages::Part;
+use vitrum::models::{Config, Model, ModelConfig, Network, Want};
 
 use crate::formula;
 
@@ -54,8 +55,14 @@ fn cases() -> BTreeMap<String, Case> {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "json") {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            let case = serde_json::from_str(&std::fs::read_to_string(&path).unwrap())
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let text = std::fs::read_to_string(&path).unwrap();
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let family = json["config"]["family"].as_str().unwrap_or("vit");
+            if !ModelConfig::FAMILIES.contains(&family) {
+                continue;
+            }
+            let case =
+                serde_json::from_value(json).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             cases.insert(name, case);
         }
     }
@@ -143,10 +150,19 @@ fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
 
 /// Whether branches have gains, which packed weights add in one rounding.
 fn has_layer_scale(config: &ModelConfig) -> bool {
-    match config.clone() {
-        ModelConfig::Deit(config) => config.vit.has_layer_scale(),
-        other => VitConfig::try_from(other).unwrap().has_layer_scale(),
-    }
+    let is_set = |field: &str| config.field(field).is_some_and(|value| !value.is_null());
+    let res_post_norm = config.field("res_post_norm") == Some(true.into());
+    is_set("init_values") && !res_post_norm || is_set("ls_init_value")
+}
+
+/// The model with its batch norms as in evaluation, so that gradients are those of timm's evaluation mode.
+fn frozen(mut model: Model) -> Model {
+    model.visit_parts(&mut |part| {
+        if let Part::BatchNorm(norm) = part {
+            norm.frozen = true;
+        }
+    });
+    model
 }
 
 fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
@@ -168,13 +184,13 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
         let heads = classifier.logits_of_heads(features.clone(), &mut Silent);
         let names = model.heads();
         let config = model.config();
-        let packed = model.pack();
+        let packed = model.clone().pack();
         let answers = packed.logits(images.clone()).unwrap().into_data();
         if !has_layer_scale(&config) {
             assert_eq!(answers, logits.clone().into_data(), "{name}");
         }
         let watch = &mut Recorder::default();
-        let watched = packed.as_backbone().unwrap().features(images.into(), Want::Last, watch);
+        let watched = packed.as_backbone().unwrap().features(images.clone().into(), Want::Last, watch);
         let watched = watched.last().tokens.into_data();
         let rounding = if dtype == DType::F64 { 1e-14 } else { 1e-6 };
         for (found, expected) in
@@ -196,6 +212,17 @@ fn check(dtype: DType, bar: impl Fn(&str) -> f64) {
             }
         };
         compare("features", tokens.into_data().iter::<f64>().collect());
+        compare(
+            "pooled",
+            classifier.embedding(features.clone(), &mut Silent).into_data().iter::<f64>().collect(),
+        );
+        if golden.contains_key("levels.0") {
+            let levels = classifier.features(images.clone().into(), Want::Levels, &mut Silent).levels;
+            assert!(!golden.contains_key(&format!("levels.{}", levels.len())), "{name}: more levels");
+            for (index, level) in levels.into_iter().enumerate() {
+                compare(&format!("levels.{index}"), level.tokens.into_data().iter::<f64>().collect());
+            }
+        }
         compare("logits", logits.into_data().iter::<f64>().collect());
         for (head, logits) in names.iter().zip(heads) {
             compare(head, logits.into_data().iter::<f64>().collect());
@@ -274,8 +301,10 @@ struct Gradients<'a> {
 
 impl Visit for Gradients<'_> {
     fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
-        let gradient = param.val().grad(self.all).map(|g| g.into_data().iter::<f64>().collect());
-        self.found.insert(key.name.clone(), gradient.unwrap_or_default());
+        let value = param.val();
+        let (gradient, shape) = (value.grad(self.all), value.dims());
+        let numbers = gradient.map(|g| key.layout.to_files(g.into_data().iter::<f64>().collect(), &shape));
+        self.found.insert(key.name.clone(), numbers.unwrap_or_default());
     }
 }
 
@@ -298,40 +327,108 @@ fn check_gradients(dtype: DType, bar: f64) {
     let mut compared = 0;
     for (name, case) in cases() {
         let golden = golden(&name);
-        let Some((_, sums)) = golden.get("grad_sums") else { continue };
+        if !golden.contains_key("grad_sums") {
+            continue;
+        }
         let device = Device::flex().autodiff();
         let values = formula::images(case.input, case.input_scale);
         let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
-        let model = without_dropout(model(&name, &case, dtype, &device));
+        let model = frozen(without_dropout(model(&name, &case, dtype, &device)));
         let logits = model.as_classifier().unwrap().forward(images.into());
         let shape = logits.dims();
         let probe = TensorData::new(formula::weight("grad_probe", &shape), shape);
         let loss = (logits * Tensor::from_data(probe, (&device, dtype))).sum();
-        let all = loss.backward();
-        let mut gradients = Gradients { all: &all, found: BTreeMap::new() };
-        visit(&model, &mut gradients);
-        let largest = sums.chunks_exact(2).fold(0.0_f64, |m, sums| m.max(sums[1]));
-        for ((key, _), sums) in case.tensors.iter().zip(sums.chunks_exact(2)) {
-            let ours = gradients.found.get(key).unwrap_or_else(|| panic!("{name}: no gradient for {key}"));
-            let (sum, magnitude) = ours.iter().fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
-            let (off_sum, off_magnitude) = ((sum - sums[0]).abs(), (magnitude - sums[1]).abs());
-            // The bias of a key norm moves all scores of a row alike: its gradient is zero but for rounding.
-            let allowed = bar * sums[1].max(1e-3 * largest);
-            assert!(
-                off_sum <= allowed && off_magnitude <= allowed,
-                "{name}: gradient of {key} {off_sum:e} {off_magnitude:e} of {}",
-                sums[1]
-            );
-            if let Some((_, theirs)) = golden.get(&format!("grad.{key}"))
-                && sums[1] > 1e-9 * largest
-            {
-                let error = relative(ours, theirs);
-                assert!(error <= bar, "{name}: gradient of {key} {error:.2e}");
-            }
-            compared += 1;
-        }
+        compared += compare_gradients(&name, &case, &golden, "grad", &model, loss, bar);
     }
     assert!(compared >= 170, "only {compared} gradients were compared");
+}
+
+/// Compares the gradients of a loss with timm's: `<part>_sums` and `<part>.<key>`. Returns their number.
+fn compare_gradients(
+    name: &str,
+    case: &Case,
+    golden: &BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+    part: &str,
+    model: &Model,
+    loss: Tensor<1>,
+    bar: f64,
+) -> usize {
+    let all = loss.backward();
+    let mut gradients = Gradients { all: &all, found: BTreeMap::new() };
+    visit(model, &mut gradients);
+    let (_, sums) = &golden[&format!("{part}_sums")];
+    let largest = sums.chunks_exact(2).fold(0.0_f64, |m, sums| m.max(sums[1]));
+    let mut compared = 0;
+    for ((key, _), sums) in case.tensors.iter().zip(sums.chunks_exact(2)) {
+        if key.ends_with("num_batches_tracked") {
+            continue;
+        }
+        let ours = gradients.found.get(key).unwrap_or_else(|| panic!("{name}: no gradient for {key}"));
+        let (sum, magnitude) = ours.iter().fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
+        let (off_sum, off_magnitude) = ((sum - sums[0]).abs(), (magnitude - sums[1]).abs());
+        // The bias of a key norm moves all scores of a row alike: its gradient is zero but for rounding. So is that
+        // of a weight before a norm along the weight itself.
+        let allowed = bar * sums[1].max(1e-3 * largest);
+        assert!(
+            off_sum <= allowed && off_magnitude <= allowed,
+            "{name}: {part} of {key} {off_sum:e} {off_magnitude:e} of {}",
+            sums[1]
+        );
+        if let Some((_, theirs)) = golden.get(&format!("{part}.{key}"))
+            && sums[1] > 1e-6 * largest
+        {
+            let error = relative(ours, theirs);
+            assert!(error <= bar, "{name}: {part} of {key} {error:.2e}");
+        }
+        compared += 1;
+    }
+    compared
+}
+
+/// Training mode against timm's: logits, gradients, and the running statistics after one batch.
+fn check_training(dtype: DType, [bar, gradient_bar]: [f64; 2]) {
+    let (mut compared, mut statistics_compared) = (0, 0);
+    for (name, case) in cases() {
+        let golden = golden(&name);
+        let Some((_, expected)) = golden.get("train_logits") else { continue };
+        let device = Device::flex().autodiff();
+        let values = formula::images(case.input, case.input_scale);
+        let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, dtype));
+        let model = model(&name, &case, dtype, &device);
+        let mut statistics = Statistics::default();
+        let classifier = model.as_classifier().unwrap();
+        let features = classifier.features(images.into(), Want::Head, &mut statistics);
+        let logits = classifier.head(features, &mut statistics);
+        let numbers = logits.clone().into_data().iter::<f64>().collect::<Vec<_>>();
+        let error = relative(&numbers, expected);
+        assert!(error <= bar, "{name}: train_logits {error:.2e}");
+        let shape = logits.dims();
+        let probe = TensorData::new(formula::weight("grad_probe", &shape), shape);
+        let loss = (logits * Tensor::from_data(probe, (&device, dtype))).sum();
+        compared += compare_gradients(&name, &case, &golden, "train_grad", &model, loss, gradient_bar);
+        let held = collect(&statistics.commit(model));
+        for (what, (_, theirs)) in &golden {
+            let Some(key) = what.strip_prefix("running.") else { continue };
+            let Some(ours) = held.get(key) else {
+                assert!(key.ends_with("num_batches_tracked"), "{name}: {key}");
+                continue;
+            };
+            let error = relative(&ours.to_f64(), theirs);
+            assert!(error <= bar, "{name}: {key} {error:.2e}");
+            statistics_compared += 1;
+        }
+    }
+    assert!(compared > 0 && statistics_compared > 0, "{compared} {statistics_compared}");
+}
+
+#[test]
+fn training_f32() {
+    check_training(DType::F32, [1e-5, 1e-4]);
+}
+
+#[test]
+fn training_f64() {
+    check_training(DType::F64, [1e-9, 1e-9]);
 }
 
 #[test]

@@ -183,10 +183,7 @@ fn parameters<M: Module>(model: &M) -> BTreeMap<String, Vec<f64>> {
             let value = param.val();
             let dims = value.dims();
             let mut values: Vec<f64> = value.into_data().iter::<f64>().collect();
-            if key.is_linear_weight {
-                let [d_in, d_out] = [dims[0], dims[1]];
-                values = (0..d_in * d_out).map(|i| values[(i % d_in) * d_out + i / d_in]).collect();
-            }
+            values = key.layout.to_files(values, &dims);
             self.0.insert(key.name.clone(), values);
         }
     }

@@ -1,0 +1,73 @@
+//! What the files of convolutional families share.
+
+use serde_json::{Map, Value};
+
+use crate::checkpoint::convert::adapt_channels;
+use crate::checkpoint::report::{Adaptation, Report};
+use crate::checkpoint::tensors::Tensors;
+use crate::checkpoint::{LoadError, TensorMap};
+
+/// The reason to leave out a count of batches. timm and torch never read it with their usual momentum.
+pub(super) fn counts(name: &str, _: &Tensors) -> Option<&'static str> {
+    name.ends_with("num_batches_tracked").then_some("a count of batches, which nothing reads")
+}
+
+/// Adapts the first convolution from `old` channels to `channels`, as timm does. A kernel without `old` channels stays.
+pub(super) fn change_channels(
+    first_conv: &str,
+    channels: usize,
+    old: Option<usize>,
+    tensors: &mut TensorMap,
+    report: &mut Report,
+) {
+    let key = format!("{first_conv}.weight");
+    let Some(kernel) = tensors.get(&key).filter(|kernel| kernel.shape().get(1) == old.as_ref()) else {
+        return;
+    };
+    if old == Some(channels) {
+        return;
+    }
+    let found = kernel.shape().to_vec();
+    let Ok(adapted) = adapt_channels(kernel, channels) else { return };
+    let expected = adapted.shape().to_vec();
+    tensors.tensors.insert(key.clone(), adapted);
+    report.adapted.push(Adaptation { key: key.clone(), source: key, found, expected });
+}
+
+/// Shapes of a file's tensors, for inferring a configuration.
+pub(super) struct Shapes<'a>(pub &'a TensorMap);
+
+impl Shapes<'_> {
+    /// The shape of a tensor of rank `R`.
+    pub(super) fn get<const R: usize>(&self, key: &str) -> Result<[usize; R], LoadError> {
+        let tensor = self.0.get(key).ok_or_else(|| LoadError::tensor(&self.0.path, key, "is missing"))?;
+        tensor.shape().try_into().map_err(|_| {
+            let reason = format!("has shape {:?}, expected {R} dimensions", tensor.shape());
+            LoadError::tensor(&self.0.path, key, reason)
+        })
+    }
+
+    /// The shape of a tensor of rank `R`, if it is there and of this rank.
+    pub(super) fn find<const R: usize>(&self, key: &str) -> Option<[usize; R]> {
+        self.0.get(key)?.shape().try_into().ok()
+    }
+
+    /// How many modules in a row have this tensor: `{}` in the key is the number, from `first` on.
+    pub(super) fn count(&self, key: &str, first: usize) -> usize {
+        let is_there = |index: &usize| self.0.contains(&key.replacen("{}", &index.to_string(), 1));
+        (first..).take_while(is_there).count()
+    }
+}
+
+/// Removes fields that timm's constructor does not need: the size of the images.
+pub(super) fn without_size(args: &mut Map<String, Value>) {
+    args.remove("img_size");
+}
+
+/// Refuses differences that timm's constructor states only in Python.
+pub(super) fn refuse_args(args: &Map<String, Value>, names: &[&str]) -> Result<(), String> {
+    match names.iter().find_map(|name| Some((name, args.get(*name)?))) {
+        Some((name, value)) => Err(format!("timm has no argument for {name} = {value}")),
+        None => Ok(()),
+    }
+}

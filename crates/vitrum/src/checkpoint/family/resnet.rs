@@ -1,0 +1,194 @@
+//! Files of ResNets: timm and torchvision, which share their names, and transformers.
+
+use serde_json::{Map, Value, json};
+
+use super::maps::{Shapes, change_channels, counts, refuse_args, without_size};
+use super::{Files, HuggingFaceModel, Inferred, Naming};
+use crate::checkpoint::LoadError;
+use crate::checkpoint::TensorMap;
+use crate::checkpoint::fields::Fields;
+use crate::checkpoint::keys::{Edit, Row};
+use crate::checkpoint::naming::{Converted, Dialect};
+use crate::checkpoint::report::Report;
+use crate::models::resnet::{ResNetBlock, ResNetConfig, ResNetStem};
+
+/// transformers' names.
+const HUGGING_FACE: [Row; 10] = [
+    ("embedder.embedder.convolution", "conv1", Edit::Keep),
+    ("embedder.embedder.normalization", "bn1", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.layer.0.convolution", "layer{N+1}.{M}.conv1", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.layer.0.normalization", "layer{N+1}.{M}.bn1", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.layer.1.convolution", "layer{N+1}.{M}.conv2", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.layer.1.normalization", "layer{N+1}.{M}.bn2", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.layer.2.convolution", "layer{N+1}.{M}.conv3", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.layer.2.normalization", "layer{N+1}.{M}.bn3", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.shortcut.convolution", "layer{N+1}.{M}.downsample.0", Edit::Keep),
+    ("encoder.stages.{N}.layers.{M}.shortcut.normalization", "layer{N+1}.{M}.downsample.1", Edit::Keep),
+];
+
+/// transformers' head, outside the base model.
+const HEAD: [Row; 1] = [("classifier.1", "fc", Edit::Keep)];
+
+impl Files for ResNetConfig {
+    const NAMINGS: &'static [Naming] = &[
+        Naming {
+            heads: &["fc"],
+            left_out: counts,
+            ..Naming::new(Dialect::Timm, &["layer1.0.conv1.weight", "layer1.0.bn1.weight", "bn1.weight"])
+        },
+        Naming {
+            rows: &[&HUGGING_FACE],
+            beside: &HEAD,
+            base: "resnet.",
+            heads: &["classifier.1"],
+            left_out: counts,
+            ..Naming::new(
+                Dialect::HuggingFace,
+                &[
+                    "embedder.embedder.convolution.weight",
+                    "encoder.stages.0.layers.0.layer.0.convolution.weight",
+                ],
+            )
+        },
+    ];
+
+    fn first_conv(&self) -> &'static str {
+        if self.stem_type == ResNetStem::Plain { "conv1" } else { "conv1.0" }
+    }
+
+    fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        let shapes = Shapes(&file.map);
+        let mut config = Self { layers: Vec::new(), channels: Vec::new(), ..Self::default() };
+        if let Some([first, channels, ..]) = shapes.find::<4>("conv1.0.weight") {
+            let [width, ..] = shapes.get::<4>("conv1.3.weight")?;
+            config.in_chans = channels;
+            config.stem_width = width;
+            config.stem_type = if first == width { ResNetStem::Deep } else { ResNetStem::DeepTiered };
+        } else {
+            let [_, channels, ..] = shapes.get::<4>("conv1.weight")?;
+            config.in_chans = channels;
+        }
+        let bottleneck = file.map.contains("layer1.0.conv3.weight");
+        config.block = if bottleneck { ResNetBlock::Bottleneck } else { ResNetBlock::Basic };
+        for stage in 1..=shapes.count("layer{}.0.conv1.weight", 1) {
+            config.layers.push(shapes.count(&format!("layer{stage}.{{}}.conv1.weight"), 0));
+            let last = if bottleneck { "conv3" } else { "conv2" };
+            let [width, ..] = shapes.get::<4>(&format!("layer{stage}.0.{last}.weight"))?;
+            config.channels.push(if bottleneck { width / 4 } else { width });
+        }
+        let [inner, group, ..] = shapes.get::<4>("layer1.0.conv2.weight")?;
+        if bottleneck {
+            config.cardinality = inner / group.max(1);
+            let planes = config.channels.first().copied().unwrap_or(1);
+            // The smallest width that gives this group: `floor(planes · base_width / 64)`.
+            config.base_width = (group * 64).div_ceil(planes.max(1));
+        }
+        let is_kernel = |key: &str| shapes.find::<4>(key).is_some();
+        config.avg_down = (1..=4).any(|stage| is_kernel(&format!("layer{stage}.0.downsample.1.weight")));
+        config.num_classes = file.map.rows("fc.weight").unwrap_or(0);
+        let notes = vec!["activation and epsilon are assumed as usual for a ResNet".to_string()];
+        Ok(Inferred { config, notes })
+    }
+
+    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        self.num_classes = file.map.rows("fc.weight").unwrap_or(0);
+        Ok(Inferred { config: self, notes: Vec::new() })
+    }
+
+    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
+        if class.is_none() && !file.contains("fc.weight") {
+            self.num_classes = 0;
+        }
+        Inferred { config: self, notes: Vec::new() }
+    }
+
+    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
+        change_channels(self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
+    }
+
+    fn num_features(&self) -> usize {
+        Self::num_features(self)
+    }
+
+    fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
+        without_size(args);
+        refuse_args(args, &["block", "norm_eps"])
+    }
+
+    fn of_huggingface(fields: &Fields<'_>, _class: Option<&str>) -> Option<Result<Self, String>> {
+        let read = || {
+            let sizes =
+                |key: &str, usual: &[usize]| Ok::<_, String>(fields.sizes(key)?.unwrap_or(usual.to_vec()));
+            let block = match fields.text("layer_type")?.unwrap_or("bottleneck") {
+                "bottleneck" => ResNetBlock::Bottleneck,
+                "basic" => ResNetBlock::Basic,
+                other => return Err(format!("`layer_type` `{other}` is not supported")),
+            };
+            let embedding = fields.size("embedding_size")?.unwrap_or(64);
+            for (is_other, what) in [
+                // Only the ends of blocks have it: inside, transformers always has ReLU.
+                (
+                    fields.text("hidden_act")?.unwrap_or("relu") != "relu",
+                    "`hidden_act` other than `relu`".into(),
+                ),
+                (embedding != 64, format!("`embedding_size` {embedding}, only 64")),
+                (
+                    fields.flag("downsample_in_first_stage")? == Some(true),
+                    "`downsample_in_first_stage`".into(),
+                ),
+                (fields.flag("downsample_in_bottleneck")? == Some(true), "`downsample_in_bottleneck`".into()),
+            ] {
+                if is_other {
+                    return Err(format!("{what} is not supported"));
+                }
+            }
+            let expansion = if block == ResNetBlock::Bottleneck { 4 } else { 1 };
+            let widths = sizes("hidden_sizes", &[256, 512, 1024, 2048])?;
+            if let Some(odd) = widths.iter().find(|width| !width.is_multiple_of(expansion)) {
+                return Err(format!("`hidden_sizes` has {odd}, which is not a multiple of {expansion}"));
+            }
+            Ok(Self {
+                in_chans: fields.size("num_channels")?.unwrap_or(3),
+                block,
+                layers: sizes("depths", &[3, 4, 6, 3])?,
+                channels: widths.into_iter().map(|width| width / expansion).collect(),
+                ..Self::default()
+            })
+        };
+        (fields.text("model_type") == Ok(Some("resnet"))).then(read)
+    }
+
+    fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
+        let plain = Self {
+            img_size: self.img_size,
+            in_chans: self.in_chans,
+            num_classes: self.num_classes,
+            block: self.block,
+            layers: self.layers.clone(),
+            channels: self.channels.clone(),
+            drop_rate: self.drop_rate,
+            drop_path_rate: self.drop_path_rate,
+            zero_init_last: self.zero_init_last,
+            ..Self::default()
+        };
+        if *self != plain {
+            return Err(
+                "transformers' ResNet has the plain stem and block with ReLU and the mean as pool".into()
+            );
+        }
+        let expansion = if self.block == ResNetBlock::Bottleneck { 4 } else { 1 };
+        let fields = json!({
+            "num_channels": self.in_chans,
+            "embedding_size": 64,
+            "hidden_sizes": self.channels.iter().map(|width| width * expansion).collect::<Vec<_>>(),
+            "depths": self.layers,
+            "layer_type": if self.block == ResNetBlock::Bottleneck { "bottleneck" } else { "basic" },
+            "hidden_act": "relu",
+            "downsample_in_first_stage": false,
+            "downsample_in_bottleneck": false,
+        });
+        let Value::Object(fields) = fields else { unreachable!("an object") };
+        let class = if self.num_classes > 0 { "ResNetForImageClassification" } else { "ResNetModel" };
+        Ok(HuggingFaceModel { model_type: "resnet", class, fields, is_own: false })
+    }
+}

@@ -1,0 +1,306 @@
+//! Convolutions of feature maps.
+//!
+//! A feature map is tokens on a grid: `[B, H·W, C]`, channels last. So a convolution of 1x1 is a linear layer, and a
+//! LayerNorm needs no permutation.
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use vitrum_kernels::{ConvForm, Folding, PackedConv, Pool};
+
+use super::batch_norm::BatchNorm;
+use super::drop::training;
+use super::mlp::Activation;
+use super::observe::{Observer, Within};
+use super::parameter;
+
+/// Feature maps of a batch.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    /// `[B, H·W, C]`, row by row.
+    pub x: Tensor<3>,
+    /// `[H, W]`.
+    pub grid: [usize; 2],
+}
+
+impl Maps {
+    /// Images `[B, C, H, W]` as maps.
+    pub fn of_images(images: Tensor<4>) -> Self {
+        let [b, c, h, w] = images.dims();
+        Self { x: images.permute([0, 2, 3, 1]).reshape([b, h * w, c]), grid: [h, w] }
+    }
+
+    /// The maps as `[B, C, H, W]`.
+    pub fn into_images(self) -> Tensor<4> {
+        let ([b, _, c], [h, w]) = (self.x.dims(), self.grid);
+        self.x.swap_dims(1, 2).reshape([b, c, h, w])
+    }
+
+    /// The same grid with other channels.
+    pub fn with(&self, x: Tensor<3>) -> Self {
+        Self { x, grid: self.grid }
+    }
+
+    /// Pooling under windows of `kernel` at steps of `stride`.
+    ///
+    /// # Panics
+    /// If the window does not fit on the padded maps.
+    pub fn pool(&self, pool: Pool, kernel: usize, stride: usize, padding: Padding) -> Self {
+        let form = padding.form(self.grid, [kernel; 2], [stride; 2], [1, 1]);
+        Self { x: vitrum_kernels::pool(self.x.clone(), form, pool), grid: form.out() }
+    }
+}
+
+/// What stands around maps under a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// Nothing.
+    #[default]
+    None,
+    /// PyTorch's usual padding: the same on all sides, so that a kernel of odd size at steps of 1 keeps the grid.
+    Symmetric,
+    /// TensorFlow's SAME: `⌈H / stride⌉` rows; an odd zero stands below and right.
+    Same,
+    /// Nothing, but windows that begin on the map may end outside it (PyTorch's `ceil_mode`).
+    Ceil,
+}
+
+impl Padding {
+    pub(crate) fn form(
+        self,
+        grid: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        dilation: [usize; 2],
+    ) -> ConvForm {
+        let form = ConvForm::new(grid, kernel).stride(stride).dilation(dilation);
+        match self {
+            Self::None => form,
+            Self::Symmetric => {
+                // timm's `get_padding`.
+                form.padding([0, 1].map(|axis| (stride[axis] - 1 + dilation[axis] * (kernel[axis] - 1)) / 2))
+            }
+            Self::Same => form.same(),
+            Self::Ceil => {
+                let after = [0, 1].map(|axis| {
+                    let positions = grid[axis].saturating_sub(kernel[axis]).div_ceil(stride[axis]);
+                    (positions * stride[axis] + kernel[axis]).saturating_sub(grid[axis])
+                });
+                ConvForm { after, ..form }
+            }
+        }
+    }
+}
+
+/// How a [`Conv`] is built.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvConfig {
+    /// Channels of the maps and of the result.
+    pub channels: [usize; 2],
+    /// Size of the kernel.
+    pub kernel: [usize; 2],
+    /// Step of the kernel.
+    pub stride: [usize; 2],
+    /// What stands around the maps.
+    pub padding: Padding,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Standardises the kernel of each channel of the result (Qiao et al. 2019, arXiv:1903.10520), with this added to its
+    /// variance.
+    pub standardize: Option<f64>,
+}
+
+impl ConvConfig {
+    /// A square kernel with PyTorch's usual padding, step 1, one group and no bias.
+    pub fn new(from: usize, to: usize, kernel: usize) -> Self {
+        Self {
+            channels: [from, to],
+            kernel: [kernel; 2],
+            stride: [1, 1],
+            padding: Padding::Symmetric,
+            groups: 1,
+            bias: false,
+            standardize: None,
+        }
+    }
+
+    /// With this step.
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride: [stride; 2], ..self }
+    }
+
+    /// With this padding.
+    pub fn padding(self, padding: Padding) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// With this number of groups.
+    pub fn groups(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// With or without a bias.
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// With a standardised kernel.
+    pub fn standardize(self, eps: Option<f64>) -> Self {
+        Self { standardize: eps, ..self }
+    }
+
+    /// The layer.
+    pub fn init(self, device: &Device) -> Conv {
+        let ([from, to], [kh, kw]) = (self.channels, self.kernel);
+        Conv {
+            weight: parameter([kh, kw, from / self.groups, to], device),
+            bias: self.bias.then(|| parameter([to], device)),
+            config: self,
+            prepared: None,
+        }
+    }
+
+    /// The grid of the result.
+    pub fn out(&self, grid: [usize; 2]) -> [usize; 2] {
+        self.form(grid).out()
+    }
+
+    fn form(&self, grid: [usize; 2]) -> ConvForm {
+        self.padding.form(grid, self.kernel, self.stride, [1, 1]).groups(self.groups)
+    }
+}
+
+/// A convolution of maps, `[B, H·W, C] -> [B, H'·W', N]`.
+#[derive(Module, Debug)]
+pub struct Conv {
+    /// `[kh, kw, C / groups, N]`; files hold `[N, C / groups, kh, kw]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[N]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    config: ConvConfig,
+    #[module(skip)]
+    prepared: Option<PackedConv>,
+}
+
+impl Conv {
+    /// How this layer is built.
+    pub fn config(&self) -> &ConvConfig {
+        &self.config
+    }
+
+    /// The convolution.
+    ///
+    /// # Panics
+    /// If the maps have other channels or another type than the weight, or the kernel does not fit on the padded maps.
+    pub fn forward(&self, maps: &Maps) -> Maps {
+        let form = self.config.form(maps.grid);
+        if self.prepared.is_some() && !training(&maps.x) {
+            return self.folded(maps, Folding::default());
+        }
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        let x = vitrum_kernels::conv(maps.x.clone(), self.kernel(), bias, form);
+        Maps { x, grid: form.out() }
+    }
+
+    /// The convolution with what follows it, for inference. The bias of the layer is part of it.
+    fn folded(&self, maps: &Maps, folding: Folding) -> Maps {
+        let form = self.config.form(maps.grid);
+        let folding = self.with_bias(folding);
+        let x = match &self.prepared {
+            Some(packed) => vitrum_kernels::conv_packed(maps.x.clone(), packed, form, folding),
+            None => vitrum_kernels::conv_folded(maps.x.clone(), self.kernel(), form, folding),
+        };
+        Maps { x, grid: form.out() }
+    }
+
+    fn with_bias(&self, folding: Folding) -> Folding {
+        let Some(bias) = &self.bias else { return folding };
+        let bias = match &folding.scale {
+            Some(scale) => bias.val() * scale.clone(),
+            None => bias.val(),
+        };
+        let shift = match folding.shift {
+            Some(shift) => shift + bias,
+            None => bias,
+        };
+        Folding { shift: Some(shift), ..folding }
+    }
+
+    /// The kernel that the convolution uses.
+    fn kernel(&self) -> Tensor<4> {
+        let weight = self.weight.val();
+        let Some(eps) = self.config.standardize else { return weight };
+        let shape = weight.dims();
+        let rows: Tensor<2> = weight.reshape([-1, shape[3] as i32]); // [kh·kw·C, N]
+        vitrum_kernels::batch_norm(rows, None, None, None, eps, false).0.reshape(shape)
+    }
+
+    /// Packs the kernel for inference. Does nothing where convolutions cannot use packed kernels: on other devices and
+    /// for other types than `f32`. Training forgets it.
+    pub fn pack(&mut self) {
+        let device = self.weight.lazy_device();
+        if self.prepared.is_some() || !vitrum_kernels::has_fast_path(&device, DType::F32) {
+            return;
+        }
+        let kernel = self.kernel();
+        if kernel.dtype() != DType::F32 {
+            return;
+        }
+        let shape = kernel.dims();
+        let values = kernel.into_data().iter::<f32>().collect();
+        self.prepared = Some(PackedConv::pack(values, shape, self.config.groups));
+    }
+
+    /// Drops the packed kernel.
+    pub fn forget_prepared(&mut self) {
+        self.prepared = None;
+    }
+}
+
+/// What follows a convolution and its norm: `act(norm(conv(x)) + residual)`.
+#[derive(Clone, Debug, Default)]
+pub struct Then {
+    /// Like the result.
+    pub residual: Option<Tensor<3>>,
+    /// The last step, if there is one.
+    pub act: Option<Activation>,
+}
+
+impl Then {
+    /// An activation.
+    pub fn act(act: Activation) -> Self {
+        Self { residual: None, act: Some(act) }
+    }
+
+    /// The end of a residual branch.
+    pub fn add(residual: Tensor<3>, act: Activation) -> Self {
+        Self { residual: Some(residual), act: Some(act) }
+    }
+}
+
+/// A convolution and its batch norm, `act(norm(conv(x)) + residual)`. For answers it is one operation. `name` is the
+/// norm's, within the observer's scope.
+///
+/// # Panics
+/// As [`Conv::forward`].
+pub fn conv_norm(
+    conv: &Conv,
+    (name, norm): (&str, &BatchNorm),
+    maps: &Maps,
+    then: Then,
+    watch: &mut dyn Observer,
+) -> Maps {
+    if training(&maps.x) {
+        let y = conv.forward(maps);
+        let x = norm.forward_then(y.x.clone(), then, &mut Within::new(watch, format_args!("{name}")));
+        return y.with(x);
+    }
+    let (scale, shift) = norm.affine(maps.x.dtype());
+    let activation = then.act.map_or(vitrum_kernels::Activation::Identity, Into::into);
+    let folding = Folding { scale: Some(scale), shift: Some(shift), residual: then.residual, activation };
+    conv.folded(maps, folding)
+}
