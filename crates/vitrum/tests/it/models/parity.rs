@@ -20,7 +20,9 @@ use vitrum::layers::names::{Key, Visit, visit};
 use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::layers::position::RelPos;
 use vitrum::models::stages::Part;
+use vitrum::models::vit::VitConfig;
 use vitrum::models::{Config, Model, ModelConfig, Network, Want};
+use vitrum::train::statistics::Statistics;
 
 use crate::formula;
 
