@@ -73,22 +73,26 @@ pub(crate) fn moments<T: Real>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     let write = |sums: Shared<T>| {
         for_each_rows(x.len(), c, |index, range| {
             // SAFETY: each block has its own sums.
-            let to = unsafe { sums.part(index * 2 * c, 2 * c) };
-            let (mean, squares) = to.split_at_mut(c);
-            run(Moments { x: &x[range], c, mean, squares });
+            let to = unsafe { sums.part(index * 3 * c, 3 * c) };
+            let (mean, rest) = to.split_at_mut(c);
+            let (rest, squares) = rest.split_at_mut(c);
+            run(Moments { x: &x[range], c, mean, rest, squares });
         });
     };
-    // SAFETY: each block writes its means and squares.
-    let sums = unsafe { written(parts * 2 * c, write) };
+    // SAFETY: each block writes its means, what they miss, and squares.
+    let sums = unsafe { written(parts * 3 * c, write) };
     let (mut mean, mut squares, mut before) = (vec![0.0; c], vec![0.0; c], 0.0);
-    for (index, sums) in sums.chunks_exact((2 * c).max(1)).enumerate() {
+    for (index, sums) in sums.chunks_exact((3 * c).max(1)).enumerate() {
         // Chan, Golub and LeVeque 1979: the moments of two sets together.
         let count = ROWS.min(x.len() / c - index * ROWS) as f64;
         let share = count / (before + count);
         for j in 0..c {
-            let gap = sums[j].to_f64() - mean[j];
+            // The block's mean misses a little; the squares are around it.
+            let missed = sums[c + j].to_f64() / count;
+            let gap = sums[j].to_f64() + missed - mean[j];
             mean[j] += gap * share;
-            squares[j] += sums[c + j].to_f64() + gap * gap * before * share;
+            let around = sums[2 * c + j].to_f64() - count * missed * missed;
+            squares[j] += around.max(0.0) + gap * gap * before * share;
         }
         before += count;
     }
@@ -99,6 +103,8 @@ struct Moments<'a, T> {
     x: &'a [T],
     c: usize,
     mean: &'a mut [T],
+    /// Σ (x - mean): what the rounded mean misses.
+    rest: &'a mut [T],
     squares: &'a mut [T],
 }
 
@@ -126,18 +132,20 @@ impl<T: Real> Pass<T> for Moments<'_, T> {
                 }
             }
             let share = V::splat(T::from_f64(1.0 / rows as f64));
-            let mut squares = [V::splat(T::ZERO); N];
+            let [mut squares, mut rest] = [[V::splat(T::ZERO); N]; 2];
             for j in 0..N {
                 sums[j] = sums[j].mul_add(share, first[j]);
             }
             for row in 0..rows {
                 for j in 0..N {
                     let gap = V::load(from.add(row * self.c + j * V::LANES)).sub(sums[j]);
+                    rest[j] = rest[j].add(gap);
                     squares[j] = gap.mul_add(gap, squares[j]);
                 }
             }
             for j in 0..N {
                 sums[j].store(self.mean.as_mut_ptr().add(column + j * V::LANES));
+                rest[j].store(self.rest.as_mut_ptr().add(column + j * V::LANES));
                 squares[j].store(self.squares.as_mut_ptr().add(column + j * V::LANES));
             }
         }

@@ -106,10 +106,13 @@ pub(crate) fn forward<T: Real>(
             let rstd = |set: usize| (squares[set] / count + norm.eps).sqrt().recip();
             let number =
                 |vector: Option<&[T]>, j: usize, otherwise| vector.map_or(otherwise, |v| v[j].to_f64());
+            let scale = |j: usize, set: usize| rstd(set) * number(weight, j, 1.0);
+            // What the rounded mean misses goes into the shift.
+            let missed = |set: usize| mean[set] - T::from_f64(mean[set]).to_f64();
             let affine = Affine {
                 mean: sizes.per_channel(|_, set| mean[set]),
-                scale: sizes.per_channel(|j, set| rstd(set) * number(weight, j, 1.0)),
-                shift: sizes.per_channel(|j, _| number(bias, j, 0.0)),
+                scale: sizes.per_channel(scale),
+                shift: sizes.per_channel(|j, set| number(bias, j, 0.0) - missed(set) * scale(j, set)),
             };
             let residual = residual.map(|residual| &residual[range.clone()]);
             // SAFETY: each map has its own part.

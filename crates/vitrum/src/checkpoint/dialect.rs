@@ -36,11 +36,13 @@ struct Detected {
 
 /// Detects family, naming and prefix of a file's tensors. A `family` known beforehand comes first.
 fn detect(map: &TensorMap, family: Option<&str>) -> Result<Detected, LoadError> {
-    let mut best: Option<(Detected, [usize; 3])> = None;
+    let mut best: Option<(Detected, [usize; 4])> = None;
     for (name, naming) in namings() {
         let Some(prefix) = prefix(map, naming) else { continue };
-        // On a tie the first in the list wins.
-        let rank = [usize::from(family == Some(name)), usize::from(!naming.is_weak), naming.telltales.len()];
+        // A model inside another has the longer prefix. On a tie the first in the list wins.
+        let outside = usize::MAX - prefix.len();
+        let is_known = usize::from(family == Some(name));
+        let rank = [is_known, usize::from(!naming.is_weak), outside, naming.telltales.len()];
         if best.as_ref().is_none_or(|(_, least)| rank > *least) {
             best = Some((Detected { family: name, naming, prefix }, rank));
         }

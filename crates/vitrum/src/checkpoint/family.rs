@@ -3,7 +3,9 @@
 //! A family's module names its tensors in each library, infers a configuration from tensors, fits tensors to other
 //! sizes, and reads and writes other libraries' configurations.
 
+mod bit;
 mod deit;
+mod hybrid;
 mod maps;
 mod resnet;
 mod vit;
@@ -47,7 +49,7 @@ pub trait Files: Config + Into<ModelConfig> {
     const NAMINGS: &'static [Naming];
 
     /// The first convolution on the image (timm's `first_conv`).
-    fn first_conv(&self) -> &'static str;
+    fn first_conv(&self) -> String;
 
     /// Conversions to timm's layout that need several tensors. The tensors are renamed already.
     ///
@@ -184,7 +186,7 @@ impl<C: Into<ModelConfig>> Inferred<C> {
 
 impl ModelConfig {
     /// [`Files::first_conv`].
-    pub(crate) fn first_conv(&self) -> &'static str {
+    pub(crate) fn first_conv(&self) -> String {
         each_config!(self, config => config.first_conv())
     }
 

@@ -69,6 +69,8 @@ pub struct Naming {
     pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
     /// timm's name and the edit of a tensor that belongs to the model but lacks its prefix. Arguments: prefix and name.
     pub outside: fn(&str, &str) -> Option<(String, Edit)>,
+    /// Prefixes of models within this one: their telltales mark no weights of their own.
+    pub inside: &'static [&'static str],
     /// The prefix of tensors that stack all blocks, and the prefix of the same tensors block by block.
     pub stacked: Option<[&'static str; 2]>,
     /// Further conversion of renamed tensors. Returns the number of heads if they show it.
@@ -88,6 +90,7 @@ impl Naming {
             heads: &["head"],
             left_out: |_, _| None,
             outside: |_, _| None,
+            inside: &[],
             stacked: None,
             finish: |_| Ok(None),
         }

@@ -4,6 +4,7 @@
 //! LayerNorm needs no permutation.
 
 use burn::module::{Module, Param};
+use burn::tensor::ops::PadMode;
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vitrum_kernels::{ConvForm, Folding, PackedConv, Pool};
@@ -39,6 +40,12 @@ impl Maps {
     /// The same grid with other channels.
     pub fn with(&self, x: Tensor<3>) -> Self {
         Self { x, grid: self.grid }
+    }
+
+    /// The maps with this number of rows and columns of zeros around them.
+    pub fn surrounded(&self, by: usize) -> Self {
+        let x = self.clone().into_images().pad((by, by, by, by), PadMode::Constant(0.0));
+        Self::of_images(x)
     }
 
     /// Pooling under windows of `kernel` at steps of `stride`.
@@ -204,6 +211,18 @@ impl Conv {
         let bias = self.bias.as_ref().map(|bias| bias.val());
         let x = vitrum_kernels::conv(maps.x.clone(), self.kernel(), bias, form);
         Maps { x, grid: form.out() }
+    }
+
+    /// The convolution at the end of a residual branch, `residual + forward(x)`.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), and if the residual is not like the result.
+    pub fn add_to(&self, residual: Tensor<3>, maps: &Maps) -> Maps {
+        if training(&maps.x) {
+            let y = self.forward(maps);
+            return y.with(y.x.clone() + residual);
+        }
+        self.folded(maps, Folding { residual: Some(residual), ..Folding::default() })
     }
 
     /// The convolution with what follows it, for inference. The bias of the layer is part of it.

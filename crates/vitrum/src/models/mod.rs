@@ -199,6 +199,10 @@ families! { ($)
     Deit: deit { DeitConfig, Deit },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
+    /// BiT: ResNets with norms before their convolutions.
+    Bit: bit { BitConfig, Bit },
+    /// A convolutional network as the patches of a Vision Transformer.
+    Hybrid: hybrid { HybridConfig, Hybrid },
 }
 
 pub(crate) use each_config;
@@ -217,6 +221,10 @@ impl Config for ModelConfig {
 
     fn input(&self) -> Input {
         each_config!(self, config => config.input())
+    }
+
+    fn map_grid(&self) -> Option<[usize; 2]> {
+        each_config!(self, config => config.map_grid())
     }
 
     fn walk(&self) -> Result<Walk, ConfigError> {

@@ -38,6 +38,11 @@ pub trait Config:
     /// What one example looks like.
     fn input(&self) -> Input;
 
+    /// Rows and columns of the last feature map, for a backbone whose maps are not the patches of the image.
+    fn map_grid(&self) -> Option<[usize; 2]> {
+        None
+    }
+
     /// Shapes, parameters and multiplications from the input to the answer.
     ///
     /// # Errors

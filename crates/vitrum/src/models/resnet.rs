@@ -573,6 +573,14 @@ impl Config for ResNetConfig {
         Input::Image(ImageInput { channels: self.in_chans, size: self.img_size })
     }
 
+    fn map_grid(&self) -> Option<[usize; 2]> {
+        let grid = self.stem().iter().fold(self.img_size, |grid, conv| conv.out(grid));
+        let grid = Padding::Symmetric.form(grid, [3, 3], [2, 2], [1, 1]).out();
+        let halved = (1..self.layers.len())
+            .fold(grid, |grid, _| Padding::Symmetric.form(grid, [3, 3], [2, 2], [1, 1]).out());
+        Some(halved)
+    }
+
     fn walk(&self) -> Result<Walk, ConfigError> {
         self.validate()?;
         let mut walk = MapWalk::new(self.in_chans, self.img_size);

@@ -55,7 +55,7 @@ impl Files for DeitConfig {
         hugging_face(&[PATCHES, TOKEN], &ONE_HEAD),
     ];
 
-    fn first_conv(&self) -> &'static str {
+    fn first_conv(&self) -> String {
         self.vit.first_conv()
     }
 

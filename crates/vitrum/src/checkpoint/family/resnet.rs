@@ -52,8 +52,8 @@ impl Files for ResNetConfig {
         },
     ];
 
-    fn first_conv(&self) -> &'static str {
-        if self.stem_type == ResNetStem::Plain { "conv1" } else { "conv1.0" }
+    fn first_conv(&self) -> String {
+        if self.stem_type == ResNetStem::Plain { "conv1".into() } else { "conv1.0".into() }
     }
 
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
@@ -103,7 +103,7 @@ impl Files for ResNetConfig {
     }
 
     fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
+        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn num_features(&self) -> usize {

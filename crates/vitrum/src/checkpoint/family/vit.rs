@@ -72,8 +72,8 @@ impl Files for VitConfig {
         },
     ];
 
-    fn first_conv(&self) -> &'static str {
-        "patch_embed.proj"
+    fn first_conv(&self) -> String {
+        "patch_embed.proj".into()
     }
 
     fn finish(tensors: &mut TensorMap) -> Result<(), LoadError> {

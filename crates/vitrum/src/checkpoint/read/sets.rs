@@ -155,6 +155,12 @@ fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
             found.entry(prefix).or_insert(naming);
         }
     }
+    let prefixes: BTreeSet<String> = found.keys().cloned().collect();
+    let is_inside = |prefix: &str| {
+        let mut inside = namings().flat_map(|(_, naming)| naming.inside);
+        inside.any(|end| prefix.strip_suffix(end).is_some_and(|outer| prefixes.contains(outer)))
+    };
+    found.retain(|prefix, _| !is_inside(prefix));
     // Other namings use a weak telltale too. If another naming matches, the weak one does not count.
     if found.values().any(|naming| !naming.is_weak) {
         found.retain(|_, naming| !naming.is_weak);
