@@ -1,13 +1,14 @@
 //! Convolutions for answers: with a folded norm, a residual and an activation in one operation, and with packed kernels.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use super::dense::{self, Kernel};
-use super::{ConvForm, Sizes, depthwise};
+use super::winograd::{self, Transformed};
+use super::{ConvForm, Sizes, convolve, depthwise};
 use crate::activation::Activation;
 use crate::gemm::{Epilogue, Packed, View};
 use crate::simd::Real;
@@ -71,6 +72,8 @@ struct Layer {
     shape: [usize; 4],
     groups: usize,
     weight: Weight,
+    /// The kernel as Winograd's way takes it, from its first use on.
+    transformed: OnceLock<Transformed<f32>>,
 }
 
 enum Weight {
@@ -103,7 +106,7 @@ impl PackedConv {
             true => Weight::Plain(weight),
             false => Weight::Groups((0..groups).map(pack).collect()),
         };
-        Self(Arc::new(Layer { shape, groups, weight }))
+        Self(Arc::new(Layer { shape, groups, weight, transformed: OnceLock::new() }))
     }
 
     /// `[kh, kw, C / groups, N]`.
@@ -140,6 +143,10 @@ impl PackedConv {
         let x = f32::slice(x);
         let y = match &self.0.weight {
             Weight::Plain(weight) => depthwise::forward(x, weight, fold, sizes),
+            Weight::Groups(_) if winograd::pays::<f32>(&sizes) => {
+                let transform = || Transformed::new(&self.unpack(), sizes);
+                winograd::forward(x, self.0.transformed.get_or_init(transform), fold, sizes)
+            }
             Weight::Groups(groups) => dense::forward(x, Kernel::Packed(groups), fold, sizes),
         };
         f32::tensor(y, sizes.out_shape())
@@ -154,10 +161,5 @@ pub(crate) fn folded<T: Real>(
     fold: &Fold<T>,
 ) -> FlexTensor {
     let sizes = Sizes::new(&x.shape(), &weight.shape(), form);
-    let (x, weight) = (T::slice(x), T::slice(weight));
-    let y = match sizes.is_depthwise() {
-        true => depthwise::forward(x, weight, fold, sizes),
-        false => dense::forward(x, Kernel::Plain(weight), fold, sizes),
-    };
-    T::tensor(y, sizes.out_shape())
+    T::tensor(convolve(T::slice(x), T::slice(weight), fold, sizes), sizes.out_shape())
 }

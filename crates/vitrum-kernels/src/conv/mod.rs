@@ -8,6 +8,7 @@ mod dense;
 mod depthwise;
 mod fold;
 pub(crate) mod portable;
+mod winograd;
 
 pub use fold::PackedConv;
 pub(crate) use fold::{Fold, folded};
@@ -19,6 +20,7 @@ use burn::tensor::Shape;
 use crate::linear::{LinearGradients, LinearWants, sum_rows};
 use crate::simd::Real;
 use crate::threads::written;
+use winograd::Transformed;
 
 /// How a convolution slides over maps. Pairs are rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,25 @@ impl Sizes {
         [self.c / self.form.groups, self.n / self.form.groups]
     }
 
+    /// The convolution of the result's gradient that gives the gradient of the maps, if the kernel moves by one pixel.
+    fn turned(&self) -> Option<Self> {
+        let form = self.form;
+        let around = |zeros: [usize; 2]| -> Option<[usize; 2]> {
+            let [rows, columns] = [0, 1].map(|axis| (form.extent(axis) - 1).checked_sub(zeros[axis]));
+            Some([rows?, columns?])
+        };
+        let turned =
+            ConvForm { grid: form.out(), before: around(form.before)?, after: around(form.after)?, ..form };
+        let [h, w] = form.grid;
+        (form.stride == [1, 1]).then_some(Self {
+            c: self.n,
+            n: self.c,
+            m: self.b * h * w,
+            form: turned,
+            ..*self
+        })
+    }
+
     fn out_shape(&self) -> Shape {
         let [rows, columns] = self.form.out();
         Shape::new([self.b, rows * columns, self.n])
@@ -147,11 +168,18 @@ pub(crate) fn forward<T: Real>(
     let sizes = Sizes::new(&x.shape(), &weight.shape(), form);
     let fold = Fold { shift: bias.map(T::slice), ..Fold::default() };
     let (x, weight) = (T::slice(x), T::slice(weight));
-    let y = match sizes.is_depthwise() {
-        true => depthwise::forward(x, weight, &fold, sizes),
-        false => dense::forward(x, dense::Kernel::Plain(weight), &fold, sizes),
-    };
-    T::tensor(y, sizes.out_shape())
+    T::tensor(convolve(x, weight, &fold, sizes), sizes.out_shape())
+}
+
+/// The convolution `[B, H'·W', N]` with what follows it.
+fn convolve<T: Real>(x: &[T], weight: &[T], fold: &Fold<T>, sizes: Sizes) -> Vec<T> {
+    if sizes.is_depthwise() {
+        depthwise::forward(x, weight, fold, sizes)
+    } else if winograd::pays::<T>(&sizes) {
+        winograd::forward(x, &Transformed::new(weight, sizes), fold, sizes)
+    } else {
+        dense::forward(x, dense::Kernel::Plain(weight), fold, sizes)
+    }
 }
 
 /// Gradients of x, weight and bias, as far as `wants` asks for them, from the gradient of the result.
@@ -166,9 +194,12 @@ pub(crate) fn backward<T: Real>(
     let sizes = Sizes::new(&x_shape, &weight_shape, form);
     let [x, weight, grad] = [x, weight, grad].map(T::slice);
     let depthwise = sizes.is_depthwise();
-    let d_x = wants.x.then(|| match depthwise {
-        true => depthwise::d_x(weight, grad, sizes),
-        false => dense::d_x(weight, grad, sizes),
+    let d_x = wants.x.then(|| match sizes.turned() {
+        _ if depthwise => depthwise::d_x(weight, grad, sizes),
+        Some(turned) if winograd::pays::<T>(&turned) => {
+            winograd::forward(grad, &Transformed::turned(weight, sizes), &Fold::default(), turned)
+        }
+        _ => dense::d_x(weight, grad, sizes),
     });
     let d_weight = wants.weight.then(|| match depthwise {
         true => depthwise::d_weight(x, grad, sizes),

@@ -578,11 +578,11 @@ unsafe fn pack_strips<T: Real, V: Vector<Scalar = T>>(
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 // The field only gives the line its size; it is used through pointers.
-struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
+pub(crate) struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
 
 impl Line {
     /// Ensures space for this many numbers.
-    fn reserve<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
+    pub(crate) fn reserve<T>(lines: &mut Vec<Line>, numbers: usize) -> *mut T {
         let length = (numbers * size_of::<T>()).div_ceil(size_of::<Line>());
         if lines.len() < length {
             lines.clear();

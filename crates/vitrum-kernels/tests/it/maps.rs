@@ -89,6 +89,11 @@ fn cases() -> Vec<Case> {
         ),
         Case(1, 11, 11, form([12, 11], 11, 1, 5, 11)),
         Case(1, 130, 70, form([14, 15], 3, 1, 1, 1)), // several blocks of the sum
+        Case(2, 40, 37, form([13, 20], 3, 1, 1, 1)),  // tiles of 2x2 results, from here on
+        Case(3, 33, 64, form([10, 12], 3, 1, 0, 1)),
+        Case(1, 32, 50, form([9, 18], 3, 1, 2, 1)),
+        Case(1, 96, 66, form([10, 10], 3, 1, 1, 2)),
+        Case(2, 300, 32, ConvForm { after: [1, 2], ..form([16, 14], 3, 1, 1, 1) }),
     ]
 }
 

@@ -12,15 +12,22 @@ macro_rules! recipes {
 
 recipes![
     "cifar/cifar100_vit_tiny_patch4",
+    "cifar/cifar10_resnet",
     "cifar/cifar10_test_vit_patch4",
     "cifar/cifar10_vit_tiny_patch4",
     "demo",
+    "finetune/bit_hyperrule",
     "finetune/linear_probe",
     "finetune/small_folder",
     "imagenet/augreg_s16_300ep",
     "imagenet/bigvision_s16_90ep",
+    "imagenet/convnext_tiny",
     "imagenet/deit_small",
     "imagenet/deit_small_distilled",
+    "imagenet/hybrid_r26_s32_300ep",
+    "imagenet/regnety_040",
+    "imagenet/resnet50",
+    "imagenet/resnet50_a2",
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
 ];
