@@ -58,6 +58,26 @@ pub fn edit(tensor: &HostTensor, edit: Edit, patch: Patch) -> Result<HostTensor,
     }
 }
 
+/// Converts one tensor back, from timm's layout to the library's. Only [`Edit::Flatten`] has a way back.
+pub(super) fn undone(tensor: HostTensor, edit: Edit) -> Result<HostTensor, TensorError> {
+    match edit {
+        Edit::Flatten => tensor.reshape(&[1, 1, 1, tensor.num_elements()]),
+        _ => Ok(tensor),
+    }
+}
+
+/// The weights of linear layers of these names, which the file holds as kernels of 1x1, as matrices.
+pub(super) fn flatten_kernels(tensors: &mut Tensors, names: &[String]) {
+    for name in names {
+        let Some(tensor) = tensors.get_mut(name) else { continue };
+        if let &[n, c, 1, 1] = tensor.shape()
+            && let Ok(matrix) = tensor.reshape(&[n, c])
+        {
+            *tensor = matrix;
+        }
+    }
+}
+
 /// Reorders pixels from rows, columns, channels to a kernel's order.
 fn channels_first(tensor: &HostTensor, patch: Patch) -> Result<HostTensor, TensorError> {
     let pixels = tensor.shape().last().copied().unwrap_or(0);

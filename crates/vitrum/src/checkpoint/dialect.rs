@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::card::{CardSource, ModelCard};
-use super::convert::{Patch, edit, unstack};
+use super::convert::{Patch, edit, undone, unstack};
 use super::error::shorten;
 use super::family::{Inferred, family, namings};
 use super::key_file::KeyFile;
-use super::keys::{self, Edit};
+use super::keys::{self, Edit, Row};
 use super::naming::Naming;
 pub use super::naming::{Converted, Dialect};
 use super::suggest::{Nearest, nearest};
@@ -296,30 +296,35 @@ fn insert(map: &mut TensorMap, name: String, tensor: HostTensor) -> Result<(), L
 pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
     let fail = |name: &str, reason: &str| Err(LoadError::tensor(&map.path, name, reason));
     let family_name = detect(map, None)?.family;
-    let of_library = family(family_name).namings.iter().filter(|n| n.dialect == Dialect::HuggingFace);
-    let is_complete = |naming: &&&Naming| {
-        naming.beside.iter().all(|(_, layer, _)| map.contains(&format!("{layer}.weight")))
-    };
-    let all: Vec<&Naming> = of_library.collect();
-    let Some(naming) = all.iter().find(is_complete).or(all.last()) else {
-        return fail("", &format!("a {family_name} cannot be written in transformers' layout"));
-    };
-    let has_head = naming.beside.iter().any(|(_, layer, _)| map.contains(&format!("{layer}.weight")));
-    let prefix = if has_head { naming.base } else { "" };
-    let mut out = TensorMap { metadata: map.metadata.clone(), ..TensorMap::new(&map.path) };
     let parts =
         super::convert::split(&map.tensors).map_err(|(name, e)| LoadError::tensor(&map.path, &name, e))?;
+    let has = |row: &Row| map.contains(&format!("{}.weight", row.1));
+    let places = |naming: &Naming, name: &String| {
+        naming.rows.iter().chain([&naming.beside]).any(|rows| keys::lookup_back(rows, name).is_some())
+    };
+    // The naming of a model with the same heads, with places for the most tensors; on a tie the first.
+    let of_library = family(family_name).namings.iter().filter(|n| n.dialect == Dialect::HuggingFace);
+    let fitting = of_library.rev().max_by_key(|naming| {
+        let placed = parts.keys().filter(|name| places(naming, name)).count();
+        (naming.beside.iter().all(has), placed)
+    });
+    let Some(naming) = fitting else {
+        return fail("", &format!("a {family_name} cannot be written in transformers' layout"));
+    };
+    let prefix = if naming.beside.iter().any(has) { naming.base } else { "" };
+    let mut out = TensorMap { metadata: map.metadata.clone(), ..TensorMap::new(&map.path) };
     for (name, tensor) in parts {
         let base = || {
             let inner = naming.rows.iter().find_map(|rows| keys::lookup_back(rows, &name));
-            inner.map(|inner| format!("{prefix}{inner}"))
+            inner.map(|(inner, edit)| (format!("{prefix}{inner}"), edit))
         };
-        let Some(new_name) = keys::lookup_back(naming.beside, &name).or_else(base) else {
+        let Some((new_name, edit)) = keys::lookup_back(naming.beside, &name).or_else(base) else {
             return fail(&name, "transformers' model has no place for it");
         };
         if name.starts_with("pre_logits") && !prefix.is_empty() {
             return fail(&name, "transformers' classifier has no layer before the head");
         }
+        let tensor = undone(tensor, edit).map_err(|e| LoadError::tensor(&map.path, &name, e))?;
         out.tensors.insert(new_name, tensor);
     }
     Ok(out)

@@ -4,6 +4,7 @@
 //! sizes, and reads and writes other libraries' configurations.
 
 mod bit;
+mod convnext;
 mod deit;
 mod hybrid;
 mod maps;

@@ -1,7 +1,7 @@
 //! Rows from a library's names to timm's. Each family's module has its tables ([`super::family`]).
 //!
-//! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`. A row for a module also
-//! covers its `.weight`, its `.bias` and the statistics of a batch norm.
+//! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`, `{2N+1}` one more than twice
+//! `{N}`. A row for a module also covers its `.weight`, its `.bias` and the statistics of a batch norm.
 
 /// How to convert a tensor to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Edit {
     ToHeads,
     /// A projection out of heads, `[heads, dh, D]` to `[D, heads·dh]`.
     FromHeads,
-    /// To a vector.
+    /// To a vector. Back, for a file to be written, `[C]` to `[1, 1, 1, C]`.
     Flatten,
     /// A patch projection with channels last, `[D, P·P·C]`, to a convolution's `[D, C, P, P]`. A vector `[P·P·C]` gets
     /// the order of that kernel.
@@ -51,9 +51,9 @@ pub fn lookup(table: &[Row], name: &str) -> Option<(String, Edit)> {
     table.iter().find_map(|&(from, to, edit)| Some((translate(from, to, name)?, edit)))
 }
 
-/// The library's name for timm's `name`, from the first row that matches.
-pub fn lookup_back(table: &[Row], name: &str) -> Option<String> {
-    table.iter().find_map(|&(to, from, _)| translate(from, to, name))
+/// The library's name for timm's `name`, and the edit to undo, from the first row that matches.
+pub fn lookup_back(table: &[Row], name: &str) -> Option<(String, Edit)> {
+    table.iter().find_map(|&(to, from, edit)| Some((translate(from, to, name)?, edit)))
 }
 
 /// What may follow the name of a module.
@@ -67,7 +67,7 @@ pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
         rest = rest.strip_prefix(before)?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, left) = rest.split_at(digits);
-        numbers.push((placeholder.letter, number.parse::<usize>().ok()?.checked_sub(placeholder.plus)?));
+        numbers.push((placeholder.letter, placeholder.read(number.parse().ok()?)?));
         (pattern, rest) = (after, left);
     }
     rest = rest.strip_prefix(pattern)?;
@@ -77,27 +77,46 @@ pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
     let (mut pattern, mut new) = (to, String::new());
     while let Some((before, placeholder, after)) = placeholder(pattern) {
         let (_, number) = numbers.iter().find(|(letter, _)| *letter == placeholder.letter)?;
-        new += &format!("{before}{}", number + placeholder.plus);
+        new += &format!("{before}{}", placeholder.write(*number)?);
         pattern = after;
     }
     Some(new + pattern + rest)
 }
 
-/// A number in a pattern: `{N}`, `{M}`, or `{N+1}` for one more.
+/// A number in a pattern: `{N}`, `{M}`, `{N+1}` for one more, `{2N+1}` for one more than twice the number.
 struct Placeholder<'a> {
+    times: usize,
     letter: &'a str,
     plus: usize,
+}
+
+impl Placeholder<'_> {
+    /// The number that stands as `written` in a name.
+    fn read(&self, written: usize) -> Option<usize> {
+        let rest = written.checked_sub(self.plus)?;
+        (rest.checked_rem(self.times)? == 0).then(|| rest / self.times)
+    }
+
+    /// What stands in a name for `number`.
+    fn write(&self, number: usize) -> Option<usize> {
+        number.checked_mul(self.times)?.checked_add(self.plus)
+    }
 }
 
 /// The first placeholder of a pattern, and what stands before and after it.
 fn placeholder(pattern: &str) -> Option<(&str, Placeholder<'_>, &str)> {
     let (before, rest) = pattern.split_once('{')?;
     let (inside, after) = rest.split_once('}')?;
-    let (letter, plus) = match inside.split_once('+') {
-        Some((letter, plus)) => (letter, plus.parse().ok()?),
+    let (number, plus) = match inside.split_once('+') {
+        Some((number, plus)) => (number, plus.parse().ok()?),
         None => (inside, 0),
     };
-    Some((before, Placeholder { letter, plus }, after))
+    let letter = number.trim_start_matches(|c: char| c.is_ascii_digit());
+    let times = match &number[..number.len() - letter.len()] {
+        "" => 1,
+        times => times.parse().ok()?,
+    };
+    Some((before, Placeholder { times, letter, plus }, after))
 }
 
 #[cfg(test)]
@@ -114,7 +133,10 @@ mod tests {
             Some(("layers.11.attn.q.weight".into(), Edit::Keep))
         );
         assert_eq!(lookup(&TABLE, "token"), Some(("cls_token".into(), Edit::Rank3)));
-        assert_eq!(lookup_back(&TABLE, "layers.3.attn.q.bias").as_deref(), Some("layer.3.query.bias"));
+        assert_eq!(
+            lookup_back(&TABLE, "layers.3.attn.q.bias"),
+            Some(("layer.3.query.bias".into(), Edit::Keep))
+        );
     }
 
     #[test]
@@ -123,10 +145,31 @@ mod tests {
         let found = lookup(&table, "stages.0.layers.11.conv.running_mean");
         assert_eq!(found, Some(("layer1.11.conv1.running_mean".into(), Edit::Keep)));
         assert_eq!(
-            lookup_back(&table, "layer3.2.conv1.weight").as_deref(),
-            Some("stages.2.layers.2.conv.weight")
+            lookup_back(&table, "layer3.2.conv1.weight"),
+            Some(("stages.2.layers.2.conv.weight".into(), Edit::Keep))
         );
         assert_eq!(lookup_back(&table, "layer0.2.conv1.weight"), None);
+    }
+
+    #[test]
+    fn rows_may_take_every_second_number() {
+        let table = [
+            ("features.{2N+1}.{M}.block", "stages.{N}.blocks.{M}.conv", Edit::Keep),
+            ("features.{2N+2}.0", "stages.{N+1}.downsample", Edit::Keep),
+        ];
+        for (theirs, ours) in [
+            ("features.1.4.block.bias", "stages.0.blocks.4.conv.bias"),
+            ("features.7.0.block.bias", "stages.3.blocks.0.conv.bias"),
+            ("features.2.0.weight", "stages.1.downsample.weight"),
+            ("features.6.0.weight", "stages.3.downsample.weight"),
+        ] {
+            assert_eq!(lookup(&table, theirs), Some((ours.into(), Edit::Keep)));
+            assert_eq!(lookup_back(&table, ours), Some((theirs.into(), Edit::Keep)));
+        }
+        assert_eq!(lookup(&table, "features.2.4.block.bias"), None);
+        assert_eq!(lookup_back(&table, "stages.0.downsample.weight"), None);
+        assert_eq!(lookup(&[("{0N}", "{N}", Edit::Keep)], "0"), None);
+        assert_eq!(lookup(&[("{N}", "{99N}", Edit::Keep)], &usize::MAX.to_string()), None);
     }
 
     #[test]

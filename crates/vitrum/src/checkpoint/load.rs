@@ -12,6 +12,7 @@ mod weights;
 
 use super::apply::{ApplyError, Excuses, Report, ShapeChange, apply, expected_tensors};
 use super::card::{CardSource, ModelCard};
+use super::convert::flatten_kernels;
 use super::dialect::{Converted, Dialect};
 use super::error::LoadError;
 use super::family::{Inferred, family};
@@ -154,6 +155,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     let source = configuration(&mut found, tensors.as_ref(), options)?;
     let config = edited(&source, &mut found, options)?;
     if let Some(converted) = &mut tensors {
+        flatten_kernels(&mut converted.map.tensors, &source.kernels());
         drop_heads(&mut converted.map, &source, &config, &mut found);
     }
     let new_head = wants_new_head(&source, tensors.as_ref(), options);
@@ -355,6 +357,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let converted = weights(&path, &mut found, options)?;
     let mut config = configuration(&mut found, Some(&converted), options)?;
     let Converted { map: mut tensors, dialect, .. } = converted;
+    flatten_kernels(&mut tensors.tensors, &config.kernels());
     if is_quantized(&tensors) {
         return Err(ModelError::EightBits { path: tensors.path, limit: EightBitsLimit::Writing });
     }

@@ -7,6 +7,7 @@ use vitrum_kernels::QuantizedWeight;
 
 use super::Linear;
 use super::drop::{dropout, training};
+use super::norm::{GlobalResponseNorm, LayerNorm};
 
 /// Non-linearity of the MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,8 @@ impl From<Activation> for vitrum_kernels::Activation {
 pub struct Mlp {
     /// `D -> F`.
     pub fc1: Linear,
+    /// Norm of the hidden maps after the non-linearity; ConvNeXt V2 has it.
+    pub grn: Option<GlobalResponseNorm>,
     /// `F -> D`.
     pub fc2: Linear,
     #[module(skip)]
@@ -61,15 +64,26 @@ impl Mlp {
     pub fn new(dim: usize, hidden: usize, act: Activation, bias: bool, drop: f64, device: &Device) -> Self {
         Self {
             fc1: Linear::new(dim, hidden, bias, device),
+            grn: None,
             fc2: Linear::new(hidden, dim, bias, device),
             act,
             drop,
         }
     }
 
-    /// The weights of both layers, if both are int8.
+    /// With a norm of the hidden maps. All tokens of an image must then enter together.
+    #[must_use]
+    pub fn with_grn(self, device: &Device) -> Self {
+        let [hidden, _] = self.fc2.weight.lazy_shape().dims::<2>();
+        Self { grn: Some(GlobalResponseNorm::new(hidden, device)), ..self }
+    }
+
+    /// The weights of both layers, if both are int8 and nothing acts between them.
     fn int8(&self) -> Option<[&QuantizedWeight; 2]> {
-        Some([self.fc1.int8()?, self.fc2.int8()?])
+        match &self.grn {
+            Some(_) => None,
+            None => Some([self.fc1.int8()?, self.fc2.int8()?]),
+        }
     }
 
     /// `residual + gamma · forward(x)`, for inference: nothing is dropped.
@@ -81,15 +95,42 @@ impl Mlp {
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`, in one operation unless dropout acts between the layers.
+    /// `residual + gamma · forward(norm(x))`, for inference: nothing is dropped.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), and for a residual of another shape.
+    pub fn add_after(
+        &self,
+        residual: Tensor<3>,
+        norm: &LayerNorm,
+        x: Tensor<3>,
+        gamma: Option<Tensor<1>>,
+    ) -> Tensor<3> {
+        let packed = self.fc1.packed().is_some() && self.fc2.packed().is_some();
+        if self.grn.is_none() && !packed {
+            return self.add(residual, norm.forward(x), gamma);
+        }
+        let x = self.act.forward(self.fc1.after(norm, x)); // [B, T, F]
+        self.fc2.add_to(residual, self.normed(x), gamma)
+    }
+
+    /// The norm of the hidden maps `[B, T, F]`.
+    fn normed(&self, x: Tensor<3>) -> Tensor<3> {
+        match &self.grn {
+            Some(grn) => grn.forward(x),
+            None => x,
+        }
+    }
+
+    /// `[B, T, D] -> [B, T, D]`, in one operation unless dropout or a norm acts between the layers.
     ///
     /// # Panics
     /// If the width or the float type is not that of the weights, or a training step meets a prepared weight.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        if self.drop > 0.0 && training(&x) {
+        if self.grn.is_some() || self.drop > 0.0 && training(&x) {
             let x = self.act.forward(self.fc1.forward(x)); // [B, T, F]
-            let x = self.fc2.forward(dropout(x, self.drop)); // [B, T, D]
-            return dropout(x, self.drop);
+            let x = self.normed(dropout(x, self.drop));
+            return dropout(self.fc2.forward(x), self.drop); // [B, T, D]
         }
         if let Some([fc1, fc2]) = self.int8() {
             return vitrum_kernels::mlp_int8(x, fc1, fc2, self.act.into());

@@ -223,8 +223,10 @@ impl Config for HybridConfig {
 
     fn build(&self, device: &Device) -> Hybrid {
         let backbone = self.own_backbone().expect("a valid configuration");
+        let mut maps = backbone.build(device);
+        maps.drop_head();
         Hybrid {
-            patch_embed: HybridEmbed { backbone: Boxed::new(backbone.build(device)) },
+            patch_embed: HybridEmbed { backbone: Boxed::new(maps) },
             vit: Flat::new(self.valid_encoder().build(device)),
             config: Self { backbone: Box::new(backbone), ..self.clone() },
         }
@@ -238,7 +240,7 @@ impl Config for HybridConfig {
         let (map, vit) = (self.own_backbone()?.walk()?, self.encoder()?.walk()?);
         let unread = vit.macs - vit.macs_read;
         let mut steps = map.steps;
-        let is_inside = |name: &str| !matches!(name, "image" | "global_pool" | "head.global_pool");
+        let is_inside = |name: &str| !matches!(name, "image" | "global_pool") && !name.starts_with("head.");
         for step in steps.iter_mut().filter(|step| step.name != "image") {
             step.name = format!("{BACKBONE}{}", step.name);
         }

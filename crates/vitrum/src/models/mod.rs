@@ -199,6 +199,8 @@ families! { ($)
     Deit: deit { DeitConfig, Deit },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
+    /// ConvNeXt, first and second version.
+    Convnext: convnext { ConvNextConfig, ConvNext },
     /// BiT: ResNets with norms before their convolutions.
     Bit: bit { BitConfig, Bit },
     /// A convolutional network as the patches of a Vision Transformer.
@@ -275,6 +277,10 @@ impl Network for Model {
 
     fn classify(&self) -> Option<&dyn Classify> {
         each_model!(self, model => model.classify())
+    }
+
+    fn drop_head(&mut self) {
+        each_model!(self, model => model.drop_head());
     }
 
     fn check_inputs(&self, inputs: &Inputs) -> Result<(), InputError> {

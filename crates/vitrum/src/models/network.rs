@@ -176,6 +176,10 @@ pub trait Network: Module + Sync {
         None
     }
 
+    /// Drops what follows the last feature map, for a model inside another. The default has nothing there without a
+    /// classifier.
+    fn drop_head(&mut self) {}
+
     /// Refuses inputs that the model does not take. The default accepts all.
     ///
     /// # Errors

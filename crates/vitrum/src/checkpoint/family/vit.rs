@@ -1,7 +1,7 @@
 //! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP and
 //! vit-pytorch.
 
-mod convert;
+pub(super) mod convert;
 mod fit;
 pub(super) mod huggingface;
 mod infer;

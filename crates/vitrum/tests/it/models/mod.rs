@@ -1,5 +1,6 @@
 //! The catalogue, parity with reference libraries, families.
 
 mod catalogue;
+mod convnext;
 mod families;
 mod parity;

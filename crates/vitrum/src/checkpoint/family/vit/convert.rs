@@ -14,7 +14,7 @@ pub(super) fn finish(map: &mut TensorMap) -> Result<(), LoadError> {
     join(&mut map.tensors).map_err(named)?;
     unflatten_patches(&mut map.tensors).map_err(named)?;
     fold_registers(&mut map.tensors).map_err(named)?;
-    add_head_bias(map)
+    add_bias(map, "head")
 }
 
 /// Turns a patch projection saved as a matrix `[D, 3·P·P]` into a convolution.
@@ -86,16 +86,16 @@ pub(super) fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
 }
 
 /// Adds a bias of zeros to a head without one (CLIP's projection).
-fn add_head_bias(map: &mut TensorMap) -> Result<(), LoadError> {
-    let Some(weight) = map.tensors.get("head.weight") else { return Ok(()) };
-    if map.contains("head.bias") {
+pub(in crate::checkpoint::family) fn add_bias(map: &mut TensorMap, head: &str) -> Result<(), LoadError> {
+    let [weight_key, bias_key] = ["weight", "bias"].map(|part| format!("{head}.{part}"));
+    let Some(weight) = map.tensors.get(&weight_key).filter(|_| !map.contains(&bias_key)) else {
         return Ok(());
-    }
+    };
     let classes = weight.shape().first().copied().unwrap_or(0);
     let bytes =
         classes.checked_mul(weight.dtype().size()).filter(|&n| n <= weight.bytes().len()).unwrap_or(0);
     let bias = HostTensor::new(weight.dtype(), vec![classes], vec![0; bytes])
-        .map_err(|e| LoadError::tensor(&map.path, "head.weight", e))?;
-    map.tensors.insert("head.bias".to_string(), bias);
+        .map_err(|e| LoadError::tensor(&map.path, &weight_key, e))?;
+    map.tensors.insert(bias_key, bias);
     Ok(())
 }

@@ -154,11 +154,12 @@ fn check(config: &VitConfig) -> Result<(), String> {
 }
 
 /// A size as JSON: one number for a square, else two.
-fn side(size: [usize; 2]) -> Value {
+pub(in crate::checkpoint::family) fn side(size: [usize; 2]) -> Value {
     if size[0] == size[1] { json!(size[0]) } else { json!(size) }
 }
 
-fn huggingface_activation(act: Activation) -> &'static str {
+/// transformers' name of an activation.
+pub(in crate::checkpoint::family) fn huggingface_activation(act: Activation) -> &'static str {
     match act {
         Activation::Gelu => "gelu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
