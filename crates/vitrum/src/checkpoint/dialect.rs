@@ -295,23 +295,29 @@ pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
     let fail = |name: &str, reason: &str| Err(LoadError::tensor(&map.path, name, reason));
     let family_name = detect(map, None)?.family;
     let of_library = family(family_name).namings.iter().filter(|n| n.dialect == Dialect::HuggingFace);
+    let parts =
+        super::convert::split(&map.tensors).map_err(|(name, e)| LoadError::tensor(&map.path, &name, e))?;
     let is_complete = |naming: &&&Naming| {
         naming.beside.iter().all(|(_, layer, _)| map.contains(&format!("{layer}.weight")))
     };
+    let inner =
+        |naming: &Naming, name: &str| naming.rows.iter().find_map(|rows| keys::lookup_back(rows, name));
+    // Of several namings, the first with a name for every tensor.
+    let names_all = |naming: &&&Naming| {
+        parts
+            .keys()
+            .all(|name| keys::lookup_back(naming.beside, name).or_else(|| inner(naming, name)).is_some())
+    };
     let all: Vec<&Naming> = of_library.collect();
-    let Some(naming) = all.iter().find(is_complete).or(all.last()) else {
+    let complete = all.iter().filter(is_complete).find(names_all).or(all.iter().find(is_complete));
+    let Some(naming) = complete.or(all.iter().find(names_all)).or(all.last()) else {
         return fail("", &format!("a {family_name} cannot be written in transformers' layout"));
     };
     let has_head = naming.beside.iter().any(|(_, layer, _)| map.contains(&format!("{layer}.weight")));
     let prefix = if has_head { naming.base } else { "" };
     let mut out = TensorMap { metadata: map.metadata.clone(), ..TensorMap::new(&map.path) };
-    let parts =
-        super::convert::split(&map.tensors).map_err(|(name, e)| LoadError::tensor(&map.path, &name, e))?;
     for (name, tensor) in parts {
-        let base = || {
-            let inner = naming.rows.iter().find_map(|rows| keys::lookup_back(rows, &name));
-            inner.map(|inner| format!("{prefix}{inner}"))
-        };
+        let base = || inner(naming, &name).map(|inner| format!("{prefix}{inner}"));
         let Some(new_name) = keys::lookup_back(naming.beside, &name).or_else(base) else {
             return fail(&name, "transformers' model has no place for it");
         };

@@ -5,6 +5,7 @@
 
 mod deit;
 mod maps;
+mod regnet;
 mod resnet;
 mod vit;
 

@@ -1,7 +1,7 @@
 //! Rows from a library's names to timm's. Each family's module has its tables ([`super::family`]).
 //!
-//! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`. A row for a module also
-//! covers its `.weight`, its `.bias` and the statistics of a batch norm.
+//! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`. A number that stands twice
+//! is the same. A row for a module also covers its `.weight`, its `.bias` and the statistics of a batch norm.
 
 /// How to convert a tensor to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,11 @@ pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
         rest = rest.strip_prefix(before)?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, left) = rest.split_at(digits);
-        numbers.push((placeholder.letter, number.parse::<usize>().ok()?.checked_sub(placeholder.plus)?));
+        let number = number.parse::<usize>().ok()?.checked_sub(placeholder.plus)?;
+        if numbers.iter().any(|(letter, other)| *letter == placeholder.letter && *other != number) {
+            return None;
+        }
+        numbers.push((placeholder.letter, number));
         (pattern, rest) = (after, left);
     }
     rest = rest.strip_prefix(pattern)?;
@@ -127,6 +131,16 @@ mod tests {
             Some("stages.2.layers.2.conv.weight")
         );
         assert_eq!(lookup_back(&table, "layer0.2.conv1.weight"), None);
+    }
+
+    #[test]
+    fn a_number_that_stands_twice_is_the_same() {
+        let table = [("block{N}.block{N}-{M}.a", "s{N}.b{M+1}.a", Edit::Keep)];
+        let found = lookup(&table, "block3.block3-10.a.weight");
+        assert_eq!(found, Some(("s3.b11.a.weight".into(), Edit::Keep)));
+        assert_eq!(lookup(&table, "block3.block2-10.a.weight"), None);
+        assert_eq!(lookup_back(&table, "s3.b11.a.bias").as_deref(), Some("block3.block3-10.a.bias"));
+        assert_eq!(lookup_back(&table, "s3.b0.a.bias"), None);
     }
 
     #[test]

@@ -199,6 +199,8 @@ families! { ($)
     Deit: deit { DeitConfig, Deit },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
+    /// RegNetX and RegNetY.
+    Regnet: regnet { RegNetConfig, RegNet },
 }
 
 pub(crate) use each_config;

@@ -3,3 +3,4 @@
 mod catalogue;
 mod families;
 mod parity;
+mod regnet;

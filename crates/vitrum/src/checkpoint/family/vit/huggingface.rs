@@ -158,7 +158,8 @@ fn side(size: [usize; 2]) -> Value {
     if size[0] == size[1] { json!(size[0]) } else { json!(size) }
 }
 
-fn huggingface_activation(act: Activation) -> &'static str {
+/// transformers' name of an activation.
+pub(in crate::checkpoint::family) fn huggingface_activation(act: Activation) -> &'static str {
     match act {
         Activation::Gelu => "gelu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
