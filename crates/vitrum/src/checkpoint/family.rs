@@ -8,6 +8,7 @@ mod convnext;
 mod deit;
 mod hybrid;
 mod maps;
+mod regnet;
 mod resnet;
 mod vit;
 

@@ -1,7 +1,8 @@
 //! Rows from a library's names to timm's. Each family's module has its tables ([`super::family`]).
 //!
 //! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`, `{2N+1}` one more than twice
-//! `{N}`. A row for a module also covers its `.weight`, its `.bias` and the statistics of a batch norm.
+//! `{N}`. A number that stands twice is the same. A row for a module also covers its `.weight`, its `.bias` and the
+//! statistics of a batch norm.
 
 /// How to convert a tensor to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,11 @@ pub(super) fn translate(from: &str, to: &str, name: &str) -> Option<String> {
         rest = rest.strip_prefix(before)?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, left) = rest.split_at(digits);
-        numbers.push((placeholder.letter, placeholder.read(number.parse().ok()?)?));
+        let number = placeholder.read(number.parse().ok()?)?;
+        if numbers.iter().any(|(letter, other)| *letter == placeholder.letter && *other != number) {
+            return None;
+        }
+        numbers.push((placeholder.letter, number));
         (pattern, rest) = (after, left);
     }
     rest = rest.strip_prefix(pattern)?;
@@ -170,6 +175,16 @@ mod tests {
         assert_eq!(lookup_back(&table, "stages.0.downsample.weight"), None);
         assert_eq!(lookup(&[("{0N}", "{N}", Edit::Keep)], "0"), None);
         assert_eq!(lookup(&[("{N}", "{99N}", Edit::Keep)], &usize::MAX.to_string()), None);
+    }
+
+    #[test]
+    fn a_number_that_stands_twice_is_the_same() {
+        let table = [("block{N}.block{N}-{M}.a", "s{N}.b{M+1}.a", Edit::Keep)];
+        let found = lookup(&table, "block3.block3-10.a.weight");
+        assert_eq!(found, Some(("s3.b11.a.weight".into(), Edit::Keep)));
+        assert_eq!(lookup(&table, "block3.block2-10.a.weight"), None);
+        assert_eq!(lookup_back(&table, "s3.b11.a.bias"), Some(("block3.block3-10.a.bias".into(), Edit::Keep)));
+        assert_eq!(lookup_back(&table, "s3.b0.a.bias"), None);
     }
 
     #[test]

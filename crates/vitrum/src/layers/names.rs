@@ -115,6 +115,99 @@ impl<M: ModuleDisplay> ModuleDisplayDefault for Boxed<M> {
 
 impl<M: ModuleDisplay> ModuleDisplay for Boxed<M> {}
 
+/// Modules that a checkpoint numbers from 1 behind a letter: those of `Numbered<'b', M>` have the keys `b1`, `b2`, …
+#[derive(Clone, Debug)]
+pub struct Numbered<const LETTER: char, M>(Vec<M>);
+
+impl<const LETTER: char, M> Numbered<LETTER, M> {
+    fn name(index: usize) -> String {
+        format!("{LETTER}{}", index + 1)
+    }
+
+    fn map_all(self, map: impl FnMut(M) -> M) -> Self {
+        self.0.into_iter().map(map).collect()
+    }
+}
+
+impl<const LETTER: char, M> FromIterator<M> for Numbered<LETTER, M> {
+    fn from_iter<I: IntoIterator<Item = M>>(modules: I) -> Self {
+        Self(modules.into_iter().collect())
+    }
+}
+
+impl<const LETTER: char, M> Deref for Numbered<LETTER, M> {
+    type Target = [M];
+
+    fn deref(&self) -> &[M] {
+        &self.0
+    }
+}
+
+impl<const LETTER: char, M> DerefMut for Numbered<LETTER, M> {
+    fn deref_mut(&mut self) -> &mut [M] {
+        &mut self.0
+    }
+}
+
+impl<const LETTER: char, M: Module> Module for Numbered<LETTER, M> {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.0.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.map_all(|module| module.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.map_all(|module| module.to_device(device))
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        for (index, module) in self.0.iter().enumerate() {
+            let name = Self::name(index);
+            visitor.enter_module(&name, "Vec");
+            module.visit(visitor);
+            visitor.exit_module(&name, "Vec");
+        }
+    }
+
+    fn map<Q: ModuleMapper>(self, mapper: &mut Q) -> Self {
+        let map = |(index, module): (usize, M)| {
+            let name = Self::name(index);
+            mapper.enter_module(&name, "Vec");
+            let module = module.map(mapper);
+            mapper.exit_module(&name, "Vec");
+            module
+        };
+        self.0.into_iter().enumerate().map(map).collect()
+    }
+
+    fn num_params(&self) -> usize {
+        self.0.num_params()
+    }
+
+    fn valid(&self) -> Self {
+        Self(self.0.valid())
+    }
+
+    fn train(self) -> Self {
+        self.map_all(Module::train)
+    }
+
+    fn materialize(self) -> Self {
+        self.map_all(Module::materialize)
+    }
+}
+
+impl<const LETTER: char, M: ModuleDisplay> ModuleDisplayDefault for Numbered<LETTER, M> {
+    fn content(&self, content: Content) -> Option<Content> {
+        let modules = self.0.iter().enumerate();
+        modules.fold(content, |content, (index, module)| content.add(&Self::name(index), module)).optional()
+    }
+}
+
+impl<const LETTER: char, M: ModuleDisplay> ModuleDisplay for Numbered<LETTER, M> {}
+
 /// The key of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {

@@ -199,6 +199,8 @@ families! { ($)
     Deit: deit { DeitConfig, Deit },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
+    /// RegNetX and RegNetY.
+    Regnet: regnet { RegNetConfig, RegNet },
     /// ConvNeXt, first and second version.
     Convnext: convnext { ConvNextConfig, ConvNext },
     /// BiT: ResNets with norms before their convolutions.

@@ -4,3 +4,4 @@ mod catalogue;
 mod convnext;
 mod families;
 mod parity;
+mod regnet;
