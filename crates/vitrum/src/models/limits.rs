@@ -4,8 +4,8 @@ use super::ConfigError;
 
 /// Longest side of an image or a patch, in pixels.
 pub(crate) const MAX_SIDE: usize = 1 << 14;
-/// Most channels of an image.
-pub(crate) const MAX_CHANNELS: usize = 1 << 10;
+/// Most channels of an image, or of the feature maps that a hybrid takes patches of.
+pub(crate) const MAX_CHANNELS: usize = 1 << 13;
 /// Largest width of tokens and maps, of an MLP and of the hidden layer of a head.
 pub(crate) const MAX_WIDTH: usize = 1 << 16;
 /// Most blocks.
