@@ -183,7 +183,10 @@ mod tests {
         let found = lookup(&table, "block3.block3-10.a.weight");
         assert_eq!(found, Some(("s3.b11.a.weight".into(), Edit::Keep)));
         assert_eq!(lookup(&table, "block3.block2-10.a.weight"), None);
-        assert_eq!(lookup_back(&table, "s3.b11.a.bias"), Some(("block3.block3-10.a.bias".into(), Edit::Keep)));
+        assert_eq!(
+            lookup_back(&table, "s3.b11.a.bias"),
+            Some(("block3.block3-10.a.bias".into(), Edit::Keep))
+        );
         assert_eq!(lookup_back(&table, "s3.b0.a.bias"), None);
     }
 
