@@ -95,9 +95,10 @@ fn with_model_args(config: ModelConfig, top: &Fields) -> Result<ModelConfig, Str
         Some(other) => return Err(expected("model_args", "an object", other)),
         None => return Ok(config),
     };
-    let given = args.iter().filter(|(_, value)| !value.is_null());
-    given.into_iter().try_fold(config, |config, (key, value)| {
-        config.with_timm_arg(key, value).map_err(|error| format!("model_args: {error}"))
+    args.iter().try_fold(config, |config, (key, value)| match config.with_timm_arg(key, value) {
+        // Nothing where the field needs a value: timm's default.
+        Err(_) if value.is_null() => Ok(config),
+        applied => applied.map_err(|error| format!("model_args: {error}")),
     })
 }
 

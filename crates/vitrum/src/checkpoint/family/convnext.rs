@@ -232,12 +232,8 @@ impl Files for ConvNextConfig {
         match (key, value) {
             ("output_stride", Value::Number(stride)) if stride.as_u64() == Some(32) => same(),
             ("output_stride", _) => Some(Err(format!("`output_stride` {value} is not supported, only 32"))),
-            ("norm_layer", Value::Null) => same(),
             ("norm_layer", _) if matches!(value.as_str(), Some("layernorm" | "layernorm2d")) => same(),
             ("norm_layer", _) => Some(Err(format!("`norm_layer` {value} is not supported"))),
-            ("norm_eps", Value::Null) => {
-                Some(Ok(Self { norm_eps: Self::default().norm_eps, ..self.clone() }))
-            }
             ("kernel_sizes", Value::Number(side)) => {
                 let side = usize::try_from(side.as_u64()?).ok()?;
                 Some(Ok(Self { kernel_sizes: [side; 4], ..self.clone() }))
