@@ -146,6 +146,7 @@ const MODEL: &[Flag] = &[
     ),
     flag("freeze", Texts, "KEY", "Parameters to freeze; * matches any text; may be given repeatedly"),
     flag("linear_probe", Switch, "BOOL", "Train only the head"),
+    flag("freeze_bn", Switch, "BOOL", "Freeze all batch norms: statistics, weights and biases"),
     flag("lora_rank", Count, "N", "Rank of low-rank updates to the blocks' weight matrices; 0: none"),
     flag("lora_alpha", Number, "F", "The low-rank updates are scaled by this over the rank"),
 ];

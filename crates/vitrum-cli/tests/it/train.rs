@@ -53,6 +53,7 @@ const FLAGS: &[(&str, &str, &str, &str)] = &[
     ),
     ("freeze", "--freeze blocks.0.* --freeze pos_embed", "['blocks.0.*', 'pos_embed']", ""),
     ("linear_probe", "--linear-probe", "true", ""),
+    ("freeze_bn", "--freeze-bn", "true", ""),
     ("lora_rank", "--lora-rank 4", "4", ""),
     ("lora_alpha", "--lora-alpha 8", "8.0", ""),
     ("teacher", "--teacher hf:timm/x", "'hf:timm/x'", ""),

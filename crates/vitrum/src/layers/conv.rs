@@ -202,10 +202,16 @@ impl Conv {
     /// The convolution.
     ///
     /// # Panics
-    /// If the maps have other channels or another type than the weight, or the kernel does not fit on the padded maps.
+    /// If the maps have other channels or another type than the weight, the kernel does not fit on the padded maps, or a
+    /// packed kernel is asked for gradients.
     pub fn forward(&self, maps: &Maps) -> Maps {
         let form = self.config.form(maps.grid);
-        if self.prepared.is_some() && !training(&maps.x) {
+        if self.is_packed() {
+            assert!(
+                !training(&maps.x),
+                "Conv: the kernel is prepared for inference (packed) and would not follow its training; train the model \
+                 as it was loaded"
+            );
             return self.folded(maps, Folding::default());
         }
         let bias = self.bias.as_ref().map(|bias| bias.val());
@@ -259,7 +265,7 @@ impl Conv {
     }
 
     /// Packs the kernel for inference. Does nothing where convolutions cannot use packed kernels: on other devices and
-    /// for other types than `f32`. Training forgets it.
+    /// for other types than `f32`. Do not train a packed layer: answers would stay those of the packed kernel.
     pub fn pack(&mut self) {
         let device = self.weight.lazy_device();
         if self.prepared.is_some() || !vitrum_kernels::has_fast_path(&device, DType::F32) {
@@ -272,6 +278,11 @@ impl Conv {
         let shape = kernel.dims();
         let values = kernel.into_data().iter::<f32>().collect();
         self.prepared = Some(PackedConv::pack(values, shape, self.config.groups));
+    }
+
+    /// Whether the kernel is packed.
+    pub fn is_packed(&self) -> bool {
+        self.prepared.is_some()
     }
 
     /// Drops the packed kernel.

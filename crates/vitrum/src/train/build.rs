@@ -1,6 +1,6 @@
 //! From a recipe to the model to train: its configuration, initial values and frozen parameters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use burn::module::{Lora, Module, Param, ParamGroup, ParamId};
@@ -15,6 +15,7 @@ use crate::data::{CropMode, Interpolation};
 use crate::layers::init::{Draw, normal};
 use crate::layers::names::{Key, Map, Visit, map, visit, wildcard};
 use crate::models::network::is_in;
+use crate::models::stages::Part;
 use crate::models::{Config, Model, ModelConfig, Network, catalogue};
 
 /// Facts about a run's model, without the weights.
@@ -165,12 +166,17 @@ fn set_head(model: Model, recipe: &Recipe) -> Model {
 }
 
 /// Decides which parameters are trained. `linear_probe` trains only the head. `freeze` freezes parameters by
-/// pattern. `lora_rank` freezes all but the head and adds low-rank updates to the blocks' matrices
-/// (arXiv:2106.09685).
+/// pattern, `freeze_bn` the batch norms. `lora_rank` freezes all but the head and adds low-rank updates to the blocks'
+/// matrices (arXiv:2106.09685).
+///
+/// A batch norm whose running statistics are among the frozen parameters keeps them: training uses them as they are, as
+/// timm's `freeze` does.
+///
+/// Returns the model, and notes for the user.
 ///
 /// # Errors
-/// A pattern without a match, or nothing left to train.
-pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
+/// A pattern without a match, `freeze_bn` without batch norms, `lora_rank` without linear layers, or nothing left to train.
+pub fn freeze(model: Model, recipe: &Recipe) -> Result<(Model, Vec<String>), TrainError> {
     let (config, heads) = (model.config(), model.heads());
     let parameters = parameters(&model);
     for pattern in &recipe.freeze {
@@ -179,22 +185,55 @@ pub fn freeze(model: Model, recipe: &Recipe) -> Result<Model, TrainError> {
         }
     }
     let lora = recipe.lora_rank > 0;
+    let is_asked = |key: &str| {
+        recipe.freeze.iter().any(|pattern| wildcard(pattern, key))
+            || ((lora || recipe.linear_probe) && !is_in(key, heads))
+    };
     let mut held: BTreeSet<String> = BTreeSet::new();
     for Parameter { key, shape, is_statistic, .. } in &parameters {
-        let by_name = recipe.freeze.iter().any(|pattern| wildcard(pattern, key));
         let by_formula = config.first(key, shape) == Some(Draw::Keep);
-        let is_state = *is_statistic;
-        if by_name || by_formula || is_state || ((lora || recipe.linear_probe) && !is_in(key, heads)) {
+        if is_asked(key) || by_formula || *is_statistic {
             held.insert(key.clone());
         }
     }
-    let model = if lora { with_lora(model, recipe, &parameters)? } else { model };
+    let mut model = if lora { with_lora(model, recipe, &parameters)? } else { model };
+    let notes = freeze_norms(&mut model, recipe.freeze_bn, &parameters, &is_asked, &mut held)?;
     let mut setter = Setter { held: &held, trained: 0 };
     let model = map(model, &mut setter);
     if setter.trained == 0 {
         return Err(TrainError::FreezesAll);
     }
-    Ok(model)
+    Ok((model, notes))
+}
+
+/// Freezes the batch norms whose statistics `is_asked` names; with `all`, every one, and its weight and bias.
+fn freeze_norms(
+    model: &mut Model,
+    all: bool,
+    parameters: &[Parameter],
+    is_asked: &dyn Fn(&str) -> bool,
+    held: &mut BTreeSet<String>,
+) -> Result<Vec<String>, TrainError> {
+    let keys: HashMap<ParamId, &str> =
+        parameters.iter().map(|parameter| (parameter.id, parameter.key.as_str())).collect();
+    let (mut frozen, mut found) = (0, 0);
+    model.visit_parts(&mut |part| {
+        let Part::BatchNorm(norm) = part else { return };
+        found += 1;
+        if all {
+            held.extend([norm.weight.id, norm.bias.id].map(|id| keys[&id].to_string()));
+        }
+        norm.frozen = all || [norm.running_mean.id, norm.running_var.id].iter().all(|id| is_asked(keys[id]));
+        frozen += usize::from(norm.frozen);
+    });
+    match (found, frozen) {
+        (0, _) if all => Err(TrainError::NoBatchNorms { family: model.family() }),
+        (_, 0) => Ok(Vec::new()),
+        (1, _) => Ok(vec!["the batch norm is frozen".into()]),
+        _ if frozen == found => Ok(vec![format!("{found} batch norms are frozen")]),
+        (_, 1) => Ok(vec![format!("1 of {found} batch norms is frozen")]),
+        _ => Ok(vec![format!("{frozen} of {found} batch norms are frozen")]),
+    }
 }
 
 fn with_lora(model: Model, recipe: &Recipe, parameters: &[Parameter]) -> Result<Model, TrainError> {

@@ -58,6 +58,12 @@ pub enum TrainError {
     /// No parameter is left to train.
     #[error("every parameter is frozen: nothing is left to train")]
     FreezesAll,
+    /// The recipe freezes the batch norms, but the model has none.
+    #[error("freeze_bn: a {family} of this configuration has no batch norms\nhint: leave out freeze_bn")]
+    NoBatchNorms {
+        /// The model's family.
+        family: &'static str,
+    },
     /// The recipe asks for low-rank updates, but the model has no linear layers.
     #[error("lora_rank: a {family} has no linear layers to update")]
     NoLinears {

@@ -367,7 +367,7 @@ impl Optimizer {
     fn check_kept(&self, grad: &Grad) -> Result<(), OptimError> {
         let Some(kept) = self.kept.get(&grad.key) else { return Ok(()) };
         for (name, (shape, tensor)) in &kept.tensors {
-            let expected = match adafactor::factored_shape(name, &grad.shape) {
+            let expected = match adafactor::factored_shape(name, &grad.shape, grad.layout) {
                 Some(expected) => expected,
                 None => grad.shape.clone(),
             };

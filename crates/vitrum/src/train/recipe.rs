@@ -130,6 +130,8 @@ pub struct Recipe {
     pub freeze: Vec<String>,
     /// Train only the head.
     pub linear_probe: bool,
+    /// Freeze all batch norms: they use and keep their running statistics, and their weight and bias are not trained.
+    pub freeze_bn: bool,
     /// Rank of low-rank updates to the blocks' weight matrices; 0: none.
     pub lora_rank: usize,
     /// Scale of the low-rank updates, times the rank.

@@ -169,7 +169,8 @@ impl<'a> Run<'a> {
         let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
-        let model = freeze(model, &recipe)?;
+        let (model, notes) = freeze(model, &recipe)?;
+        built.notes.extend(notes);
         let objective = match own {
             Some(objective) => objective,
             None => objective::objective(job, num_classes, &sets.classes, &mut built)?,

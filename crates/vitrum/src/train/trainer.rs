@@ -1,5 +1,6 @@
 //! One update: forward and backward passes over its batches, clipping, optimiser step, moving average.
 
+use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::{Value, json};
 
@@ -18,6 +19,8 @@ use crate::checkpoint::apply::{Excuses, Report, collect, fill};
 use crate::checkpoint::{HostTensor, TensorMap};
 use crate::data::batch;
 use crate::layers::linear::Prepared;
+use crate::layers::names::{Key, Visit, visit};
+use crate::models::stages::Part;
 use crate::models::{Inputs, Model, Network};
 
 /// Data that becomes a [`Batch`] on the device.
@@ -186,12 +189,12 @@ impl<M: Network> Trainer<M> {
     /// # Errors
     /// As [`new`](Trainer::new), [`TrainError::Prepared`], and a model that the objective cannot train.
     pub fn with_config(
-        model: M,
+        mut model: M,
         objective: Box<dyn Objective<M>>,
         config: TrainerConfig,
         device: &Device,
     ) -> Result<Self, TrainError> {
-        check_trainable(&model)?;
+        check_trainable(&mut model)?;
         objective.check(&model)?;
         if config.amp_dtype.is_some_and(|dtype| !device.supports_dtype(dtype)) {
             return Err(TrainError::NoBf16);
@@ -390,17 +393,38 @@ pub struct TrainerState {
 }
 
 /// Refuses weights that are prepared for inference.
-fn check_trainable<M: Network>(model: &M) -> Result<(), TrainError> {
+fn check_trainable<M: Network>(model: &mut M) -> Result<(), TrainError> {
     let form = |prepared: &Prepared| match prepared {
         Prepared::Int8(_) => "in int8",
         Prepared::Packed(weight) if weight.is_bf16() => "rounded to bf16",
         Prepared::Packed(_) => "packed",
     };
-    let found = model.linears().into_iter().find_map(|(name, layer)| Some((name, form(layer.prepared()?))));
+    let linear = model.linears().into_iter().find_map(|(name, layer)| Some((name, form(layer.prepared()?))));
+    let found = linear.or_else(|| Some((packed_conv(model)?, "packed")));
     match found {
         Some((layer, form)) => Err(TrainError::Prepared { layer, form }),
         None => Ok(()),
     }
+}
+
+/// The name of a convolution whose kernel is packed.
+fn packed_conv<M: Network>(model: &mut M) -> Option<String> {
+    struct Named(ParamId, Option<String>);
+    impl Visit for Named {
+        fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
+            if param.id == self.0 {
+                self.1 = key.name.strip_suffix(".weight").map(Into::into);
+            }
+        }
+    }
+    let mut packed = None;
+    model.visit_parts(&mut |part| match part {
+        Part::Conv(conv) if packed.is_none() && conv.is_packed() => packed = Some(conv.weight.id),
+        _ => {}
+    });
+    let mut named = Named(packed?, None);
+    visit(model, &mut named);
+    named.1
 }
 
 fn host_tensors(state: &StateDict) -> Vec<(String, HostTensor)> {

@@ -6,6 +6,7 @@ use vitrum_kernels::optim::sums_of_squares;
 
 use super::lamb::lerp;
 use super::{Item, OptimConfig};
+use crate::layers::names::Layout;
 
 /// Largest root mean square of a step before the learning rate.
 const CLIP_THRESHOLD: f64 = 1.0;
@@ -27,7 +28,7 @@ fn one(config: &OptimConfig, mut item: Item, lr: f64) -> Item {
     let share = (item.kept.step as f64).powf(DECAY_RATE);
     let grad = item.grad.clone();
     let squares = grad.clone().square().add_scalar(config.eps());
-    let way = match Factors::of(&item.shape) {
+    let way = match Factors::of(&item.shape, item.layout) {
         Some(factors) => factors.scale(&mut item, squares, share) * grad,
         None => {
             let kept = item.kept.take("exp_avg_sq", &item.shape, &item.param);
@@ -63,14 +64,13 @@ struct Factors {
 }
 
 impl Factors {
-    /// timm's choice: the first two axes of convolutions if both are long, otherwise the last two.
-    fn of(shape: &[usize]) -> Option<Self> {
+    /// timm's choice: the channels of convolutions if both numbers are large, otherwise the last two axes. A kernel in
+    /// memory begins with the axes that are last in files.
+    fn of(shape: &[usize], layout: Layout) -> Option<Self> {
         let long = |axis: usize| shape[axis] > MIN_SIDE && shape[axis + 1] > MIN_SIDE;
-        let axis = match shape.len() {
-            n if n > 2 && long(0) => 0,
-            n if n >= 2 && long(n - 2) => n - 2,
-            _ => return None,
-        };
+        let last = shape.len().checked_sub(2)?;
+        let [first, second] = if layout == Layout::Kernel { [last, 0] } else { [0, last] };
+        let axis = [first, second].into_iter().find(|&axis| long(axis))?;
         let before = shape[..axis].iter().product();
         let after = shape[axis + 2..].iter().product();
         Some(Self { before, rows: shape[axis], columns: shape[axis + 1], after, axis })
@@ -106,8 +106,8 @@ impl Factors {
 }
 
 /// The shape of a parameter's state tensor with this name, if it holds rows or columns.
-pub(super) fn factored_shape(name: &str, shape: &[usize]) -> Option<Vec<usize>> {
+pub(super) fn factored_shape(name: &str, shape: &[usize], layout: Layout) -> Option<Vec<usize>> {
     let which = [ROWS, COLUMNS].iter().position(|known| *known == name)?;
-    let factors = Factors::of(shape)?;
+    let factors = Factors::of(shape, layout)?;
     Some(factors.shapes(shape)[which].clone())
 }

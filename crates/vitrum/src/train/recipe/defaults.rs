@@ -42,6 +42,7 @@ impl Default for Recipe {
             model_kwargs: BTreeMap::new(),
             freeze: Vec::new(),
             linear_probe: false,
+            freeze_bn: false,
             lora_rank: 0,
             lora_alpha: 16.0,
             teacher: None,

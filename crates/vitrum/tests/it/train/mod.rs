@@ -16,6 +16,7 @@ mod recipe;
 mod resume;
 mod run;
 mod schedule;
+mod stages;
 mod targets;
 
 use std::collections::BTreeMap;

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 use burn::backend::Flex;
-use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::Deserialize;
+use vitrum::layers::conv::{Conv, ConvConfig};
+use vitrum::models::{Depth, Network};
+use vitrum::train::clip::{ClipMode, clip};
 use vitrum::train::groups::{GroupConfig, Groups};
-use vitrum::train::optim::{GradMap, OptimConfig, OptimError, OptimName, Optimizer, StateDict, StateError};
+use vitrum::train::optim::{
+    Grad, GradMap, OptimConfig, OptimError, OptimName, Optimizer, StateDict, StateError,
+};
 use vitrum::train::recipe::Recipe;
 
 use super::{Toy, as_torch, golden, golden_json, gradients, parameters, relative, shape_of, toy, values};
@@ -102,6 +107,99 @@ fn every_optimiser_in_f64() {
 #[test]
 fn every_optimiser_in_f32() {
     check(DType::F32, 5e-6);
+}
+
+/// The same tensors as kernels, whose memory has another order, and in the order of files.
+#[derive(Module, Debug)]
+struct Twins {
+    kernels: Vec<Conv>,
+    files: Vec<Param<Tensor<4>>>,
+}
+
+impl Network for Twins {
+    fn linears(&self) -> Vec<(String, &vitrum::layers::Linear)> {
+        Vec::new()
+    }
+
+    fn linears_mut(&mut self) -> Vec<(String, &mut vitrum::layers::Linear)> {
+        Vec::new()
+    }
+
+    fn depth(&self, _: &str) -> Depth {
+        Depth::Head
+    }
+}
+
+/// Shapes in files, `[N, C, kh, kw]`: plain, by channel, pointwise, and larger than any network's.
+const KERNELS: [[usize; 4]; 5] =
+    [[18, 17, 3, 2], [20, 1, 5, 5], [17, 24, 1, 1], [19, 1, 18, 17], [18, 17, 17, 18]];
+
+impl Twins {
+    fn tensor(name: &str, place: usize, device: &Device) -> Tensor<4> {
+        let shape = KERNELS[place];
+        let values = values(&format!("{name}.{place}.weight"), &shape);
+        Tensor::from_data(TensorData::new(values, shape), (device, DType::F64))
+    }
+
+    fn new(device: &Device) -> Self {
+        let conv = |(place, [n, c, kh, kw]): (usize, [usize; 4])| {
+            let mut conv = ConvConfig { kernel: [kh, kw], ..ConvConfig::new(c, n, 1) }.init(device);
+            let kernel = Self::tensor("start", place, device).permute([2, 3, 1, 0]).require_grad();
+            conv.weight = Param::initialized(ParamId::new(), kernel);
+            conv
+        };
+        let file =
+            |place| Param::initialized(ParamId::new(), Self::tensor("start", place, device).require_grad());
+        let kernels = KERNELS.into_iter().enumerate().map(conv).collect();
+        Self { kernels, files: (0..KERNELS.len()).map(file).collect() }
+    }
+
+    fn gradients(&self, step: usize, device: &Device) -> GradMap {
+        let part = |place: usize| {
+            let grad = Self::tensor(&format!("grad.{step}"), place, device);
+            let kernel = self.kernels[place].weight.val() * grad.clone().permute([2, 3, 1, 0]);
+            kernel.sum() + (self.files[place].val() * grad).sum()
+        };
+        let loss = (0..KERNELS.len()).map(part).reduce(|a, b| a + b).unwrap();
+        GradMap::collect(self, loss.backward())
+    }
+
+    /// Refuses twins that differ.
+    fn compare(parameters: &BTreeMap<String, Vec<f64>>, what: &str) {
+        for place in 0..KERNELS.len() {
+            let [kernel, file] = [format!("kernels.{place}.weight"), format!("files.{place}")];
+            let error = relative(&parameters[&kernel], &parameters[&file]);
+            assert!(error <= 1e-12, "{what}: kernel {:?} {error:.2e}", KERNELS[place]);
+        }
+    }
+}
+
+/// What is checked against timm in the order of files holds for kernels, whose memory has another order.
+#[test]
+fn the_order_of_a_kernel_changes_nothing() {
+    let device = Device::flex().autodiff();
+    for (what, name, lr, betas, eps) in CASES {
+        let mut optimizer = Optimizer::new(OptimConfig { betas, eps, ..OptimConfig::new(name) }).unwrap();
+        let mut twins = Twins::new(&device);
+        let before = parameters(&twins);
+        for step in 0..3 {
+            let grads = twins.gradients(step, &device);
+            let groups = Groups::new(&twins, &config()).unwrap();
+            twins = optimizer.step(twins, &grads, &groups, lr).unwrap();
+        }
+        let after = parameters(&twins);
+        assert!(after.iter().all(|(key, values)| relative(values, &before[key]) > 1e-4), "{what} moves all");
+        Twins::compare(&after, what);
+    }
+    let twins = Twins::new(&device);
+    for (mode, value) in [(ClipMode::Agc, 0.05), (ClipMode::Norm, 1.0), (ClipMode::Value, 0.02)] {
+        let (clipped, _) = clip(twins.gradients(0, &device), &twins, mode, value);
+        let in_files = |grad: &Grad| {
+            let values = grad.value.clone().into_data().iter::<f64>().collect();
+            (grad.key.clone(), grad.layout.to_files(values, &grad.shape))
+        };
+        Twins::compare(&clipped.iter().map(in_files).collect(), &format!("{mode:?}"));
+    }
 }
 
 #[derive(Deserialize)]
