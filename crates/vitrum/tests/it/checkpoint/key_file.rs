@@ -95,7 +95,7 @@ fn faults_are_told_by_line() {
         ("rows = [\n  [\"a.{N}.{N}\", \"b.{N}\"],\n]", 2, "a.{N}.{N}"),
         ("rows = [\n  [\"\", \"b\"],\n]", 2, "not empty"),
         ("rows = [\n  [\"a\", \"b\"],\n  [\"a\", \"c\"],\n]", 3, "earlier row"),
-        ("family = \"resnet\"", 1, "unknown family 'resnet'"),
+        ("family = \"densenet\"", 1, "unknown family 'densenet'"),
         ("\nrowz = []", 2, "rowz"),
         ("prefix = 3", 1, "string"),
         ("rows = [", 1, ""),
