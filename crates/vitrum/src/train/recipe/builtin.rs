@@ -12,7 +12,6 @@ macro_rules! recipes {
 
 recipes![
     "cifar/cifar100_vit_tiny_patch4",
-    "cifar/cifar10_resnet",
     "cifar/cifar10_test_vit_patch4",
     "cifar/cifar10_vit_tiny_patch4",
     "demo",
