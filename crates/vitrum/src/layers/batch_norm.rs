@@ -112,10 +112,11 @@ impl BatchNorm {
         let [weight, bias] = [&self.weight, &self.bias].map(|param| param.val().cast(wide));
         let residual = residual.map(|residual| residual.cast(wide));
         let (y, mean, var) = vitrum_kernels::batch_norm(x.cast(wide), weight, bias, residual, self.eps, relu);
-        let m = shape[..R - 1].iter().product::<usize>();
+        let count = shape[..R - 1].iter().product::<usize>();
         let statistics = BatchStatistics {
             mean: mean.detach(),
-            var: var.detach().mul_scalar(m as f64 / (m.max(2) - 1) as f64), // unbiased
+            var: var.detach().mul_scalar(count as f64 / (count.max(2) - 1) as f64), // unbiased
+            count,
             momentum: self.momentum,
         };
         watch.statistics(format_args!(""), statistics);

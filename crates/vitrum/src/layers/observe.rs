@@ -50,6 +50,8 @@ pub struct BatchStatistics {
     pub mean: Tensor<1>,
     /// Unbiased variance per channel, `[C]`.
     pub var: Tensor<1>,
+    /// Values per channel. One value has no variance.
+    pub count: usize,
     /// Weight of the new statistics in the running ones (PyTorch's `momentum`).
     pub momentum: f64,
 }

@@ -195,6 +195,15 @@ pub enum TrainError {
         /// The decay.
         decay: f64,
     },
+    /// A batch norm in training saw a single value per channel: one image, and maps of one pixel.
+    #[error(
+        "{layer}: a batch norm needs more than one value per channel, and this batch has one\n\
+         hint: a larger batch_size, larger images, or freeze_bn"
+    )]
+    OneValue {
+        /// The first such layer.
+        layer: String,
+    },
     /// The values of a batch do not fill its tensor.
     #[error(transparent)]
     Batch(#[from] BatchError),

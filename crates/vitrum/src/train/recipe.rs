@@ -126,9 +126,9 @@ pub struct Recipe {
     /// Other fields of the model's configuration.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub model_kwargs: BTreeMap<String, toml::Value>,
-    /// Parameters to freeze; `*` matches any text.
+    /// Parameters to freeze; `*` matches any text. Batch norms whose running statistics match keep and use them.
     pub freeze: Vec<String>,
-    /// Train only the head.
+    /// Train only the head. Batch norms keep and use their running statistics.
     pub linear_probe: bool,
     /// Freeze all batch norms: they use and keep their running statistics, and their weight and bias are not trained.
     pub freeze_bn: bool,

@@ -10,6 +10,7 @@ use std::fmt::Arguments;
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 
+use super::TrainError;
 use super::optim::like;
 use crate::layers::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
 use crate::layers::names::{Key, Map, map};
@@ -20,6 +21,8 @@ use crate::models::Network;
 #[derive(Debug, Default)]
 pub struct Statistics {
     seen: HashMap<String, Vec<(Tensor<1>, f64)>>,
+    /// The first layer that saw a batch of one value per channel.
+    alone: Option<String>,
 }
 
 impl Observer for Statistics {
@@ -28,7 +31,10 @@ impl Observer for Statistics {
     }
 
     fn statistics(&mut self, name: Arguments<'_>, batch: BatchStatistics) {
-        let BatchStatistics { mean, var, momentum } = batch;
+        let BatchStatistics { mean, var, count, momentum } = batch;
+        if count == 1 && self.alone.is_none() {
+            self.alone = Some(name.to_string());
+        }
         for (part, value) in [(RUNNING_MEAN, mean), (RUNNING_VAR, var)] {
             self.seen.entry(format!("{name}.{part}")).or_default().push((value.inner(), momentum));
         }
@@ -36,6 +42,14 @@ impl Observer for Statistics {
 }
 
 impl Statistics {
+    /// Refuses a batch of one value per channel, as PyTorch does: its norm is zero whatever the value is.
+    ///
+    /// # Errors
+    /// [`TrainError::OneValue`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.alone.clone().map_or(Ok(()), |layer| Err(TrainError::OneValue { layer }))
+    }
+
     /// Updates the model's running statistics batch by batch, as PyTorch does.
     pub fn commit<M: Network>(self, model: M) -> M {
         if self.seen.is_empty() {

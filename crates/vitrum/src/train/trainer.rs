@@ -221,7 +221,8 @@ impl<M: Network> Trainer<M> {
     ///
     /// # Errors
     /// [`TrainError::NoExamples`]; [`TrainError::Batch`] and [`TrainError::Targets`]: values that do not fill their shape,
-    /// or targets of another shape than the objective's; [`TrainError::Input`]: inputs that the model does not take.
+    /// or targets of another shape than the objective's; [`TrainError::Input`]: inputs that the model does not take;
+    /// [`TrainError::OneValue`]: too small a batch for a batch norm.
     pub fn update<E: IntoBatch>(&mut self, batches: Vec<E>) -> Result<Updated, TrainError> {
         let batches: Vec<Batch> =
             batches.into_iter().map(|examples| self.checked(examples)).collect::<Result<_, _>>()?;
@@ -237,6 +238,7 @@ impl<M: Network> Trainer<M> {
             loss += value / count;
             grads = grads.plus(part);
         }
+        statistics.check()?;
         if count > 1.0 {
             grads = grads.scale(1.0 / count);
         }

@@ -145,7 +145,7 @@ fn apart(model: &Model, theirs: &BTreeMap<String, Vec<f64>>, prefix: &str) -> (f
 fn ten_updates_as_timm() {
     let theirs = golden("cnn_run.safetensors");
     let cases = cases();
-    assert!(cases.len() >= 4);
+    assert!(cases.len() >= 6, "only {} cases", cases.len());
     for case in &cases {
         let name = &case.name;
         let mut trainer = case.trainer(|_| ());
@@ -246,6 +246,18 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "stem_chs": 16, "num_groups": 4 {more}}}"#
         ))
     };
+    let regnet = |more: &str| {
+        config(&format!(
+            r#"{{"family": "regnet", "img_size": [32, 48], "num_classes": 5, "depth": 4, "w0": 8, "wa": 6.5, "wm": 1.6,
+                "group_size": 4, "stem_width": 8 {more}}}"#
+        ))
+    };
+    let convnext = |more: &str| {
+        config(&format!(
+            r#"{{"family": "convnext", "img_size": [32, 48], "num_classes": 5, "depths": [1, 1, 1, 1],
+                "dims": [4, 6, 8, 10] {more}}}"#
+        ))
+    };
     let hybrid = |backbone: &str| {
         config(&format!(
             r#"{{"family": "hybrid", "img_size": [32, 48], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
@@ -259,6 +271,11 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("groups", resnet(r#", "cardinality": 2, "base_width": 32"#)),
         ("silu", resnet(r#", "act_layer": "silu", "global_pool": "avgmax""#)),
         ("one kernel as stem", resnet(r#", "stem_type": """#)),
+        ("RegNetX", regnet("")),
+        ("RegNetY", regnet(r#", "se_ratio": 1.0, "bottle_ratio": 0.5"#)),
+        ("ConvNeXt", convnext("")),
+        ("ConvNeXtV2", convnext(r#", "use_grn": true, "ls_init_value": null, "conv_mlp": true"#)),
+        ("hidden layer of the head", convnext(r#", "head_hidden_size": 6, "head_norm_first": true"#)),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
@@ -484,10 +501,15 @@ fn other_ways_to_freeze_keep_statistics_too() {
     assert!(part.contains("bn1.running_mean") && part.contains("layer2.0.bn1.running_var"), "{part:?}");
     let probe = moved(&case, |recipe| recipe.linear_probe = true);
     assert_eq!(probe, ["fc.bias", "fc.weight"].map(String::from).into());
-    let hybrid = super::stages::case("hybrid_resnet");
+    let hybrid = self::case("hybrid_resnet");
     let lora = moved(&hybrid, |recipe| recipe.lora_rank = 2);
     assert!(lora.contains("blocks.0.attn.qkv.weight") && lora.contains("head.bias"), "{lora:?}");
     assert!(lora.iter().all(|key| key.starts_with("blocks.") || key.starts_with("head.")), "{lora:?}");
+
+    let lora = moved(&self::case("convnext"), |recipe| recipe.lora_rank = 2);
+    let is_adapted =
+        |key: &String| key.starts_with("head.fc.") || key.contains(".mlp.fc") && key.ends_with(".weight");
+    assert!(lora.len() == 12 && lora.iter().all(is_adapted), "{lora:?}");
 
     let note = |case: &Case, change: fn(&mut Recipe)| {
         let mut recipe = case.recipe.clone();
@@ -617,6 +639,27 @@ fn a_teacher_with_batch_norms() {
     assert_eq!(state, student(true));
     let before: Vec<_> = collect(&case.model()).tensors.into_iter().collect();
     assert_eq!(changed(&before, &state.model).len(), before.len(), "every tensor moves");
+}
+
+/// One image with maps of one pixel in the last stage: PyTorch refuses it too.
+#[test]
+fn a_single_value_has_no_statistics() {
+    let case = case("resnet");
+    for grad_checkpointing in [false, true] {
+        let change = |recipe: &mut Recipe| recipe.grad_checkpointing = grad_checkpointing;
+        let config = case.config().with("img_size", serde_json::json!([6, 6])).expect("a size");
+        let small = Case { config: serde_json::to_value(config).expect("JSON"), ..self::case("resnet") };
+        let mut trainer = small.trainer(change);
+        let before = trainer.state();
+        let error = trainer.update(vec![small.examples(&[0])]).expect_err("refused");
+        assert!(
+            matches!(&error, TrainError::OneValue { layer } if layer == "layer2.0.downsample.1"),
+            "{error}"
+        );
+        assert_eq!((before.model, before.ema), (trainer.state().model, trainer.state().ema));
+        let mut frozen = small.trainer(|recipe| recipe.freeze_bn = true);
+        assert_eq!(frozen.update(vec![small.examples(&[0])]).expect("an update").skipped, None);
+    }
 }
 
 #[test]
