@@ -111,8 +111,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 /// Whether the reader of our output has closed it (`vitrum … | head`): not an error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    let is_broken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| match cause.downcast_ref::<csv::Error>().map(csv::Error::kind) {
+        Some(csv::ErrorKind::Io(error)) => is_broken(error),
+        _ => cause.downcast_ref().is_some_and(is_broken),
     })
 }
 

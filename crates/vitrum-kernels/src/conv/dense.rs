@@ -152,9 +152,8 @@ impl Phase {
             let at = move |tap: usize| {
                 first[axis] as isize + form.before[axis] as isize - (tap * form.dilation[axis]) as isize
             };
-            (0..form.kernel[axis]).filter_map(move |tap| {
-                (at(tap).rem_euclid(stride) == 0).then(|| (tap, at(tap).div_euclid(stride)))
-            })
+            let reads = move |tap: &usize| at(*tap).rem_euclid(stride) == 0;
+            (0..form.kernel[axis]).filter(reads).map(move |tap| (tap, at(tap).div_euclid(stride)))
         };
         let columns: Vec<_> = reach(1).collect();
         let taps = reach(0).flat_map(|(y, down)| {

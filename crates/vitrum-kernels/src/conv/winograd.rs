@@ -129,6 +129,7 @@ impl<T: Real> TransformKernels<'_, T> {
     /// # Safety
     /// The processor must have the instructions of `V`; the kernels `at .. at + LANES` must exist.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Constant indices keep the numbers in registers (likewise below).
     unsafe fn kernels<V: Vector<Scalar = T>>(&self, at: usize) {
         // SAFETY: upheld by the caller.
         unsafe {
@@ -304,6 +305,7 @@ impl<T: Real> TransformPixels<'_, T> {
     /// # Safety
     /// The processor must have the instructions of `V`, and the channels `channel .. channel + LANES` must exist.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
     unsafe fn channels<V: Vector<Scalar = T>>(
         &self,
         pixels: &[[*const T; 4]; 4],
@@ -417,6 +419,7 @@ impl<T: Real> TransformResults<'_, T> {
     /// # Safety
     /// The processor must have the instructions of `V`, and the channels `channel .. channel + LANES` must exist.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
     unsafe fn channels<V: Vector<Scalar = T>>(
         &self,
         results: &[[*mut T; 2]; 2],

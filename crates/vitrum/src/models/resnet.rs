@@ -549,7 +549,7 @@ impl Config for ResNetConfig {
         let bn = |channels| self.bn(channels, device);
         let [first, second] = self.deep_channels();
         let conv1 = match <[Conv; 3]>::try_from(stem) {
-            Ok([_0, _3, _6]) => Stem::Deep(DeepStem { _0, _1: bn(first), _3, _4: bn(second), _6 }),
+            Ok([first_conv, second_conv, third_conv]) => Stem::Deep(DeepStem { _0: first_conv, _1: bn(first), _3: second_conv, _4: bn(second), _6: third_conv }),
             Err(mut one) => Stem::Plain(one.remove(0)),
         };
         let stage = |stage: usize| {

@@ -166,10 +166,10 @@ impl Twins {
 
     /// Refuses twins that differ.
     fn compare(parameters: &BTreeMap<String, Vec<f64>>, what: &str) {
-        for place in 0..KERNELS.len() {
+        for (place, shape) in KERNELS.iter().enumerate() {
             let [kernel, file] = [format!("kernels.{place}.weight"), format!("files.{place}")];
             let error = relative(&parameters[&kernel], &parameters[&file]);
-            assert!(error <= 1e-12, "{what}: kernel {:?} {error:.2e}", KERNELS[place]);
+            assert!(error <= 1e-12, "{what}: kernel {shape:?} {error:.2e}");
         }
     }
 }
