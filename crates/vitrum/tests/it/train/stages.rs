@@ -275,7 +275,8 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("RegNetY", regnet(r#", "se_ratio": 1.0, "bottle_ratio": 0.5"#)),
         ("ConvNeXt", convnext("")),
         ("ConvNeXtV2", convnext(r#", "use_grn": true, "ls_init_value": null, "conv_mlp": true"#)),
-        ("hidden layer of the head", convnext(r#", "head_hidden_size": 6, "head_norm_first": true"#)),
+        ("hidden layer of the head", convnext(r#", "head_hidden_size": 6, "kernel_sizes": [7, 5, 3, 3]"#)),
+        ("norm before pooling", convnext(r#", "head_norm_first": true, "stem_type": "overlap""#)),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
