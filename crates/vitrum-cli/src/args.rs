@@ -27,7 +27,7 @@ pub use data::{DataCheckArgs, DataCommand, DataReadArgs, DataSplitArgs, DataStat
 pub use demo::DemoArgs;
 pub use embed::{EmbedArgs, EmbedFormat, EmbedKind};
 pub use forward::{ForwardArgs, VerifyArgs};
-pub use models::{ModelsCommand, ShapesArgs, ShapesFormat};
+pub use models::{LadderArgs, ModelsCommand, ShapesArgs, ShapesFormat};
 pub use predict::PredictArgs;
 pub use quantize::QuantizeArgs;
 pub use train::{LogFormat, TrainArgs, Tui};

@@ -1,4 +1,6 @@
-//! `vitrum models`: list, configuration of one model, walk of shapes.
+//! `vitrum models`: list, configuration of one model, walk of shapes, the ladder.
+
+mod ladder;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -16,6 +18,7 @@ pub fn run(command: ModelsCommand) -> Result<()> {
         ModelsCommand::List { filter, format } => list(filter.as_deref(), format),
         ModelsCommand::Info { name, format } => info(&name, format),
         ModelsCommand::Shapes(args) => shapes(&args),
+        ModelsCommand::Ladder(args) => ladder::run(&args),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Arguments of `vitrum models`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::common::Format;
@@ -29,6 +31,25 @@ pub enum ModelsCommand {
     },
     /// The walk from image to logits: shape, parameters and multiplications of every layer.
     Shapes(ShapesArgs),
+    /// The steps from ResNet-50 to ConvNeXt-T: what each one changes, its size, and the paper's accuracy.
+    Ladder(LadderArgs),
+}
+
+/// `vitrum models ladder`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every step is a model: ladder_resnet50, ladder_stage_ratio, …, ladder_downsample.\n\n\
+Examples:\n  \
+vitrum models ladder\n  \
+vitrum models ladder --format csv --plot ladder.svg"
+)]
+pub struct LadderArgs {
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Also draw the ladder to a file, .svg or .png.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 /// Format of the walk.

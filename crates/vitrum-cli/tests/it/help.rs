@@ -77,6 +77,7 @@ fn examples_are_there_and_are_understood() {
         "embed",
         "models list",
         "models shapes",
+        "models ladder",
         "checkpoint inspect",
         "checkpoint convert",
         "bench",

@@ -104,6 +104,38 @@ fn information_on_one_model() {
 }
 
 #[test]
+fn the_ladder_and_its_picture() {
+    let sandbox = Sandbox::empty();
+    let rows = sandbox.ok("models ladder --format csv --plot ladder.svg").csv();
+    let column = |name: &str| rows.iter().map(|row| row[name].as_str()).collect::<Vec<_>>();
+    assert_eq!(rows.len(), 16);
+    assert_eq!((column("step")[0], column("step")[15]), ("resnet50", "downsample"));
+    assert_eq!((column("GMACs")[4], column("GMACs (paper)")[4]), ("5.268", "5.27"));
+    assert_eq!((column("params (M)")[15], column("top-1 % (paper)")[15]), ("28.589", "81.97"));
+    assert!(column("what changes")[9].ends_with("(a trial)"));
+    let json = sandbox.ok("models ladder --format json").json();
+    assert_eq!(json[3]["step"], "depthwise");
+    assert_eq!(json[3]["params"], 15_722_664);
+    assert_eq!(json[3]["published"], json!({"gmacs": 2.35, "top1": 78.28}));
+    let text = sandbox.ok("models ladder").out;
+    assert!(text.lines().count() == 17 && text.contains("inverted_bottleneck"), "{text}");
+    let picture = sandbox.read("ladder.svg");
+    for word in ["<svg", "From ResNet-50 to ConvNeXt-T", "fewer_activations", "81.27", "4.146"] {
+        assert!(picture.contains(word), "no {word} in the picture");
+    }
+    sandbox.ok("models ladder --plot ladder.PNG");
+    let bytes = std::fs::read(sandbox.path("ladder.PNG")).expect("a picture");
+    assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000, "{} bytes", bytes.len());
+    sandbox.fails("models ladder --plot ladder.pdf", 1, &["ladder.pdf", ".svg or .png"]);
+    sandbox.fails("models ladder --plot no/folder.svg", 1, &["--plot", "folder.svg"]);
+    // Every step is a model by name.
+    for row in &rows {
+        let info = sandbox.ok(&format!("models info ladder_{} --format json", row["step"])).json();
+        assert_eq!(format!("{:.3}", info["params"].as_f64().expect("params") / 1e6), row["params (M)"]);
+    }
+}
+
+#[test]
 fn sizes_that_make_no_model() {
     let sandbox = Sandbox::empty();
     for (flags, text) in [

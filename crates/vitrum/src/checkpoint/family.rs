@@ -7,6 +7,7 @@ mod bit;
 mod convnext;
 mod deit;
 mod hybrid;
+mod ladder;
 mod maps;
 mod regnet;
 mod resnet;

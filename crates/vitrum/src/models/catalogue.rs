@@ -1,8 +1,8 @@
-//! Models by timm's names.
+//! Models by timm's names, and by names of our own for models that timm does not have.
 //!
-//! The table is data (`catalogue.json`). For each name it holds the difference from ViT-B/16, the preprocessing of
-//! timm's default weights, and the tags of published weights. Parameter counts and GMACs follow from the
-//! configuration; tests compare them with timm's.
+//! The tables are data (`catalogue.json` and `catalogue_own.json`). For each name they hold the difference from ViT-B/16,
+//! the preprocessing of timm's default weights, and the tags of published weights. Parameter counts and GMACs follow from
+//! the configuration; tests compare them with timm's.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,7 +13,9 @@ use super::{Config, ConfigError, ModelConfig};
 use crate::data::{CropMode, Interpolation, Preprocess};
 
 static TABLE: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("catalogue.json")).expect("the built-in table is tested to parse")
+    let tables = [include_str!("catalogue.json"), include_str!("catalogue_own.json")];
+    let read = |text| serde_json::from_str::<BTreeMap<String, Entry>>(text);
+    tables.into_iter().flat_map(|text| read(text).expect("the built-in tables are tested to parse")).collect()
 });
 
 /// A named model.
@@ -22,7 +24,7 @@ static TABLE: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
 pub struct Entry {
     /// The model's configuration.
     pub config: ModelConfig,
-    /// Preprocessing of timm's default weights for this name.
+    /// Preprocessing of timm's default weights for this name, or of the paper.
     pub preprocess: NamedPreprocess,
     /// Tags of published weights (`augreg_in21k_ft_in1k`), timm's default first.
     pub tags: Vec<String>,

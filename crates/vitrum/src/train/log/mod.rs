@@ -17,7 +17,7 @@ pub mod folder;
 pub mod line;
 pub mod logger;
 #[cfg(feature = "plots")]
-mod paint;
+pub(crate) mod paint;
 #[cfg(feature = "plots")]
 pub mod pictures;
 #[cfg(feature = "plots")]

@@ -3,5 +3,6 @@
 mod catalogue;
 mod convnext;
 mod families;
+mod ladder;
 mod parity;
 mod regnet;
