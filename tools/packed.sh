@@ -8,14 +8,17 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-# --allow-dirty: whoever tries a change has not committed it yet.
-cargo package --workspace --allow-dirty
-
 project=$(mktemp -d)
-trap 'rm -rf "$project"' EXIT
+packages=$(mktemp -d)
+# Cargo keeps what it unpacks of a package by the path of its registry and never looks again. A new path makes it
+# compile the package of now; the copy it keeps is removed.
+trap 'rm -rf "$project" "$packages" "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/vitrum{,-kernels}-"$version"' EXIT
+
+# --allow-dirty: a change that is tried is not committed yet.
+cargo package --workspace --allow-dirty --target-dir "$packages"
 mkdir -p "$project/src/bin" "$project/packed"
 for crate in vitrum-kernels vitrum; do
-    tar -xzf "$target/package/$crate-$version.crate" -C "$project/packed"
+    tar -xzf "$packages/package/$crate-$version.crate" -C "$project/packed"
     for file in README.md LICENSE-MIT LICENSE-APACHE; do
         test -s "$project/packed/$crate-$version/$file" || { echo "$crate: no $file in the package" >&2; exit 1; }
     done
