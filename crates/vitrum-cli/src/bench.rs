@@ -43,7 +43,7 @@ struct Measured {
     /// pass.
     gflops: Option<f64>,
     /// Share of the largest `f32` multiply-add rate of these threads, from the better of two readings, before and
-    /// after. bf16 and int8 can exceed it.
+    /// after. bf16, int8 and Winograd's convolutions can exceed it.
     share_of_peak: Option<f64>,
     /// Peak memory of the process, if the system tells it.
     peak_mb: Option<f64>,

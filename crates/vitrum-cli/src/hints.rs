@@ -168,6 +168,7 @@ fn model(error: &ModelError) -> Option<Advice> {
             "--precision {} runs only on the CPU\nhint: leave out --device, or --precision",
             precision.name()
         )),
+        E::PrecisionLayers { .. } => further("\nhint: leave out --precision"),
         E::EightBits { limit: EightBitsLimit::Dtype, .. } => further("\nhint: leave out --dtype"),
         E::EightBits { limit: EightBitsLimit::Bf16, .. } => {
             further("\nhint: leave out --precision, or use the original model with float weights")

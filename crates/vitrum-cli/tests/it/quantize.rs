@@ -74,6 +74,8 @@ fn bench_tells_the_precision() {
     for precision in ["bf16", "int8"] {
         let flags = format!("bench -m model --data demo --precision {precision}");
         sandbox.fails(&flags, 1, &["--data", "no model", "hint:"]);
+        let flags = format!("bench -m resnet10t --precision {precision}");
+        sandbox.fails(&flags, 1, &["no linear layers", "leave out --precision"]);
     }
 }
 

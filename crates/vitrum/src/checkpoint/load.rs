@@ -24,7 +24,7 @@ use crate::layers::init::Draw;
 use crate::layers::pool::GlobalPool;
 use crate::layers::resample::PosResize;
 use crate::models::network::is_in;
-use crate::models::{Config, Model, ModelConfig, Precision, catalogue};
+use crate::models::{Config, Model, ModelConfig, Network, Precision, catalogue};
 pub use error::{BoxedError, EightBitsLimit, ModelError};
 use find::{Found, adopt, find};
 use weights::{int8_weights, weights};
@@ -174,6 +174,9 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     };
     let Found { name, card, notes, .. } = found;
     let (model, report) = filled;
+    if options.precision != Precision::F32 && model.linears().is_empty() {
+        return Err(ModelError::PrecisionLayers { precision: options.precision, family: model.family() });
+    }
     Ok(Loaded { model, name, preprocess, labels, card, report, notes })
 }
 

@@ -97,10 +97,10 @@ impl Model {
         self
     }
 
-    /// Packs the weights of the blocks' linear layers and of the convolutions for this processor, for many images. Results have the same
-    /// bits and come faster. Exception: with LayerScale the gains meet the residual in one rounding. Packing takes
-    /// the time of a few images. Layers with a prepared form stay, and so does everything on other devices and in
-    /// other types than `f32`.
+    /// Packs the weights of the blocks' linear layers and of the convolutions for this processor, for many images.
+    /// Results have the same bits and come faster. Exception: with LayerScale the gains meet the residual in one
+    /// rounding. Packing takes the time of a few images. Layers with a prepared form stay, and so does everything on
+    /// other devices and in other types than `f32`.
     ///
     /// Reading the parameters unpacks them each time. Do not train such a model: its weights would get no gradient.
     pub fn pack(mut self) -> Self {

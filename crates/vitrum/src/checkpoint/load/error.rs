@@ -66,6 +66,14 @@ pub enum ModelError {
         /// The requested precision.
         precision: Precision,
     },
+    /// A precision for linear layers, requested of a model that has none.
+    #[error("precision {}: a {family} has no linear layers, so all of it is computed in f32", .precision.name())]
+    PrecisionLayers {
+        /// The requested precision.
+        precision: Precision,
+        /// The model's family.
+        family: &'static str,
+    },
     /// File and model differ, and the options do not allow the difference.
     #[error(
         "{path}: the weights do not fit this model\n{report}{left_out}",

@@ -139,6 +139,11 @@ fn what_does_not_go_with_bf16_is_refused() {
     assert!(text.contains("model.safetensors: int8 weights, which do not run in bf16"));
     let text = refused(LoadOptions { dtype: DType::F64, precision: Precision::Bf16, ..options(&float) });
     assert!(text.contains("precision bf16: the rest is computed in f32, not in f64"), "{text}");
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let text = refused(LoadOptions { needs_weights: false, precision, ..LoadOptions::new("resnet10t") });
+        let expected = format!("precision {}: a resnet has no linear layers", precision.name());
+        assert!(text.starts_with(&expected), "{text}");
+    }
 
     // In code, int8 layers stay beside others in bf16.
     let mixed = loaded(&int8, Precision::F32).model.round_to_bf16();
