@@ -45,14 +45,15 @@ pub use functions::{
     Folding, activate, after_attention_packed, attention, attention_bf16, attention_of_first,
     attention_padded, batch_norm, conv, conv_folded, conv_packed, cross_attention, cross_attention_bf16,
     cross_attention_kv, gate, group_norm, layer_norm, linear, linear_add, linear_add_int8, linear_add_packed,
-    linear_int8, linear_packed, mlp, mlp_add_int8, mlp_int8, norm_linear_packed, patch_embed, pool, squeeze,
+    linear_int8, linear_packed, mlp, mlp_add_int8, mlp_int8, norm_linear_packed, norm_mlp_packed,
+    patch_embed, pool, squeeze,
 };
 pub use gate::Squeeze;
 pub use int8::{QuantizeError, QuantizedWeight, quantize_weight_rows};
 pub use linear::LinearWants;
 pub use map_norm::MapNorm;
 pub use mlp::MlpWants;
-pub use packed::{AfterAttention, PackedWeight};
+pub use packed::{AfterAttention, NormMlp, PackedWeight};
 pub use peak::peak_gflops;
 pub use pool::Pool;
 pub use reference::{

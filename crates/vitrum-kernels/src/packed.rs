@@ -140,11 +140,9 @@ impl PackedWeight {
     }
 }
 
-/// The layers after attention: `z' = x + γ₁ proj(context)`, `z = z' + γ₂ fc2(activation(fc1(LN(z'))))`.
+/// A norm and an MLP: `fc2(activation(fc1(LN(x))))`.
 #[derive(Clone, Debug)]
-pub struct AfterAttention {
-    /// `[D, D]`
-    pub proj: PackedWeight,
+pub struct NormMlp {
     /// `[D, F]`
     pub fc1: PackedWeight,
     /// `[F, D]`
@@ -153,6 +151,15 @@ pub struct AfterAttention {
     pub activation: Activation,
     /// Added to the variance in the norm.
     pub eps: f64,
+}
+
+/// The layers after attention: `z' = x + γ₁ proj(context)`, `z = z' + γ₂ mlp(z')`.
+#[derive(Clone, Debug)]
+pub struct AfterAttention {
+    /// `[D, D]`
+    pub proj: PackedWeight,
+    /// The norm and the MLP.
+    pub mlp: NormMlp,
 }
 
 /// Parameters of a layer norm, `[D]`.
@@ -204,8 +211,14 @@ pub(crate) fn linear(
     unsafe { written(m * weight.shape()[1], |y| weight.multiply(a, m, epilogue, true, y)) }
 }
 
-/// `LN(x) weight + bias` of rows `x`, `[m, k]`. Returns `[m, n]`.
-pub(crate) fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight) -> Vec<f32> {
+/// `activation(LN(x) weight + bias)` of rows `x`, `[m, k]`. Returns `[m, n]`.
+pub(crate) fn norm_linear(
+    x: &[f32],
+    m: usize,
+    norm: Norm,
+    weight: &PackedWeight,
+    activation: Activation,
+) -> Vec<f32> {
     let [k, n] = weight.shape();
     let write = |y: Shared<f32>| {
         let work = |rows: Range<usize>| {
@@ -217,7 +230,8 @@ pub(crate) fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight
                     norm.rows(x, Shared::of_capacity(normed));
                     normed.set_len(x.len());
                     let a = weight.take_in_place(normed, rows.len());
-                    weight.multiply(a, rows.len(), Epilogue::bias(weight.bias()), rows.len() == m, y);
+                    let epilogue = Epilogue::Activate { bias: weight.bias(), activation, keep: None };
+                    weight.multiply(a, rows.len(), epilogue, rows.len() == m, y);
                 }
             });
         };
@@ -227,57 +241,112 @@ pub(crate) fn norm_linear(x: &[f32], m: usize, norm: Norm, weight: &PackedWeight
     unsafe { written(m * n, write) }
 }
 
+/// Arguments of [`norm_mlp_packed`](crate::norm_mlp_packed) besides the tokens.
+pub(crate) struct MlpBranch<'a> {
+    pub layers: &'a NormMlp,
+    pub norm: Norm<'a>,
+    pub gamma: Option<&'a [f32]>,
+}
+
+impl MlpBranch<'_> {
+    /// `residual + gamma · mlp(x)` of rows `[m, D]`.
+    pub(crate) fn run(&self, x: &[f32], residual: &[f32], m: usize) -> Vec<f32> {
+        let [d, f] = self.layers.fc1.shape();
+        let write = |y: Shared<f32>| {
+            let work = |rows: Range<usize>| {
+                let numbers = rows.start * d..rows.end * d;
+                let (x, residual, y) =
+                    (&x[numbers.clone()], &residual[numbers.clone()], y.offset(numbers.start));
+                with_buffers([x.len(), rows.len() * f, 0], |[normed, hidden, _]| {
+                    // SAFETY: no other share uses these rows, and the buffers have space for them.
+                    unsafe { self.rows(x, residual, rows.len(), rows.len() == m, [normed, hidden], y) };
+                });
+            };
+            if are_few(m) { work(0..m) } else { for_each_share(m, self.cost(), work) }
+        };
+        // SAFETY: the shares write all rows.
+        unsafe { written(m * d, write) }
+    }
+
+    /// Multiplications per row.
+    fn cost(&self) -> usize {
+        let [d, f] = self.layers.fc1.shape();
+        d.saturating_mul(f).saturating_mul(2)
+    }
+
+    /// Computes `m` rows. All threads work on them if `all` is set, otherwise only the calling thread. `normed` and
+    /// `hidden` are overwritten.
+    ///
+    /// # Safety
+    /// `y` must have space for `[m, D]`, `normed` for `[m, D]` and `hidden` for `[m, F]`.
+    unsafe fn rows(
+        &self,
+        x: &[f32],
+        residual: &[f32],
+        m: usize,
+        all: bool,
+        [normed, hidden]: [&mut Vec<f32>; 2],
+        y: Shared<f32>,
+    ) {
+        let NormMlp { fc1, fc2, activation, .. } = self.layers;
+        let [d, f] = fc1.shape();
+        let epilogue = Epilogue::Activate { bias: fc1.bias(), activation: *activation, keep: None };
+        // SAFETY: the buffers have space. The norm writes all of `normed`, and the product all of `hidden`.
+        unsafe {
+            self.norm.rows(x, Shared::of_capacity(normed));
+            normed.set_len(m * d);
+            fc1.multiply(fc1.take_in_place(normed, m), m, epilogue, all, Shared::of_capacity(hidden));
+            hidden.set_len(m * f);
+        }
+        let epilogue = Epilogue::Add { bias: fc2.bias(), gamma: self.gamma, residual };
+        // SAFETY: upheld by the caller.
+        unsafe { fc2.multiply(fc2.take_in_place(hidden, m), m, epilogue, all, y) };
+    }
+}
+
 /// Arguments of [`after_attention_packed`](crate::after_attention_packed) besides the tokens.
 pub(crate) struct Branches<'a> {
-    pub layers: &'a AfterAttention,
-    pub norm: Norm<'a>,
-    pub gammas: [Option<&'a [f32]>; 2],
+    pub proj: &'a PackedWeight,
+    /// Gain of the branch of attention.
+    pub gamma: Option<&'a [f32]>,
+    pub mlp: MlpBranch<'a>,
 }
 
 impl Branches<'_> {
     /// Maps rows `context` and `x`, `[m, D]`, to `[m, D]`.
     pub(crate) fn run(&self, context: &[f32], x: &[f32], m: usize) -> Vec<f32> {
-        let [d, f] = self.layers.fc1.shape();
+        let [d, f] = self.mlp.layers.fc1.shape();
         let write = |y: Shared<f32>| {
             let work = |rows: Range<usize>| {
                 let numbers = rows.start * d..rows.end * d;
                 let y = y.offset(numbers.start);
                 // SAFETY: no other share uses these rows.
-                unsafe { self.rows(&context[numbers.clone()], &x[numbers], rows.len(), rows.len() == m, y) };
+                unsafe {
+                    self.rows(&context[numbers.clone()], &x[numbers], rows.len(), rows.len() == m, f, y)
+                };
             };
-            let cost = d.saturating_mul(d.saturating_add(f.saturating_mul(2)));
+            let cost = self.mlp.cost().saturating_add(d.saturating_mul(d));
             if are_few(m) { work(0..m) } else { for_each_share(m, cost, work) }
         };
         // SAFETY: the shares write all rows.
         unsafe { written(m * d, write) }
     }
 
-    /// Computes `m` rows. All threads work on them if `all` is set, otherwise only the calling thread.
+    /// Computes `m` rows, `f` hidden numbers each. All threads work on them if `all` is set, otherwise only the calling
+    /// thread.
     ///
     /// # Safety
     /// `y` must have space for the rows.
-    unsafe fn rows(&self, context: &[f32], x: &[f32], m: usize, all: bool, y: Shared<f32>) {
-        let AfterAttention { proj, fc1, fc2, activation, .. } = self.layers;
-        let [d, f] = fc1.shape();
-        // SAFETY: here and below, there is space for the rows of the product.
-        let run = |layer: &PackedWeight, a: &[f32], epilogue: Epilogue<f32>, to| unsafe {
-            layer.multiply(a, m, epilogue, all, to);
-        };
-        with_buffers([m * d, m * d, m * f], |[sum, normed, hidden]| {
-            let epilogue = Epilogue::Add { bias: proj.bias(), gamma: self.gammas[0], residual: x };
-            run(proj, proj.take(context, m, normed), epilogue, Shared::of_capacity(sum));
-            // SAFETY: the product has written all of `sum`, and the norm all of `normed`.
+    unsafe fn rows(&self, context: &[f32], x: &[f32], m: usize, all: bool, f: usize, y: Shared<f32>) {
+        let epilogue = Epilogue::Add { bias: self.proj.bias(), gamma: self.gamma, residual: x };
+        with_buffers([x.len(), x.len(), m * f], |[sum, normed, hidden]| {
+            // SAFETY: there is space for the rows, and the product writes all of `sum`.
             unsafe {
-                sum.set_len(m * d);
-                self.norm.rows(sum, Shared::of_capacity(normed));
-                normed.set_len(m * d);
+                let context = self.proj.take(context, m, normed);
+                self.proj.multiply(context, m, epilogue, all, Shared::of_capacity(sum));
+                sum.set_len(x.len());
+                self.mlp.rows(sum, sum, m, all, [normed, hidden], y);
             }
-            let epilogue = Epilogue::Activate { bias: fc1.bias(), activation: *activation, keep: None };
-            run(fc1, fc1.take_in_place(normed, m), epilogue, Shared::of_capacity(hidden));
-            // SAFETY: the product has written all of it.
-            unsafe { hidden.set_len(m * f) };
-            let epilogue = Epilogue::Add { bias: fc2.bias(), gamma: self.gammas[1], residual: sum };
-            run(fc2, fc2.take_in_place(hidden, m), epilogue, y);
         });
     }
 }

@@ -2,9 +2,10 @@
 
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
 
+use crate::activation::Activation;
 use crate::attention::{self, AttentionForm, AttentionInputs, Operands};
 use crate::linear::{rows_of, with_last};
-use crate::packed::{self, AfterAttention, Branches, Norm, PackedWeight};
+use crate::packed::{self, AfterAttention, Branches, MlpBranch, Norm, NormMlp, PackedWeight};
 use crate::simd::Real;
 use crate::tensors::{Maybe, contiguous};
 
@@ -26,6 +27,17 @@ pub trait PackedOps: Backend {
         norm_bias: FloatTensor<Self>,
         eps: f64,
         weight: PackedWeight,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
+
+    /// See [`norm_mlp_packed`](crate::norm_mlp_packed).
+    fn vitrum_norm_mlp_packed(
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        layers: NormMlp,
+        residual: FloatTensor<Self>,
+        #[extension_type] gamma: Maybe<Self>,
     ) -> FloatTensor<Self>;
 
     /// See [`after_attention_packed`](crate::after_attention_packed).
@@ -67,12 +79,32 @@ impl PackedOps for Flex {
         norm_bias: FloatTensor<Self>,
         eps: f64,
         weight: PackedWeight,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(contiguous);
         let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps };
         let shape = x.shape();
-        let y = packed::norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight);
+        let y = packed::norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight, activation);
         f32::tensor(y, with_last(&shape, weight.shape()[1]))
+    }
+
+    fn vitrum_norm_mlp_packed(
+        x: FloatTensor<Self>,
+        norm_weight: FloatTensor<Self>,
+        norm_bias: FloatTensor<Self>,
+        layers: NormMlp,
+        residual: FloatTensor<Self>,
+        gamma: Maybe<Self>,
+    ) -> FloatTensor<Self> {
+        let [x, norm_weight, norm_bias, residual] = [x, norm_weight, norm_bias, residual].map(contiguous);
+        let gamma = gamma.into_option().map(contiguous);
+        let branch = MlpBranch {
+            norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },
+            gamma: gamma.as_ref().map(f32::slice),
+            layers: &layers,
+        };
+        let shape = x.shape();
+        f32::tensor(branch.run(f32::slice(&x), f32::slice(&residual), rows_of(&shape)), shape)
     }
 
     fn vitrum_after_attention_packed(
@@ -86,12 +118,12 @@ impl PackedOps for Flex {
     ) -> FloatTensor<Self> {
         let [context, x, norm_weight, norm_bias] = [context, x, norm_weight, norm_bias].map(contiguous);
         let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(contiguous));
-        let branches = Branches {
-            layers: &layers,
-            norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },
-            gammas: [0, 1].map(|branch| gammas[branch].as_ref().map(f32::slice)),
-        };
+        let [gamma1, gamma2] = gammas.each_ref().map(|gamma| gamma.as_ref().map(f32::slice));
+        let AfterAttention { proj, mlp } = &layers;
+        let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: mlp.eps };
+        let mlp = MlpBranch { layers: mlp, norm, gamma: gamma2 };
         let shape = x.shape();
+        let branches = Branches { proj, gamma: gamma1, mlp };
         f32::tensor(branches.run(f32::slice(&context), f32::slice(&x), rows_of(&shape)), shape)
     }
 

@@ -4,10 +4,11 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
 
 use super::{activate, layer_norm, linear, linear_add};
+use crate::activation::Activation;
 use crate::check::{check_input, check_layer_norm, check_residual};
 use crate::device::is_fast;
 use crate::extension::PackedOps;
-use crate::packed::{AfterAttention, PackedWeight};
+use crate::packed::{AfterAttention, NormMlp, PackedWeight};
 use crate::tensors::{Maybe, maybe};
 
 /// A linear layer with a packed weight, `x weight + bias`, for inference. `x` is `[..., K]`, `weight` `[K, N]`. Returns
@@ -50,8 +51,9 @@ pub fn linear_add_packed<const R: usize>(
     Tensor::from_dispatch(Dispatch::vitrum_linear_packed(x, weight, residual, maybe(gamma)))
 }
 
-/// A layer norm followed by a linear layer, `LN(x) weight + bias`, for inference. `x` is `[..., D]`, `weight` `[D, N]`.
-/// Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm) and [`linear_packed`] to the bit.
+/// A layer norm, a linear layer and an activation, `activation(LN(x) weight + bias)`, for inference. `x` is `[..., D]`,
+/// `weight` `[D, N]`. Returns `[..., N]`. Equals [`layer_norm`](crate::layer_norm), [`linear_packed`] and
+/// [`activate`](crate::activate) to the bit.
 ///
 /// # Panics
 /// If the last axis of x is not D, or the parameters of the norm are not `[D]`.
@@ -61,11 +63,12 @@ pub fn norm_linear_packed<const R: usize>(
     norm_bias: Tensor<1>,
     eps: f64,
     weight: &PackedWeight,
+    activation: Activation,
 ) -> Tensor<R> {
     check_input("norm_linear_packed", x.dims()[R - 1], weight.shape());
     check_layer_norm(&x, &norm_weight, Some(&norm_bias));
     if !is_fast(&x) {
-        return linear_packed(layer_norm(x, norm_weight, norm_bias, eps), weight);
+        return activate(linear_packed(layer_norm(x, norm_weight, norm_bias, eps), weight), activation);
     }
     Tensor::from_dispatch(Dispatch::vitrum_norm_linear_packed(
         x.into_dispatch(),
@@ -73,13 +76,47 @@ pub fn norm_linear_packed<const R: usize>(
         norm_bias.into_dispatch(),
         eps,
         weight.clone(),
+        activation,
+    ))
+}
+
+/// A residual branch of a norm and an MLP, `residual + gamma · mlp(x)`, for inference. `x` and `residual` are
+/// `[..., D]`; the parameters of the norm and the gain (1 if absent) are `[D]`. Returns a tensor like x. Equals
+/// [`layer_norm`](crate::layer_norm), [`linear_packed`], [`activate`](crate::activate) and [`linear_add_packed`] to the
+/// bit. Layers in `f32` and in bf16 may be mixed.
+///
+/// # Panics
+/// If a tensor has another shape or type, or the shapes of the weights do not match.
+pub fn norm_mlp_packed<const R: usize>(
+    x: Tensor<R>,
+    norm_weight: Tensor<1>,
+    norm_bias: Tensor<1>,
+    layers: &NormMlp,
+    residual: Tensor<R>,
+    gamma: Option<Tensor<1>>,
+) -> Tensor<R> {
+    let NormMlp { fc1, fc2, activation, eps } = layers;
+    check_input("norm_mlp_packed, fc1", x.dims()[R - 1], fc1.shape());
+    check_input("norm_mlp_packed, fc2", fc1.shape()[1], fc2.shape());
+    check_residual("norm_mlp_packed", &x, fc2.shape()[1], &residual, gamma.as_ref());
+    check_layer_norm(&x, &norm_weight, Some(&norm_bias));
+    if !is_fast(&x) || !is_fast(&residual) {
+        let hidden = linear_packed(layer_norm(x, norm_weight, norm_bias, *eps), fc1);
+        return linear_add_packed(activate(hidden, *activation), fc2, residual, gamma);
+    }
+    Tensor::from_dispatch(Dispatch::vitrum_norm_mlp_packed(
+        x.into_dispatch(),
+        norm_weight.into_dispatch(),
+        norm_bias.into_dispatch(),
+        layers.clone(),
+        residual.into_dispatch(),
+        maybe(gamma),
     ))
 }
 
 /// The part of an encoder block after attention, for inference. `context` and `x` are `[..., D]`; the parameters of the
 /// norm and the gains of the branches (LayerScale; 1 if absent) are `[D]`. Returns a tensor like x. Equals
-/// [`linear_add_packed`], [`layer_norm`](crate::layer_norm), [`linear_packed`] and [`activate`](crate::activate) to the
-/// bit. Layers in `f32` and in bf16 may be mixed.
+/// [`linear_add_packed`] and [`norm_mlp_packed`] to the bit. Layers in `f32` and in bf16 may be mixed.
 ///
 /// # Panics
 /// If a tensor has another shape or type, or the shapes of the weights do not match.
@@ -91,7 +128,8 @@ pub fn after_attention_packed<const R: usize>(
     layers: &AfterAttention,
     [gamma1, gamma2]: [Option<Tensor<1>>; 2],
 ) -> Tensor<R> {
-    let AfterAttention { proj, fc1, fc2, activation, eps } = layers;
+    let AfterAttention { proj, mlp } = layers;
+    let NormMlp { fc1, fc2, .. } = mlp;
     check_input("after_attention_packed, proj", context.dims()[R - 1], proj.shape());
     check_input("after_attention_packed, fc1", x.dims()[R - 1], fc1.shape());
     check_input("after_attention_packed, fc2", fc1.shape()[1], fc2.shape());
@@ -100,8 +138,7 @@ pub fn after_attention_packed<const R: usize>(
     check_layer_norm(&x, &norm_weight, Some(&norm_bias));
     if !is_fast(&x) || !is_fast(&context) {
         let x = linear_add_packed(context, proj, x, gamma1);
-        let hidden = linear_packed(layer_norm(x.clone(), norm_weight, norm_bias, *eps), fc1);
-        return linear_add_packed(activate(hidden, *activation), fc2, x, gamma2);
+        return norm_mlp_packed(x.clone(), norm_weight, norm_bias, mlp, x, gamma2);
     }
     Tensor::from_dispatch(Dispatch::vitrum_after_attention_packed(
         context.into_dispatch(),

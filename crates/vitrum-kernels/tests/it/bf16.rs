@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use vitrum_kernels::{
-    Activation, AfterAttention, PackedWeight, activate, after_attention_packed, attention_bf16, bf16_level,
-    layer_norm, linear_add_packed, linear_packed, norm_linear_packed, simd_level,
+    Activation, AfterAttention, NormMlp, PackedWeight, activate, after_attention_packed, attention_bf16,
+    bf16_level, layer_norm, linear_add_packed, linear_packed, norm_linear_packed, simd_level,
 };
 
 use crate::support::*;
@@ -109,7 +109,7 @@ fn layers_are_products_of_rounded_numbers() {
 
             let (norm_weight, norm_bias) = (tensor([k], 6), tensor([k], 7));
             let normed = layer_norm(x.clone(), norm_weight.clone(), norm_bias.clone(), EPS);
-            let together = norm_linear_packed(x, norm_weight, norm_bias, EPS, &weight);
+            let together = norm_linear_packed(x, norm_weight, norm_bias, EPS, &weight, Activation::Identity);
             assert_eq!(values(&linear_packed(normed, &weight)), values(&together), "{name}, behind a norm");
         }
     }
@@ -130,7 +130,7 @@ fn after_attention(rows: usize, d: usize, f: usize, gains: bool, in_bf16: [bool;
     let normed = layer_norm(sum.clone(), norm_weight.clone(), norm_bias.clone(), EPS);
     let hidden = activate(linear_packed(normed, &fc1), Activation::Gelu);
     let expected = linear_add_packed(hidden, &fc2, sum, gammas[1].clone());
-    let layers = AfterAttention { proj, fc1, fc2, activation: Activation::Gelu, eps: EPS };
+    let layers = AfterAttention { proj, mlp: NormMlp { fc1, fc2, activation: Activation::Gelu, eps: EPS } };
     let found = after_attention_packed(context, x, norm_weight, norm_bias, &layers, gammas);
     [values(&expected), values(&found)]
 }
@@ -151,7 +151,14 @@ fn threads_and_other_rows_do_not_change_a_bit() {
         with_threads(threads, move || {
             let weight = layer([97, 130], true, 20);
             let x = tensor([300, 97], 3);
-            let normed = norm_linear_packed(x.clone(), tensor([97], 6), tensor([97], 7), EPS, &weight);
+            let normed = norm_linear_packed(
+                x.clone(),
+                tensor([97], 6),
+                tensor([97], 7),
+                EPS,
+                &weight,
+                Activation::Identity,
+            );
             let plain = linear_packed(x, &weight);
             (values(&normed), values(&plain), after_attention(300, 64, 256, true, [true; 3])[1].clone())
         })
@@ -225,7 +232,10 @@ fn nothing_is_rounded_of_no_rows() {
     let weight = layer([16, 8], true, 1);
     let none = Tensor::<2>::zeros([0, 16], &Device::flex());
     assert_eq!(linear_packed(none.clone(), &weight).dims(), [0, 8]);
-    assert_eq!(norm_linear_packed(none, tensor([16], 1), tensor([16], 2), EPS, &weight).dims(), [0, 8]);
+    assert_eq!(
+        norm_linear_packed(none, tensor([16], 1), tensor([16], 2), EPS, &weight, Activation::Identity).dims(),
+        [0, 8]
+    );
     let empty = PackedWeight::pack_bf16(&[], [0, 3], Some(&[1.0, 2.0, 3.0]));
     let found = linear_packed(Tensor::<2>::zeros([2, 0], &Device::flex()), &empty);
     assert_eq!(values(&found), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);

@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::{
-    Activation, AfterAttention, PackedWeight, after_attention_packed, layer_norm, linear, linear_add,
-    linear_add_packed, linear_packed, mlp, norm_linear_packed,
+    Activation, AfterAttention, NormMlp, PackedWeight, activate, after_attention_packed, layer_norm, linear,
+    linear_add, linear_add_packed, linear_packed, mlp, norm_linear_packed, norm_mlp_packed,
 };
 
 use crate::support::*;
@@ -46,10 +46,7 @@ fn after_attention(rows: usize, d: usize, f: usize, bias: bool, gains: bool) -> 
     let sum =
         linear_add(context.clone(), proj.weight.clone(), proj.bias.clone(), x.clone(), gammas[0].clone());
     let normed = layer_norm(sum.clone(), norm_weight.clone(), norm_bias.clone(), EPS);
-    let hidden = vitrum_kernels::activate(
-        linear(normed.clone(), fc1.weight.clone(), fc1.bias.clone()),
-        Activation::Gelu,
-    );
+    let hidden = activate(linear(normed.clone(), fc1.weight.clone(), fc1.bias.clone()), Activation::Gelu);
     let expected = linear_add(hidden, fc2.weight.clone(), fc2.bias.clone(), sum.clone(), gammas[1].clone());
     if !gains {
         let branch = mlp(
@@ -60,15 +57,30 @@ fn after_attention(rows: usize, d: usize, f: usize, bias: bool, gains: bool) -> 
             fc2.bias.clone(),
             Activation::Gelu,
         );
-        assert_eq!(values(&(sum + branch)), values(&expected), "the two ways to the separate operations");
+        assert_eq!(
+            values(&(sum.clone() + branch)),
+            values(&expected),
+            "the two ways to the separate operations"
+        );
     }
     let together = AfterAttention {
         proj: proj.packed.clone(),
-        fc1: fc1.packed.clone(),
-        fc2: fc2.packed.clone(),
-        activation: Activation::Gelu,
-        eps: EPS,
+        mlp: NormMlp {
+            fc1: fc1.packed.clone(),
+            fc2: fc2.packed.clone(),
+            activation: Activation::Gelu,
+            eps: EPS,
+        },
     };
+    let branch = norm_mlp_packed(
+        sum.clone(),
+        norm_weight.clone(),
+        norm_bias.clone(),
+        &together.mlp,
+        sum,
+        gammas[1].clone(),
+    );
+    assert_eq!(values(&expected), values(&branch), "the branch of the MLP alone");
     let found = after_attention_packed(context, x, norm_weight, norm_bias, &together, gammas);
     [values(&expected), values(&found)]
 }
@@ -109,8 +121,12 @@ fn packed_layers_give_the_bits_of_the_plain_ones() {
             let (norm_weight, norm_bias) = (vector(k, 6), vector(k, 7));
             let normed = layer_norm(x.clone(), norm_weight.clone(), norm_bias.clone(), EPS);
             let plain = linear(normed, weight, bias);
-            let packed = norm_linear_packed(x, norm_weight, norm_bias, EPS, &layer.packed);
-            assert_eq!(values(&plain), values(&packed), "{name}, behind a norm");
+            for activation in [Activation::Identity, Activation::Gelu] {
+                let plain = activate(plain.clone(), activation);
+                let (x, weight, bias) = (x.clone(), norm_weight.clone(), norm_bias.clone());
+                let packed = norm_linear_packed(x, weight, bias, EPS, &layer.packed, activation);
+                assert_eq!(values(&plain), values(&packed), "{name}, behind a norm, {activation:?}");
+            }
         }
     }
 }
@@ -131,7 +147,8 @@ fn shares_of_rows_do_not_change_a_bit() {
         with_threads(threads, move || {
             let layer = Layer::new([96, 130], true, 20);
             let x = random([2, 150, 96], 1.0, 3, &Device::flex(), DType::F32);
-            let normed = norm_linear_packed(x, vector(96, 6), vector(96, 7), EPS, &layer.packed);
+            let normed =
+                norm_linear_packed(x, vector(96, 6), vector(96, 7), EPS, &layer.packed, Activation::Identity);
             (values(&normed), after_attention(300, 64, 256, true, true)[1].clone())
         })
     };
@@ -151,7 +168,7 @@ fn other_types_and_training_take_the_floats() {
     assert_eq!((found.dtype(), values(&found)), (DType::F64, values(&expected)));
     let norms = || [6, 7].map(|seed| vector(40, seed).cast(DType::F64));
     let ([w1, b1], [w2, b2]) = (norms(), norms());
-    let normed = norm_linear_packed(wide.clone(), w1, b1, EPS, &layer.packed);
+    let normed = norm_linear_packed(wide.clone(), w1, b1, EPS, &layer.packed, Activation::Identity);
     let plain = linear_packed(layer_norm(wide.clone(), w2, b2, EPS), &layer.packed);
     assert_eq!(values(&normed), values(&plain));
 
@@ -172,7 +189,11 @@ fn nothing_is_computed_of_no_rows() {
     let layer = Layer::new([16, 8], true, 1);
     let none = Tensor::<3>::zeros([0, 5, 16], &Device::flex());
     assert_eq!(linear_packed(none.clone(), &layer.packed).dims(), [0, 5, 8]);
-    assert_eq!(norm_linear_packed(none, vector(16, 1), vector(16, 2), EPS, &layer.packed).dims(), [0, 5, 8]);
+    assert_eq!(
+        norm_linear_packed(none, vector(16, 1), vector(16, 2), EPS, &layer.packed, Activation::Identity)
+            .dims(),
+        [0, 5, 8]
+    );
 }
 
 #[test]
@@ -187,7 +208,7 @@ fn an_input_of_another_width_is_refused() {
 )]
 fn layers_that_do_not_follow_on_one_another_are_refused() {
     let [proj, fc1, fc2] = [[8, 8], [8, 12], [8, 8]].map(|shape| Layer::new(shape, false, 1).packed);
-    let layers = AfterAttention { proj, fc1, fc2, activation: Activation::Gelu, eps: EPS };
+    let layers = AfterAttention { proj, mlp: NormMlp { fc1, fc2, activation: Activation::Gelu, eps: EPS } };
     let x = Tensor::<2>::zeros([3, 8], &Device::flex());
     after_attention_packed(x.clone(), x, vector(8, 1), vector(8, 2), &layers, [None, None]);
 }

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use vitrum_kernels::Activation::Identity;
 use vitrum_kernels::{AfterAttention, after_attention_packed};
 
 use super::attention::{Attention, AttentionConfig, BlockArgs};
@@ -156,7 +157,7 @@ impl Block {
     /// residual.
     fn answer(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
-        let qkv = self.attn.qkv.after(&self.norm1, x.clone());
+        let qkv = self.attn.qkv.after(&self.norm1, x.clone(), Identity);
         let context = self.attn.context(qkv, args, &mut Within::new(watch, format_args!("attn")));
         let x = first(x, args.read);
         let gains = [gain(&self.ls1), gain(&self.ls2)];
@@ -190,13 +191,7 @@ impl Block {
     /// The layers after attention, if all of them are packed and the heads together are as wide as a token.
     fn after_attention(&self) -> Option<AfterAttention> {
         let proj = self.attn.proj.packed().filter(|proj| proj.shape()[0] == proj.shape()[1])?;
-        Some(AfterAttention {
-            proj: proj.clone(),
-            fc1: self.mlp.fc1.packed()?.clone(),
-            fc2: self.mlp.fc2.packed()?.clone(),
-            activation: self.mlp.act.into(),
-            eps: self.norm2.eps,
-        })
+        Some(AfterAttention { proj: proj.clone(), mlp: self.mlp.packed_after(&self.norm2)? })
     }
 }
 

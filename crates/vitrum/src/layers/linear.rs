@@ -177,13 +177,18 @@ impl Linear {
         }
     }
 
-    /// The layer after a norm, `forward(norm(x))`.
-    pub fn after<const R: usize>(&self, norm: &LayerNorm, x: Tensor<R>) -> Tensor<R> {
+    /// The layer after a norm and before an activation, `activation(forward(norm(x)))`.
+    pub fn after<const R: usize>(
+        &self,
+        norm: &LayerNorm,
+        x: Tensor<R>,
+        activation: vitrum_kernels::Activation,
+    ) -> Tensor<R> {
         match self.prepared_for(&x) {
             Some(Prepared::Packed(weight)) => {
-                norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight)
+                norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight, activation)
             }
-            _ => self.forward(norm.forward(x)),
+            _ => vitrum_kernels::activate(self.forward(norm.forward(x)), activation),
         }
     }
 

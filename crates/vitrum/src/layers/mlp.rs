@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use vitrum_kernels::QuantizedWeight;
+use vitrum_kernels::{NormMlp, QuantizedWeight};
 
 use super::Linear;
 use super::drop::{dropout, training};
@@ -106,20 +106,30 @@ impl Mlp {
         x: Tensor<3>,
         gamma: Option<Tensor<1>>,
     ) -> Tensor<3> {
-        let packed = self.fc1.packed().is_some() && self.fc2.packed().is_some();
-        if self.grn.is_none() && !packed {
-            return self.add(residual, norm.forward(x), gamma);
+        if let Some(grn) = &self.grn {
+            let x = self.fc1.after(norm, x, self.act.into()); // [B, T, F]
+            return self.fc2.add_to(residual, grn.forward(x), gamma);
         }
-        let x = self.act.forward(self.fc1.after(norm, x)); // [B, T, F]
-        self.fc2.add_to(residual, self.normed(x), gamma)
+        match self.packed_after(norm) {
+            Some(layers) => {
+                let LayerNorm { weight, bias, .. } = norm;
+                vitrum_kernels::norm_mlp_packed(x, weight.val(), bias.val(), &layers, residual, gamma)
+            }
+            None => self.add(residual, norm.forward(x), gamma),
+        }
     }
 
-    /// The norm of the hidden maps `[B, T, F]`.
-    fn normed(&self, x: Tensor<3>) -> Tensor<3> {
-        match &self.grn {
-            Some(grn) => grn.forward(x),
-            None => x,
+    /// The norm and both layers, if both are packed and nothing else acts between them.
+    pub(super) fn packed_after(&self, norm: &LayerNorm) -> Option<NormMlp> {
+        if self.grn.is_some() {
+            return None;
         }
+        Some(NormMlp {
+            fc1: self.fc1.packed()?.clone(),
+            fc2: self.fc2.packed()?.clone(),
+            activation: self.act.into(),
+            eps: norm.eps,
+        })
     }
 
     /// `[B, T, D] -> [B, T, D]`, in one operation unless dropout or a norm acts between the layers.
@@ -129,7 +139,11 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         if self.grn.is_some() || self.drop > 0.0 && training(&x) {
             let x = self.act.forward(self.fc1.forward(x)); // [B, T, F]
-            let x = self.normed(dropout(x, self.drop));
+            let x = dropout(x, self.drop);
+            let x = match &self.grn {
+                Some(grn) => grn.forward(x),
+                None => x,
+            };
             return dropout(self.fc2.forward(x), self.drop); // [B, T, D]
         }
         if let Some([fc1, fc2]) = self.int8() {
