@@ -92,16 +92,12 @@ fn info(name: &str, format: Format) -> Result<()> {
             "weights": weights,
         }));
     }
-    let default: ModelConfig = serde_json::from_value(json!({ "family": entry.config.family() }))?;
-    let default = default.fields();
     let mut rows = Rows::new(&["field", "value"]);
     rows.push(["params".into(), output::grouped(walk.params)]);
     rows.push(["GMACs".into(), format!("{:.3}", walk.macs as f64 / 1e9)]);
+    rows.push(["family".into(), entry.config.family().into()]);
     for (key, value) in &entry.config.fields() {
-        let always = ["img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps"];
-        if always.contains(&key.as_str()) || default.get(key) != Some(value) {
-            rows.push([key.clone(), plain_value(value)]);
-        }
+        rows.push([key.clone(), plain_value(value)]);
     }
     rows.push(["mean".into(), format!("{:?}", preprocess.mean)]);
     rows.push(["std".into(), format!("{:?}", preprocess.std)]);

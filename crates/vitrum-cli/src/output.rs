@@ -41,9 +41,9 @@ impl Rows {
     /// CSV with a header.
     pub fn csv(&self) -> Result<()> {
         let mut writer = csv::Writer::from_writer(io::stdout().lock());
-        writer.write_record(&self.header)?;
+        writer.write_record(&self.header).context("writing to stdout")?;
         for row in &self.rows {
-            writer.write_record(row)?;
+            writer.write_record(row).context("writing to stdout")?;
         }
         writer.flush().context("writing to stdout")
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::json;
 use vitrum::Error;
@@ -232,10 +232,11 @@ impl Writer {
             Format::Json => Self::Json(Vec::new()),
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(io::stdout());
-                match problem {
-                    ProblemType::Regression => writer.write_record(["file", "index", "label", "value"])?,
-                    _ => writer.write_record(["file", "rank", "index", "label", "prob"])?,
-                }
+                let written = match problem {
+                    ProblemType::Regression => writer.write_record(["file", "index", "label", "value"]),
+                    _ => writer.write_record(["file", "rank", "index", "label", "prob"]),
+                };
+                written.context("writing to stdout")?;
                 Self::Csv(Box::new(writer))
             }
         })
@@ -251,7 +252,7 @@ impl Writer {
             Self::Csv(writer) => {
                 for row in answer.outputs.rows() {
                     writer.write_field(answer.file)?;
-                    writer.write_record(row)?;
+                    writer.write_record(row).context("writing to stdout")?;
                 }
                 writer.flush()?;
             }

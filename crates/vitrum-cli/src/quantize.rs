@@ -64,7 +64,7 @@ pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     }
     let layers = layers(&opened.card.config)?;
     if layers.is_empty() {
-        bail!("{}: a {} has no layers to quantise", args.model, opened.card.config.family());
+        bail!("{}: a {} has no linear layers but its head", args.model, opened.card.config.family());
     }
     let map = &mut opened.tensors;
     let bytes_f32 = map.tensors.values().map(|t| t.num_elements() * Dtype::F32.size()).sum();

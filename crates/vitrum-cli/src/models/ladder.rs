@@ -9,6 +9,7 @@ use vitrum::models::ladder::{LadderRow, rows};
 
 use crate::args::{Format, LadderArgs};
 use crate::output::{self, Rows};
+use crate::target;
 
 /// Runs the command.
 pub fn run(args: &LadderArgs) -> Result<()> {
@@ -24,6 +25,7 @@ pub fn run(args: &LadderArgs) -> Result<()> {
 }
 
 fn draw(ladder: &[LadderRow], path: &Path) -> Result<()> {
+    target::check(path)?;
     let chart = Chart::new(ladder);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     let bytes = match ending.as_deref() {

@@ -19,7 +19,8 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     }
     // `vitrum train demo` alone uses the recipe `demo`.
     let is_demo = args.positional.as_deref() == Some("demo") && !matches!(args.resume, Some(Resume::Path(_)));
-    let is_first_run = is_demo && args.config.is_empty() && !args.recipe.given.contains_key("model");
+    let names_a_model = ["model", "pretrained"].iter().any(|key| args.recipe.given.contains_key(*key));
+    let is_first_run = is_demo && args.config.is_empty() && !names_a_model;
     let mut layers = Vec::new();
     if is_first_run {
         layers.push(("demo", recipe::builtin("demo")?));

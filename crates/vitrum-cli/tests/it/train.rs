@@ -329,7 +329,11 @@ fn what_makes_no_run_is_refused() {
         ("train d --opt adamx", 1, vec!["opt 'adamx' is not known", "hint: did you mean 'adam"]),
         ("train d -m vit_tiny", 1, vec!["vit_tiny", "hint: did you mean"]),
         ("train d --model-kwargs depth", 2, vec!["want KEY=VALUE"]),
-        ("train d --model-kwargs depht=3", 1, vec!["model_kwargs has no field 'depht'", "'depth'"]),
+        (
+            "train d --model-kwargs depht=3",
+            1,
+            vec!["model_kwargs asks for 'depht', which a vit does not have", "'depth'"],
+        ),
         ("train d --overfit-batches 1 --mixup 0.2", 1, vec!["overfit_batches", "mixup"]),
         ("train d -c bad.toml", 1, vec!["bad.toml: unknown key 'epohcs'", "did you mean 'epochs'"]),
         ("train d -c broken.toml", 1, vec!["broken.toml: not a TOML file"]),

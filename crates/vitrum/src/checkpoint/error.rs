@@ -160,7 +160,7 @@ pub enum LoadError {
     },
     /// The tensor names belong to no known library.
     #[error(
-        "{path}: the tensor names are not those of a Vision Transformer this program knows (first: {first})\n\
+        "{path}: the tensor names are not those of a model this program knows (first: {first})\n\
          {nearest}\n\
          hint: a key file names them",
         path = .path.display()
@@ -307,10 +307,10 @@ pub enum KeyFault {
     #[error("a row is [name in the file, name here] or [name in the file, name here, edit]")]
     Row,
     /// A name that is empty, or has `{{N}}` more than once.
-    #[error("'{0}': a name is not empty and has {{N}} once at most")]
+    #[error("'{0}': a name is not empty, and its braces are numbers: {{N}}, {{M}}, {{N+1}}, {{2N+1}}")]
     Name(String),
     /// A number in one name of a row and not in the other.
-    #[error("{{N}} stands in both names of a row or in neither")]
+    #[error("the numbers of both names must be the same: a letter in one is in the other")]
     Number,
     /// A name that an earlier row has.
     #[error("'{0}' is in an earlier row")]

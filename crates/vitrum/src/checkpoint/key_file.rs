@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use toml::Spanned;
 
 pub use super::error::{KeyFault, KeyFileError};
-use super::keys::{EDITS, Edit, translate};
+use super::keys::{EDITS, Edit, letters, translate};
 use super::read::read_bounded;
 use crate::layers::names::wildcard;
 use crate::models::ModelConfig;
@@ -159,11 +159,11 @@ fn read_row(row: &[String], before: &[(String, String, Edit)]) -> Result<(String
         [from, to, edit] => (from, to, read_edit(edit)?),
         _ => return Err(KeyFault::Row),
     };
-    let numbers = |name: &String| name.matches("{N}").count();
-    if let Some(bad) = [from, to].into_iter().find(|name| name.is_empty() || numbers(name) > 1) {
-        return Err(KeyFault::Name(bad.clone()));
-    }
-    if numbers(from) != numbers(to) {
+    let numbers = |name: &'_ String| match letters(name) {
+        Some(letters) if !name.is_empty() => Ok(letters.into_iter().map(str::to_string).collect::<Vec<_>>()),
+        _ => Err(KeyFault::Name(name.clone())),
+    };
+    if numbers(from)? != numbers(to)? {
         return Err(KeyFault::Number);
     }
     if before.iter().any(|(earlier, ..)| earlier == from) {

@@ -1,8 +1,10 @@
 //! Rows from a library's names to timm's. Each family's module has its tables ([`super::family`]).
 //!
 //! `{N}` and `{M}` in a row are numbers of stages and blocks; `{N+1}` is one more than `{N}`, `{2N+1}` one more than twice
-//! `{N}`. A number that stands twice is the same. A row for a module also covers its `.weight`, its `.bias` and the
+//! `{N}`. A letter that occurs twice is the same number. A row for a module also covers its `.weight`, its `.bias` and the
 //! statistics of a batch norm.
+
+use std::collections::BTreeSet;
 
 /// How to convert a tensor to timm's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,13 +98,13 @@ struct Placeholder<'a> {
 }
 
 impl Placeholder<'_> {
-    /// The number that stands as `written` in a name.
+    /// The number that a name writes as `written`.
     fn read(&self, written: usize) -> Option<usize> {
         let rest = written.checked_sub(self.plus)?;
         (rest.checked_rem(self.times)? == 0).then(|| rest / self.times)
     }
 
-    /// What stands in a name for `number`.
+    /// How a name writes `number`.
     fn write(&self, number: usize) -> Option<usize> {
         number.checked_mul(self.times)?.checked_add(self.plus)
     }
@@ -122,6 +124,17 @@ fn placeholder(pattern: &str) -> Option<(&str, Placeholder<'_>, &str)> {
         times => times.parse().ok()?,
     };
     Some((before, Placeholder { times, letter, plus }, after))
+}
+
+/// The letters of a pattern's numbers; `None` if it has a brace that is no number.
+pub(super) fn letters(mut pattern: &str) -> Option<BTreeSet<&str>> {
+    let mut letters = BTreeSet::new();
+    while let Some((before, number, after)) = placeholder(pattern) {
+        let is_number = number.times > 0 && number.letter.len() == 1 && !before.contains('}');
+        letters.insert(Some(number.letter).filter(|_| is_number)?);
+        pattern = after;
+    }
+    (!pattern.contains(['{', '}'])).then_some(letters)
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ fn freeze_norms(
         if all {
             held.extend([norm.weight.id, norm.bias.id].map(|id| keys[&id].to_string()));
         }
-        norm.frozen = all || [norm.running_mean.id, norm.running_var.id].iter().all(|id| is_asked(keys[id]));
+        norm.frozen = all || [norm.running_mean.id, norm.running_var.id].iter().any(|id| is_asked(keys[id]));
         frozen += usize::from(norm.frozen);
     });
     match (found, frozen) {

@@ -65,7 +65,7 @@ pub enum TrainError {
         family: &'static str,
     },
     /// The recipe asks for low-rank updates, but the model has no linear layers.
-    #[error("lora_rank: a {family} has no linear layers to update")]
+    #[error("lora_rank: a {family} has no linear layers but its head")]
     NoLinears {
         /// The model's family.
         family: &'static str,

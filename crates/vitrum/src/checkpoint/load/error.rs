@@ -67,7 +67,7 @@ pub enum ModelError {
         precision: Precision,
     },
     /// A precision for linear layers, requested of a model that has none.
-    #[error("precision {}: a {family} has no linear layers, so all of it is computed in f32", .precision.name())]
+    #[error("precision {}: a {family} has no linear layers but its head", .precision.name())]
     PrecisionLayers {
         /// The requested precision.
         precision: Precision,

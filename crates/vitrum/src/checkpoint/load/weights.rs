@@ -34,32 +34,39 @@ pub(super) fn weights(
     Ok(converted)
 }
 
-/// One line about the tensors that were left out. Tensors with the same first word and reason are grouped.
+/// One line about the tensors that were left out, by reason. Tensors with the same first word are counted together.
 fn left_out(map: &TensorMap) -> Option<String> {
     const MOST: usize = 6;
-    let mut groups: Vec<(&str, usize, &str)> = Vec::new();
+    let mut reasons: Vec<(&str, Vec<(&str, usize)>)> = Vec::new();
     // The note on the chosen set already covers tensors of other sets.
     let dropped = || map.dropped.iter().filter(|(_, reason)| !reason.starts_with(OTHER_SET));
+    let word = |name: &'_ str| name.find(['.', '/']).unwrap_or(name.len());
     for (name, reason) in dropped() {
-        let word = name.split(['.', '/']).next().unwrap_or(name);
-        let same = |group: &&mut (&str, usize, &str)| {
-            group.2 == reason && group.0.split(['.', '/']).next() == Some(word)
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => *group = (word, group.1 + 1, reason),
-            None => groups.push((name, 1, reason)),
+        let at = reasons.iter().position(|(known, _)| known == reason).unwrap_or(reasons.len());
+        if at == reasons.len() {
+            reasons.push((reason, Vec::new()));
+        }
+        let groups = &mut reasons[at].1;
+        let first = &name[..word(name)];
+        match groups.iter_mut().find(|(known, _)| &known[..word(known)] == first) {
+            Some(group) => *group = (first, group.1 + 1),
+            None => groups.push((name, 1)),
         }
     }
-    let (first, rest) = groups.split_at(groups.len().min(MOST));
-    let said = |(name, count, reason): &(&str, usize, &str)| match count {
-        1 => format!("{} ({reason})", shorten(name)),
-        _ => format!("{count} of {} ({reason})", shorten(name)),
+    let said = |(name, count): &(&str, usize)| match count {
+        1 => shorten(name),
+        _ => format!("{count} of {}", shorten(name)),
     };
-    let shown: Vec<String> = first.iter().map(said).collect();
-    let more = if rest.is_empty() { String::new() } else { format!(", and {} more kinds", rest.len()) };
+    let shown = reasons.iter().map(|(reason, groups)| {
+        let (first, rest) = groups.split_at(groups.len().min(MOST));
+        let names: Vec<String> = first.iter().map(said).collect();
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more kinds", rest.len()) };
+        format!("{}{more} ({reason})", names.join(", "))
+    });
+    let shown: Vec<String> = shown.collect();
     let (path, count) = (map.path.display(), dropped().count());
     let plural = if count == 1 { "tensor" } else { "tensors" };
-    (count > 0).then(|| format!("{path}: left out {count} {plural}: {}{more}", shown.join(", ")))
+    (count > 0).then(|| format!("{path}: left out {count} {plural}: {}", shown.join("; ")))
 }
 
 /// The int8 weights: those of the file and, with [`Precision::Int8`], the other weights quantised.

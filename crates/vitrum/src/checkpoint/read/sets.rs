@@ -256,7 +256,7 @@ fn is_unknown(a: &str, b: &str) -> bool {
     }
 }
 
-/// Selects everything if nothing looks like a Vision Transformer: other models, and single tensors.
+/// Selects everything if nothing looks like a known model: other models, and single tensors.
 fn without_sets(plain: &BTreeMap<String, &str>) -> Selection {
     let (mut names, mut dropped) = (Vec::new(), Vec::new());
     const USUAL: [&str; 6] =

@@ -55,9 +55,12 @@ impl Recipe {
     /// [`RecipeError::Field`] for a field the family does not have or a value of the wrong kind.
     pub fn edit(&self, base: ModelConfig) -> Result<ModelConfig, RecipeError> {
         let wrong = |name: &'static str, error: ConfigError| match error {
-            ConfigError::UnknownField { field: key, nearest, .. } => {
+            ConfigError::UnknownField { field: key, family, nearest } => {
+                // A rate's field is not the user's word, so a similar one is not what the user meant.
+                let nearest = nearest.filter(|_| name == "model_kwargs");
                 let meant = nearest.map(|name| format!("\nhint: did you mean '{name}'?"));
-                field(name, format!("has no field '{key}'{}", meant.unwrap_or_default()))
+                let meant = meant.unwrap_or_default();
+                field(name, format!("asks for '{key}', which a {family} does not have{meant}"))
             }
             other => field(name, other.to_string()),
         };

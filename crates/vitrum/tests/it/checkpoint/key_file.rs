@@ -48,6 +48,7 @@ fn a_file_tells_names_edits_and_fields() {
         rows = [
           ["layer.{N}.fc", "blocks.{N}.mlp.fc1"],
           ["token", "cls_token", "rank3"],
+          ["stage.{N+1}.unit.{M}.c1", "stages.{N}.blocks.{M}.conv"],
         ]
         [config]
         num_heads = 4
@@ -59,6 +60,8 @@ fn a_file_tells_names_edits_and_fields() {
     .unwrap();
     assert_eq!((keys.family, keys.prefix.as_str()), ("deit", "net."));
     assert_eq!(keys.lookup("layer.7.fc.bias"), Some(("blocks.7.mlp.fc1.bias".into(), Edit::Keep)));
+    let conv = "stages.1.blocks.4.conv.weight".to_string();
+    assert_eq!(keys.lookup("stage.2.unit.4.c1.weight"), Some((conv, Edit::Keep)));
     assert_eq!(keys.lookup("token"), Some(("cls_token".into(), Edit::Rank3)));
     assert!(
         keys.is_left_out("net.decoder.x") && keys.is_left_out("decoder.x") && !keys.is_left_out("net.token")
@@ -91,8 +94,11 @@ fn faults_are_told_by_line() {
         ("rows = [\n  [\"a\", \"b\"],\n  [\"c\"],\n]", 3, "a row is"),
         ("rows = [\n  [\"a\", \"b\", \"keep\", \"d\"],\n]", 2, "a row is"),
         ("rows = [\n  [\"a\", \"b\", \"turn\"],\n]", 2, "unknown edit 'turn'"),
-        ("rows = [\n\n  [\"a.{N}\", \"b\"],\n]", 3, "{N}"),
-        ("rows = [\n  [\"a.{N}.{N}\", \"b.{N}\"],\n]", 2, "a.{N}.{N}"),
+        ("rows = [\n\n  [\"a.{N}\", \"b\"],\n]", 3, "must be the same"),
+        ("rows = [\n  [\"a.{N}.{M}\", \"b.{N}.{Z}\"],\n]", 2, "must be the same"),
+        ("rows = [\n  [\"a.{N-1}\", \"b.{N}\"],\n]", 2, "'a.{N-1}'"),
+        ("rows = [\n  [\"a.{N\", \"b.{N}\"],\n]", 2, "'a.{N'"),
+        ("rows = [\n  [\"a.{0N}\", \"b.{N}\"],\n]", 2, "'a.{0N}'"),
         ("rows = [\n  [\"\", \"b\"],\n]", 2, "not empty"),
         ("rows = [\n  [\"a\", \"b\"],\n  [\"a\", \"c\"],\n]", 3, "earlier row"),
         ("family = \"densenet\"", 1, "unknown family 'densenet'"),
