@@ -33,7 +33,7 @@ pub use quantize::QuantizeArgs;
 pub use train::{LogFormat, TrainArgs, Tui};
 pub use val::ValArgs;
 
-/// Vision Transformers: train, predict, evaluate, embed, inspect and convert.
+/// Vision Transformers and their convolutional rivals: train, predict, evaluate, embed, inspect and convert.
 #[derive(Debug, Parser)]
 #[command(name = "vitrum", version, propagate_version = true, arg_required_else_help = true)]
 #[command(

@@ -12,6 +12,7 @@ use vitrum::checkpoint::load::{EightBitsLimit, ModelError};
 use vitrum::data::dataset::{DatasetError, DatasetProblem};
 use vitrum::data::loader::LoaderError;
 use vitrum::data::train_set::TrainDataError;
+use vitrum::models::catalogue;
 use vitrum::train::TrainError;
 use vitrum::train::resume::{Change, ResumeError};
 
@@ -102,6 +103,10 @@ fn train(error: &TrainError) -> Option<Advice> {
             further("\nhint: go on from them with --resume, or choose another --experiment")
         }
         E::ChangedData { .. } => further(", or pass --allow-changed-args to go on anyway"),
+        E::NoBatchNorms { .. } => further("\nhint: leave out --freeze-bn"),
+        E::OneValue { .. } => {
+            further("\nhint: a larger --batch-size or --img-size, or in training --freeze-bn")
+        }
         E::Diverged { .. } => {
             further("; a smaller --lr, a longer --warmup-epochs or --clip-grad 1 often helps")
         }
@@ -156,10 +161,15 @@ fn model(error: &ModelError) -> Option<Advice> {
         E::NotFound { .. } => further(
             "\nhint: a model is a folder, a file of weights, a name of `vitrum models list`, or hf:ORG/NAME",
         ),
-        E::NoWeights { model } => further(format!(
-            "\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{}",
-            published(model)
-        )),
+        E::NoWeights { model } => further(match catalogue::entry(model) {
+            Ok(entry) if entry.tags.is_empty() => {
+                "\nhint: add --checkpoint FILE; this name has no published weights".into()
+            }
+            _ => format!(
+                "\nhint: add --checkpoint FILE, or fetch published ones with -m hf:timm/{}",
+                published(model)
+            ),
+        }),
         E::PrecisionDtype { precision, .. } => instead(format!(
             "--precision {} computes all other values in f32\nhint: leave out --dtype, or --precision",
             precision.name()

@@ -11,6 +11,8 @@ pub mod data;
 pub mod error;
 pub mod layers;
 pub mod models;
+#[cfg(feature = "plots")]
+pub(crate) mod paint;
 pub mod prelude;
 pub mod tasks;
 #[cfg(feature = "train")]

@@ -144,7 +144,12 @@ const MODEL: &[Flag] = &[
         "KEY=VALUE",
         "Other fields of the model: --model-kwargs patch_size=4 depth=6",
     ),
-    flag("freeze", Texts, "KEY", "Parameters to freeze; * matches any text; may be given repeatedly"),
+    flag(
+        "freeze",
+        Texts,
+        "KEY",
+        "Parameters to freeze; * matches any text; batch norms whose statistics match keep them; may be given repeatedly",
+    ),
     flag("linear_probe", Switch, "BOOL", "Train only the head"),
     flag("freeze_bn", Switch, "BOOL", "Freeze all batch norms: statistics, weights and biases"),
     flag("lora_rank", Count, "N", "Rank of low-rank updates to the blocks' weight matrices; 0: none"),

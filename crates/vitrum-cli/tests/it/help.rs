@@ -112,3 +112,11 @@ fn short_help_of_every_subcommand() {
         assert!(help.contains("Usage: vitrum"), "{command}: {help}");
     }
 }
+
+#[test]
+fn the_built_in_recipes_are_listed() {
+    let help = Sandbox::empty().ok("train --help").out;
+    for (name, _) in vitrum::train::recipe::BUILTIN {
+        assert!(help.contains(name), "no {name} in:\n{help}");
+    }
+}

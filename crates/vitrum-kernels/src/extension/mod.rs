@@ -27,7 +27,7 @@ use crate::mlp::MlpWants;
 use crate::portable;
 use crate::tensors::Maybe;
 
-/// Fused operations of vision transformers. Users call the safe functions of the crate's root.
+/// Fused operations of vision models. Users call the safe functions of the crate's root.
 ///
 /// The generated dispatch panics for backends that are not in the list below. The safe functions use the reference
 /// there.

@@ -58,7 +58,7 @@ impl Maps {
     }
 }
 
-/// What stands around maps under a kernel.
+/// What surrounds the maps for a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Padding {
@@ -67,7 +67,7 @@ pub enum Padding {
     None,
     /// PyTorch's usual padding: the same on all sides, so that a kernel of odd size at steps of 1 keeps the grid.
     Symmetric,
-    /// TensorFlow's SAME: `⌈H / stride⌉` rows; an odd zero stands below and right.
+    /// TensorFlow's SAME: `⌈H / stride⌉` rows; of an odd number of zeros the extra one is below and right.
     Same,
     /// Nothing, but windows that begin on the map may end outside it (PyTorch's `ceil_mode`).
     Ceil,

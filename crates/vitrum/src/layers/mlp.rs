@@ -50,7 +50,7 @@ impl From<Activation> for vitrum_kernels::Activation {
 pub struct Mlp {
     /// `D -> F`.
     pub fc1: Linear,
-    /// Norm of the hidden maps after the non-linearity; ConvNeXt V2 has it.
+    /// Norm of the hidden maps after the non-linearity.
     pub grn: Option<GlobalResponseNorm>,
     /// `F -> D`.
     pub fc2: Linear,

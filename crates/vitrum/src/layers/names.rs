@@ -115,7 +115,7 @@ impl<M: ModuleDisplay> ModuleDisplayDefault for Boxed<M> {
 
 impl<M: ModuleDisplay> ModuleDisplay for Boxed<M> {}
 
-/// Modules that a checkpoint numbers from 1 behind a letter: those of `Numbered<'b', M>` have the keys `b1`, `b2`, …
+/// Modules whose keys are a letter and a number from 1: `b1`, `b2`, … for `Numbered<'b', M>`
 #[derive(Clone, Debug)]
 pub struct Numbered<const LETTER: char, M>(Vec<M>);
 

@@ -59,7 +59,7 @@ pub enum TrainError {
     #[error("every parameter is frozen: nothing is left to train")]
     FreezesAll,
     /// The recipe freezes the batch norms, but the model has none.
-    #[error("freeze_bn: a {family} of this configuration has no batch norms\nhint: leave out freeze_bn")]
+    #[error("freeze_bn: a {family} of this configuration has no batch norms")]
     NoBatchNorms {
         /// The model's family.
         family: &'static str,
@@ -196,10 +196,7 @@ pub enum TrainError {
         decay: f64,
     },
     /// A batch norm in training saw a single value per channel: one image, and maps of one pixel.
-    #[error(
-        "{layer}: a batch norm needs more than one value per channel, and this batch has one\n\
-         hint: a larger batch_size, larger images, or freeze_bn"
-    )]
+    #[error("{layer}: a batch norm needs more than one value per channel, and this batch has one")]
     OneValue {
         /// The first such layer.
         layer: String,

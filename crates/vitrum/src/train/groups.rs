@@ -1,7 +1,7 @@
 //! Weight decay and learning-rate scale of each parameter.
 //!
-//! The rules are timm's `param_groups_weight_decay` and `param_groups_layer_decay` with its matcher for Vision
-//! Transformers; layer-wise decay is from BEiT (arXiv:2106.08254).
+//! The rules are timm's `param_groups_weight_decay` and `param_groups_layer_decay` with each family's
+//! matcher; layer-wise decay is from BEiT (arXiv:2106.08254).
 
 use std::collections::BTreeMap;
 

@@ -96,7 +96,7 @@ fn with_model_args(config: ModelConfig, top: &Fields) -> Result<ModelConfig, Str
         None => return Ok(config),
     };
     args.iter().try_fold(config, |config, (key, value)| match config.with_timm_arg(key, value) {
-        // Nothing where the field needs a value: timm's default.
+        // `null` for a field that must have a value keeps the architecture's.
         Err(_) if value.is_null() => Ok(config),
         applied => applied.map_err(|error| format!("model_args: {error}")),
     })

@@ -5,8 +5,9 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::LadderRow;
-use crate::train::log::LogError;
-use crate::train::log::paint::{self, Drawing};
+use crate::paint::{self, Drawing};
+
+pub use crate::paint::PaintError;
 
 /// Width and height in pixels.
 pub const SIZE: (u32, u32) = (1000, 640);
@@ -51,16 +52,16 @@ impl<'a> Chart<'a> {
     /// As an SVG document.
     ///
     /// # Errors
-    /// [`LogError::Picture`].
-    pub fn svg(&self) -> Result<String, LogError> {
+    /// [`PaintError`].
+    pub fn svg(&self) -> Result<String, PaintError> {
         paint::svg(self)
     }
 
     /// As a PNG file of [`SIZE`].
     ///
     /// # Errors
-    /// [`LogError::Picture`].
-    pub fn png(&self) -> Result<Vec<u8>, LogError> {
+    /// [`PaintError`].
+    pub fn png(&self) -> Result<Vec<u8>, PaintError> {
         paint::png(&paint::pixels(self)?)
     }
 }

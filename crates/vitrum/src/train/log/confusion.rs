@@ -51,7 +51,7 @@ impl Confusion {
         #[cfg(feature = "plots")]
         {
             files::replace(&path("svg"), self.svg(names)?.as_bytes())?;
-            files::replace(&path("png"), &super::paint::png(&self.pixels(names)?)?)?;
+            files::replace(&path("png"), &crate::paint::png(&self.pixels(names)?)?)?;
         }
         Ok(())
     }

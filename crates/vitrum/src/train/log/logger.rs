@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use super::event::{Event, Watch};
 use super::files::{self, Appender};
 use super::folder::RunFolder;
+#[cfg(feature = "plots")]
+use super::plots;
 use super::tables::{History, Metrics, Reached, Summary};
 use super::tensorboard::TensorBoard;
 use super::{LogError, text};
 #[cfg(feature = "plots")]
-use super::{paint, plots};
-#[cfg(feature = "plots")]
 use crate::data::RgbImage;
+use crate::paint;
 use crate::train::lock::FolderLock;
 
 /// Largest share of a run's time for drawing curves.

@@ -17,8 +17,6 @@ pub mod folder;
 pub mod line;
 pub mod logger;
 #[cfg(feature = "plots")]
-pub(crate) mod paint;
-#[cfg(feature = "plots")]
 pub mod pictures;
 #[cfg(feature = "plots")]
 pub mod plots;
@@ -106,5 +104,12 @@ impl LogError {
 
     fn picture(what: &str, reason: impl std::fmt::Display) -> Self {
         Self::Picture { what: what.into(), reason: reason.to_string() }
+    }
+}
+
+#[cfg(feature = "plots")]
+impl From<crate::paint::PaintError> for LogError {
+    fn from(error: crate::paint::PaintError) -> Self {
+        Self::Picture { what: error.what, reason: error.reason }
     }
 }

@@ -4,9 +4,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::LogError;
-use super::paint::{self, Drawing};
 use crate::data::RgbImage;
 use crate::data::resize::{Interpolation, resize};
+use crate::paint::{self, Drawing};
 use crate::tasks::classify::{softmax, top_k};
 
 /// Largest number of tiles of a sheet: eight by eight.

@@ -6,11 +6,11 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::folder::RunFolder;
-use super::paint::{self, Drawing};
 use super::results::is_accuracy;
 use super::tables::History;
 use super::{LogError, files, text};
 use crate::data::RgbImage;
+use crate::paint::{self, Drawing};
 use crate::train::score::Validation;
 
 /// Width and height of a plot in pixels.
@@ -215,7 +215,7 @@ impl Plot {
     /// # Errors
     /// [`LogError::Picture`].
     pub fn svg(&self) -> Result<String, LogError> {
-        paint::svg(self)
+        Ok(paint::svg(self)?)
     }
 
     /// As pixels, of [`SIZE`].
@@ -223,7 +223,7 @@ impl Plot {
     /// # Errors
     /// [`LogError::Picture`].
     pub fn pixels(&self) -> Result<RgbImage, LogError> {
-        paint::pixels(self)
+        Ok(paint::pixels(self)?)
     }
 
     /// Smallest and largest value, with a margin.

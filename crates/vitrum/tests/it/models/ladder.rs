@@ -20,8 +20,7 @@ use vitrum::models::{
 
 use crate::formula;
 
-/// The paper's table 10, with the parameters and the multiply-accumulates of the networks as they were rebuilt before, to
-/// their printed digits: step, GMACs, parameters in millions, the paper's GMACs and its top-1.
+/// The paper's table 10, with the multiply-accumulates and parameters of networks of torch's modules: step, GMACs, parameters in millions, the paper's GMACs and its top-1.
 const TABLE: [(LadderStep, &str, &str, &str, f64); 16] = [
     (LadderStep::Resnet50, "4.089", "25.557", "4.09", 78.82),
     (LadderStep::StageRatio, "4.526", "28.629", "4.53", 79.36),
@@ -199,14 +198,17 @@ fn the_last_step_is_convnext() {
     agree(&answer(&convnext.into(), renamed(&map, &rows)), &answer(&ladder, map));
 }
 
-/// Whether every parameter has a gradient, and a finite one.
+/// Whether every parameter has a gradient that is finite and not zero everywhere.
 struct Trained<'a>(&'a Gradients, Vec<String>);
 
 impl Visit for Trained<'_> {
     fn float<const R: usize>(&mut self, key: &Key, param: &Param<Tensor<R>>) {
         let gradient = param.val().grad(self.0);
-        let is_finite = |gradient: Tensor<R>| gradient.into_data().iter::<f64>().all(f64::is_finite);
-        if !key.is_statistic && !gradient.is_some_and(is_finite) {
+        let is_good = |gradient: Tensor<R>| {
+            let values: Vec<f64> = gradient.into_data().iter::<f64>().collect();
+            values.iter().all(|v| v.is_finite()) && values.iter().any(|v| v.abs() > 1e-9)
+        };
+        if !key.is_statistic && !gradient.is_some_and(is_good) {
             self.1.push(key.name.clone());
         }
     }

@@ -109,7 +109,7 @@ fn every_optimiser_in_f32() {
     check(DType::F32, 5e-6);
 }
 
-/// The same tensors as kernels, whose memory has another order, and in the order of files.
+/// The same tensors twice: as kernels, and in the order of files.
 #[derive(Module, Debug)]
 struct Twins {
     kernels: Vec<Conv>,
@@ -174,7 +174,7 @@ impl Twins {
     }
 }
 
-/// What is checked against timm in the order of files holds for kernels, whose memory has another order.
+/// Kernels, whose memory has another order, move as the same tensors in the order of files.
 #[test]
 fn the_order_of_a_kernel_changes_nothing() {
     let device = Device::flex().autodiff();

@@ -6,7 +6,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Confusion, name};
 use crate::data::RgbImage;
-use crate::train::log::paint::{self, Drawing};
+use crate::paint::{self, Drawing};
 use crate::train::log::{LogError, text};
 
 /// Largest number of classes with names in the drawing.
@@ -21,7 +21,7 @@ impl Confusion {
     /// # Errors
     /// [`LogError::Picture`].
     pub fn svg(&self, names: &[String]) -> Result<String, LogError> {
-        paint::svg(&Matrix::of(self, names))
+        Ok(paint::svg(&Matrix::of(self, names))?)
     }
 
     /// The matrix as pixels.
@@ -29,7 +29,7 @@ impl Confusion {
     /// # Errors
     /// [`LogError::Picture`].
     pub fn pixels(&self, names: &[String]) -> Result<RgbImage, LogError> {
-        paint::pixels(&Matrix::of(self, names))
+        Ok(paint::pixels(&Matrix::of(self, names))?)
     }
 }
 

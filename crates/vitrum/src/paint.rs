@@ -10,9 +10,24 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::LogError;
 use crate::data::RgbImage;
 use crate::data::resize::{Interpolation, resize};
+
+/// A picture that cannot be drawn or encoded.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: cannot be drawn: {reason}")]
+pub struct PaintError {
+    /// The picture's name.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl PaintError {
+    pub(crate) fn new(what: &str, reason: impl std::fmt::Display) -> Self {
+        Self { what: what.into(), reason: reason.to_string() }
+    }
+}
 
 /// The font's name in plots; an SVG viewer uses its own font of that name.
 pub const FONT: &str = "sans-serif";
@@ -39,25 +54,25 @@ pub trait Drawing {
 }
 
 /// The drawing as an SVG document.
-pub fn svg(drawing: &impl Drawing) -> Result<String, LogError> {
+pub fn svg(drawing: &impl Drawing) -> Result<String, PaintError> {
     register(drawing.name())?;
     let mut text = String::new();
     let area = SVGBackend::with_string(&mut text, drawing.size()).into_drawing_area();
     let drawn = drawing.draw(&area, 1.0).and_then(|()| area.present().map_err(|e| e.to_string()));
     drop(area);
-    drawn.map_err(|reason| LogError::picture(drawing.name(), reason))?;
+    drawn.map_err(|reason| PaintError::new(drawing.name(), reason))?;
     Ok(text)
 }
 
 /// The drawing as pixels.
-pub fn pixels(drawing: &impl Drawing) -> Result<RgbImage, LogError> {
+pub fn pixels(drawing: &impl Drawing) -> Result<RgbImage, PaintError> {
     pixels_finer(drawing, FINER)
 }
 
 /// The drawing as pixels, each the mean of `finer` × `finer` drawn ones.
-pub fn pixels_finer(drawing: &impl Drawing, finer: u32) -> Result<RgbImage, LogError> {
+pub fn pixels_finer(drawing: &impl Drawing, finer: u32) -> Result<RgbImage, PaintError> {
     register(drawing.name())?;
-    let fail = |reason: String| LogError::picture(drawing.name(), reason);
+    let fail = |reason: String| PaintError::new(drawing.name(), reason);
     let (width, height) = drawing.size();
     let (w, h) = (width * finer, height * finer);
     let mut sheet = RgbImage::filled(w, h, [255; 3]).map_err(|e| fail(e.to_string()))?;
@@ -80,32 +95,32 @@ pub fn bold<'a>(size: f64) -> FontDesc<'a> {
 }
 
 /// The image as PNG.
-pub fn png(image: &RgbImage) -> Result<Vec<u8>, LogError> {
+pub fn png(image: &RgbImage) -> Result<Vec<u8>, PaintError> {
     let mut bytes = Vec::new();
     encode(PngEncoder::new(&mut bytes), image)?;
     Ok(bytes)
 }
 
 /// The image as JPEG.
-pub fn jpeg(image: &RgbImage) -> Result<Vec<u8>, LogError> {
+pub fn jpeg(image: &RgbImage) -> Result<Vec<u8>, PaintError> {
     let mut bytes = Vec::new();
     encode(JpegEncoder::new_with_quality(&mut bytes, 92), image)?;
     Ok(bytes)
 }
 
-fn encode(encoder: impl ImageEncoder, image: &RgbImage) -> Result<(), LogError> {
+fn encode(encoder: impl ImageEncoder, image: &RgbImage) -> Result<(), PaintError> {
     let kind = image::ExtendedColorType::Rgb8;
     let written = encoder.write_image(image.data(), image.width(), image.height(), kind);
-    written.map_err(|e| LogError::picture("picture", e))
+    written.map_err(|e| PaintError::new("picture", e))
 }
 
-fn register(drawing: &str) -> Result<(), LogError> {
+fn register(drawing: &str) -> Result<(), PaintError> {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     let registered = REGISTERED.get_or_init(|| {
         let fonts = [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())];
         fonts.into_iter().all(|(style, bytes)| register_font(FONT, style, bytes).is_ok())
     });
-    if *registered { Ok(()) } else { Err(LogError::picture(drawing, "the font cannot be read")) }
+    if *registered { Ok(()) } else { Err(PaintError::new(drawing, "the font cannot be read")) }
 }
 
 /// Copies an image onto a sheet; parts outside are cut off.
