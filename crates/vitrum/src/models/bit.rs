@@ -16,14 +16,12 @@ use vitrum_kernels::Pool;
 
 use super::ConfigError;
 use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
+use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::names::Flat;
@@ -390,80 +388,26 @@ impl Stages for Bit {
         let x = norm.forward(maps.x.clone(), Some(self.config.act_layer));
         maps.with(watch.tokens(format_args!("norm"), x))
     }
-}
 
-impl Backbone for Bit {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let BitConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.config.global_pool.forward(features.last().tokens);
-        watch.vectors(format_args!("head.global_pool"), x)
-    }
-}
-
-impl Classify for Bit {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
-    }
-
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for Bit {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         let stems = self.stem.as_mut().into_iter().chain(self.alone.as_mut().map(|stem| &mut stem.inner));
         stems.for_each(|stem| visit(Part::Conv(&mut stem.conv)));
         let blocks = self.stages.iter_mut().flat_map(|stage| &mut stage.blocks);
         blocks.for_each(|block| block.visit_parts(visit));
     }
 
-    /// timm's `group_matcher`.
-    fn depth(&self, key: &str) -> Depth {
-        if let Some((stage, block)) = block_of(key) {
-            return block_depth(&self.config.layers, stage, block);
-        }
+    fn depth_outside(&self, key: &str) -> Depth {
         match key {
             _ if key.starts_with("head.") => Depth::Head,
             _ if key.starts_with("norm.") && self.stem.is_some() => Depth::Close,
             _ => Depth::Stem,
         }
     }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
-    }
-}
-
-/// Stage and block of a key.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("stages.")?.split_once(".blocks.")?;
-    Some((stage.parse().ok()?, rest.split('.').next()?.parse().ok()?))
 }
 
 impl Config for BitConfig {
@@ -562,17 +506,15 @@ impl Config for BitConfig {
                 walk.grid = after;
             }
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
         if self.preact && !self.layers.is_empty() {
-            walk.step("norm", format!("GroupNorm, {} groups", self.num_groups), self.num_features(), 2 * d, 0);
+            let (d, groups) = (self.num_features(), self.num_groups);
+            walk.step("norm", format!("GroupNorm, {groups} groups"), d, 2 * long(d), 0);
         }
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
-        if k > 0 {
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        walk.global_pool("head.global_pool", self.num_features());
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [self.num_features(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

@@ -30,14 +30,12 @@ use vitrum_kernels::Pool;
 
 use super::ConfigError;
 use super::limits::{check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
+use super::network::{Config, ImageInput, Input};
 use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, TABLE, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::norm::LayerNorm;
@@ -573,82 +571,27 @@ impl Stages for Ladder {
         y.with(watch.tokens(format_args!("stages.{stage}.blocks.{block}"), y.x.clone()))
     }
 
-    fn close(&self, maps: Maps, _: &mut dyn Observer) -> Maps {
-        maps
-    }
-}
-
-impl Backbone for Ladder {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        MapHead { pool: MapPool::Avg, drop_rate: self.config.drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = MapPool::Avg.forward(features.last().tokens); // [B, D]
-        let x = watch.vectors(format_args!("head.global_pool"), x);
+    fn after_pool(&self, x: Tensor<2>, watch: &mut dyn Observer) -> Tensor<2> {
         match &self.head.norm {
             Some(norm) => watch.vectors(format_args!("head.norm"), norm.forward(x)),
             None => x,
         }
     }
-}
 
-impl Classify for Ladder {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
+    fn drop_map_head(&mut self) {
+        self.head = Head { norm: None, fc: None };
     }
 
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for Ladder {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         self.stem.visit_parts(visit);
         for Stage { downsample, blocks } in &mut self.stages {
             downsample.iter_mut().for_each(|downsample| visit(Part::Conv(&mut downsample.conv)));
             blocks.iter_mut().for_each(|block| block.visit_parts(visit));
         }
-    }
-
-    /// As in ConvNeXt: what precedes a stage belongs to its first block.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.config.depths(), stage, block),
-            None if key.starts_with("stem.") => Depth::Stem,
-            None => Depth::Head,
-        }
-    }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn drop_head(&mut self) {
-        self.head = Head { norm: None, fc: None };
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
     }
 }
 
@@ -715,16 +658,6 @@ impl LadderConfig {
     }
 }
 
-/// Stage and block of a key.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("stages.")?.split_once('.')?;
-    let block = match rest.strip_prefix("blocks.") {
-        Some(rest) => rest.split('.').next()?.parse().ok()?,
-        None => 0,
-    };
-    Some((stage.parse().ok()?, block))
-}
-
 impl Config for LadderConfig {
     type Model = Ladder;
 
@@ -789,17 +722,15 @@ impl Config for LadderConfig {
             self.walk_block(&mut walk, &format!("stages.{stage}.blocks.N"), stage, 1);
             walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = depth - 1);
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
+        let d = self.num_features();
+        walk.global_pool("head.global_pool", d);
         if self.is_separate() {
-            walk.step("head.norm", "layer norm".into(), self.num_features(), 2 * d, 0);
+            walk.step("head.norm", "layer norm".into(), d, 2 * long(d), 0);
         }
-        if k > 0 {
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [d, self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

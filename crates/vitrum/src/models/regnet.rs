@@ -22,15 +22,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
-use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::network::{Config, ImageInput, Input};
+use super::shapes::Walk;
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Then, conv_norm};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::names::Numbered;
@@ -390,82 +388,24 @@ impl Stages for RegNet {
         y.with(watch.tokens(format_args!("s{s}.b{b}"), y.x.clone()))
     }
 
-    fn close(&self, maps: Maps, _: &mut dyn Observer) -> Maps {
-        maps
-    }
-}
-
-impl Backbone for RegNet {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let RegNetConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.config.global_pool.forward(features.last().tokens); // [B, D]
-        watch.vectors(format_args!("head.global_pool"), x)
-    }
-}
-
-impl Classify for RegNet {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
-    }
-
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for RegNet {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         self.stem.visit_parts(visit);
         for stage in [&mut self.s1, &mut self.s2, &mut self.s3, &mut self.s4] {
             stage.iter_mut().for_each(|block| block.visit_parts(visit));
         }
     }
 
-    /// timm's `group_matcher`.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.depths(), stage, block),
-            None if key.starts_with("head.") => Depth::Head,
-            None => Depth::Stem,
-        }
+    fn block_of(key: &str) -> Option<(usize, usize)> {
+        let mut parts = key.split('.');
+        let mut number =
+            |letter: char| parts.next()?.strip_prefix(letter)?.parse::<usize>().ok()?.checked_sub(1);
+        Some((number('s')?, number('b')?))
     }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
-    }
-}
-
-/// Stage and block of a key, from 0 on.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let mut parts = key.split('.');
-    let mut number =
-        |letter: char| parts.next()?.strip_prefix(letter)?.parse::<usize>().ok()?.checked_sub(1);
-    Some((number('s')?, number('b')?))
 }
 
 impl Config for RegNetConfig {
@@ -567,14 +507,11 @@ impl Config for RegNetConfig {
                 conv_norm(&mut walk, &format!("{name}.downsample"), &conv);
             }
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
-        if k > 0 {
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        walk.global_pool("head.global_pool", self.num_features());
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [self.num_features(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

@@ -17,15 +17,13 @@ use vitrum_kernels::Pool;
 
 use super::ConfigError;
 use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
-use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::network::{Config, ImageInput, Input};
+use super::shapes::Walk;
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::observe::{Observer, Within};
@@ -405,6 +403,8 @@ impl ResNet {
 }
 
 impl Stages for ResNet {
+    const HEAD: &'static str = "fc";
+
     fn depths(&self) -> Vec<usize> {
         self.config.layers.clone()
     }
@@ -431,43 +431,12 @@ impl Stages for ResNet {
         y.with(watch.tokens(format_args!("layer{name}.{block}"), y.x.clone()))
     }
 
-    fn close(&self, maps: Maps, _: &mut dyn Observer) -> Maps {
-        maps
-    }
-}
-
-impl Backbone for ResNet {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let ResNetConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        watch.vectors(format_args!("global_pool"), self.config.global_pool.forward(features.last().tokens))
-    }
-}
-
-impl Classify for ResNet {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
-    }
-
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.fc else { return x };
-        watch.vectors(format_args!("fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for ResNet {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         match &mut self.conv1 {
             Stem::Plain(conv) => visit(Part::Conv(conv)),
             Stem::Deep(DeepStem { _0, _1, _3, _4, _6 }) => {
@@ -480,36 +449,10 @@ impl Network for ResNet {
         stages.into_iter().flatten().for_each(|block| block.visit_parts(visit));
     }
 
-    /// timm's `group_matcher`.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.config.layers, stage, block),
-            None if key.starts_with("fc.") => Depth::Head,
-            None => Depth::Stem,
-        }
+    fn block_of(key: &str) -> Option<(usize, usize)> {
+        let (stage, rest) = key.strip_prefix("layer")?.split_once('.')?;
+        Some((stage.parse::<usize>().ok()?.checked_sub(1)?, rest.split('.').next()?.parse().ok()?))
     }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
-    }
-}
-
-/// Stage and block of a key, from 0 on.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("layer")?.split_once('.')?;
-    Some((stage.parse::<usize>().ok()?.checked_sub(1)?, rest.split('.').next()?.parse().ok()?))
 }
 
 impl ResNetConfig {
@@ -607,14 +550,11 @@ impl Config for ResNetConfig {
                 walk.grid = after;
             }
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
-        walk.grid = [1, 1];
-        walk.step("global_pool", "one vector".into(), self.num_features(), 0, 0);
-        if k > 0 {
-            walk.step("fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        walk.global_pool("global_pool", self.num_features());
+        if self.num_classes > 0 {
+            walk.linear("fc", [self.num_features(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

@@ -2,14 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, refuse_args, without_size};
+use super::maps::{Shapes, refuse_args, without_size};
 use super::vit::convert::add_bias;
 use super::vit::huggingface::{huggingface_activation, side};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row, lookup};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 use crate::models::convnext::{ConvNextConfig, ConvNextStem};
 use crate::models::vit::Activation;
@@ -182,6 +181,7 @@ impl Files for ConvNextConfig {
         config.ls_init_value = config.ls_init_value.filter(|_| file.map.contains("stages.0.blocks.0.gamma"));
         config.head_norm_first = file.map.contains("norm_pre.weight");
         config.head_hidden_size = file.map.rows("head.pre_logits.fc.weight");
+        config.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
         let Inferred { config, mut notes } = config.settle_named(file)?;
         notes.push("activation and epsilon are assumed as usual for a ConvNeXt".into());
         Ok(Inferred { config, notes })
@@ -189,7 +189,6 @@ impl Files for ConvNextConfig {
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let mut notes = Vec::new();
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
         if self.num_classes == 0 {
             notes.push("no head in this file: the model gives features, not classes".into());
         }
@@ -198,17 +197,6 @@ impl Files for ConvNextConfig {
             notes.push(format!("Hugging Face names, so head_norm_eps={HUGGING_FACE_EPS:e}"));
         }
         Ok(Inferred { config: self, notes })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("head.fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn kernels(&self) -> Vec<String> {

@@ -2,11 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::maps::{Shapes, change_channels, counts};
+use super::maps::{Shapes, counts};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
+use crate::checkpoint::LoadError;
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
-use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::ladder::{LadderConfig, LadderStep};
 
 impl Files for LadderConfig {
@@ -70,15 +69,6 @@ impl Files for LadderConfig {
             ..Self::default()
         };
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn num_features(&self) -> usize {

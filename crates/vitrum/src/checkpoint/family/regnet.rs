@@ -4,15 +4,13 @@ mod design;
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, counts, refuse_args, without_size};
+use super::maps::{Shapes, counts, refuse_args, without_size};
 use super::vit::huggingface::huggingface_activation;
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
-use crate::checkpoint::TensorMap;
 use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::checkpoint::tensors::Tensors;
 use crate::layers::mlp::Activation;
 use crate::models::regnet::{RegNetConfig, RegNetStage};
@@ -186,22 +184,6 @@ impl Files for RegNetConfig {
         let config = with_design(config, &stages).map_err(|e| LoadError::config(&file.map.path, e))?;
         let notes = vec!["activation and epsilon are assumed as usual for a RegNet".to_string()];
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("head.fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn num_features(&self) -> usize {

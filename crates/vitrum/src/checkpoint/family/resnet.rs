@@ -2,14 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, counts, refuse_args, without_size};
+use super::maps::{Shapes, counts, refuse_args, without_size};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
-use crate::checkpoint::TensorMap;
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::models::resnet::{ResNetBlock, ResNetConfig, ResNetStem};
 
 /// transformers' names.
@@ -88,22 +86,6 @@ impl Files for ResNetConfig {
         config.num_classes = file.map.rows("fc.weight").unwrap_or(0);
         let notes = vec!["activation and epsilon are assumed as usual for a ResNet".to_string()];
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn num_features(&self) -> usize {
