@@ -26,7 +26,7 @@ use super::limits::{
 };
 use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long};
-use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, check_grid, drop_rate};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
 use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, TABLE, norm};
@@ -461,7 +461,7 @@ impl Config for ConvNextConfig {
         }
         check_eps([("norm_eps", self.norm_eps), ("head_norm_eps", self.head_norm_eps.unwrap_or(self.norm_eps))])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])?;
-        self.check_grid()
+        check_grid(self.img_size, &self.strided())
     }
 
     fn build(&self, device: &Device) -> ConvNext {
@@ -570,20 +570,5 @@ fn scaled(draw: Draw, factor: f64) -> Draw {
     match draw {
         Draw::Truncated(deviation, at) => Draw::Truncated(deviation * factor, at),
         other => other,
-    }
-}
-
-impl ConvNextConfig {
-    /// Refuses images whose last map would be empty: kernels of 2x2 have no padding.
-    fn check_grid(&self) -> Result<(), ConfigError> {
-        let [h, w] = self.img_size;
-        let mut grid = self.img_size;
-        for conv in self.strided() {
-            if conv.padding == Padding::None && grid.iter().any(|&side| side < conv.kernel[0]) {
-                return refuse("img_size", format!("is {h}x{w}, too small for this model"));
-            }
-            grid = conv.out(grid);
-        }
-        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::bit::BitConfig;
+use super::limits::refuse;
 use super::network::{
     Backbone, Chain, Classify, Config, Depth, Features, Input, Inputs, Level, Network, Want,
 };
@@ -218,7 +219,16 @@ impl Config for HybridConfig {
     type Model = Hybrid;
 
     fn validate(&self) -> Result<(), ConfigError> {
-        self.encoder()?.validate()
+        let encoder = self.encoder()?;
+        let ([h, w], map, patch) = (self.vit.img_size, encoder.img_size, encoder.patch_size);
+        if map[0] < patch[0] || map[1] < patch[1] {
+            let ([rows, columns], [p, q]) = (map, patch);
+            return refuse(
+                "img_size",
+                format!("is {h}x{w}: its feature map of {rows}x{columns} holds no patch of {p}x{q}"),
+            );
+        }
+        encoder.validate()
     }
 
     fn build(&self, device: &Device) -> Hybrid {

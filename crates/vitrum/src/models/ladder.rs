@@ -32,7 +32,7 @@ use super::ConfigError;
 use super::limits::{check_ranges, check_rates, image_ranges, refuse};
 use super::network::{Config, ImageInput, Input};
 use super::shapes::{Walk, long};
-use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, check_grid, drop_rate};
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
 use crate::layers::drop::{drop_path, training};
@@ -625,15 +625,6 @@ impl LadderConfig {
         }
     }
 
-    /// The smallest side of an image: patches and the last step's kernels have no padding.
-    fn least_side(&self) -> usize {
-        match self.step {
-            LadderStep::Downsample => 32,
-            step if step >= LadderStep::Patchify => 4,
-            _ => 1,
-        }
-    }
-
     /// One block of the walk.
     fn walk_block(&self, walk: &mut MapWalk, name: &str, stage: usize, block: usize) {
         let grid = walk.grid;
@@ -669,11 +660,8 @@ impl Config for LadderConfig {
             return refuse("width", format!("is {}, expected an even number", self.width));
         }
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])?;
-        let ([h, w], least) = (self.img_size, self.least_side());
-        if h.min(w) < least {
-            return refuse("img_size", format!("is {h}x{w}, this step takes no side below {least}"));
-        }
-        Ok(())
+        let downsampling = (1..4).filter_map(|stage| self.downsample(stage));
+        check_grid(self.img_size, &[self.stem().conv].into_iter().chain(downsampling).collect::<Vec<_>>())
     }
 
     fn build(&self, device: &Device) -> Ladder {

@@ -3,6 +3,8 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+use super::ConfigError;
+use super::limits::refuse;
 use super::network::{Backbone, Chain, Classify, Depth, Features, Inputs, Level, Network, Want};
 use super::shapes::{Steps, Walk, long, product};
 use crate::layers::Linear;
@@ -213,6 +215,16 @@ fn maps(level: Level) -> Maps {
 /// The layer of block `block` of stage `stage`.
 fn block_depth(depths: &[usize], stage: usize, block: usize) -> Depth {
     Depth::Layer(depths[..stage.min(depths.len())].iter().sum::<usize>() + block)
+}
+
+/// Refuses images whose last map would be empty. `strided` are the convolutions that coarsen the grid, in the order of
+/// the network. Those with padding after the last one without may be left out: one position gives one position.
+pub(crate) fn check_grid([h, w]: [usize; 2], strided: &[ConvConfig]) -> Result<(), ConfigError> {
+    let [least_h, least_w] = strided.iter().rev().fold([1, 1], |grid, conv| conv.least_grid(grid));
+    if h < least_h || w < least_w {
+        return refuse("img_size", format!("is {h}x{w}, expected at least {least_h}x{least_w}"));
+    }
+    Ok(())
 }
 
 /// The drop rate of a block. Rates grow linearly from 0 in the first block to `rate` in the last.
