@@ -172,12 +172,15 @@ impl Chain for Hybrid {
 }
 
 impl Network for Hybrid {
+    /// The backbone's, then those of the Vision Transformer.
     fn linears(&self) -> Vec<(String, &Linear)> {
-        self.vit.linears()
+        let of_backbone = self.patch_embed.backbone.linears().into_iter().map(within_backbone);
+        of_backbone.chain(self.vit.linears()).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        self.vit.linears_mut()
+        let of_backbone = self.patch_embed.backbone.linears_mut().into_iter().map(within_backbone);
+        of_backbone.chain(self.vit.linears_mut()).collect()
     }
 
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
@@ -214,6 +217,10 @@ impl Network for Hybrid {
 
 /// Before the keys of the backbone.
 pub(crate) const BACKBONE: &str = "patch_embed.backbone.";
+
+fn within_backbone<T>((name, layer): (String, T)) -> (String, T) {
+    (format!("{BACKBONE}{name}"), layer)
+}
 
 impl Config for HybridConfig {
     type Model = Hybrid;
