@@ -64,6 +64,9 @@ pub struct Naming {
     pub base: &'static str,
     /// Names of classifier heads in such files, the usual one first.
     pub heads: &'static [&'static str],
+    /// Tensors whose first dimension is the width before the classifier, without the prefix. `{N}` is the number of the
+    /// last stage. The first one that a file has counts. Empty: the first telltale.
+    pub widths: &'static [&'static str],
     /// The reason to leave out a tensor; `None` to keep it. Arguments: the name without the prefix, and all tensors of
     /// the file.
     pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
@@ -88,6 +91,7 @@ impl Naming {
             beside: &[],
             base: "",
             heads: &["head"],
+            widths: &[],
             left_out: |_, _| None,
             outside: |_, _| None,
             inside: &[],
@@ -99,6 +103,11 @@ impl Naming {
     /// The telltale whose prefix is the model's.
     pub fn telltale(&self) -> &'static str {
         self.telltales[0]
+    }
+
+    /// [`widths`](Naming::widths), or the first telltale.
+    pub(super) fn widths(&self) -> &'static [&'static str] {
+        if self.widths.is_empty() { &self.telltales[..1] } else { self.widths }
     }
 }
 

@@ -56,6 +56,7 @@ impl Files for BitConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["head.fc"],
+            widths: &["stages.{N}.blocks.0.downsample.conv.weight"],
             ..Naming::new(
                 Dialect::Timm,
                 &["stem.conv.weight", "stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.norm1.weight"],
@@ -66,6 +67,7 @@ impl Files for BitConfig {
             beside: &HEAD,
             base: "bit.",
             heads: &["classifier.1"],
+            widths: &["encoder.stages.{N}.layers.0.downsample.conv.weight"],
             ..Naming::new(
                 Dialect::HuggingFace,
                 &["embedder.convolution.weight", "encoder.stages.0.layers.0.conv1.weight"],

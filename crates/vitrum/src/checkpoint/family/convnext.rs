@@ -86,8 +86,14 @@ const fn hugging_face(
     rows: &'static [&'static [Row]],
     base: &'static str,
 ) -> Naming {
-    let heads = &["classifier"];
-    Naming { rows, beside: &HEAD, base, heads, ..Naming::new(Dialect::HuggingFace, telltales) }
+    Naming {
+        rows,
+        beside: &HEAD,
+        base,
+        heads: &["classifier"],
+        widths: &["encoder.stages.3.layers.0.layernorm.weight"],
+        ..Naming::new(Dialect::HuggingFace, telltales)
+    }
 }
 
 /// The epsilon of transformers' last norm, unless a configuration says otherwise.
@@ -97,6 +103,7 @@ impl Files for ConvNextConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["head.fc"],
+            widths: &["head.pre_logits.fc.weight", "stages.3.blocks.0.norm.weight"],
             // OpenCLIP keeps the projection into the shared space outside timm's trunk.
             outside: |prefix, name| {
                 let (_, name) = name.split_once("visual.").filter(|_| prefix.ends_with("visual.trunk."))?;
@@ -113,6 +120,7 @@ impl Files for ConvNextConfig {
         Naming {
             rows: &[&TORCHVISION],
             heads: &["classifier.2"],
+            widths: &["features.7.0.block.2.weight"],
             ..Naming::new(
                 Dialect::Torchvision,
                 &["features.0.0.weight", "features.1.0.block.0.weight", "features.1.0.block.2.weight"],
@@ -120,6 +128,7 @@ impl Files for ConvNextConfig {
         },
         Naming {
             rows: &[&OFFICIAL],
+            widths: &["stages.3.0.norm.weight"],
             left_out: |name, _| {
                 let is_teacher = name.starts_with("norms.") || name.starts_with("projectors.");
                 is_teacher.then_some("used only while pretraining")

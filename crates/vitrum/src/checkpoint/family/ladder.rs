@@ -11,6 +11,7 @@ use crate::models::ladder::{LadderConfig, LadderStep};
 impl Files for LadderConfig {
     const NAMINGS: &'static [Naming] = &[Naming {
         heads: &["head.fc"],
+        widths: &["stages.3.blocks.0.c.conv.weight"],
         left_out: counts,
         ..Naming::new(
             Dialect::Timm,

@@ -84,6 +84,7 @@ const fn hugging_face(rows: &'static [&'static [Row]], telltales: &'static [&'st
         beside: &HEAD,
         base: "regnet.",
         heads: &["classifier.1"],
+        widths: &["encoder.stages.3.layers.0.shortcut.normalization.weight"],
         left_out: counts,
         ..Naming::new(Dialect::HuggingFace, telltales)
     }
@@ -99,6 +100,7 @@ impl Files for RegNetConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["head.fc"],
+            widths: &["s4.b1.downsample.bn.weight"],
             left_out: counts,
             ..Naming::new(
                 Dialect::Timm,
@@ -108,6 +110,7 @@ impl Files for RegNetConfig {
         Naming {
             rows: &[&TORCHVISION],
             heads: &["fc"],
+            widths: &["trunk_output.block4.block4-0.proj.1.weight"],
             left_out: counts,
             ..Naming::new(
                 Dialect::Torchvision,
@@ -117,6 +120,7 @@ impl Files for RegNetConfig {
         Naming {
             rows: &[&CLASSY],
             heads: &["heads.0.clf.0"],
+            widths: &["trunk._feature_blocks.res4.block4-0.bn.weight"],
             left_out: beside_classes,
             ..Naming::new(
                 Dialect::Official,

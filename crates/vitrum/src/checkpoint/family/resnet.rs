@@ -31,6 +31,8 @@ impl Files for ResNetConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["fc"],
+            // The first stage of basic blocks has no projection.
+            widths: &["layer{N}.0.downsample.1.weight", "layer1.0.bn2.weight"],
             left_out: counts,
             ..Naming::new(Dialect::Timm, &["layer1.0.conv1.weight", "layer1.0.bn1.weight", "bn1.weight"])
         },
@@ -39,6 +41,10 @@ impl Files for ResNetConfig {
             beside: &HEAD,
             base: "resnet.",
             heads: &["classifier.1"],
+            widths: &[
+                "encoder.stages.{N}.layers.0.shortcut.normalization.weight",
+                "encoder.stages.0.layers.0.layer.1.normalization.weight",
+            ],
             left_out: counts,
             ..Naming::new(
                 Dialect::HuggingFace,
