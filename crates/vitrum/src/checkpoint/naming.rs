@@ -78,6 +78,8 @@ pub struct Naming {
     pub stacked: Option<[&'static str; 2]>,
     /// Further conversion of renamed tensors. Returns the number of heads if they show it.
     pub finish: fn(&mut TensorMap) -> Result<Option<usize>, LoadError>,
+    /// Adds the tensors that the library's own files have and a model here has not, before writing.
+    pub complete: fn(&mut TensorMap) -> Result<(), LoadError>,
 }
 
 impl Naming {
@@ -97,6 +99,7 @@ impl Naming {
             inside: &[],
             stacked: None,
             finish: |_| Ok(None),
+            complete: |_| Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@ mod design;
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, counts, refuse_args, without_size};
+use super::maps::{Shapes, add_counts, counts, refuse_args, without_size};
 use super::vit::huggingface::huggingface_activation;
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
@@ -86,6 +86,7 @@ const fn hugging_face(rows: &'static [&'static [Row]], telltales: &'static [&'st
         heads: &["classifier.1"],
         widths: &["encoder.stages.3.layers.0.shortcut.normalization.weight"],
         left_out: counts,
+        complete: add_counts,
         ..Naming::new(Dialect::HuggingFace, telltales)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, counts, refuse_args, without_size};
+use super::maps::{Shapes, add_counts, counts, refuse_args, without_size};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::fields::Fields;
@@ -46,6 +46,7 @@ impl Files for ResNetConfig {
                 "encoder.stages.0.layers.0.layer.1.normalization.weight",
             ],
             left_out: counts,
+            complete: add_counts,
             ..Naming::new(
                 Dialect::HuggingFace,
                 &[
