@@ -5,9 +5,9 @@
 //! block: x + 1x1(act(norm(3x3(act(norm(1x1(act(norm(x)))))))))
 //! ```
 //!
-//! Differences from ResNet ([`resnet`](super::resnet)): norm and activation stand before each convolution
-//! (arXiv:1603.05027), norms go over groups of channels of each map (arXiv:1803.08494), and kernels are standardised
-//! (arXiv:1903.10520). With `preact` false norms stand behind the convolutions: the backbone of the paper's hybrid.
+//! Differences from ResNet ([`resnet`](super::resnet)): norm and activation are before each convolution
+//! (arXiv:1603.05027), norms are over groups of channels of each map (arXiv:1803.08494), and kernels are standardised
+//! (arXiv:1903.10520). With `preact` false, norms are after the convolutions: the backbone of the paper's hybrid.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -29,17 +29,17 @@ use crate::layers::norm::GroupNorm;
 use crate::layers::observe::Observer;
 use crate::layers::pool::MapPool;
 
-/// What stands around the maps before the stem's pool.
+/// Padding of the stem's pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BitStem {
-    /// PyTorch's padding, which no maximum sees.
+    /// PyTorch's padding. It is never the maximum.
     #[serde(rename = "")]
     Plain,
-    /// A row of zeros on each side, as in BiT.
+    /// One row of zeros on each side, as in BiT. A zero can be the maximum.
     #[default]
     Fixed,
-    /// TensorFlow's SAME, which no maximum sees, as in the hybrid.
+    /// TensorFlow's SAME, as in the hybrid. It is never the maximum.
     Same,
 }
 
@@ -61,9 +61,9 @@ pub struct BitConfig {
     pub width_factor: usize,
     /// Width of the stem, before `width_factor`.
     pub stem_chs: usize,
-    /// What stands around the maps before the stem's pool.
+    /// Padding of the stem's pool.
     pub stem_type: BitStem,
-    /// Whether norms stand before the convolutions.
+    /// Whether norms are before the convolutions. If not, they are after them.
     pub preact: bool,
     /// Whether kernels have TensorFlow's SAME padding.
     pub same_padding: bool,
@@ -187,7 +187,7 @@ impl BitConfig {
         GroupNorm::new(channels, self.num_groups, self.norm_eps, device)
     }
 
-    /// The grid behind the stem's pool, and its padding.
+    /// The grid after the stem's pool.
     fn pooled(&self, grid: [usize; 2]) -> [usize; 2] {
         let (grid, padding) = match self.stem_type {
             BitStem::Plain => (grid, Padding::Symmetric),
@@ -219,7 +219,7 @@ pub struct Projection {
 /// A residual block.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// The norm of `conv1`: before it with `preact`, else behind it. So are the others.
+    /// The norm of `conv1`: before it with `preact`, otherwise after it. The same holds for the other norms.
     pub norm1: GroupNorm,
     /// 1x1.
     pub conv1: Conv,
@@ -242,7 +242,7 @@ pub struct Block {
 impl Block {
     fn new(config: &BitConfig, stage: usize, block: usize, device: &Device) -> Self {
         let BlockConvs { convs, projection } = config.block(stage, block);
-        // A norm is as wide as what it stands before, or behind.
+        // A norm has the width of its convolution's input or output.
         let norm = |conv: &ConvConfig| {
             let [from, to] = conv.channels;
             config.norm(if config.preact { from } else { to }, device)
@@ -268,10 +268,10 @@ impl Block {
 
     /// Maps `[B, H·W, C] -> [B, H'·W', D]`.
     pub fn forward(&self, x: Maps) -> Maps {
-        if self.preact { self.before(x) } else { self.behind(x) }
+        if self.preact { self.before(x) } else { self.after(x) }
     }
 
-    /// Norms before the convolutions.
+    /// [`forward`](Self::forward) with norms before the convolutions.
     fn before(&self, x: Maps) -> Maps {
         let active = |norm: &GroupNorm, x: Maps| x.with(norm.forward(x.x.clone(), Some(self.act)));
         let start = active(&self.norm1, x.clone());
@@ -289,8 +289,8 @@ impl Block {
         y.with(drop_path(y.x.clone(), self.drop_path) + shortcut.x)
     }
 
-    /// Norms behind the convolutions.
-    fn behind(&self, x: Maps) -> Maps {
+    /// [`forward`](Self::forward) with norms after the convolutions.
+    fn after(&self, x: Maps) -> Maps {
         let normed = |(conv, norm): (&Conv, &GroupNorm), x: &Maps, act| {
             let y = conv.forward(x);
             y.with(norm.forward(y.x.clone(), act))
@@ -431,7 +431,10 @@ impl Config for BitConfig {
             ("num_groups", self.num_groups, 1, MAX_WIDTH),
         ])?;
         if !(self.bottle_ratio > 0.0 && self.bottle_ratio <= 4.0) {
-            return refuse("bottle_ratio", format!("is {}, expected a positive number up to 4", self.bottle_ratio));
+            return refuse(
+                "bottle_ratio",
+                format!("is {}, expected a positive number up to 4", self.bottle_ratio),
+            );
         }
         let mut widths = vec![self.stem_channels()];
         for stage in 0..self.layers.len() {
@@ -439,7 +442,10 @@ impl Config for BitConfig {
         }
         check_ranges(widths.iter().map(|&width| ("channels", width, 1, MAX_WIDTH)))?;
         if let Some(width) = widths.iter().find(|width| !width.is_multiple_of(self.num_groups)) {
-            return refuse("num_groups", format!("is {}, which does not divide {width} channels", self.num_groups));
+            return refuse(
+                "num_groups",
+                format!("is {}, which does not divide {width} channels", self.num_groups),
+            );
         }
         check_eps([("conv_eps", self.conv_eps), ("norm_eps", self.norm_eps)])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])

@@ -392,7 +392,9 @@ impl Stages for ConvNext {
     fn each_part(&mut self, visit: &mut Visitor<'_>) {
         match &mut self.stem {
             Stem::Patch(PatchStem { _0, .. }) => visit(Part::Conv(_0)),
-            Stem::Overlap(OverlapStem { _0, _1, .. }) => [_0, _1].into_iter().for_each(|conv| visit(Part::Conv(conv))),
+            Stem::Overlap(OverlapStem { _0, _1, .. }) => {
+                [_0, _1].into_iter().for_each(|conv| visit(Part::Conv(conv)))
+            }
             Stem::OverlapAct(OverlapActStem { _0, _2, .. }) => {
                 [_0, _2].into_iter().for_each(|conv| visit(Part::Conv(conv)));
             }
@@ -446,7 +448,7 @@ impl Config for ConvNextConfig {
             return refuse("kernel_sizes", format!("has {even}, expected odd numbers"));
         }
         if self.stem_type == ConvNextStem::Patch {
-            // From patches of 8 on, timm would spread the kernels of the last stage.
+            // With patches of 8 and more, timm dilates the kernels of the last stage.
             check_ranges([("patch_size", self.patch_size, 1, 7)])?;
         }
         if let Some(hidden) = self.head_hidden_size {
@@ -455,11 +457,15 @@ impl Config for ConvNextConfig {
                 return refuse("head_hidden_size", "does not go together with head_norm_first".into());
             }
         }
-        let numbers = [("ls_init_value", self.ls_init_value.unwrap_or(0.0)), ("head_init_scale", self.head_init_scale)];
+        let numbers =
+            [("ls_init_value", self.ls_init_value.unwrap_or(0.0)), ("head_init_scale", self.head_init_scale)];
         if let Some((field, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite()) {
             return refuse(field, format!("is {value}, expected a finite number"));
         }
-        check_eps([("norm_eps", self.norm_eps), ("head_norm_eps", self.head_norm_eps.unwrap_or(self.norm_eps))])?;
+        check_eps([
+            ("norm_eps", self.norm_eps),
+            ("head_norm_eps", self.head_norm_eps.unwrap_or(self.norm_eps)),
+        ])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])?;
         check_grid(self.img_size, &self.strided())
     }
@@ -517,7 +523,12 @@ impl Config for ConvNextConfig {
         }
         for (stage, (&depth, &width)) in self.depths.iter().zip(&self.dims).enumerate() {
             if let Some(conv) = self.downsample(stage) {
-                walk.conv(&format!("stages.{stage}.downsample"), &conv, 2 * conv.channels[0], ", after a norm");
+                walk.conv(
+                    &format!("stages.{stage}.downsample"),
+                    &conv,
+                    2 * conv.channels[0],
+                    ", after a norm",
+                );
             }
             let first = walk.steps.0.len();
             let name = |layer: &str| format!("stages.{stage}.blocks.N.{layer}");

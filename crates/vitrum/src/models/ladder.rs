@@ -12,13 +12,13 @@
 //! only for the two ends. Where their text leaves a choice, the networks here have the multiply-accumulates of their table.
 //! That settles these points:
 //!
-//! - Width doubles in each stage. A block that changes it does so in its widening layer, also once the depthwise kernel
-//!   comes first: that kernel then has the width of its input.
+//! - Width doubles in each stage. A block changes the width in its widening layer. If the depthwise kernel comes first, it
+//!   has the width of the block's input.
 //! - Only a block that changes the shape of its maps projects its shortcut. From the inverted bottleneck on, the first
 //!   stage does not.
 //! - A convolution without a norm behind it has a bias. The last step has biases everywhere, as ConvNeXt.
-//! - From the step of fewer activations on, the stem has none either.
-//! - LayerScale comes with the last step. The paper's text counts it to the recipe.
+//! - From the step of fewer activations on, the stem has no activation.
+//! - LayerScale comes with the last step. The paper's text counts it as part of the recipe.
 
 #[cfg(feature = "plots")]
 pub mod chart;
@@ -88,7 +88,7 @@ pub enum LadderStep {
 pub struct Published {
     /// Billions of multiply-accumulates of one image of 224 pixels.
     pub gmacs: f64,
-    /// Images of ImageNet-1k right at the first guess, in percent; the mean of three runs.
+    /// Top-1 accuracy on ImageNet-1k in percent, the mean of three runs.
     pub top1: f64,
 }
 
@@ -162,8 +162,8 @@ impl LadderStep {
         !matches!(self, Self::Kernel5 | Self::Kernel9 | Self::Kernel11)
     }
 
-    /// The paper's numbers. Its 4.46 for LayerNorm is probably a misprint: the norms do not change what is counted, and in
-    /// its table of larger models this step changes nothing. Its 4.49 for the last step counts the norms between stages.
+    /// The paper's numbers. Its 4.46 for LayerNorm is probably a misprint: norms are not counted, and in its table of larger
+    /// models this step changes nothing. Its 4.49 for the last step counts the norms between stages.
     pub fn published(self) -> Published {
         let (gmacs, top1) = match self {
             Self::Resnet50 => (4.09, 78.82),
@@ -386,7 +386,7 @@ impl LadderConfig {
 
 /// A norm of maps.
 #[derive(Module, Debug)]
-// A network has few norms, beside megabytes of weights.
+// A network has few norms, and their weights are on the heap.
 #[allow(clippy::large_enum_variant)]
 pub enum Norm {
     /// Over the batch and the map.
@@ -567,7 +567,8 @@ impl Stages for Ladder {
             }
             _ => maps,
         };
-        let y = blocks[block].forward(maps, &mut Within::new(watch, format_args!("stages.{stage}.blocks.{block}")));
+        let y = blocks[block]
+            .forward(maps, &mut Within::new(watch, format_args!("stages.{stage}.blocks.{block}")));
         y.with(watch.tokens(format_args!("stages.{stage}.blocks.{block}"), y.x.clone()))
     }
 
@@ -703,7 +704,12 @@ impl Config for LadderConfig {
         }
         for (stage, depth) in self.depths().into_iter().enumerate() {
             if let Some(conv) = self.downsample(stage) {
-                walk.conv(&format!("stages.{stage}.downsample"), &conv, 2 * conv.channels[0], ", after a norm");
+                walk.conv(
+                    &format!("stages.{stage}.downsample"),
+                    &conv,
+                    2 * conv.channels[0],
+                    ", after a norm",
+                );
             }
             self.walk_block(&mut walk, &format!("stages.{stage}.blocks.0"), stage, 0);
             let first = walk.steps.0.len();

@@ -14,7 +14,7 @@
 //! w_j = w0 · wm^s_j                   to a multiple of 8         (4)
 //! ```
 //!
-//! RegNetY is RegNetX with a gate, squeeze and excitation (arXiv:1709.01507), behind the 3x3.
+//! RegNetY is RegNetX with a gate after the 3x3, squeeze and excitation (arXiv:1709.01507).
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -64,8 +64,8 @@ pub struct RegNetConfig {
     pub bottle_ratio: f64,
     /// Width of the gate over that of the block's input; 0: no gate (RegNetX).
     pub se_ratio: f64,
-    /// How widths become multiples of the group. 0: the nearest. Otherwise (torchvision, 0.9) the next one where the
-    /// nearest is more than a tenth narrower; the value itself does not matter.
+    /// How widths become multiples of the group. 0: the nearest multiple. Any other value, such as torchvision's 0.9: the
+    /// nearest multiple, or the next one if the nearest is more than a tenth narrower.
     pub group_min_ratio: f64,
     /// Width of the stem.
     pub stem_width: usize,
@@ -324,7 +324,8 @@ impl Block {
     }
 
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
-        let convs = [&mut self.conv1, &mut self.conv2, &mut self.conv3].into_iter().chain(&mut self.downsample);
+        let convs =
+            [&mut self.conv1, &mut self.conv2, &mut self.conv3].into_iter().chain(&mut self.downsample);
         convs.for_each(|conv| conv.visit_parts(visit));
         if let Some(SqueezeExcite { fc1, fc2, .. }) = &mut self.se {
             [fc1, fc2].into_iter().for_each(|conv| visit(Part::Conv(conv)));
@@ -426,7 +427,12 @@ impl Config for RegNetConfig {
         for (field, value, is_good, expected) in [
             ("wa", self.wa, (0.0..=most).contains(&self.wa), "0 or more"),
             ("wm", self.wm, self.wm > 1.0 && self.wm <= most, "more than 1"),
-            ("bottle_ratio", self.bottle_ratio, self.bottle_ratio > 0.0 && self.bottle_ratio <= most, "more than 0"),
+            (
+                "bottle_ratio",
+                self.bottle_ratio,
+                self.bottle_ratio > 0.0 && self.bottle_ratio <= most,
+                "more than 0",
+            ),
             ("se_ratio", self.se_ratio, (0.0..=most).contains(&self.se_ratio), "0 or more"),
             ("group_min_ratio", self.group_min_ratio, (0.0..=1.0).contains(&self.group_min_ratio), "0 to 1"),
         ] {
@@ -438,7 +444,10 @@ impl Config for RegNetConfig {
         if design.len() != 4 {
             let widths: Vec<usize> = design.iter().take(8).map(|stage| stage.width).collect();
             let number = design.len();
-            return refuse("depth", format!("with w0, wa and wm gives {number} stages, expected 4: {widths:?}"));
+            return refuse(
+                "depth",
+                format!("with w0, wa and wm gives {number} stages, expected 4: {widths:?}"),
+            );
         }
         for block in self.blocks() {
             let [_, inner, width] = block.channels;
@@ -528,7 +537,9 @@ impl Config for RegNetConfig {
                 Some(Draw::Normal((2.0 / (kh * kw * n / groups) as f64).sqrt()))
             }
             ("weight", _) if layer == "head.fc" => Some(Draw::Normal(0.01)),
-            ("weight", &[_]) if self.zero_init_last && layer.ends_with(".conv3.bn") => Some(Draw::Constant(0.0)),
+            ("weight", &[_]) if self.zero_init_last && layer.ends_with(".conv3.bn") => {
+                Some(Draw::Constant(0.0))
+            }
             _ => norm(part),
         }
     }

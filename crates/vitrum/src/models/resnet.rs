@@ -68,17 +68,17 @@ pub struct ResNetConfig {
     pub block: ResNetBlock,
     /// Blocks of each stage, up to four stages.
     pub layers: Vec<usize>,
-    /// Width of each stage, inside a bottleneck; outside it is four times as wide.
+    /// Width of each stage. For bottlenecks this is the width inside; the maps have four times as many channels.
     pub channels: Vec<usize>,
     /// The first convolutions.
     pub stem_type: ResNetStem,
     /// Width of the first convolutions of a deep stem.
     pub stem_width: usize,
-    /// Whether the shortcut averages before it projects (ResNet-D).
+    /// Whether the shortcut takes a mean over 2x2 before its projection (ResNet-D).
     pub avg_down: bool,
     /// Groups of the 3x3 kernels of a bottleneck (ResNeXt).
     pub cardinality: usize,
-    /// Width of a group, relative to 64.
+    /// Width of a group of the 3x3 kernels, in 64ths of the stage's width.
     pub base_width: usize,
     /// Non-linearity.
     pub act_layer: Activation,
@@ -119,7 +119,7 @@ impl Default for ResNetConfig {
 }
 
 impl ResNetConfig {
-    /// Output channels of a block over its width.
+    /// Channels after a block over its width.
     fn expansion(&self) -> usize {
         match self.block {
             ResNetBlock::Basic => 1,
@@ -222,7 +222,7 @@ pub struct DeepStem {
 
 /// The stem.
 #[derive(Module, Debug)]
-// One stem is in memory, beside megabytes of weights.
+// A model has one stem, and its weights are on the heap.
 #[allow(clippy::large_enum_variant)]
 pub enum Stem {
     /// 7x7 at a step of 2.
@@ -240,7 +240,7 @@ pub struct Projection {
     pub _1: BatchNorm,
 }
 
-/// The projection of a shortcut behind a mean over 2x2.
+/// The projection of a shortcut after a mean over 2x2.
 #[derive(Module, Debug)]
 pub struct AvgProjection {
     /// 1x1.
@@ -375,7 +375,7 @@ impl Block {
 pub struct ResNet {
     /// The stem's convolutions.
     pub conv1: Stem,
-    /// The norm of the last of them.
+    /// The norm after the last of them.
     pub bn1: BatchNorm,
     /// The stage at a quarter of the image's size.
     pub layer1: Vec<Block>,
@@ -474,12 +474,20 @@ impl Config for ResNetConfig {
         check_ranges(self.layers.iter().map(|&depth| ("layers", depth, 1, MAX_DEPTH)))?;
         check_ranges(self.channels.iter().map(|&width| ("channels", width, 1, MAX_WIDTH)))?;
         check_ranges([
-            ("stem_width", self.stem_width, if self.stem_type == ResNetStem::DeepTiered { 4 } else { 1 }, MAX_WIDTH),
+            (
+                "stem_width",
+                self.stem_width,
+                if self.stem_type == ResNetStem::DeepTiered { 4 } else { 1 },
+                MAX_WIDTH,
+            ),
             ("cardinality", self.cardinality, 1, MAX_WIDTH),
             ("base_width", self.base_width, 1, MAX_WIDTH),
         ])?;
         if self.block == ResNetBlock::Basic && (self.cardinality, self.base_width) != (1, 64) {
-            return refuse("block", "`basic` has one group of the usual width (cardinality 1, base_width 64)".into());
+            return refuse(
+                "block",
+                "`basic` has one group of the usual width (cardinality 1, base_width 64)".into(),
+            );
         }
         check_ranges((0..self.layers.len()).map(|stage| ("base_width", self.inner(stage), 1, MAX_WIDTH)))?;
         check_ranges([("channels", self.num_features(), 1, MAX_WIDTH)])?;
@@ -492,7 +500,13 @@ impl Config for ResNetConfig {
         let bn = |channels| self.bn(channels, device);
         let [first, second] = self.deep_channels();
         let conv1 = match <[Conv; 3]>::try_from(stem) {
-            Ok([first_conv, second_conv, third_conv]) => Stem::Deep(DeepStem { _0: first_conv, _1: bn(first), _3: second_conv, _4: bn(second), _6: third_conv }),
+            Ok([first_conv, second_conv, third_conv]) => Stem::Deep(DeepStem {
+                _0: first_conv,
+                _1: bn(first),
+                _3: second_conv,
+                _4: bn(second),
+                _6: third_conv,
+            }),
             Err(mut one) => Stem::Plain(one.remove(0)),
         };
         let stage = |stage: usize| {
@@ -528,7 +542,11 @@ impl Config for ResNetConfig {
         self.validate()?;
         let mut walk = MapWalk::new(self.in_chans, self.img_size);
         for (index, conv) in self.stem().iter().enumerate() {
-            let name = if self.stem_type == ResNetStem::Plain { "conv1".into() } else { format!("conv1.{}", 3 * index) };
+            let name = if self.stem_type == ResNetStem::Plain {
+                "conv1".into()
+            } else {
+                format!("conv1.{}", 3 * index)
+            };
             walk.conv(&name, conv, 2 * conv.channels[1], ", norm");
         }
         let pooled = Padding::Symmetric.form(walk.grid, [3, 3], [2, 2], [1, 1]).out();

@@ -41,7 +41,7 @@ pub trait Stages: Module + Sync {
         x
     }
 
-    /// [`Network::drop_head`].
+    /// As [`Network::drop_head`]. The default has nothing to drop.
     fn drop_map_head(&mut self) {}
 
     /// Shows the convolutions and batch norms.
@@ -68,8 +68,8 @@ pub trait Stages: Module + Sync {
         Some((stage.parse().ok()?, block))
     }
 
-    /// The layer of a parameter outside the stages. By default the head is all that has the first word of
-    /// [`HEAD`](Stages::HEAD), and the rest is the stem.
+    /// The layer of a parameter outside the stages. By default, keys with the first word of [`HEAD`](Stages::HEAD) belong
+    /// to the head, and all others to the stem.
     fn depth_outside(&self, key: &str) -> Depth {
         let is_head = key.split('.').next() == Self::HEAD.split('.').next();
         if is_head { Depth::Head } else { Depth::Stem }
@@ -218,7 +218,7 @@ fn block_depth(depths: &[usize], stage: usize, block: usize) -> Depth {
 }
 
 /// Refuses images whose last map would be empty. `strided` are the convolutions that coarsen the grid, in the order of
-/// the network. Those with padding after the last one without may be left out: one position gives one position.
+/// the network. It may end with the last one without padding: the others turn one position into one position.
 pub(crate) fn check_grid([h, w]: [usize; 2], strided: &[ConvConfig]) -> Result<(), ConfigError> {
     let [least_h, least_w] = strided.iter().rev().fold([1, 1], |grid, conv| conv.least_grid(grid));
     if h < least_h || w < least_w {
@@ -244,7 +244,7 @@ pub enum Part<'a> {
 /// Receives the parts of a model.
 pub type Visitor<'a> = dyn FnMut(Part<'_>) + 'a;
 
-/// The walk over convolutions: steps, the present grid, and the largest maps that stand side by side.
+/// The walk over convolutions: steps, the present grid, and the largest pair of maps that are in memory together.
 pub(crate) struct MapWalk {
     /// The steps so far.
     pub steps: Steps,

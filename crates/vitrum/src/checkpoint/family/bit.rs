@@ -29,7 +29,7 @@ const HUGGING_FACE: [Row; 11] = [
 /// transformers' head, outside the base model.
 const HEAD: [Row; 1] = [("classifier.1", "head.fc", Edit::Keep)];
 
-/// Google's names. `a`, `b` and `c` are the three convolutions of a unit, each after its norm.
+/// Google's names. `a`, `b` and `c` are the three convolutions of a unit with their norms.
 const GOOGLE: [Row; 15] = [
     ("root_block/standardized_conv2d/kernel", "stem.conv.weight", Edit::Kernel),
     ("block{N+1}/unit{M+1}/a/standardized_conv2d/kernel", "stages.{N}.blocks.{M}.conv1.weight", Edit::Kernel),
@@ -135,7 +135,7 @@ impl Files for BitConfig {
             let same =
                 fields.text("global_padding")?.is_some_and(|padding| padding.eq_ignore_ascii_case("same"));
             if same == preact {
-                // transformers pads such stems otherwise than timm: zeros before a SAME pool, or zeros before the norm.
+                // transformers pads these stems with zeros before a SAME pool, or before the norm. timm does not.
                 let padding = if same { "SAME" } else { "no" };
                 return Err(format!("`layer_type` with {padding} `global_padding` is not supported"));
             }
@@ -169,7 +169,9 @@ impl Files for BitConfig {
         let stem = if same { BitStem::Same } else { BitStem::Fixed };
         if self.preact == same || self.stem_type != stem {
             return Err(
-                "transformers' BiT has norms before kernels with BiT's padding, or behind SAME ones".into()
+                "transformers' BiT has two forms: norms before kernels with BiT's padding, and norms after kernels with \
+                 SAME padding"
+                    .into()
             );
         }
         if (self.conv_eps, self.norm_eps, self.bottle_ratio)

@@ -341,7 +341,7 @@ fn to_huggingface(config: &ConvNextConfig) -> Result<HuggingFaceModel, String> {
         ..ConvNextConfig::default()
     };
     if *config != plain {
-        return Err("transformers' ConvNext has patches as its stem, kernels of 7x7, biases, an epsilon of 1e-6 but in the \
+        return Err("transformers' ConvNext has patches as its stem, kernels of 7x7, biases, an epsilon of 1e-6 except in the \
                     last norm, the mean as pool, and no hidden layer in the head"
             .into());
     }

@@ -31,7 +31,7 @@ impl Files for LadderConfig {
         let [inside, inputs, ..] = shapes.get::<4>("stages.0.blocks.1.b.conv.weight")?;
         let [outside, ..] = shapes.get::<4>("stages.0.blocks.1.c.conv.weight")?;
         let has = |key: &str| file.map.contains(key);
-        let mut notes = vec![format!("activation and epsilons are those of the step")];
+        let mut notes = vec!["activation and epsilons are those of the step".to_string()];
         let step = if first == 1 {
             let is_wide = width % 3 == 0;
             match (stem, inputs, inside > outside) {

@@ -28,7 +28,8 @@ pub(super) fn add_counts(tensors: &mut TensorMap) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Adapts the first convolution from `old` channels to `channels`, as timm does. A kernel without `old` channels stays.
+/// Adapts the first convolution from `old` channels to `channels`, as timm does. A kernel with another number of channels
+/// stays.
 pub(super) fn change_channels(
     first_conv: &str,
     channels: usize,

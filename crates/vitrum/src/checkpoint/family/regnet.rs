@@ -136,7 +136,7 @@ impl Files for RegNetConfig {
             &[
                 "encoder.stages.0.layers.0.layer.2.convolution.weight",
                 "embedder.embedder.convolution.weight",
-                // A ResNet's names are the same but for the prefix.
+                // A ResNet has the same names with another prefix.
                 "regnet.embedder.embedder.convolution.weight",
             ],
         ),
@@ -254,7 +254,7 @@ fn write(config: &RegNetConfig) -> Result<HuggingFaceModel, String> {
     for (differs, what) in [
         (config.bottle_ratio != 1.0, "bottle_ratio"),
         (has_gate && config.se_ratio != 0.25, "se_ratio other than 0 and 0.25"),
-        // A quarter of them would round to no channel. timm then takes another width.
+        // A quarter of this width rounds to 0. timm then takes another width.
         (has_gate && config.stem_width <= 2, "stem_width of 2 and less with a gate"),
         (has_gate && config.act_layer != Activation::Relu, "act_layer other than ReLU with a gate"),
         (config.norm_eps != usual.norm_eps, "norm_eps"),

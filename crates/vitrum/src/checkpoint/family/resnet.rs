@@ -115,7 +115,7 @@ impl Files for ResNetConfig {
             };
             let embedding = fields.size("embedding_size")?.unwrap_or(64);
             for (is_other, what) in [
-                // Only the ends of blocks have it: inside, transformers always has ReLU.
+                // transformers applies it at the ends of blocks. Inside, it always has ReLU.
                 (
                     fields.text("hidden_act")?.unwrap_or("relu") != "relu",
                     "`hidden_act` other than `relu`".into(),
