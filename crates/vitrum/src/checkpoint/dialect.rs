@@ -327,5 +327,6 @@ pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
         let tensor = undone(tensor, edit).map_err(|e| LoadError::tensor(&map.path, &name, e))?;
         out.tensors.insert(new_name, tensor);
     }
+    (naming.complete)(&mut out)?;
     Ok(out)
 }

@@ -13,7 +13,7 @@ mod regnet;
 mod resnet;
 mod vit;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 pub use super::naming::Naming;
@@ -68,22 +68,28 @@ pub trait Files: Config + Into<ModelConfig> {
     /// Tensors that do not form a model of this family, or whose sizes contradict each other.
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError>;
 
-    /// Overrides a catalogue configuration with what the file shows: the number of classes, and the options in which
-    /// the file's library differs from timm.
+    /// Overrides a catalogue configuration with what the file shows: the options in which the file's library differs
+    /// from timm. The number of classes is the file's already.
     ///
     /// # Errors
     /// As [`infer`](Files::infer).
-    fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError>;
+    fn settle_named(self, _file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        Ok(Inferred { config: self, notes: Vec::new() })
+    }
 
-    /// Settles what transformers' `config.json` leaves open: whether a model without a stated class has a head, and
-    /// whether a bare model has a pooler.
+    /// Settles what transformers' `config.json` leaves open, such as whether a bare model has a pooler. A model without
+    /// a stated class and without a head in the file has no classes already.
     fn settle_huggingface(self, _file: &TensorMap, _class: Option<&str>) -> Inferred<Self> {
         Inferred { config: self, notes: Vec::new() }
     }
 
     /// Fits tensors of the model `of` to this one: resizes positions, adapts channels, moves norms. Without `of` it
-    /// assumes a square position grid and keeps the channels. Other sizes stay, and are reported as mismatched.
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report);
+    /// assumes a square position grid and keeps the channels. Other sizes stay, and are reported as mismatched. The
+    /// default adapts the channels of the first convolution.
+    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
+        let channels = |config: &Self| config.input().image().channels;
+        maps::change_channels(&self.first_conv(), channels(self), of.map(channels), tensors, report);
+    }
 
     /// The weights of linear layers that timm holds as kernels of 1x1.
     fn kernels(&self) -> Vec<String> {
@@ -203,14 +209,31 @@ impl ModelConfig {
         each_config!(self, config => config.num_features())
     }
 
+    /// The configuration with as many classes as the file's head has.
+    fn with_head_of(self, file: &TensorMap) -> Result<Self, LoadError> {
+        let head = self.heads().first().and_then(|head| file.rows(&format!("{head}.weight")));
+        let classes = head.unwrap_or(0);
+        if classes == self.num_classes() {
+            return Ok(self);
+        }
+        self.with("num_classes", json!(classes)).map_err(|error| LoadError::config(&file.path, error))
+    }
+
     /// [`Files::settle_named`].
     pub(crate) fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        each_config!(self, config => config.settle_named(file).map(Inferred::any))
+        let config = self.with_head_of(&file.map)?;
+        each_config!(config, config => config.settle_named(file).map(Inferred::any))
     }
 
     /// [`Files::settle_huggingface`].
-    pub(crate) fn settle_huggingface(self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        each_config!(self, config => config.settle_huggingface(file, class).any())
+    pub(crate) fn settle_huggingface(
+        self,
+        file: &TensorMap,
+        class: Option<&str>,
+    ) -> Result<Inferred<Self>, LoadError> {
+        let has_head = self.heads().iter().any(|head| file.contains(&format!("{head}.weight")));
+        let config = if class.is_none() && !has_head { self.with_head_of(file)? } else { self };
+        Ok(each_config!(config, config => config.settle_huggingface(file, class).any()))
     }
 
     /// [`Files::fit`]. Ignores `of` from another family.

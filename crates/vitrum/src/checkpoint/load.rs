@@ -451,7 +451,7 @@ fn described(
         if let Some(converted) = tensors.filter(|_| card.source == CardSource::HuggingFace) {
             let path = converted.map.path.display();
             let settled =
-                card.config.clone().settle_huggingface(&converted.map, card.architecture.as_deref());
+                card.config.clone().settle_huggingface(&converted.map, card.architecture.as_deref())?;
             found.notes.extend(settled.notes.iter().map(|note| format!("{path}: {note}")));
             if settled.config.num_classes() != card.num_classes() {
                 card.labels = None;

@@ -64,6 +64,9 @@ pub struct Naming {
     pub base: &'static str,
     /// Names of classifier heads in such files, the usual one first.
     pub heads: &'static [&'static str],
+    /// Tensors whose first dimension is the width before the classifier, without the prefix. `{N}` is the number of the
+    /// last stage. The first one that a file has counts. Empty: the first telltale.
+    pub widths: &'static [&'static str],
     /// The reason to leave out a tensor; `None` to keep it. Arguments: the name without the prefix, and all tensors of
     /// the file.
     pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
@@ -75,6 +78,8 @@ pub struct Naming {
     pub stacked: Option<[&'static str; 2]>,
     /// Further conversion of renamed tensors. Returns the number of heads if they show it.
     pub finish: fn(&mut TensorMap) -> Result<Option<usize>, LoadError>,
+    /// Adds the tensors that the library's own files have and a model here has not, before writing.
+    pub complete: fn(&mut TensorMap) -> Result<(), LoadError>,
 }
 
 impl Naming {
@@ -88,17 +93,24 @@ impl Naming {
             beside: &[],
             base: "",
             heads: &["head"],
+            widths: &[],
             left_out: |_, _| None,
             outside: |_, _| None,
             inside: &[],
             stacked: None,
             finish: |_| Ok(None),
+            complete: |_| Ok(()),
         }
     }
 
     /// The telltale whose prefix is the model's.
     pub fn telltale(&self) -> &'static str {
         self.telltales[0]
+    }
+
+    /// [`widths`](Naming::widths), or the first telltale.
+    pub(super) fn widths(&self) -> &'static [&'static str] {
+        if self.widths.is_empty() { &self.telltales[..1] } else { self.widths }
     }
 }
 

@@ -175,6 +175,14 @@ impl ConvConfig {
         self.form(grid).out()
     }
 
+    /// The smallest grid whose result has at least `out` rows and columns. With padding, the kernel has an odd size.
+    pub fn least_grid(&self, out: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|axis| {
+            let last = if self.padding == Padding::None { self.kernel[axis] } else { 1 };
+            (out[axis] - 1) * self.stride[axis] + last
+        })
+    }
+
     fn form(&self, grid: [usize; 2]) -> ConvForm {
         self.padding.form(grid, self.kernel, self.stride, [1, 1]).groups(self.groups)
     }

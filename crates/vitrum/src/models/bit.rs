@@ -5,9 +5,9 @@
 //! block: x + 1x1(act(norm(3x3(act(norm(1x1(act(norm(x)))))))))
 //! ```
 //!
-//! Differences from ResNet ([`resnet`](super::resnet)): norm and activation stand before each convolution
-//! (arXiv:1603.05027), norms go over groups of channels of each map (arXiv:1803.08494), and kernels are standardised
-//! (arXiv:1903.10520). With `preact` false norms stand behind the convolutions: the backbone of the paper's hybrid.
+//! Differences from ResNet ([`resnet`](super::resnet)): norm and activation are before each convolution
+//! (arXiv:1603.05027), norms are over groups of channels of each map (arXiv:1803.08494), and kernels are standardised
+//! (arXiv:1903.10520). With `preact` false, norms are after the convolutions: the backbone of the paper's hybrid.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -16,14 +16,12 @@ use vitrum_kernels::Pool;
 
 use super::ConfigError;
 use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
+use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::names::Flat;
@@ -31,17 +29,17 @@ use crate::layers::norm::GroupNorm;
 use crate::layers::observe::Observer;
 use crate::layers::pool::MapPool;
 
-/// What stands around the maps before the stem's pool.
+/// Padding of the stem's pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BitStem {
-    /// PyTorch's padding, which no maximum sees.
+    /// PyTorch's padding. It is never the maximum.
     #[serde(rename = "")]
     Plain,
-    /// A row of zeros on each side, as in BiT.
+    /// One row of zeros on each side, as in BiT. A zero can be the maximum.
     #[default]
     Fixed,
-    /// TensorFlow's SAME, which no maximum sees, as in the hybrid.
+    /// TensorFlow's SAME, as in the hybrid. It is never the maximum.
     Same,
 }
 
@@ -63,9 +61,9 @@ pub struct BitConfig {
     pub width_factor: usize,
     /// Width of the stem, before `width_factor`.
     pub stem_chs: usize,
-    /// What stands around the maps before the stem's pool.
+    /// Padding of the stem's pool.
     pub stem_type: BitStem,
-    /// Whether norms stand before the convolutions.
+    /// Whether norms are before the convolutions. If not, they are after them.
     pub preact: bool,
     /// Whether kernels have TensorFlow's SAME padding.
     pub same_padding: bool,
@@ -189,7 +187,7 @@ impl BitConfig {
         GroupNorm::new(channels, self.num_groups, self.norm_eps, device)
     }
 
-    /// The grid behind the stem's pool, and its padding.
+    /// The grid after the stem's pool.
     fn pooled(&self, grid: [usize; 2]) -> [usize; 2] {
         let (grid, padding) = match self.stem_type {
             BitStem::Plain => (grid, Padding::Symmetric),
@@ -221,7 +219,7 @@ pub struct Projection {
 /// A residual block.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// The norm of `conv1`: before it with `preact`, else behind it. So are the others.
+    /// The norm of `conv1`: before it with `preact`, otherwise after it. The same holds for the other norms.
     pub norm1: GroupNorm,
     /// 1x1.
     pub conv1: Conv,
@@ -244,7 +242,7 @@ pub struct Block {
 impl Block {
     fn new(config: &BitConfig, stage: usize, block: usize, device: &Device) -> Self {
         let BlockConvs { convs, projection } = config.block(stage, block);
-        // A norm is as wide as what it stands before, or behind.
+        // A norm has the width of its convolution's input or output.
         let norm = |conv: &ConvConfig| {
             let [from, to] = conv.channels;
             config.norm(if config.preact { from } else { to }, device)
@@ -270,10 +268,10 @@ impl Block {
 
     /// Maps `[B, H·W, C] -> [B, H'·W', D]`.
     pub fn forward(&self, x: Maps) -> Maps {
-        if self.preact { self.before(x) } else { self.behind(x) }
+        if self.preact { self.before(x) } else { self.after(x) }
     }
 
-    /// Norms before the convolutions.
+    /// [`forward`](Self::forward) with norms before the convolutions.
     fn before(&self, x: Maps) -> Maps {
         let active = |norm: &GroupNorm, x: Maps| x.with(norm.forward(x.x.clone(), Some(self.act)));
         let start = active(&self.norm1, x.clone());
@@ -291,8 +289,8 @@ impl Block {
         y.with(drop_path(y.x.clone(), self.drop_path) + shortcut.x)
     }
 
-    /// Norms behind the convolutions.
-    fn behind(&self, x: Maps) -> Maps {
+    /// [`forward`](Self::forward) with norms after the convolutions.
+    fn after(&self, x: Maps) -> Maps {
         let normed = |(conv, norm): (&Conv, &GroupNorm), x: &Maps, act| {
             let y = conv.forward(x);
             y.with(norm.forward(y.x.clone(), act))
@@ -390,80 +388,26 @@ impl Stages for Bit {
         let x = norm.forward(maps.x.clone(), Some(self.config.act_layer));
         maps.with(watch.tokens(format_args!("norm"), x))
     }
-}
 
-impl Backbone for Bit {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let BitConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.config.global_pool.forward(features.last().tokens);
-        watch.vectors(format_args!("head.global_pool"), x)
-    }
-}
-
-impl Classify for Bit {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
-    }
-
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for Bit {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         let stems = self.stem.as_mut().into_iter().chain(self.alone.as_mut().map(|stem| &mut stem.inner));
         stems.for_each(|stem| visit(Part::Conv(&mut stem.conv)));
         let blocks = self.stages.iter_mut().flat_map(|stage| &mut stage.blocks);
         blocks.for_each(|block| block.visit_parts(visit));
     }
 
-    /// timm's `group_matcher`.
-    fn depth(&self, key: &str) -> Depth {
-        if let Some((stage, block)) = block_of(key) {
-            return block_depth(&self.config.layers, stage, block);
-        }
+    fn depth_outside(&self, key: &str) -> Depth {
         match key {
             _ if key.starts_with("head.") => Depth::Head,
             _ if key.starts_with("norm.") && self.stem.is_some() => Depth::Close,
             _ => Depth::Stem,
         }
     }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
-    }
-}
-
-/// Stage and block of a key.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("stages.")?.split_once(".blocks.")?;
-    Some((stage.parse().ok()?, rest.split('.').next()?.parse().ok()?))
 }
 
 impl Config for BitConfig {
@@ -487,7 +431,10 @@ impl Config for BitConfig {
             ("num_groups", self.num_groups, 1, MAX_WIDTH),
         ])?;
         if !(self.bottle_ratio > 0.0 && self.bottle_ratio <= 4.0) {
-            return refuse("bottle_ratio", format!("is {}, expected a positive number up to 4", self.bottle_ratio));
+            return refuse(
+                "bottle_ratio",
+                format!("is {}, expected a positive number up to 4", self.bottle_ratio),
+            );
         }
         let mut widths = vec![self.stem_channels()];
         for stage in 0..self.layers.len() {
@@ -495,7 +442,10 @@ impl Config for BitConfig {
         }
         check_ranges(widths.iter().map(|&width| ("channels", width, 1, MAX_WIDTH)))?;
         if let Some(width) = widths.iter().find(|width| !width.is_multiple_of(self.num_groups)) {
-            return refuse("num_groups", format!("is {}, which does not divide {width} channels", self.num_groups));
+            return refuse(
+                "num_groups",
+                format!("is {}, which does not divide {width} channels", self.num_groups),
+            );
         }
         check_eps([("conv_eps", self.conv_eps), ("norm_eps", self.norm_eps)])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])
@@ -562,17 +512,15 @@ impl Config for BitConfig {
                 walk.grid = after;
             }
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
         if self.preact && !self.layers.is_empty() {
-            walk.step("norm", format!("GroupNorm, {} groups", self.num_groups), self.num_features(), 2 * d, 0);
+            let (d, groups) = (self.num_features(), self.num_groups);
+            walk.step("norm", format!("GroupNorm, {groups} groups"), d, 2 * long(d), 0);
         }
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
-        if k > 0 {
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        walk.global_pool("head.global_pool", self.num_features());
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [self.num_features(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

@@ -24,13 +24,11 @@ use super::bit::make_divisible;
 use super::limits::{
     MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse,
 };
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
-use super::shapes::{Walk, long, product};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::network::{Config, Depth, ImageInput, Input};
+use super::shapes::{Walk, long};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, check_grid, drop_rate};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, TABLE, norm};
 use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::LayerNorm;
@@ -367,17 +365,14 @@ impl Stages for ConvNext {
             None => maps,
         }
     }
-}
 
-impl Backbone for ConvNext {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let ConvNextConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+    fn after_pool(&self, x: Tensor<2>, watch: &mut dyn Observer) -> Tensor<2> {
         let Head { norm, pre_logits, .. } = &self.head;
-        let x = self.config.global_pool.forward(features.last().tokens); // [B, D]
-        let x = watch.vectors(format_args!("head.global_pool"), x);
         let x = match norm {
             Some(norm) => watch.vectors(format_args!("head.norm"), norm.forward(x)),
             None => x,
@@ -389,47 +384,17 @@ impl Backbone for ConvNext {
             None => x,
         }
     }
-}
 
-impl Classify for ConvNext {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
+    fn drop_map_head(&mut self) {
+        self.head = Head { norm: None, pre_logits: None, fc: None };
     }
 
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for ConvNext {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        let mut linears = Vec::new();
-        for (stage, Stage { blocks, .. }) in self.stages.iter().enumerate() {
-            for (index, Block { mlp, .. }) in blocks.iter().enumerate() {
-                let name = |layer| format!("stages.{stage}.blocks.{index}.mlp.{layer}");
-                linears.extend([(name("fc1"), &mlp.fc1), (name("fc2"), &mlp.fc2)]);
-            }
-        }
-        linears
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let mut linears = Vec::new();
-        for (stage, Stage { blocks, .. }) in self.stages.iter_mut().enumerate() {
-            for (index, Block { mlp, .. }) in blocks.iter_mut().enumerate() {
-                let name = |layer| format!("stages.{stage}.blocks.{index}.mlp.{layer}");
-                linears.extend([(name("fc1"), &mut mlp.fc1), (name("fc2"), &mut mlp.fc2)]);
-            }
-        }
-        linears
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         match &mut self.stem {
             Stem::Patch(PatchStem { _0, .. }) => visit(Part::Conv(_0)),
-            Stem::Overlap(OverlapStem { _0, _1, .. }) => [_0, _1].into_iter().for_each(|conv| visit(Part::Conv(conv))),
+            Stem::Overlap(OverlapStem { _0, _1, .. }) => {
+                [_0, _1].into_iter().for_each(|conv| visit(Part::Conv(conv)))
+            }
             Stem::OverlapAct(OverlapActStem { _0, _2, .. }) => {
                 [_0, _2].into_iter().for_each(|conv| visit(Part::Conv(conv)));
             }
@@ -440,45 +405,35 @@ impl Network for ConvNext {
         }
     }
 
-    /// timm's `group_matcher`: what precedes a stage belongs to its first block.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.config.depths, stage, block),
-            None if key.starts_with("stem.") => Depth::Stem,
-            None if key.starts_with("norm_pre.") => Depth::Close,
-            None => Depth::Head,
+    fn block_linears(&self) -> Vec<(String, &Linear)> {
+        let stages = self.stages.iter().map(|stage| stage.blocks.iter());
+        named(stages.map(|blocks| blocks.map(|Block { mlp, .. }| [&mlp.fc1, &mlp.fc2])))
+    }
+
+    fn block_linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let stages = self.stages.iter_mut().map(|stage| stage.blocks.iter_mut());
+        named(stages.map(|blocks| blocks.map(|Block { mlp, .. }| [&mut mlp.fc1, &mut mlp.fc2])))
+    }
+
+    fn depth_outside(&self, key: &str) -> Depth {
+        match key {
+            _ if key.starts_with("head.") => Depth::Head,
+            _ if key.starts_with("norm_pre.") => Depth::Close,
+            _ => Depth::Stem,
         }
-    }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn drop_head(&mut self) {
-        self.head = Head { norm: None, pre_logits: None, fc: None };
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
     }
 }
 
-/// Stage and block of a key.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("stages.")?.split_once('.')?;
-    let block = match rest.strip_prefix("blocks.") {
-        Some(rest) => rest.split('.').next()?.parse().ok()?,
-        None => 0,
-    };
-    Some((stage.parse().ok()?, block))
+/// Names the layers of the MLPs of all stages.
+fn named<T>(stages: impl Iterator<Item = impl Iterator<Item = [T; 2]>>) -> Vec<(String, T)> {
+    let mut named = Vec::new();
+    for (stage, blocks) in stages.enumerate() {
+        for (block, layers) in blocks.enumerate() {
+            let name = |layer| format!("stages.{stage}.blocks.{block}.mlp.{layer}");
+            named.extend(["fc1", "fc2"].map(name).into_iter().zip(layers));
+        }
+    }
+    named
 }
 
 impl Config for ConvNextConfig {
@@ -493,7 +448,7 @@ impl Config for ConvNextConfig {
             return refuse("kernel_sizes", format!("has {even}, expected odd numbers"));
         }
         if self.stem_type == ConvNextStem::Patch {
-            // From patches of 8 on, timm would spread the kernels of the last stage.
+            // With patches of 8 and more, timm dilates the kernels of the last stage.
             check_ranges([("patch_size", self.patch_size, 1, 7)])?;
         }
         if let Some(hidden) = self.head_hidden_size {
@@ -502,13 +457,17 @@ impl Config for ConvNextConfig {
                 return refuse("head_hidden_size", "does not go together with head_norm_first".into());
             }
         }
-        let numbers = [("ls_init_value", self.ls_init_value.unwrap_or(0.0)), ("head_init_scale", self.head_init_scale)];
+        let numbers =
+            [("ls_init_value", self.ls_init_value.unwrap_or(0.0)), ("head_init_scale", self.head_init_scale)];
         if let Some((field, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite()) {
             return refuse(field, format!("is {value}, expected a finite number"));
         }
-        check_eps([("norm_eps", self.norm_eps), ("head_norm_eps", self.head_norm_eps.unwrap_or(self.norm_eps))])?;
+        check_eps([
+            ("norm_eps", self.norm_eps),
+            ("head_norm_eps", self.head_norm_eps.unwrap_or(self.norm_eps)),
+        ])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])?;
-        self.check_grid()
+        check_grid(self.img_size, &self.strided())
     }
 
     fn build(&self, device: &Device) -> ConvNext {
@@ -564,46 +523,39 @@ impl Config for ConvNextConfig {
         }
         for (stage, (&depth, &width)) in self.depths.iter().zip(&self.dims).enumerate() {
             if let Some(conv) = self.downsample(stage) {
-                walk.conv(&format!("stages.{stage}.downsample"), &conv, 2 * conv.channels[0], ", after a norm");
+                walk.conv(
+                    &format!("stages.{stage}.downsample"),
+                    &conv,
+                    2 * conv.channels[0],
+                    ", after a norm",
+                );
             }
             let first = walk.steps.0.len();
             let name = |layer: &str| format!("stages.{stage}.blocks.N.{layer}");
             walk.conv(&name("conv_dw"), &self.depthwise(stage), 2 * width, ", norm");
-            let [d, f] = [width, EXPANSION * width].map(long);
-            let macs = product(walk.grid.map(long).iter().product(), d, f);
-            let response = if self.use_grn { (2 * f, ", response norm") } else { (0, "") };
-            walk.step(
-                &name("mlp.fc1"),
-                format!("linear {d} → {f}, activation{}", response.1),
-                EXPANSION * width,
-                d * f + f + response.0,
-                macs,
-            );
-            let gain = if self.ls_init_value.is_some() { (d, ", gain") } else { (0, "") };
-            let what = format!("linear {f} → {d}{}, plus the block's input", gain.1);
-            walk.step(&name("mlp.fc2"), what, width, f * d + d + gain.0, macs);
+            let hidden = EXPANSION * width;
+            let (response, what) = if self.use_grn { (2 * hidden, ", response norm") } else { (0, "") };
+            walk.linear(&name("mlp.fc1"), [width, hidden], response, &format!(", activation{what}"));
+            let (gain, what) = if self.ls_init_value.is_some() { (width, ", gain") } else { (0, "") };
+            walk.linear(&name("mlp.fc2"), [hidden, width], gain, &format!("{what}, plus the block's input"));
             walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = depth);
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
+        let d = self.num_features();
+        let norm = |walk: &mut MapWalk, name| walk.step(name, "layer norm".into(), d, 2 * long(d), 0);
         if self.head_norm_first {
-            walk.step("norm_pre", "layer norm".into(), self.num_features(), 2 * d, 0);
+            norm(&mut walk, "norm_pre");
         }
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
+        walk.global_pool("head.global_pool", d);
         if !self.head_norm_first {
-            walk.step("head.norm", "layer norm".into(), self.num_features(), 2 * d, 0);
+            norm(&mut walk, "head.norm");
         }
         if let Some(hidden) = self.head_hidden_size {
-            let f = long(hidden);
-            let what = format!("linear {d} → {f}, activation");
-            walk.step("head.pre_logits", what, hidden, d * f + f, d * f);
+            walk.linear("head.pre_logits", [d, hidden], 0, ", activation");
         }
-        if k > 0 {
-            let d = long(self.head_width());
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [self.head_width(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {
@@ -629,20 +581,5 @@ fn scaled(draw: Draw, factor: f64) -> Draw {
     match draw {
         Draw::Truncated(deviation, at) => Draw::Truncated(deviation * factor, at),
         other => other,
-    }
-}
-
-impl ConvNextConfig {
-    /// Refuses images whose last map would be empty: kernels of 2x2 have no padding.
-    fn check_grid(&self) -> Result<(), ConfigError> {
-        let [h, w] = self.img_size;
-        let mut grid = self.img_size;
-        for conv in self.strided() {
-            if conv.padding == Padding::None && grid.iter().any(|&side| side < conv.kernel[0]) {
-                return refuse("img_size", format!("is {h}x{w}, too small for this model"));
-            }
-            grid = conv.out(grid);
-        }
-        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::bit::BitConfig;
+use super::limits::refuse;
 use super::network::{
     Backbone, Chain, Classify, Config, Depth, Features, Input, Inputs, Level, Network, Want,
 };
@@ -171,12 +172,15 @@ impl Chain for Hybrid {
 }
 
 impl Network for Hybrid {
+    /// The backbone's, then those of the Vision Transformer.
     fn linears(&self) -> Vec<(String, &Linear)> {
-        self.vit.linears()
+        let of_backbone = self.patch_embed.backbone.linears().into_iter().map(within_backbone);
+        of_backbone.chain(self.vit.linears()).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        self.vit.linears_mut()
+        let of_backbone = self.patch_embed.backbone.linears_mut().into_iter().map(within_backbone);
+        of_backbone.chain(self.vit.linears_mut()).collect()
     }
 
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
@@ -214,11 +218,24 @@ impl Network for Hybrid {
 /// Before the keys of the backbone.
 pub(crate) const BACKBONE: &str = "patch_embed.backbone.";
 
+fn within_backbone<T>((name, layer): (String, T)) -> (String, T) {
+    (format!("{BACKBONE}{name}"), layer)
+}
+
 impl Config for HybridConfig {
     type Model = Hybrid;
 
     fn validate(&self) -> Result<(), ConfigError> {
-        self.encoder()?.validate()
+        let encoder = self.encoder()?;
+        let ([h, w], map, patch) = (self.vit.img_size, encoder.img_size, encoder.patch_size);
+        if map[0] < patch[0] || map[1] < patch[1] {
+            let ([rows, columns], [p, q]) = (map, patch);
+            return refuse(
+                "img_size",
+                format!("is {h}x{w}: its feature map of {rows}x{columns} holds no patch of {p}x{q}"),
+            );
+        }
+        encoder.validate()
     }
 
     fn build(&self, device: &Device) -> Hybrid {

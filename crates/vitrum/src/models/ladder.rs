@@ -12,13 +12,13 @@
 //! only for the two ends. Where their text leaves a choice, the networks here have the multiply-accumulates of their table.
 //! That settles these points:
 //!
-//! - Width doubles in each stage. A block that changes it does so in its widening layer, also once the depthwise kernel
-//!   comes first: that kernel then has the width of its input.
+//! - Width doubles in each stage. A block changes the width in its widening layer. If the depthwise kernel comes first, it
+//!   has the width of the block's input.
 //! - Only a block that changes the shape of its maps projects its shortcut. From the inverted bottleneck on, the first
 //!   stage does not.
 //! - A convolution without a norm behind it has a bias. The last step has biases everywhere, as ConvNeXt.
-//! - From the step of fewer activations on, the stem has none either.
-//! - LayerScale comes with the last step. The paper's text counts it to the recipe.
+//! - From the step of fewer activations on, the stem has no activation.
+//! - LayerScale comes with the last step. The paper's text counts it as part of the recipe.
 
 #[cfg(feature = "plots")]
 pub mod chart;
@@ -30,14 +30,12 @@ use vitrum_kernels::Pool;
 
 use super::ConfigError;
 use super::limits::{check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
+use super::network::{Config, ImageInput, Input};
 use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, check_grid, drop_rate};
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, TABLE, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::norm::LayerNorm;
@@ -90,7 +88,7 @@ pub enum LadderStep {
 pub struct Published {
     /// Billions of multiply-accumulates of one image of 224 pixels.
     pub gmacs: f64,
-    /// Images of ImageNet-1k right at the first guess, in percent; the mean of three runs.
+    /// Top-1 accuracy on ImageNet-1k in percent, the mean of three runs.
     pub top1: f64,
 }
 
@@ -164,8 +162,8 @@ impl LadderStep {
         !matches!(self, Self::Kernel5 | Self::Kernel9 | Self::Kernel11)
     }
 
-    /// The paper's numbers. Its 4.46 for LayerNorm is probably a misprint: the norms do not change what is counted, and in
-    /// its table of larger models this step changes nothing. Its 4.49 for the last step counts the norms between stages.
+    /// The paper's numbers. Its 4.46 for LayerNorm is probably a misprint: norms are not counted, and in its table of larger
+    /// models this step changes nothing. Its 4.49 for the last step counts the norms between stages.
     pub fn published(self) -> Published {
         let (gmacs, top1) = match self {
             Self::Resnet50 => (4.09, 78.82),
@@ -388,7 +386,7 @@ impl LadderConfig {
 
 /// A norm of maps.
 #[derive(Module, Debug)]
-// A network has few norms, beside megabytes of weights.
+// A network has few norms, and their weights are on the heap.
 #[allow(clippy::large_enum_variant)]
 pub enum Norm {
     /// Over the batch and the map.
@@ -569,86 +567,32 @@ impl Stages for Ladder {
             }
             _ => maps,
         };
-        let y = blocks[block].forward(maps, &mut Within::new(watch, format_args!("stages.{stage}.blocks.{block}")));
+        let y = blocks[block]
+            .forward(maps, &mut Within::new(watch, format_args!("stages.{stage}.blocks.{block}")));
         y.with(watch.tokens(format_args!("stages.{stage}.blocks.{block}"), y.x.clone()))
     }
 
-    fn close(&self, maps: Maps, _: &mut dyn Observer) -> Maps {
-        maps
-    }
-}
-
-impl Backbone for Ladder {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        MapHead { pool: MapPool::Avg, drop_rate: self.config.drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = MapPool::Avg.forward(features.last().tokens); // [B, D]
-        let x = watch.vectors(format_args!("head.global_pool"), x);
+    fn after_pool(&self, x: Tensor<2>, watch: &mut dyn Observer) -> Tensor<2> {
         match &self.head.norm {
             Some(norm) => watch.vectors(format_args!("head.norm"), norm.forward(x)),
             None => x,
         }
     }
-}
 
-impl Classify for Ladder {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
+    fn drop_map_head(&mut self) {
+        self.head = Head { norm: None, fc: None };
     }
 
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for Ladder {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         self.stem.visit_parts(visit);
         for Stage { downsample, blocks } in &mut self.stages {
             downsample.iter_mut().for_each(|downsample| visit(Part::Conv(&mut downsample.conv)));
             blocks.iter_mut().for_each(|block| block.visit_parts(visit));
         }
-    }
-
-    /// As in ConvNeXt: what precedes a stage belongs to its first block.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.config.depths(), stage, block),
-            None if key.starts_with("stem.") => Depth::Stem,
-            None => Depth::Head,
-        }
-    }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn drop_head(&mut self) {
-        self.head = Head { norm: None, fc: None };
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
     }
 }
 
@@ -682,15 +626,6 @@ impl LadderConfig {
         }
     }
 
-    /// The smallest side of an image: patches and the last step's kernels have no padding.
-    fn least_side(&self) -> usize {
-        match self.step {
-            LadderStep::Downsample => 32,
-            step if step >= LadderStep::Patchify => 4,
-            _ => 1,
-        }
-    }
-
     /// One block of the walk.
     fn walk_block(&self, walk: &mut MapWalk, name: &str, stage: usize, block: usize) {
         let grid = walk.grid;
@@ -715,16 +650,6 @@ impl LadderConfig {
     }
 }
 
-/// Stage and block of a key.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("stages.")?.split_once('.')?;
-    let block = match rest.strip_prefix("blocks.") {
-        Some(rest) => rest.split('.').next()?.parse().ok()?,
-        None => 0,
-    };
-    Some((stage.parse().ok()?, block))
-}
-
 impl Config for LadderConfig {
     type Model = Ladder;
 
@@ -736,11 +661,8 @@ impl Config for LadderConfig {
             return refuse("width", format!("is {}, expected an even number", self.width));
         }
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])?;
-        let ([h, w], least) = (self.img_size, self.least_side());
-        if h.min(w) < least {
-            return refuse("img_size", format!("is {h}x{w}, this step takes no side below {least}"));
-        }
-        Ok(())
+        let downsampling = (1..4).filter_map(|stage| self.downsample(stage));
+        check_grid(self.img_size, &[self.stem().conv].into_iter().chain(downsampling).collect::<Vec<_>>())
     }
 
     fn build(&self, device: &Device) -> Ladder {
@@ -782,24 +704,27 @@ impl Config for LadderConfig {
         }
         for (stage, depth) in self.depths().into_iter().enumerate() {
             if let Some(conv) = self.downsample(stage) {
-                walk.conv(&format!("stages.{stage}.downsample"), &conv, 2 * conv.channels[0], ", after a norm");
+                walk.conv(
+                    &format!("stages.{stage}.downsample"),
+                    &conv,
+                    2 * conv.channels[0],
+                    ", after a norm",
+                );
             }
             self.walk_block(&mut walk, &format!("stages.{stage}.blocks.0"), stage, 0);
             let first = walk.steps.0.len();
             self.walk_block(&mut walk, &format!("stages.{stage}.blocks.N"), stage, 1);
             walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = depth - 1);
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
+        let d = self.num_features();
+        walk.global_pool("head.global_pool", d);
         if self.is_separate() {
-            walk.step("head.norm", "layer norm".into(), self.num_features(), 2 * d, 0);
+            walk.step("head.norm", "layer norm".into(), d, 2 * long(d), 0);
         }
-        if k > 0 {
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [d, self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

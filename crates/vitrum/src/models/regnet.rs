@@ -14,7 +14,7 @@
 //! w_j = w0 · wm^s_j                   to a multiple of 8         (4)
 //! ```
 //!
-//! RegNetY is RegNetX with a gate, squeeze and excitation (arXiv:1709.01507), behind the 3x3.
+//! RegNetY is RegNetX with a gate after the 3x3, squeeze and excitation (arXiv:1709.01507).
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -22,15 +22,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
-use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::network::{Config, ImageInput, Input};
+use super::shapes::Walk;
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Then, conv_norm};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::names::Numbered;
@@ -66,8 +64,8 @@ pub struct RegNetConfig {
     pub bottle_ratio: f64,
     /// Width of the gate over that of the block's input; 0: no gate (RegNetX).
     pub se_ratio: f64,
-    /// How widths become multiples of the group. 0: the nearest. Otherwise (torchvision, 0.9) the next one where the
-    /// nearest is more than a tenth narrower; the value itself does not matter.
+    /// How widths become multiples of the group. 0: the nearest multiple. Any other value, such as torchvision's 0.9: the
+    /// nearest multiple, or the next one if the nearest is more than a tenth narrower.
     pub group_min_ratio: f64,
     /// Width of the stem.
     pub stem_width: usize,
@@ -326,7 +324,8 @@ impl Block {
     }
 
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
-        let convs = [&mut self.conv1, &mut self.conv2, &mut self.conv3].into_iter().chain(&mut self.downsample);
+        let convs =
+            [&mut self.conv1, &mut self.conv2, &mut self.conv3].into_iter().chain(&mut self.downsample);
         convs.for_each(|conv| conv.visit_parts(visit));
         if let Some(SqueezeExcite { fc1, fc2, .. }) = &mut self.se {
             [fc1, fc2].into_iter().for_each(|conv| visit(Part::Conv(conv)));
@@ -390,82 +389,24 @@ impl Stages for RegNet {
         y.with(watch.tokens(format_args!("s{s}.b{b}"), y.x.clone()))
     }
 
-    fn close(&self, maps: Maps, _: &mut dyn Observer) -> Maps {
-        maps
-    }
-}
-
-impl Backbone for RegNet {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let RegNetConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.config.global_pool.forward(features.last().tokens); // [B, D]
-        watch.vectors(format_args!("head.global_pool"), x)
-    }
-}
-
-impl Classify for RegNet {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
-    }
-
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.head.fc else { return x };
-        watch.vectors(format_args!("head.fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for RegNet {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         self.stem.visit_parts(visit);
         for stage in [&mut self.s1, &mut self.s2, &mut self.s3, &mut self.s4] {
             stage.iter_mut().for_each(|block| block.visit_parts(visit));
         }
     }
 
-    /// timm's `group_matcher`.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.depths(), stage, block),
-            None if key.starts_with("head.") => Depth::Head,
-            None => Depth::Stem,
-        }
+    fn block_of(key: &str) -> Option<(usize, usize)> {
+        let mut parts = key.split('.');
+        let mut number =
+            |letter: char| parts.next()?.strip_prefix(letter)?.parse::<usize>().ok()?.checked_sub(1);
+        Some((number('s')?, number('b')?))
     }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
-    }
-}
-
-/// Stage and block of a key, from 0 on.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let mut parts = key.split('.');
-    let mut number =
-        |letter: char| parts.next()?.strip_prefix(letter)?.parse::<usize>().ok()?.checked_sub(1);
-    Some((number('s')?, number('b')?))
 }
 
 impl Config for RegNetConfig {
@@ -486,7 +427,12 @@ impl Config for RegNetConfig {
         for (field, value, is_good, expected) in [
             ("wa", self.wa, (0.0..=most).contains(&self.wa), "0 or more"),
             ("wm", self.wm, self.wm > 1.0 && self.wm <= most, "more than 1"),
-            ("bottle_ratio", self.bottle_ratio, self.bottle_ratio > 0.0 && self.bottle_ratio <= most, "more than 0"),
+            (
+                "bottle_ratio",
+                self.bottle_ratio,
+                self.bottle_ratio > 0.0 && self.bottle_ratio <= most,
+                "more than 0",
+            ),
             ("se_ratio", self.se_ratio, (0.0..=most).contains(&self.se_ratio), "0 or more"),
             ("group_min_ratio", self.group_min_ratio, (0.0..=1.0).contains(&self.group_min_ratio), "0 to 1"),
         ] {
@@ -498,7 +444,10 @@ impl Config for RegNetConfig {
         if design.len() != 4 {
             let widths: Vec<usize> = design.iter().take(8).map(|stage| stage.width).collect();
             let number = design.len();
-            return refuse("depth", format!("with w0, wa and wm gives {number} stages, expected 4: {widths:?}"));
+            return refuse(
+                "depth",
+                format!("with w0, wa and wm gives {number} stages, expected 4: {widths:?}"),
+            );
         }
         for block in self.blocks() {
             let [_, inner, width] = block.channels;
@@ -567,14 +516,11 @@ impl Config for RegNetConfig {
                 conv_norm(&mut walk, &format!("{name}.downsample"), &conv);
             }
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
-        walk.grid = [1, 1];
-        walk.step("head.global_pool", "one vector".into(), self.num_features(), 0, 0);
-        if k > 0 {
-            walk.step("head.fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        walk.global_pool("head.global_pool", self.num_features());
+        if self.num_classes > 0 {
+            walk.linear("head.fc", [self.num_features(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {
@@ -591,7 +537,9 @@ impl Config for RegNetConfig {
                 Some(Draw::Normal((2.0 / (kh * kw * n / groups) as f64).sqrt()))
             }
             ("weight", _) if layer == "head.fc" => Some(Draw::Normal(0.01)),
-            ("weight", &[_]) if self.zero_init_last && layer.ends_with(".conv3.bn") => Some(Draw::Constant(0.0)),
+            ("weight", &[_]) if self.zero_init_last && layer.ends_with(".conv3.bn") => {
+                Some(Draw::Constant(0.0))
+            }
             _ => norm(part),
         }
     }

@@ -17,15 +17,13 @@ use vitrum_kernels::Pool;
 
 use super::ConfigError;
 use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
-use super::network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Network, Want,
-};
-use super::shapes::{Walk, long};
-use super::stages::{MapWalk, Part, Stages, Visitor, block_depth, drop_rate, features};
+use super::network::{Config, ImageInput, Input};
+use super::shapes::Walk;
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::observe::{Observer, Within};
@@ -70,17 +68,17 @@ pub struct ResNetConfig {
     pub block: ResNetBlock,
     /// Blocks of each stage, up to four stages.
     pub layers: Vec<usize>,
-    /// Width of each stage, inside a bottleneck; outside it is four times as wide.
+    /// Width of each stage. For bottlenecks this is the width inside; the maps have four times as many channels.
     pub channels: Vec<usize>,
     /// The first convolutions.
     pub stem_type: ResNetStem,
     /// Width of the first convolutions of a deep stem.
     pub stem_width: usize,
-    /// Whether the shortcut averages before it projects (ResNet-D).
+    /// Whether the shortcut takes a mean over 2x2 before its projection (ResNet-D).
     pub avg_down: bool,
     /// Groups of the 3x3 kernels of a bottleneck (ResNeXt).
     pub cardinality: usize,
-    /// Width of a group, relative to 64.
+    /// Width of a group of the 3x3 kernels, in 64ths of the stage's width.
     pub base_width: usize,
     /// Non-linearity.
     pub act_layer: Activation,
@@ -121,7 +119,7 @@ impl Default for ResNetConfig {
 }
 
 impl ResNetConfig {
-    /// Output channels of a block over its width.
+    /// Channels after a block over its width.
     fn expansion(&self) -> usize {
         match self.block {
             ResNetBlock::Basic => 1,
@@ -224,7 +222,7 @@ pub struct DeepStem {
 
 /// The stem.
 #[derive(Module, Debug)]
-// One stem is in memory, beside megabytes of weights.
+// A model has one stem, and its weights are on the heap.
 #[allow(clippy::large_enum_variant)]
 pub enum Stem {
     /// 7x7 at a step of 2.
@@ -242,7 +240,7 @@ pub struct Projection {
     pub _1: BatchNorm,
 }
 
-/// The projection of a shortcut behind a mean over 2x2.
+/// The projection of a shortcut after a mean over 2x2.
 #[derive(Module, Debug)]
 pub struct AvgProjection {
     /// 1x1.
@@ -377,7 +375,7 @@ impl Block {
 pub struct ResNet {
     /// The stem's convolutions.
     pub conv1: Stem,
-    /// The norm of the last of them.
+    /// The norm after the last of them.
     pub bn1: BatchNorm,
     /// The stage at a quarter of the image's size.
     pub layer1: Vec<Block>,
@@ -405,6 +403,8 @@ impl ResNet {
 }
 
 impl Stages for ResNet {
+    const HEAD: &'static str = "fc";
+
     fn depths(&self) -> Vec<usize> {
         self.config.layers.clone()
     }
@@ -431,43 +431,12 @@ impl Stages for ResNet {
         y.with(watch.tokens(format_args!("layer{name}.{block}"), y.x.clone()))
     }
 
-    fn close(&self, maps: Maps, _: &mut dyn Observer) -> Maps {
-        maps
-    }
-}
-
-impl Backbone for ResNet {
-    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
-        features(self, inputs, want, watch)
+    fn map_head(&self) -> MapHead<'_> {
+        let ResNetConfig { global_pool: pool, drop_rate, .. } = self.config;
+        MapHead { pool, drop_rate, fc: self.fc.as_ref() }
     }
 
-    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        watch.vectors(format_args!("global_pool"), self.config.global_pool.forward(features.last().tokens))
-    }
-}
-
-impl Classify for ResNet {
-    fn num_classes(&self) -> usize {
-        self.config.num_classes
-    }
-
-    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
-        let x = self.embedding(features, watch); // [B, D]
-        let Some(fc) = &self.fc else { return x };
-        watch.vectors(format_args!("fc"), fc.forward(dropout(x, self.config.drop_rate))) // [B, K]
-    }
-}
-
-impl Network for ResNet {
-    fn linears(&self) -> Vec<(String, &Linear)> {
-        Vec::new()
-    }
-
-    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        Vec::new()
-    }
-
-    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
         match &mut self.conv1 {
             Stem::Plain(conv) => visit(Part::Conv(conv)),
             Stem::Deep(DeepStem { _0, _1, _3, _4, _6 }) => {
@@ -480,36 +449,10 @@ impl Network for ResNet {
         stages.into_iter().flatten().for_each(|block| block.visit_parts(visit));
     }
 
-    /// timm's `group_matcher`.
-    fn depth(&self, key: &str) -> Depth {
-        match block_of(key) {
-            Some((stage, block)) => block_depth(&self.config.layers, stage, block),
-            None if key.starts_with("fc.") => Depth::Head,
-            None => Depth::Stem,
-        }
+    fn block_of(key: &str) -> Option<(usize, usize)> {
+        let (stage, rest) = key.strip_prefix("layer")?.split_once('.')?;
+        Some((stage.parse::<usize>().ok()?.checked_sub(1)?, rest.split('.').next()?.parse().ok()?))
     }
-
-    fn heads(&self) -> &'static [&'static str] {
-        self.config.heads()
-    }
-
-    fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
-    }
-
-    fn backbone(&self) -> Option<&dyn Backbone> {
-        Some(self)
-    }
-
-    fn classify(&self) -> Option<&dyn Classify> {
-        Some(self)
-    }
-}
-
-/// Stage and block of a key, from 0 on.
-fn block_of(key: &str) -> Option<(usize, usize)> {
-    let (stage, rest) = key.strip_prefix("layer")?.split_once('.')?;
-    Some((stage.parse::<usize>().ok()?.checked_sub(1)?, rest.split('.').next()?.parse().ok()?))
 }
 
 impl ResNetConfig {
@@ -531,12 +474,20 @@ impl Config for ResNetConfig {
         check_ranges(self.layers.iter().map(|&depth| ("layers", depth, 1, MAX_DEPTH)))?;
         check_ranges(self.channels.iter().map(|&width| ("channels", width, 1, MAX_WIDTH)))?;
         check_ranges([
-            ("stem_width", self.stem_width, if self.stem_type == ResNetStem::DeepTiered { 4 } else { 1 }, MAX_WIDTH),
+            (
+                "stem_width",
+                self.stem_width,
+                if self.stem_type == ResNetStem::DeepTiered { 4 } else { 1 },
+                MAX_WIDTH,
+            ),
             ("cardinality", self.cardinality, 1, MAX_WIDTH),
             ("base_width", self.base_width, 1, MAX_WIDTH),
         ])?;
         if self.block == ResNetBlock::Basic && (self.cardinality, self.base_width) != (1, 64) {
-            return refuse("block", "`basic` has one group of the usual width (cardinality 1, base_width 64)".into());
+            return refuse(
+                "block",
+                "`basic` has one group of the usual width (cardinality 1, base_width 64)".into(),
+            );
         }
         check_ranges((0..self.layers.len()).map(|stage| ("base_width", self.inner(stage), 1, MAX_WIDTH)))?;
         check_ranges([("channels", self.num_features(), 1, MAX_WIDTH)])?;
@@ -549,7 +500,13 @@ impl Config for ResNetConfig {
         let bn = |channels| self.bn(channels, device);
         let [first, second] = self.deep_channels();
         let conv1 = match <[Conv; 3]>::try_from(stem) {
-            Ok([first_conv, second_conv, third_conv]) => Stem::Deep(DeepStem { _0: first_conv, _1: bn(first), _3: second_conv, _4: bn(second), _6: third_conv }),
+            Ok([first_conv, second_conv, third_conv]) => Stem::Deep(DeepStem {
+                _0: first_conv,
+                _1: bn(first),
+                _3: second_conv,
+                _4: bn(second),
+                _6: third_conv,
+            }),
             Err(mut one) => Stem::Plain(one.remove(0)),
         };
         let stage = |stage: usize| {
@@ -585,7 +542,11 @@ impl Config for ResNetConfig {
         self.validate()?;
         let mut walk = MapWalk::new(self.in_chans, self.img_size);
         for (index, conv) in self.stem().iter().enumerate() {
-            let name = if self.stem_type == ResNetStem::Plain { "conv1".into() } else { format!("conv1.{}", 3 * index) };
+            let name = if self.stem_type == ResNetStem::Plain {
+                "conv1".into()
+            } else {
+                format!("conv1.{}", 3 * index)
+            };
             walk.conv(&name, conv, 2 * conv.channels[1], ", norm");
         }
         let pooled = Padding::Symmetric.form(walk.grid, [3, 3], [2, 2], [1, 1]).out();
@@ -607,14 +568,11 @@ impl Config for ResNetConfig {
                 walk.grid = after;
             }
         }
-        let [d, k] = [self.num_features(), self.num_classes].map(long);
-        walk.grid = [1, 1];
-        walk.step("global_pool", "one vector".into(), self.num_features(), 0, 0);
-        if k > 0 {
-            walk.step("fc", format!("linear {d} → {k}"), self.num_classes, d * k + k, d * k);
+        walk.global_pool("global_pool", self.num_features());
+        if self.num_classes > 0 {
+            walk.linear("fc", [self.num_features(), self.num_classes], 0, "");
         }
-        let held = walk.held();
-        Ok(Walk::new(walk.steps.0, 0, held))
+        Ok(walk.end())
     }
 
     fn heads(&self) -> &'static [&'static str] {

@@ -1,15 +1,24 @@
-//! What convolutional networks share: a stem, then stages of blocks, each stage on a coarser grid.
+//! What convolutional networks share: a stem, then stages of blocks, each stage on a coarser grid, then a head.
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::network::{Chain, Depth, Features, Inputs, Level, Want};
-use super::shapes::{Steps, long, product};
+use super::ConfigError;
+use super::limits::refuse;
+use super::network::{Backbone, Chain, Classify, Depth, Features, Inputs, Level, Network, Want};
+use super::shapes::{Steps, Walk, long, product};
+use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps};
+use crate::layers::drop::dropout;
 use crate::layers::observe::Observer;
+use crate::layers::pool::MapPool;
 
-/// A network of stages. It is a [`Chain`] of its blocks.
-pub trait Stages: Sync {
+/// A network of stages. It is a [`Network`], a [`Backbone`], a [`Classify`], and a [`Chain`] of its blocks.
+pub trait Stages: Module + Sync {
+    /// The classifier's name.
+    const HEAD: &'static str = "head.fc";
+
     /// Number of blocks of each stage.
     fn depths(&self) -> Vec<usize>;
 
@@ -19,56 +28,148 @@ pub trait Stages: Sync {
     /// One block. The first one of a stage may coarsen the grid.
     fn block(&self, stage: usize, block: usize, maps: Maps, watch: &mut dyn Observer) -> Maps;
 
-    /// What follows the last stage, before pooling.
-    fn close(&self, maps: Maps, watch: &mut dyn Observer) -> Maps;
+    /// What follows the last stage, before pooling. The default has nothing there.
+    fn close(&self, maps: Maps, _watch: &mut dyn Observer) -> Maps {
+        maps
+    }
+
+    /// The head.
+    fn map_head(&self) -> MapHead<'_>;
+
+    /// What follows pooling, before the classifier: `[B, D] -> [B, F]`. The default has nothing there.
+    fn after_pool(&self, x: Tensor<2>, _watch: &mut dyn Observer) -> Tensor<2> {
+        x
+    }
+
+    /// As [`Network::drop_head`]. The default has nothing to drop.
+    fn drop_map_head(&mut self) {}
+
+    /// Shows the convolutions and batch norms.
+    fn each_part(&mut self, visit: &mut Visitor<'_>);
+
+    /// The linear layers of the blocks, with their names. The default has none.
+    fn block_linears(&self) -> Vec<(String, &Linear)> {
+        Vec::new()
+    }
+
+    /// [`block_linears`](Stages::block_linears), mutable.
+    fn block_linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        Vec::new()
+    }
+
+    /// Stage and block of a parameter, from 0 on; `None` outside the stages. What precedes the blocks of a stage belongs
+    /// to the first one. The default reads `stages.N.blocks.M`.
+    fn block_of(key: &str) -> Option<(usize, usize)> {
+        let (stage, rest) = key.strip_prefix("stages.")?.split_once('.')?;
+        let block = match rest.strip_prefix("blocks.") {
+            Some(rest) => rest.split('.').next()?.parse().ok()?,
+            None => 0,
+        };
+        Some((stage.parse().ok()?, block))
+    }
+
+    /// The layer of a parameter outside the stages. By default, keys with the first word of [`HEAD`](Stages::HEAD) belong
+    /// to the head, and all others to the stem.
+    fn depth_outside(&self, key: &str) -> Depth {
+        let is_head = key.split('.').next() == Self::HEAD.split('.').next();
+        if is_head { Depth::Head } else { Depth::Stem }
+    }
 }
 
-/// The stage of a block, and its number there.
-fn place(depths: &[usize], mut index: usize) -> (usize, usize) {
-    for (stage, &depth) in depths.iter().enumerate() {
-        match index.checked_sub(depth) {
-            Some(rest) => index = rest,
-            None => return (stage, index),
+/// From the last map to logits: pool, dropout, classifier.
+pub struct MapHead<'a> {
+    /// How the map becomes one vector.
+    pub pool: MapPool,
+    /// Dropout before the classifier.
+    pub drop_rate: f64,
+    /// `D -> K`; `None`: the network has no classes.
+    pub fc: Option<&'a Linear>,
+}
+
+impl<N: Stages> Network for N {
+    fn linears(&self) -> Vec<(String, &Linear)> {
+        self.block_linears()
+    }
+
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        self.block_linears_mut()
+    }
+
+    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+        self.each_part(visit);
+    }
+
+    /// timm's `group_matcher`.
+    fn depth(&self, key: &str) -> Depth {
+        match N::block_of(key) {
+            Some((stage, block)) => block_depth(&self.depths(), stage, block),
+            None => self.depth_outside(key),
         }
     }
-    panic!("block {index} after the last stage")
+
+    fn heads(&self) -> &'static [&'static str] {
+        const { &[N::HEAD] }
+    }
+
+    fn chain(&self) -> Option<&dyn Chain> {
+        Some(self)
+    }
+
+    fn backbone(&self) -> Option<&dyn Backbone> {
+        Some(self)
+    }
+
+    fn classify(&self) -> Option<&dyn Classify> {
+        Some(self)
+    }
+
+    fn drop_head(&mut self) {
+        self.drop_map_head();
+    }
 }
 
-fn level(maps: Maps) -> Level {
-    Level::of_image(maps.x, 0, maps.grid)
-}
-
-fn maps(level: Level) -> Maps {
-    let grid = level.rows_columns();
-    Maps { x: level.tokens, grid }
-}
-
-/// [`Backbone::features`](super::Backbone::features) of a network of stages. Its levels are the outputs of the stages.
-pub(crate) fn features(
-    net: &impl Stages,
-    inputs: Inputs,
-    want: Want<'_>,
-    watch: &mut dyn Observer,
-) -> Features {
-    let mut x = net.stem(inputs.images(), watch);
-    let (mut ends, mut blocks) = (Vec::new(), Vec::new());
-    for (stage, depth) in net.depths().into_iter().enumerate() {
-        for block in 0..depth {
-            x = net.block(stage, block, x, watch);
-            if matches!(want, Want::Blocks(_)) {
-                blocks.push(level(x.clone()));
+impl<N: Stages> Backbone for N {
+    /// The levels are the outputs of the stages.
+    fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
+        let mut x = self.stem(inputs.images(), watch);
+        let (mut ends, mut blocks) = (Vec::new(), Vec::new());
+        for (stage, depth) in self.depths().into_iter().enumerate() {
+            for block in 0..depth {
+                x = self.block(stage, block, x, watch);
+                if matches!(want, Want::Blocks(_)) {
+                    blocks.push(level(x.clone()));
+                }
+            }
+            if want == Want::Levels {
+                ends.push(level(x.clone()));
             }
         }
-        if want == Want::Levels {
-            ends.push(level(x.clone()));
+        match want {
+            Want::Head | Want::Last => level(self.close(x, watch)).into(),
+            Want::Levels => Features { levels: ends },
+            Want::Blocks(wanted) => {
+                Features { levels: wanted.iter().filter_map(|index| blocks.get(*index).cloned()).collect() }
+            }
         }
     }
-    match want {
-        Want::Head | Want::Last => level(net.close(x, watch)).into(),
-        Want::Levels => Features { levels: ends },
-        Want::Blocks(wanted) => {
-            Features { levels: wanted.iter().filter_map(|index| blocks.get(*index).cloned()).collect() }
-        }
+
+    fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+        let x = self.map_head().pool.forward(features.last().tokens); // [B, D]
+        let scope = N::HEAD.trim_end_matches("fc");
+        let x = watch.vectors(format_args!("{scope}global_pool"), x);
+        self.after_pool(x, watch)
+    }
+}
+
+impl<N: Stages> Classify for N {
+    fn num_classes(&self) -> usize {
+        self.map_head().fc.map_or(0, |fc| fc.weight.lazy_shape().dims::<2>()[1])
+    }
+
+    fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+        let x = self.embedding(features, watch); // [B, D]
+        let MapHead { fc: Some(fc), drop_rate, .. } = self.map_head() else { return x };
+        watch.vectors(format_args!("{}", N::HEAD), fc.forward(dropout(x, drop_rate))) // [B, K]
     }
 }
 
@@ -91,12 +192,42 @@ impl<N: Stages> Chain for N {
     }
 }
 
+/// The stage of a block, and its number there.
+fn place(depths: &[usize], mut index: usize) -> (usize, usize) {
+    for (stage, &depth) in depths.iter().enumerate() {
+        match index.checked_sub(depth) {
+            Some(rest) => index = rest,
+            None => return (stage, index),
+        }
+    }
+    panic!("block {index} after the last stage")
+}
+
+fn level(maps: Maps) -> Level {
+    Level::of_image(maps.x, 0, maps.grid)
+}
+
+fn maps(level: Level) -> Maps {
+    let grid = level.rows_columns();
+    Maps { x: level.tokens, grid }
+}
+
 /// The layer of block `block` of stage `stage`.
-pub(crate) fn block_depth(depths: &[usize], stage: usize, block: usize) -> Depth {
+fn block_depth(depths: &[usize], stage: usize, block: usize) -> Depth {
     Depth::Layer(depths[..stage.min(depths.len())].iter().sum::<usize>() + block)
 }
 
-/// The drop rates of all blocks: from 0 to `rate`, linear.
+/// Refuses images whose last map would be empty. `strided` are the convolutions that coarsen the grid, in the order of
+/// the network. It may end with the last one without padding: the others turn one position into one position.
+pub(crate) fn check_grid([h, w]: [usize; 2], strided: &[ConvConfig]) -> Result<(), ConfigError> {
+    let [least_h, least_w] = strided.iter().rev().fold([1, 1], |grid, conv| conv.least_grid(grid));
+    if h < least_h || w < least_w {
+        return refuse("img_size", format!("is {h}x{w}, expected at least {least_h}x{least_w}"));
+    }
+    Ok(())
+}
+
+/// The drop rate of a block. Rates grow linearly from 0 in the first block to `rate` in the last.
 pub(crate) fn drop_rate(rate: f64, depths: &[usize], stage: usize, block: usize) -> f64 {
     let last = depths.iter().sum::<usize>().saturating_sub(1).max(1) as f64;
     rate * (depths[..stage].iter().sum::<usize>() + block) as f64 / last
@@ -113,7 +244,7 @@ pub enum Part<'a> {
 /// Receives the parts of a model.
 pub type Visitor<'a> = dyn FnMut(Part<'_>) + 'a;
 
-/// The walk over convolutions: steps, the present grid, and the largest maps that stand side by side.
+/// The walk over convolutions: steps, the present grid, and the largest pair of maps that are in memory together.
 pub(crate) struct MapWalk {
     /// The steps so far.
     pub steps: Steps,
@@ -165,8 +296,21 @@ impl MapWalk {
         self.step(name, what.into(), channels, 0, 0);
     }
 
-    /// The most numbers that stand side by side.
-    pub(crate) fn held(&self) -> u64 {
-        self.held
+    /// A linear layer with a bias, at each position, and `more` other parameters.
+    pub(crate) fn linear(&mut self, name: &str, [from, to]: [usize; 2], more: usize, what: &str) {
+        let [d_in, d_out] = [from, to].map(long);
+        let positions = self.grid.map(long).iter().product();
+        let what = format!("linear {from} → {to}{what}");
+        self.step(name, what, to, d_in * d_out + d_out + long(more), product(positions, d_in, d_out));
+    }
+
+    /// The last map to one vector.
+    pub(crate) fn global_pool(&mut self, name: &str, channels: usize) {
+        self.pool(name, "one vector", channels, [1, 1]);
+    }
+
+    /// The whole walk.
+    pub(crate) fn end(self) -> Walk {
+        Walk::new(self.steps.0, 0, self.held)
     }
 }

@@ -2,14 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, refuse_args, without_size};
+use super::maps::{Shapes, refuse_args, without_size};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
-use crate::checkpoint::TensorMap;
 use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::models::bit::{BitConfig, BitStem};
 use crate::models::vit::Activation;
 
@@ -31,7 +29,7 @@ const HUGGING_FACE: [Row; 11] = [
 /// transformers' head, outside the base model.
 const HEAD: [Row; 1] = [("classifier.1", "head.fc", Edit::Keep)];
 
-/// Google's names. `a`, `b` and `c` are the three convolutions of a unit, each after its norm.
+/// Google's names. `a`, `b` and `c` are the three convolutions of a unit with their norms.
 const GOOGLE: [Row; 15] = [
     ("root_block/standardized_conv2d/kernel", "stem.conv.weight", Edit::Kernel),
     ("block{N+1}/unit{M+1}/a/standardized_conv2d/kernel", "stages.{N}.blocks.{M}.conv1.weight", Edit::Kernel),
@@ -58,6 +56,7 @@ impl Files for BitConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["head.fc"],
+            widths: &["stages.{N}.blocks.0.downsample.conv.weight"],
             ..Naming::new(
                 Dialect::Timm,
                 &["stem.conv.weight", "stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.norm1.weight"],
@@ -68,6 +67,7 @@ impl Files for BitConfig {
             beside: &HEAD,
             base: "bit.",
             heads: &["classifier.1"],
+            widths: &["encoder.stages.{N}.layers.0.downsample.conv.weight"],
             ..Naming::new(
                 Dialect::HuggingFace,
                 &["embedder.convolution.weight", "encoder.stages.0.layers.0.conv1.weight"],
@@ -114,22 +114,6 @@ impl Files for BitConfig {
         Ok(Inferred { config, notes })
     }
 
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("head.fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
-    }
-
     fn num_features(&self) -> usize {
         Self::num_features(self)
     }
@@ -151,7 +135,7 @@ impl Files for BitConfig {
             let same =
                 fields.text("global_padding")?.is_some_and(|padding| padding.eq_ignore_ascii_case("same"));
             if same == preact {
-                // transformers pads such stems otherwise than timm: zeros before a SAME pool, or zeros before the norm.
+                // transformers pads these stems with zeros before a SAME pool, or before the norm. timm does not.
                 let padding = if same { "SAME" } else { "no" };
                 return Err(format!("`layer_type` with {padding} `global_padding` is not supported"));
             }
@@ -185,7 +169,9 @@ impl Files for BitConfig {
         let stem = if same { BitStem::Same } else { BitStem::Fixed };
         if self.preact == same || self.stem_type != stem {
             return Err(
-                "transformers' BiT has norms before kernels with BiT's padding, or behind SAME ones".into()
+                "transformers' BiT has two forms: norms before kernels with BiT's padding, and norms after kernels with \
+                 SAME padding"
+                    .into()
             );
         }
         if (self.conv_eps, self.norm_eps, self.bottle_ratio)

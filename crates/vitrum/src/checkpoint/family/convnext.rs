@@ -2,14 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, refuse_args, without_size};
+use super::maps::{Shapes, refuse_args, without_size};
 use super::vit::convert::add_bias;
 use super::vit::huggingface::{huggingface_activation, side};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row, lookup};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 use crate::models::convnext::{ConvNextConfig, ConvNextStem};
 use crate::models::vit::Activation;
@@ -87,8 +86,14 @@ const fn hugging_face(
     rows: &'static [&'static [Row]],
     base: &'static str,
 ) -> Naming {
-    let heads = &["classifier"];
-    Naming { rows, beside: &HEAD, base, heads, ..Naming::new(Dialect::HuggingFace, telltales) }
+    Naming {
+        rows,
+        beside: &HEAD,
+        base,
+        heads: &["classifier"],
+        widths: &["encoder.stages.3.layers.0.layernorm.weight"],
+        ..Naming::new(Dialect::HuggingFace, telltales)
+    }
 }
 
 /// The epsilon of transformers' last norm, unless a configuration says otherwise.
@@ -98,6 +103,7 @@ impl Files for ConvNextConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["head.fc"],
+            widths: &["head.pre_logits.fc.weight", "stages.3.blocks.0.norm.weight"],
             // OpenCLIP keeps the projection into the shared space outside timm's trunk.
             outside: |prefix, name| {
                 let (_, name) = name.split_once("visual.").filter(|_| prefix.ends_with("visual.trunk."))?;
@@ -114,6 +120,7 @@ impl Files for ConvNextConfig {
         Naming {
             rows: &[&TORCHVISION],
             heads: &["classifier.2"],
+            widths: &["features.7.0.block.2.weight"],
             ..Naming::new(
                 Dialect::Torchvision,
                 &["features.0.0.weight", "features.1.0.block.0.weight", "features.1.0.block.2.weight"],
@@ -121,6 +128,7 @@ impl Files for ConvNextConfig {
         },
         Naming {
             rows: &[&OFFICIAL],
+            widths: &["stages.3.0.norm.weight"],
             left_out: |name, _| {
                 let is_teacher = name.starts_with("norms.") || name.starts_with("projectors.");
                 is_teacher.then_some("used only while pretraining")
@@ -182,6 +190,7 @@ impl Files for ConvNextConfig {
         config.ls_init_value = config.ls_init_value.filter(|_| file.map.contains("stages.0.blocks.0.gamma"));
         config.head_norm_first = file.map.contains("norm_pre.weight");
         config.head_hidden_size = file.map.rows("head.pre_logits.fc.weight");
+        config.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
         let Inferred { config, mut notes } = config.settle_named(file)?;
         notes.push("activation and epsilon are assumed as usual for a ConvNeXt".into());
         Ok(Inferred { config, notes })
@@ -189,7 +198,6 @@ impl Files for ConvNextConfig {
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let mut notes = Vec::new();
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
         if self.num_classes == 0 {
             notes.push("no head in this file: the model gives features, not classes".into());
         }
@@ -198,17 +206,6 @@ impl Files for ConvNextConfig {
             notes.push(format!("Hugging Face names, so head_norm_eps={HUGGING_FACE_EPS:e}"));
         }
         Ok(Inferred { config: self, notes })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("head.fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn kernels(&self) -> Vec<String> {
@@ -344,7 +341,7 @@ fn to_huggingface(config: &ConvNextConfig) -> Result<HuggingFaceModel, String> {
         ..ConvNextConfig::default()
     };
     if *config != plain {
-        return Err("transformers' ConvNext has patches as its stem, kernels of 7x7, biases, an epsilon of 1e-6 but in the \
+        return Err("transformers' ConvNext has patches as its stem, kernels of 7x7, biases, an epsilon of 1e-6 except in the \
                     last norm, the mean as pool, and no hidden layer in the head"
             .into());
     }

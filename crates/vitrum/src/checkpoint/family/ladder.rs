@@ -2,16 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::maps::{Shapes, change_channels, counts};
+use super::maps::{Shapes, counts};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
+use crate::checkpoint::LoadError;
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
-use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::ladder::{LadderConfig, LadderStep};
 
 impl Files for LadderConfig {
     const NAMINGS: &'static [Naming] = &[Naming {
         heads: &["head.fc"],
+        widths: &["stages.3.blocks.0.c.conv.weight"],
         left_out: counts,
         ..Naming::new(
             Dialect::Timm,
@@ -31,7 +31,7 @@ impl Files for LadderConfig {
         let [inside, inputs, ..] = shapes.get::<4>("stages.0.blocks.1.b.conv.weight")?;
         let [outside, ..] = shapes.get::<4>("stages.0.blocks.1.c.conv.weight")?;
         let has = |key: &str| file.map.contains(key);
-        let mut notes = vec![format!("activation and epsilons are those of the step")];
+        let mut notes = vec!["activation and epsilons are those of the step".to_string()];
         let step = if first == 1 {
             let is_wide = width % 3 == 0;
             match (stem, inputs, inside > outside) {
@@ -70,15 +70,6 @@ impl Files for LadderConfig {
             ..Self::default()
         };
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn num_features(&self) -> usize {

@@ -5,14 +5,31 @@ use serde_json::{Map, Value};
 use crate::checkpoint::convert::adapt_channels;
 use crate::checkpoint::report::{Adaptation, Report};
 use crate::checkpoint::tensors::Tensors;
-use crate::checkpoint::{LoadError, TensorMap};
+use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
+use crate::layers::batch_norm::RUNNING_MEAN;
 
-/// The reason to leave out a count of batches. timm and torch never read it with their usual momentum.
+/// The count of batches of a batch norm. timm and torch never read it with their usual momentum.
+const COUNT: &str = "num_batches_tracked";
+
+/// The reason to leave out a count of batches.
 pub(super) fn counts(name: &str, _: &Tensors) -> Option<&'static str> {
-    name.ends_with("num_batches_tracked").then_some("a count of batches, which nothing reads")
+    name.ends_with(COUNT).then_some("a count of batches, which nothing reads")
 }
 
-/// Adapts the first convolution from `old` channels to `channels`, as timm does. A kernel without `old` channels stays.
+/// Adds a count of batches, 0, to each batch norm. transformers reports a file without them as incomplete.
+pub(super) fn add_counts(tensors: &mut TensorMap) -> Result<(), LoadError> {
+    let norms = tensors.names().filter_map(|name| name.strip_suffix(RUNNING_MEAN));
+    let counts: Vec<String> = norms.map(|norm| format!("{norm}{COUNT}")).collect();
+    for key in counts {
+        let zero = HostTensor::new(Dtype::I64, Vec::new(), 0_i64.to_le_bytes().to_vec());
+        let zero = zero.map_err(|error| LoadError::tensor(&tensors.path, &key, error))?;
+        tensors.tensors.insert(key, zero);
+    }
+    Ok(())
+}
+
+/// Adapts the first convolution from `old` channels to `channels`, as timm does. A kernel with another number of channels
+/// stays.
 pub(super) fn change_channels(
     first_conv: &str,
     channels: usize,

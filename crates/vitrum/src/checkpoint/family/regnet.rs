@@ -4,15 +4,13 @@ mod design;
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, counts, refuse_args, without_size};
+use super::maps::{Shapes, add_counts, counts, refuse_args, without_size};
 use super::vit::huggingface::huggingface_activation;
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
-use crate::checkpoint::TensorMap;
 use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::checkpoint::tensors::Tensors;
 use crate::layers::mlp::Activation;
 use crate::models::regnet::{RegNetConfig, RegNetStage};
@@ -86,7 +84,9 @@ const fn hugging_face(rows: &'static [&'static [Row]], telltales: &'static [&'st
         beside: &HEAD,
         base: "regnet.",
         heads: &["classifier.1"],
+        widths: &["encoder.stages.3.layers.0.shortcut.normalization.weight"],
         left_out: counts,
+        complete: add_counts,
         ..Naming::new(Dialect::HuggingFace, telltales)
     }
 }
@@ -101,6 +101,7 @@ impl Files for RegNetConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["head.fc"],
+            widths: &["s4.b1.downsample.bn.weight"],
             left_out: counts,
             ..Naming::new(
                 Dialect::Timm,
@@ -110,6 +111,7 @@ impl Files for RegNetConfig {
         Naming {
             rows: &[&TORCHVISION],
             heads: &["fc"],
+            widths: &["trunk_output.block4.block4-0.proj.1.weight"],
             left_out: counts,
             ..Naming::new(
                 Dialect::Torchvision,
@@ -119,6 +121,7 @@ impl Files for RegNetConfig {
         Naming {
             rows: &[&CLASSY],
             heads: &["heads.0.clf.0"],
+            widths: &["trunk._feature_blocks.res4.block4-0.bn.weight"],
             left_out: beside_classes,
             ..Naming::new(
                 Dialect::Official,
@@ -133,7 +136,7 @@ impl Files for RegNetConfig {
             &[
                 "encoder.stages.0.layers.0.layer.2.convolution.weight",
                 "embedder.embedder.convolution.weight",
-                // A ResNet's names are the same but for the prefix.
+                // A ResNet has the same names with another prefix.
                 "regnet.embedder.embedder.convolution.weight",
             ],
         ),
@@ -186,22 +189,6 @@ impl Files for RegNetConfig {
         let config = with_design(config, &stages).map_err(|e| LoadError::config(&file.map.path, e))?;
         let notes = vec!["activation and epsilon are assumed as usual for a RegNet".to_string()];
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("head.fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
     }
 
     fn num_features(&self) -> usize {
@@ -267,7 +254,7 @@ fn write(config: &RegNetConfig) -> Result<HuggingFaceModel, String> {
     for (differs, what) in [
         (config.bottle_ratio != 1.0, "bottle_ratio"),
         (has_gate && config.se_ratio != 0.25, "se_ratio other than 0 and 0.25"),
-        // A quarter of them would round to no channel. timm then takes another width.
+        // A quarter of this width rounds to 0. timm then takes another width.
         (has_gate && config.stem_width <= 2, "stem_width of 2 and less with a gate"),
         (has_gate && config.act_layer != Activation::Relu, "act_layer other than ReLU with a gate"),
         (config.norm_eps != usual.norm_eps, "norm_eps"),

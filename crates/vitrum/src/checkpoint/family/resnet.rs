@@ -2,14 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, change_channels, counts, refuse_args, without_size};
+use super::maps::{Shapes, add_counts, counts, refuse_args, without_size};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
-use crate::checkpoint::TensorMap;
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
 use crate::models::resnet::{ResNetBlock, ResNetConfig, ResNetStem};
 
 /// transformers' names.
@@ -33,6 +31,8 @@ impl Files for ResNetConfig {
     const NAMINGS: &'static [Naming] = &[
         Naming {
             heads: &["fc"],
+            // The first stage of basic blocks has no projection.
+            widths: &["layer{N}.0.downsample.1.weight", "layer1.0.bn2.weight"],
             left_out: counts,
             ..Naming::new(Dialect::Timm, &["layer1.0.conv1.weight", "layer1.0.bn1.weight", "bn1.weight"])
         },
@@ -41,7 +41,12 @@ impl Files for ResNetConfig {
             beside: &HEAD,
             base: "resnet.",
             heads: &["classifier.1"],
+            widths: &[
+                "encoder.stages.{N}.layers.0.shortcut.normalization.weight",
+                "encoder.stages.0.layers.0.layer.1.normalization.weight",
+            ],
             left_out: counts,
+            complete: add_counts,
             ..Naming::new(
                 Dialect::HuggingFace,
                 &[
@@ -90,22 +95,6 @@ impl Files for ResNetConfig {
         Ok(Inferred { config, notes })
     }
 
-    fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        self.num_classes = file.map.rows("fc.weight").unwrap_or(0);
-        Ok(Inferred { config: self, notes: Vec::new() })
-    }
-
-    fn settle_huggingface(mut self, file: &TensorMap, class: Option<&str>) -> Inferred<Self> {
-        if class.is_none() && !file.contains("fc.weight") {
-            self.num_classes = 0;
-        }
-        Inferred { config: self, notes: Vec::new() }
-    }
-
-    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
-        change_channels(&self.first_conv(), self.in_chans, of.map(|of| of.in_chans), tensors, report);
-    }
-
     fn num_features(&self) -> usize {
         Self::num_features(self)
     }
@@ -126,7 +115,7 @@ impl Files for ResNetConfig {
             };
             let embedding = fields.size("embedding_size")?.unwrap_or(64);
             for (is_other, what) in [
-                // Only the ends of blocks have it: inside, transformers always has ReLU.
+                // transformers applies it at the ends of blocks. Inside, it always has ReLU.
                 (
                     fields.text("hidden_act")?.unwrap_or("relu") != "relu",
                     "`hidden_act` other than `relu`".into(),

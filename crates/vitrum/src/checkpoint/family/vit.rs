@@ -98,8 +98,6 @@ impl Files for VitConfig {
     fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let mut notes = Vec::new();
         let mut config = self;
-        // The file's number of classes overrides the catalogue's 1000.
-        config.num_classes = file.map.rows("head.weight").unwrap_or(0);
         config.representation_size = file.map.rows("pre_logits.fc.weight");
         if config.num_classes == 0 {
             notes.push("no head in this file: the model gives features, not classes".into());
@@ -122,7 +120,6 @@ impl Files for VitConfig {
         let mut notes = Vec::new();
         if !file.contains("head.weight") {
             if class.is_none() {
-                self.num_classes = 0;
                 self.representation_size = file.rows(POOLER);
             } else if self.num_classes == 0 && self.representation_size.is_some() && !file.contains(POOLER) {
                 self.representation_size = None;

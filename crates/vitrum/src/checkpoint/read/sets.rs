@@ -376,17 +376,28 @@ impl Taken<'_> {
         words.map(|word| format!("{at}{word}")).filter(|module| self.is_head(module)).collect()
     }
 
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.plain.get(name).and_then(|file| self.shapes.get(file)).copied()
+    }
+
+    /// Width of the vector before the classifier.
+    fn width(&self) -> Option<usize> {
+        let shape_at = |name: &str, stage: usize| {
+            self.shape(&format!("{}{}", self.prefix, name.replace("{N}", &stage.to_string())))
+        };
+        let last = |name: &&str| (0..10).rev().find_map(|stage| shape_at(name, stage));
+        self.naming.widths().iter().find_map(last)?.first().copied()
+    }
+
     fn is_head(&self, module: &str) -> bool {
-        let shape = |name: String| self.plain.get(&name).and_then(|file| self.shapes.get(file)).copied();
-        let width =
-            shape(format!("{}{}", self.prefix, self.naming.telltale())).and_then(|s| s.first().copied());
+        let width = self.width();
         let inside = format!("{module}.");
         if self.prefix.starts_with(&inside) {
             return false;
         }
         let tensors =
             self.plain.range(inside.clone()..).take_while(|(name, _)| name.starts_with(&inside)).count();
-        match (shape(format!("{module}.weight")), shape(format!("{module}.bias"))) {
+        match (self.shape(&format!("{module}.weight")), self.shape(&format!("{module}.bias"))) {
             (Some(&[classes, columns]), None) => tensors == 1 && classes > 0 && Some(columns) == width,
             (Some(&[classes, columns]), Some(&[bias])) => {
                 tensors == 2 && classes > 0 && bias == classes && Some(columns) == width

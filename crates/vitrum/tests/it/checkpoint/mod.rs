@@ -23,6 +23,8 @@ use vitrum::checkpoint::inspect::{file_sha256, inspect, verify};
 use vitrum::checkpoint::resample::{resize_patch_embed, resize_pos_embed};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{Dtype, HostTensor, LoadError, TensorMap, convert, read};
+use vitrum::models::regnet::RegNetConfig;
+use vitrum::models::resnet::ResNetConfig;
 use vitrum::models::vit::{Activation, GlobalPool, PosEmbed, PosResize, VitConfig};
 use vitrum::models::{Config, ModelConfig};
 
@@ -956,6 +958,35 @@ fn written_folders_are_left_for_python_to_load() {
         for (suffix, dtype) in [("", Dtype::F32), ("_bf16", Dtype::BF16)] {
             let target = folder.join(format!("{name}{suffix}"));
             write_huggingface(&target, &converted.map, &card, &options(dtype)).unwrap();
+        }
+    }
+    // Networks with batch norms.
+    let resnet =
+        ResNetConfig { num_classes: 3, layers: vec![1; 4], channels: vec![8; 4], ..Default::default() };
+    let regnet = RegNetConfig {
+        num_classes: 3,
+        depth: 5,
+        w0: 8,
+        wa: 6.5,
+        wm: 1.6,
+        group_size: 4,
+        ..Default::default()
+    };
+    for (name, config) in [
+        ("hf_resnet_model", ResNetConfig { num_classes: 0, ..resnet.clone() }.into()),
+        ("hf_resnet", ModelConfig::from(resnet)),
+        ("hf_regnet_y", RegNetConfig { se_ratio: 0.25, ..regnet.clone() }.into()),
+        ("hf_regnet_x", regnet.into()),
+    ] {
+        let map = collect(&config.init(&Device::flex(), 0).unwrap());
+        for (suffix, dtype) in [("", Dtype::F32), ("_bf16", Dtype::BF16)] {
+            let target = folder.join(format!("{name}{suffix}"));
+            let card = ModelCard::new(config.clone(), CardSource::Timm, "");
+            write_huggingface(&target, &map, &card, &options(dtype)).unwrap();
+            let written = read(target.join("model.safetensors")).unwrap();
+            let counts = written.names().filter(|name| name.ends_with("normalization.num_batches_tracked"));
+            let norms = written.names().filter(|name| name.ends_with("normalization.running_var"));
+            assert!(counts.count() == norms.count(), "{name}");
         }
     }
 }

@@ -223,6 +223,65 @@ fn a_head_beside_the_backbone_is_taken_where_it_fits() {
     }
 }
 
+/// The width before the classifier of a convolutional network is that of its last map, not of its stem. Every golden
+/// case with a head, in every library's names.
+#[test]
+fn a_head_beside_a_convolutional_backbone_is_taken_by_the_width_of_the_last_map() {
+    let heads =
+        ["heads.0.clf.0.", "classifier.1.", "classifier.2.", "classifier.", "head.fc.", "fc.", "head."];
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/parity");
+    let folder = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let case: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let family = case["config"]["family"].as_str().unwrap_or("vit");
+        let classes = case["config"]["num_classes"].as_u64().unwrap();
+        let dialect = case["dialect"].as_str().unwrap();
+        if ["vit", "deit", "hybrid"].contains(&family) || classes == 0 || dialect == "google" {
+            continue;
+        }
+        let tensors: Vec<(String, Vec<usize>)> = serde_json::from_value(case["tensors"].clone()).unwrap();
+        let of_head = |head: &&str| {
+            let mut modules = tensors.iter().filter_map(|(name, _)| name.strip_suffix("weight"));
+            modules
+                .find(|module| module.strip_suffix(head).is_some_and(|at| at.is_empty() || at.ends_with('.')))
+        };
+        let head = heads.iter().find_map(of_head).unwrap_or_else(|| panic!("{}: no head", path.display()));
+        let head = head.to_string();
+        // transformers' backbones have a prefix of their own.
+        let prefix = if dialect == "huggingface" { "" } else { "backbone." };
+        let (mut map, mut expected) = (TensorMap::new("apart"), 0);
+        for (name, mut shape) in tensors {
+            let values = formula(&name, shape.iter().product());
+            let name = match name.strip_prefix(&head) {
+                Some(part) => format!("linear_head.{part}"),
+                None => format!("{prefix}{name}"),
+            };
+            if name == "linear_head.weight" {
+                shape.truncate(2); // a kernel of 1x1 in timm's BiT
+                expected = shape[0];
+                // A layer of the width of a ResNet's stem is no head.
+                let other = HostTensor::from_f32(vec![2, 64], &[0.0; 128]).unwrap();
+                map.tensors.insert("out.weight".into(), other);
+            }
+            map.tensors.insert(name, HostTensor::from_f32(shape, &values).unwrap());
+        }
+        save(folder.path(), "apart.safetensors", &map);
+        let found = read(folder.path().join("apart.safetensors")).unwrap();
+        let note = found.notes.iter().find(|note| note.contains("is taken for its head"));
+        let note = note.unwrap_or_else(|| panic!("{}: {:?}", path.display(), found.notes));
+        assert!(note.contains("`linear_head`"), "{}: {note}", path.display());
+        let config = to_timm(found).unwrap().card().unwrap().config;
+        assert_eq!(config.num_classes(), expected, "{}", path.display());
+        compared += 1;
+    }
+    assert!(compared >= 100, "only {compared} cases");
+}
+
 #[test]
 fn a_head_that_is_not_taken_is_named() {
     let wide = HostTensor::from_f32(vec![3, 9], &[0.0; 27]).unwrap();

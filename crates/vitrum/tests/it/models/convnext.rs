@@ -124,10 +124,36 @@ fn a_wrong_field_is_named() {
     }
     let three = serde_json::from_str::<ModelConfig>(r#"{"family": "convnext", "depths": [1, 1, 1]}"#);
     assert!(three.unwrap_err().to_string().contains("length 3"));
-    // The smallest images that the stems take.
-    let smallest = |stem_type, img_size| ConvNextConfig { stem_type, img_size, ..plain() }.walk().is_ok();
-    assert!(smallest(ConvNextStem::Patch, [32, 32]) && !smallest(ConvNextStem::Patch, [31, 32]));
-    assert!(smallest(ConvNextStem::Overlap, [29, 29]) && !smallest(ConvNextStem::Overlap, [28, 29]));
+}
+
+/// The error says the least side, and an image of that side leaves one position in the last map.
+#[test]
+fn the_least_side_of_an_image_is_said() {
+    let of = |stem_type, patch_size| ConvNextConfig { stem_type, patch_size, ..first_version() };
+    for (config, least) in [
+        (of(ConvNextStem::Patch, 4), 32),
+        (of(ConvNextStem::Patch, 2), 32),
+        (of(ConvNextStem::Patch, 1), 8),
+        (of(ConvNextStem::Patch, 7), 56),
+        (of(ConvNextStem::Overlap, 4), 29),
+        (of(ConvNextStem::OverlapTiered, 4), 29),
+        (of(ConvNextStem::OverlapAct, 4), 29),
+    ] {
+        for (img_size, is_large) in
+            [([least; 2], true), ([least - 1, least], false), ([2 * least, least - 1], false)]
+        {
+            let config = ConvNextConfig { img_size, ..config.clone() };
+            let [h, w] = img_size;
+            let reason = format!("is {h}x{w}, expected at least {least}x{least}");
+            let refused = ConfigError::Field { field: "img_size", reason };
+            assert_eq!(config.validate(), if is_large { Ok(()) } else { Err(refused) });
+        }
+        let config = ConvNextConfig { img_size: [least; 2], ..config };
+        assert_eq!(config.map_grid(), Some([1, 1]), "{config:?}");
+        let images = Tensor::<4>::ones([1, 3, least, least], &Device::flex());
+        let model = Model::from(config.init(&Device::flex(), 0).unwrap());
+        assert_eq!(model.logits(images).unwrap().dims(), [1, 7]);
+    }
 }
 
 #[test]

@@ -310,6 +310,12 @@ fn a_wrong_field_is_named() {
     {
         let config = LadderConfig { img_size: [least; 2], ..tiny(step) };
         assert_eq!(config.walk().unwrap().steps.last().unwrap().shape, [1, 1, 5], "{}", step.name());
+        assert_eq!(config.map_grid(), Some([1, 1]), "{}", step.name());
+        if least > 1 {
+            let config = LadderConfig { img_size: [least, least - 1], ..config };
+            let expected = format!("img_size is {least}x{}, expected at least {least}x{least}", least - 1);
+            assert_eq!(config.validate().unwrap_err().to_string(), expected);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod catalogue;
 mod convnext;
 mod families;
+mod hybrid;
 mod ladder;
 mod parity;
 mod regnet;

@@ -155,7 +155,10 @@ fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
 fn has_layer_scale(config: &ModelConfig) -> bool {
     let is_set = |field: &str| config.field(field).is_some_and(|value| !value.is_null());
     let res_post_norm = config.field("res_post_norm") == Some(true.into());
-    is_set("init_values") && !res_post_norm || is_set("ls_init_value")
+    let of_backbone = config.field("backbone").map(serde_json::from_value).transpose().unwrap();
+    is_set("init_values") && !res_post_norm
+        || is_set("ls_init_value")
+        || of_backbone.as_ref().is_some_and(has_layer_scale)
 }
 
 /// The model with its batch norms as in evaluation, so that gradients are those of timm's evaluation mode.

@@ -79,7 +79,7 @@ fn search(config: &RegNetConfig, stages: &[RegNetStage], depth: usize) -> Option
     None
 }
 
-/// At most as much differs the width of a stage from the rounded one: a group.
+/// The largest difference between the width of a stage and the rounded one: a group.
 fn reach(config: &RegNetConfig) -> usize {
     ((config.group_size as f64 / config.bottle_ratio) as usize).min(MAX_WIDTH) + 8
 }

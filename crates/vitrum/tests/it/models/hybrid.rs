@@ -1,0 +1,153 @@
+//! Hybrids: the linear layers of their backbones, and limits. Their numbers are compared in `parity.rs`.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use tempfile::TempDir;
+use vitrum::checkpoint::apply::{Excuses, apply, collect};
+use vitrum::checkpoint::card::CardSource;
+use vitrum::checkpoint::load::{LoadOptions, load};
+use vitrum::checkpoint::save::save;
+use vitrum::checkpoint::write::WriteOptions;
+use vitrum::checkpoint::{HostTensor, ModelCard};
+use vitrum::models::convnext::ConvNextConfig;
+use vitrum::models::hybrid::HybridConfig;
+use vitrum::models::{Config, Model, ModelConfig, Network, Precision, VitConfig};
+
+use crate::formula;
+
+const CLASSES: usize = 5;
+
+/// A ViT on maps of 2x2 of a ConvNeXt.
+fn hybrid(backbone: ConvNextConfig) -> HybridConfig {
+    let config = HybridConfig {
+        vit: VitConfig {
+            img_size: [64, 64],
+            patch_size: [1, 1],
+            embed_dim: 16,
+            depth: 2,
+            num_heads: 2,
+            num_classes: CLASSES,
+            ..VitConfig::default()
+        },
+        backbone: Box::new(backbone.into()),
+    };
+    // As read from a file: the backbone has the hybrid's image.
+    let config: ModelConfig = ModelConfig::from(config);
+    serde_json::from_value::<ModelConfig>(serde_json::to_value(config).unwrap()).unwrap().try_into().unwrap()
+}
+
+fn first_version() -> ConvNextConfig {
+    ConvNextConfig { depths: [1, 1, 2, 1], dims: [8, 16, 24, 32], ..ConvNextConfig::default() }
+}
+
+fn second_version() -> ConvNextConfig {
+    ConvNextConfig { use_grn: true, ls_init_value: None, ..first_version() }
+}
+
+/// A model far from its first values.
+fn model(config: &HybridConfig) -> Model {
+    let device = Device::flex();
+    let fresh = Model::from(config.init(&device, 0).unwrap());
+    let mut map = collect(&fresh);
+    for (key, tensor) in &mut map.tensors {
+        let shape = tensor.shape().to_vec();
+        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
+    }
+    apply(fresh, map, DType::F32, &Excuses::default()).unwrap().0
+}
+
+fn logits(model: &Model) -> Vec<f32> {
+    let shape = [2, 3, 64, 64];
+    let images = Tensor::<4>::from_data(TensorData::new(formula::images(shape, 1.0), shape), &Device::flex());
+    model.logits(images).unwrap().into_data().try_to_vec().unwrap()
+}
+
+/// The largest difference over the largest value.
+fn relative(ours: &[f32], theirs: &[f32]) -> f32 {
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |m: f32, v| m.max(v.abs()));
+    largest(&mut ours.iter().zip(theirs).map(|(a, b)| a - b)) / largest(&mut theirs.iter().copied())
+}
+
+#[test]
+fn linear_layers_of_the_backbone_come_first() {
+    let model = model(&hybrid(first_version()));
+    let names: Vec<String> = model.linears().into_iter().map(|(name, _)| name).collect();
+    let backbone = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0)].into_iter().flat_map(|(stage, block)| {
+        ["fc1", "fc2"].map(|layer| format!("patch_embed.backbone.stages.{stage}.blocks.{block}.mlp.{layer}"))
+    });
+    let vit = [0, 1].into_iter().flat_map(|block| {
+        ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"].map(|layer| format!("blocks.{block}.{layer}"))
+    });
+    assert_eq!(names, backbone.chain(vit).collect::<Vec<_>>());
+    let held = collect(&model);
+    assert!(names.iter().all(|name| held.contains(&format!("{name}.weight"))), "{names:?}");
+}
+
+#[test]
+fn linear_layers_of_the_backbone_are_packed_rounded_and_quantised() {
+    for backbone in [first_version(), second_version()] {
+        let has_gains = backbone.ls_init_value.is_some();
+        let exact = model(&hybrid(backbone));
+        let answers = logits(&exact);
+
+        let mut packed = exact.clone().pack();
+        assert!(packed.linears().iter().all(|(_, layer)| layer.packed().is_some()));
+        let error = relative(&logits(&packed), &answers);
+        // With gains, gain and residual meet in one rounding.
+        assert!(if has_gains { error < 1e-6 } else { error == 0.0 }, "{error:e}");
+        packed.forget_prepared();
+        assert!(packed.linears().iter().all(|(_, layer)| layer.prepared().is_none()));
+        assert_eq!(logits(&packed), answers);
+
+        let bf16 = exact.clone().round_to_bf16();
+        assert_eq!((bf16.precision(), bf16.bf16_layers()), (Precision::Bf16, 18));
+        let error = relative(&logits(&bf16), &answers);
+        assert!(error > 0.0 && error < 0.05, "{error:e}");
+
+        let int8 = exact.clone().quantize(&[]).unwrap();
+        assert_eq!((int8.precision(), int8.quantized_layers()), (Precision::Int8, 18));
+        let error = relative(&logits(&int8), &answers);
+        assert!(error > 0.0 && error < 0.2, "{error:e}");
+
+        let skip = ["patch_embed.backbone.*".to_string()];
+        let vit_alone = exact.quantize(&skip).unwrap();
+        assert_eq!(vit_alone.quantized_layers(), 8);
+        assert_ne!(logits(&vit_alone), logits(&int8));
+    }
+}
+
+/// int8 and bf16 weights of the backbone are written and read, also as kernels of 1x1.
+#[test]
+fn rounded_backbones_load_as_they_were_saved() {
+    for conv_mlp in [false, true] {
+        let exact = model(&hybrid(ConvNextConfig { conv_mlp, ..second_version() }));
+        for (rounded, precision) in [
+            (exact.clone().round_to_bf16(), Precision::Bf16),
+            (exact.clone().quantize(&[]).unwrap(), Precision::Int8),
+        ] {
+            let folder = TempDir::new().unwrap();
+            let mut card = ModelCard::new(rounded.config(), CardSource::Timm, "");
+            card.architecture = Some("vit_base_r50_s16_224".into());
+            save(folder.path(), &rounded, &card, &WriteOptions { dtype: None, overwrite: true }).unwrap();
+            let loaded = load(&LoadOptions::new(folder.path()), &Device::flex()).unwrap().model;
+            assert_eq!(loaded.config(), rounded.config());
+            assert_eq!(loaded.precision(), precision);
+            assert_eq!(loaded.quantized_layers() + loaded.bf16_layers(), 18, "{precision:?}");
+            assert_eq!(logits(&loaded), logits(&rounded), "{precision:?}, conv_mlp {conv_mlp}");
+        }
+    }
+}
+
+/// Images that are too small for the backbone, and maps that are too small for a patch.
+#[test]
+fn small_images_are_refused_with_numbers() {
+    let of = |side: usize, patch: usize| {
+        let hybrid = hybrid(first_version());
+        let vit = VitConfig { img_size: [side; 2], patch_size: [patch; 2], ..hybrid.vit.clone() };
+        HybridConfig { vit, ..hybrid }.validate().map_err(|error| error.to_string())
+    };
+    assert_eq!(of(32, 1), Ok(()));
+    assert_eq!(of(64, 2), Ok(()));
+    assert_eq!(of(31, 1), Err("img_size is 31x31, expected at least 32x32".into()));
+    let reason = "img_size is 63x63: its feature map of 1x1 holds no patch of 2x2";
+    assert_eq!(of(63, 2), Err(reason.into()));
+}
