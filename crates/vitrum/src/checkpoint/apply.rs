@@ -6,6 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 
 pub use super::report::{Adaptation, Report, ShapeChange};
+use super::convert::flatten_kernels;
 use super::tensors::{HostTensor, TensorMap};
 use crate::layers::init::{Draw, FirstValue, NoFirstValue, initialize, kept};
 use crate::layers::names::{Key, Map, Visit, map, shapes, visit, wildcard};
@@ -57,6 +58,7 @@ pub fn apply(
     let mut model = model;
     model.forget_prepared(); // they hold the old values
     let mut report = Report::default();
+    flatten_kernels(&mut tensors.tensors, &excuses.source.as_ref().unwrap_or(&config).kernels());
     config.fit(&mut tensors, excuses.source.as_ref(), &mut report);
     fill(model, tensors, dtype, excuses, &|key, shape| config.first(key, shape), report)
 }
@@ -159,7 +161,7 @@ impl Map for Filler<'_> {
             self.missing.push(ShapeChange { key: name, found: Vec::new(), expected });
             return param;
         };
-        if tensor.shape() != expected && !is_pointwise_kernel(tensor.shape(), &expected) {
+        if tensor.shape() != expected {
             self.report.mismatched.push(ShapeChange { key: name, found: tensor.shape().to_vec(), expected });
             return param;
         }
@@ -172,11 +174,6 @@ impl Map for Filler<'_> {
         let id = param.id;
         param.transform_for_load(value, id)
     }
-}
-
-/// Whether a file's kernel of 1x1, `[N, C, 1, 1]`, is the weight of a linear layer, `[N, C]`.
-fn is_pointwise_kernel(found: &[usize], expected: &[usize]) -> bool {
-    matches!((found, expected), (&[n, c, 1, 1], &[d_out, d_in]) if [n, c] == [d_out, d_in])
 }
 
 struct Collector(TensorMap);

@@ -50,6 +50,8 @@ pub struct HuggingFaceModel {
 pub trait Files: Config + Into<ModelConfig> {
     /// How libraries name its tensors.
     const NAMINGS: &'static [Naming];
+    /// Whether timm's constructor takes the size of the images, `img_size`. Other models of timm take any size.
+    const TIMM_TAKES_SIZE: bool = true;
 
     /// The first convolution on the image (timm's `first_conv`).
     fn first_conv(&self) -> String;
@@ -197,6 +199,14 @@ impl ModelConfig {
     /// [`Files::first_conv`].
     pub(crate) fn first_conv(&self) -> String {
         each_config!(self, config => config.first_conv())
+    }
+
+    /// [`Files::TIMM_TAKES_SIZE`].
+    pub(crate) fn timm_takes_size(&self) -> bool {
+        fn takes_size<C: Files>(_: &C) -> bool {
+            C::TIMM_TAKES_SIZE
+        }
+        each_config!(self, config => takes_size(config))
     }
 
     /// [`Files::kernels`].

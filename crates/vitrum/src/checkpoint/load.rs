@@ -155,6 +155,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     let source = configuration(&mut found, tensors.as_ref(), options)?;
     let config = edited(&source, &mut found, options)?;
     if let Some(converted) = &mut tensors {
+        // Quantising needs matrices.
         flatten_kernels(&mut converted.map.tensors, &source.kernels());
         drop_heads(&mut converted.map, &source, &config, &mut found);
     }

@@ -62,6 +62,8 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
 
 /// Applies what timm's builder takes from `pretrained_cfg`. `model_args` override it.
 fn with_pretrained(config: ModelConfig, top: &Fields, pretrained: &Fields) -> Result<ModelConfig, String> {
+    // A model of any size is used at the size it was made for.
+    let is_fixed = !config.timm_takes_size() || pretrained.flag("fixed_input_size")? != Some(false);
     let mut config = config;
     let mut set = |field: &str, value: Value| {
         config = config.with(field, value).map_err(|error| error.to_string())?;
@@ -69,7 +71,7 @@ fn with_pretrained(config: ModelConfig, top: &Fields, pretrained: &Fields) -> Re
     };
     if let Some([channels, height, width]) = input_size(pretrained)? {
         set("in_chans", json!(channels))?;
-        if pretrained.flag("fixed_input_size")? != Some(false) {
+        if is_fixed {
             set("img_size", json!([height, width]))?;
         }
     }

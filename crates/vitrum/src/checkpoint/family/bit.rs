@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, refuse_args, without_size};
+use super::maps::{Shapes, refuse_args};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::fields::{Fields, activation};
@@ -79,6 +79,7 @@ impl Files for BitConfig {
             ..Naming::new(Dialect::Google, &["root_block/standardized_conv2d/kernel"])
         },
     ];
+    const TIMM_TAKES_SIZE: bool = false;
 
     fn first_conv(&self) -> String {
         if self.layers.is_empty() { "conv".into() } else { "stem.conv".into() }
@@ -119,7 +120,6 @@ impl Files for BitConfig {
     }
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
-        without_size(args);
         refuse_args(args, &["same_padding", "conv_eps", "norm_eps", "num_groups"])
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, refuse_args, without_size};
+use super::maps::{Shapes, refuse_args};
 use super::vit::convert::add_bias;
 use super::vit::huggingface::{huggingface_activation, side};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
@@ -136,6 +136,7 @@ impl Files for ConvNextConfig {
             ..Naming::new(Dialect::Official, &["downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"])
         },
     ];
+    const TIMM_TAKES_SIZE: bool = false;
 
     fn first_conv(&self) -> String {
         "stem.0".into()
@@ -240,7 +241,6 @@ impl Files for ConvNextConfig {
     }
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
-        without_size(args);
         if self.head_norm_eps.is_none_or(|eps| eps == self.norm_eps) {
             args.remove("head_norm_eps");
         }

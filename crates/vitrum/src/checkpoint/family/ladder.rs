@@ -18,6 +18,7 @@ impl Files for LadderConfig {
             &["stages.0.blocks.0.a.conv.weight", "stages.0.blocks.0.c.conv.weight", "stem.conv.weight"],
         )
     }];
+    const TIMM_TAKES_SIZE: bool = false;
 
     fn first_conv(&self) -> String {
         "stem.conv".into()

@@ -76,11 +76,6 @@ impl Shapes<'_> {
     }
 }
 
-/// Removes fields that timm's constructor does not need: the size of the images.
-pub(super) fn without_size(args: &mut Map<String, Value>) {
-    args.remove("img_size");
-}
-
 /// Refuses differences that timm's constructor states only in Python.
 pub(super) fn refuse_args(args: &Map<String, Value>, names: &[&str]) -> Result<(), String> {
     match names.iter().find_map(|name| Some((name, args.get(*name)?))) {

@@ -4,7 +4,7 @@ mod design;
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, add_counts, counts, refuse_args, without_size};
+use super::maps::{Shapes, add_counts, counts, refuse_args};
 use super::vit::huggingface::huggingface_activation;
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
@@ -159,6 +159,7 @@ impl Files for RegNetConfig {
             ],
         ),
     ];
+    const TIMM_TAKES_SIZE: bool = false;
 
     fn first_conv(&self) -> String {
         "stem.conv".into()
@@ -196,7 +197,6 @@ impl Files for RegNetConfig {
     }
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
-        without_size(args);
         refuse_args(args, &["norm_eps"])
     }
 

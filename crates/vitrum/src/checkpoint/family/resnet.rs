@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, add_counts, counts, refuse_args, without_size};
+use super::maps::{Shapes, add_counts, counts, refuse_args};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::fields::Fields;
@@ -56,6 +56,7 @@ impl Files for ResNetConfig {
             )
         },
     ];
+    const TIMM_TAKES_SIZE: bool = false;
 
     fn first_conv(&self) -> String {
         if self.stem_type == ResNetStem::Plain { "conv1".into() } else { "conv1.0".into() }
@@ -100,7 +101,6 @@ impl Files for ResNetConfig {
     }
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
-        without_size(args);
         refuse_args(args, &["block", "norm_eps"])
     }
 

@@ -8,8 +8,10 @@ use crate::models::{Config, ModelConfig};
 /// `config.json` as timm's `save_config_for_hf` writes it.
 pub(super) fn timm_config(card: &ModelCard, base: &ModelConfig) -> Result<Value, String> {
     let mut args = card.config.timm_args(base)?;
+    args.remove("img_size");
     // timm's arguments whatever the architecture.
-    for field in ["in_chans", "num_classes", "global_pool", "img_size"] {
+    let size = card.config.timm_takes_size().then_some("img_size");
+    for field in ["in_chans", "num_classes", "global_pool"].into_iter().chain(size) {
         if let Some(value) = card.config.field(field) {
             args.insert(field.into(), value);
         }
@@ -54,7 +56,7 @@ pub(super) fn timm_pretrained(card: &ModelCard) -> Map<String, Value> {
     }
     put("custom_load", json!(false));
     put("input_size", json!([image.channels, image.size[0], image.size[1]]));
-    put("fixed_input_size", json!(true));
+    put("fixed_input_size", json!(card.config.timm_takes_size()));
     if let Some(p) = &card.preprocess {
         put("interpolation", json!(p.interpolation));
         put("crop_pct", json!(p.crop_pct));

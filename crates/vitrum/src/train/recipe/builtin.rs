@@ -12,6 +12,8 @@ macro_rules! recipes {
 
 recipes![
     "cifar/cifar100_vit_tiny_patch4",
+    "cifar/cifar10_deit_64",
+    "cifar/cifar10_resnet_64",
     "cifar/cifar10_test_vit_patch4",
     "cifar/cifar10_vit_tiny_patch4",
     "demo",

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use serde_json::{Value, json};
 use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::card::{CardSource, ModelCard, infer_config};
 use vitrum::checkpoint::dialect::{Converted, Dialect, to_huggingface, to_timm};
@@ -769,6 +770,39 @@ fn timm_folder_written_reads_back() {
     assert_formula(&half, &timm_shapes()); // multiples of 1/64 are exact in half precision
 }
 
+/// A named model of timm's for images of 96 pixels and three classes.
+fn named_at_96(name: &str) -> (ModelConfig, ModelCard) {
+    let base = ModelConfig::named(name).unwrap();
+    let config = base.with("img_size", json!([96, 96])).unwrap().with("num_classes", json!(3)).unwrap();
+    let card = card(tiny("").unwrap());
+    (base, ModelCard { config, architecture: Some(name.into()), ..card })
+}
+
+#[test]
+fn only_constructors_with_a_size_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let map = map_of(&BTreeMap::from([("fc.bias".to_string(), vec![3])]));
+    for (name, takes_size) in [
+        ("resnet10t", false),
+        ("resnetv2_50x1_bit", false),
+        ("regnety_002", false),
+        ("convnextv2_atto", false),
+        ("deit_tiny_distilled_patch16_224", true),
+        ("vit_tiny_r_s16_p8_224", true),
+    ] {
+        let (base, card) = named_at_96(name);
+        let target = folder.path().join(name);
+        write_timm(&target, &map, &card, &base, &WriteOptions::default()).unwrap();
+        let text = std::fs::read_to_string(target.join("config.json")).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(written["model_args"].get("img_size").is_some(), takes_size, "{name}");
+        assert_eq!(written["pretrained_cfg"]["fixed_input_size"], takes_size, "{name}");
+        assert_eq!(written["pretrained_cfg"]["input_size"], json!([3, 96, 96]), "{name}");
+        let again = ModelCard::find(&target, &|_| Ok(base.clone())).unwrap().unwrap();
+        assert_eq!(again.config, card.config, "{name}");
+    }
+}
+
 #[test]
 fn relative_positions_by_a_network_are_told_from_tensors_and_written() {
     for pos_embed in [PosEmbed::RelMlp, PosEmbed::RelMlpShared] {
@@ -959,6 +993,11 @@ fn written_folders_are_left_for_python_to_load() {
             let target = folder.join(format!("{name}{suffix}"));
             write_huggingface(&target, &converted.map, &card, &options(dtype)).unwrap();
         }
+    }
+    for name in ["resnet10t", "regnetx_002", "convnext_atto"] {
+        let (base, card) = named_at_96(name);
+        let map = collect(&card.config.init(&Device::flex(), 0).unwrap());
+        write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();
     }
     // Networks with batch norms.
     let resnet =
