@@ -144,8 +144,15 @@ impl PackedConv {
         let y = match &self.0.weight {
             Weight::Plain(weight) => depthwise::forward(x, weight, fold, sizes),
             Weight::Groups(_) if winograd::pays::<f32>(&sizes) => {
-                let transform = || Transformed::new(&self.unpack(), sizes);
-                winograd::forward(x, self.0.transformed.get_or_init(transform), fold, sizes)
+                // Made before the cell is locked: a thread that waits in rayon may begin another pass over this layer.
+                let transformed = match self.0.transformed.get() {
+                    Some(transformed) => transformed,
+                    None => {
+                        let transformed = Transformed::new(&self.unpack(), sizes);
+                        self.0.transformed.get_or_init(|| transformed)
+                    }
+                };
+                winograd::forward(x, transformed, fold, sizes)
             }
             Weight::Groups(groups) => dense::forward(x, Kernel::Packed(groups), fold, sizes),
         };

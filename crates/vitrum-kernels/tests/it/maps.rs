@@ -191,6 +191,31 @@ fn what_follows_a_convolution_is_folded_into_it() {
     }
 }
 
+/// A thread that waits for its parts of a first pass may take up another first pass of the same layer.
+#[test]
+fn several_callers_may_begin_with_a_packed_kernel_at_once() {
+    let (done, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a thread pool");
+        let x = random([1, 64, 256], 1.0, 1, &Device::flex(), DType::F32);
+        for round in 0..40 {
+            let kernel = PackedConv::pack(vec![0.5; 9 * 256 * 256], [3, 3, 256, 256], 1);
+            let call = &|delay| {
+                std::thread::sleep(std::time::Duration::from_micros(delay));
+                pool.install(|| conv_packed(x.clone(), &kernel, form([8, 8], 3, 1, 1, 1), Folding::default()));
+            };
+            std::thread::scope(|scope| {
+                for caller in 0..4 {
+                    scope.spawn(move || call(caller * 25 * (round + 1)));
+                }
+            });
+        }
+        done.send(()).expect("the test waits");
+    });
+    let patience = std::time::Duration::from_secs(300);
+    end.recv_timeout(patience).expect("the callers wait for each other");
+}
+
 fn weight_shape(case: &Case) -> [usize; 4] {
     let Case(_, c, n, form) = *case;
     [form.kernel[0], form.kernel[1], c / form.groups, n]
