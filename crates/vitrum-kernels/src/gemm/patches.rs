@@ -83,8 +83,6 @@ impl<'a, T: Real> Patches<'a, T> {
             position.step(&self.window);
         }
         let mut starts = [self.zeros.as_ptr(); ROWS];
-        // The last number that a whole register may begin at.
-        let last = self.values.len().saturating_sub(V::LANES);
         for piece in Pieces::new(terms, self.length) {
             let run = self.runs[piece.run];
             let mut largest = 0;
@@ -100,7 +98,7 @@ impl<'a, T: Real> Patches<'a, T> {
             let to = to.wrapping_add(piece.at * height);
             let whole = piece.count - piece.count % V::LANES;
             // A register may read beyond the run as long as it stays within the maps.
-            let end = if largest + piece.within + whole <= last { piece.count } else { whole };
+            let end = if largest + piece.within + whole + V::LANES <= self.values.len() { piece.count } else { whole };
             // SAFETY: upheld by the caller; each row has its run's numbers, and a register more before `end`. Terms are
             // written in their order, so that each store overwrites what the last one left beyond the rows.
             unsafe {
@@ -133,8 +131,8 @@ impl<'a, T: Real> Patches<'a, T> {
         to: *mut T,
     ) {
         let height = rows.len();
-        let last = self.values.len().saturating_sub(ROWS.next_multiple_of(V::LANES));
         let is_whole = Pieces::new(rows, self.length).count() == 1;
+        let registers = height.next_multiple_of(V::LANES);
         for piece in Pieces::new(rows, self.length) {
             let run = self.runs[piece.run];
             let mut position = Position::of(&self.window, terms.start);
@@ -146,7 +144,7 @@ impl<'a, T: Real> Patches<'a, T> {
                 // whole strip: the next term overwrites it.
                 unsafe {
                     match start.map(|start| start + piece.within) {
-                        Some(start) if is_whole && start <= last => {
+                        Some(start) if is_whole && start + registers <= self.values.len() => {
                             let from = self.values.as_ptr().add(start);
                             for j in (0..height).step_by(V::LANES) {
                                 V::load(from.add(j)).store(to.add(j));

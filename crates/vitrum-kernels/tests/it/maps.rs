@@ -77,6 +77,7 @@ fn cases() -> Vec<Case> {
         Case(2, 17, 9, ConvForm::new([9, 10], [3, 3]).stride([2, 2]).same()),
         Case(2, 3, 9, ConvForm::new([10, 9], [7, 7]).stride([2, 2]).same()),
         Case(1, 8, 6, form([5, 4], 3, 3, 0, 1)), // pixels that nothing reads
+        Case(1, 4, 3, form([1, 1], 1, 2, 0, 1)), // fewer numbers than a register
         Case(2, 37, 37, form([9, 12], 7, 1, 3, 37)), // depthwise
         Case(1, 64, 64, form([5, 4], 7, 1, 3, 64)), // only edges
         Case(2, 21, 21, form([10, 9], 3, 2, 1, 21)),
