@@ -144,10 +144,10 @@ unsafe fn pooled<V: Vector>(x: &[V::Scalar], pixels: &[usize], channel: usize, p
 /// The processor must have the instructions of `V`.
 #[inline(always)]
 unsafe fn larger<V: Vector>(a: V, b: V) -> V {
-    // `max` gives its second argument if either is NaN. The two orders agree otherwise, so that their mean is exact.
     // SAFETY: upheld by the caller.
-    let half = unsafe { V::splat(V::Scalar::from_f64(0.5)) };
-    a.max(b).mul_add(half, b.max(a).mul(half))
+    let infinity = unsafe { V::splat(V::Scalar::ZERO.recip()) };
+    // `max` gives b if either is NaN. What is added keeps a NaN of a. Otherwise it is 0, or ∞ if a is ∞.
+    a.max(b).add(a.zero_below(a, infinity))
 }
 
 /// The gradient of the maps.
@@ -245,7 +245,7 @@ unsafe fn spread<V: Vector>(
                 for &pixel in pixels {
                     let is_most = one.zero_below(V::load(x.as_ptr().add(pixel + channel)), most).mul(left);
                     left = left.sub(is_most);
-                    add(pixel, grad.mul(is_most));
+                    add(pixel, grad.zero_below(is_most, one)); // a product with 0 would make NaN of ∞
                 }
             }
         }

@@ -287,6 +287,41 @@ fn nan_is_the_maximum_of_a_window() {
         assert!(found.iter().all(|y| y.is_nan()), "{at}: {found:?}");
     }
 }
+/// The gradient of 2x2 windows of maps `[1, 4, C]`.
+fn pooled_gradient(x: &[f32], grad: &[f32]) -> Vec<f64> {
+    let device = Device::flex().autodiff();
+    let tensor = |numbers: &[f32], n: usize| {
+        let data = burn::tensor::TensorData::new(numbers.to_vec(), [1, n, numbers.len() / n]);
+        Tensor::<3>::from_data(data, &device)
+    };
+    let x = tensor(x, 4).require_grad();
+    let y = pool(x.clone(), form([2, 2], 2, 2, 0, 1), Pool::Max);
+    values(&x.grad(&(y * tensor(grad, 1)).sum().backward()).unwrap())
+}
+
+#[test]
+fn pooling_fast_equals_the_definition_for_infinite_gradients() {
+    // Number i of a pixel is largest in pixel i % 4.
+    let x: Vec<f32> = (0..4 * 37).map(|at| if at % 37 % 4 == at / 37 { 2.0 } else { 1.0 }).collect();
+    let found = pooled_gradient(&x, &[f32::INFINITY; 37]);
+    let expected: Vec<f64> = x.iter().map(|&x| if x > 1.0 { f64::INFINITY } else { 0.0 }).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn pooling_fast_equals_the_definition_for_the_smallest_numbers() {
+    let device = Device::flex();
+    for units in [1, 2, 3] {
+        let x: Vec<f32> =
+            (0..4 * 37).map(|at| if at / 37 == 2 { f32::from_bits(units) } else { 0.0 }).collect();
+        let maps = Tensor::<3>::from_data(burn::tensor::TensorData::new(x.clone(), [1, 4, 37]), &device);
+        let most = values(&pool(maps, form([2, 2], 2, 2, 0, 1), Pool::Max));
+        assert_eq!(most, vec![f64::from(f32::from_bits(units)); 37]);
+        let expected: Vec<f64> = x.iter().map(|&x| if x > 0.0 { 1.0 } else { 0.0 }).collect();
+        assert_eq!(pooled_gradient(&x, &[1.0; 37]), expected);
+    }
+}
+
 
 /// Rows, channels.
 const NORMS: [(usize, usize, usize); 4] = [(2, 35, 32), (1, 7, 24), (3, 130, 17), (2, 500, 64)];
