@@ -260,7 +260,7 @@ pub(crate) fn squeeze_backward<T: Real>(
         Squeeze::Length => {
             // A channel of zeros has no direction: its gradient is 0, as in torch.
             let slope = |(&length, &grad): (&T, &T)| {
-                if length > T::ZERO { T::from_f64(grad.to_f64() / length.to_f64()) } else { T::ZERO }
+                if length == T::ZERO { T::ZERO } else { T::from_f64(grad.to_f64() / length.to_f64()) }
             };
             let scale: Vec<T> = T::slice(squeezed).iter().zip(grad).map(slope).collect();
             forward::<T>(x, &T::tensor(scale, Shape::new([sizes.b, sizes.c])), None, false)

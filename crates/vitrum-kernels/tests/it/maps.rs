@@ -459,17 +459,30 @@ fn gates_fast_equals_the_definition() {
 
 #[test]
 fn a_channel_of_zeros_has_a_gradient_of_zeros() {
-    let device = Device::flex().autodiff();
-    let x = Tensor::<3>::zeros([1, 6, 3], &device).require_grad();
-    let grads = squeeze(x.clone(), Squeeze::Length).sum().backward();
-    assert_eq!(values(&x.grad(&grads).unwrap()), vec![0.0; 18]);
+    for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<3>::zeros([1, 6, 3], (&device, dtype)).require_grad();
+        let grads = squeeze(x.clone(), Squeeze::Length).sum().backward();
+        assert_eq!(values(&x.grad(&grads).unwrap()), vec![0.0; 18], "{dtype:?}");
+    }
 }
 
 #[test]
-fn no_maps_no_results() {
-    let device = Device::flex();
-    let none = Tensor::<3>::zeros([0, 12, 4], &device);
-    let weight = Tensor::<4>::ones([3, 3, 4, 5], &device);
+fn nan_is_the_gradient_of_a_length_that_is_nan() {
+    for dtype in [DType::F32, DType::F64, DType::F16] {
+        let device = Device::flex().autodiff();
+        let data = burn::tensor::TensorData::new(vec![1.0, 2.0, f64::NAN, 3.0], [1, 2, 2]);
+        let x = Tensor::<3>::from_data(data, (&device, dtype)).require_grad();
+        let grads = squeeze(x.clone(), Squeeze::Length).sum().backward();
+        let found = values(&x.grad(&grads).unwrap());
+        assert!(found[0].is_nan() && found[2].is_nan(), "{dtype:?}: {found:?}");
+        assert!(found[1] > 0.0 && found[3] > 0.0, "{dtype:?}: {found:?}");
+    }
+}
+
+#[test]
+fn no_maps_or_channels_no_results() {
+    let weight = |c: usize, n: usize| input([3, 3, c, n], 1.0, 2);
     let form = form([3, 4], 3, 1, 1, 1);
     assert_eq!(conv(none.clone(), weight, None, form).dims(), [0, 12, 5]);
     assert_eq!(pool(none.clone(), form, Pool::Max).dims(), [0, 12, 4]);

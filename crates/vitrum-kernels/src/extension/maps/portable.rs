@@ -239,7 +239,8 @@ pub(crate) fn squeeze_backward<B: Backend>(
         Squeeze::Length => {
             // A channel of zeros has no direction: its gradient is 0.
             let is_there = B::float_sign(squeezed.clone());
-            let length = B::float_clamp_min(squeezed, f64::from(f32::MIN_POSITIVE).into());
+            let is_zero = B::float_add_scalar(B::float_neg(is_there.clone()), 1.0.into());
+            let length = B::float_add(squeezed, is_zero); // 1 where it is 0
             let slope = B::float_mul(B::float_div(grad, length), is_there);
             B::float_mul(x, per_map::<B>(slope))
         }
