@@ -95,7 +95,8 @@ impl PackedConv {
     /// If the numbers do not fill the shape, or the channels cannot be divided by `groups`.
     pub fn pack(weight: Vec<f32>, shape: [usize; 4], groups: usize) -> Self {
         let [kh, kw, c, n] = shape;
-        assert_eq!(weight.len(), kh * kw * c * n, "PackedConv: a kernel of {shape:?}");
+        let numbers = shape.iter().try_fold(1, |all: usize, &n| all.checked_mul(n));
+        assert_eq!(Some(weight.len()), numbers, "PackedConv: a kernel of {shape:?}");
         assert!(groups > 0 && n.is_multiple_of(groups), "PackedConv: {n} channels in {groups} groups");
         let (rows, columns) = (kh * kw * c, n / groups);
         let pack = |group: usize| {

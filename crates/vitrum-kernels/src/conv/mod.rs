@@ -79,15 +79,17 @@ impl ConvForm {
     }
 
     /// Pixels that a kernel spans along an axis.
-    fn extent(&self, axis: usize) -> usize {
-        (self.kernel[axis].max(1) - 1) * self.dilation[axis] + 1
+    pub(crate) fn extent(&self, axis: usize) -> usize {
+        (self.kernel[axis].max(1) - 1).saturating_mul(self.dilation[axis]).saturating_add(1)
     }
 
     /// Size of the result; 0 where the padded maps are smaller than the kernel.
     pub fn out(&self) -> [usize; 2] {
         [0, 1].map(|axis| {
-            let padded = self.grid[axis] + self.before[axis] + self.after[axis];
-            padded.checked_sub(self.extent(axis)).map_or(0, |room| room / self.stride[axis].max(1) + 1)
+            let padded = self.grid[axis].saturating_add(self.before[axis]).saturating_add(self.after[axis]);
+            padded
+                .checked_sub(self.extent(axis))
+                .map_or(0, |room| (room / self.stride[axis].max(1)).saturating_add(1))
         })
     }
 

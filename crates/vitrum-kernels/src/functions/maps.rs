@@ -23,7 +23,8 @@ use crate::tensors::maybe;
 /// Returns `[B, H'·W', N]` with the size of [`ConvForm::out`]. Equals [`conv_reference`].
 ///
 /// # Panics
-/// If a tensor has another shape or type, or the kernel does not fit on the padded maps.
+/// If a tensor has another shape or type, the kernel does not fit on the padded maps, a kernel, step or dilation is 0,
+/// or a number of the form exceeds 2²⁴.
 pub fn conv(
     x: Tensor<3>,
     weight: Tensor<4>,
@@ -61,7 +62,7 @@ pub struct Folding {
 /// As [`conv`], and if a tensor of the folding does not fit the result.
 pub fn conv_folded(x: Tensor<3>, weight: Tensor<4>, form: ConvForm, folding: Folding) -> Tensor<3> {
     check_conv("conv_folded", &x, weight.dims(), weight.dtype(), None, &form);
-    check_fold(&x, weight.dims()[3], &form, &folding);
+    check_fold("conv_folded", &x, weight.dims()[3], &form, &folding);
     if !has_fast_path(&x.device(), x.dtype()) || x.device().is_autodiff() {
         return one_by_one(conv(x, weight, None, form), folding);
     }
@@ -83,7 +84,7 @@ pub fn conv_folded(x: Tensor<3>, weight: Tensor<4>, form: ConvForm, folding: Fol
 /// The fast path is for `f32` on the CPU without gradients. Elsewhere each call unpacks the kernel.
 ///
 /// # Panics
-/// As [`conv_folded`].
+/// As [`conv_folded`], and if the kernel was packed for another number of groups.
 pub fn conv_packed(x: Tensor<3>, weight: &PackedConv, form: ConvForm, folding: Folding) -> Tensor<3> {
     assert_eq!(
         weight.groups(),
@@ -96,7 +97,7 @@ pub fn conv_packed(x: Tensor<3>, weight: &PackedConv, form: ConvForm, folding: F
         return conv_folded(x, weight, form, folding);
     }
     check_conv("conv_packed", &x, weight.shape(), DType::F32, None, &form);
-    check_fold(&x, weight.shape()[3], &form, &folding);
+    check_fold("conv_packed", &x, weight.shape()[3], &form, &folding);
     let Folding { scale, shift, residual, activation } = folding;
     Tensor::from_dispatch(Dispatch::vitrum_conv_packed(
         x.into_dispatch(),
@@ -130,7 +131,8 @@ fn one_by_one(y: Tensor<3>, folding: Folding) -> Tensor<3> {
 /// [`ConvForm::out`]. Padding is -∞ for the maximum, and does not count in the mean. Equals [`pool_reference`].
 ///
 /// # Panics
-/// If the maps do not fit the form, or a window can lie outside the maps.
+/// If the maps do not fit the form, a number of the form is 0 or exceeds 2²⁴, its dilation is not 1, or a window can lie
+/// outside the maps.
 pub fn pool(x: Tensor<3>, form: ConvForm, pool: Pool) -> Tensor<3> {
     check_pool(&x, &form);
     if !has_extension(&x.device()) {
@@ -142,8 +144,8 @@ pub fn pool(x: Tensor<3>, form: ConvForm, pool: Pool) -> Tensor<3> {
 /// Batch normalisation with the statistics of this batch (arXiv:1502.03167): each channel of `[.., C]` over all rows,
 /// then `weight`, `bias` and residual, then the rectification if `relu` is set.
 ///
-/// Returns the result, and mean and biased variance of each channel, `[C]`, which carry no gradient. Equals
-/// [`map_norm_reference`].
+/// Returns the result, and mean and biased variance of each channel, `[C]`, which carry no gradient. Without rows both
+/// are 0. Equals [`map_norm_reference`].
 ///
 /// # Panics
 /// If a tensor has another shape or type.
@@ -179,7 +181,8 @@ pub fn batch_norm<const R: usize>(
 /// then the rectification if `relu` is set. Equals [`map_norm_reference`].
 ///
 /// # Panics
-/// If a tensor has another shape or type, or the channels cannot be divided by `groups`.
+/// If a tensor has another shape or type, x has a single axis or no channels, or the channels cannot be divided by
+/// `groups`.
 pub fn group_norm<const R: usize>(
     x: Tensor<R>,
     groups: usize,

@@ -484,9 +484,106 @@ fn nan_is_the_gradient_of_a_length_that_is_nan() {
 fn no_maps_or_channels_no_results() {
     let weight = |c: usize, n: usize| input([3, 3, c, n], 1.0, 2);
     let form = form([3, 4], 3, 1, 1, 1);
-    assert_eq!(conv(none.clone(), weight, None, form).dims(), [0, 12, 5]);
-    assert_eq!(pool(none.clone(), form, Pool::Max).dims(), [0, 12, 4]);
-    assert_eq!(squeeze(none, Squeeze::Mean).dims(), [0, 4]);
+    for (b, c) in [(0, 4), (2, 0), (0, 0)] {
+        let maps = || vec![input([b, 12, c], 1.0, 1)];
+        let none = |results: usize| vec![Vec::<f64>::new(); results];
+        let inputs: Inputs = maps().into_iter().chain([weight(c, 5)]).collect();
+        let found = pass!(inputs, DType::F32, |x: 3, weight: 4| conv(x, weight, None, form));
+        assert_eq!(found, [vec![0.0; b * 60], vec![], vec![0.0; 45 * c]]);
+        for kind in [Pool::Max, Pool::Avg] {
+            assert_eq!(pass!(maps(), DType::F32, |x: 3| pool(x, form, kind)), none(2));
+        }
+        for kind in [Squeeze::Mean, Squeeze::Length] {
+            assert_eq!(pass!(maps(), DType::F32, |x: 3| squeeze(x, kind)), none(2));
+        }
+        let inputs: Inputs = maps().into_iter().chain([input([b, c], 1.0, 2)]).collect();
+        let found = pass!(inputs, DType::F32, |x: 3, scale: 2| gate(x, scale, None, true));
+        assert_eq!(found, none(3));
+        let inputs: Inputs = maps().into_iter().chain([input([c], 1.0, 2), input([c], 1.0, 3)]).collect();
+        let found = pass!(inputs, DType::F32, |x: 3, weight: 1, bias: 1| {
+            batch_norm(x, weight, bias, None, 1e-5, true).0
+        });
+        assert_eq!(found, [vec![], vec![], vec![0.0; c], vec![0.0; c]]);
+        if c > 0 {
+            let found = pass!(inputs, DType::F32, |x: 3, weight: 1, bias: 1| {
+                group_norm(x, 2, weight, bias, 1e-5, true)
+            });
+            assert_eq!(found, [vec![], vec![], vec![0.0; c], vec![0.0; c]]);
+        }
+    }
+    let none = Tensor::<3>::zeros([0, 12, 4], &Device::flex());
+    let (_, mean, var) = batch_norm(none, None, None, None, 1e-5, false);
+    assert_eq!([values(&mean), values(&var)], [vec![0.0; 4], vec![0.0; 4]]);
+}
+
+/// Asserts that `work` panics with this message.
+fn assert_panics(message: &str, work: impl FnOnce()) {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).expect_err(message);
+    let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+    assert!(said.contains(message), "{said:?} instead of {message:?}");
+}
+
+#[test]
+fn forms_whose_sizes_exceed_any_memory_are_refused() {
+    let device = Device::flex();
+    let run = |x: [usize; 3], weight: [usize; 4], form: ConvForm| {
+        conv(Tensor::zeros(x, &device), Tensor::ones(weight, &device), None, form);
+    };
+    let plain = form([4, 4], 1, 1, 0, 1);
+    assert_panics("a number above", || {
+        run([1, 16, 4], [1, 1, 4, 5], ConvForm { before: [usize::MAX, 0], after: [1, 0], ..plain });
+    });
+    assert_panics("a number above", || {
+        run([1, 16, 8], [2, 2, 1, 8], ConvForm { dilation: [usize::MAX; 2], ..form([4, 4], 2, 1, 0, 8) });
+    });
+    let sides = [1 << 32; 2];
+    assert_panics("a number above", || {
+        run([1, 0, 4], [1, 1, 4, 5], ConvForm { grid: sides, stride: sides, ..plain });
+    });
+    assert_panics("a number above", || {
+        pool(Tensor::zeros([1, 0, 4], &device), ConvForm { grid: sides, stride: sides, ..plain }, Pool::Max);
+    });
+    assert_panics("more numbers than fit", || {
+        let sides = [1 << 24; 2];
+        run([1, 1 << 48, 0], [1, 1, 0, 1 << 20], ConvForm { grid: sides, ..plain });
+    });
+    assert_panics("channels of the kernel", || {
+        run([1, 16, 4], [1, 1, 2, 0], plain.groups((1 << 63) + 2));
+    });
+}
+
+#[test]
+fn wrong_groups_and_windows_are_named() {
+    let device = Device::flex();
+    let maps = || Tensor::<3>::zeros([1, 16, 4], &device);
+    let plain = form([4, 4], 1, 1, 0, 1);
+    assert_panics("conv: 3 channels of the result in 2 groups", || {
+        conv(maps(), Tensor::ones([1, 1, 2, 3], &device), None, plain.groups(2));
+    });
+    assert_panics("conv_packed: the scale", || {
+        let kernel = PackedConv::pack(vec![1.0; 4], [1, 1, 4, 1], 1);
+        let scale = Some(Tensor::ones([2], &device));
+        conv_packed(maps(), &kernel, plain, Folding { scale, ..Folding::default() });
+    });
+    assert_panics("pool: windows have no dilation", || {
+        pool(maps(), form([4, 4], 2, 1, 0, 1).dilation([2, 2]), Pool::Max);
+    });
+    assert_panics("pool: a window can lie outside", || {
+        pool(Tensor::zeros([1, 0, 4], &device), form([0, 0], 2, 1, 1, 1), Pool::Max);
+    });
+    let vector = |c: usize| Tensor::<1>::ones([c], &device);
+    assert_panics("group_norm: maps must be [B, .., C]", || {
+        group_norm(vector(4), 2, vector(4), vector(4), 1e-5, false);
+    });
+    assert_panics("group_norm: 0 channels in 2 groups", || {
+        group_norm(Tensor::<3>::zeros([1, 4, 0], &device), 2, vector(0), vector(0), 1e-5, false);
+    });
+    assert_panics("group_norm: the weight", || {
+        group_norm(maps(), 2, vector(5), vector(4), 1e-5, false);
+    });
+    assert_panics("batch_norm: the bias", || {
+        batch_norm(maps(), vector(4), vector(5), None, 1e-5, false);
+    });
 }
 
 #[test]
