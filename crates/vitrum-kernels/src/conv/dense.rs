@@ -254,8 +254,7 @@ fn turn<T: Real>(weight: &[T], sizes: Sizes, group: usize, taps: &[(usize, [isiz
             || (),
             |(), index| {
                 let (tap, _) = taps[index];
-                // SAFETY: each tap has its own part.
-                let to = unsafe { turned.part(index * group_n * group_c, group_n * group_c) };
+                let to = turned.offset(index * group_n * group_c);
                 for top in (0..group_c).step_by(SIDE) {
                     for left in (0..group_n).step_by(SIDE) {
                         for i in top..group_c.min(top + SIDE) {

@@ -27,6 +27,7 @@ pub(super) fn forward<T: Real>(x: &[T], weight: &[T], fold: &Fold<T>, sizes: Siz
     let [rows, columns] = form.out();
     let folded = Folded::new(fold, c);
     let epilogue = &folded.epilogue(0, c);
+    epilogue.check(m, c, c);
     let write = |y: Shared<T>| {
         for_each_block(
             b * rows,

@@ -94,7 +94,7 @@ use std::ops::Range;
 
 use crate::prefetch::PrefetchQueue;
 use crate::simd::{self, Kernel, Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block, share, threads};
+use crate::threads::{Shared, for_each_block, share, threads, with_kept};
 use pack::{SLACK, Strip};
 
 /// Terms of the sum per block. A strip of B then takes 32 KB of the first-level cache at any level and type.
@@ -321,7 +321,9 @@ impl<T: Real> Gemm<'_, T> {
                 let (row, column) = (index % grid.row_blocks, index / grid.row_blocks);
                 let tiles = share(grid.tiles, grid.row_blocks, row);
                 let strips = share(grid.strips, grid.column_blocks, column);
-                with_scratch(|scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
+                with_kept(&SCRATCH, |scratch| {
+                    R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c))
+                });
             },
         );
     }
@@ -341,7 +343,7 @@ impl<T: Real> Gemm<'_, T> {
         for block in 0..grid.row_blocks {
             let tiles = share(grid.tiles, grid.row_blocks, block);
             let strips = 0..grid.strips;
-            with_scratch(|scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
+            with_kept(&SCRATCH, |scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
         }
     }
 
@@ -597,10 +599,5 @@ impl Line {
 /// Numbers per line for the smallest type; a multiple of it is a whole number of lines for any type.
 const LINE_NUMBERS: usize = 16;
 
-/// Passes scratch that each thread keeps between calls: fresh pages would cost as much as packing.
-fn with_scratch(work: impl FnOnce(&mut Vec<Line>)) {
-    thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
-    let mut lines = SCRATCH.take();
-    work(&mut lines);
-    SCRATCH.set(lines);
-}
+// Kept between calls: fresh pages would cost as much as packing.
+thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
