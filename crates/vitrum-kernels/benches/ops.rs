@@ -288,7 +288,8 @@ fn maps(c: &mut Criterion) {
             for (b, [side, c]) in IMAGES.into_iter().flat_map(|b| sides.map(|size| (b, size))) {
                 group.throughput(Throughput::Elements((b * side * side * c) as u64));
                 let x: Tensor<3> = parameter([b, side * side, c], &device);
-                let (weight, bias): (Tensor<1>, Tensor<1>) = (parameter([c], &device), parameter([c], &device));
+                let (weight, bias): (Tensor<1>, Tensor<1>) =
+                    (parameter([c], &device), parameter([c], &device));
                 let (scale, size) = (parameter([b, c], &device), format!("[{b}, {side}, {c}]"));
                 let mut bench = |kind: &str, op: &dyn Fn() -> Tensor<3>| {
                     group.bench_function(BenchmarkId::new(kind, &size), |bench| bench.iter(|| run(op())));

@@ -231,10 +231,13 @@ unsafe fn phase_gradient<T: Real>(weight: &[T], grad: &[T], sizes: Sizes, phase:
                 View::rows(&turned, terms, group_c)
             }
         };
-        let patches = Patches::new(grad, window, &runs, first, group_n);
+        let patches;
         let a = match form.is_pointwise() {
             true => View::new(&grad[first.min(grad.len())..], [m, group_n], [n, 1]).into(),
-            false => OperandA::Patches(&patches),
+            false => {
+                patches = Patches::new(grad, window, &runs, first, group_n);
+                OperandA::Patches(&patches)
+            }
         };
         let product = Gemm { c_step: c, ..Gemm::new([m, group_c, terms], a, b) };
         // SAFETY: upheld by the caller; groups write different columns.
@@ -260,7 +263,8 @@ fn turn<T: Real>(weight: &[T], sizes: Sizes, group: usize, taps: &[(usize, [isiz
                         for i in top..group_c.min(top + SIDE) {
                             let from = (tap * group_c + i) * n + group * group_n;
                             for j in left..group_n.min(left + SIDE) {
-                                to[j * group_c + i] = weight[from + j];
+                                // SAFETY: each tap has its own numbers.
+                                unsafe { to.at(j * group_c + i).write(weight[from + j]) };
                             }
                         }
                     }

@@ -13,6 +13,8 @@ mod winograd;
 pub use fold::PackedConv;
 pub(crate) use fold::{Fold, folded};
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
@@ -93,6 +95,16 @@ impl ConvForm {
         })
     }
 
+    /// The part of the kernel along an axis that lies on the map, for a position of the result.
+    #[inline]
+    pub(crate) fn on_map(&self, axis: usize, position: usize) -> Range<usize> {
+        let (dilation, before) = (self.dilation[axis], self.before[axis]);
+        let at = position * self.stride[axis];
+        let first = before.saturating_sub(at).div_ceil(dilation);
+        let end = (self.grid[axis] + before).saturating_sub(at).div_ceil(dilation).min(self.kernel[axis]);
+        first.min(end)..end
+    }
+
     /// Whether a result is the sum of one pixel's channels: a kernel of 1x1 at every pixel.
     fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.out() == self.grid && self.before == [0, 0]
@@ -167,10 +179,7 @@ pub(crate) fn forward<T: Real>(
     bias: Option<&FlexTensor>,
     form: ConvForm,
 ) -> FlexTensor {
-    let sizes = Sizes::new(&x.shape(), &weight.shape(), form);
-    let fold = Fold { shift: bias.map(T::slice), ..Fold::default() };
-    let (x, weight) = (T::slice(x), T::slice(weight));
-    T::tensor(convolve(x, weight, &fold, sizes), sizes.out_shape())
+    folded(x, weight, form, &Fold { shift: bias.map(T::slice), ..Fold::default() })
 }
 
 /// The convolution `[B, H'·W', N]` with what follows it.

@@ -13,7 +13,7 @@ use crate::gate::Squeeze;
 use crate::map_norm::MapNorm;
 use crate::pool::Pool;
 use crate::reference::{
-    conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference,
+    conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference, statistics,
 };
 use crate::tensors::maybe;
 
@@ -162,15 +162,9 @@ pub fn batch_norm<const R: usize>(
     check_map_norm(&x, weight.as_ref(), bias.as_ref(), residual.as_ref(), &norm);
     if !has_extension(&x.device()) {
         let c = x.dims()[R - 1];
-        let rows: Tensor<2> = x.clone().detach().reshape([-1, c as i32]);
-        let mean = rows.clone().mean_dim(0);
-        let centred = rows - mean.clone();
-        let var = (centred.clone() * centred).mean_dim(0);
-        return (
-            map_norm_reference(x, weight, bias, residual, norm),
-            mean.squeeze_dim(0),
-            var.squeeze_dim(0),
-        );
+        let (_, mean, var) = statistics(x.clone().detach(), &norm);
+        let y = map_norm_reference(x, weight, bias, residual, norm);
+        return (y, mean.reshape([c]), var.reshape([c]));
     }
     let (y, mean, var) =
         Dispatch::vitrum_map_norm(x.into_dispatch(), maybe(weight), maybe(bias), maybe(residual), norm);

@@ -199,33 +199,16 @@ impl<T: Real> OperandA<'_, T> {
     /// As [`Strip::pack`].
     #[inline(always)]
     unsafe fn pack<V: Vector<Scalar = T>>(&self, rows: &Range<usize>, terms: &Range<usize>, to: *mut T) {
-        // SAFETY: upheld by the caller.
-        unsafe {
-            match self {
-                OperandA::View(view) => {
-                    let strip = Strip::of_rows(view, rows.start, rows.len(), terms.start, terms.len());
-                    strip.pack::<V>(rows.len(), to);
-                }
-                OperandA::Patches(patches) => {
-                    simd::run(PackPatches {
-                        patches,
-                        rows: rows.clone(),
-                        terms: terms.clone(),
-                        to,
-                        turned: false,
-                    });
-                }
-                OperandA::PatchColumns(patches) => {
-                    simd::run(PackPatches {
-                        patches,
-                        rows: rows.clone(),
-                        terms: terms.clone(),
-                        to,
-                        turned: true,
-                    });
-                }
+        let (patches, turned) = match self {
+            OperandA::View(view) => {
+                let strip = Strip::of_rows(view, rows.start, rows.len(), terms.start, terms.len());
+                // SAFETY: upheld by the caller.
+                return unsafe { strip.pack::<V>(rows.len(), to) };
             }
-        }
+            OperandA::Patches(patches) => (patches, false),
+            OperandA::PatchColumns(patches) => (patches, true),
+        };
+        simd::run(PackPatches { patches, rows: rows.clone(), terms: terms.clone(), to, turned });
     }
 }
 
@@ -376,8 +359,11 @@ fn tile_shape<T: Real>() -> [usize; 2] {
 
 /// The largest height of a tile: sums fill 24 of 32 registers, or 12 of 16.
 const fn height<S: Simd>() -> usize {
-    if S::MANY_REGISTERS { 12 } else { 6 }
+    if S::MANY_REGISTERS { TALLEST } else { 6 }
 }
+
+/// The largest height of a tile at any level.
+const TALLEST: usize = 12;
 
 /// Width of a tile in vectors.
 const WIDTH: usize = 2;
@@ -437,7 +423,7 @@ impl<T: Real, R: Terms<T>> Kernel for Block<'_, T, R> {
         // SAFETY: upheld by the caller.
         unsafe {
             match height::<S>() {
-                12 => self.sums::<S, 12>(),
+                TALLEST => self.sums::<S, TALLEST>(),
                 _ => self.sums::<S, 6>(),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::TALLEST;
 use crate::simd::{Kernel, Real, Simd, Vector};
 
 /// A window that slides over maps `[B, H, W, C]`.
@@ -33,11 +34,12 @@ pub(crate) struct Patches<'a, T> {
     zeros: Vec<T>,
 }
 
-/// Most rows of a tile.
-const ROWS: usize = 12;
-
 impl<'a, T: Real> Patches<'a, T> {
-    /// Patches of the numbers `first .. first + length` of each pixel under the window.
+    /// Patches of the numbers `first .. first + length` of each pixel under the window. A run must lie within its pixel,
+    /// or within its row of pixels if the maps hold their padding.
+    ///
+    /// # Panics
+    /// If the maps have fewer numbers than the window says.
     pub(crate) fn new(
         values: &'a [T],
         window: Window,
@@ -71,18 +73,19 @@ impl<'a, T: Real> Patches<'a, T> {
     /// Packs rows (patches) and terms as a strip `[terms, rows]`.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`. Rows and terms must lie within the matrix, at most 12 rows. `to`
-    /// must have space for the strip and for a register more, which is overwritten.
+    /// The processor must have the instructions of `V`. Rows and terms must lie within the matrix, at most
+    /// [`TALLEST`] rows. `to` must have space for the strip and for a register more, which is overwritten.
     #[inline(always)]
     unsafe fn pack_rows<V: Vector<Scalar = T>>(&self, rows: &Range<usize>, terms: &Range<usize>, to: *mut T) {
         let height = rows.len();
-        let mut positions = [Position::default(); ROWS];
+        debug_assert!(height <= TALLEST, "a strip of {height} rows");
+        let mut positions = [Position::default(); TALLEST];
         let mut position = Position::of(&self.window, rows.start);
         for slot in positions.iter_mut().take(height) {
             *slot = position;
             position.step(&self.window);
         }
-        let mut starts = [self.zeros.as_ptr(); ROWS];
+        let mut starts = [self.zeros.as_ptr(); TALLEST];
         for piece in Pieces::new(terms, self.length) {
             let run = self.runs[piece.run];
             let mut largest = 0;
@@ -98,7 +101,11 @@ impl<'a, T: Real> Patches<'a, T> {
             let to = to.wrapping_add(piece.at * height);
             let whole = piece.count - piece.count % V::LANES;
             // A register may read beyond the run as long as it stays within the maps.
-            let end = if largest + piece.within + whole + V::LANES <= self.values.len() { piece.count } else { whole };
+            let end = if largest + piece.within + whole + V::LANES <= self.values.len() {
+                piece.count
+            } else {
+                whole
+            };
             // SAFETY: upheld by the caller; each row has its run's numbers, and a register more before `end`. Terms are
             // written in their order, so that each store overwrites what the last one left beyond the rows.
             unsafe {
