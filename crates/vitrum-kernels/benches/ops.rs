@@ -1,4 +1,5 @@
-//! Each operation, reference and fast, at the sizes of ViT-Ti/S/B: forward, and forward with backward.
+//! Each operation, reference and fast, at the sizes of ViT-Ti/S/B: forward, and forward with backward. Operations on
+//! maps at the sizes of ResNet-50, RegNetY-4GF and ConvNeXt-T.
 //!
 //! `cargo bench -p vitrum-kernels --bench ops -- attention/fast` runs a part. `RAYON_NUM_THREADS` sets the threads.
 
@@ -6,8 +7,9 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use vitrum_kernels::optim::{Adam, Slot, update, update_reference};
 use vitrum_kernels::{
-    Activation, activate, activate_reference, attention, attention_reference, layer_norm,
-    layer_norm_reference, linear, linear_reference, mlp, mlp_reference,
+    Activation, ConvForm, Folding, PackedConv, Pool, Squeeze, activate, activate_reference, attention,
+    attention_reference, batch_norm, conv, conv_packed, gate, group_norm, layer_norm, layer_norm_reference,
+    linear, linear_reference, mlp, mlp_reference, pool, squeeze,
 };
 
 /// The allocator of the binary. With the system's allocator, fresh pages take up to a third of an operation's time.
@@ -208,6 +210,105 @@ fn activations(c: &mut Criterion) {
     group.finish();
 }
 
+/// Images of a call on maps.
+const IMAGES: [usize; 2] = [1, 8];
+
+/// A convolution: its kind, side of the maps, channels, channels of the result, and kernel, stride and groups.
+type Conv = (&'static str, usize, [usize; 2], [usize; 3]);
+
+const CONVS: [Conv; 18] = [
+    ("stem", 224, [3, 64], [7, 2, 1]), // ResNet-50
+    ("3x3", 56, [64, 64], [3, 1, 1]),
+    ("3x3", 28, [128, 128], [3, 1, 1]),
+    ("3x3", 14, [256, 256], [3, 1, 1]),
+    ("3x3", 7, [512, 512], [3, 1, 1]),
+    ("3x3_stride_2", 56, [128, 128], [3, 2, 1]),
+    ("3x3_stride_2", 14, [512, 512], [3, 2, 1]),
+    ("1x1", 56, [64, 256], [1, 1, 1]),
+    ("1x1", 14, [1024, 256], [1, 1, 1]),
+    ("grouped", 56, [128, 128], [3, 1, 2]), // RegNetY-4GF
+    ("grouped", 28, [192, 192], [3, 1, 3]),
+    ("grouped", 14, [512, 512], [3, 1, 8]),
+    ("grouped", 7, [1088, 1088], [3, 1, 17]),
+    ("depthwise", 56, [96, 96], [7, 1, 96]), // ConvNeXt-T
+    ("depthwise", 28, [192, 192], [7, 1, 192]),
+    ("depthwise", 14, [384, 384], [7, 1, 384]),
+    ("depthwise", 7, [768, 768], [7, 1, 768]),
+    ("patches", 56, [96, 192], [2, 2, 1]),
+];
+
+/// Convolutions with packed kernels, and with backward. An element is one multiplication or addition.
+fn convolutions(c: &mut Criterion) {
+    let sizes = || CONVS.into_iter().flat_map(|conv| IMAGES.map(|b| (b, conv)));
+    let form = |side: usize, [kernel, stride, groups]: [usize; 3]| {
+        let padding = if kernel % 2 == 1 { kernel / 2 } else { 0 };
+        ConvForm::new([side; 2], [kernel; 2]).stride([stride; 2]).padding([padding; 2]).groups(groups)
+    };
+    let products = |b: usize, form: ConvForm, [c, n]: [usize; 2]| {
+        let ([rows, columns], [kh, kw]) = (form.out(), form.kernel);
+        (2 * b * rows * columns * n * kh * kw * c / form.groups) as u64
+    };
+    let mut group = c.benchmark_group("conv");
+    let device = Device::flex();
+    for (b, (kind, side, [c, n], numbers)) in sizes() {
+        let form = form(side, numbers);
+        group.throughput(Throughput::Elements(products(b, form, [c, n])));
+        let x: Tensor<3> = random([b, side * side, c], &device);
+        let shape = [form.kernel[0], form.kernel[1], c / form.groups, n];
+        let weight: Tensor<4> = random(shape, &device);
+        let weight = PackedConv::pack(weight.into_data().try_to_vec().expect("floats"), shape, form.groups);
+        let folding = || Folding { activation: Activation::Relu, ..Folding::default() };
+        group.bench_function(BenchmarkId::new(kind, format!("[{b}, {side}, {c}] {n}")), |bench| {
+            bench.iter(|| conv_packed(x.clone(), &weight, form, folding()));
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("conv_train");
+    let device = Device::flex().autodiff();
+    for (b, (kind, side, [c, n], numbers)) in sizes() {
+        let form = form(side, numbers);
+        group.throughput(Throughput::Elements(3 * products(b, form, [c, n])));
+        let x: Tensor<3> = parameter([b, side * side, c], &device);
+        let weight: Tensor<4> = parameter([form.kernel[0], form.kernel[1], c / form.groups, n], &device);
+        group.bench_function(BenchmarkId::new(kind, format!("[{b}, {side}, {c}] {n}")), |bench| {
+            bench.iter(|| conv(x.clone(), weight.clone(), None, form).sum().backward());
+        });
+    }
+    group.finish();
+}
+
+/// Pooling, norms and gates of maps. An element is a number of the maps.
+fn maps(c: &mut Criterion) {
+    let three = |side: usize| ConvForm::new([side; 2], [3, 3]).stride([2, 2]).padding([1, 1]);
+    let two = |side: usize| ConvForm::new([side; 2], [2, 2]).stride([2, 2]);
+    for (device, suffix) in [(Device::flex(), ""), (Device::flex().autodiff(), "_train")] {
+        let run = |y: Tensor<3>| if y.device().is_autodiff() { y.sum().backward().into() } else { None };
+        for (name, sides) in [("pool", [[112, 64], [56, 256]]), ("map_norm", [[56, 256], [14, 1024]])] {
+            let mut group = c.benchmark_group(format!("{name}{suffix}"));
+            for (b, [side, c]) in IMAGES.into_iter().flat_map(|b| sides.map(|size| (b, size))) {
+                group.throughput(Throughput::Elements((b * side * side * c) as u64));
+                let x: Tensor<3> = parameter([b, side * side, c], &device);
+                let (weight, bias): (Tensor<1>, Tensor<1>) =
+                    (parameter([c], &device), parameter([c], &device));
+                let (scale, size) = (parameter([b, c], &device), format!("[{b}, {side}, {c}]"));
+                let mut bench = |kind: &str, op: &dyn Fn() -> Tensor<3>| {
+                    group.bench_function(BenchmarkId::new(kind, &size), |bench| bench.iter(|| run(op())));
+                };
+                if name == "pool" {
+                    bench("max_3x3", &|| pool(x.clone(), three(side), Pool::Max));
+                    bench("avg_2x2", &|| pool(x.clone(), two(side), Pool::Avg));
+                    continue;
+                }
+                bench("batch", &|| batch_norm(x.clone(), weight.clone(), bias.clone(), None, 1e-5, true).0);
+                bench("group", &|| group_norm(x.clone(), 32, weight.clone(), bias.clone(), 1e-5, true));
+                bench("gate", &|| gate(x.clone(), scale.clone(), None, false));
+                bench("mean", &|| squeeze(x.clone(), Squeeze::Mean).unsqueeze());
+            }
+            group.finish();
+        }
+    }
+}
+
 /// Lengths of the parameter tensors of a ViT of width `d` with twelve blocks and `k` classes.
 fn vit_lengths(d: usize, k: usize) -> Vec<usize> {
     let block = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, 4 * d * d, 4 * d, 4 * d * d, d];
@@ -255,6 +356,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = forward, forward_and_backward, linear_layers, mlps, activations, windows, adamw
+    targets = forward, forward_and_backward, linear_layers, mlps, activations, windows, convolutions, maps, adamw
 }
 criterion_main!(benches);

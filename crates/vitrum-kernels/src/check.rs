@@ -148,14 +148,13 @@ pub(crate) fn check_conv(
     form: &ConvForm,
 ) {
     let [kh, kw, c, n] = weight;
-    check_maps(name, x, form);
+    check_maps(name, x, n, form);
     assert_eq!(form.kernel, [kh, kw], "{name}: the form and the kernel differ in size");
-    let groups = form.groups;
+    let (groups, channels) = (form.groups, x.dims()[2]);
+    assert!(groups > 0 && n.is_multiple_of(groups), "{name}: {n} channels of the result in {groups} groups");
     assert!(
-        groups > 0 && x.dims()[2] == c * groups && n.is_multiple_of(groups),
-        "{name}: maps must have the {} channels of the kernel, {c} in each of {groups} groups, found {}",
-        c * groups,
-        x.dims()[2]
+        c.checked_mul(groups) == Some(channels),
+        "{name}: maps must have the channels of the kernel, {c} in each of {groups} groups, found {channels}"
     );
     assert_eq!(dtype, x.dtype(), "{name}: kernel and maps differ in type");
     if let Some(bias) = bias {
@@ -163,18 +162,27 @@ pub(crate) fn check_conv(
     }
 }
 
-/// Panics unless the maps have the size of the form, and the window fits on them.
-fn check_maps(name: &str, x: &Tensor<3>, form: &ConvForm) {
-    let ConvForm { grid: [h, w], kernel, stride, dilation, .. } = *form;
-    assert_eq!(x.dims()[1], h * w, "{name}: maps must have {h} x {w} pixels");
-    let all = [kernel, stride, dilation].concat();
-    assert!(all.iter().all(|&n| n > 0), "{name}: a kernel, step or distance of 0: {form:?}");
+/// The largest number of a form, so that sums and products of two of them fit in any `usize` of 64 bits.
+const LARGEST: usize = 1 << 24;
+
+/// Panics unless the maps have the size of the form, and the window fits on them. The result has `n` channels.
+fn check_maps(name: &str, x: &Tensor<3>, n: usize, form: &ConvForm) {
+    let ConvForm { grid, kernel, stride, before, after, dilation, .. } = *form;
+    let all = [grid, kernel, stride, before, after, dilation];
+    assert!(all.iter().flatten().all(|&n| n <= LARGEST), "{name}: a number above {LARGEST}: {form:?}");
+    let [b, pixels, c] = x.dims();
+    let padded = [0, 1].map(|axis| grid[axis] + before[axis] + after[axis]);
+    let numbers = [b, padded[0], padded[1], c.max(n)].iter().try_fold(1, |all: usize, &n| all.checked_mul(n));
+    assert!(numbers.is_some(), "{name}: more numbers than fit in memory: {form:?}");
+    let [h, w] = grid;
+    assert_eq!(pixels, h * w, "{name}: maps must have {h} x {w} pixels");
+    let all = [kernel, stride, dilation];
+    assert!(all.iter().flatten().all(|&n| n > 0), "{name}: a kernel, step or distance of 0: {form:?}");
     assert!(!form.out().contains(&0), "{name}: the kernel does not fit on padded maps: {form:?}");
 }
 
 /// Panics unless the folding fits the result of a convolution with `n` channels.
-pub(crate) fn check_fold(x: &Tensor<3>, n: usize, form: &ConvForm, folding: &Folding) {
-    let name = "conv_folded";
+pub(crate) fn check_fold(name: &str, x: &Tensor<3>, n: usize, form: &ConvForm, folding: &Folding) {
     for (what, vector) in [("scale", &folding.scale), ("shift", &folding.shift)] {
         if let Some(vector) = vector {
             check_vector(name, what, vector, n, x.dtype());
@@ -193,11 +201,12 @@ pub(crate) fn check_fold(x: &Tensor<3>, n: usize, form: &ConvForm, folding: &Fol
 
 /// Panics unless the window fits on the maps and always meets a pixel.
 pub(crate) fn check_pool(x: &Tensor<3>, form: &ConvForm) {
-    check_maps("pool", x, form);
+    check_maps("pool", x, x.dims()[2], form);
+    assert_eq!(form.dilation, [1, 1], "pool: windows have no dilation");
     let meets = |axis: usize| {
-        let reach = (form.kernel[axis] - 1) * form.dilation[axis] + 1;
         let last = (form.out()[axis] - 1) * form.stride[axis];
-        form.before[axis] < reach && last < form.grid[axis] + form.before[axis] && form.dilation[axis] == 1
+        let (size, before) = (form.grid[axis], form.before[axis]);
+        size > 0 && before < form.extent(axis) && last < size + before
     };
     assert!(meets(0) && meets(1), "pool: a window can lie outside the maps: {form:?}");
 }
@@ -210,18 +219,20 @@ pub(crate) fn check_map_norm<const R: usize>(
     residual: Option<&Tensor<R>>,
     norm: &MapNorm,
 ) {
+    let name = if norm.groups.is_some() { "group_norm" } else { "batch_norm" };
     let c = x.dims()[R - 1];
     for (what, vector) in [("weight", weight), ("bias", bias)] {
         if let Some(vector) = vector {
-            check_vector("map_norm", what, vector, c, x.dtype());
+            check_vector(name, what, vector, c, x.dtype());
         }
     }
     if let Some(residual) = residual {
-        assert_eq!(residual.dims(), x.dims(), "map_norm: the residual must be like x");
-        assert_eq!(residual.dtype(), x.dtype(), "map_norm: residual and x differ in type");
+        assert_eq!(residual.dims(), x.dims(), "{name}: the residual must be like x");
+        assert_eq!(residual.dtype(), x.dtype(), "{name}: residual and x differ in type");
     }
     if let Some(groups) = norm.groups {
-        assert!(groups > 0 && c.is_multiple_of(groups), "map_norm: {c} channels in {groups} groups");
+        assert!(R > 1, "{name}: maps must be [B, .., C]");
+        assert!(c > 0 && groups > 0 && c.is_multiple_of(groups), "{name}: {c} channels in {groups} groups");
     }
 }
 

@@ -27,18 +27,19 @@ fn for_each_rows(numbers: usize, c: usize, work: impl Fn(usize, Range<usize>) + 
 }
 
 /// A pass over a block of rows, for some columns at a time.
-trait Pass<T: Real> {
+pub(crate) trait Pass<T: Real> {
     /// Number of columns.
     fn width(&self) -> usize;
 
-    /// `N` vectors of columns from `column` on.
+    /// `N` vectors of columns from `column` on. Implementations must be `#[inline(always)]`.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`, and the columns must exist.
+    /// The processor must have the instructions of `V`, and the columns must exist. All matrices of the pass must have
+    /// its rows and columns, and what it writes must have space for them.
     unsafe fn columns<V: Vector<Scalar = T>, const N: usize>(&mut self, column: usize);
 }
 
-/// Runs a pass over all columns.
+/// A pass over all columns.
 struct AllColumns<P, T>(P, std::marker::PhantomData<T>);
 
 impl<T: Real, P: Pass<T>> Kernel for AllColumns<P, T> {
@@ -48,7 +49,7 @@ impl<T: Real, P: Pass<T>> Kernel for AllColumns<P, T> {
     unsafe fn run<S: Simd>(mut self) {
         let (c, lanes) = (self.0.width(), T::In::<S>::LANES);
         let (groups, whole) = (c - c % (VECTORS * lanes), c - c % lanes);
-        // SAFETY: the caller has the instructions; the columns are below `c`.
+        // SAFETY: the caller has the instructions; the columns are below `c`. The caller of `run` upholds the rest.
         unsafe {
             for column in (0..groups).step_by(VECTORS * lanes) {
                 self.0.columns::<T::In<S>, VECTORS>(column);
@@ -63,7 +64,12 @@ impl<T: Real, P: Pass<T>> Kernel for AllColumns<P, T> {
     }
 }
 
-fn run<T: Real>(pass: impl Pass<T>) {
+/// Runs a pass over all columns.
+///
+/// # Safety
+/// All matrices of the pass must have its rows and columns, and what it writes must have space for them. No other
+/// thread may use that space.
+pub(crate) unsafe fn run<T: Real>(pass: impl Pass<T>) {
     simd::run(AllColumns(pass, std::marker::PhantomData));
 }
 
@@ -72,11 +78,8 @@ pub(crate) fn moments<T: Real>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     let parts = x.len().div_ceil((ROWS * c).max(1));
     let write = |sums: Shared<T>| {
         for_each_rows(x.len(), c, |index, range| {
-            // SAFETY: each block has its own sums.
-            let to = unsafe { sums.part(index * 3 * c, 3 * c) };
-            let (mean, rest) = to.split_at_mut(c);
-            let (rest, squares) = rest.split_at_mut(c);
-            run(Moments { x: &x[range], c, mean, rest, squares });
+            // SAFETY: each block has its own means, rests and squares.
+            unsafe { run(Moments { x: &x[range], c, to: sums.at(index * 3 * c) }) };
         });
     };
     // SAFETY: each block writes its means, what they miss, and squares.
@@ -102,10 +105,8 @@ pub(crate) fn moments<T: Real>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
 struct Moments<'a, T> {
     x: &'a [T],
     c: usize,
-    mean: &'a mut [T],
-    /// Σ (x - mean): what the rounded mean misses.
-    rest: &'a mut [T],
-    squares: &'a mut [T],
+    /// `[3, C]`: the mean, Σ (x - mean), which is what the rounded mean misses, and Σ (x - mean)².
+    to: *mut T,
 }
 
 impl<T: Real> Pass<T> for Moments<'_, T> {
@@ -144,15 +145,16 @@ impl<T: Real> Pass<T> for Moments<'_, T> {
                 }
             }
             for j in 0..N {
-                sums[j].store(self.mean.as_mut_ptr().add(column + j * V::LANES));
-                rest[j].store(self.rest.as_mut_ptr().add(column + j * V::LANES));
-                squares[j].store(self.squares.as_mut_ptr().add(column + j * V::LANES));
+                let to = self.to.add(column + j * V::LANES);
+                sums[j].store(to);
+                rest[j].store(to.add(self.c));
+                squares[j].store(to.add(2 * self.c));
             }
         }
     }
 }
 
-/// Numbers per column of an [`apply`].
+/// What [`apply`] takes for each column.
 pub(crate) struct Affine<T> {
     pub mean: Vec<T>,
     pub scale: Vec<T>,
@@ -162,7 +164,7 @@ pub(crate) struct Affine<T> {
 /// Writes `(x - mean) · scale + shift + residual`, or 0 where that is negative if `relu` is set.
 ///
 /// # Safety
-/// `y` must have space for as many numbers as x.
+/// `y` must have space for as many numbers as x, and no other thread may use it.
 pub(crate) unsafe fn apply<T: Real>(
     x: &[T],
     affine: &Affine<T>,
@@ -174,7 +176,8 @@ pub(crate) unsafe fn apply<T: Real>(
     for_each_rows(x.len(), c, |_, range| {
         let y = y.at(range.start);
         let residual = residual.map(|residual| &residual[range.clone()]);
-        run(Apply { x: &x[range], affine, residual, relu, y });
+        // SAFETY: the caller has the space; the affine's vectors and the residual fit x.
+        unsafe { run(Apply { x: &x[range], affine, residual, relu, y }) };
     });
 }
 
@@ -259,10 +262,11 @@ impl<T: Real> Backward<'_, T> {
     }
 }
 
-/// Σ g and Σ g (x - mean) of each column, where g is the gradient before the rectification. It is written to `masked`.
+/// Σ g and Σ g (x - mean) of each column, where g is the gradient before the rectification. If `masked` is given, g is
+/// written there.
 ///
 /// # Safety
-/// `masked` must have space for as many numbers as x.
+/// `masked` must have space for as many numbers as x, and no other thread may use it.
 pub(crate) unsafe fn reduce<T: Real>(
     backward: Backward<T>,
     masked: Option<Shared<T>>,
@@ -272,9 +276,8 @@ pub(crate) unsafe fn reduce<T: Real>(
     let write = |sums: Shared<T>| {
         for_each_rows(numbers, c, |index, range| {
             let masked = masked.map(|masked| masked.at(range.start));
-            // SAFETY: each block has its own sums.
-            let (sum, dot) = unsafe { sums.part(index * 2 * c, 2 * c) }.split_at_mut(c);
-            run(Reduce { backward: backward.rows(range), masked, sum, dot });
+            // SAFETY: each block has its own sums; the caller has the space of `masked`.
+            unsafe { run(Reduce { backward: backward.rows(range), masked, to: sums.at(index * 2 * c) }) };
         });
     };
     // SAFETY: each block writes its sums.
@@ -292,13 +295,13 @@ pub(crate) unsafe fn reduce<T: Real>(
 struct Reduce<'a, T> {
     backward: Backward<'a, T>,
     masked: Option<*mut T>,
-    sum: &'a mut [T],
-    dot: &'a mut [T],
+    /// `[2, C]`: Σ g, and Σ g (x - mean).
+    to: *mut T,
 }
 
 impl<T: Real> Pass<T> for Reduce<'_, T> {
     fn width(&self) -> usize {
-        self.sum.len()
+        self.backward.mean.len()
     }
 
     #[inline(always)]
@@ -325,14 +328,15 @@ impl<T: Real> Pass<T> for Reduce<'_, T> {
                 }
             }
             for j in 0..N {
-                sum[j].store(self.sum.as_mut_ptr().add(column + j * V::LANES));
-                dot[j].store(self.dot.as_mut_ptr().add(column + j * V::LANES));
+                let to = self.to.add(column + j * V::LANES);
+                sum[j].store(to);
+                dot[j].store(to.add(c));
             }
         }
     }
 }
 
-/// Numbers per column of a [`gradient`].
+/// What [`gradient`] takes for each column.
 pub(crate) struct Slopes<T> {
     pub of_grad: Vec<T>,
     pub of_x: Vec<T>,
@@ -342,11 +346,12 @@ pub(crate) struct Slopes<T> {
 /// Writes the gradient of x: `of_grad · g - of_x · (x - mean) - constant`.
 ///
 /// # Safety
-/// `d_x` must have space for as many numbers as x.
+/// `d_x` must have space for as many numbers as x, and no other thread may use it.
 pub(crate) unsafe fn gradient<T: Real>(backward: Backward<T>, slopes: &Slopes<T>, d_x: Shared<T>) {
     for_each_rows(backward.x.len(), backward.mean.len(), |_, range| {
         let d_x = d_x.at(range.start);
-        run(Gradient { backward: backward.rows(range), slopes, d_x });
+        // SAFETY: the caller has the space.
+        unsafe { run(Gradient { backward: backward.rows(range), slopes, d_x }) };
     });
 }
 

@@ -9,7 +9,7 @@ pub fn has_fast_path(device: &Device, dtype: DType) -> bool {
     flex && matches!(dtype, DType::F32 | DType::F64)
 }
 
-/// Whether the backend of this device implements [`VitrumOps`](crate::VitrumOps).
+/// Whether the backend of this device implements [`VitrumOps`](crate::extension::VitrumOps).
 pub(crate) fn has_extension(device: &Device) -> bool {
     match device.as_dispatch().clone().inner() {
         DispatchDevice::Flex(_) => true,

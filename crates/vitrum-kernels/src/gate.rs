@@ -1,17 +1,16 @@
-//! Maps times a number per map and channel, and the mean or the length of each channel of a map: the parts of
-//! squeeze-and-excitation and of global response normalisation.
+//! Gates, which multiply maps by a number per map and channel, and squeezes, which take the mean or the length of each
+//! channel of a map: the parts of squeeze-and-excitation and of global response normalisation.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
+use crate::columns::{Pass, run};
 use crate::simd::{self, Kernel, Real, Simd, Vector};
 use crate::threads::{Shared, for_each_block, written};
 
 /// Rows of a map per block.
 const ROWS: usize = 64;
-/// Vectors of channels that are summed at once.
-const VECTORS: usize = 4;
 /// Cost of a number, in multiplications (see `threads`).
 const COST: usize = 4;
 
@@ -37,8 +36,8 @@ impl Sizes {
         Self { b: x[0], n: x[1], c: x[2] }
     }
 
-    /// Calls `work` for blocks of rows of single maps: the map and its numbers' range.
-    fn for_each_rows(&self, work: impl Fn(usize, std::ops::Range<usize>) + Sync + Send) {
+    /// Calls `work` for blocks of rows of single maps: the block, its map, and its numbers' range.
+    fn for_each_rows(&self, work: impl Fn(usize, usize, std::ops::Range<usize>) + Sync + Send) {
         let Self { b, n, c } = *self;
         let parts = n.div_ceil(ROWS);
         for_each_block(
@@ -48,7 +47,7 @@ impl Sizes {
             |(), block| {
                 let (map, part) = (block / parts, block % parts);
                 let rows = part * ROWS..n.min((part + 1) * ROWS);
-                work(map, (map * n + rows.start) * c..(map * n + rows.end) * c);
+                work(block, map, (map * n + rows.start) * c..(map * n + rows.end) * c);
             },
         );
     }
@@ -68,7 +67,7 @@ pub(crate) fn forward<T: Real>(
     let sizes = Sizes::new(&x.shape());
     let (x, scale, shift) = (T::slice(x), T::slice(scale), shift.map(T::slice));
     let write = |y: Shared<T>| {
-        sizes.for_each_rows(|map, range| {
+        sizes.for_each_rows(|_, map, range| {
             let (scale, y) = (&scale[map * sizes.c..(map + 1) * sizes.c], y.at(range.start));
             simd::run(Scale { x: &x[range], scale, shift, residual, y });
         });
@@ -137,7 +136,7 @@ pub(crate) fn backward<T: Real>(
 ) -> (FlexTensor, FlexTensor) {
     let sizes = Sizes::new(&x.shape());
     let d_x = forward::<T>(grad, scale, None, residual);
-    let d_scale = sums::<T>(T::slice(x), T::slice(grad), sizes, 1.0);
+    let d_scale = sums(T::slice(x), Some(T::slice(grad)), sizes, 1.0);
     (d_x, T::tensor(d_scale, Shape::new([sizes.b, sizes.c])))
 }
 
@@ -146,23 +145,21 @@ pub(crate) fn squeeze<T: Real>(x: &FlexTensor, squeeze: Squeeze) -> FlexTensor {
     let sizes = Sizes::new(&x.shape());
     let x = T::slice(x);
     let numbers = match squeeze {
-        Squeeze::Mean => sums::<T>(x, &[], sizes, 1.0 / sizes.n as f64),
-        Squeeze::Length => sums::<T>(x, x, sizes, 1.0).into_iter().map(T::sqrt).collect(),
+        Squeeze::Mean => sums::<T>(x, None, sizes, 1.0 / sizes.n as f64),
+        Squeeze::Length => sums(x, Some(x), sizes, 1.0).into_iter().map(T::sqrt).collect(),
     };
     T::tensor(numbers, Shape::new([sizes.b, sizes.c]))
 }
 
-/// `factor · Σ a · b` of each channel of each map; with an empty `b`, `factor · Σ a`.
-fn sums<T: Real>(a: &[T], b: &[T], sizes: Sizes, factor: f64) -> Vec<T> {
+/// `factor · Σ a · b` of each channel of each map; without b, `factor · Σ a`.
+fn sums<T: Real>(a: &[T], b: Option<&[T]>, sizes: Sizes, factor: f64) -> Vec<T> {
     let parts = sizes.n.div_ceil(ROWS);
     let c = sizes.c;
     let write = |sums: Shared<T>| {
-        sizes.for_each_rows(|map, range| {
-            let part = (range.start / c - map * sizes.n) / ROWS;
-            // SAFETY: each block has its own sums.
-            let sums = unsafe { sums.part((map * parts + part) * c, c) };
-            let b = if b.is_empty() { b } else { &b[range.clone()] };
-            simd::run(Sums { a: &a[range], b, sums });
+        sizes.for_each_rows(|block, _, range| {
+            let b = b.map(|b| &b[range.clone()]);
+            // SAFETY: each block has its own sums, and b is as large as a.
+            unsafe { run(Sums { a: &a[range], b, c, sums: sums.at(block * c) }) };
         });
     };
     // SAFETY: each block writes its sums.
@@ -180,54 +177,34 @@ fn sums<T: Real>(a: &[T], b: &[T], sizes: Sizes, factor: f64) -> Vec<T> {
 /// Σ a · b, or Σ a, of each channel.
 struct Sums<'a, T> {
     a: &'a [T],
-    b: &'a [T],
-    sums: &'a mut [T],
+    b: Option<&'a [T]>,
+    c: usize,
+    sums: *mut T,
 }
 
-impl<T: Real> Kernel for Sums<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(mut self) {
-        let (c, lanes) = (self.sums.len(), T::In::<S>::LANES);
-        let (groups, whole) = (c - c % (VECTORS * lanes), c - c % lanes);
-        // SAFETY: the caller has the instructions; the channels are below `c`.
-        unsafe {
-            for channel in (0..groups).step_by(VECTORS * lanes) {
-                self.channels::<T::In<S>, VECTORS>(channel);
-            }
-            for channel in (groups..whole).step_by(lanes) {
-                self.channels::<T::In<S>, 1>(channel);
-            }
-            for channel in whole..c {
-                self.channels::<T::One, 1>(channel);
-            }
-        }
+impl<T: Real> Pass<T> for Sums<'_, T> {
+    fn width(&self) -> usize {
+        self.c
     }
-}
 
-impl<T: Real> Sums<'_, T> {
-    /// # Safety
-    /// The processor must have the instructions of `V`, and the channels must exist.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
-    unsafe fn channels<V: Vector<Scalar = T>, const N: usize>(&mut self, channel: usize) {
-        let c = self.sums.len();
+    unsafe fn columns<V: Vector<Scalar = T>, const N: usize>(&mut self, column: usize) {
         // SAFETY: upheld by the caller.
         unsafe {
             let mut sums = [V::splat(T::ZERO); N];
-            for row in 0..self.a.len() / c {
+            for row in 0..self.a.len() / self.c {
                 for j in 0..N {
-                    let at = row * c + channel + j * V::LANES;
+                    let at = row * self.c + column + j * V::LANES;
                     let a = V::load(self.a.as_ptr().add(at));
-                    sums[j] = match self.b.is_empty() {
-                        true => sums[j].add(a),
-                        false => a.mul_add(V::load(self.b.as_ptr().add(at)), sums[j]),
+                    sums[j] = match self.b {
+                        Some(b) => a.mul_add(V::load(b.as_ptr().add(at)), sums[j]),
+                        None => sums[j].add(a),
                     };
                 }
             }
             for j in 0..N {
-                sums[j].store(self.sums.as_mut_ptr().add(channel + j * V::LANES));
+                sums[j].store(self.sums.add(column + j * V::LANES));
             }
         }
     }
@@ -247,11 +224,12 @@ pub(crate) fn squeeze_backward<T: Real>(
             let share = T::from_f64(1.0 / sizes.n as f64);
             let rows: Vec<T> = grad.iter().map(|&grad| grad * share).collect();
             let write = |d_x: Shared<T>| {
-                sizes.for_each_rows(|map, range| {
-                    // SAFETY: each block has its own rows.
-                    let to = unsafe { d_x.part(range.start, range.len()) };
+                sizes.for_each_rows(|_, map, range| {
                     let row = &rows[map * sizes.c..(map + 1) * sizes.c];
-                    to.chunks_exact_mut(sizes.c).for_each(|to| to.copy_from_slice(row));
+                    for at in range.step_by(sizes.c.max(1)) {
+                        // SAFETY: each block has its own rows.
+                        unsafe { d_x.at(at).copy_from_nonoverlapping(row.as_ptr(), sizes.c) };
+                    }
                 });
             };
             // SAFETY: the blocks write all rows.
@@ -260,7 +238,7 @@ pub(crate) fn squeeze_backward<T: Real>(
         Squeeze::Length => {
             // A channel of zeros has no direction: its gradient is 0, as in torch.
             let slope = |(&length, &grad): (&T, &T)| {
-                if length > T::ZERO { T::from_f64(grad.to_f64() / length.to_f64()) } else { T::ZERO }
+                if length == T::ZERO { T::ZERO } else { T::from_f64(grad.to_f64() / length.to_f64()) }
             };
             let scale: Vec<T> = T::slice(squeezed).iter().zip(grad).map(slope).collect();
             forward::<T>(x, &T::tensor(scale, Shape::new([sizes.b, sizes.c])), None, false)

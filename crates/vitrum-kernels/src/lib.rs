@@ -37,10 +37,8 @@ mod tensors;
 mod threads;
 
 pub use activation::Activation;
-pub use attention::{AttentionForm, AttentionInputs, Projections};
 pub use conv::{ConvForm, PackedConv};
 pub use device::has_fast_path;
-pub use extension::{FoldedOps, Int8Ops, MapOps, PackedOps, VitrumOps};
 pub use functions::{
     Folding, activate, after_attention_packed, attention, attention_bf16, attention_of_first,
     attention_padded, batch_norm, conv, conv_folded, conv_packed, cross_attention, cross_attention_bf16,
@@ -50,9 +48,7 @@ pub use functions::{
 };
 pub use gate::Squeeze;
 pub use int8::{QuantizeError, QuantizedWeight, quantize_weight_rows};
-pub use linear::LinearWants;
 pub use map_norm::MapNorm;
-pub use mlp::MlpWants;
 pub use packed::{AfterAttention, NormMlp, PackedWeight};
 pub use peak::peak_gflops;
 pub use pool::Pool;
@@ -62,5 +58,4 @@ pub use reference::{
     map_norm_reference, mlp_reference, patch_embed_reference, pool_reference, squeeze_reference,
 };
 pub use simd::{bf16_level, int8_level, simd_level};
-pub use tensors::{Maybe, MaybeBool};
 pub use threads::in_parts;

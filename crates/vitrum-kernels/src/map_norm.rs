@@ -8,7 +8,7 @@ use crate::columns::{Affine, Backward, Slopes, apply, gradient, moments, reduce}
 use crate::simd::Real;
 use crate::threads::{Shared, written};
 
-/// What a norm of maps does besides.
+/// The form of a norm of maps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapNorm {
     /// Groups of channels, each with its own mean and variance in each map; `None`: each channel over the whole batch.
@@ -19,7 +19,17 @@ pub struct MapNorm {
     pub relu: bool,
 }
 
-/// Result, means and reciprocal deviations.
+impl MapNorm {
+    /// The shape of the statistics of this many maps with `c` channels.
+    pub(crate) fn stats_shape(&self, maps: usize, c: usize) -> Shape {
+        match self.groups {
+            None => Shape::new([c]),
+            Some(groups) => Shape::new([maps, groups]),
+        }
+    }
+}
+
+/// Result, means and variances.
 pub(crate) type Normed<F> = (F, F, F);
 
 /// Gradients of x, weight, bias and residual.
@@ -123,15 +133,8 @@ pub(crate) fn forward<T: Real>(
     };
     // SAFETY: the maps fill the result.
     let y = unsafe { written(x.len(), write) };
-    let sets = stats_shape(&sizes, &norm);
+    let sets = norm.stats_shape(sizes.maps, sizes.c);
     (T::tensor(y, shape), T::tensor(means, sets.clone()), T::tensor(vars, sets))
-}
-
-fn stats_shape(sizes: &Sizes, norm: &MapNorm) -> Shape {
-    match norm.groups {
-        None => Shape::new([sizes.c]),
-        Some(groups) => Shape::new([sizes.maps, groups]),
-    }
 }
 
 /// What the backward pass of a norm needs.

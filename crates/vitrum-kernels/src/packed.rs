@@ -17,7 +17,7 @@ use crate::activation::Activation;
 use crate::bf16::{self, RowPairs};
 use crate::gemm::{Epilogue, Gemm, Numbers, Packed, Pairs, View};
 use crate::layer_norm;
-use crate::threads::{Shared, for_each_block, share, threads, written};
+use crate::threads::{Shared, for_each_block, share, threads, with_kept, written};
 
 /// Most rows that a thread takes through all steps at a time.
 const ROWS: usize = 192;
@@ -354,11 +354,11 @@ impl Branches<'_> {
 /// Passes empty vectors with these capacities. Each thread keeps them between calls.
 fn with_buffers(numbers: [usize; 3], work: impl FnOnce(&mut [Vec<f32>; 3])) {
     thread_local!(static BUFFERS: Cell<[Vec<f32>; 3]> = Cell::default());
-    let mut buffers = BUFFERS.take();
-    for (vector, numbers) in buffers.iter_mut().zip(numbers) {
-        vector.clear();
-        vector.reserve_exact(numbers);
-    }
-    work(&mut buffers);
-    BUFFERS.set(buffers);
+    with_kept(&BUFFERS, |buffers| {
+        for (vector, numbers) in buffers.iter_mut().zip(numbers) {
+            vector.clear();
+            vector.reserve_exact(numbers);
+        }
+        work(buffers);
+    });
 }

@@ -39,20 +39,16 @@ impl Sizes {
         (self.b * rows * columns * self.c).saturating_mul(window * COST)
     }
 
-    /// The pixels under the window at a position of the result, as offsets in a map.
+    /// The pixels under the window at a position of the result, as offsets in a map. Windows have no dilation.
     fn window(&self, [row, column]: [usize; 2], pixels: &mut Vec<usize>) {
-        let [h, w] = self.form.grid;
-        let along = |axis: usize, position: usize, size: usize| {
-            let form = self.form;
-            let at = position * form.stride[axis];
-            (0..form.kernel[axis]).filter_map(move |tap| {
-                let pixel = (at + tap * form.dilation[axis]).checked_sub(form.before[axis])?;
-                (pixel < size).then_some(pixel)
-            })
+        let form = self.form;
+        let along = |axis: usize, position: usize| {
+            let at = move |tap: usize| position * form.stride[axis] + tap - form.before[axis];
+            form.on_map(axis, position).map(at)
         };
         pixels.clear();
-        for y in along(0, row, h) {
-            pixels.extend(along(1, column, w).map(|x| (y * w + x) * self.c));
+        for y in along(0, row) {
+            pixels.extend(along(1, column).map(|x| (y * form.grid[1] + x) * self.c));
         }
     }
 }
@@ -144,10 +140,10 @@ unsafe fn pooled<V: Vector>(x: &[V::Scalar], pixels: &[usize], channel: usize, p
 /// The processor must have the instructions of `V`.
 #[inline(always)]
 unsafe fn larger<V: Vector>(a: V, b: V) -> V {
-    // `max` gives its second argument if either is NaN. The two orders agree otherwise, so that their mean is exact.
     // SAFETY: upheld by the caller.
-    let half = unsafe { V::splat(V::Scalar::from_f64(0.5)) };
-    a.max(b).mul_add(half, b.max(a).mul(half))
+    let infinity = unsafe { V::splat(V::Scalar::ZERO.recip()) };
+    // `max` gives b if either is NaN. What is added keeps a NaN of a. Otherwise it is 0, or ∞ if a is ∞.
+    a.max(b).add(a.zero_below(a, infinity))
 }
 
 /// The gradient of the maps.
@@ -212,7 +208,8 @@ impl<T: Real> Kernel for BackMap<'_, T> {
     }
 }
 
-/// Adds the gradient of a position to the pixels under its window. The first of several maxima gets all of it.
+/// Adds the gradient of a position to the pixels under its window. The first of several maxima gets all of it. If the
+/// maximum is NaN, the first pixel does.
 ///
 /// # Safety
 /// As [`pooled`]; `to` must have the pixels too.
@@ -245,7 +242,7 @@ unsafe fn spread<V: Vector>(
                 for &pixel in pixels {
                     let is_most = one.zero_below(V::load(x.as_ptr().add(pixel + channel)), most).mul(left);
                     left = left.sub(is_most);
-                    add(pixel, grad.mul(is_most));
+                    add(pixel, grad.zero_below(is_most, one)); // a product with 0 would make NaN of ∞
                 }
             }
         }

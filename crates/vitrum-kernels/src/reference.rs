@@ -8,6 +8,7 @@ use burn::tensor::{Bool, DType, Tensor, activation};
 
 mod maps;
 
+pub(crate) use maps::statistics;
 pub use maps::{conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference};
 
 use crate::activation::{Activation, QUICK};

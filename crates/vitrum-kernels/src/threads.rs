@@ -3,7 +3,9 @@
 //! Work is cut into blocks whose size depends only on shapes. One thread computes each block in one order, and sums
 //! over blocks are added in the order of the blocks. So any number of threads gives the same bits.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::thread::LocalKey;
 
 use rayon::prelude::*;
 
@@ -57,6 +59,14 @@ pub(crate) fn for_each_block<S>(
     } else {
         (0..blocks).into_par_iter().for_each_init(scratch, work);
     }
+}
+
+/// Passes what this thread keeps under `key` from call to call. A call within `work` with the same key would get a new
+/// value.
+pub(crate) fn with_kept<T: Default>(key: &'static LocalKey<Cell<T>>, work: impl FnOnce(&mut T)) {
+    let mut kept = key.take();
+    work(&mut kept);
+    key.set(kept);
 }
 
 /// Part `index` of `parts` almost equal parts of `0 .. length`.
@@ -132,10 +142,10 @@ impl<T> Shared<T> {
         self.0.wrapping_add(index)
     }
 
-    /// `length` numbers from `start` on.
+    /// `length` numbers from `start` on. Numbers that are not initialised yet are written through [`at`](Self::at).
     ///
     /// # Safety
-    /// `start .. start + length` must lie in the buffer, and no other block may use it.
+    /// `start .. start + length` must lie in the buffer and be initialised, and no other block may use it.
     #[allow(clippy::mut_from_ref)] // Blocks of one buffer are written at once, each by its own thread.
     pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &mut [T] {
         // SAFETY: upheld by the caller.

@@ -66,7 +66,7 @@ impl<B: Backend> Projections<B> {
     }
 }
 
-/// The arguments of [`VitrumOps::vitrum_attention`](crate::VitrumOps::vitrum_attention).
+/// The arguments of [`VitrumOps::vitrum_attention`](crate::extension::VitrumOps::vitrum_attention).
 #[derive(ExtensionType)]
 pub struct AttentionInputs<B: Backend> {
     /// Queries, keys and values.

@@ -1,8 +1,8 @@
 //! Depthwise convolutions: each channel has its own kernel. They run directly along the rows of the maps.
 //!
 //! A few neighbouring positions of the result are summed at once, so that each number of the kernel is loaded once for
-//! all of them. Positions whose kernel reaches over the edge of the map skip what lies outside: one by one, but with many
-//! channels at once. Sums are added in the order of the kernel either way, so that both give the same bits.
+//! all of them. Where the kernel reaches over the edge, positions are summed one by one, many channels at once, without
+//! the pixels outside. Sums are added in the order of the kernel either way, so that both give the same bits.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ const POSITIONS: usize = 4;
 const VECTORS: usize = 2;
 /// Vectors of channels at a position on the edge.
 const EDGE_VECTORS: usize = 6;
-/// Parts of a gradient of the kernel that are summed apart.
+/// The rows of the result are cut into this many parts for the gradient of the kernel. Each part has its own sums.
 const PARTS: usize = 16;
 
 /// The convolution `[B, H'·W', C]`.
@@ -27,17 +27,16 @@ pub(super) fn forward<T: Real>(x: &[T], weight: &[T], fold: &Fold<T>, sizes: Siz
     let [rows, columns] = form.out();
     let folded = Folded::new(fold, c);
     let epilogue = &folded.epilogue(0, c);
+    epilogue.check(m, c, c);
     let write = |y: Shared<T>| {
         for_each_block(
             b * rows,
             m.saturating_mul(c).saturating_mul(form.kernel[0] * form.kernel[1]),
             Vec::new,
             |pairs, line| {
-                if columns > 0 {
-                    simd::run(Row { x, weight, sizes, map: line / rows, row: line % rows, y, pairs });
-                    let positions = line * columns..(line + 1) * columns;
-                    simd::run(ApplyRows { epilogue, c: y, n: c, rows: positions });
-                }
+                simd::run(Row { x, weight, sizes, map: line / rows, row: line % rows, y, pairs });
+                let positions = line * columns..(line + 1) * columns;
+                simd::run(ApplyRows { epilogue, c: y, n: c, rows: positions });
             },
         );
     };
@@ -84,16 +83,6 @@ fn inner(sizes: &Sizes, axis: usize) -> Range<usize> {
     let first = before.div_ceil(stride);
     let room = (form.grid[axis] + before).checked_sub(form.extent(axis));
     let end = room.map_or(0, |room| room / stride + 1).min(form.out()[axis]);
-    first.min(end)..end
-}
-
-/// The part of the kernel along an axis that lies on the map, for a position of the result.
-fn taps(sizes: &Sizes, axis: usize, position: usize) -> Range<usize> {
-    let form = &sizes.form;
-    let (dilation, before) = (form.dilation[axis], form.before[axis]);
-    let at = position * form.stride[axis];
-    let first = before.saturating_sub(at).div_ceil(dilation);
-    let end = (form.grid[axis] + before).saturating_sub(at).div_ceil(dilation).min(form.kernel[axis]);
     first.min(end)..end
 }
 
@@ -168,7 +157,7 @@ impl<T: Real> Row<'_, T> {
         // SAFETY: upheld by the caller; all pixels lie on the map.
         unsafe {
             let mut sums = [[V::splat(T::ZERO); N]; P];
-            for tap_y in taps(&self.sizes, 0, self.row) {
+            for tap_y in form.on_map(0, self.row) {
                 let mut x = self.x.as_ptr().add(self.pixel(tap_y, column, 0) + channel);
                 let mut weight = self.weight.as_ptr().add(tap_y * form.kernel[1] * c + channel);
                 for _ in 0..form.kernel[1] {
@@ -199,8 +188,8 @@ impl<T: Real> Row<'_, T> {
     unsafe fn edge<V: Vector<Scalar = T>>(&mut self, column: usize) {
         let Sizes { c, form, .. } = self.sizes;
         self.pairs.clear();
-        for tap_y in taps(&self.sizes, 0, self.row) {
-            for tap_x in taps(&self.sizes, 1, column) {
+        for tap_y in form.on_map(0, self.row) {
+            for tap_x in form.on_map(1, column) {
                 let pair = (self.pixel(tap_y, column, tap_x), (tap_y * form.kernel[1] + tap_x) * c);
                 self.pairs.push(pair);
             }
@@ -268,17 +257,11 @@ unsafe fn sum_pairs_of<V: Vector, const N: usize>(
 pub(super) fn d_x<T: Real>(weight: &[T], grad: &[T], sizes: Sizes) -> Vec<T> {
     let Sizes { b, c, form, .. } = sizes;
     let [h, w] = form.grid;
-    let turned = [0, 1].map(|axis| (form.extent(axis) - 1).checked_sub(form.before[axis]));
-    if let ([1, 1], [Some(top), Some(left)]) = (form.stride, turned) {
-        // A convolution of the gradient with the kernel turned around.
+    if let Some(turned) = sizes.turned() {
         let taps = form.kernel[0] * form.kernel[1];
         let reversed: Vec<T> =
             (0..taps).rev().flat_map(|tap| &weight[tap * c..(tap + 1) * c]).copied().collect();
-        let after = [0, 1].map(|axis| (form.extent(axis) - 1).saturating_sub(form.after[axis]));
-        let back = super::ConvForm { grid: form.out(), before: [top, left], after, ..form };
-        if back.out() == form.grid {
-            return forward(grad, &reversed, &Fold::default(), Sizes { m: b * h * w, form: back, ..sizes });
-        }
+        return forward(grad, &reversed, &Fold::default(), turned);
     }
     let write = |d_x: Shared<T>| {
         for_each_block(
@@ -306,7 +289,7 @@ struct BackRow<'a, T> {
     pairs: &'a mut Vec<Pair>,
 }
 
-/// The taps along an axis that read this pixel, and the positions of the result that do.
+/// The taps along an axis that read this pixel, each with the position of the result for which it does.
 fn readers(sizes: &Sizes, axis: usize, pixel: usize) -> impl Iterator<Item = (usize, usize)> {
     let form = sizes.form;
     let out = form.out()[axis];
@@ -342,9 +325,9 @@ impl<T: Real> Kernel for BackRow<'_, T> {
 /// The gradient of the kernel.
 pub(super) fn d_weight<T: Real>(x: &[T], grad: &[T], sizes: Sizes) -> Vec<T> {
     let Sizes { b, c, m, form, .. } = sizes;
-    let [rows, columns] = form.out();
+    let [rows, _] = form.out();
     let length = form.kernel[0] * form.kernel[1] * c;
-    let lines = if columns > 0 { b * rows } else { 0 };
+    let lines = b * rows;
     let parts = PARTS.min(lines).max(1);
     let mut sums = vec![T::ZERO; parts * length];
     let to = Shared::new(&mut sums);
@@ -402,7 +385,7 @@ impl<T: Real> KernelPart<'_, T> {
         let [rows, _] = form.out();
         let whole = c - c % T::In::<S>::LANES;
         for line in self.lines.clone() {
-            for tap_y in taps(&self.sizes, 0, line % rows) {
+            for tap_y in form.on_map(0, line % rows) {
                 for first in (0..form.kernel[1]).step_by(K) {
                     // SAFETY: upheld by the caller; the channels lie within a pixel.
                     unsafe {
@@ -438,7 +421,7 @@ impl<T: Real> KernelPart<'_, T> {
             let mut sums = [V::splat(T::ZERO); K];
             let grad = self.grad.as_ptr().add(line * columns * c + channel);
             for column in (0..inner.start).chain(inner.end..columns) {
-                let valid = taps(&self.sizes, 1, column);
+                let valid = form.on_map(1, column);
                 let factor = V::load(grad.add(column * c));
                 for k in 0..K {
                     if valid.contains(&(first + k)) {

@@ -31,7 +31,7 @@ impl<T> Default for Fold<'_, T> {
     }
 }
 
-/// A fold without gaps.
+/// A [`Fold`] with numbers in place of an absent scale or shift.
 pub(super) struct Folded<'a, T> {
     fold: Fold<'a, T>,
     /// What stands in for an absent scale or shift.
@@ -72,7 +72,7 @@ struct Layer {
     shape: [usize; 4],
     groups: usize,
     weight: Weight,
-    /// The kernel as Winograd's way takes it, from its first use on.
+    /// The kernel transformed for Winograd's algorithm; made when it is first needed.
     transformed: OnceLock<Transformed<f32>>,
 }
 
@@ -95,7 +95,8 @@ impl PackedConv {
     /// If the numbers do not fill the shape, or the channels cannot be divided by `groups`.
     pub fn pack(weight: Vec<f32>, shape: [usize; 4], groups: usize) -> Self {
         let [kh, kw, c, n] = shape;
-        assert_eq!(weight.len(), kh * kw * c * n, "PackedConv: a kernel of {shape:?}");
+        let numbers = shape.iter().try_fold(1, |all: usize, &n| all.checked_mul(n));
+        assert_eq!(Some(weight.len()), numbers, "PackedConv: a kernel of {shape:?}");
         assert!(groups > 0 && n.is_multiple_of(groups), "PackedConv: {n} channels in {groups} groups");
         let (rows, columns) = (kh * kw * c, n / groups);
         let pack = |group: usize| {
@@ -144,8 +145,15 @@ impl PackedConv {
         let y = match &self.0.weight {
             Weight::Plain(weight) => depthwise::forward(x, weight, fold, sizes),
             Weight::Groups(_) if winograd::pays::<f32>(&sizes) => {
-                let transform = || Transformed::new(&self.unpack(), sizes);
-                winograd::forward(x, self.0.transformed.get_or_init(transform), fold, sizes)
+                // Made before the cell is locked: a thread that waits in rayon may begin another pass over this layer.
+                let transformed = match self.0.transformed.get() {
+                    Some(transformed) => transformed,
+                    None => {
+                        let transformed = Transformed::new(&self.unpack(), sizes);
+                        self.0.transformed.get_or_init(|| transformed)
+                    }
+                };
+                winograd::forward(x, transformed, fold, sizes)
             }
             Weight::Groups(groups) => dense::forward(x, Kernel::Packed(groups), fold, sizes),
         };

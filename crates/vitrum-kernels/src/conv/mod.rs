@@ -13,6 +13,8 @@ mod winograd;
 pub use fold::PackedConv;
 pub(crate) use fold::{Fold, folded};
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
@@ -22,7 +24,8 @@ use crate::simd::Real;
 use crate::threads::written;
 use winograd::Transformed;
 
-/// How a convolution slides over maps. Pairs are rows and columns.
+/// How a window slides over maps, for convolutions and for pooling, which ignores the groups. Pairs are rows and
+/// columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvForm {
     /// Size of the maps, `[H, W]`.
@@ -37,7 +40,7 @@ pub struct ConvForm {
     pub after: [usize; 2],
     /// Distance between the pixels that a kernel reads; 1: neighbours.
     pub dilation: [usize; 2],
-    /// Groups of channels that do not see each other.
+    /// Number of groups of channels; a result sees the channels of its group alone.
     pub groups: usize,
 }
 
@@ -57,7 +60,8 @@ impl ConvForm {
         Self { before: padding, after: padding, ..self }
     }
 
-    /// With TensorFlow's SAME padding: the result is `[⌈H / stride⌉, ⌈W / stride⌉]`; an odd zero stands below and right.
+    /// With TensorFlow's SAME padding, for a result of `[⌈H / stride⌉, ⌈W / stride⌉]`. If the number of zeros along an
+    /// axis is odd, the extra one is below or right. Call it after kernel, stride and dilation are set.
     pub fn same(self) -> Self {
         let [rows, columns] = [0, 1].map(|axis| {
             let (size, stride) = (self.grid[axis], self.stride[axis].max(1));
@@ -79,19 +83,31 @@ impl ConvForm {
     }
 
     /// Pixels that a kernel spans along an axis.
-    fn extent(&self, axis: usize) -> usize {
-        (self.kernel[axis].max(1) - 1) * self.dilation[axis] + 1
+    pub(crate) fn extent(&self, axis: usize) -> usize {
+        (self.kernel[axis].max(1) - 1).saturating_mul(self.dilation[axis]).saturating_add(1)
     }
 
     /// Size of the result; 0 where the padded maps are smaller than the kernel.
     pub fn out(&self) -> [usize; 2] {
         [0, 1].map(|axis| {
-            let padded = self.grid[axis] + self.before[axis] + self.after[axis];
-            padded.checked_sub(self.extent(axis)).map_or(0, |room| room / self.stride[axis].max(1) + 1)
+            let padded = self.grid[axis].saturating_add(self.before[axis]).saturating_add(self.after[axis]);
+            padded
+                .checked_sub(self.extent(axis))
+                .map_or(0, |room| (room / self.stride[axis].max(1)).saturating_add(1))
         })
     }
 
-    /// Whether a result is the sum of one pixel's channels: a kernel of 1x1 at every pixel.
+    /// The part of the kernel along an axis that lies on the map, for a position of the result.
+    #[inline]
+    pub(crate) fn on_map(&self, axis: usize, position: usize) -> Range<usize> {
+        let (dilation, before) = (self.dilation[axis], self.before[axis]);
+        let at = position * self.stride[axis];
+        let first = before.saturating_sub(at).div_ceil(dilation);
+        let end = (self.grid[axis] + before).saturating_sub(at).div_ceil(dilation).min(self.kernel[axis]);
+        first.min(end)..end
+    }
+
+    /// Whether a result is a weighted sum of the channels of its own pixel.
     fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.out() == self.grid && self.before == [0, 0]
     }
@@ -133,7 +149,8 @@ impl Sizes {
         [self.c / self.form.groups, self.n / self.form.groups]
     }
 
-    /// The convolution of the result's gradient that gives the gradient of the maps, if the kernel moves by one pixel.
+    /// The sizes of the convolution that turns the gradient of the result into that of the maps. `None` for larger
+    /// steps, and for padding wider than the kernel reaches.
     fn turned(&self) -> Option<Self> {
         let form = self.form;
         let around = |zeros: [usize; 2]| -> Option<[usize; 2]> {
@@ -165,10 +182,7 @@ pub(crate) fn forward<T: Real>(
     bias: Option<&FlexTensor>,
     form: ConvForm,
 ) -> FlexTensor {
-    let sizes = Sizes::new(&x.shape(), &weight.shape(), form);
-    let fold = Fold { shift: bias.map(T::slice), ..Fold::default() };
-    let (x, weight) = (T::slice(x), T::slice(weight));
-    T::tensor(convolve(x, weight, &fold, sizes), sizes.out_shape())
+    folded(x, weight, form, &Fold { shift: bias.map(T::slice), ..Fold::default() })
 }
 
 /// The convolution `[B, H'·W', N]` with what follows it.

@@ -6,6 +6,7 @@ use burn::tensor::ops::ConvOptions;
 
 use super::ConvForm;
 use crate::linear::{LinearGradients, LinearWants};
+use crate::portable::sum_rows;
 
 impl ConvForm {
     /// In Burn's terms.
@@ -53,10 +54,7 @@ pub(crate) fn backward<B: Backend>(
 ) -> LinearGradients<FloatTensor<B>> {
     let (x, weight) = (channels_first::<B>(x, form.grid), in_file_order::<B>(weight));
     let rows = Shape::new([grad.shape()[0] * grad.shape()[1], grad.shape()[2]]);
-    let d_bias = wants.bias.then(|| {
-        let n = rows[1];
-        B::float_reshape(B::float_sum_dim(B::float_reshape(grad.clone(), rows), 0), Shape::new([n]))
-    });
+    let d_bias = wants.bias.then(|| sum_rows::<B>(B::float_reshape(grad.clone(), rows)));
     let grad = channels_first::<B>(grad, form.out());
     let d_x = wants.x.then(|| {
         let d_x = B::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), form.options());

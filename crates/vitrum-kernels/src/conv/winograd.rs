@@ -9,6 +9,9 @@
 //!
 //! All factors are 0, ±1 and ½, so few digits are lost. A thread takes a run of tiles from pixels to results, so that the
 //! transformed numbers stay in its cache. The numbers of a tile depend neither on the run nor on the other maps.
+//!
+//! An infinite pixel gives NaN where the plain sum would be infinite. Pixels from a quarter of the largest number on may
+//! overflow.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -17,9 +20,9 @@ use rayon::prelude::*;
 
 use super::Sizes;
 use super::fold::{Fold, Folded};
-use crate::gemm::{ApplyRows, Gemm, Line, Numbers, Packed, View};
+use crate::gemm::{ApplyRows, Gemm, Numbers, Packed, View};
 use crate::simd::{self, Kernel, Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block, share, threads, written};
+use crate::threads::{Shared, for_each_block, share, threads, with_kept, written};
 
 /// Places of a tile of 4x4 pixels.
 const PLACES: usize = 16;
@@ -29,7 +32,7 @@ const RUN: usize = 48;
 const GAP: usize = 16;
 /// Fewer channels than this do not pay for the transforms.
 const FEW_CHANNELS: usize = 32;
-/// The products must be fewer than this share of those of the plain convolution.
+/// Most products, as a share of those of the plain convolution.
 const LARGEST_SHARE: f64 = 0.5;
 /// Cost of moving a number, in multiplications (see `threads`).
 const COST: usize = 4;
@@ -180,7 +183,7 @@ impl Tiling {
         self.sizes.b * self.tiles[0] * self.tiles[1]
     }
 
-    /// Map, and row and column of tiles, of a tile.
+    /// The map of a tile, and its row and column among the map's tiles.
     fn place(&self, tile: usize) -> [usize; 3] {
         let [down, across] = self.tiles;
         [tile / (down * across), tile / across % down, tile % across]
@@ -193,6 +196,7 @@ pub(super) fn forward<T: Real>(x: &[T], kernel: &Transformed<T>, fold: &Fold<T>,
     let Sizes { c, n, m, form, .. } = sizes;
     let ([group_c, group_n], groups) = (sizes.group(), form.groups);
     let folded = Folded::new(fold, n);
+    folded.epilogue(0, n).check(m, n, n);
     let zeros = vec![T::ZERO; c];
     let count = tiling.count();
     let runs = count.div_ceil(RUN).next_multiple_of(threads()).min(count);
@@ -203,15 +207,15 @@ pub(super) fn forward<T: Real>(x: &[T], kernel: &Transformed<T>, fold: &Fold<T>,
             || (),
             |(), index| {
                 let tiles = share(count, runs, index);
-                with_scratch(|scratch| {
+                with_kept(&SCRATCH, |scratch| {
                     let step = c + GAP;
                     let pixels = tiles.len() * step * PLACES;
                     let sums = tiles.len() * n;
-                    let scratch = Line::reserve::<T>(scratch, pixels + PLACES * sums);
-                    // SAFETY: the scratch holds pixels and sums of all places; runs write different results.
+                    let v = Shared::new(numbers_in(scratch, pixels + PLACES * sums));
+                    // SAFETY: the scratch holds pixels and sums of all places; runs write different results. The
+                    // epilogue was checked.
                     unsafe {
-                        let places = tiles.len() * step;
-                        let v = Shared::new(std::slice::from_raw_parts_mut(scratch, pixels + PLACES * sums));
+                        let place_size = tiles.len() * step;
                         let products = v.offset(pixels);
                         simd::run(TransformPixels {
                             x,
@@ -223,7 +227,7 @@ pub(super) fn forward<T: Real>(x: &[T], kernel: &Transformed<T>, fold: &Fold<T>,
                         });
                         for (index, kernel) in kernel.0.iter().enumerate() {
                             let (place, group) = (index / groups, index % groups);
-                            let a = &v.part(place * places, places)[group * group_c..];
+                            let a = &v.part(place * place_size, place_size)[group * group_c..];
                             let a = View::new(a, [tiles.len(), group_c], [step, 1]);
                             Gemm { c_step: n, ..Gemm::new([tiles.len(), group_n, group_c], a, kernel) }
                                 .run_alone::<Numbers>(products.offset(place * sums + group * group_n));
@@ -238,12 +242,22 @@ pub(super) fn forward<T: Real>(x: &[T], kernel: &Transformed<T>, fold: &Fold<T>,
     unsafe { written(m * n, write) }
 }
 
-/// A buffer of this thread.
-fn with_scratch(work: impl FnOnce(&mut Vec<Line>)) {
-    thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
-    let mut lines = SCRATCH.take();
-    work(&mut lines);
-    SCRATCH.set(lines);
+/// A cache line of scratch. It is always initialised, for products read it as a matrix with gaps.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+// The field only gives the line its size; it is used through pointers.
+struct Line(#[allow(dead_code)] [u8; 64]);
+
+thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
+
+/// Space for this many numbers: zeros, or what an earlier call has left.
+fn numbers_in<T: Real>(scratch: &mut Vec<Line>, numbers: usize) -> &mut [T] {
+    let lines = (numbers * size_of::<T>()).div_ceil(size_of::<Line>());
+    if scratch.len() < lines {
+        scratch.resize(lines, Line([0; 64]));
+    }
+    // SAFETY: the lines have space for the numbers, and any initialised bytes are floating-point numbers.
+    unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast(), numbers) }
 }
 
 /// `Bᵀ d B` of each tile of a run: `[16, tiles, C]`, with rows at `step`.
@@ -367,7 +381,7 @@ impl<T: Real> Kernel for TransformResults<'_, T> {
             // The tiles of one line of tiles.
             let end = self.tiles.end.min((tile / across + 1) * across);
             // SAFETY: the caller has the instructions; channels are below N; the rows of the epilogue are those of
-            // these tiles.
+            // these tiles, which are computed.
             unsafe {
                 for tile in tile..end {
                     let results = self.results(tile);

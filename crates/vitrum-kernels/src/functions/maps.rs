@@ -13,17 +13,19 @@ use crate::gate::Squeeze;
 use crate::map_norm::MapNorm;
 use crate::pool::Pool;
 use crate::reference::{
-    conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference,
+    conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference, statistics,
 };
 use crate::tensors::maybe;
 
 /// A convolution of maps with channels last.
 ///
 /// `x` is `[B, H·W, C]`, row by row, with H and W from the form. `weight` is `[kh, kw, C / groups, N]`, `bias` `[N]`.
-/// Returns `[B, H'·W', N]` with the size of [`ConvForm::out`]. Equals [`conv_reference`].
+/// Returns `[B, H'·W', N]` with the size of [`ConvForm::out`]. Equals [`conv_reference`]. Where a result would be
+/// infinite it may be NaN.
 ///
 /// # Panics
-/// If a tensor has another shape or type, or the kernel does not fit on the padded maps.
+/// If a tensor has another shape or type, the kernel does not fit on the padded maps, a kernel, step or dilation is 0,
+/// or a number of the form exceeds 2²⁴.
 pub fn conv(
     x: Tensor<3>,
     weight: Tensor<4>,
@@ -61,7 +63,7 @@ pub struct Folding {
 /// As [`conv`], and if a tensor of the folding does not fit the result.
 pub fn conv_folded(x: Tensor<3>, weight: Tensor<4>, form: ConvForm, folding: Folding) -> Tensor<3> {
     check_conv("conv_folded", &x, weight.dims(), weight.dtype(), None, &form);
-    check_fold(&x, weight.dims()[3], &form, &folding);
+    check_fold("conv_folded", &x, weight.dims()[3], &form, &folding);
     if !has_fast_path(&x.device(), x.dtype()) || x.device().is_autodiff() {
         return one_by_one(conv(x, weight, None, form), folding);
     }
@@ -83,7 +85,7 @@ pub fn conv_folded(x: Tensor<3>, weight: Tensor<4>, form: ConvForm, folding: Fol
 /// The fast path is for `f32` on the CPU without gradients. Elsewhere each call unpacks the kernel.
 ///
 /// # Panics
-/// As [`conv_folded`].
+/// As [`conv_folded`], and if the kernel was packed for another number of groups.
 pub fn conv_packed(x: Tensor<3>, weight: &PackedConv, form: ConvForm, folding: Folding) -> Tensor<3> {
     assert_eq!(
         weight.groups(),
@@ -96,7 +98,7 @@ pub fn conv_packed(x: Tensor<3>, weight: &PackedConv, form: ConvForm, folding: F
         return conv_folded(x, weight, form, folding);
     }
     check_conv("conv_packed", &x, weight.shape(), DType::F32, None, &form);
-    check_fold(&x, weight.shape()[3], &form, &folding);
+    check_fold("conv_packed", &x, weight.shape()[3], &form, &folding);
     let Folding { scale, shift, residual, activation } = folding;
     Tensor::from_dispatch(Dispatch::vitrum_conv_packed(
         x.into_dispatch(),
@@ -130,7 +132,8 @@ fn one_by_one(y: Tensor<3>, folding: Folding) -> Tensor<3> {
 /// [`ConvForm::out`]. Padding is -∞ for the maximum, and does not count in the mean. Equals [`pool_reference`].
 ///
 /// # Panics
-/// If the maps do not fit the form, or a window can lie outside the maps.
+/// If the maps do not fit the form, a kernel or step is 0, a number of the form exceeds 2²⁴, the dilation is not 1, or a
+/// window can lie outside the maps.
 pub fn pool(x: Tensor<3>, form: ConvForm, pool: Pool) -> Tensor<3> {
     check_pool(&x, &form);
     if !has_extension(&x.device()) {
@@ -142,8 +145,8 @@ pub fn pool(x: Tensor<3>, form: ConvForm, pool: Pool) -> Tensor<3> {
 /// Batch normalisation with the statistics of this batch (arXiv:1502.03167): each channel of `[.., C]` over all rows,
 /// then `weight`, `bias` and residual, then the rectification if `relu` is set.
 ///
-/// Returns the result, and mean and biased variance of each channel, `[C]`, which carry no gradient. Equals
-/// [`map_norm_reference`].
+/// Returns the result, and mean and biased variance of each channel, `[C]`, which carry no gradient. Without rows both
+/// are 0. Equals [`map_norm_reference`].
 ///
 /// # Panics
 /// If a tensor has another shape or type.
@@ -160,15 +163,9 @@ pub fn batch_norm<const R: usize>(
     check_map_norm(&x, weight.as_ref(), bias.as_ref(), residual.as_ref(), &norm);
     if !has_extension(&x.device()) {
         let c = x.dims()[R - 1];
-        let rows: Tensor<2> = x.clone().detach().reshape([-1, c as i32]);
-        let mean = rows.clone().mean_dim(0);
-        let centred = rows - mean.clone();
-        let var = (centred.clone() * centred).mean_dim(0);
-        return (
-            map_norm_reference(x, weight, bias, residual, norm),
-            mean.squeeze_dim(0),
-            var.squeeze_dim(0),
-        );
+        let (_, mean, var) = statistics(x.clone().detach(), &norm);
+        let y = map_norm_reference(x, weight, bias, residual, norm);
+        return (y, mean.reshape([c]), var.reshape([c]));
     }
     let (y, mean, var) =
         Dispatch::vitrum_map_norm(x.into_dispatch(), maybe(weight), maybe(bias), maybe(residual), norm);
@@ -179,7 +176,8 @@ pub fn batch_norm<const R: usize>(
 /// then the rectification if `relu` is set. Equals [`map_norm_reference`].
 ///
 /// # Panics
-/// If a tensor has another shape or type, or the channels cannot be divided by `groups`.
+/// If a tensor has another shape or type, x has a single axis or no channels, or the channels cannot be divided by
+/// `groups`.
 pub fn group_norm<const R: usize>(
     x: Tensor<R>,
     groups: usize,
@@ -198,8 +196,8 @@ pub fn group_norm<const R: usize>(
     Tensor::from_dispatch(y)
 }
 
-/// `x · scale + shift`, plus x if `residual` is set: maps `[B, N, C]` with a number per map and channel, `scale` `[B,
-/// C]`, and per channel, `shift` `[C]`. Equals [`gate_reference`].
+/// `x · scale + shift`, plus x if `residual` is set: maps `[B, N, C]` with a number per map and channel, `scale`
+/// `[B, C]`, and per channel, `shift` `[C]`. Equals [`gate_reference`].
 ///
 /// # Panics
 /// If a tensor has another shape or type.
@@ -218,7 +216,8 @@ pub fn gate(
     Tensor::from_dispatch(Dispatch::vitrum_gate(x, scale, maybe(shift), residual))
 }
 
-/// The mean or the length of each channel of maps `[B, N, C]`. Returns `[B, C]`. Equals [`squeeze_reference`].
+/// The mean or the length of each channel of maps `[B, N, C]`. Returns `[B, C]`. Equals [`squeeze_reference`]. The
+/// gradient of the length of a channel of zeros is 0, as in PyTorch.
 pub fn squeeze(x: Tensor<3>, squeeze: Squeeze) -> Tensor<2> {
     if !has_extension(&x.device()) {
         return squeeze_reference(x, squeeze);

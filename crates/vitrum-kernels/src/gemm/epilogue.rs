@@ -23,10 +23,12 @@ pub(crate) enum Epilogue<'a, T> {
     Derivative { x: &'a [T], activation: Activation, value: Shared<T> },
 }
 
-/// An epilogue over rows of C, as a job of its own.
+/// An epilogue over rows of C, as a job of its own. Its creator must have checked the epilogue for C, and computed the
+/// rows.
 pub(crate) struct ApplyRows<'a, T> {
     pub epilogue: &'a Epilogue<'a, T>,
     pub c: Shared<T>,
+    /// Columns; rows are contiguous.
     pub n: usize,
     pub rows: Range<usize>,
 }
@@ -36,7 +38,7 @@ impl<T: Real> Kernel for ApplyRows<'_, T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: upheld by the caller, who has computed the rows.
+        // SAFETY: upheld by the caller. The creator of the job has checked the epilogue and computed the rows.
         unsafe { self.epilogue.pieces::<T::In<S>, false>(&self.c, self.n, self.rows, 0..self.n) };
     }
 }
@@ -83,7 +85,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
     }
 
     /// Panics if an operand has another size than `[m, n]` asks for.
-    pub(super) fn check(&self, m: usize, n: usize, step: usize) {
+    pub(crate) fn check(&self, m: usize, n: usize, step: usize) {
         let vector = |x: &Option<&[T]>| x.is_none_or(|x| x.len() == n);
         let least = if m == 0 { 0 } else { (m - 1) * step + n };
         let matrix = |x: &[T]| x.len() >= least;
@@ -99,25 +101,25 @@ impl<'a, T: Real> Epilogue<'a, T> {
         assert!(fits, "an operand of the epilogue does not fit a product of [{m}, {n}]");
     }
 
-    /// Applies the epilogue to a tile of C.
+    /// Applies the epilogue to a tile of C, whose rows are `step` apart.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`. The tile must be computed and lie in `c`. No other thread may
-    /// use it, in `c` and in the buffers that are written.
+    /// The processor must have the instructions of `V`. The epilogue must be checked. The tile must be computed and lie
+    /// in `c`. No other thread may use it, in `c` and in the buffers that are written.
     #[inline(always)]
     pub(super) unsafe fn apply<V: Vector<Scalar = T>>(
         &self,
         c: &Shared<T>,
-        n: usize,
+        step: usize,
         rows: Range<usize>,
         columns: Range<usize>,
     ) {
         // SAFETY: upheld by the caller.
         unsafe {
             if columns.len() == WIDTH * V::LANES {
-                self.pieces::<V, true>(c, n, rows, columns);
+                self.pieces::<V, true>(c, step, rows, columns);
             } else {
-                self.pieces::<V, false>(c, n, rows, columns);
+                self.pieces::<V, false>(c, step, rows, columns);
             }
         }
     }
@@ -128,7 +130,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
     unsafe fn pieces<V: Vector<Scalar = T>, const WHOLE: bool>(
         &self,
         c: &Shared<T>,
-        n: usize,
+        step: usize,
         rows: Range<usize>,
         columns: Range<usize>,
     ) {
@@ -138,7 +140,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
                 Epilogue::Nothing => return,
                 Epilogue::Activate { bias, activation, keep } => (bias, activation, keep),
                 Epilogue::Fold { scale, shift, residual, activation } => {
-                    for piece in Pieces::<V, WHOLE>::new(n, rows.clone(), columns.clone()) {
+                    for piece in Pieces::<V, WHOLE>::new(step, rows.clone(), columns.clone()) {
                         let shift = piece.load::<V>(shift.as_ptr().add(piece.column));
                         let scale = piece.load::<V>(scale.as_ptr().add(piece.column));
                         let mut x = piece.load::<V>(c.at(piece.at)).mul_add(scale, shift);
@@ -150,7 +152,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
                     (None, activation, None)
                 }
                 Epilogue::Add { bias, gamma, residual } => {
-                    for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                    for piece in Pieces::<V, WHOLE>::new(step, rows, columns) {
                         let x = biased::<V, WHOLE>(piece, c, bias);
                         let residual = piece.load::<V>(residual.as_ptr().add(piece.at));
                         let sum = match gamma {
@@ -163,7 +165,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
                 }
                 Epilogue::Derivative { x, activation, value } => {
                     with_activation!(activation, function => {
-                        for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                        for piece in Pieces::<V, WHOLE>::new(step, rows, columns) {
                             let x = piece.load::<V>(x.as_ptr().add(piece.at));
                             let (active, derivative) = function.value_and_derivative(x);
                             piece.store(active, value.at(piece.at));
@@ -177,7 +179,7 @@ impl<'a, T: Real> Epilogue<'a, T> {
                 return;
             }
             with_activation!(activation, function => {
-                for piece in Pieces::<V, WHOLE>::new(n, rows, columns) {
+                for piece in Pieces::<V, WHOLE>::new(step, rows, columns) {
                     let x = biased::<V, WHOLE>(piece, c, bias);
                     if let Some(keep) = keep {
                         piece.store(x, keep.at(piece.at));
@@ -212,7 +214,8 @@ unsafe fn biased<V: Vector, const WHOLE: bool>(
 /// The pieces of a tile: whole vectors, and the remainder of each row. This is an iterator, because closures cannot be
 /// forced inline and so would be compiled without the instructions of the level.
 struct Pieces<V, const WHOLE: bool> {
-    n: usize,
+    /// Step between rows.
+    step: usize,
     rows: Range<usize>,
     columns: Range<usize>,
     column: usize,
@@ -221,8 +224,8 @@ struct Pieces<V, const WHOLE: bool> {
 
 impl<V: Vector, const WHOLE: bool> Pieces<V, WHOLE> {
     #[inline(always)]
-    fn new(n: usize, rows: Range<usize>, columns: Range<usize>) -> Self {
-        Self { n, rows, column: columns.start, columns, of: PhantomData }
+    fn new(step: usize, rows: Range<usize>, columns: Range<usize>) -> Self {
+        Self { step, rows, column: columns.start, columns, of: PhantomData }
     }
 }
 
@@ -241,7 +244,7 @@ impl<V: Vector, const WHOLE: bool> Iterator for Pieces<V, WHOLE> {
         let column = self.column;
         self.column += V::LANES;
         Some(Piece {
-            at: self.rows.start * self.n + column,
+            at: self.rows.start * self.step + column,
             column,
             count: V::LANES.min(self.columns.end - column),
         })

@@ -94,7 +94,7 @@ use std::ops::Range;
 
 use crate::prefetch::PrefetchQueue;
 use crate::simd::{self, Kernel, Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block, share, threads};
+use crate::threads::{Shared, for_each_block, share, threads, with_kept};
 use pack::{SLACK, Strip};
 
 /// Terms of the sum per block. A strip of B then takes 32 KB of the first-level cache at any level and type.
@@ -199,33 +199,16 @@ impl<T: Real> OperandA<'_, T> {
     /// As [`Strip::pack`].
     #[inline(always)]
     unsafe fn pack<V: Vector<Scalar = T>>(&self, rows: &Range<usize>, terms: &Range<usize>, to: *mut T) {
-        // SAFETY: upheld by the caller.
-        unsafe {
-            match self {
-                OperandA::View(view) => {
-                    let strip = Strip::of_rows(view, rows.start, rows.len(), terms.start, terms.len());
-                    strip.pack::<V>(rows.len(), to);
-                }
-                OperandA::Patches(patches) => {
-                    simd::run(PackPatches {
-                        patches,
-                        rows: rows.clone(),
-                        terms: terms.clone(),
-                        to,
-                        turned: false,
-                    });
-                }
-                OperandA::PatchColumns(patches) => {
-                    simd::run(PackPatches {
-                        patches,
-                        rows: rows.clone(),
-                        terms: terms.clone(),
-                        to,
-                        turned: true,
-                    });
-                }
+        let (patches, turned) = match self {
+            OperandA::View(view) => {
+                let strip = Strip::of_rows(view, rows.start, rows.len(), terms.start, terms.len());
+                // SAFETY: upheld by the caller.
+                return unsafe { strip.pack::<V>(rows.len(), to) };
             }
-        }
+            OperandA::Patches(patches) => (patches, false),
+            OperandA::PatchColumns(patches) => (patches, true),
+        };
+        simd::run(PackPatches { patches, rows: rows.clone(), terms: terms.clone(), to, turned });
     }
 }
 
@@ -295,8 +278,8 @@ impl<T: Real> Gemm<'_, T> {
     /// Computes C, `[m, n]`, row by row.
     ///
     /// # Safety
-    /// `c` must have space for `m` rows of `n` numbers at steps of `c_step` that no other thread uses. If `add` is set, they must be initialised.
-    /// The same holds for the buffers that the epilogue writes.
+    /// `c` must have space for `m` rows of `n` numbers, `c_step` apart, that no other thread uses. If `add` is set, they
+    /// must be initialised. The same holds for the buffers that the epilogue writes.
     pub(crate) unsafe fn run(&self, c: Shared<T>) {
         // SAFETY: upheld by the caller.
         unsafe { self.run_terms::<Numbers>(c) }
@@ -321,7 +304,9 @@ impl<T: Real> Gemm<'_, T> {
                 let (row, column) = (index % grid.row_blocks, index / grid.row_blocks);
                 let tiles = share(grid.tiles, grid.row_blocks, row);
                 let strips = share(grid.strips, grid.column_blocks, column);
-                with_scratch(|scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
+                with_kept(&SCRATCH, |scratch| {
+                    R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c))
+                });
             },
         );
     }
@@ -341,7 +326,7 @@ impl<T: Real> Gemm<'_, T> {
         for block in 0..grid.row_blocks {
             let tiles = share(grid.tiles, grid.row_blocks, block);
             let strips = 0..grid.strips;
-            with_scratch(|scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
+            with_kept(&SCRATCH, |scratch| R::run(Block::<T, R>::new(self, grid, tiles, strips, scratch, c)));
         }
     }
 
@@ -374,8 +359,11 @@ fn tile_shape<T: Real>() -> [usize; 2] {
 
 /// The largest height of a tile: sums fill 24 of 32 registers, or 12 of 16.
 const fn height<S: Simd>() -> usize {
-    if S::MANY_REGISTERS { 12 } else { 6 }
+    if S::MANY_REGISTERS { TALLEST } else { 6 }
 }
+
+/// The largest height of a tile at any level.
+const TALLEST: usize = 12;
 
 /// Width of a tile in vectors.
 const WIDTH: usize = 2;
@@ -435,7 +423,7 @@ impl<T: Real, R: Terms<T>> Kernel for Block<'_, T, R> {
         // SAFETY: upheld by the caller.
         unsafe {
             match height::<S>() {
-                12 => self.sums::<S, 12>(),
+                TALLEST => self.sums::<S, TALLEST>(),
                 _ => self.sums::<S, 6>(),
             }
         }
@@ -597,10 +585,5 @@ impl Line {
 /// Numbers per line for the smallest type; a multiple of it is a whole number of lines for any type.
 const LINE_NUMBERS: usize = 16;
 
-/// Passes scratch that each thread keeps between calls: fresh pages would cost as much as packing.
-fn with_scratch(work: impl FnOnce(&mut Vec<Line>)) {
-    thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
-    let mut lines = SCRATCH.take();
-    work(&mut lines);
-    SCRATCH.set(lines);
-}
+// Kept between calls: fresh pages would cost as much as packing.
+thread_local!(static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });

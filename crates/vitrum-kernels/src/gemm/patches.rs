@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::TALLEST;
 use crate::simd::{Kernel, Real, Simd, Vector};
 
 /// A window that slides over maps `[B, H, W, C]`.
@@ -20,11 +21,11 @@ pub(crate) struct Window {
 }
 
 /// The matrix of patches `[maps · positions, runs · length]`. A patch is some runs of contiguous numbers. A run begins
-/// at an offset in pixels from the position of the window; outside the map it is zeros.
+/// some pixels from the position of the window. If its first pixel is outside the map, the run is zeros.
 pub(crate) struct Patches<'a, T> {
     values: &'a [T],
     window: Window,
-    /// First number of a pixel that belongs to the runs.
+    /// The number within a pixel at which runs begin.
     first: usize,
     /// Offsets of the runs.
     runs: &'a [[isize; 2]],
@@ -33,11 +34,12 @@ pub(crate) struct Patches<'a, T> {
     zeros: Vec<T>,
 }
 
-/// Most rows of a tile.
-const ROWS: usize = 12;
-
 impl<'a, T: Real> Patches<'a, T> {
-    /// Patches of the numbers `first .. first + length` of each pixel under the window.
+    /// Patches of the numbers `first .. first + length` of each pixel under the window. A run must lie within its
+    /// pixel, or within its row of pixels if the maps hold their padding.
+    ///
+    /// # Panics
+    /// If the maps have fewer numbers than the window says.
     pub(crate) fn new(
         values: &'a [T],
         window: Window,
@@ -61,7 +63,7 @@ impl<'a, T: Real> Patches<'a, T> {
     fn start(&self, position: Position, run: [isize; 2]) -> Option<usize> {
         let Window { grid: [h, w], pixel, .. } = self.window;
         let (y, x) = (position.y + run[0], position.x + run[1]);
-        // A run may be longer than a pixel: a padded map holds all of it.
+        // The first pixel decides. Only padded maps have runs over several pixels, and they hold all of them.
         if y < 0 || x < 0 || y >= h as isize || x >= w as isize {
             return None;
         }
@@ -71,20 +73,19 @@ impl<'a, T: Real> Patches<'a, T> {
     /// Packs rows (patches) and terms as a strip `[terms, rows]`.
     ///
     /// # Safety
-    /// The processor must have the instructions of `V`. Rows and terms must lie within the matrix, at most 12 rows. `to`
-    /// must have space for the strip and for a register more, which is overwritten.
+    /// The processor must have the instructions of `V`. Rows and terms must lie within the matrix, at most
+    /// [`TALLEST`] rows. `to` must have space for the strip and for a register more, which is overwritten.
     #[inline(always)]
     unsafe fn pack_rows<V: Vector<Scalar = T>>(&self, rows: &Range<usize>, terms: &Range<usize>, to: *mut T) {
         let height = rows.len();
-        let mut positions = [Position::default(); ROWS];
+        debug_assert!(height <= TALLEST, "a strip of {height} rows");
+        let mut positions = [Position::default(); TALLEST];
         let mut position = Position::of(&self.window, rows.start);
         for slot in positions.iter_mut().take(height) {
             *slot = position;
             position.step(&self.window);
         }
-        let mut starts = [self.zeros.as_ptr(); ROWS];
-        // The last number that a whole register may begin at.
-        let last = self.values.len().saturating_sub(V::LANES);
+        let mut starts = [self.zeros.as_ptr(); TALLEST];
         for piece in Pieces::new(terms, self.length) {
             let run = self.runs[piece.run];
             let mut largest = 0;
@@ -100,13 +101,15 @@ impl<'a, T: Real> Patches<'a, T> {
             let to = to.wrapping_add(piece.at * height);
             let whole = piece.count - piece.count % V::LANES;
             // A register may read beyond the run as long as it stays within the maps.
-            let end = if largest + piece.within + whole <= last { piece.count } else { whole };
-            // SAFETY: upheld by the caller; each row has its run's numbers, and a register more before `end`. Terms are
-            // written in their order, so that each store overwrites what the last one left beyond the rows.
+            let fits = largest + piece.within + whole + V::LANES <= self.values.len();
+            let end = if fits { piece.count } else { whole };
+            // SAFETY: upheld by the caller. Before `end`, each row has a whole register of numbers. Terms are written
+            // in order, so each store overwrites what the one before left beyond the rows.
             unsafe {
                 for first in (0..height).step_by(V::LANES) {
                     let group = &starts[first..height.min(first + V::LANES)];
-                    // Several groups of rows, or a lone term: number by number.
+                    // The last group is not full: whole registers would overwrite the next term's first group, which is
+                    // written.
                     if height > V::LANES && group.len() < V::LANES {
                         gather(group, 0..piece.count, to.add(first), height);
                         continue;
@@ -121,7 +124,7 @@ impl<'a, T: Real> Patches<'a, T> {
         }
     }
 
-    /// Packs rows and terms of the transpose as a strip `[terms, rows]`: terms are patches.
+    /// Packs a strip `[terms, rows]` of the transposed matrix: its terms are patches.
     ///
     /// # Safety
     /// As [`pack_rows`](Self::pack_rows).
@@ -133,8 +136,8 @@ impl<'a, T: Real> Patches<'a, T> {
         to: *mut T,
     ) {
         let height = rows.len();
-        let last = self.values.len().saturating_sub(ROWS.next_multiple_of(V::LANES));
         let is_whole = Pieces::new(rows, self.length).count() == 1;
+        let registers = height.next_multiple_of(V::LANES);
         for piece in Pieces::new(rows, self.length) {
             let run = self.runs[piece.run];
             let mut position = Position::of(&self.window, terms.start);
@@ -146,7 +149,7 @@ impl<'a, T: Real> Patches<'a, T> {
                 // whole strip: the next term overwrites it.
                 unsafe {
                     match start.map(|start| start + piece.within) {
-                        Some(start) if is_whole && start <= last => {
+                        Some(start) if is_whole && start + registers <= self.values.len() => {
                             let from = self.values.as_ptr().add(start);
                             for j in (0..height).step_by(V::LANES) {
                                 V::load(from.add(j)).store(to.add(j));
@@ -170,7 +173,7 @@ impl<'a, T: Real> Patches<'a, T> {
     }
 }
 
-/// The packing of a strip, as a job of its own: products with other terms share its code.
+/// The packing of a strip as a kernel of its own, so that it is compiled once and not for each kind of terms.
 pub(super) struct PackPatches<'a, T> {
     pub patches: &'a Patches<'a, T>,
     pub rows: Range<usize>,

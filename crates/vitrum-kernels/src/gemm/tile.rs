@@ -65,7 +65,7 @@ impl<T: Real> Tile<T> {
         height: usize,
         columns: usize,
     ) {
-        let mut scratch = [T::ZERO; 12 * super::WIDTH * 16];
+        let mut scratch = [T::ZERO; super::TALLEST * super::WIDTH * 16];
         let c_step = super::WIDTH * T::In::<S>::LANES;
         let tile = Self { c: scratch.as_mut_ptr(), c_step, add: false, ..*self };
         // SAFETY: upheld by the caller; the scratch fits the largest tile with the longest vectors.

@@ -19,7 +19,7 @@ use std::ops::Range;
 use crate::activation::{Activation, ActivationFn, with_activation};
 use crate::prefetch::PrefetchQueue;
 use crate::simd::{Real, Simd, Vector};
-use crate::threads::{Shared, for_each_block, share, threads, written};
+use crate::threads::{Shared, for_each_block, share, threads, with_kept, written};
 use dot::{Dot, MAX_PANELS, MAX_ROWS, PANEL, Tile};
 use weight::Parts;
 
@@ -59,7 +59,7 @@ pub(crate) fn linear(
                 let x = &x[rows.start * parts.k..rows.end * parts.k];
                 let residual = residual.map(|r| &r[rows.start * parts.n..rows.end * parts.n]);
                 let (rows, to) = (rows.len(), y.offset(rows.start * parts.n));
-                with_scratch(|scratch| {
+                with_kept(&SCRATCH, |scratch| {
                     dot::run(Block { x, rows, parts, panels, activation, next: None, residual, scratch, to })
                 });
             },
@@ -101,7 +101,7 @@ pub(crate) fn mlp(
                 let residual = residual.map(|r| &r[rows.start * second.n..rows.end * second.n]);
                 let (rows, to) = (rows.len(), y.offset(rows.start * second.n));
                 let (panels, next) = (0..first.panels(), Some(second));
-                with_scratch(|scratch| {
+                with_kept(&SCRATCH, |scratch| {
                     dot::run(Block { x, rows, parts: first, panels, activation, next, residual, scratch, to })
                 });
             },
@@ -138,12 +138,7 @@ struct Scratch {
     hidden: Vec<f32>,
 }
 
-fn with_scratch(work: impl FnOnce(&mut Scratch)) {
-    thread_local!(static SCRATCH: Cell<Scratch> = Cell::default());
-    let mut scratch = SCRATCH.take();
-    work(&mut scratch);
-    SCRATCH.set(scratch);
-}
+thread_local!(static SCRATCH: Cell<Scratch> = Cell::default());
 
 /// Scale and zero point of a quantised row: `x ≈ scale · (q - zero)`.
 #[derive(Clone, Copy, Default)]

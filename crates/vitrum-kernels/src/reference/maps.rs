@@ -23,13 +23,13 @@ fn channels_last(x: Tensor<4>) -> Tensor<3> {
 }
 
 /// Maps `[B, C, H, W]` with a value around them.
-fn padded(x: Tensor<4>, form: &ConvForm, value: f64) -> Tensor<4> {
+fn padded(x: Tensor<4>, form: &ConvForm, value: f32) -> Tensor<4> {
     let ConvForm { before: [top, left], after: [bottom, right], .. } = *form;
-    x.pad((left, right, top, bottom), PadMode::Constant(value as f32))
+    x.pad((left, right, top, bottom), PadMode::Constant(value))
 }
 
-/// A convolution of maps `x` `[B, H·W, C]` with a kernel `[kh, kw, C / groups, N]` and a bias `[N]`. Returns `[B, H'·W',
-/// N]`.
+/// A convolution of maps `x` `[B, H·W, C]` with a kernel `[kh, kw, C / groups, N]` and a bias `[N]`. Returns
+/// `[B, H'·W', N]`.
 ///
 /// # Panics
 /// As [`conv`](crate::conv).
@@ -50,7 +50,7 @@ pub fn pool_reference(x: Tensor<3>, form: ConvForm, pool: Pool) -> Tensor<3> {
     let (kernel_size, stride) = (form.kernel, form.stride);
     channels_last(match pool {
         Pool::Max => {
-            let maps = padded(maps, &form, f64::from(f32::NEG_INFINITY));
+            let maps = padded(maps, &form, f32::NEG_INFINITY);
             max_pool2d(maps, MaxPoolOptions { stride, ..MaxPoolOptions::new(kernel_size) })
         }
         Pool::Avg => {
@@ -76,16 +76,8 @@ pub fn map_norm_reference<const R: usize>(
 ) -> Tensor<R> {
     check_map_norm(&x, weight.as_ref(), bias.as_ref(), residual.as_ref(), &norm);
     let shape = x.dims();
-    let c = shape[R - 1];
-    let rows = shape.iter().product::<usize>() / c.max(1);
-    let sets = match norm.groups {
-        None => [1, rows, c, 1],
-        Some(groups) => [shape[0], rows / shape[0].max(1), groups, c / groups],
-    };
-    let x: Tensor<4> = x.reshape(sets);
-    let mean = |x: Tensor<4>| x.mean_dim(1).mean_dim(3);
-    let centred = x.clone() - mean(x);
-    let var = mean(centred.clone() * centred.clone());
+    let (centred, _, var) = statistics(x, &norm);
+    let sets = centred.dims();
     let mut y = centred / (var + norm.eps).sqrt();
     let beside = |vector: Tensor<1>| vector.reshape([1, 1, sets[2], sets[3]]);
     if let Some(weight) = weight {
@@ -99,6 +91,23 @@ pub fn map_norm_reference<const R: usize>(
         y = y + residual;
     }
     if norm.relu { activation::relu(y) } else { y }
+}
+
+/// Maps `[.., C]` as `[maps, positions, groups, channels of a group]` without their mean, with the mean and the biased
+/// variance over positions and channels of a group.
+pub(crate) fn statistics<const R: usize>(x: Tensor<R>, norm: &MapNorm) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+    let shape = x.dims();
+    let c = shape[R - 1];
+    let rows = shape.iter().product::<usize>() / c.max(1);
+    let x: Tensor<4> = x.reshape(match norm.groups {
+        None => [1, rows, c, 1],
+        Some(groups) => [shape[0], rows / shape[0].max(1), groups, c / groups],
+    });
+    let mean = |x: Tensor<4>| x.mean_dim(1).mean_dim(3);
+    let center = mean(x.clone());
+    let centred = x - center.clone();
+    let var = mean(centred.clone() * centred.clone());
+    (centred, center, var)
 }
 
 /// `x · scale + shift`, plus x if `residual` is set: maps `[B, N, C]`, `scale` `[B, C]`, `shift` `[C]`.

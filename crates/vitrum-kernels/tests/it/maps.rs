@@ -77,6 +77,7 @@ fn cases() -> Vec<Case> {
         Case(2, 17, 9, ConvForm::new([9, 10], [3, 3]).stride([2, 2]).same()),
         Case(2, 3, 9, ConvForm::new([10, 9], [7, 7]).stride([2, 2]).same()),
         Case(1, 8, 6, form([5, 4], 3, 3, 0, 1)), // pixels that nothing reads
+        Case(1, 4, 3, form([1, 1], 1, 2, 0, 1)), // fewer numbers than a register
         Case(2, 37, 37, form([9, 12], 7, 1, 3, 37)), // depthwise
         Case(1, 64, 64, form([5, 4], 7, 1, 3, 64)), // only edges
         Case(2, 21, 21, form([10, 9], 3, 2, 1, 21)),
@@ -185,10 +186,36 @@ fn what_follows_a_convolution_is_folded_into_it() {
                 assert_eq!(values(&same), values(&found), "{form:?} {activation:?} {parts}");
             }
         }
-        let (_, weight) = (0, &inputs[1].0);
-        let weight: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
+        let weight: Vec<f32> = inputs[1].0.iter().map(|&w| w as f32).collect();
         assert_eq!(PackedConv::pack(weight.clone(), weight_shape(case), form.groups).unpack(), weight);
     }
+}
+
+/// A thread that waits for its parts of a first pass may take up another first pass of the same layer.
+#[test]
+fn several_callers_may_begin_with_a_packed_kernel_at_once() {
+    let (done, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a thread pool");
+        let x = random([1, 64, 256], 1.0, 1, &Device::flex(), DType::F32);
+        for round in 0..100 {
+            let kernel = PackedConv::pack(vec![0.5; 9 * 256 * 256], [3, 3, 256, 256], 1);
+            let call = &|delay| {
+                std::thread::sleep(std::time::Duration::from_micros(delay));
+                pool.install(|| {
+                    conv_packed(x.clone(), &kernel, form([8, 8], 3, 1, 1, 1), Folding::default())
+                });
+            };
+            std::thread::scope(|scope| {
+                for caller in 0..4 {
+                    scope.spawn(move || call(caller * 25 * (round % 40)));
+                }
+            });
+        }
+        done.send(()).expect("the test waits");
+    });
+    let patience = std::time::Duration::from_secs(300);
+    end.recv_timeout(patience).expect("the callers wait for each other");
 }
 
 fn weight_shape(case: &Case) -> [usize; 4] {
@@ -259,6 +286,41 @@ fn nan_is_the_maximum_of_a_window() {
         let x = Tensor::<3>::from_data(data, &device);
         let found = values(&pool(x, form([2, 2], 2, 2, 0, 1), Pool::Max));
         assert!(found.iter().all(|y| y.is_nan()), "{at}: {found:?}");
+    }
+}
+
+/// The gradient of 2x2 windows of maps `[1, 4, C]`.
+fn pooled_gradient(x: &[f32], grad: &[f32]) -> Vec<f64> {
+    let device = Device::flex().autodiff();
+    let tensor = |numbers: &[f32], n: usize| {
+        let data = burn::tensor::TensorData::new(numbers.to_vec(), [1, n, numbers.len() / n]);
+        Tensor::<3>::from_data(data, &device)
+    };
+    let x = tensor(x, 4).require_grad();
+    let y = pool(x.clone(), form([2, 2], 2, 2, 0, 1), Pool::Max);
+    values(&x.grad(&(y * tensor(grad, 1)).sum().backward()).unwrap())
+}
+
+#[test]
+fn pooling_fast_equals_the_definition_for_infinite_gradients() {
+    // Number i of a pixel is largest in pixel i % 4.
+    let x: Vec<f32> = (0..4 * 37).map(|at| if at % 37 % 4 == at / 37 { 2.0 } else { 1.0 }).collect();
+    let found = pooled_gradient(&x, &[f32::INFINITY; 37]);
+    let expected: Vec<f64> = x.iter().map(|&x| if x > 1.0 { f64::INFINITY } else { 0.0 }).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn pooling_fast_equals_the_definition_for_the_smallest_numbers() {
+    let device = Device::flex();
+    for units in [1, 2, 3] {
+        let x: Vec<f32> =
+            (0..4 * 37).map(|at| if at / 37 == 2 { f32::from_bits(units) } else { 0.0 }).collect();
+        let maps = Tensor::<3>::from_data(burn::tensor::TensorData::new(x.clone(), [1, 4, 37]), &device);
+        let most = values(&pool(maps, form([2, 2], 2, 2, 0, 1), Pool::Max));
+        assert_eq!(most, vec![f64::from(f32::from_bits(units)); 37]);
+        let expected: Vec<f64> = x.iter().map(|&x| if x > 0.0 { 1.0 } else { 0.0 }).collect();
+        assert_eq!(pooled_gradient(&x, &[1.0; 37]), expected);
     }
 }
 
@@ -398,21 +460,131 @@ fn gates_fast_equals_the_definition() {
 
 #[test]
 fn a_channel_of_zeros_has_a_gradient_of_zeros() {
-    let device = Device::flex().autodiff();
-    let x = Tensor::<3>::zeros([1, 6, 3], &device).require_grad();
-    let grads = squeeze(x.clone(), Squeeze::Length).sum().backward();
-    assert_eq!(values(&x.grad(&grads).unwrap()), vec![0.0; 18]);
+    for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<3>::zeros([1, 6, 3], (&device, dtype)).require_grad();
+        let grads = squeeze(x.clone(), Squeeze::Length).sum().backward();
+        assert_eq!(values(&x.grad(&grads).unwrap()), vec![0.0; 18], "{dtype:?}");
+    }
 }
 
 #[test]
-fn no_maps_no_results() {
-    let device = Device::flex();
-    let none = Tensor::<3>::zeros([0, 12, 4], &device);
-    let weight = Tensor::<4>::ones([3, 3, 4, 5], &device);
+fn nan_is_the_gradient_of_a_length_that_is_nan() {
+    for dtype in [DType::F32, DType::F64, DType::F16] {
+        let device = Device::flex().autodiff();
+        let data = burn::tensor::TensorData::new(vec![1.0, 2.0, f64::NAN, 3.0], [1, 2, 2]);
+        let x = Tensor::<3>::from_data(data, (&device, dtype)).require_grad();
+        let grads = squeeze(x.clone(), Squeeze::Length).sum().backward();
+        let found = values(&x.grad(&grads).unwrap());
+        assert!(found[0].is_nan() && found[2].is_nan(), "{dtype:?}: {found:?}");
+        assert!(found[1] > 0.0 && found[3] > 0.0, "{dtype:?}: {found:?}");
+    }
+}
+
+#[test]
+fn no_maps_or_channels_no_results() {
+    let weight = |c: usize, n: usize| input([3, 3, c, n], 1.0, 2);
     let form = form([3, 4], 3, 1, 1, 1);
-    assert_eq!(conv(none.clone(), weight, None, form).dims(), [0, 12, 5]);
-    assert_eq!(pool(none.clone(), form, Pool::Max).dims(), [0, 12, 4]);
-    assert_eq!(squeeze(none, Squeeze::Mean).dims(), [0, 4]);
+    for (b, c) in [(0, 4), (2, 0), (0, 0)] {
+        let maps = || vec![input([b, 12, c], 1.0, 1)];
+        let none = |results: usize| vec![Vec::<f64>::new(); results];
+        let inputs: Inputs = maps().into_iter().chain([weight(c, 5)]).collect();
+        let found = pass!(inputs, DType::F32, |x: 3, weight: 4| conv(x, weight, None, form));
+        assert_eq!(found, [vec![0.0; b * 60], vec![], vec![0.0; 45 * c]]);
+        for kind in [Pool::Max, Pool::Avg] {
+            assert_eq!(pass!(maps(), DType::F32, |x: 3| pool(x, form, kind)), none(2));
+        }
+        for kind in [Squeeze::Mean, Squeeze::Length] {
+            assert_eq!(pass!(maps(), DType::F32, |x: 3| squeeze(x, kind)), none(2));
+        }
+        let inputs: Inputs = maps().into_iter().chain([input([b, c], 1.0, 2)]).collect();
+        let found = pass!(inputs, DType::F32, |x: 3, scale: 2| gate(x, scale, None, true));
+        assert_eq!(found, none(3));
+        let inputs: Inputs = maps().into_iter().chain([input([c], 1.0, 2), input([c], 1.0, 3)]).collect();
+        let found = pass!(inputs, DType::F32, |x: 3, weight: 1, bias: 1| {
+            batch_norm(x, weight, bias, None, 1e-5, true).0
+        });
+        assert_eq!(found, [vec![], vec![], vec![0.0; c], vec![0.0; c]]);
+        if c > 0 {
+            let found = pass!(inputs, DType::F32, |x: 3, weight: 1, bias: 1| {
+                group_norm(x, 2, weight, bias, 1e-5, true)
+            });
+            assert_eq!(found, [vec![], vec![], vec![0.0; c], vec![0.0; c]]);
+        }
+    }
+    let none = Tensor::<3>::zeros([0, 12, 4], &Device::flex());
+    let (_, mean, var) = batch_norm(none, None, None, None, 1e-5, false);
+    assert_eq!([values(&mean), values(&var)], [vec![0.0; 4], vec![0.0; 4]]);
+}
+
+/// Asserts that `work` panics with this message.
+fn assert_panics(message: &str, work: impl FnOnce()) {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).expect_err(message);
+    let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+    assert!(said.contains(message), "{said:?} instead of {message:?}");
+}
+
+#[test]
+fn forms_whose_sizes_exceed_any_memory_are_refused() {
+    let device = Device::flex();
+    let run = |x: [usize; 3], weight: [usize; 4], form: ConvForm| {
+        conv(Tensor::zeros(x, &device), Tensor::ones(weight, &device), None, form);
+    };
+    let plain = form([4, 4], 1, 1, 0, 1);
+    assert_panics("a number above", || {
+        run([1, 16, 4], [1, 1, 4, 5], ConvForm { before: [usize::MAX, 0], after: [1, 0], ..plain });
+    });
+    assert_panics("a number above", || {
+        run([1, 16, 8], [2, 2, 1, 8], ConvForm { dilation: [usize::MAX; 2], ..form([4, 4], 2, 1, 0, 8) });
+    });
+    let sides = [1 << 32; 2];
+    assert_panics("a number above", || {
+        run([1, 0, 4], [1, 1, 4, 5], ConvForm { grid: sides, stride: sides, ..plain });
+    });
+    assert_panics("a number above", || {
+        pool(Tensor::zeros([1, 0, 4], &device), ConvForm { grid: sides, stride: sides, ..plain }, Pool::Max);
+    });
+    assert_panics("more numbers than fit", || {
+        let sides = [1 << 24; 2];
+        run([1, 1 << 48, 0], [1, 1, 0, 1 << 20], ConvForm { grid: sides, ..plain });
+    });
+    assert_panics("channels of the kernel", || {
+        run([1, 16, 4], [1, 1, 2, 0], plain.groups((1 << 63) + 2));
+    });
+}
+
+#[test]
+fn wrong_groups_and_windows_are_named() {
+    let device = Device::flex();
+    let maps = || Tensor::<3>::zeros([1, 16, 4], &device);
+    let plain = form([4, 4], 1, 1, 0, 1);
+    assert_panics("conv: 3 channels of the result in 2 groups", || {
+        conv(maps(), Tensor::ones([1, 1, 2, 3], &device), None, plain.groups(2));
+    });
+    assert_panics("conv_packed: the scale", || {
+        let kernel = PackedConv::pack(vec![1.0; 4], [1, 1, 4, 1], 1);
+        let scale = Some(Tensor::ones([2], &device));
+        conv_packed(maps(), &kernel, plain, Folding { scale, ..Folding::default() });
+    });
+    assert_panics("pool: windows have no dilation", || {
+        pool(maps(), form([4, 4], 2, 1, 0, 1).dilation([2, 2]), Pool::Max);
+    });
+    assert_panics("pool: a window can lie outside", || {
+        pool(Tensor::zeros([1, 0, 4], &device), form([0, 0], 2, 1, 1, 1), Pool::Max);
+    });
+    let vector = |c: usize| Tensor::<1>::ones([c], &device);
+    assert_panics("group_norm: maps must be [B, .., C]", || {
+        group_norm(vector(4), 2, vector(4), vector(4), 1e-5, false);
+    });
+    assert_panics("group_norm: 0 channels in 2 groups", || {
+        group_norm(Tensor::<3>::zeros([1, 4, 0], &device), 2, vector(0), vector(0), 1e-5, false);
+    });
+    assert_panics("group_norm: the weight", || {
+        group_norm(maps(), 2, vector(5), vector(4), 1e-5, false);
+    });
+    assert_panics("batch_norm: the bias", || {
+        batch_norm(maps(), vector(4), vector(5), None, 1e-5, false);
+    });
 }
 
 #[test]

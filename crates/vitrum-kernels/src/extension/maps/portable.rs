@@ -30,12 +30,10 @@ fn inside(form: &ConvForm) -> [Slice; 4] {
     [Slice::full(), Slice::full(), y, x]
 }
 
-/// Pixels of the maps under each window, `[1, 1, H', W']`.
-fn counts<B: Backend>(like: &FloatTensor<B>, form: &ConvForm) -> FloatTensor<B> {
+/// The share of each window that lies on the maps, `[1, 1, H', W']`.
+fn share_inside<B: Backend>(like: &FloatTensor<B>, form: &ConvForm) -> FloatTensor<B> {
     let ones = full::<B>(like, Shape::new([1, 1, form.grid[0], form.grid[1]]), 1.0);
-    let size = (form.kernel[0] * form.kernel[1]) as f64;
-    let share = B::avg_pool2d(padded::<B>(ones, form, 0.0), form.kernel, form.stride, [0, 0], true, false);
-    B::float_mul_scalar(share, size.into())
+    B::avg_pool2d(padded::<B>(ones, form, 0.0), form.kernel, form.stride, [0, 0], true, false)
 }
 
 pub(crate) fn pool<B: Backend>(x: FloatTensor<B>, form: ConvForm, pool: Pool) -> FloatTensor<B> {
@@ -46,11 +44,10 @@ pub(crate) fn pool<B: Backend>(x: FloatTensor<B>, form: ConvForm, pool: Pool) ->
             B::max_pool2d(padded, form.kernel, form.stride, [0, 0], form.dilation, false)
         }
         Pool::Avg => {
-            let counts = counts::<B>(&x, &form);
-            let size = (form.kernel[0] * form.kernel[1]) as f64;
-            let share =
+            let share = share_inside::<B>(&x, &form);
+            let mean =
                 B::avg_pool2d(padded::<B>(x, &form, 0.0), form.kernel, form.stride, [0, 0], true, false);
-            B::float_div(B::float_mul_scalar(share, size.into()), counts)
+            B::float_div(mean, share)
         }
     })
 }
@@ -73,8 +70,7 @@ pub(crate) fn pool_backward<B: Backend>(
                 .x_grad
         }
         Pool::Avg => {
-            let size = (form.kernel[0] * form.kernel[1]) as f64;
-            let grad = B::float_div(B::float_mul_scalar(grad, size.into()), counts::<B>(&x, &form));
+            let grad = B::float_div(grad, share_inside::<B>(&x, &form));
             let x = padded::<B>(x, &form, 0.0);
             B::avg_pool2d_backward(x, grad, form.kernel, form.stride, [0, 0], true, false)
         }
@@ -82,7 +78,8 @@ pub(crate) fn pool_backward<B: Backend>(
     channels_last::<B>(B::float_slice(d_padded, &inside(&form)))
 }
 
-/// Maps as `[sets before, numbers, sets after, channels]`, such that statistics go over the axes 1 and 3.
+/// Maps as `[maps, positions, groups, channels of a group]`. Statistics go over positions and the channels of a group.
+/// A norm over the batch has one map, and a group per channel.
 fn in_sets(shape: &Shape, norm: &MapNorm) -> Shape {
     let rank = shape.num_dims();
     let c = shape[rank - 1];
@@ -102,13 +99,6 @@ fn mean_of_sets<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 /// A vector `[C]` beside maps in sets.
 fn beside<B: Backend>(vector: FloatTensor<B>, sets: &Shape) -> FloatTensor<B> {
     B::float_reshape(vector, Shape::new([1, 1, sets[2], sets[3]]))
-}
-
-fn stats_shape(sets: &Shape, norm: &MapNorm) -> Shape {
-    match norm.groups {
-        None => Shape::new([sets[2]]),
-        Some(groups) => Shape::new([sets[0], groups]),
-    }
 }
 
 pub(crate) fn map_norm<B: Backend>(
@@ -139,7 +129,7 @@ pub(crate) fn map_norm<B: Backend>(
     if norm.relu {
         y = B::float_clamp_min(y, 0.0.into());
     }
-    let stats = stats_shape(&sets, &norm);
+    let stats = norm.stats_shape(sets[0], sets[2]);
     (y, B::float_reshape(mean, stats.clone()), B::float_reshape(var, stats))
 }
 
@@ -239,7 +229,8 @@ pub(crate) fn squeeze_backward<B: Backend>(
         Squeeze::Length => {
             // A channel of zeros has no direction: its gradient is 0.
             let is_there = B::float_sign(squeezed.clone());
-            let length = B::float_clamp_min(squeezed, f64::from(f32::MIN_POSITIVE).into());
+            let is_zero = B::float_add_scalar(B::float_neg(is_there.clone()), 1.0.into());
+            let length = B::float_add(squeezed, is_zero); // 1 where it is 0
             let slope = B::float_mul(B::float_div(grad, length), is_there);
             B::float_mul(x, per_map::<B>(slope))
         }
