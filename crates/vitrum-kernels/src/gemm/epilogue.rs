@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::WIDTH;
 use crate::activation::{Activation, ActivationFn, Differentiable as _, with_activation};
+use crate::prefetch::prefetch;
 use crate::simd::{Kernel, Real, Simd, Vector};
 use crate::threads::Shared;
 
@@ -101,6 +102,21 @@ impl<'a, T: Real> Epilogue<'a, T> {
         assert!(fits, "an operand of the epilogue does not fit a product of [{m}, {n}]");
     }
 
+    /// Prefetches what the epilogue adds to a tile of C, before the tile is computed: it comes from memory, which takes
+    /// longer than a row of the epilogue.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, step: usize, rows: Range<usize>, columns: Range<usize>) {
+        let residual = match self {
+            Epilogue::Add { residual, .. } | Epilogue::Fold { residual: Some(residual), .. } => residual,
+            _ => return,
+        };
+        for row in rows {
+            let from = residual.as_ptr().wrapping_add(row * step);
+            prefetch(from.wrapping_add(columns.start));
+            prefetch(from.wrapping_add(columns.end - 1));
+        }
+    }
+
     /// Applies the epilogue to a tile of C, whose rows are `step` apart.
     ///
     /// # Safety
@@ -140,16 +156,18 @@ impl<'a, T: Real> Epilogue<'a, T> {
                 Epilogue::Nothing => return,
                 Epilogue::Activate { bias, activation, keep } => (bias, activation, keep),
                 Epilogue::Fold { scale, shift, residual, activation } => {
-                    for piece in Pieces::<V, WHOLE>::new(step, rows.clone(), columns.clone()) {
-                        let shift = piece.load::<V>(shift.as_ptr().add(piece.column));
-                        let scale = piece.load::<V>(scale.as_ptr().add(piece.column));
-                        let mut x = piece.load::<V>(c.at(piece.at)).mul_add(scale, shift);
-                        if let Some(residual) = residual {
-                            x = x.add(piece.load(residual.as_ptr().add(piece.at)));
+                    with_activation!(activation, function => {
+                        for piece in Pieces::<V, WHOLE>::new(step, rows, columns) {
+                            let shift = piece.load::<V>(shift.as_ptr().add(piece.column));
+                            let scale = piece.load::<V>(scale.as_ptr().add(piece.column));
+                            let mut x = piece.load::<V>(c.at(piece.at)).mul_add(scale, shift);
+                            if let Some(residual) = residual {
+                                x = x.add(piece.load(residual.as_ptr().add(piece.at)));
+                            }
+                            piece.store(function.value(x), c.at(piece.at));
                         }
-                        piece.store(x, c.at(piece.at));
-                    }
-                    (None, activation, None)
+                    });
+                    return;
                 }
                 Epilogue::Add { bias, gamma, residual } => {
                     for piece in Pieces::<V, WHOLE>::new(step, rows, columns) {

@@ -5,6 +5,22 @@ use crate::simd::{Real, Simd, Vector};
 
 use super::Terms;
 
+/// Most rows of a tile that have a pointer each.
+const FEW_ROWS: usize = 6;
+
+/// The same pointer, of whose origin the compiler knows nothing.
+#[inline(always)]
+fn unknown<T>(mut at: *const T) -> *const T {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: no instruction; the pointer stays as it is.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = &mut at;
+    at
+}
+
 /// Operands of a tile. A is `[height, k]`; its steps between rows and between terms come with each call.
 pub(crate) struct Tile<T> {
     /// Terms of the sum.
@@ -110,7 +126,16 @@ impl<T: Real> Tile<T> {
             }
             let (mut a, mut b) = (self.a, self.b);
             let mut ahead = self.ahead;
-            for _ in 0..self.k {
+            // A few rows in place have a pointer each, of which the compiler knows nothing. Otherwise it steps from row to
+            // row in the loop, by a step that it reads from memory each time.
+            let has_pointers = MR <= FEW_ROWS && a_term == 1;
+            let mut rows = [self.a; MR];
+            if has_pointers {
+                for i in 0..MR {
+                    rows[i] = unknown(self.a.wrapping_add(i * a_row));
+                }
+            }
+            for term in 0..self.k {
                 let mut b_row = [T::In::<S>::splat(T::ZERO); NR];
                 for j in 0..NR {
                     b_row[j] = T::In::<S>::load(b.add(j * T::In::<S>::LANES));
@@ -119,7 +144,8 @@ impl<T: Real> Tile<T> {
                     ahead.prefetch_next();
                 }
                 for i in 0..MR {
-                    let factor = T::In::<S>::splat(*a.add(i * a_row));
+                    let at = if has_pointers { rows[i].add(term) } else { a.add(i * a_row) };
+                    let factor = T::In::<S>::splat(*at);
                     for j in 0..NR {
                         sums[i][j] = R::add::<S>(factor, b_row[j], sums[i][j]);
                     }

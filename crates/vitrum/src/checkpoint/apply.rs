@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 
-pub use super::report::{Adaptation, Report, ShapeChange};
 use super::convert::flatten_kernels;
+pub use super::report::{Adaptation, Report, ShapeChange};
 use super::tensors::{HostTensor, TensorMap};
 use crate::layers::init::{Draw, FirstValue, NoFirstValue, initialize, kept};
 use crate::layers::names::{Key, Map, Visit, map, shapes, visit, wildcard};
