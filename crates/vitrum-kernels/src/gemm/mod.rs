@@ -39,8 +39,8 @@
 //! | G11 | Other sizes of blocks | dropped | constant | ec787e1 |
 //! | G12 | Whole tiles in the epilogue without a check of each piece's length | kept | in git | 98cedd7 |
 //! | G13 | Activations as closures | dropped | not in git | ec787e1 |
-//! | G14 | A pointer for each row of A that is read in place | kept | constant | this one |
-//! | G15 | Prefetch what the epilogue adds; a folded norm and its activation in one pass | kept | in git | this one |
+//! | G14 | A pointer for each row of A that is read in place | kept | constant | d591bcb |
+//! | G15 | Prefetch what the epilogue adds; a folded norm and its activation in one pass | kept | in git | d591bcb |
 //!
 //! To run one again: "in git" means that the commit made the change, so compare it with its parent. "Constant" means
 //! that editing a constant is the whole change. "Not in git" means that the commit recorded only the result. Compare
