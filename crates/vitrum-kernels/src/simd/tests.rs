@@ -119,6 +119,19 @@ impl<T: Real> Kernel for Moves<T> {
                     let expected = if column < rows { from[column * 16 + row] } else { T::ZERO };
                     assert!(to[row * 16 + column] == expected, "{rows} rows");
                 }
+                // Rows in another order, from number 1 on; the rest of `to` stays.
+                let start = |row: usize| (rows - row) % 15 * 16;
+                let lines: Vec<*const T> = (0..rows).map(|row| from[start(row)..].as_ptr()).collect();
+                for columns in 0..=lanes {
+                    let mut to = [T::ZERO; 256];
+                    T::In::<S>::transpose_lines(&lines, 1, columns, to.as_mut_ptr(), 16);
+                    for (i, &found) in to[..16 * lanes].iter().enumerate() {
+                        let (column, row) = (i / 16, i % 16);
+                        let is_there = row < rows && column < columns;
+                        let expected = if is_there { from[start(row) + 1 + column] } else { T::ZERO };
+                        assert!(found == expected, "{rows} rows, {columns} columns");
+                    }
+                }
             }
         }
     }
