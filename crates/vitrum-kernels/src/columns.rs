@@ -49,7 +49,7 @@ impl<T: Real, P: Pass<T>> Kernel for AllColumns<P, T> {
     unsafe fn run<S: Simd>(mut self) {
         let (c, lanes) = (self.0.width(), T::In::<S>::LANES);
         let (groups, whole) = (c - c % (VECTORS * lanes), c - c % lanes);
-        // SAFETY: the caller has the instructions; the columns are below `c`. The rest is upheld by the caller of `run`.
+        // SAFETY: the caller has the instructions; the columns are below `c`. The caller of `run` upholds the rest.
         unsafe {
             for column in (0..groups).step_by(VECTORS * lanes) {
                 self.0.columns::<T::In<S>, VECTORS>(column);
@@ -154,7 +154,7 @@ impl<T: Real> Pass<T> for Moments<'_, T> {
     }
 }
 
-/// Numbers per column of an [`apply`].
+/// What [`apply`] takes for each column.
 pub(crate) struct Affine<T> {
     pub mean: Vec<T>,
     pub scale: Vec<T>,
@@ -262,7 +262,8 @@ impl<T: Real> Backward<'_, T> {
     }
 }
 
-/// Σ g and Σ g (x - mean) of each column, where g is the gradient before the rectification. It is written to `masked`.
+/// Σ g and Σ g (x - mean) of each column, where g is the gradient before the rectification. If `masked` is given, g is
+/// written there.
 ///
 /// # Safety
 /// `masked` must have space for as many numbers as x, and no other thread may use it.
@@ -335,7 +336,7 @@ impl<T: Real> Pass<T> for Reduce<'_, T> {
     }
 }
 
-/// Numbers per column of a [`gradient`].
+/// What [`gradient`] takes for each column.
 pub(crate) struct Slopes<T> {
     pub of_grad: Vec<T>,
     pub of_x: Vec<T>,

@@ -1,5 +1,5 @@
-//! Maps times a number per map and channel, and the mean or the length of each channel of a map: the parts of
-//! squeeze-and-excitation and of global response normalisation.
+//! Gates, which multiply maps by a number per map and channel, and squeezes, which take the mean or the length of each
+//! channel of a map: the parts of squeeze-and-excitation and of global response normalisation.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;

@@ -8,7 +8,7 @@ use crate::columns::{Affine, Backward, Slopes, apply, gradient, moments, reduce}
 use crate::simd::Real;
 use crate::threads::{Shared, written};
 
-/// What a norm of maps does besides.
+/// The form of a norm of maps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapNorm {
     /// Groups of channels, each with its own mean and variance in each map; `None`: each channel over the whole batch.

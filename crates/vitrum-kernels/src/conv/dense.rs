@@ -6,8 +6,8 @@ use crate::gemm::{Gemm, OperandA, OperandB, Packed, Patches, View, Window};
 use crate::simd::Real;
 use crate::threads::{Shared, for_each_block, written};
 
-/// Fewer channels than this make runs that are too short to pack well. Neighbouring pixels then form one run, on maps
-/// with their padding.
+/// With fewer channels than this, the runs of single pixels are too short to pack well. Then a row of the kernel is one
+/// run, and the maps are copied with their padding.
 const FEW_CHANNELS: usize = 16;
 /// Cost of moving a number, in multiplications (see `threads`).
 const COST: usize = 4;
@@ -68,7 +68,7 @@ impl<'a, T: Real> Source<'a, T> {
     }
 }
 
-/// The maps with zeros around them, and a register of zeros behind.
+/// The maps with zeros around them, and 16 more at the end, so that a register may read past the last number.
 fn padded<T: Real>(x: &[T], sizes: Sizes, [rows, columns]: [usize; 2]) -> Vec<T> {
     let Sizes { b, c, form: ConvForm { grid: [h, w], before: [top, left], .. }, .. } = sizes;
     let mut maps = vec![T::ZERO; b * rows * columns * c + 16];
@@ -136,7 +136,7 @@ pub(super) fn d_weight<T: Real>(x: &[T], grad: &[T], sizes: Sizes) -> Vec<T> {
     unsafe { written(terms * n, write) }
 }
 
-/// The pixels of the maps that are `stride` apart and read the same part of the kernel.
+/// The pixels of the maps that are `stride` apart; the same pixels of the kernel reach all of them.
 struct Phase {
     /// Number of rows and columns.
     count: [usize; 2],

@@ -1,8 +1,8 @@
 //! Depthwise convolutions: each channel has its own kernel. They run directly along the rows of the maps.
 //!
 //! A few neighbouring positions of the result are summed at once, so that each number of the kernel is loaded once for
-//! all of them. Positions whose kernel reaches over the edge of the map skip what lies outside: one by one, but with many
-//! channels at once. Sums are added in the order of the kernel either way, so that both give the same bits.
+//! all of them. Where the kernel reaches over the edge, positions are summed one by one, many channels at once, without
+//! the pixels outside. Sums are added in the order of the kernel either way, so that both give the same bits.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ const POSITIONS: usize = 4;
 const VECTORS: usize = 2;
 /// Vectors of channels at a position on the edge.
 const EDGE_VECTORS: usize = 6;
-/// Parts of a gradient of the kernel that are summed apart.
+/// The rows of the result are cut into this many parts for the gradient of the kernel. Each part has its own sums.
 const PARTS: usize = 16;
 
 /// The convolution `[B, H'·W', C]`.
@@ -289,7 +289,7 @@ struct BackRow<'a, T> {
     pairs: &'a mut Vec<Pair>,
 }
 
-/// The taps along an axis that read this pixel, and the positions of the result that do.
+/// The taps along an axis that read this pixel, each with the position of the result for which it does.
 fn readers(sizes: &Sizes, axis: usize, pixel: usize) -> impl Iterator<Item = (usize, usize)> {
     let form = sizes.form;
     let out = form.out()[axis];

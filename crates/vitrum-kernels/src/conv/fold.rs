@@ -31,7 +31,7 @@ impl<T> Default for Fold<'_, T> {
     }
 }
 
-/// A fold without gaps.
+/// A [`Fold`] with numbers in place of an absent scale or shift.
 pub(super) struct Folded<'a, T> {
     fold: Fold<'a, T>,
     /// What stands in for an absent scale or shift.
@@ -72,7 +72,7 @@ struct Layer {
     shape: [usize; 4],
     groups: usize,
     weight: Weight,
-    /// The kernel as Winograd's way takes it, from its first use on.
+    /// The kernel transformed for Winograd's algorithm; made when it is first needed.
     transformed: OnceLock<Transformed<f32>>,
 }
 

@@ -24,7 +24,8 @@ use crate::simd::Real;
 use crate::threads::written;
 use winograd::Transformed;
 
-/// How a convolution slides over maps. Pairs are rows and columns.
+/// How a window slides over maps, for convolutions and for pooling, which ignores the groups. Pairs are rows and
+/// columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvForm {
     /// Size of the maps, `[H, W]`.
@@ -39,7 +40,7 @@ pub struct ConvForm {
     pub after: [usize; 2],
     /// Distance between the pixels that a kernel reads; 1: neighbours.
     pub dilation: [usize; 2],
-    /// Groups of channels that do not see each other.
+    /// Number of groups of channels; a result sees the channels of its group alone.
     pub groups: usize,
 }
 
@@ -59,7 +60,8 @@ impl ConvForm {
         Self { before: padding, after: padding, ..self }
     }
 
-    /// With TensorFlow's SAME padding: the result is `[⌈H / stride⌉, ⌈W / stride⌉]`; an odd zero stands below and right.
+    /// With TensorFlow's SAME padding, for a result of `[⌈H / stride⌉, ⌈W / stride⌉]`. If the number of zeros along an
+    /// axis is odd, the extra one is below or right. Call it after kernel, stride and dilation are set.
     pub fn same(self) -> Self {
         let [rows, columns] = [0, 1].map(|axis| {
             let (size, stride) = (self.grid[axis], self.stride[axis].max(1));
@@ -105,7 +107,7 @@ impl ConvForm {
         first.min(end)..end
     }
 
-    /// Whether a result is the sum of one pixel's channels: a kernel of 1x1 at every pixel.
+    /// Whether a result is a weighted sum of the channels of its own pixel.
     fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.out() == self.grid && self.before == [0, 0]
     }
@@ -147,7 +149,8 @@ impl Sizes {
         [self.c / self.form.groups, self.n / self.form.groups]
     }
 
-    /// The convolution of the result's gradient that gives the gradient of the maps, if the kernel moves by one pixel.
+    /// The sizes of the convolution that turns the gradient of the result into that of the maps. `None` for larger
+    /// steps, and for padding wider than the kernel reaches.
     fn turned(&self) -> Option<Self> {
         let form = self.form;
         let around = |zeros: [usize; 2]| -> Option<[usize; 2]> {

@@ -9,6 +9,9 @@
 //!
 //! All factors are 0, ±1 and ½, so few digits are lost. A thread takes a run of tiles from pixels to results, so that the
 //! transformed numbers stay in its cache. The numbers of a tile depend neither on the run nor on the other maps.
+//!
+//! An infinite pixel gives NaN where the plain sum would be infinite. Pixels from a quarter of the largest number on may
+//! overflow.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -29,7 +32,7 @@ const RUN: usize = 48;
 const GAP: usize = 16;
 /// Fewer channels than this do not pay for the transforms.
 const FEW_CHANNELS: usize = 32;
-/// The products must be fewer than this share of those of the plain convolution.
+/// Most products, as a share of those of the plain convolution.
 const LARGEST_SHARE: f64 = 0.5;
 /// Cost of moving a number, in multiplications (see `threads`).
 const COST: usize = 4;
@@ -180,7 +183,7 @@ impl Tiling {
         self.sizes.b * self.tiles[0] * self.tiles[1]
     }
 
-    /// Map, and row and column of tiles, of a tile.
+    /// The map of a tile, and its row and column among the map's tiles.
     fn place(&self, tile: usize) -> [usize; 3] {
         let [down, across] = self.tiles;
         [tile / (down * across), tile / across % down, tile % across]

@@ -3,6 +3,9 @@
 //! The default body of a method is the portable one, for any backend. `flex.rs` overrides it for `f32` and `f64` on the
 //! CPU. `autodiff.rs` records a step whose backward pass calls that of the inner backend.
 //!
+//! The methods do not check shapes, and the fast bodies would read out of bounds. So the traits are not public: users
+//! call the safe functions of the crate's root.
+//!
 //! To add an operation: write a forward and a backward method here with portable bodies, a step in `autodiff.rs`, and a
 //! safe function in `functions`.
 
@@ -27,7 +30,7 @@ use crate::mlp::MlpWants;
 use crate::portable;
 use crate::tensors::Maybe;
 
-/// Fused operations of vision transformers. Users call the safe functions of the crate's root.
+/// Fused operations of vision transformers.
 ///
 /// The generated dispatch panics for backends that are not in the list below. The safe functions use the reference
 /// there.

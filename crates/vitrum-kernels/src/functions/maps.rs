@@ -20,7 +20,8 @@ use crate::tensors::maybe;
 /// A convolution of maps with channels last.
 ///
 /// `x` is `[B, H·W, C]`, row by row, with H and W from the form. `weight` is `[kh, kw, C / groups, N]`, `bias` `[N]`.
-/// Returns `[B, H'·W', N]` with the size of [`ConvForm::out`]. Equals [`conv_reference`].
+/// Returns `[B, H'·W', N]` with the size of [`ConvForm::out`]. Equals [`conv_reference`]. Where a result would be
+/// infinite it may be NaN.
 ///
 /// # Panics
 /// If a tensor has another shape or type, the kernel does not fit on the padded maps, a kernel, step or dilation is 0,
@@ -131,8 +132,8 @@ fn one_by_one(y: Tensor<3>, folding: Folding) -> Tensor<3> {
 /// [`ConvForm::out`]. Padding is -∞ for the maximum, and does not count in the mean. Equals [`pool_reference`].
 ///
 /// # Panics
-/// If the maps do not fit the form, a number of the form is 0 or exceeds 2²⁴, its dilation is not 1, or a window can lie
-/// outside the maps.
+/// If the maps do not fit the form, a kernel or step is 0, a number of the form exceeds 2²⁴, the dilation is not 1, or a
+/// window can lie outside the maps.
 pub fn pool(x: Tensor<3>, form: ConvForm, pool: Pool) -> Tensor<3> {
     check_pool(&x, &form);
     if !has_extension(&x.device()) {
@@ -195,8 +196,8 @@ pub fn group_norm<const R: usize>(
     Tensor::from_dispatch(y)
 }
 
-/// `x · scale + shift`, plus x if `residual` is set: maps `[B, N, C]` with a number per map and channel, `scale` `[B,
-/// C]`, and per channel, `shift` `[C]`. Equals [`gate_reference`].
+/// `x · scale + shift`, plus x if `residual` is set: maps `[B, N, C]` with a number per map and channel, `scale`
+/// `[B, C]`, and per channel, `shift` `[C]`. Equals [`gate_reference`].
 ///
 /// # Panics
 /// If a tensor has another shape or type.
@@ -215,7 +216,8 @@ pub fn gate(
     Tensor::from_dispatch(Dispatch::vitrum_gate(x, scale, maybe(shift), residual))
 }
 
-/// The mean or the length of each channel of maps `[B, N, C]`. Returns `[B, C]`. Equals [`squeeze_reference`].
+/// The mean or the length of each channel of maps `[B, N, C]`. Returns `[B, C]`. Equals [`squeeze_reference`]. The
+/// gradient of the length of a channel of zeros is 0, as in PyTorch.
 pub fn squeeze(x: Tensor<3>, squeeze: Squeeze) -> Tensor<2> {
     if !has_extension(&x.device()) {
         return squeeze_reference(x, squeeze);

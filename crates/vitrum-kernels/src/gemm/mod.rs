@@ -278,8 +278,8 @@ impl<T: Real> Gemm<'_, T> {
     /// Computes C, `[m, n]`, row by row.
     ///
     /// # Safety
-    /// `c` must have space for `m` rows of `n` numbers at steps of `c_step` that no other thread uses. If `add` is set, they must be initialised.
-    /// The same holds for the buffers that the epilogue writes.
+    /// `c` must have space for `m` rows of `n` numbers, `c_step` apart, that no other thread uses. If `add` is set, they
+    /// must be initialised. The same holds for the buffers that the epilogue writes.
     pub(crate) unsafe fn run(&self, c: Shared<T>) {
         // SAFETY: upheld by the caller.
         unsafe { self.run_terms::<Numbers>(c) }

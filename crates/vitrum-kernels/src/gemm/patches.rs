@@ -21,11 +21,11 @@ pub(crate) struct Window {
 }
 
 /// The matrix of patches `[maps · positions, runs · length]`. A patch is some runs of contiguous numbers. A run begins
-/// at an offset in pixels from the position of the window; outside the map it is zeros.
+/// some pixels from the position of the window. If its first pixel is outside the map, the run is zeros.
 pub(crate) struct Patches<'a, T> {
     values: &'a [T],
     window: Window,
-    /// First number of a pixel that belongs to the runs.
+    /// The number within a pixel at which runs begin.
     first: usize,
     /// Offsets of the runs.
     runs: &'a [[isize; 2]],
@@ -35,8 +35,8 @@ pub(crate) struct Patches<'a, T> {
 }
 
 impl<'a, T: Real> Patches<'a, T> {
-    /// Patches of the numbers `first .. first + length` of each pixel under the window. A run must lie within its pixel,
-    /// or within its row of pixels if the maps hold their padding.
+    /// Patches of the numbers `first .. first + length` of each pixel under the window. A run must lie within its
+    /// pixel, or within its row of pixels if the maps hold their padding.
     ///
     /// # Panics
     /// If the maps have fewer numbers than the window says.
@@ -63,7 +63,7 @@ impl<'a, T: Real> Patches<'a, T> {
     fn start(&self, position: Position, run: [isize; 2]) -> Option<usize> {
         let Window { grid: [h, w], pixel, .. } = self.window;
         let (y, x) = (position.y + run[0], position.x + run[1]);
-        // A run may be longer than a pixel: a padded map holds all of it.
+        // The first pixel decides. Only padded maps have runs over several pixels, and they hold all of them.
         if y < 0 || x < 0 || y >= h as isize || x >= w as isize {
             return None;
         }
@@ -101,17 +101,15 @@ impl<'a, T: Real> Patches<'a, T> {
             let to = to.wrapping_add(piece.at * height);
             let whole = piece.count - piece.count % V::LANES;
             // A register may read beyond the run as long as it stays within the maps.
-            let end = if largest + piece.within + whole + V::LANES <= self.values.len() {
-                piece.count
-            } else {
-                whole
-            };
-            // SAFETY: upheld by the caller; each row has its run's numbers, and a register more before `end`. Terms are
-            // written in their order, so that each store overwrites what the last one left beyond the rows.
+            let fits = largest + piece.within + whole + V::LANES <= self.values.len();
+            let end = if fits { piece.count } else { whole };
+            // SAFETY: upheld by the caller. Before `end`, each row has a whole register of numbers. Terms are written
+            // in order, so each store overwrites what the one before left beyond the rows.
             unsafe {
                 for first in (0..height).step_by(V::LANES) {
                     let group = &starts[first..height.min(first + V::LANES)];
-                    // Several groups of rows, or a lone term: number by number.
+                    // The last group is not full: whole registers would overwrite the next term's first group, which is
+                    // written.
                     if height > V::LANES && group.len() < V::LANES {
                         gather(group, 0..piece.count, to.add(first), height);
                         continue;
@@ -126,7 +124,7 @@ impl<'a, T: Real> Patches<'a, T> {
         }
     }
 
-    /// Packs rows and terms of the transpose as a strip `[terms, rows]`: terms are patches.
+    /// Packs a strip `[terms, rows]` of the transposed matrix: its terms are patches.
     ///
     /// # Safety
     /// As [`pack_rows`](Self::pack_rows).
@@ -175,7 +173,7 @@ impl<'a, T: Real> Patches<'a, T> {
     }
 }
 
-/// The packing of a strip, as a job of its own: products with other terms share its code.
+/// The packing of a strip as a kernel of its own, so that it is compiled once and not for each kind of terms.
 pub(super) struct PackPatches<'a, T> {
     pub patches: &'a Patches<'a, T>,
     pub rows: Range<usize>,

@@ -28,8 +28,8 @@ fn padded(x: Tensor<4>, form: &ConvForm, value: f32) -> Tensor<4> {
     x.pad((left, right, top, bottom), PadMode::Constant(value))
 }
 
-/// A convolution of maps `x` `[B, H·W, C]` with a kernel `[kh, kw, C / groups, N]` and a bias `[N]`. Returns `[B, H'·W',
-/// N]`.
+/// A convolution of maps `x` `[B, H·W, C]` with a kernel `[kh, kw, C / groups, N]` and a bias `[N]`. Returns
+/// `[B, H'·W', N]`.
 ///
 /// # Panics
 /// As [`conv`](crate::conv).

@@ -16,7 +16,7 @@ use crate::map_norm::MapNorm;
 use crate::pool::Pool;
 use crate::tensors::Maybe;
 
-/// Operations of convolutional networks. Users call the safe functions of the crate's root.
+/// Operations of convolutional networks. For other backends see [`VitrumOps`](crate::extension::VitrumOps).
 #[backend_extension(Flex, Cube: cfg(any(feature = "vulkan", feature = "webgpu")), Autodiff)]
 pub trait MapOps: Backend {
     /// A convolution; see [`conv`](crate::conv).

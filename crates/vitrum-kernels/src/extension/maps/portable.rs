@@ -78,7 +78,8 @@ pub(crate) fn pool_backward<B: Backend>(
     channels_last::<B>(B::float_slice(d_padded, &inside(&form)))
 }
 
-/// Maps as `[sets before, numbers, sets after, channels]`, such that statistics go over the axes 1 and 3.
+/// Maps as `[maps, positions, groups, channels of a group]`. Statistics go over positions and the channels of a group.
+/// A norm over the batch has one map, and a group per channel.
 fn in_sets(shape: &Shape, norm: &MapNorm) -> Shape {
     let rank = shape.num_dims();
     let c = shape[rank - 1];
