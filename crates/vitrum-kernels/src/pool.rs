@@ -41,14 +41,14 @@ impl Sizes {
 
     /// The pixels under the window at a position of the result, as offsets in a map. Windows have no dilation.
     fn window(&self, [row, column]: [usize; 2], pixels: &mut Vec<usize>) {
-        let form = self.form;
+        let ConvForm { grid, kernel, stride, before, .. } = self.form;
         let along = |axis: usize, position: usize| {
-            let at = move |tap: usize| position * form.stride[axis] + tap - form.before[axis];
-            form.on_map(axis, position).map(at)
+            let (start, before) = (position * stride[axis], before[axis]);
+            start.saturating_sub(before)..(start + kernel[axis]).saturating_sub(before).min(grid[axis])
         };
         pixels.clear();
         for y in along(0, row) {
-            pixels.extend(along(1, column).map(|x| (y * form.grid[1] + x) * self.c));
+            pixels.extend(along(1, column).map(|x| (y * grid[1] + x) * self.c));
         }
     }
 }

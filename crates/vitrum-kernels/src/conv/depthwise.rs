@@ -86,6 +86,16 @@ fn inner(sizes: &Sizes, axis: usize) -> Range<usize> {
     first.min(end)..end
 }
 
+/// The part of the kernel along an axis that lies on the map, for a position of the result.
+fn taps(sizes: &Sizes, axis: usize, position: usize) -> Range<usize> {
+    let form = &sizes.form;
+    let (dilation, before) = (form.dilation[axis], form.before[axis]);
+    let at = position * form.stride[axis];
+    let first = before.saturating_sub(at).div_ceil(dilation);
+    let end = (form.grid[axis] + before).saturating_sub(at).div_ceil(dilation).min(form.kernel[axis]);
+    first.min(end)..end
+}
+
 impl<T: Real> Row<'_, T> {
     /// Offset of the pixel that tap `[tap_y, tap_x]` reads at a column of the result.
     #[inline(always)]
@@ -157,7 +167,7 @@ impl<T: Real> Row<'_, T> {
         // SAFETY: upheld by the caller; all pixels lie on the map.
         unsafe {
             let mut sums = [[V::splat(T::ZERO); N]; P];
-            for tap_y in form.on_map(0, self.row) {
+            for tap_y in taps(&self.sizes, 0, self.row) {
                 let mut x = self.x.as_ptr().add(self.pixel(tap_y, column, 0) + channel);
                 let mut weight = self.weight.as_ptr().add(tap_y * form.kernel[1] * c + channel);
                 for _ in 0..form.kernel[1] {
@@ -188,8 +198,8 @@ impl<T: Real> Row<'_, T> {
     unsafe fn edge<V: Vector<Scalar = T>>(&mut self, column: usize) {
         let Sizes { c, form, .. } = self.sizes;
         self.pairs.clear();
-        for tap_y in form.on_map(0, self.row) {
-            for tap_x in form.on_map(1, column) {
+        for tap_y in taps(&self.sizes, 0, self.row) {
+            for tap_x in taps(&self.sizes, 1, column) {
                 let pair = (self.pixel(tap_y, column, tap_x), (tap_y * form.kernel[1] + tap_x) * c);
                 self.pairs.push(pair);
             }
@@ -385,7 +395,7 @@ impl<T: Real> KernelPart<'_, T> {
         let [rows, _] = form.out();
         let whole = c - c % T::In::<S>::LANES;
         for line in self.lines.clone() {
-            for tap_y in form.on_map(0, line % rows) {
+            for tap_y in taps(&self.sizes, 0, line % rows) {
                 for first in (0..form.kernel[1]).step_by(K) {
                     // SAFETY: upheld by the caller; the channels lie within a pixel.
                     unsafe {
@@ -421,7 +431,7 @@ impl<T: Real> KernelPart<'_, T> {
             let mut sums = [V::splat(T::ZERO); K];
             let grad = self.grad.as_ptr().add(line * columns * c + channel);
             for column in (0..inner.start).chain(inner.end..columns) {
-                let valid = form.on_map(1, column);
+                let valid = taps(&self.sizes, 1, column);
                 let factor = V::load(grad.add(column * c));
                 for k in 0..K {
                     if valid.contains(&(first + k)) {

@@ -13,8 +13,6 @@ mod winograd;
 pub use fold::PackedConv;
 pub(crate) use fold::{Fold, folded};
 
-use std::ops::Range;
-
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
@@ -95,16 +93,6 @@ impl ConvForm {
                 .checked_sub(self.extent(axis))
                 .map_or(0, |room| (room / self.stride[axis].max(1)).saturating_add(1))
         })
-    }
-
-    /// The part of the kernel along an axis that lies on the map, for a position of the result.
-    #[inline]
-    pub(crate) fn on_map(&self, axis: usize, position: usize) -> Range<usize> {
-        let (dilation, before) = (self.dilation[axis], self.before[axis]);
-        let at = position * self.stride[axis];
-        let first = before.saturating_sub(at).div_ceil(dilation);
-        let end = (self.grid[axis] + before).saturating_sub(at).div_ceil(dilation).min(self.kernel[axis]);
-        first.min(end)..end
     }
 
     /// Whether a result is a weighted sum of the channels of its own pixel.

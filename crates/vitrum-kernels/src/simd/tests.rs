@@ -125,11 +125,11 @@ impl<T: Real> Kernel for Moves<T> {
                 for columns in 0..=lanes {
                     let mut to = [T::ZERO; 256];
                     T::In::<S>::transpose_lines(&lines, 1, columns, to.as_mut_ptr(), 16);
-                    for i in 0..16 * lanes {
+                    for (i, &found) in to[..16 * lanes].iter().enumerate() {
                         let (column, row) = (i / 16, i % 16);
                         let is_there = row < rows && column < columns;
                         let expected = if is_there { from[start(row) + 1 + column] } else { T::ZERO };
-                        assert!(to[i] == expected, "{rows} rows, {columns} columns");
+                        assert!(found == expected, "{rows} rows, {columns} columns");
                     }
                 }
             }
