@@ -5,7 +5,7 @@
     /tmp/peers/bin/python benches/peers/cifar.py split/ --recipe crates/vitrum/recipes/cifar/cifar10_test_vit_patch4.toml --seed 1
 
     … > timm.csv, and then both curves in one picture:
-    /tmp/peers/bin/python benches/peers/cifar.py --plot cifar10.svg runs/classify/NAME/summary.csv timm.csv
+    /tmp/peers/bin/python benches/peers/cifar.py --plot cifar10.svg [--names vitrum,timm] runs/classify/NAME/summary.csv timm.csv
 
 Reads the keys such a small recipe has and refuses others. Prints a line of CSV per epoch. The images stay in memory
 and are cropped and flipped as one tensor per batch, each by its own draw.
@@ -39,7 +39,8 @@ def read(folder: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
-def plot(path: str, tables: list[str]) -> None:
+def plot(path: str, tables: list[str], names: list[str]) -> None:
+    """Draws the tables' top-1 and loss. Tables with the same name share a colour and a line of the legend."""
     import csv
 
     import matplotlib
@@ -48,12 +49,15 @@ def plot(path: str, tables: list[str]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    for table, name, style in zip(tables, ["vitrum", "timm"], ["-", "--"]):
+    known = list(dict.fromkeys(names))
+    for index, (table, name) in enumerate(zip(tables, names, strict=True)):
+        look = {"color": f"C{known.index(name)}", "linestyle": ["-", "--", "-.", ":"][known.index(name) % 4]}
+        label = name if names.index(name) == index else None
         with open(table) as file:
             rows = list(csv.DictReader(file))
         epochs = [int(row["epoch"]) + 1 for row in rows]
-        for axis, key, title in [(axes[0], "eval_top1", "top-1 of 5000 held back, %"), (axes[1], "train_loss", "training loss")]:
-            axis.plot(epochs, [float(row[key]) for row in rows], style, label=name)
+        for axis, key, title in [(axes[0], "eval_top1", "top-1 of images held back, %"), (axes[1], "train_loss", "training loss")]:
+            axis.plot(epochs, [float(row[key]) for row in rows], label=label, **look)
             axis.set_xlabel("epoch")
             axis.set_title(title, fontsize=10)
             axis.grid(alpha=0.3)
@@ -63,14 +67,15 @@ def plot(path: str, tables: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help="a folder with train/ and val/; with --plot, the two tables")
+    parser.add_argument("data", nargs="+", help="a folder with train/ and val/; with --plot, the tables")
     parser.add_argument("--recipe")
     parser.add_argument("--plot")
+    parser.add_argument("--names", default="vitrum,timm", help="with --plot: a name for each table, with commas between")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     if args.plot:
-        return plot(args.plot, args.data)
+        return plot(args.plot, args.data, args.names.split(","))
     if not args.recipe:
         parser.error("--recipe is missing")
     args.data = args.data[0]

@@ -2,7 +2,7 @@
 
     python3 -m venv /tmp/peers && /tmp/peers/bin/pip install -r benches/peers/requirements.txt
     cargo build --release
-    /tmp/peers/bin/python benches/peers/train.py --vitrum target/release/vitrum [--rounds 3] [--cases tiny32,small224]
+    /tmp/peers/bin/python benches/peers/train.py --vitrum target/release/vitrum [--rounds 3] [--cases tiny32,small224,resnet50:8]
 
 A step is forward, cross entropy, backward and AdamW on a batch that is ready in memory. Every round measures every
 library once (a median of several steps each) in a process of its own; the table gives the median over rounds of the
@@ -27,13 +27,22 @@ CASES = {
 }
 
 
+def case_of(key: str) -> dict:
+    """A case by its name; any other name is a model at 224 pixels, NAME or NAME:BATCH."""
+    if key in CASES:
+        return CASES[key]
+    name, _, batch = key.partition(":")
+    return {"name": name, "img": 224, "patch": None, "batch": int(batch or 8), "classes": 1000}
+
+
 def torch_worker(library: str, case: dict, threads: int) -> None:
     import timm
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = timm.create_model(case["name"], img_size=case["img"], patch_size=case["patch"], num_classes=case["classes"])
+    sizes = {"img_size": case["img"], "patch_size": case["patch"]} if case["patch"] else {}
+    model = timm.create_model(case["name"], num_classes=case["classes"], **sizes)
     model.train()
     run = torch.compile(model) if library == "torch.compile" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
@@ -63,10 +72,11 @@ def torch_worker(library: str, case: dict, threads: int) -> None:
 def vitrum(binary: str, case: dict, threads: int, seconds: float) -> dict:
     command = [
         binary, "bench", "-m", case["name"], "--train", "--batch-sizes", str(case["batch"]),
-        "--img-size", str(case["img"]), "--model-kwargs", f"patch_size={case['patch']}",
-        "--num-classes", str(case["classes"]),
+        "--img-size", str(case["img"]), "--num-classes", str(case["classes"]),
         "--threads", str(threads), "--runs", "4", "--seconds", str(seconds), "--format", "json",
     ]  # fmt: skip
+    if case["patch"]:
+        command += ["--model-kwargs", f"patch_size={case['patch']}"]
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[0]
     return {"images_per_second": measured["images_per_second"], "peak_mb": measured["peak_mb"]}
 
@@ -82,7 +92,7 @@ def main() -> None:
     parser.add_argument("--worker")
     args = parser.parse_args()
     if args.worker:
-        return torch_worker(args.worker, CASES[args.cases], args.threads)
+        return torch_worker(args.worker, case_of(args.cases), args.threads)
     libraries = args.libraries.split(",")
     for key in args.cases.split(","):
         rounds = []
@@ -91,7 +101,7 @@ def main() -> None:
             measures = {}
             for library in libraries:
                 if library == "vitrum":
-                    measures[library] = lambda: vitrum(args.vitrum, CASES[key], args.threads, args.seconds)
+                    measures[library] = lambda: vitrum(args.vitrum, case_of(key), args.threads, args.seconds)
                     continue
                 own = ["--worker", library, "--cases", key, "--threads", str(args.threads)]
                 peer = stack.enter_context(contextlib.closing(Asked(__file__, own)))
