@@ -216,8 +216,16 @@ impl Config for DeitConfig {
         let encoder = self.encoder();
         encoder.validate()?;
         for (field, right, reason) in [
-            ("class_token", encoder.class_token, "is false; a DeiT's heads read class and distillation token"),
-            ("global_pool", encoder.global_pool == GlobalPool::Token, "is not `token`, which a DeiT's heads read"),
+            (
+                "class_token",
+                encoder.class_token,
+                "is false; a DeiT's heads read class and distillation token",
+            ),
+            (
+                "global_pool",
+                encoder.global_pool == GlobalPool::Token,
+                "is not `token`, which a DeiT's heads read",
+            ),
             ("reg_tokens", encoder.reg_tokens == 0, "is not 0; a DeiT has no registers"),
             ("no_embed_class", !encoder.no_embed_class, "is true; a DeiT's tokens have positions"),
             ("fc_norm", !encoder.use_fc_norm(), "is true; a DeiT's norm stands before its heads"),

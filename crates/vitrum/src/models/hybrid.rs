@@ -124,7 +124,8 @@ impl Hybrid {
 
     /// Images `[B, C, H, W]` to tokens with positions: `([B, T, D], grid)`.
     fn embed(&self, inputs: Inputs, watch: &mut dyn Observer) -> (Tensor<3>, [usize; 2]) {
-        let backbone = self.patch_embed.backbone.backbone().expect("the configuration was checked to make maps");
+        let backbone =
+            self.patch_embed.backbone.backbone().expect("the configuration was checked to make maps");
         let inside = &mut Within::new(watch, format_args!("patch_embed.backbone"));
         let map = backbone.features(inputs, Want::Last, inside).last().map(); // [B, F, H', W']
         self.vit.embed(map, watch)

@@ -17,11 +17,11 @@ mod shapes;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 
+use super::ConfigError;
 use super::network::{
     Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Level, Network, Want,
 };
 use super::shapes::Walk;
-use super::ConfigError;
 pub use crate::layers::block::BlockNorm;
 pub use crate::layers::init::WeightInit;
 pub use crate::layers::mlp::Activation;
@@ -213,7 +213,13 @@ impl Vit {
     }
 
     /// One link of the chain: block `index`, for a head that reads `read` prefix tokens.
-    pub(crate) fn link_of(&self, index: usize, x: Features, read: usize, watch: &mut dyn Observer) -> Features {
+    pub(crate) fn link_of(
+        &self,
+        index: usize,
+        x: Features,
+        read: usize,
+        watch: &mut dyn Observer,
+    ) -> Features {
         let x = x.last();
         let grid = x.rows_columns();
         let bias = self.position.bias(grid);

@@ -269,7 +269,10 @@ impl VitConfig {
             return refuse("global_pool", "`token` needs a class token".into());
         }
         if self.global_pool == GlobalPool::Map && !self.embed_dim.is_multiple_of(self.num_heads) {
-            return refuse("embed_dim", format!("`map` pools by num_heads {}, which do not divide it", self.num_heads));
+            return refuse(
+                "embed_dim",
+                format!("`map` pools by num_heads {}, which do not divide it", self.num_heads),
+            );
         }
         if self.res_post_norm && self.block_norm == BlockNorm::Post {
             return refuse("block_norm", "`post` and res_post_norm exclude each other".into());
@@ -337,4 +340,3 @@ impl VitConfig {
 
 /// Most register tokens.
 const MAX_REGISTERS: usize = 1 << 12;
-

@@ -164,7 +164,13 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     let relative = config.pos_embed.is_relative();
     let what = if relative { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
     steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, inner, t));
-    steps.add("blocks.N.attn.context", "scores · v, heads side by side".into(), &[t, inner], 0, product(t, t, inner));
+    steps.add(
+        "blocks.N.attn.context",
+        "scores · v, heads side by side".into(),
+        &[t, inner],
+        0,
+        product(t, t, inner),
+    );
     steps.add(
         "blocks.N.attn.proj",
         format!("linear {inner} → {d}"),
