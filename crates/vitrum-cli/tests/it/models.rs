@@ -127,7 +127,7 @@ fn the_ladder_and_its_picture() {
     let bytes = std::fs::read(sandbox.path("ladder.PNG")).expect("a picture");
     assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000, "{} bytes", bytes.len());
     sandbox.fails("models ladder --plot ladder.pdf", 1, &["ladder.pdf", ".svg or .png"]);
-    sandbox.fails("models ladder --plot no/folder.svg", 1, &["--plot", "folder.svg"]);
+    sandbox.fails("models ladder --plot no/folder.svg", 1, &["writing no/folder.svg: there is no folder no"]);
     // Every step is a model by name.
     for row in &rows {
         let info = sandbox.ok(&format!("models info ladder_{} --format json", row["step"])).json();
