@@ -207,7 +207,7 @@ impl Visit for Trained<'_> {
         let gradient = param.val().grad(self.0);
         let is_good = |gradient: Tensor<R>| {
             let values: Vec<f64> = gradient.into_data().iter::<f64>().collect();
-            values.iter().all(|v| v.is_finite()) && values.iter().any(|v| v.abs() > 1e-9)
+            values.iter().all(|v| v.is_finite()) && values.iter().any(|v| *v != 0.0)
         };
         if !key.is_statistic && !gradient.is_some_and(is_good) {
             self.1.push(key.name.clone());
