@@ -10,6 +10,7 @@ const FEW_ROWS: usize = 6;
 
 /// The same pointer, of whose origin the compiler knows nothing.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "the block reads and writes nothing")]
 fn unknown<T>(mut at: *const T) -> *const T {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: no instruction; the pointer stays as it is.
