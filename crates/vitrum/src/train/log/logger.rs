@@ -13,6 +13,7 @@ use super::tensorboard::TensorBoard;
 use super::{LogError, text};
 #[cfg(feature = "plots")]
 use crate::data::RgbImage;
+#[cfg(feature = "plots")]
 use crate::paint;
 use crate::train::lock::FolderLock;
 
