@@ -13,10 +13,13 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use burn::backend::flex::FlexTensor;
+
 use crate::activation::Activation;
 use crate::bf16::{self, RowPairs};
 use crate::gemm::{Epilogue, Gemm, Numbers, Packed, Pairs, View};
 use crate::layer_norm;
+use crate::simd::Real;
 use crate::threads::{Shared, for_each_block, share, threads, with_kept, written};
 
 /// Most rows that a thread takes through all steps at a time.
@@ -170,7 +173,12 @@ pub(crate) struct Norm<'a> {
     pub eps: f64,
 }
 
-impl Norm<'_> {
+impl<'a> Norm<'a> {
+    /// From contiguous tensors of `f32`.
+    pub(crate) fn new(weight: &'a FlexTensor, bias: &'a FlexTensor, eps: f64) -> Self {
+        Self { weight: f32::slice(weight), bias: f32::slice(bias), eps }
+    }
+
     /// Writes the normalised rows of `x` to `y` with the calling thread alone.
     ///
     /// # Safety

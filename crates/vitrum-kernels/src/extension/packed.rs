@@ -82,7 +82,7 @@ impl PackedOps for Flex {
         activation: Activation,
     ) -> FloatTensor<Self> {
         let [x, norm_weight, norm_bias] = [x, norm_weight, norm_bias].map(contiguous);
-        let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps };
+        let norm = Norm::new(&norm_weight, &norm_bias, eps);
         let shape = x.shape();
         let y = packed::norm_linear(f32::slice(&x), rows_of(&shape), norm, &weight, activation);
         f32::tensor(y, with_last(&shape, weight.shape()[1]))
@@ -99,7 +99,7 @@ impl PackedOps for Flex {
         let [x, norm_weight, norm_bias, residual] = [x, norm_weight, norm_bias, residual].map(contiguous);
         let gamma = gamma.into_option().map(contiguous);
         let branch = MlpBranch {
-            norm: Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: layers.eps },
+            norm: Norm::new(&norm_weight, &norm_bias, layers.eps),
             gamma: gamma.as_ref().map(f32::slice),
             layers: &layers,
         };
@@ -120,7 +120,7 @@ impl PackedOps for Flex {
         let gammas = [gamma1, gamma2].map(|gamma| gamma.into_option().map(contiguous));
         let [gamma1, gamma2] = gammas.each_ref().map(|gamma| gamma.as_ref().map(f32::slice));
         let AfterAttention { proj, mlp } = &layers;
-        let norm = Norm { weight: f32::slice(&norm_weight), bias: f32::slice(&norm_bias), eps: mlp.eps };
+        let norm = Norm::new(&norm_weight, &norm_bias, mlp.eps);
         let mlp = MlpBranch { layers: mlp, norm, gamma: gamma2 };
         let shape = x.shape();
         let branches = Branches { proj, gamma: gamma1, mlp };

@@ -98,6 +98,7 @@ pub fn norm_mlp_packed<const R: usize>(
     let NormMlp { fc1, fc2, activation, eps } = layers;
     check_input("norm_mlp_packed, fc1", x.dims()[R - 1], fc1.shape());
     check_input("norm_mlp_packed, fc2", fc1.shape()[1], fc2.shape());
+    assert_eq!(residual.dims(), x.dims(), "norm_mlp_packed: the residual must have the shape of x");
     check_residual("norm_mlp_packed", &x, fc2.shape()[1], &residual, gamma.as_ref());
     check_layer_norm(&x, &norm_weight, Some(&norm_bias));
     if !is_fast(&x) || !is_fast(&residual) {

@@ -214,6 +214,15 @@ fn layers_that_do_not_follow_on_one_another_are_refused() {
 }
 
 #[test]
+#[should_panic(expected = "norm_mlp_packed: the residual must have the shape of x")]
+fn a_branch_that_changes_the_width_is_refused() {
+    let [fc1, fc2] = [[8, 12], [12, 9]].map(|shape| Layer::new(shape, false, 1).packed);
+    let layers = NormMlp { fc1, fc2, activation: Activation::Gelu, eps: EPS };
+    let zeros = |width| Tensor::<2>::zeros([3, width], &Device::flex());
+    norm_mlp_packed(zeros(8), vector(8, 1), vector(8, 2), &layers, zeros(9), None);
+}
+
+#[test]
 #[should_panic(expected = "a weight of [2, 3]")]
 fn a_weight_of_another_length_is_refused() {
     PackedWeight::pack(&[0.0; 5], [2, 3], None);

@@ -15,6 +15,7 @@
 //!
 //! A row for a module also covers its `.weight` and `.bias`. Names without a row stay as they are.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -159,10 +160,6 @@ fn read_row(row: &[String], before: &[(String, String, Edit)]) -> Result<(String
         [from, to, edit] => (from, to, read_edit(edit)?),
         _ => return Err(KeyFault::Row),
     };
-    let numbers = |name: &'_ String| match letters(name) {
-        Some(letters) if !name.is_empty() => Ok(letters.into_iter().map(str::to_string).collect::<Vec<_>>()),
-        _ => Err(KeyFault::Name(name.clone())),
-    };
     if numbers(from)? != numbers(to)? {
         return Err(KeyFault::Number);
     }
@@ -170,6 +167,11 @@ fn read_row(row: &[String], before: &[(String, String, Edit)]) -> Result<(String
         return Err(KeyFault::Double(from.clone()));
     }
     Ok((from.clone(), to.clone(), edit))
+}
+
+/// The letters of a name's numbers.
+fn numbers(name: &str) -> Result<BTreeSet<&str>, KeyFault> {
+    letters(name).filter(|_| !name.is_empty()).ok_or_else(|| KeyFault::Name(name.into()))
 }
 
 fn read_edit(name: &str) -> Result<Edit, KeyFault> {

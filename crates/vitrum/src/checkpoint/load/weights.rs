@@ -40,16 +40,15 @@ fn left_out(map: &TensorMap) -> Option<String> {
     let mut reasons: Vec<(&str, Vec<(&str, usize)>)> = Vec::new();
     // The note on the chosen set already covers tensors of other sets.
     let dropped = || map.dropped.iter().filter(|(_, reason)| !reason.starts_with(OTHER_SET));
-    let word = |name: &'_ str| name.find(['.', '/']).unwrap_or(name.len());
     for (name, reason) in dropped() {
         let at = reasons.iter().position(|(known, _)| known == reason).unwrap_or(reasons.len());
         if at == reasons.len() {
             reasons.push((reason, Vec::new()));
         }
         let groups = &mut reasons[at].1;
-        let first = &name[..word(name)];
-        match groups.iter_mut().find(|(known, _)| &known[..word(known)] == first) {
-            Some(group) => *group = (first, group.1 + 1),
+        let word = first_word(name);
+        match groups.iter_mut().find(|(known, _)| first_word(known) == word) {
+            Some(group) => *group = (word, group.1 + 1),
             None => groups.push((name, 1)),
         }
     }
@@ -67,6 +66,11 @@ fn left_out(map: &TensorMap) -> Option<String> {
     let (path, count) = (map.path.display(), dropped().count());
     let plural = if count == 1 { "tensor" } else { "tensors" };
     (count > 0).then(|| format!("{path}: left out {count} {plural}: {}", shown.join("; ")))
+}
+
+/// What precedes the first separator of a name.
+fn first_word(name: &str) -> &str {
+    name.split(['.', '/']).next().unwrap_or(name)
 }
 
 /// The int8 weights: those of the file and, with [`Precision::Int8`], the other weights quantised.
