@@ -8,7 +8,7 @@ use super::Terms;
 /// Most rows of a tile that have a pointer each.
 const FEW_ROWS: usize = 6;
 
-/// The same pointer, of whose origin the compiler knows nothing.
+/// The same pointer. The compiler cannot see where it comes from.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "the block reads and writes nothing")]
 fn unknown<T>(mut at: *const T) -> *const T {
@@ -127,8 +127,8 @@ impl<T: Real> Tile<T> {
             }
             let (mut a, mut b) = (self.a, self.b);
             let mut ahead = self.ahead;
-            // A few rows in place have a pointer each, of which the compiler knows nothing. Otherwise it steps from row to
-            // row in the loop, by a step that it reads from memory each time.
+            // Each of a few rows in place has its own pointer, hidden from the compiler. Otherwise the loop adds a step from
+            // row to row, and reads the step from memory each time.
             let has_pointers = MR <= FEW_ROWS && a_term == 1;
             let mut rows = [self.a; MR];
             if has_pointers {

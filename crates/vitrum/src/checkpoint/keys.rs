@@ -126,7 +126,7 @@ fn placeholder(pattern: &str) -> Option<(&str, Placeholder<'_>, &str)> {
     Some((before, Placeholder { times, letter, plus }, after))
 }
 
-/// The letters of a pattern's numbers; `None` if it has a brace that is no number.
+/// The letters of a pattern's numbers; `None` if one of its braces is not a number.
 pub(super) fn letters(mut pattern: &str) -> Option<BTreeSet<&str>> {
     let mut letters = BTreeSet::new();
     while let Some((before, number, after)) = placeholder(pattern) {
