@@ -66,7 +66,8 @@ pub fn run(args: &EmbedArgs, talk: Talk) -> Result<()> {
             tensors::write(output, &[("features".to_string(), features)], metadata)?;
         }
     }
-    talk.say(format_args!("wrote {} images to {}", files.len(), output.display()));
+    let images = if files.len() == 1 { "image" } else { "images" };
+    talk.say(format_args!("wrote {} {images} to {}", files.len(), output.display()));
     Ok(())
 }
 

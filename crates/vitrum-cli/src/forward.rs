@@ -58,7 +58,8 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
         ("vitrum".to_string(), env!("CARGO_PKG_VERSION").to_string()),
     ]);
     tensors::write(&args.output, &outputs, metadata)?;
-    talk.say(format_args!("wrote {} tensors to {}", outputs.len(), args.output.display()));
+    let tensors = if outputs.len() == 1 { "tensor" } else { "tensors" };
+    talk.say(format_args!("wrote {} {tensors} to {}", outputs.len(), args.output.display()));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::TensorMap;
 pub use super::error::Nearest;
 use super::family::{EXTRA_TABLES, namings};
 use super::keys::{Edit, Row, edit_name, translate};
+use crate::models::ModelConfig;
 
 /// The naming that matches the most names of a file.
 pub fn nearest(map: &TensorMap) -> Nearest {
@@ -28,20 +29,36 @@ pub fn suggest_keys(map: &TensorMap) -> String {
     // Weights first: the row of a weight also covers its bias.
     let mut others: Vec<&str> = map.names().filter(|name| !found.contains_key(name)).collect();
     others.sort_by_key(|name| name.ends_with(".bias"));
-    others.into_iter().for_each(|name| rows.guess(map, name));
+    let is_vit = kernels(map) <= 1;
+    others.into_iter().for_each(|name| rows.guess(map, name, is_vit));
     let nearest = Nearest { library: table.library, matched: found.len(), names: map.len() };
     let path = map.path.file_name().unwrap_or_default().to_string_lossy().replace(char::is_control, "?");
     let mut text = format!(
         "# Names of {path}; {nearest}.\n\
          # A row is [name in the file, name here] or [name in the file, name here, edit]. {{N}} is the number of a block. A row\n\
          # for a module covers its weight and its bias. docs/compatibility.md has the names and the edits.\n\
-         left_out = []\n\
-         rows = [\n"
+         left_out = []\n"
     );
+    if !is_vit {
+        let families = ModelConfig::FAMILIES.join(", ");
+        text.push_str(&format!(
+            "# {} kernels: no Vision Transformer. Name the family, one of {families}.\n# family = \"?\"\n",
+            kernels(map)
+        ));
+    }
+    text.push_str("rows = [\n");
     rows.lines.iter().for_each(|line| text.push_str(line));
-    text.push_str("]\n\n[config]\n# Fields that tensors do not show:\n# num_heads = 12\n");
+    text.push_str("]\n\n[config]\n# Fields that tensors do not show:\n");
+    if is_vit {
+        text.push_str("# num_heads = 12\n");
+    }
     table.config.iter().for_each(|line| text.push_str(&format!("{line}\n")));
     text
+}
+
+/// Number of kernels. A Vision Transformer has one, that of its patches.
+fn kernels(map: &TensorMap) -> usize {
+    map.names().filter(|name| map.get(name).is_some_and(|tensor| tensor.shape().len() == 4)).count()
 }
 
 /// A naming's rows.
@@ -128,10 +145,12 @@ impl Rows {
         }
     }
 
-    fn guess(&mut self, map: &TensorMap, name: &str) {
+    /// A row for a name that no table has. Only names of a Vision Transformer are guessed.
+    fn guess(&mut self, map: &TensorMap, name: &str, is_vit: bool) {
         let Some(tensor) = map.get(name).filter(|_| !self.covered.contains(name)) else { return };
         let shape = tensor.shape();
-        if let Some((from, to, edit)) = guessed(name, shape)
+        if is_vit
+            && let Some((from, to, edit)) = guessed(name, shape)
             && self.taken.insert(to.to_string())
         {
             self.lines.push(format!("  {},  # {shape:?}, a guess\n", line(from, to, edit)));

@@ -52,8 +52,8 @@ impl ModelConfig {
         self.field("num_classes").and_then(|value| value.as_u64()).map_or(0, |classes| classes as usize)
     }
 
-    /// The configuration with `value` in the field `name`. One number sets both height and width; the text `none`
-    /// clears an optional field.
+    /// The configuration with `value` in the field `name`. One number sets both height and width; equal numbers set a
+    /// field of one number; the text `none` clears an optional field.
     ///
     /// # Errors
     /// [`ConfigError::UnknownField`], or [`ConfigError::Value`] for a value of the wrong kind.
@@ -69,6 +69,7 @@ impl ModelConfig {
         };
         let value = match (old, value) {
             (Value::Array(_), Value::Number(side)) => json!([side, side]),
+            (Value::Number(_), Value::Array(sides)) => one_of(name, &sides)?,
             (_, value) => value,
         };
         let none = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none"));
@@ -110,6 +111,17 @@ impl ModelConfig {
     pub fn differences(&self, base: &Self) -> Map<String, Value> {
         let theirs = if self.family() == base.family() { base.fields() } else { Map::new() };
         self.fields().into_iter().filter(|(name, value)| theirs.get(name) != Some(value)).collect()
+    }
+}
+
+/// The one number that a field of one number takes.
+fn one_of(field: &str, sides: &[Value]) -> Result<Value, ConfigError> {
+    match sides {
+        [first, rest @ ..] if rest.iter().all(|side| side == first) => Ok(first.clone()),
+        _ => Err(ConfigError::Value {
+            field: field.into(),
+            reason: format!("takes one number, found {}", json!(sides)),
+        }),
     }
 }
 

@@ -266,6 +266,29 @@ fn what_is_suggested_is_enough_for_torchs_encoder() {
     parse(&text).unwrap();
 }
 
+/// A network of several kernels is no Vision Transformer: no row is a guess at one's names.
+#[test]
+fn names_of_other_networks_are_not_guessed() {
+    let mut map = TensorMap::new("own.pt");
+    for (name, shape) in [
+        ("trunk.conv_a.weight", vec![4, 3, 3, 3]),
+        ("trunk.conv_b.weight", vec![4, 4, 3, 3]),
+        ("trunk.norm.weight", vec![4]),
+        ("classifier.weight", vec![7, 4]),
+    ] {
+        let values = vec![0.0; shape.iter().product()];
+        map.tensors.insert(name.into(), HostTensor::from_f32(shape, &values).unwrap());
+    }
+    let text = suggest_keys(&map);
+    assert!(
+        text.contains("# 2 kernels: no Vision Transformer. Name the family, one of vit, deit, resnet"),
+        "{text}"
+    );
+    assert!(!text.contains("a guess") && !text.contains("num_heads"), "{text}");
+    assert!(text.contains("  # [\"trunk.conv_a.weight\", \"?\"],  # [4, 3, 3, 3]\n"), "{text}");
+    parse(&text.replace("# family = \"?\"", "family = \"resnet\"")).unwrap();
+}
+
 #[test]
 fn suggestions_know_the_dialects() {
     for (name, library) in [

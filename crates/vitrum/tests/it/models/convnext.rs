@@ -122,6 +122,11 @@ fn a_wrong_field_is_named() {
             "{field}: {error}"
         );
     }
+    let config = ModelConfig::from(plain());
+    let patches = |size: serde_json::Value| config.with("patch_size", size);
+    assert_eq!(patches(serde_json::json!([2, 2])).unwrap().field("patch_size"), Some(2.into()));
+    let error = patches(serde_json::json!([4, 2])).unwrap_err().to_string();
+    assert_eq!(error, "patch_size: takes one number, found [4,2]");
     let three = serde_json::from_str::<ModelConfig>(r#"{"family": "convnext", "depths": [1, 1, 1]}"#);
     assert!(three.unwrap_err().to_string().contains("length 3"));
 }
