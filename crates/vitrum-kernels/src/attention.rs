@@ -37,12 +37,14 @@ mod inputs;
 mod pairs;
 pub(crate) mod portable;
 mod tile;
+mod windows;
 
 pub(crate) use backward::{Saved, backward};
 pub(crate) use call::Operands;
 pub(crate) use forward::forward;
 pub use inputs::{AttentionForm, AttentionInputs, Projections};
 pub(crate) use pairs::forward_bf16;
+pub use windows::Windows;
 
 /// Most queries per block: four AVX-512 registers of `f32`, so that keys are read once per block. 197 tokens (a ViT at
 /// 224 pixels) make blocks of 48 and 64.

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, DType, Tensor};
 
+use crate::attention::Windows;
 use crate::conv::ConvForm;
 use crate::functions::Folding;
 use crate::map_norm::MapNorm;
@@ -88,6 +89,20 @@ pub(crate) fn check_first(qkv: &Tensor<3>, queries: usize, num_heads: usize, bia
     check_attention(qkv, num_heads, bias);
     let tokens = qkv.dims()[1];
     assert!(queries <= tokens, "attention: {queries} queries of {tokens} tokens");
+}
+
+/// Panics unless the arguments fit attention within windows.
+pub(crate) fn check_windows(qkv: &Tensor<3>, windows: Windows, num_heads: usize, bias: Option<&Tensor<4>>) {
+    let Windows { grid, window, shift } = windows;
+    check_attention(qkv, num_heads, None);
+    let divides = [0, 1].map(|axis| window[axis] > 0 && grid[axis].is_multiple_of(window[axis]));
+    assert_eq!(divides, [true; 2], "attention: windows {window:?} do not divide a map of {grid:?}");
+    let is_less = [0, 1].map(|axis| shift[axis] < window[axis]);
+    assert_eq!(is_less, [true; 2], "attention: a shift of {shift:?} is not less than the window {window:?}");
+    let tokens = grid[0].checked_mul(grid[1]);
+    assert_eq!(tokens, Some(qkv.dims()[1]), "attention: a map of {grid:?} must have as many tokens");
+    let n = windows.tokens();
+    check_bias(bias, [1, num_heads, n, n], qkv.dtype());
 }
 
 /// Panics unless the arguments fit cross attention.

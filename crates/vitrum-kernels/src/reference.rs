@@ -4,7 +4,7 @@
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Bool, DType, Tensor, activation};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData, activation};
 
 mod maps;
 
@@ -12,8 +12,10 @@ pub(crate) use maps::statistics;
 pub use maps::{conv_reference, gate_reference, map_norm_reference, pool_reference, squeeze_reference};
 
 use crate::activation::{Activation, QUICK};
+use crate::attention::Windows;
 use crate::check::{
     check_attention, check_cross, check_layer_norm, check_linear, check_patch_embed, check_residual,
+    check_windows,
 };
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
@@ -87,6 +89,54 @@ pub fn cross_attention_weights(
         return Tensor::zeros([b, num_heads, queries, 0], (&q.device(), q.dtype()));
     }
     weights_of(q, k, num_heads, scale, bias, key_padding_mask)
+}
+
+/// Softmax attention within windows of maps: [`attention_reference`] of each window by itself. `qkv` is `[B, H·W, 3D]`,
+/// `bias` `[1, num_heads or 1, N, N]`. Returns `[B, H·W, D]`.
+///
+/// # Panics
+/// As [`window_attention`](crate::window_attention).
+pub fn window_attention_reference(
+    qkv: Tensor<3>,
+    windows: Windows,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+) -> Tensor<3> {
+    check_windows(&qkv, windows, num_heads, bias.as_ref());
+    let [b, tokens, d3] = qkv.dims();
+    let device = qkv.device();
+    let places = |places: Vec<usize>| {
+        let places: Vec<i64> = places.into_iter().map(|place| place as i64).collect();
+        let count = places.len();
+        Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &device)
+    };
+    let order = windows.order();
+    let mut back = vec![0; tokens];
+    order.iter().enumerate().for_each(|(place, &token)| back[token] = place);
+    let bias = match windows.is_shifted() {
+        true => {
+            let variants = (0..windows.count()).map(|window| windows.variant(window)).collect();
+            let masks = window_masks(windows, &qkv).select(0, places(variants)); // [windows, 1, N, N]
+            Some(match bias {
+                Some(bias) => masks + bias,
+                None => masks,
+            })
+        }
+        false => bias,
+    };
+    let qkv = qkv.select(1, places(order)).reshape([b * windows.count(), windows.tokens(), d3]);
+    let context = attention_reference(qkv, num_heads, scale, bias);
+    context.reshape([b, tokens, d3 / 3]).select(1, places(back))
+}
+
+/// What is added to the scores of a window, for each [variant](Windows::variant): -100 between tokens whose parts of the
+/// map do not touch, else 0. `[4, 1, N, N]`, of the type of `like`.
+pub(crate) fn window_masks(windows: Windows, like: &Tensor<3>) -> Tensor<4> {
+    let n = windows.tokens();
+    let values: Vec<f64> =
+        windows.apart().into_iter().map(|apart| if apart { -100.0 } else { 0.0 }).collect();
+    Tensor::from_data(TensorData::new(values, [4, 1, n, n]), (&like.device(), like.dtype()))
 }
 
 /// Normalises each row of the last axis to mean 0 and deviation 1, then scales and shifts it (arXiv:1607.06450).

@@ -63,12 +63,13 @@ pub(crate) fn backward<T: Real>(
 /// The heads of each task: those that share a slot of the bias, in parts.
 struct Plan {
     a: usize,
-    /// Axes of the slots. Without a gradient of the bias, each head has a slot of its own.
-    slots_b: usize,
+    /// Heads of an image that have a slot of their own. Without a gradient of the bias, each has.
     slots_a: usize,
     slots: usize,
-    /// Heads per slot, and the parts that they are divided into.
-    sharing: usize,
+    /// Images that share a slot, in order of the slots; and where those of each slot begin.
+    images: Vec<usize>,
+    starts: Vec<usize>,
+    /// The parts that the heads of a slot are divided into.
     parts: usize,
     /// Numbers per slot of the gradient of the bias; 0 if that gradient is not wanted.
     slot_size: usize,
@@ -77,10 +78,17 @@ struct Plan {
 impl Plan {
     fn new<T: Real>(call: &Call<T>, want_bias: bool) -> Self {
         let Sizes { b, a, .. } = call.sizes;
-        let ([slots_b, slots_a], slot_size) = call.bias_axes().filter(|_| want_bias).unwrap_or(([b, a], 0));
-        let slots = slots_b * slots_a;
-        let sharing = (b * a).checked_div(slots).unwrap_or(0); // no images, so no slots
-        Self { a, slots_b, slots_a, slots, sharing, parts: sharing.clamp(1, BIAS_PARTS), slot_size }
+        let axes = call.bias_axes().filter(|_| want_bias);
+        let ([slots_b, slots_a], slot_size) = axes.unwrap_or(([b, a], 0));
+        let entry = |image| if axes.is_some() { call.bias_entry(slots_b, image) } else { image };
+        let mut images: Vec<usize> = (0..b).collect();
+        images.sort_by_key(|&image| entry(image));
+        let begin = |slot| images.partition_point(|&image| entry(image) < slot);
+        let starts: Vec<usize> = (0..=slots_b).map(begin).collect();
+        let sharing =
+            starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) * (a / slots_a.max(1));
+        let (slots, parts) = (slots_b * slots_a, sharing.clamp(1, BIAS_PARTS));
+        Self { a, slots_a, slots, images, starts, parts, slot_size }
     }
 
     /// Length of the gradient of the bias.
@@ -89,14 +97,15 @@ impl Plan {
     }
 
     /// Images and heads of a task.
-    fn heads(&self, task: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    fn heads(&self, task: usize) -> impl Iterator<Item = (usize, usize)> + use<'_> {
         let (slot, part) = (task / self.parts, task % self.parts);
         let (slot_b, slot_a) = (slot / self.slots_a, slot % self.slots_a);
-        let (slots_b, heads_per_slot) = (self.slots_b, self.a / self.slots_a);
-        let range = part * self.sharing / self.parts..(part + 1) * self.sharing / self.parts;
+        let (first, heads_per_slot) = (self.starts[slot_b], self.a / self.slots_a);
+        let sharing = (self.starts[slot_b + 1] - first) * heads_per_slot;
+        let range = part * sharing / self.parts..(part + 1) * sharing / self.parts;
         range.map(move |member| {
-            let (round, head) = (member / heads_per_slot, member % heads_per_slot);
-            (round * slots_b + slot_b, if heads_per_slot == 1 { slot_a } else { head })
+            let (image, head) = (member / heads_per_slot, member % heads_per_slot);
+            (self.images[first + image], if heads_per_slot == 1 { slot_a } else { head })
         })
     }
 }
@@ -145,8 +154,9 @@ struct BackwardScratch<T> {
     query_rows: Vec<T>,
     grads: Vec<T>,
     grad_rows: Vec<T>,
-    /// Keys of the head, `[K, E]`.
+    /// Keys and values of the head, `[K, E]` and `[K, V / A]`.
     keys: Vec<T>,
+    values: Vec<T>,
     /// Weights of a tile and the gradient of its scores, `[KEYS, QUERIES]`.
     weights: Vec<T>,
     d_scores: Vec<T>,
@@ -170,6 +180,7 @@ impl<T: Real> BackwardScratch<T> {
             grads: zeros(ev_pad * QUERIES),
             grad_rows: zeros(ev_pad * QUERIES),
             keys: zeros(keys * e_pad),
+            values: zeros(keys * ev_pad),
             weights: zeros(KEYS * QUERIES),
             d_scores: zeros(KEYS * QUERIES),
             d_query: zeros(e_pad * QUERIES),
@@ -203,9 +214,12 @@ impl<T: Real> Kernel for BackwardHead<'_, T> {
         let Sizes { queries, keys, e, ev, .. } = call.sizes;
         let (e_pad, ev_pad) = (call.e_pad, call.ev_pad);
         let padding = call.padding(b, 0, keys);
-        let rows = (call.k.at(b, 0, h * e), call.k.token);
-        // SAFETY: the processor has the instructions; `e_pad` is a multiple of the longest vector.
-        unsafe { pack_rows::<T::In<S>>(rows, keys, e, e_pad, T::ONE, &mut self.scratch.keys) };
+        let (key, value) = (|row: usize| call.k.at(b, row, h * e), |row: usize| call.v.at(b, row, h * ev));
+        // SAFETY: the processor has the instructions; `e_pad` and `ev_pad` are multiples of the longest vector.
+        unsafe {
+            pack_rows::<T::In<S>>(key, keys, e, e_pad, T::ONE, &mut self.scratch.keys);
+            pack_rows::<T::In<S>>(value, keys, ev, ev_pad, T::ONE, &mut self.scratch.values);
+        }
         fill_padding(padding, &mut self.scratch.keys, e_pad, T::ZERO);
         self.scratch.d_key.fill(T::ZERO);
         self.scratch.d_value.fill(T::ZERO);
@@ -238,16 +252,17 @@ impl<T: Real> BackwardHead<'_, T> {
     unsafe fn load_block<S: Simd>(&mut self, first: usize, rows: usize) {
         let (call, scratch) = (self.call, &mut *self.scratch);
         let Sizes { a, queries, e, ev, .. } = call.sizes;
-        let (e_pad, ev_pad, step, d) = (call.e_pad, call.ev_pad, call.q.token, a * ev);
-        let query = call.q.at(self.b, first, self.h * e);
-        let start = (self.b * queries + first) * d + self.h * ev;
-        let (grad, context) = (&self.numbers.grad[start..], &self.numbers.context[start..]);
+        let (e_pad, ev_pad, b, h, numbers) = (call.e_pad, call.ev_pad, self.b, self.h, self.numbers);
+        let start = |row: usize| call.row(b, first + row) * (a * ev) + h * ev;
+        let query = |row: usize| call.q.at(b, first + row, h * e);
+        let (grad, context) =
+            (|row: usize| &numbers.grad[start(row)..], |row: usize| &numbers.context[start(row)..]);
         // SAFETY: upheld by the caller.
         unsafe {
-            transpose::<S, T>(query, step, rows, e, call.scale, &mut scratch.queries);
-            transpose::<S, T>(grad, d, rows, ev, T::ONE, &mut scratch.grads);
-            pack_rows::<T::In<S>>((query, step), rows, e, e_pad, call.scale, &mut scratch.query_rows);
-            pack_rows::<T::In<S>>((grad, d), rows, ev, ev_pad, T::ONE, &mut scratch.grad_rows);
+            transpose::<S, T>(query, rows, e, call.scale, &mut scratch.queries);
+            transpose::<S, T>(grad, rows, ev, T::ONE, &mut scratch.grads);
+            pack_rows::<T::In<S>>(query, rows, e, e_pad, call.scale, &mut scratch.query_rows);
+            pack_rows::<T::In<S>>(grad, rows, ev, ev_pad, T::ONE, &mut scratch.grad_rows);
         }
         for buffer in [&mut scratch.max, &mut scratch.norm, &mut scratch.delta] {
             buffer.fill(T::ZERO);
@@ -256,7 +271,7 @@ impl<T: Real> BackwardHead<'_, T> {
         scratch.max[..rows].copy_from_slice(&self.numbers.max[statistics..][..rows]);
         scratch.norm[..rows].copy_from_slice(&self.numbers.norm[statistics..][..rows]);
         for (i, delta) in scratch.delta[..rows].iter_mut().enumerate() {
-            let pairs = grad[i * d..][..ev].iter().zip(&context[i * d..][..ev]);
+            let pairs = grad(i)[..ev].iter().zip(&context(i)[..ev]);
             *delta = pairs.fold(T::ZERO, |sum, (&g, &c)| sum + g * c);
         }
     }
@@ -284,21 +299,22 @@ impl<T: Real> BackwardHead<'_, T> {
     #[inline(always)]
     unsafe fn recompute_weights<S: Simd>(&mut self, tile: Tile) {
         let (call, scratch) = (self.call, &mut *self.scratch);
-        let Tile { b, h, key, keys, .. } = tile;
-        let (ev, step, lanes) = (call.sizes.ev, call.v.token, T::In::<S>::LANES);
+        let Tile { b, key, keys, .. } = tile;
+        let (ev, ev_pad, lanes) = (call.sizes.ev, call.ev_pad, T::In::<S>::LANES);
         let width = tile.rows.next_multiple_of(lanes);
-        let value = call.v.at(b, key, h * ev);
-        debug_assert!(value.len() >= (keys - 1) * step + ev);
+        let value = &scratch.values[key * ev_pad..];
+        debug_assert!(value.len() >= (keys - 1) * ev_pad + ev);
+        let of_tile = (&scratch.keys[key * call.e_pad..], call.e_pad);
         // SAFETY: the tile lies within the head and its scratch.
         unsafe {
-            score_tile::<S, T>(call, tile, &scratch.queries, &mut scratch.weights);
+            score_tile::<S, T>(call, tile, of_tile, &scratch.queries, &mut scratch.weights);
             let (weights, d_scores) = (scratch.weights.as_mut_ptr(), scratch.d_scores.as_mut_ptr());
             S::vectorize(Product {
                 m: keys,
                 n: width,
                 k: ev,
                 a: value.as_ptr(),
-                a_steps: [step, 1],
+                a_steps: [ev_pad, 1],
                 b: scratch.grads.as_ptr(),
                 b_step: QUERIES,
                 c: d_scores,
@@ -386,7 +402,8 @@ impl<T: Real> BackwardHead<'_, T> {
         factor: T,
     ) {
         for (row, values) in gradient.chunks_exact(e_pad).take(rows).enumerate() {
-            let start = self.b * destination.image + (first + row) * destination.token + self.h * e;
+            let (image, token) = self.call.place(self.b, first + row);
+            let start = image * destination.image + token * destination.token + self.h * e;
             // SAFETY: only this task writes the columns of this head.
             let to = unsafe { destination.to.part(start, e) };
             for (to, &x) in to.iter_mut().zip(values) {

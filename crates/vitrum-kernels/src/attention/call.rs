@@ -5,6 +5,7 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::Shape;
 
 use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
+use super::windows::Order;
 use super::{KEYS, PAD};
 use crate::simd::Real;
 use crate::tensors::contiguous;
@@ -18,6 +19,7 @@ pub(crate) struct Operands {
     views: [FlexTensor; 3],
     pub bias: Option<FlexTensor>,
     padding: Option<FlexTensor>,
+    order: Option<Order>,
     pub form: AttentionForm,
 }
 
@@ -33,6 +35,7 @@ impl Operands {
             views: parts.map(view),
             bias: bias.into_option().map(contiguous),
             padding: key_padding.into_option().map(contiguous),
+            order: form.windows.map(Order::new),
             form,
         }
     }
@@ -51,27 +54,38 @@ pub(super) struct Rows<'a, T> {
     values: &'a [T],
     /// Steps between images and between tokens.
     image: usize,
-    pub token: usize,
+    token: usize,
+    order: Option<&'a Order>,
 }
 
 impl<'a, T: Real> Rows<'a, T> {
     /// Panics unless the rows lie in their buffer. The unsafe code below relies on this.
-    fn new(view: &'a FlexTensor) -> Self {
+    fn new(view: &'a FlexTensor, order: Option<&'a Order>) -> Self {
         let (layout, shape) = (view.layout(), view.shape());
         let [image, token] = [0, 1].map(|axis| layout.strides()[axis] as usize);
         if shape.num_elements() == 0 {
-            return Self { values: &[], image: 0, token: 0 };
+            return Self { values: &[], image: 0, token: 0, order };
         }
         let values = &T::storage(view)[layout.start_offset()..];
         let end = (shape[0] - 1) * image + (shape[1] - 1) * token + shape[2];
         assert!(end <= values.len(), "rows exceed their buffer");
-        Self { values, image, token }
+        Self { values, image, token, order }
     }
 
     /// The numbers of a token, from a column on.
     #[inline(always)]
     pub(super) fn at(&self, image: usize, token: usize, column: usize) -> &'a [T] {
+        let (image, token) = match self.order {
+            Some(order) => order.place(image, token),
+            None => (image, token),
+        };
         &self.values[image * self.image + token * self.token + column..]
+    }
+
+    /// The step between tokens; `None` if they have no common one.
+    #[inline(always)]
+    pub(super) fn step(&self) -> Option<usize> {
+        if self.order.is_some() { None } else { Some(self.token) }
     }
 }
 
@@ -81,6 +95,27 @@ struct Bias<'a, T> {
     n: usize,
     a: usize,
     rows: usize,
+    /// For windows, which share it: `[n, A or 1, K, rows]`, with rows padded to a multiple of [`PAD`].
+    by_key: Vec<T>,
+}
+
+impl<'a, T: Real> Bias<'a, T> {
+    fn new(bias: &'a FlexTensor, shared: bool) -> Self {
+        let (values, shape) = (T::slice(bias), bias.shape());
+        let [n, a, rows, keys] = [0, 1, 2, 3].map(|axis| shape[axis]);
+        let width = rows.next_multiple_of(PAD);
+        let mut by_key = vec![T::ZERO; if shared { n * a * keys * width } else { 0 }];
+        if shared {
+            for (from, to) in values.chunks_exact(rows * keys).zip(by_key.chunks_exact_mut(keys * width)) {
+                for (row, from) in from.chunks_exact(keys).enumerate() {
+                    for (to, &x) in to[row..].iter_mut().step_by(width).zip(from) {
+                        *to = x;
+                    }
+                }
+            }
+        }
+        Self { values, n, a, rows, by_key }
+    }
 }
 
 /// Shapes and values of one call.
@@ -89,6 +124,7 @@ pub(super) struct Call<'a, T> {
     pub k: Rows<'a, T>,
     pub v: Rows<'a, T>,
     bias: Option<Bias<'a, T>>,
+    order: Option<&'a Order>,
     /// `[B, K]`, nonzero for a padded key.
     padding: Option<&'a [u8]>,
     pub sizes: Sizes,
@@ -111,18 +147,16 @@ pub(super) struct Tile {
 
 impl<'a, T: Real> Call<'a, T> {
     pub(super) fn new(operands: &'a Operands) -> Self {
-        let Operands { shapes, parts, views: [q, k, v], bias, padding, form } = operands;
+        let Operands { shapes, parts, views: [q, k, v], bias, padding, order, form } = operands;
         let sizes = Sizes::new(shapes, parts, *form);
-        let bias = bias.as_ref().map(|bias| {
-            let shape = bias.shape();
-            Bias { values: T::slice(bias), n: shape[0], a: shape[1], rows: shape[2] }
-        });
+        let order = order.as_ref();
         let pad = |columns: usize| columns.next_multiple_of(PAD).max(PAD);
         Self {
-            q: Rows::new(q),
-            k: Rows::new(k),
-            v: Rows::new(v),
-            bias,
+            q: Rows::new(q, order),
+            k: Rows::new(k, order),
+            v: Rows::new(v, order),
+            bias: bias.as_ref().map(|bias| Bias::new(bias, order.is_some())),
+            order,
             padding: padding.as_ref().map(|padding| flags(padding, sizes.b * sizes.keys)),
             sizes,
             e_pad: pad(sizes.e),
@@ -142,13 +176,62 @@ impl<'a, T: Real> Call<'a, T> {
         self.bias.as_ref().map(|bias| ([bias.n, bias.a], bias.rows * self.sizes.keys))
     }
 
+    /// The entry of a bias of `n` entries that image or window `b` uses.
+    #[inline(always)]
+    pub(super) fn bias_entry(&self, n: usize, b: usize) -> usize {
+        match self.order {
+            Some(order) if n > 1 => order.variants[b % order.windows],
+            _ => b % n,
+        }
+    }
+
     /// The bias `[rows, K]` of a head.
     #[inline(always)]
     pub(super) fn bias(&self, b: usize, h: usize) -> Option<&'a [T]> {
         let bias = self.bias.as_ref()?;
-        let index = (b % bias.n) * bias.a + if bias.a == 1 { 0 } else { h };
+        let index = self.bias_entry(bias.n, b) * bias.a + if bias.a == 1 { 0 } else { h };
         let size = bias.rows * self.sizes.keys;
         Some(&bias.values[index * size..][..size])
+    }
+
+    /// The bias of a head of windows, transposed, and the length of its rows.
+    #[inline(always)]
+    pub(super) fn bias_by_key(&self, b: usize, h: usize) -> Option<(&[T], usize)> {
+        let bias = self.bias.as_ref().filter(|_| self.order.is_some())?;
+        let index = self.bias_entry(bias.n, b) * bias.a + if bias.a == 1 { 0 } else { h };
+        let width = bias.rows.next_multiple_of(PAD);
+        let size = self.sizes.keys * width;
+        Some((&bias.by_key[index * size..][..size], width))
+    }
+
+    /// Images of the context, and its tokens per image.
+    pub(super) fn maps(&self) -> [usize; 2] {
+        let Sizes { b, queries, .. } = self.sizes;
+        match self.order {
+            Some(order) => [b / order.windows.max(1), order.tokens.len()],
+            None => [b, queries],
+        }
+    }
+
+    /// The image and the token, in q, k and v, of a token of image or window `b`.
+    #[inline(always)]
+    pub(super) fn place(&self, b: usize, token: usize) -> (usize, usize) {
+        match self.order {
+            Some(order) => order.place(b, token),
+            None => (b, token),
+        }
+    }
+
+    /// The row of the context for a query of image or window `b`.
+    #[inline(always)]
+    pub(super) fn row(&self, b: usize, query: usize) -> usize {
+        match self.order {
+            Some(order) => {
+                let (image, token) = order.place(b, query);
+                image * order.tokens.len() + token
+            }
+            None => b * self.sizes.queries + query,
+        }
     }
 
     /// Flags of `keys` keys of image `b`, from `key` on: nonzero for a padded key. `None` if no image is padded.

@@ -7,7 +7,7 @@ use burn::tensor::Shape;
 
 use super::call::{Call, Operands, Tile};
 use super::inputs::Sizes;
-use super::tile::{fill_padding, pack_rows, score_tile, transpose};
+use super::tile::{fill_padding, keys_of, pack_rows, score_tile, transpose};
 use super::{KEYS, PAD, QUERIES};
 use crate::product::Product;
 use crate::simd::{self, Kernel, Real, Simd, Vector, sum_chains};
@@ -48,7 +48,8 @@ pub(super) fn forward_by<T: Real>(
         unsafe { written(b * queries * d, write) }
     };
     let rows = || Shape::new([b, a, queries]);
-    (T::tensor(context, Shape::new([b, queries, d])), T::tensor(max, rows()), T::tensor(norm, rows()))
+    let [images, tokens] = call.maps();
+    (T::tensor(context, Shape::new([images, tokens, d])), T::tensor(max, rows()), T::tensor(norm, rows()))
 }
 
 pub(super) struct ForwardScratch<T> {
@@ -56,7 +57,7 @@ pub(super) struct ForwardScratch<T> {
     pub queries: Vec<T>,
     /// `[KEYS, QUERIES]`
     pub scores: Vec<T>,
-    /// `[KEYS, V / A]`; in bf16, holds the keys first.
+    /// `[KEYS, V / A]`; in bf16 and for windows, holds the keys first.
     pub values: Vec<T>,
     /// `[QUERIES, V / A]`; in bf16, holds the queries first.
     pub output: Vec<T>,
@@ -104,21 +105,22 @@ impl<T: Real> Kernel for ForwardBlock<'_, T> {
         let (lanes, ev_pad) = (T::In::<S>::LANES, call.ev_pad);
         let Sizes { e, ev, .. } = call.sizes;
         let width = rows.next_multiple_of(lanes);
-        let query = call.q.at(b, first, h * e);
+        let query = |row: usize| call.q.at(b, first + row, h * e);
         let scratch = &mut *self.scratch;
-        // SAFETY: `query` has `rows` rows of `e` numbers at its step; scratch has `e` rows of QUERIES.
-        unsafe { transpose::<S, T>(query, call.q.token, rows, e, call.scale, &mut scratch.queries) };
+        // SAFETY: the processor has the instructions.
+        unsafe { transpose::<S, T>(query, rows, e, call.scale, &mut scratch.queries) };
         scratch.start();
         for tile in call.tiles(b, h, first, rows) {
             let Tile { key, keys, .. } = tile;
             // SAFETY: tiles lie within the rows of keys and values, and within the scratch buffers.
             unsafe {
-                score_tile::<S, T>(call, tile, &scratch.queries, &mut scratch.scores);
+                let keys_of_tile = keys_of::<T::In<S>>(call, tile, &mut scratch.values);
+                score_tile::<S, T>(call, tile, keys_of_tile, &scratch.queries, &mut scratch.scores);
                 softmax_tile::<T::In<S>>(scratch, keys, width);
                 if key > 0 {
                     shrink_rows::<S, T>(&mut scratch.output, &scratch.shrink, rows, ev_pad);
                 }
-                let values = (call.v.at(b, key, h * ev), call.v.token);
+                let values = |row: usize| call.v.at(b, key + row, h * ev);
                 pack_rows::<T::In<S>>(values, keys, ev, ev_pad, T::ONE, &mut scratch.values);
                 fill_padding(call.padding(b, key, keys), &mut scratch.values, ev_pad, T::ZERO);
                 S::vectorize(Product {
@@ -165,7 +167,7 @@ impl<T: Real> ForwardBlock<'_, T> {
         for (i, norm) in norm.iter_mut().enumerate() {
             let sum = scratch.sum[i];
             *norm = if sum == T::ZERO { T::ZERO } else { sum.recip() };
-            let out = context.at((b * queries + first + i) * (a * ev) + h * ev);
+            let out = context.at(call.row(b, first + i) * (a * ev) + h * ev);
             for (j, &x) in scratch.output[i * call.ev_pad..][..ev].iter().enumerate() {
                 // SAFETY: as above.
                 unsafe { out.add(j).write(x * *norm) };

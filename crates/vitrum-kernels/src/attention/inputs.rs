@@ -3,6 +3,7 @@
 use burn::backend::{Backend, ExtensionType, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Shape};
 
+use super::windows::Windows;
 use crate::tensors::{Maybe, MaybeBool};
 
 /// Queries, keys and values, with heads side by side. D is the width of queries and keys over all heads, V that of
@@ -89,12 +90,15 @@ impl<B: Backend> AttentionInputs<B> {
 /// Scalar arguments of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionForm {
-    /// The first `queries` rows of q attend.
+    /// The first `queries` rows of q attend; with windows, all tokens of a window.
     pub queries: usize,
     /// Number of heads, A.
     pub num_heads: usize,
     /// Factor of the products of queries and keys.
     pub scale: f64,
+    /// Attention within windows of maps. Projections are then packed, without padding, and the context has their
+    /// order. The first axis of the bias is 1, or 4 for the [variants](Windows::variant) of a window.
+    pub windows: Option<Windows>,
 }
 
 /// Sizes of a call.
@@ -111,10 +115,14 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// From the shapes of the tensors that hold q, k and v.
+    /// From the shapes of the tensors that hold q, k and v. Windows count as images.
     pub(crate) fn new(shapes: &[Shape], parts: &[Part; 3], form: AttentionForm) -> Self {
         let (a, [q, k, v]) = (form.num_heads, parts);
-        let keys = shapes[k.tensor][1];
-        Self { b: shapes[0][0], queries: form.queries, keys, a, e: q.width / a, ev: v.width / a }
+        let (windows, keys) = match form.windows {
+            Some(windows) => (windows.count(), windows.tokens()),
+            None => (1, shapes[k.tensor][1]),
+        };
+        let b = shapes[0][0] * windows;
+        Self { b, queries: form.queries, keys, a, e: q.width / a, ev: v.width / a }
     }
 }

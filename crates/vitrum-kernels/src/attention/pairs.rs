@@ -6,7 +6,7 @@
 use burn::backend::flex::FlexTensor;
 
 use super::QUERIES;
-use super::call::{Call, Operands, Tile};
+use super::call::{Call, Operands, Rows, Tile};
 use super::forward::{ForwardBlock, ForwardScratch, forward_by, shrink_rows, softmax_tile};
 use super::inputs::Sizes;
 use super::tile::{finish_scores, pack_rows};
@@ -18,6 +18,12 @@ use crate::simd::{self, Kernel, Simd, Vector};
 pub(crate) fn forward_bf16(operands: &Operands) -> FlexTensor {
     let run = |block: ForwardBlock<f32>| simd::run_pairs(PairBlock(block));
     forward_by(&Call::new(operands), run).0
+}
+
+/// The step between tokens. There is one: windows are not computed in pairs.
+#[inline(always)]
+fn step_of(rows: &Rows<f32>) -> usize {
+    rows.step().expect("tokens at one step")
 }
 
 /// A block of queries as in [`ForwardBlock`], computed with pairs.
@@ -33,10 +39,10 @@ impl Kernel for PairBlock<'_> {
         let (lanes, ev_pad) = (S::F32::LANES, call.ev_pad);
         let Sizes { e, ev, .. } = call.sizes;
         let width = rows.next_multiple_of(lanes);
-        let query = call.q.at(b, first, h * e);
+        let query = |row: usize| call.q.at(b, first + row, h * e);
         let scratch = &mut *block.scratch;
         scratch.start();
-        // SAFETY: `query` has `rows` rows at its step. Tiles lie within the rows of keys and values, and within the
+        // SAFETY: tiles lie within the rows of keys and values, and within the
         // scratch buffers. Only this block writes these rows.
         unsafe {
             pack_queries::<S>(call, query, rows, scratch);
@@ -48,7 +54,7 @@ impl Kernel for PairBlock<'_> {
                     shrink_rows::<S, f32>(&mut scratch.output, &scratch.shrink, rows, ev_pad);
                 }
                 pair_weights::<S>(&mut scratch.scores, keys, width);
-                let values = (call.v.at(b, key, h * ev), call.v.token);
+                let values = (call.v.at(b, key, h * ev), step_of(&call.v));
                 let padding = call.padding(b, key, keys);
                 pair_rows::<S>(values, keys, ev, ev_pad, padding, &mut scratch.values);
                 S::vectorize(PairProduct(Product {
@@ -74,9 +80,9 @@ impl Kernel for PairBlock<'_> {
 /// # Safety
 /// Here and below: the processor must have the instructions of `S`.
 #[inline(always)]
-unsafe fn pack_queries<S: Simd>(
+unsafe fn pack_queries<'a, S: Simd>(
     call: &Call<f32>,
-    query: &[f32],
+    query: impl Fn(usize) -> &'a [f32],
     rows: usize,
     scratch: &mut ForwardScratch<f32>,
 ) {
@@ -86,7 +92,7 @@ unsafe fn pack_queries<S: Simd>(
     // SAFETY: the output has QUERIES rows of `e_pad`, and the pairs of a row take at most half of it. The buffer of the
     // queries has as many rows, and each square begins at an existing pair.
     unsafe {
-        pack_rows::<S::F32>((query, call.q.token), rows, e, e_pad, call.scale, &mut scratch.output);
+        pack_rows::<S::F32>(query, rows, e, e_pad, call.scale, &mut scratch.output);
         for row in 0..rows {
             round_row::<S>(buffer.add(row * e_pad), e, buffer.add(row * e_pad));
         }
@@ -112,7 +118,7 @@ unsafe fn score_pairs<S: Simd>(
     scratch: &mut ForwardScratch<f32>,
 ) {
     let Tile { b, h, key, keys, .. } = tile;
-    let (step, e, pairs_step) = (call.k.token, call.sizes.e, call.e_pad / 2);
+    let (step, e, pairs_step) = (step_of(&call.k), call.sizes.e, call.e_pad / 2);
     let k = call.k.at(b, key, h * e);
     assert!(k.len() >= (keys - 1) * step + e);
     let pairs = scratch.values.as_mut_ptr();

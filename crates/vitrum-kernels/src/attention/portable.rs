@@ -2,11 +2,13 @@
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{Shape, Slice, TensorData};
 
-use super::inputs::{AttentionForm, AttentionInputs, Part, Sizes};
+use super::inputs::{AttentionForm, AttentionInputs, Part, Projections, Sizes};
+use super::windows::Windows;
 use crate::portable::sum_to;
 use crate::reference::lowest;
+use crate::tensors::Maybe;
 
 /// Context `[B, Q, V]` of the rows of q that attend; and for each row of scores the maximum and the reciprocal of Σ
 /// exp(score - max), `[B, A, Q]` each.
@@ -14,6 +16,10 @@ pub(crate) fn attention<B: Backend>(
     inputs: AttentionInputs<B>,
     form: AttentionForm,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    if let Some(windows) = form.windows {
+        let (context, max, norm) = attention(in_windows::<B>(inputs, windows), whole(form));
+        return (to_maps::<B>(context, windows), max, norm);
+    }
     let call = Call::<B>::new(inputs, form);
     let Sizes { b, a, queries, .. } = call.sizes;
     let rows = || Shape::new([b, a, queries]);
@@ -38,6 +44,17 @@ pub(crate) fn attention_backward<B: Backend>(
     form: AttentionForm,
     want_bias: bool,
 ) -> (Vec<FloatTensor<B>>, Option<FloatTensor<B>>) {
+    if let Some(windows) = form.windows {
+        let entries = match &inputs.bias {
+            Maybe::Present(bias) => Some(bias.shape()[0]),
+            Maybe::Absent => None,
+        };
+        let grad = to_windows::<B>(grad, windows);
+        let inputs = in_windows::<B>(inputs, windows);
+        let (gradients, d_bias) = attention_backward(inputs, grad, whole(form), want_bias);
+        let gradients = gradients.into_iter().map(|gradient| to_maps::<B>(gradient, windows)).collect();
+        return (gradients, d_bias.zip(entries).map(|(d_bias, n)| of_variants::<B>(d_bias, windows, n)));
+    }
     let call = Call::<B>::new(inputs, form);
     if call.sizes.keys == 0 {
         return call.no_gradients(want_bias);
@@ -61,6 +78,64 @@ pub(crate) fn attention_backward<B: Backend>(
     let d_bias =
         call.bias.as_ref().filter(|_| want_bias).map(|bias| call.sum_to_bias(d_scores, bias.shape()));
     (gradients, d_bias)
+}
+
+/// The form of attention in which each window is an image.
+fn whole(form: AttentionForm) -> AttentionForm {
+    AttentionForm { windows: None, ..form }
+}
+
+/// The arguments with windows as images, and with a bias for each window.
+fn in_windows<B: Backend>(inputs: AttentionInputs<B>, windows: Windows) -> AttentionInputs<B> {
+    let AttentionInputs { projections, bias, key_padding } = inputs;
+    let tensors = projections.into_tensors().into_iter().map(|tensor| to_windows::<B>(tensor, windows));
+    let bias = bias.into_option().map(|bias| match bias.shape()[0] {
+        1 => bias,
+        _ => {
+            let variants = (0..windows.count()).map(|window| windows.variant(window)).collect();
+            select::<B>(bias, 0, variants)
+        }
+    });
+    AttentionInputs {
+        projections: Projections::of(tensors.collect()),
+        bias: Maybe::from_option(bias),
+        key_padding,
+    }
+}
+
+/// Maps `[B, H·W, D]` to windows `[B · windows, N, D]`.
+fn to_windows<B: Backend>(x: FloatTensor<B>, windows: Windows) -> FloatTensor<B> {
+    let [b, _, d] = [0, 1, 2].map(|axis| x.shape()[axis]);
+    let x = select::<B>(x, 1, windows.order());
+    B::float_reshape(x, Shape::new([b * windows.count(), windows.tokens(), d]))
+}
+
+/// The inverse of [`to_windows`].
+fn to_maps<B: Backend>(x: FloatTensor<B>, windows: Windows) -> FloatTensor<B> {
+    let (order, d) = (windows.order(), x.shape()[2]);
+    let images = x.shape()[0] / windows.count().max(1);
+    let mut places = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(place, &token)| places[token] = place);
+    select::<B>(B::float_reshape(x, Shape::new([images, order.len(), d])), 1, places)
+}
+
+/// The gradient of a bias of `n` entries, from that of one for each window.
+fn of_variants<B: Backend>(d_bias: FloatTensor<B>, windows: Windows, n: usize) -> FloatTensor<B> {
+    if d_bias.shape()[0] == n && n == 1 {
+        return d_bias;
+    }
+    let sums = (0..n).map(|variant| {
+        let of_it = (0..windows.count()).filter(|&window| windows.variant(window) == variant).collect();
+        B::float_sum_dim(select::<B>(d_bias.clone(), 0, of_it), 0)
+    });
+    B::float_cat(sums.collect(), 0)
+}
+
+fn select<B: Backend>(x: FloatTensor<B>, axis: usize, places: Vec<usize>) -> FloatTensor<B> {
+    let places: Vec<i64> = places.into_iter().map(|place| place as i64).collect();
+    let count = places.len();
+    let places = B::int_from_data(TensorData::new(places, [count]), &x.device());
+    B::float_select(x, axis, places)
 }
 
 struct Call<B: Backend> {

@@ -8,7 +8,30 @@ use crate::simd::{Real, Simd, Vector};
 /// The largest square that is transposed in registers.
 const SQUARE: usize = 16 * 16;
 
-/// Scores `[keys, rows]` of a tile: `k · (scale · q) + bias`, and `-inf` for padded keys.
+/// The keys of a tile and the step between them: where they are stored, or packed in `room`.
+///
+/// # Safety
+/// The processor must have the instructions of `V`; `room` must have space for `[keys, e_pad]`.
+#[inline(always)]
+pub(super) unsafe fn keys_of<'a, V: Vector>(
+    call: &Call<'a, V::Scalar>,
+    tile: Tile,
+    room: &'a mut [V::Scalar],
+) -> (&'a [V::Scalar], usize) {
+    let Tile { b, h, key, keys, .. } = tile;
+    let e = call.sizes.e;
+    match call.k.step() {
+        Some(step) => (call.k.at(b, key, h * e), step),
+        None => {
+            let rows = |row: usize| call.k.at(b, key + row, h * e);
+            // SAFETY: upheld by the caller.
+            unsafe { pack_rows::<V>(rows, keys, e, call.e_pad, V::Scalar::ONE, room) };
+            (room, call.e_pad)
+        }
+    }
+}
+
+/// Scores `[keys, rows]` of a tile: `k · (scale · q) + bias`, and `-inf` for padded keys. The keys are rows at `step`.
 ///
 /// # Safety
 /// The processor must have the instructions of `S`; `queries` must hold `[E, QUERIES]` numbers, and `scores` must have
@@ -17,12 +40,12 @@ const SQUARE: usize = 16 * 16;
 pub(super) unsafe fn score_tile<S: Simd, T: Real>(
     call: &Call<T>,
     tile: Tile,
+    (k, step): (&[T], usize),
     queries: &[T],
     scores: &mut [T],
 ) {
-    let (e, step) = (call.sizes.e, call.k.token);
-    let k = call.k.at(tile.b, tile.key, tile.h * e);
-    debug_assert!(k.len() >= (tile.keys - 1) * step + e);
+    let e = call.sizes.e;
+    assert!(k.len() >= (tile.keys - 1) * step + e);
     // SAFETY: `keys` rows of `e` numbers are readable; the rest is upheld by the caller.
     unsafe {
         S::vectorize(Product {
@@ -60,6 +83,20 @@ pub(super) unsafe fn finish_scores<V: Vector>(call: &Call<V::Scalar>, tile: Tile
 /// As [`finish_scores`].
 #[inline(always)]
 unsafe fn add_bias<V: Vector>(call: &Call<V::Scalar>, tile: Tile, scores: &mut [V::Scalar]) {
+    if let Some((bias, width)) = call.bias_by_key(tile.b, tile.h) {
+        assert!(tile.first + tile.rows.next_multiple_of(V::LANES) <= width && tile.rows <= QUERIES);
+        for (key, scores) in scores.chunks_exact_mut(QUERIES).take(tile.keys).enumerate() {
+            let bias = &bias[(tile.key + key) * width..][..width];
+            for lane in (0..tile.rows).step_by(V::LANES) {
+                // SAFETY: both rows have whole vectors up to `lane`; QUERIES is a multiple of the lanes.
+                unsafe {
+                    let at = scores.as_mut_ptr().add(lane);
+                    V::load(at).add(V::load(bias.as_ptr().add(tile.first + lane))).store(at);
+                }
+            }
+        }
+        return;
+    }
     let Some(bias) = call.bias(tile.b, tile.h) else { return };
     let (step, whole) = (call.sizes.keys, tile.keys - tile.keys % V::LANES);
     let row_of = |row: usize| &bias[(tile.first + row) * step + tile.key..][..tile.keys];
@@ -139,22 +176,21 @@ pub(super) fn fill_padding<T: Real>(padding: Option<&[u8]>, rows: &mut [T], step
     }
 }
 
-/// `to[column, row] = factor · from[row, column]`. Rows of `to` have QUERIES numbers and are padded with zeros to whole
+/// `to[column, row] = factor · from(row)[column]`. Rows of `to` have QUERIES numbers and are padded with zeros to whole
 /// vectors.
 ///
 /// # Safety
 /// The processor must have the instructions of `S`.
 #[inline(always)]
-pub(super) unsafe fn transpose<S: Simd, T: Real>(
-    from: &[T],
-    step: usize,
+pub(super) unsafe fn transpose<'a, S: Simd, T: Real>(
+    from: impl Fn(usize) -> &'a [T],
     rows: usize,
     columns: usize,
     factor: T,
     to: &mut [T],
 ) {
     let width = rows.next_multiple_of(T::In::<S>::LANES);
-    let row_of = |row: usize| &from[row * step..][..columns];
+    let row_of = |row: usize| &from(row)[..columns];
     let fours = rows - rows % 4;
     // Four rows at a time: one store per number took 10 % of the forward pass, this takes a third of that.
     for row in (0..fours).step_by(4) {
@@ -174,13 +210,13 @@ pub(super) unsafe fn transpose<S: Simd, T: Real>(
     }
 }
 
-/// Copies rows of `e` numbers at `step` to rows of `e_pad`, times `factor`, padded with zeros.
+/// Copies rows of `e` numbers to rows of `e_pad`, times `factor`, padded with zeros.
 ///
 /// # Safety
 /// The processor must have the instructions of `V`; `e_pad` must be a multiple of the lanes.
 #[inline(always)]
-pub(super) unsafe fn pack_rows<V: Vector>(
-    (from, step): (&[V::Scalar], usize),
+pub(super) unsafe fn pack_rows<'a, V: Vector>(
+    from: impl Fn(usize) -> &'a [V::Scalar],
     rows: usize,
     e: usize,
     e_pad: usize,
@@ -189,7 +225,7 @@ pub(super) unsafe fn pack_rows<V: Vector>(
 ) {
     let bulk = e - e % V::LANES;
     for (row, to) in to.chunks_exact_mut(e_pad).take(rows).enumerate() {
-        let from = &from[row * step..][..e];
+        let from = &from(row)[..e];
         // SAFETY: both rows have whole vectors up to `bulk`.
         unsafe {
             let factor = V::splat(factor);

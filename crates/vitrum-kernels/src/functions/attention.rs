@@ -3,11 +3,13 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Bool, DType, Tensor};
 
-use crate::attention::{AttentionForm, AttentionInputs, Projections};
-use crate::check::{check_attention, check_cross, check_first, check_mask};
+use crate::attention::{AttentionForm, AttentionInputs, Projections, Windows};
+use crate::check::{check_attention, check_cross, check_first, check_mask, check_windows};
 use crate::device::{has_extension, is_fast};
 use crate::extension::{PackedOps, VitrumOps};
-use crate::reference::{attention_reference, cross_attention_reference};
+use crate::reference::{
+    attention_reference, cross_attention_reference, window_attention_reference, window_masks,
+};
 use crate::tensors::{Maybe, MaybeBool, maybe};
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
@@ -45,7 +47,7 @@ pub fn attention_of_first(
         return attention_reference(qkv, num_heads, scale, bias).narrow(1, 0, queries);
     }
     let projections = Projections::Packed(qkv.into_dispatch());
-    run(inputs(projections, bias, None), AttentionForm { queries, num_heads, scale })
+    run(inputs(projections, bias, None), AttentionForm { queries, num_heads, scale, windows: None })
 }
 
 /// [`attention`] with padded tokens: `key_padding_mask` is `[B, T]`, `true` for padding (as torch's
@@ -72,7 +74,7 @@ pub fn attention_padded(
     }
     let projections = Projections::Packed(qkv.into_dispatch());
     let inputs = inputs(projections, bias, Some(key_padding_mask));
-    run(inputs, AttentionForm { queries: t, num_heads, scale })
+    run(inputs, AttentionForm { queries: t, num_heads, scale, windows: None })
 }
 
 /// Softmax attention of queries to separate keys and values: `softmax(scale · q kᵀ + bias) v`, heads side by side.
@@ -97,7 +99,7 @@ pub fn cross_attention(
     if !has_extension(&q.device()) {
         return cross_attention_reference(q, k, v, num_heads, scale, bias, key_padding_mask);
     }
-    let form = AttentionForm { queries: q.dims()[1], num_heads, scale };
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale, windows: None };
     let projections = Projections::Apart(q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     run(inputs(projections, bias, key_padding_mask), form)
 }
@@ -120,9 +122,46 @@ pub fn cross_attention_kv(
     if !has_extension(&q.device()) {
         return cross_attention_reference(q, k, v, num_heads, scale, bias, key_padding_mask);
     }
-    let form = AttentionForm { queries: q.dims()[1], num_heads, scale };
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale, windows: None };
     let projections = Projections::KeyValue(q.into_dispatch(), kv.into_dispatch());
     run(inputs(projections, bias, key_padding_mask), form)
+}
+
+/// Softmax attention within windows of maps (Swin, arXiv:2103.14030).
+///
+/// `qkv` is `[B, H·W, 3D]` as in [`attention`], the tokens of a map row by row. Each token attends to those of its window.
+/// `bias` is `[1, num_heads or 1, N, N]`, for the N tokens of a window, row by row. The last windows of a shifted map hold
+/// parts that do not touch; -100 is added to scores between them, as in the official code. Returns `[B, H·W, D]`, each
+/// token where it was. Equals [`window_attention_reference`].
+///
+/// # Panics
+/// As [`attention`], or if the window does not divide the grid, or the grid does not fit the tokens.
+pub fn window_attention(
+    qkv: Tensor<3>,
+    windows: Windows,
+    num_heads: usize,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+) -> Tensor<3> {
+    check_windows(&qkv, windows, num_heads, bias.as_ref());
+    if !has_extension(&qkv.device()) {
+        return window_attention_reference(qkv, windows, num_heads, scale, bias);
+    }
+    let bias = masked(&qkv, windows, bias);
+    let form = AttentionForm { queries: windows.tokens(), num_heads, scale, windows: Some(windows) };
+    run(inputs(Projections::Packed(qkv.into_dispatch()), bias, None), form)
+}
+
+/// The bias with the masks of the four [variants](Windows::variant) of a shifted window.
+fn masked(qkv: &Tensor<3>, windows: Windows, bias: Option<Tensor<4>>) -> Option<Tensor<4>> {
+    if !windows.is_shifted() {
+        return bias;
+    }
+    let mask = window_masks(windows, qkv);
+    Some(match bias {
+        Some(bias) => mask + bias,
+        None => mask,
+    })
 }
 
 /// [`attention_of_first`] with products in bf16, for inference. Scaled queries, keys, softmax weights and values are
@@ -145,7 +184,7 @@ pub fn attention_bf16(
         return attention_of_first(rounded(qkv), queries, num_heads, scale, bias);
     }
     let inputs = inputs(Projections::Packed(qkv.into_dispatch()), bias, None);
-    let form = AttentionForm { queries, num_heads, scale };
+    let form = AttentionForm { queries, num_heads, scale, windows: None };
     Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(inputs, form))
 }
 
@@ -167,7 +206,7 @@ pub fn cross_attention_bf16(
         let [q, k, v] = [q, k, v].map(rounded);
         return cross_attention(q, k, v, num_heads, scale, bias, key_padding_mask);
     }
-    let form = AttentionForm { queries: q.dims()[1], num_heads, scale };
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale, windows: None };
     let projections = Projections::Apart(q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     let inputs = inputs(projections, bias, key_padding_mask);
     Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(inputs, form))

@@ -7,7 +7,7 @@ mod packed;
 
 pub use attention::{
     attention, attention_bf16, attention_of_first, attention_padded, cross_attention, cross_attention_bf16,
-    cross_attention_kv,
+    cross_attention_kv, window_attention,
 };
 pub use int8::{linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
 pub use maps::{Folding, batch_norm, conv, conv_folded, conv_packed, gate, group_norm, pool, squeeze};

@@ -14,3 +14,4 @@ mod packed;
 mod patch_embed;
 mod pixels;
 mod support;
+mod windows;
