@@ -30,6 +30,7 @@ import tempfile
 from pathlib import Path
 
 from asked import Asked, peak_mb, serve, spread
+from network import create
 from pace import Pace
 
 
@@ -53,11 +54,10 @@ def answerer(library: str, name: str, batch: int, threads: int, folder: Path):
     x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
     onnx = folder / f"{name}-{batch}.onnx"
     if library.startswith("torch"):
-        import timm
         import torch
 
         torch.set_num_threads(threads)
-        model = timm.create_model(name, num_classes=1000).eval()
+        model = create(name, num_classes=1000).eval()
         tensor = torch.from_numpy(x)
         if library.startswith("torch-bf16"):
             model, tensor = model.to(torch.bfloat16), tensor.to(torch.bfloat16)
@@ -114,13 +114,12 @@ def export(name: str, batch: int, peers: list[str], folder: Path) -> None:
     import logging
     import warnings
 
-    import timm
     import torch
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     onnx = folder / f"{name}-{batch}.onnx"
-    model = timm.create_model(name, num_classes=1000).eval()
+    model = create(name, num_classes=1000).eval()
     torch.onnx.export(model, (torch.zeros(batch, 3, 224, 224),), onnx, dynamo=False, opset_version=17)
     for library in peers:
         if library.startswith("onnxruntime-int8"):

@@ -18,6 +18,7 @@ import sys
 import time
 
 from asked import Asked, peak_mb, serve, spread
+from network import create
 from pace import Pace
 
 CASES = {
@@ -36,13 +37,12 @@ def case_of(key: str) -> dict:
 
 
 def torch_worker(library: str, case: dict, threads: int) -> None:
-    import timm
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     sizes = {"img_size": case["img"], "patch_size": case["patch"]} if case["patch"] else {}
-    model = timm.create_model(case["name"], num_classes=case["classes"], **sizes)
+    model = create(case["name"], num_classes=case["classes"], **sizes)
     model.train()
     run = torch.compile(model) if library == "torch.compile" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
