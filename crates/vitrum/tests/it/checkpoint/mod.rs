@@ -788,6 +788,7 @@ fn only_constructors_with_a_size_get_one() {
         ("regnety_002", false),
         ("convnextv2_atto", false),
         ("deit_tiny_distilled_patch16_224", true),
+        ("swin_tiny_patch4_window7_224", true),
         ("vit_tiny_r_s16_p8_224", true),
     ] {
         let (base, card) = named_at_96(name);
