@@ -4,17 +4,18 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect};
 use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
 use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
-use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::layers::window::{StageSizes, Windows, window_attention};
 use vitrum::models::swin::{SwinConfig, SwinVersion, WindowFit};
-use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision};
+use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
 
 use crate::formula;
 
@@ -245,6 +246,62 @@ fn windows_fit_the_map() {
             let features = model.as_classifier().unwrap().forward(images(height, width).into());
             let values: Vec<f32> = features.into_data().try_to_vec().unwrap();
             assert!(values.len() == 14 && values.iter().all(|value| value.is_finite()), "{height}x{width}");
+        }
+    }
+}
+
+/// Images of other sizes than the configuration's, as timm (`dynamic_img_size`), torchvision and transformers answer them.
+#[test]
+fn images_of_other_sizes_are_cut_as_each_library_does() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        config: ModelConfig,
+        size: [usize; 2],
+        tensors: Vec<(String, Vec<usize>)>,
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/swin");
+    let cases: Vec<Case> =
+        serde_json::from_slice(&std::fs::read(folder.join("sizes.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(folder.join("sizes.safetensors")).unwrap();
+    let golden = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(cases.len(), golden.len());
+    for Case { name, config, size: [height, width], tensors } in cases {
+        let mut map = TensorMap::new(&name);
+        for (key, shape) in tensors {
+            let values = formula::weight(&key, &shape);
+            map.tensors.insert(key, HostTensor::from_f32(shape, &values).unwrap());
+        }
+        let skeleton = config.skeleton(&Device::flex()).unwrap();
+        let map = to_timm(map).unwrap().map;
+        let (model, _) = apply(skeleton, map, DType::F64, &Excuses::default()).unwrap();
+        let shape = [3, 3, height, width];
+        let images = TensorData::new(formula::images(shape, 1.0), shape);
+        let images = Tensor::<4>::from_data(images, (&Device::flex(), DType::F64));
+        let found = model.logits_at(images, Sizes::Any).unwrap().into_data();
+        let theirs = golden.tensor(&name).unwrap();
+        let theirs = theirs.data().chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap()));
+        let apart = found.iter::<f64>().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart < 1e-9, "{name}: {apart:e}");
+    }
+}
+
+/// Linear layers in bf16 and int8, those between the stages too.
+#[test]
+fn lower_precisions_answer_alike() {
+    for config in [first_version(), second_version()] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_safetensors(&path, &tensors(&config), &WriteOptions::default()).unwrap();
+        std::fs::write(folder.path().join("config.json"), json!({"architecture": "swin_tiny_patch4_window7_224", "vitrum": ModelConfig::from(config.clone())}).to_string()).unwrap();
+        let exact = logits(&loaded(folder.path()).model);
+        let largest = exact.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        for (precision, most) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.2)] {
+            let options = LoadOptions { precision, ..LoadOptions::new(folder.path().to_path_buf()) };
+            let model = load(&options, &Device::flex()).unwrap().model;
+            assert_eq!(model.precision(), precision);
+            let apart = logits(&model).iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart > 0.0 && apart < most * largest, "{precision:?}: {apart} of {largest}");
         }
     }
 }
