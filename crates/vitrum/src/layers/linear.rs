@@ -224,7 +224,7 @@ impl Linear {
 
     /// Whether the attention after this projection multiplies in bf16. It does after a bf16 projection, and after
     /// an int8 one (which is coarser) if the processor has the instruction.
-    pub(super) fn rounds_attention(&self, device: &Device, dtype: DType) -> bool {
+    pub(crate) fn rounds_attention(&self, device: &Device, dtype: DType) -> bool {
         match &self.prepared {
             Some(Prepared::Packed(weight)) => weight.is_bf16(),
             Some(Prepared::Int8(_)) => {

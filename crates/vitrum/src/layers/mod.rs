@@ -21,6 +21,7 @@ pub mod position;
 pub mod resample;
 pub mod squeeze_excite;
 pub mod tokens;
+pub mod window;
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor};

@@ -407,7 +407,7 @@ fn log_offsets([h, w]: [usize; 2]) -> Vec<f64> {
 
 /// A bias for every pair of tokens, `[1, A, T, T]`, from a table `[offsets + 3, A]`. The last three rows are for
 /// pairs with a prefix token; they may be absent if there are no prefix tokens.
-fn pairs(table: Tensor<2>, grid: [usize; 2], prefix_tokens: usize) -> Tensor<4> {
+pub(crate) fn pairs(table: Tensor<2>, grid: [usize; 2], prefix_tokens: usize) -> Tensor<4> {
     let a = table.dims()[1];
     let t = prefix_tokens + grid[0] * grid[1];
     let index = relative_index(grid, prefix_tokens);

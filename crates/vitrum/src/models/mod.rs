@@ -203,6 +203,8 @@ families! { ($)
     Regnet: regnet { RegNetConfig, RegNet },
     /// ConvNeXt, first and second version.
     Convnext: convnext { ConvNextConfig, ConvNext },
+    /// Swin Transformer, first and second version.
+    Swin: swin { SwinConfig, Swin },
     /// The steps from ResNet-50 to ConvNeXt-T.
     Ladder: ladder { LadderConfig, Ladder },
     /// BiT: ResNets with norms before their convolutions.

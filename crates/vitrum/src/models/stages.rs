@@ -18,6 +18,8 @@ use crate::layers::pool::MapPool;
 pub trait Stages: Module + Sync {
     /// The classifier's name.
     const HEAD: &'static str = "head.fc";
+    /// What precedes the number of a stage in a key.
+    const STAGE: &'static str = "stages.";
 
     /// Number of blocks of each stage.
     fn depths(&self) -> Vec<usize>;
@@ -58,9 +60,9 @@ pub trait Stages: Module + Sync {
     }
 
     /// Stage and block of a parameter, from 0 on; `None` outside the stages. What precedes the blocks of a stage belongs
-    /// to the first one. The default reads `stages.N.blocks.M`.
+    /// to the first one. The default reads [`STAGE`](Stages::STAGE), then `N.blocks.M`.
     fn block_of(key: &str) -> Option<(usize, usize)> {
-        let (stage, rest) = key.strip_prefix("stages.")?.split_once('.')?;
+        let (stage, rest) = key.strip_prefix(Self::STAGE)?.split_once('.')?;
         let block = match rest.strip_prefix("blocks.") {
             Some(rest) => rest.split('.').next()?.parse().ok()?,
             None => 0,
@@ -73,6 +75,11 @@ pub trait Stages: Module + Sync {
     fn depth_outside(&self, key: &str) -> Depth {
         let is_head = key.split('.').next() == Self::HEAD.split('.').next();
         if is_head { Depth::Head } else { Depth::Stem }
+    }
+
+    /// As [`Network::decays`]. By default it applies to all.
+    fn weight_decays(&self, _key: &str) -> bool {
+        true
     }
 }
 
@@ -105,6 +112,10 @@ impl<N: Stages> Network for N {
             Some((stage, block)) => block_depth(&self.depths(), stage, block),
             None => self.depth_outside(key),
         }
+    }
+
+    fn decays(&self, key: &str) -> bool {
+        self.weight_decays(key)
     }
 
     fn heads(&self) -> &'static [&'static str] {

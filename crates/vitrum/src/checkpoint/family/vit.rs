@@ -2,7 +2,7 @@
 //! vit-pytorch.
 
 pub(super) mod convert;
-mod fit;
+pub(super) mod fit;
 pub(super) mod huggingface;
 mod infer;
 pub(super) mod keys;

@@ -29,6 +29,7 @@ recipes![
     "imagenet/regnety_040",
     "imagenet/resnet50",
     "imagenet/resnet50_a2",
+    "imagenet/swin_tiny",
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
 ];

@@ -788,6 +788,7 @@ fn only_constructors_with_a_size_get_one() {
         ("regnety_002", false),
         ("convnextv2_atto", false),
         ("deit_tiny_distilled_patch16_224", true),
+        ("swin_tiny_patch4_window7_224", true),
         ("vit_tiny_r_s16_p8_224", true),
     ] {
         let (base, card) = named_at_96(name);
@@ -997,6 +998,22 @@ fn written_folders_are_left_for_python_to_load() {
     for name in ["resnet10t", "regnetx_002", "convnext_atto"] {
         let (base, card) = named_at_96(name);
         let map = collect(&card.config.init(&Device::flex(), 0).unwrap());
+        write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();
+    }
+    for (name, more) in
+        [("swin_tiny_patch4_window7_224", ""), ("swinv2_tiny_window8_256", r#", "version": "v2""#)]
+    {
+        let config = format!(
+            r#"{{"family": "swin", "img_size": [96, 64], "num_classes": 3, "embed_dim": 12, "depths": [2, 2],
+                "num_heads": [2, 4], "window_size": 4 {more}}}"#
+        );
+        let config: ModelConfig = serde_json::from_str(&config).unwrap();
+        let map = collect(&config.init(&Device::flex(), 0).unwrap());
+        let base = ModelConfig::named(name).unwrap();
+        let card = ModelCard::new(config, CardSource::Timm, "");
+        let target = folder.join(format!("hf_{name}"));
+        write_huggingface(&target, &map, &card, &options(Dtype::F32)).unwrap();
+        let card = ModelCard { architecture: Some(name.into()), ..card };
         write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();
     }
     // Networks with batch norms.

@@ -7,3 +7,4 @@ mod hybrid;
 mod ladder;
 mod parity;
 mod regnet;
+mod swin;

@@ -252,6 +252,12 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "dims": [4, 6, 8, 10] {more}}}"#
         ))
     };
+    let swin = |more: &str| {
+        config(&format!(
+            r#"{{"family": "swin", "img_size": [32, 48], "num_classes": 5, "embed_dim": 8, "depths": [2, 2],
+                "num_heads": [2, 4], "window_size": 3 {more}}}"#
+        ))
+    };
     let hybrid = |backbone: &str| {
         config(&format!(
             r#"{{"family": "hybrid", "img_size": [32, 48], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
@@ -271,6 +277,9 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("ConvNeXtV2", convnext(r#", "use_grn": true, "ls_init_value": null, "conv_mlp": true"#)),
         ("hidden layer of the head", convnext(r#", "head_hidden_size": 6, "kernel_sizes": [7, 5, 3, 3]"#)),
         ("norm before pooling", convnext(r#", "head_norm_first": true, "stem_type": "overlap""#)),
+        ("Swin", swin("")),
+        ("Swin V2", swin(r#", "version": "v2""#)),
+        ("windows without biases", swin(r#", "qkv_bias": false, "pad_first": true, "window_size": [3, 4]"#)),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
@@ -407,7 +416,8 @@ fn a_trainer_goes_on_from_its_state() {
             let change = |recipe: &mut Recipe| {
                 recipe.amp_dtype = amp_dtype.into();
                 recipe.opt = opt.into();
-                recipe.freeze_bn = freeze_bn && case.name != "bit" && case.name != "convnext";
+                recipe.freeze_bn =
+                    freeze_bn && !["bit", "convnext", "swin", "swin_v2"].contains(&&*case.name);
             };
             let mut unbroken = case.trainer(change);
             unbroken.update(case.batches(0)).expect("an update");

@@ -12,19 +12,26 @@ use crate::models::vit::VitConfig;
 /// Fits tensors of the model `of` to `config`, and reports the changes.
 pub(super) fn fit(config: &VitConfig, tensors: &mut TensorMap, of: Option<&VitConfig>, report: &mut Report) {
     resize_positions(config, tensors, of.map(VitConfig::grid), report);
-    report.resized.extend(of.and_then(|of| resize_patches(config, tensors, of.patch_size)));
+    // With a norm over its pixels, the projection of a patch cannot be resized.
+    let of_patches = of.filter(|_| !config.patch_norm);
+    report
+        .resized
+        .extend(of_patches.and_then(|of| resize_patches(tensors, of.patch_size, config.patch_size)));
     report.adapted.extend(move_norm(config, tensors));
     report.adapted.extend(of.and_then(|of| change_channels(config, tensors, of.in_chans)));
 }
 
 const PROJECTION: &str = "patch_embed.proj.weight";
 
-/// Resizes the patch projection from patches of `old` pixels to the model's, as timm's `resample_patch_embed` does. A
-/// tensor of another size, and one with a norm over the pixels of a patch, stays unchanged.
-fn resize_patches(config: &VitConfig, tensors: &mut TensorMap, old: [usize; 2]) -> Option<ShapeChange> {
-    let new = config.patch_size;
+/// Resizes the patch projection from patches of `old` pixels to patches of `new`, as timm's `resample_patch_embed` does. A
+/// tensor of another size stays unchanged.
+pub(in crate::checkpoint::family) fn resize_patches(
+    tensors: &mut TensorMap,
+    old: [usize; 2],
+    new: [usize; 2],
+) -> Option<ShapeChange> {
     let kernel = tensors.get(PROJECTION).filter(|kernel| kernel.shape().get(2..) == Some(&old[..]))?;
-    if old == new || config.patch_norm {
+    if old == new {
         return None;
     }
     let found = kernel.shape().to_vec();

@@ -1,0 +1,203 @@
+//! Attention within windows: by products (Swin) and by angles (Swin V2).
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::{relu, sigmoid};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::layers::drop::{dropout, training};
+use crate::layers::names::Flat;
+use crate::layers::observe::Observer;
+use crate::layers::position::pairs;
+use crate::layers::window::{Windows, window_attention, window_attention_weights};
+use crate::layers::{Linear, parameter};
+
+/// Hidden width of the network of position biases.
+pub(super) const POSITION_WIDTH: usize = 512;
+
+/// How a [`WindowAttention`] is built.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowAttentionConfig {
+    /// `D`.
+    pub dim: usize,
+    /// `A`.
+    pub num_heads: usize,
+    /// `E`.
+    pub head_dim: usize,
+    /// Rows and columns of a window.
+    pub window: [usize; 2],
+    /// Whether scores are of V2. With it, the rows and columns of the windows that positions are relative to.
+    pub cosine: Option<[usize; 2]>,
+    /// Whether the projection has a bias.
+    pub qkv_bias: bool,
+    /// Dropout on the attention weights.
+    pub attn_drop: f64,
+    /// Dropout after the output projection.
+    pub proj_drop: f64,
+}
+
+/// Attention within windows, then a projection.
+#[derive(Module, Debug)]
+pub struct WindowAttention {
+    /// `D -> 3·A·E`: queries of all heads, then keys, then values.
+    pub qkv: Linear,
+    /// What the scores need.
+    pub scores: Flat<Scores>,
+    /// `A·E -> D`.
+    pub proj: Linear,
+    #[module(skip)]
+    config: WindowAttentionConfig,
+}
+
+/// The parameters of the scores.
+// The size of a variant does not matter: some dozens exist at most, beside megabytes of weights.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum Scores {
+    /// `q kᵀ / sqrt(E) + bias`.
+    Product(ProductScores),
+    /// `exp(s) · cos(q, k) + bias`.
+    Cosine(CosineScores),
+}
+
+/// A bias per offset and head.
+#[derive(Module, Debug)]
+pub struct ProductScores {
+    /// `[(2H - 1)(2W - 1), A]`, for windows of H x W.
+    pub relative_position_bias_table: Param<Tensor<2>>,
+}
+
+/// A scale per head, and a bias that a network computes from the offset. The keys of V2 have no bias.
+#[derive(Module, Debug)]
+pub struct CosineScores {
+    /// Logarithm of the scale, `[A, 1, 1]`; at most ln 100 acts.
+    pub logit_scale: Param<Tensor<3>>,
+    /// From an offset to a bias per head.
+    pub cpb_mlp: PositionMlp,
+    /// Bias of the queries, `[A·E]`.
+    pub q_bias: Option<Param<Tensor<1>>>,
+    /// Bias of the values, `[A·E]`.
+    pub v_bias: Option<Param<Tensor<1>>>,
+}
+
+/// `2 -> 512 -> A`. Field names are places in torch's `Sequential`.
+#[derive(Module, Debug)]
+pub struct PositionMlp {
+    /// `2 -> 512`.
+    pub _0: Linear,
+    /// `512 -> A`, without a bias.
+    pub _2: Linear,
+}
+
+impl WindowAttention {
+    /// A layer of zeros.
+    pub(super) fn new(config: WindowAttentionConfig, device: &Device) -> Self {
+        let WindowAttentionConfig { dim, num_heads, head_dim, window: [h, w], qkv_bias, .. } = config;
+        let inner = num_heads * head_dim;
+        let vector = || qkv_bias.then(|| parameter([inner], device));
+        let scores = match config.cosine {
+            None => Scores::Product(ProductScores {
+                relative_position_bias_table: parameter([(2 * h - 1) * (2 * w - 1), num_heads], device),
+            }),
+            Some(_) => Scores::Cosine(CosineScores {
+                logit_scale: parameter([num_heads, 1, 1], device),
+                cpb_mlp: PositionMlp {
+                    _0: Linear::new(2, POSITION_WIDTH, true, device),
+                    _2: Linear::new(POSITION_WIDTH, num_heads, false, device),
+                },
+                q_bias: vector(),
+                v_bias: vector(),
+            }),
+        };
+        Self {
+            qkv: Linear::new(dim, 3 * inner, qkv_bias && config.cosine.is_none(), device),
+            scores: Flat::new(scores),
+            proj: Linear::new(inner, dim, true, device),
+            config,
+        }
+    }
+
+    /// Maps `[B, H·W, D] -> [B, H·W, D]`.
+    pub fn forward(&self, x: Tensor<3>, windows: &Windows, watch: &mut dyn Observer) -> Tensor<3> {
+        let context = self.context(self.qkv.forward(x), windows, watch); // [B, H·W, A·E]
+        dropout(self.proj.forward(context), self.config.proj_drop)
+    }
+
+    /// The part between the projections `qkv` and `proj`: `[B, H·W, 3·A·E] -> [B, H·W, A·E]`.
+    pub(super) fn context(&self, qkv: Tensor<3>, windows: &Windows, watch: &mut dyn Observer) -> Tensor<3> {
+        let WindowAttentionConfig { num_heads, head_dim, attn_drop, .. } = self.config;
+        let nothing = Tensor::zeros([1, 1, qkv.dims()[2]], (&qkv.device(), qkv.dtype()));
+        // timm pads before the projection: of zeros it leaves the bias.
+        let padding = (!windows.divide()).then(|| match &self.qkv.bias {
+            Some(bias) => bias.val().unsqueeze::<3>(),
+            None => nothing,
+        });
+        let (qkv, padding, scale, bias) = match &*self.scores {
+            Scores::Product(scores) => {
+                let table = scores.relative_position_bias_table.val();
+                (qkv, padding, (head_dim as f64).powf(-0.5), pairs(table, windows.window, 0))
+            }
+            Scores::Cosine(scores) => {
+                let angles = |qkv| scores.angles(qkv, num_heads);
+                let origin = self.config.cosine.unwrap_or(windows.window);
+                (angles(qkv), padding.map(angles), 1.0, scores.bias(windows.window, origin))
+            }
+        };
+        let bias = Some(bias.squeeze_dim(0)); // [A, N, N]
+        let padding = padding.map(|padding| padding.flatten(0, 2)); // [3·A·E]
+        let drops = attn_drop > 0.0 && training(&qkv);
+        if drops || watch.wants_attention(format_args!("weights")) {
+            return window_attention_weights(qkv, windows, num_heads, scale, bias, padding, attn_drop, watch);
+        }
+        let rounds = self.qkv.rounds_attention(&qkv.device(), qkv.dtype());
+        window_attention(qkv, windows, num_heads, scale, bias, padding, rounds)
+    }
+}
+
+impl CosineScores {
+    /// Adds the biases, makes queries and keys of each head vectors of length 1, and scales the queries:
+    /// `[B, T, 3·A·E] -> [B, T, 3·A·E]`.
+    fn angles(&self, qkv: Tensor<3>, num_heads: usize) -> Tensor<3> {
+        let [b, t, d3] = qkv.dims();
+        let (d, a) = (d3 / 3, num_heads);
+        let part = |index: usize, bias: &Option<Param<Tensor<1>>>| {
+            let x = qkv.clone().narrow(2, index * d, d);
+            match bias {
+                Some(bias) => x + bias.val().unsqueeze(),
+                None => x,
+            }
+        };
+        let unit = |x: Tensor<3>| {
+            let x = x.reshape([b, t, a, d / a]); // [B, T, A, E]
+            // torch's `normalize`. The bound is below the root: the root of 0 has no gradient.
+            let length = (x.clone() * x.clone()).sum_dim(3).clamp_min(1e-24).sqrt();
+            x / length
+        };
+        let scale = self.logit_scale.val().clamp_max(100f64.ln()).exp().reshape([1, 1, a, 1]);
+        let q = (unit(part(0, &self.q_bias)) * scale).reshape([b, t, d]);
+        let k = unit(part(1, &None)).reshape([b, t, d]);
+        Tensor::cat(vec![q, k, part(2, &self.v_bias)], 2)
+    }
+
+    /// The bias of every pair of positions of a window, `[1, A, N, N]`: `16 σ(mlp(offset))`. Offsets are logarithms of
+    /// shares of a window of `origin` rows and columns.
+    fn bias(&self, window: [usize; 2], origin: [usize; 2]) -> Tensor<4> {
+        let weight = self.cpb_mlp._0.weight.val();
+        let offsets = log_shares(window, origin);
+        let n = offsets.len() / 2;
+        let x = Tensor::<2>::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()));
+        let table = self.cpb_mlp._2.forward(relu(self.cpb_mlp._0.forward(x))); // [offsets, A]
+        pairs(sigmoid(table) * 16.0, window, 0)
+    }
+}
+
+/// `sign(o) log₂(1 + |8 o|) / 3` of every offset, rows before columns, in f32 as in timm. An offset of 1 is as long as the
+/// window of `origin`.
+fn log_shares([h, w]: [usize; 2], origin: [usize; 2]) -> Vec<f64> {
+    let side = |n: usize| 1 - n as i64..n as i64;
+    let log = |offset: i64, origin: usize| {
+        let share = offset.unsigned_abs() as f32 / (origin - 1).max(1) as f32 * 8.0;
+        let value = f64::from(share + 1.0).log2() as f32 / 3.0;
+        f64::from(if offset < 0 { -value } else { value })
+    };
+    side(h).flat_map(|y| side(w).flat_map(move |x| [log(y, origin[0]), log(x, origin[1])])).collect()
+}
