@@ -30,6 +30,8 @@ pub struct AttentionConfig {
     pub proj_drop: f64,
     /// Epsilon of the query and key norms.
     pub norm_eps: f64,
+    /// Factor on the scores; `None`: `1 / sqrt(E)`.
+    pub scale: Option<f64>,
 }
 
 /// Arguments of a block beside its tokens.
@@ -43,7 +45,7 @@ pub struct BlockArgs<'a> {
     pub read: Option<usize>,
 }
 
-/// `softmax(q kᵀ / sqrt(E) + bias) v`, then a projection.
+/// `softmax(scale q kᵀ + bias) v`, then a projection. The scale is usually `1 / sqrt(E)`.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `D -> 3·A·E`: queries of all heads, then keys, then values.
@@ -57,6 +59,7 @@ pub struct Attention {
     /// `A·E -> D`.
     pub proj: Linear,
     num_heads: usize,
+    scale: f64,
     attn_drop: f64,
     proj_drop: f64,
 }
@@ -74,6 +77,7 @@ impl Attention {
             rel_pos,
             proj: Linear::new(inner, dim, config.proj_bias, device),
             num_heads,
+            scale: config.scale.unwrap_or((head_dim as f64).powf(-0.5)),
             attn_drop: config.attn_drop,
             proj_drop: config.proj_drop,
         }
@@ -108,7 +112,7 @@ impl Attention {
     ) -> Tensor<3> {
         let [b, t, d3] = qkv.dims();
         let (d, a) = (d3 / 3, self.num_heads);
-        let scale = ((d / a) as f64).powf(-0.5);
+        let scale = self.scale;
         let read = args.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
         let fuses = !drops && !watch.wants_attention(format_args!("weights"));
