@@ -9,6 +9,7 @@ mod deit;
 mod hybrid;
 mod ladder;
 mod maps;
+mod pit;
 mod regnet;
 mod resnet;
 mod vit;

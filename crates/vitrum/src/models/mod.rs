@@ -197,6 +197,8 @@ families! { ($)
     Vit: vit { VitConfig, Vit },
     /// DeiT with its distillation token.
     Deit: deit { DeitConfig, Deit },
+    /// PiT: stages of a Vision Transformer with pooling between.
+    Pit: pit { PitConfig, Pit },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
     /// RegNetX and RegNetY.

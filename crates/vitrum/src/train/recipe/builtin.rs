@@ -26,6 +26,8 @@ recipes![
     "imagenet/deit_small",
     "imagenet/deit_small_distilled",
     "imagenet/hybrid_r26_s32_300ep",
+    "imagenet/pit_small",
+    "imagenet/pit_small_distilled",
     "imagenet/regnety_040",
     "imagenet/resnet50",
     "imagenet/resnet50_a2",

@@ -6,4 +6,5 @@ mod families;
 mod hybrid;
 mod ladder;
 mod parity;
+mod pit;
 mod regnet;
