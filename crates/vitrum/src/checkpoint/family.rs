@@ -12,6 +12,7 @@ mod maps;
 mod pit;
 mod regnet;
 mod resnet;
+mod t2t;
 mod vit;
 
 use serde_json::{Map, Value, json};

@@ -83,6 +83,14 @@ impl Attention {
         }
     }
 
+    /// With a projection from all heads to another width than the layer's own.
+    #[must_use]
+    pub fn with_output(self, width: usize, device: &Device) -> Self {
+        let [inner, _] = self.proj.weight.lazy_shape().dims::<2>();
+        let bias = self.proj.bias.is_some();
+        Self { proj: Linear::new(inner, width, bias, device), ..self }
+    }
+
     /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
     ///
     /// # Panics
@@ -93,7 +101,7 @@ impl Attention {
     }
 
     /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
-    pub(super) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
+    pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3·A·E]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(args.grid)), // [1, A, T, T]

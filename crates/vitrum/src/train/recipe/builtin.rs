@@ -31,6 +31,8 @@ recipes![
     "imagenet/regnety_040",
     "imagenet/resnet50",
     "imagenet/resnet50_a2",
+    "imagenet/t2t_vit_14",
+    "imagenet/t2t_vit_7",
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
 ];

@@ -8,3 +8,4 @@ mod ladder;
 mod parity;
 mod pit;
 mod regnet;
+mod t2t;
