@@ -9,9 +9,11 @@ mod deit;
 mod hybrid;
 mod ladder;
 mod maps;
+mod pit;
 mod regnet;
 mod resnet;
 mod swin;
+mod t2t;
 mod vit;
 
 use serde_json::{Map, Value, json};

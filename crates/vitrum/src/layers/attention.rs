@@ -30,6 +30,8 @@ pub struct AttentionConfig {
     pub proj_drop: f64,
     /// Epsilon of the query and key norms.
     pub norm_eps: f64,
+    /// Factor on the scores; `None`: `1 / sqrt(E)`.
+    pub scale: Option<f64>,
 }
 
 /// Arguments of a block beside its tokens.
@@ -43,7 +45,7 @@ pub struct BlockArgs<'a> {
     pub read: Option<usize>,
 }
 
-/// `softmax(q kᵀ / sqrt(E) + bias) v`, then a projection.
+/// `softmax(scale q kᵀ + bias) v`, then a projection. The scale is usually `1 / sqrt(E)`.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `D -> 3·A·E`: queries of all heads, then keys, then values.
@@ -57,6 +59,7 @@ pub struct Attention {
     /// `A·E -> D`.
     pub proj: Linear,
     num_heads: usize,
+    scale: f64,
     attn_drop: f64,
     proj_drop: f64,
 }
@@ -74,9 +77,18 @@ impl Attention {
             rel_pos,
             proj: Linear::new(inner, dim, config.proj_bias, device),
             num_heads,
+            scale: config.scale.unwrap_or((head_dim as f64).powf(-0.5)),
             attn_drop: config.attn_drop,
             proj_drop: config.proj_drop,
         }
+    }
+
+    /// With a projection from all heads to another width than the layer's own.
+    #[must_use]
+    pub fn with_output(self, width: usize, device: &Device) -> Self {
+        let [inner, _] = self.proj.weight.lazy_shape().dims::<2>();
+        let bias = self.proj.bias.is_some();
+        Self { proj: Linear::new(inner, width, bias, device), ..self }
     }
 
     /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
@@ -89,7 +101,7 @@ impl Attention {
     }
 
     /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
-    pub(super) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
+    pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3·A·E]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(args.grid)), // [1, A, T, T]
@@ -108,7 +120,7 @@ impl Attention {
     ) -> Tensor<3> {
         let [b, t, d3] = qkv.dims();
         let (d, a) = (d3 / 3, self.num_heads);
-        let scale = ((d / a) as f64).powf(-0.5);
+        let scale = self.scale;
         let read = args.read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
         let fuses = !drops && !watch.wants_attention(format_args!("weights"));

@@ -5,7 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use vitrum_kernels::{ConvForm, Folding, PackedConv, Pool};
 
@@ -46,6 +46,35 @@ impl Maps {
     pub fn surrounded(&self, by: usize) -> Self {
         let x = self.clone().into_images().pad((by, by, by, by), PadMode::Constant(0.0));
         Self::of_images(x)
+    }
+
+    /// All values under windows of `kernel` at steps of `stride`, with `padding` rows and columns of zeros around the maps:
+    /// `[B, H'·W', C·kernel·kernel]`. The values of a window are ordered by channel, row, column, as in torch's `Unfold`.
+    ///
+    /// # Panics
+    /// If the window does not fit on the padded maps.
+    pub fn unfold(&self, kernel: usize, stride: usize, padding: usize) -> Self {
+        let form = ConvForm::new(self.grid, [kernel; 2]).stride([stride; 2]).padding([padding; 2]);
+        let ([b, n, c], [h, w], [rows, columns]) = (self.x.dims(), self.grid, form.out());
+        assert!(rows * columns > 0, "unfold: windows of {kernel} do not fit on maps of {h}x{w}");
+        let device = self.x.device();
+        // Row `n` is the zeros outside.
+        let place = |at: usize, tap: usize, size: usize| {
+            (at * stride + tap).checked_sub(padding).filter(|place| *place < size)
+        };
+        let mut places = Vec::with_capacity(rows * columns * kernel * kernel);
+        for at in 0..rows * columns {
+            for tap in 0..kernel * kernel {
+                let (y, x) = (place(at / columns, tap / kernel, h), place(at % columns, tap % kernel, w));
+                places.push(y.zip(x).map_or(n, |(y, x)| y * w + x) as i64);
+            }
+        }
+        let count = places.len();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &device);
+        let outside = Tensor::zeros([b, 1, c], (&device, self.x.dtype()));
+        let values = Tensor::cat(vec![self.x.clone(), outside], 1).select(1, places); // [B, N'·k·k, C]
+        let values = values.reshape([b, rows * columns, kernel * kernel, c]).swap_dims(2, 3);
+        Self { x: values.reshape([b, rows * columns, c * kernel * kernel]), grid: [rows, columns] }
     }
 
     /// Pooling under windows of `kernel` at steps of `stride`.

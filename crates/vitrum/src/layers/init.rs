@@ -41,6 +41,9 @@ pub enum Draw {
     Truncated(f64, f64),
     /// Uniform between minus and plus this bound.
     Uniform(f64),
+    /// A matrix whose rows have this length and are orthogonal to each other; its columns, if it has more rows than
+    /// columns (torch's `orthogonal_`).
+    Orthogonal(f64),
 }
 
 /// The rule for a parameter's first value, from its key and its shape in memory (`[d_in, d_out]` for a linear
@@ -92,7 +95,7 @@ impl Map for Init<'_> {
                 return param;
             }
         };
-        let values = sample(draw, shape.iter().product(), self.seed, &key.name);
+        let values = sample(draw, &shape, self.seed, &key.name);
         let value = Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), self.dtype));
         let id = param.id;
         param.transform_for_load(value, id)
@@ -230,9 +233,10 @@ fn xavier(d_in: usize, d_out: usize) -> Draw {
     Draw::Uniform((6.0 / (d_in + d_out) as f64).sqrt())
 }
 
-/// `n` values from the stream of (`seed`, `name`).
-fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
+/// Values of this shape from the stream of (`seed`, `name`).
+fn sample(draw: Draw, shape: &[usize], seed: u64, name: &str) -> Vec<f64> {
     let rng = stream(seed, name);
+    let n = shape.iter().product();
     match draw {
         Draw::Keep => Vec::new(), // `initialize` draws nothing for it
         Draw::Constant(value) => vec![value; n],
@@ -246,7 +250,40 @@ fn sample(draw: Draw, n: usize, seed: u64, name: &str) -> Vec<f64> {
             (0..n).map(|_| within().expect("an endless row") * deviation).collect()
         }
         Draw::Uniform(bound) => drawn(rng, n, 2, |rng| (rng.random::<f64>() * 2.0 - 1.0) * bound),
+        Draw::Orthogonal(length) => {
+            let columns = shape.last().copied().unwrap_or(1);
+            orthogonal(drawn(rng, n, 4, unit_normal), columns).iter().map(|value| value * length).collect()
+        }
     }
+}
+
+/// Normal values, row by row, made orthonormal: rows if there are at most as many as columns, else columns. By the
+/// algorithm of Gram and Schmidt, twice, so that no rounding is left.
+fn orthogonal(values: Vec<f64>, columns: usize) -> Vec<f64> {
+    let rows = values.len() / columns.max(1);
+    let turns = |values: &[f64], columns: usize, rows: usize| -> Vec<f64> {
+        (0..columns)
+            .flat_map(|x| (0..rows).map(move |y| (y, x)))
+            .map(|(y, x)| values[y * columns + x])
+            .collect()
+    };
+    if rows > columns {
+        return turns(&orthogonal(turns(&values, columns, rows), rows), rows, columns);
+    }
+    let mut done: Vec<Vec<f64>> = Vec::with_capacity(rows);
+    for row in values.chunks_exact(columns.max(1)) {
+        let mut row = row.to_vec();
+        for _ in 0..2 {
+            for other in &done {
+                let along: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();
+                row.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
+            }
+            let length = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+            row.iter_mut().for_each(|value| *value /= length);
+        }
+        done.push(row);
+    }
+    done.concat()
 }
 
 /// Box and Muller 1958. Values are at most 8.6, because 1 - u is at least 2⁻⁵³.
@@ -269,7 +306,7 @@ fn drawn(rng: ChaCha8Rng, n: usize, words: u128, value: impl Fn(&mut ChaCha8Rng)
 
 /// `n` normal values of this deviation. They depend only on seed and name, like every parameter's first values.
 pub(crate) fn normal(deviation: f64, n: usize, seed: u64, name: &str) -> Vec<f64> {
-    sample(Draw::Normal(deviation), n, seed, name)
+    sample(Draw::Normal(deviation), &[n], seed, name)
 }
 
 /// FNV-1a of the name, mixed into the seed.

@@ -16,6 +16,7 @@ pub mod names;
 pub mod norm;
 pub mod observe;
 pub mod patch_embed;
+pub mod performer;
 pub mod pool;
 pub mod position;
 pub mod resample;

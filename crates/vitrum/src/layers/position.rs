@@ -160,7 +160,7 @@ impl Position {
             return Some(table_tensor(fixed_table(&self.config, grid), dim, device, dtype));
         }
         let (prefix, patches) = split(table, prefix_rows);
-        let patches = self.resized(patches, grid);
+        let patches = resized(patches, self.config.grid, grid, self.config.resize);
         Some(Tensor::cat(prefix.into_iter().chain([patches]).collect(), 1))
     }
 
@@ -196,18 +196,6 @@ impl Position {
         own.then(|| RelPos::of(config, device))
     }
 
-    /// `[1, N, D]` on the model's grid to `[1, N', D]` on another, by a product with a fixed matrix.
-    fn resized(&self, patches: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
-        let PositionConfig { grid: [h, w], resize, .. } = self.config;
-        let [_, _, d] = patches.dims();
-        let rows = axis(h, grid[0], resize, &patches); // [1, H', H]
-        let columns = axis(w, grid[1], resize, &patches); // [1, W', W]
-        let x = patches.reshape([h, w, d]); // [H, W, D]
-        let x = columns.expand([h, grid[1], w]).matmul(x); // [H, W', D]
-        let x = rows.matmul(x.reshape([1, h, grid[1] * d])); // [1, H', W'·D]
-        x.reshape([1, grid[0] * grid[1], d])
-    }
-
     /// Columns in the first half of the features, rows in the second.
     fn table_2d(&self, x: Tensor<3>, y: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         let PositionConfig { grid: [old_h, old_w], resize, .. } = self.config;
@@ -221,6 +209,23 @@ impl Position {
         let prefix = self.pos_embed_prefix.as_ref().map(|prefix| prefix.val());
         Tensor::cat(prefix.into_iter().chain([patches]).collect(), 1)
     }
+}
+
+/// A position table `[1, N, D]` of the grid `old` for the grid `new`, by a product with a fixed matrix for each axis.
+///
+/// # Panics
+/// If the table does not have a row for each cell of `old`.
+pub fn resized(table: Tensor<3>, old: [usize; 2], new: [usize; 2], method: PosResize) -> Tensor<3> {
+    if old == new {
+        return table;
+    }
+    let [_, _, d] = table.dims();
+    let rows = axis(old[0], new[0], method, &table); // [1, H', H]
+    let columns = axis(old[1], new[1], method, &table); // [1, W', W]
+    let x = table.reshape([old[0], old[1], d]); // [H, W, D]
+    let x = columns.expand([old[0], new[1], old[1]]).matmul(x); // [H, W', D]
+    let x = rows.matmul(x.reshape([1, old[0], new[1] * d])); // [1, H', W'·D]
+    x.reshape([1, new[0] * new[1], d])
 }
 
 /// [`axis_weights`] as a tensor `[1, new, old]` with the device and type of `like`.

@@ -104,7 +104,7 @@ impl Deit {
 }
 
 /// The mean of two tensors, in timm's order of operations.
-fn mean(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+pub(crate) fn mean(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     (a + b) / 2.0
 }
 

@@ -197,6 +197,10 @@ families! { ($)
     Vit: vit { VitConfig, Vit },
     /// DeiT with its distillation token.
     Deit: deit { DeitConfig, Deit },
+    /// PiT: stages of a Vision Transformer with pooling between.
+    Pit: pit { PitConfig, Pit },
+    /// T2T-ViT: tokens of tokens.
+    T2t: t2t { T2tConfig, T2t },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
     /// RegNetX and RegNetY.

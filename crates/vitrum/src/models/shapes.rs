@@ -6,6 +6,8 @@
 
 use serde::Serialize;
 
+use crate::layers::block::BlockConfig;
+
 /// One step of the walk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
@@ -62,6 +64,72 @@ impl Steps {
         let shape = shape.iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
         self.0.push(Step { name: name.into(), what, shape, params, macs, repeat: 1 });
     }
+}
+
+impl Steps {
+    /// The steps of a [`Block`](crate::layers::block::Block) of this name on so many tokens. Its norms stand before its
+    /// branches; nothing norms queries and keys, and no bias acts on the scores.
+    pub(crate) fn block(&mut self, name: &str, config: &BlockConfig, tokens: u64) {
+        let attention = &config.attention;
+        let [d, a, e, f] =
+            [attention.dim, attention.num_heads, attention.head_dim, config.mlp_hidden].map(long);
+        let (t, inner) = (tokens, a * e);
+        let bias = |has: bool, width: u64| if has { width } else { 0 };
+        let mut add = |layer: &str, what: String, shape: &[u64], params, macs| {
+            self.add(&format!("{name}.{layer}"), what, shape, params, macs);
+        };
+        add("norm1", "LayerNorm".into(), &[t, d], 2 * d, 0);
+        add(
+            "attn.qkv",
+            format!("q, k, v: {a} heads of {e} each"),
+            &[3, a, t, e],
+            3 * d * inner + bias(attention.qkv_bias, 3 * inner),
+            product(t, d, 3 * inner),
+        );
+        let scale = match attention.scale {
+            Some(scale) => format!("softmax(q·kᵀ · {scale:.4})"),
+            None => "softmax(q·kᵀ / √E)".into(),
+        };
+        add("attn.scores", scale, &[a, t, t], 0, product(t, inner, t));
+        add("attn.context", "scores · v, heads side by side".into(), &[t, inner], 0, product(t, t, inner));
+        let (gain, what) = if config.layer_scale { (d, ", gain per channel") } else { (0, "") };
+        add(
+            "attn.proj",
+            format!("linear {inner} → {d}{what}"),
+            &[t, d],
+            inner * d + bias(attention.proj_bias, d) + gain,
+            product(t, inner, d),
+        );
+        add("norm2", "LayerNorm".into(), &[t, d], 2 * d, 0);
+        let mlp_bias = |width| bias(attention.proj_bias, width);
+        add("mlp.fc1", format!("linear {d} → {f}"), &[t, f], d * f + mlp_bias(f), product(t, d, f));
+        add(
+            "mlp.fc2",
+            format!("linear {f} → {d}{what}"),
+            &[t, d],
+            f * d + mlp_bias(d) + gain,
+            product(t, f, d),
+        );
+    }
+}
+
+/// Multiply-accumulates that a block of this name saves if only `read` of its tokens are read: all other queries and
+/// their MLP.
+pub(crate) fn unread(steps: &[Step], block: &str, tokens: u64, read: u64) -> u64 {
+    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", "mlp.fc2"];
+    let of_block = |step: &&Step| {
+        let layer = step.name.strip_prefix(block).and_then(|rest| rest.strip_prefix('.'));
+        layer.is_some_and(|layer| by_query.contains(&layer))
+    };
+    let saved = |step: &Step| step.macs / tokens * tokens.saturating_sub(read);
+    steps.iter().filter(of_block).map(saved).fold(0, u64::saturating_add)
+}
+
+/// The values of a block at a time: tokens in and out, and the wider of query, key and value and the MLP's hidden layer.
+pub(crate) fn held_by_block(config: &BlockConfig, tokens: u64) -> u64 {
+    let [d, f] = [config.attention.dim, config.mlp_hidden].map(long);
+    let inner = long(config.attention.num_heads * config.attention.head_dim);
+    tokens.saturating_mul(2 * d + (3 * inner).max(f))
 }
 
 /// A count in `u64`.

@@ -314,6 +314,7 @@ impl VitConfig {
                 attn_drop: self.attn_drop_rate,
                 proj_drop: self.proj_drop_rate,
                 norm_eps: self.norm_eps,
+                scale: None,
             },
             mlp_hidden: self.mlp_hidden_dim(),
             act: self.act_layer,

@@ -4,7 +4,7 @@ use super::{GlobalPool, PosEmbed, VitConfig};
 use crate::layers::block::NormPlace;
 use crate::models::ConfigError;
 use crate::models::network::Config;
-use crate::models::shapes::{Step, Steps, Walk, long, product};
+use crate::models::shapes::{Step, Steps, Walk, held_by_block, long, product, unread};
 
 /// From image to logits.
 pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
@@ -66,13 +66,10 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     Ok(Walk::new(steps.0, unread, held(config)))
 }
 
-/// Pixels, and the values of one block at a time: tokens in and out, and the wider of query/key/value and the MLP's
-/// hidden layer.
+/// Pixels, and the values of one block at a time.
 fn held(config: &VitConfig) -> u64 {
-    let [d, f, c] = [config.embed_dim, config.mlp_hidden_dim(), config.in_chans].map(long);
-    let inner = long(config.num_heads * config.head_dim());
-    let [h, w] = config.img_size.map(long);
-    num_tokens(config).saturating_mul(2 * d + (3 * inner).max(f)).saturating_add(product(c, h, w))
+    let ([h, w], c) = (config.img_size.map(long), long(config.in_chans));
+    held_by_block(&config.block(0), num_tokens(config)).saturating_add(product(c, h, w))
 }
 
 /// Multiply-accumulates that the last block saves if the head reads only `read` prefix tokens: all other queries
@@ -82,11 +79,7 @@ pub(crate) fn unread_behind(config: &VitConfig, steps: &[Step], read: usize) -> 
     if config.global_pool != GlobalPool::Token || moved_after {
         return 0;
     }
-    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", "mlp.fc2"];
-    let of_block =
-        |step: &&Step| step.name.strip_prefix("blocks.N.").is_some_and(|name| by_query.contains(&name));
-    let t = num_tokens(config);
-    steps.iter().filter(of_block).map(|step| step.macs / t * (t - long(read))).fold(0, u64::saturating_add)
+    unread(steps, "blocks.N", num_tokens(config), long(read))
 }
 
 /// `T`

@@ -789,6 +789,7 @@ fn only_constructors_with_a_size_get_one() {
         ("convnextv2_atto", false),
         ("deit_tiny_distilled_patch16_224", true),
         ("swin_tiny_patch4_window7_224", true),
+        ("pit_ti_distilled_224", true),
         ("vit_tiny_r_s16_p8_224", true),
     ] {
         let (base, card) = named_at_96(name);
@@ -995,7 +996,7 @@ fn written_folders_are_left_for_python_to_load() {
             write_huggingface(&target, &converted.map, &card, &options(dtype)).unwrap();
         }
     }
-    for name in ["resnet10t", "regnetx_002", "convnext_atto"] {
+    for name in ["resnet10t", "regnetx_002", "convnext_atto", "pit_ti_distilled_224"] {
         let (base, card) = named_at_96(name);
         let map = collect(&card.config.init(&Device::flex(), 0).unwrap());
         write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();

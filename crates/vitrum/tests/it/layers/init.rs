@@ -1,8 +1,10 @@
 //! First values: distributions by scheme, and that they depend on seed and name alone.
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor};
 use vitrum::checkpoint::apply::collect;
+use vitrum::layers::init::{Draw, initialize};
+use vitrum::layers::parameter;
 use vitrum::models::vit::{BlockNorm, GlobalPool, WeightInit};
 use vitrum::models::{Config, ModelConfig, VitConfig};
 
@@ -136,4 +138,38 @@ fn a_skeleton_holds_no_values() {
     let model = config.skeleton(&Device::flex()).unwrap(); // 7 GB, had it any
     assert_eq!(vitrum::checkpoint::apply::expected_tensors(&model).len(), 584); // 12 a block, and 8
     let _ = model.no_grad();
+}
+
+#[derive(Module, Debug)]
+struct Matrices {
+    wide: Param<Tensor<2>>,
+    tall: Param<Tensor<2>>,
+    square: Param<Tensor<2>>,
+}
+
+/// Rows are orthogonal, or columns where there are fewer of them; another seed draws other ones.
+#[test]
+fn orthogonal_rows_or_columns() {
+    let device = Device::flex();
+    let drawn = |seed| {
+        let matrices = Matrices {
+            wide: parameter([3, 7], &device),
+            tall: parameter([7, 3], &device),
+            square: parameter([4, 4], &device),
+        };
+        let rule = |_: &str, _: &[usize]| Some(Draw::Orthogonal(2.0));
+        initialize(matrices, &rule, seed, DType::F64).unwrap()
+    };
+    let (one, other) = (drawn(1), drawn(2));
+    assert_ne!(one.wide.val().to_data(), other.wide.val().to_data());
+    for (name, rows) in
+        [("wide", one.wide.val()), ("tall", one.tall.val().transpose()), ("square", one.square.val())]
+    {
+        let [n, _] = rows.dims();
+        let products = rows.clone().matmul(rows.transpose()).into_data();
+        for (index, value) in products.iter::<f64>().enumerate() {
+            let expected = if index / n == index % n { 4.0 } else { 0.0 };
+            assert!((value - expected).abs() < 1e-12, "{name}: {index} {value}");
+        }
+    }
 }

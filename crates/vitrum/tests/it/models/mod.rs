@@ -6,5 +6,7 @@ mod families;
 mod hybrid;
 mod ladder;
 mod parity;
+mod pit;
 mod regnet;
 mod swin;
+mod t2t;

@@ -266,7 +266,7 @@ fn check_inside(dtype: DType, bar: f64) {
     let mut compared = 0;
     for (name, case) in cases() {
         let golden = golden(&name);
-        let of_blocks = ["blocks.", "stages.", "layer", "s4."];
+        let of_blocks = ["blocks.", "stages.", "layer", "s4.", "transformers."];
         if !golden.keys().any(|key| of_blocks.iter().any(|start| key.starts_with(start))) {
             continue;
         }

@@ -350,6 +350,10 @@ fn numbers_of_the_recipes_are_those_of_their_sources() {
         ("vit_b16_finetune_384", 512, 0.03, 8),
         ("deit_small", 1024, 1e-3, 300),
         ("deit_small_distilled", 1024, 1e-3, 300),
+        ("pit_small", 1024, 1e-3, 300),
+        ("pit_small_distilled", 1024, 1e-3, 300),
+        ("t2t_vit_14", 512, 5e-4, 300),
+        ("t2t_vit_7", 512, 1e-3, 300),
         ("augreg_s16_300ep", 4096, 1e-3, 300),
         ("bigvision_s16_90ep", 1024, 1e-3, 90),
     ];
