@@ -11,6 +11,7 @@ mod ladder;
 mod maps;
 mod regnet;
 mod resnet;
+mod twins;
 mod vit;
 
 use serde_json::{Map, Value, json};

@@ -85,11 +85,16 @@ impl Attention {
     /// As [`Block::forward`](super::block::Block::forward).
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let context = self.context(self.qkv.forward(x), args, watch); // [B, T, A·E]
+        self.project(context)
+    }
+
+    /// The output projection with its dropout, `[B, T, A·E] -> [B, T, D]`.
+    pub(crate) fn project(&self, context: Tensor<3>) -> Tensor<3> {
         dropout(self.proj.forward(context), self.proj_drop)
     }
 
     /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
-    pub(super) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
+    pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3·A·E]
         let bias = match &self.rel_pos {
             Some(rel_pos) => Some(rel_pos.bias(args.grid)), // [1, A, T, T]

@@ -18,6 +18,7 @@ pub mod observe;
 pub mod patch_embed;
 pub mod pool;
 pub mod position;
+pub mod reduced_attention;
 pub mod resample;
 pub mod squeeze_excite;
 pub mod tokens;

@@ -5,12 +5,11 @@
 //! needs. Its parameters are at the top level of the checkpoint, as in timm.
 
 use burn::module::{Module, Param};
-use burn::nn::PaddingConfig2d;
-use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::conv::{Conv, ConvConfig, Maps};
 use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
@@ -49,8 +48,8 @@ pub enum PosEmbed {
     RelMlp,
     /// The same with one MLP for all blocks (keys `shared_rel_pos.mlp.*`).
     RelMlpShared,
-    /// Conditional: a depthwise 3x3 convolution on the token grid after the first block
-    /// (PEG, arXiv:2102.10882; key `pos_block.0.proj.0`).
+    /// Conditional: a depthwise 3x3 convolution on the token grid after the first block, or after others
+    /// (PEG, arXiv:2102.10882; keys `pos_block.I.proj.0`).
     Cpe,
 }
 
@@ -110,18 +109,22 @@ pub struct Position {
     pub pos_embed_prefix: Option<Param<Tensor<3>>>,
     /// One relative bias for all blocks.
     pub shared_rel_pos: Option<RelPos>,
-    /// Convolutions on the token grid; index `i` acts after block `i`.
+    /// Convolutions on the token grid, in the order of their blocks.
     pub pos_block: Vec<PosConv>,
+    /// The block that each of them follows.
+    #[module(skip)]
+    cpe_blocks: Vec<usize>,
     #[module(skip)]
     config: PositionConfig,
 }
 
 impl Position {
-    /// The encoding `config.kind` with its tables.
-    pub fn new(config: PositionConfig, device: &Device) -> Self {
+    /// The encoding `config.kind` with its tables. A conditional one acts after the blocks `cpe_blocks`.
+    pub fn new(config: PositionConfig, cpe_blocks: &[usize], device: &Device) -> Self {
         let PositionConfig { kind, grid: [h, w], prefix_rows, dim, .. } = config;
         let learned_2d = kind == PosEmbed::Learn2d;
         let rows = prefix_rows + h * w;
+        let cpe_blocks = if kind == PosEmbed::Cpe { cpe_blocks } else { &[] };
         let pos_embed = match kind {
             PosEmbed::Learn => Some(parameter([1, rows, dim], device)),
             fixed if fixed.is_fixed() => Some(lazy([1, rows, dim], device, false, move |device| {
@@ -141,7 +144,8 @@ impl Position {
             pos_embed_prefix: (learned_2d && prefix_rows > 0)
                 .then(|| parameter([1, prefix_rows, dim], device)),
             shared_rel_pos: kind.is_shared().then(|| RelPos::of(&config, device)),
-            pos_block: (kind == PosEmbed::Cpe).then(|| PosConv::new(dim, device)).into_iter().collect(),
+            pos_block: cpe_blocks.iter().map(|_| PosConv::new(dim, device)).collect(),
+            cpe_blocks: cpe_blocks.to_vec(),
             config,
         }
     }
@@ -180,14 +184,16 @@ impl Position {
         self.shared_rel_pos.as_ref().map(|rel_pos| rel_pos.bias(grid))
     }
 
-    /// The tokens `[B, T, D]` after block `index`, if the encoding acts there; else `None`.
-    pub fn between(&self, x: &Tensor<3>, index: usize, grid: [usize; 2]) -> Option<Tensor<3>> {
-        self.pos_block.get(index).map(|conv| conv.forward(x.clone(), self.config.prefix_tokens, grid))
+    /// The tokens `[B, T, D]` after block `index`, if the encoding acts there, with the number of its convolution; else
+    /// `None`.
+    pub fn between(&self, x: &Tensor<3>, index: usize, grid: [usize; 2]) -> Option<(usize, Tensor<3>)> {
+        let place = self.cpe_blocks.iter().position(|&block| block == index)?;
+        Some((place, self.pos_block[place].forward(x.clone(), self.config.prefix_tokens, grid)))
     }
 
     /// Whether [`between`](Self::between) acts after block `index`.
     pub fn is_between(&self, index: usize) -> bool {
-        index < self.pos_block.len()
+        self.cpe_blocks.contains(&index)
     }
 
     /// The relative bias of one block, if the encoding has one per block.
@@ -436,30 +442,46 @@ fn relative_index([h, w]: [usize; 2], prefix: usize) -> Vec<i64> {
 /// over the grid, added to the tokens. Prefix tokens are unchanged.
 #[derive(Module, Debug)]
 pub struct PosConv {
-    /// One depthwise convolution, `[D, 1, 3, 3]`.
-    pub proj: Vec<Conv2d>,
+    /// The convolution.
+    pub proj: PosKernel,
+}
+
+/// The kernel of a [`PosConv`]. The field's name is its place in torch's `Sequential`.
+#[derive(Module, Debug)]
+pub struct PosKernel {
+    /// `[D, 1, 3, 3]` in files.
+    pub _0: Conv,
 }
 
 impl PosConv {
-    fn new(dim: usize, device: &Device) -> Self {
-        let conv = Conv2dConfig::new([dim, dim], [3, 3])
-            .with_groups(dim)
-            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-            .with_initializer(burn::nn::Initializer::Zeros)
-            .init(device);
-        Self { proj: vec![conv] }
+    /// The convolution for tokens of width `dim`.
+    pub fn config(dim: usize) -> ConvConfig {
+        ConvConfig::new(dim, dim, 3).groups(dim).bias(true)
+    }
+
+    /// An encoding of tokens of width `dim`.
+    pub fn new(dim: usize, device: &Device) -> Self {
+        Self { proj: PosKernel { _0: Self::config(dim).init(device) } }
     }
 
     /// `[B, T, D] -> [B, T, D]`.
     ///
     /// # Panics
     /// If `T` is not `prefix + h·w`, or the width is not `D`.
-    pub fn forward(&self, x: Tensor<3>, prefix: usize, [h, w]: [usize; 2]) -> Tensor<3> {
-        let [b, _, d] = x.dims();
+    pub fn forward(&self, x: Tensor<3>, prefix: usize, grid: [usize; 2]) -> Tensor<3> {
         let (first, patches) = split(x, prefix);
-        let image = patches.swap_dims(1, 2).reshape([b, d, h, w]);
-        let image = self.proj.iter().fold(image.clone(), |x, conv| conv.forward(x)) + image;
-        let patches = image.reshape([b, d, h * w]).swap_dims(1, 2);
-        Tensor::cat(first.into_iter().chain([patches]).collect(), 1)
+        let patches = self.of_maps(&Maps { x: patches, grid }).x;
+        match first {
+            Some(first) => Tensor::cat(vec![first, patches], 1),
+            None => patches,
+        }
+    }
+
+    /// Maps `[B, H·W, D] -> [B, H·W, D]`.
+    ///
+    /// # Panics
+    /// If the width is not `D`.
+    pub fn of_maps(&self, maps: &Maps) -> Maps {
+        self.proj._0.add_to(maps.x.clone(), maps)
     }
 }

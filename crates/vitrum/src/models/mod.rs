@@ -203,6 +203,8 @@ families! { ($)
     Regnet: regnet { RegNetConfig, RegNet },
     /// ConvNeXt, first and second version.
     Convnext: convnext { ConvNextConfig, ConvNext },
+    /// Twins-PCPVT and Twins-SVT.
+    Twins: twins { TwinsConfig, Twins },
     /// The steps from ResNet-50 to ConvNeXt-T.
     Ladder: ladder { LadderConfig, Ladder },
     /// BiT: ResNets with norms before their convolutions.

@@ -1,4 +1,4 @@
-//! What convolutional networks share: a stem, then stages of blocks, each stage on a coarser grid, then a head.
+//! What networks of stages share, convolutional or not: a stem, then stages of blocks, each stage on a coarser grid, then a head.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -68,6 +68,11 @@ pub trait Stages: Module + Sync {
         Some((stage.parse().ok()?, block))
     }
 
+    /// As [`Network::decays`].
+    fn is_decayed(&self, _key: &str) -> bool {
+        true
+    }
+
     /// The layer of a parameter outside the stages. By default, keys with the first word of [`HEAD`](Stages::HEAD) belong
     /// to the head, and all others to the stem.
     fn depth_outside(&self, key: &str) -> Depth {
@@ -105,6 +110,10 @@ impl<N: Stages> Network for N {
             Some((stage, block)) => block_depth(&self.depths(), stage, block),
             None => self.depth_outside(key),
         }
+    }
+
+    fn decays(&self, key: &str) -> bool {
+        self.is_decayed(key)
     }
 
     fn heads(&self) -> &'static [&'static str] {
@@ -155,7 +164,7 @@ impl<N: Stages> Backbone for N {
 
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         let x = self.map_head().pool.forward(features.last().tokens); // [B, D]
-        let scope = N::HEAD.trim_end_matches("fc");
+        let scope = N::HEAD.strip_suffix("fc").unwrap_or_default();
         let x = watch.vectors(format_args!("{scope}global_pool"), x);
         self.after_pool(x, watch)
     }
@@ -282,6 +291,11 @@ impl MapWalk {
         self.steps.add(name, what, &shape, terms * to + bias + long(norm), product(positions, terms, to));
         let size = |shape: [u64; 3]| shape.into_iter().fold(1, u64::saturating_mul);
         self.held = self.held.max(size(before).saturating_add(size(shape)));
+    }
+
+    /// States that so many values are in memory together.
+    pub(crate) fn hold(&mut self, values: u64) {
+        self.held = self.held.max(values);
     }
 
     /// A step that keeps the grid.

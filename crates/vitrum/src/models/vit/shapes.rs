@@ -48,14 +48,10 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     block(config, t, &mut steps);
     steps.0[before..].iter_mut().for_each(|step| step.repeat = config.depth);
     if config.pos_embed == PosEmbed::Cpe {
-        let params = 9 * d + d;
-        steps.add(
-            "pos_block.0",
-            "3 × 3 depthwise on the grid, after block 0".into(),
-            &[t, d],
-            params,
-            product(n, 9, d),
-        );
+        for (place, block) in config.cpe_blocks.iter().enumerate() {
+            let what = format!("3 × 3 depthwise on the grid, after block {block}");
+            steps.add(&format!("pos_block.{place}"), what, &[t, d], 9 * d + d, product(n, 9, d));
+        }
     }
     if config.has_norm() {
         steps.add("norm", "LayerNorm".into(), &[t, d], 2 * d, 0);
@@ -78,7 +74,7 @@ fn held(config: &VitConfig) -> u64 {
 /// Multiply-accumulates that the last block saves if the head reads only `read` prefix tokens: all other queries
 /// and their MLP.
 pub(crate) fn unread_behind(config: &VitConfig, steps: &[Step], read: usize) -> u64 {
-    let moved_after = config.pos_embed == PosEmbed::Cpe && config.depth == 1;
+    let moved_after = config.pos_embed == PosEmbed::Cpe && config.cpe_blocks.contains(&(config.depth - 1));
     if config.global_pool != GlobalPool::Token || moved_after {
         return 0;
     }

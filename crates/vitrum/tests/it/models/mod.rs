@@ -2,8 +2,10 @@
 
 mod catalogue;
 mod convnext;
+mod cpvt;
 mod families;
 mod hybrid;
 mod ladder;
 mod parity;
 mod regnet;
+mod twins;

@@ -1,5 +1,5 @@
-//! Convolutional networks: ten updates beside PyTorch and timm (`fixtures/export_cnn_training.py`), statistics of batch
-//! norms, what is frozen, and runs that stop and go on.
+//! Networks of stages: ten updates beside PyTorch and timm (`fixtures/export_cnn_training.py` and its kin), statistics of
+//! batch norms, what is frozen, and runs that stop and go on.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,12 +48,21 @@ struct Case {
     losses: Vec<f64>,
     lrs: Vec<f64>,
     grad_norms: Vec<f64>,
+    /// The name of the golden files.
+    #[serde(skip)]
+    file: &'static str,
 }
 
+/// Golden files of runs.
+const FILES: [&str; 2] = ["cnn_run", "twins_run"];
+
 fn cases() -> Vec<Case> {
-    let golden: Golden = golden_json("cnn_run.json");
-    assert_eq!(golden.classes, CLASSES);
-    golden.cases
+    let of_file = |file| {
+        let golden: Golden = golden_json(&format!("{file}.json"));
+        assert_eq!(golden.classes, CLASSES);
+        golden.cases.into_iter().map(move |case| Case { file, ..case })
+    };
+    FILES.into_iter().flat_map(of_file).collect()
 }
 
 fn case(name: &str) -> Case {
@@ -137,11 +146,11 @@ fn apart(model: &Model, theirs: &BTreeMap<String, Vec<f64>>, prefix: &str) -> (f
 
 #[test]
 fn ten_updates_as_timm() {
-    let theirs = golden("cnn_run.safetensors");
     let cases = cases();
-    assert!(cases.len() >= 6, "only {} cases", cases.len());
+    assert!(cases.len() >= 7, "only {} cases", cases.len());
     for case in &cases {
         let name = &case.name;
+        let theirs = golden(&format!("{}.safetensors", case.file));
         let mut trainer = case.trainer(|_| ());
         for update in 0..case.updates.len() {
             let updated = trainer.update(case.batches(update)).expect("an update");
@@ -252,6 +261,12 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "dims": [4, 6, 8, 10] {more}}}"#
         ))
     };
+    let twins = |more: &str| {
+        config(&format!(
+            r#"{{"family": "twins", "img_size": [67, 93], "num_classes": 5, "embed_dims": [8, 12, 16, 20],
+                "num_heads": [2, 2, 4, 4], "depths": [2, 1, 3, 2], "sr_ratios": [4, 2, 2, 1] {more}}}"#
+        ))
+    };
     let hybrid = |backbone: &str| {
         config(&format!(
             r#"{{"family": "hybrid", "img_size": [32, 48], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
@@ -271,6 +286,8 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("ConvNeXtV2", convnext(r#", "use_grn": true, "ls_init_value": null, "conv_mlp": true"#)),
         ("hidden layer of the head", convnext(r#", "head_hidden_size": 6, "kernel_sizes": [7, 5, 3, 3]"#)),
         ("norm before pooling", convnext(r#", "head_norm_first": true, "stem_type": "overlap""#)),
+        ("Twins-PCPVT", twins("")),
+        ("Twins-SVT", twins(r#", "wss": [3, 2, 2, 2]"#)),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
@@ -407,7 +424,8 @@ fn a_trainer_goes_on_from_its_state() {
             let change = |recipe: &mut Recipe| {
                 recipe.amp_dtype = amp_dtype.into();
                 recipe.opt = opt.into();
-                recipe.freeze_bn = freeze_bn && case.name != "bit" && case.name != "convnext";
+                let is_without = ["bit", "convnext", "twins_svt"].contains(&case.name.as_str());
+                recipe.freeze_bn = freeze_bn && !is_without;
             };
             let mut unbroken = case.trainer(change);
             unbroken.update(case.batches(0)).expect("an update");

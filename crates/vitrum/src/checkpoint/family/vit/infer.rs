@@ -1,6 +1,7 @@
 //! Infers a configuration from tensors alone.
 
 use super::Inferred;
+use crate::checkpoint::family::maps::Shapes;
 use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::Converted;
 use crate::checkpoint::{LoadError, TensorMap};
@@ -226,6 +227,13 @@ fn positions(
         config.img_size = image(map, grid, patch)?;
     } else {
         position_without_table(config, map);
+        let convolutions = Shapes(map).count("pos_block.{}.proj.0.weight", 0);
+        if convolutions > 0 && config.cpe_blocks.len() != convolutions {
+            config.cpe_blocks = (0..convolutions).collect();
+            notes.push(format!(
+                "the tensors do not show which blocks the positions follow (cpe_blocks); the first {convolutions} are assumed"
+            ));
+        }
         if let Some(network) = network(map, "fc1") {
             let [width, _] = shapes.get(&network)?;
             config.pos_embed =
