@@ -1,7 +1,7 @@
 //! Position encodings (ViT paper, appendix D.4, and later ones).
 //!
 //! A [`Position`] acts in up to three places: on the tokens ([`add`](Position::add)), on the attention scores
-//! ([`bias`](Position::bias)), and after a block ([`between`](Position::between)). Each encoding uses the place it
+//! ([`bias`](Position::bias), [`keys`](Position::keys)), and after a block ([`between`](Position::between)). Each encoding uses the place it
 //! needs. Its parameters are at the top level of the checkpoint, as in timm.
 
 use burn::module::{Module, Param};
@@ -48,6 +48,12 @@ pub enum PosEmbed {
     RelMlp,
     /// The same with one MLP for all blocks (keys `shared_rel_pos.mlp.*`).
     RelMlpShared,
+    /// The ViT paper's own relative form (appendix D.4): every offset between two places in the sequence of tokens has a
+    /// key. The product of a query with the key of its offset is added to their score. One table per block (key
+    /// `blocks.N.attn.rel_pos.relative_key_table`). In no library; names are our own.
+    RelKey,
+    /// The same with one table for all blocks (key `shared_rel_pos.relative_key_table`).
+    RelKeyShared,
     /// Conditional: a depthwise 3x3 convolution on the token grid after the first block, or after others
     /// (PEG, arXiv:2102.10882; keys `pos_block.I.proj.0`).
     Cpe,
@@ -59,14 +65,19 @@ impl PosEmbed {
         matches!(self, Self::SinCos1d | Self::SinCos2dMae | Self::SinCos2dBigVision)
     }
 
-    /// Whether positions are biases on the attention scores, by offset.
+    /// Whether positions act on the attention scores, by offset.
     pub fn is_relative(self) -> bool {
-        matches!(self, Self::RelBias | Self::RelMlp) || self.is_shared()
+        matches!(self, Self::RelBias | Self::RelMlp | Self::RelKey) || self.is_shared()
     }
 
     /// Whether all blocks share one relative bias.
     pub fn is_shared(self) -> bool {
-        matches!(self, Self::RelBiasShared | Self::RelMlpShared)
+        matches!(self, Self::RelBiasShared | Self::RelMlpShared | Self::RelKeyShared)
+    }
+
+    /// Whether offsets have keys, which queries are multiplied with.
+    pub fn is_key(self) -> bool {
+        matches!(self, Self::RelKey | Self::RelKeyShared)
     }
 
     /// Whether an MLP computes the relative bias.
@@ -90,6 +101,8 @@ pub struct PositionConfig {
     pub dim: usize,
     /// `A`.
     pub num_heads: usize,
+    /// `E`: width of a head.
+    pub head_dim: usize,
     /// Hidden width of the MLP for a relative bias.
     pub rel_pos_dim: usize,
     /// How tables are resized to another grid.
@@ -181,7 +194,12 @@ impl Position {
 
     /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
-        self.shared_rel_pos.as_ref().map(|rel_pos| rel_pos.bias(grid))
+        self.shared_rel_pos.as_ref().and_then(|rel_pos| rel_pos.of_grid(grid))
+    }
+
+    /// Keys of offsets, shared by all blocks.
+    pub fn keys(&self) -> Option<&RelKeys> {
+        self.shared_rel_pos.as_ref().and_then(RelPos::keys)
     }
 
     /// The tokens `[B, T, D]` after block `index`, if the encoding acts there, with the number of its convolution; else
@@ -278,7 +296,7 @@ fn exact_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
     table
 }
 
-/// A bias per head on the attention scores, by the offset between two patches.
+/// A bias per head on the attention scores, by the offset between two tokens.
 // The size of a variant does not matter: a dozen exist at most, beside megabytes of weights.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
@@ -287,23 +305,90 @@ pub enum RelPos {
     Table(RelPosBias),
     /// Computed by an MLP.
     Network(RelPosMlp),
+    /// Products of the queries with keys.
+    Keys(RelKeys),
 }
 
 impl RelPos {
     fn of(config: &PositionConfig, device: &Device) -> Self {
-        match config.kind.is_mlp() {
-            true => Self::Network(RelPosMlp::of(config, device)),
-            false => Self::Table(RelPosBias::of(config, device)),
+        match config.kind {
+            kind if kind.is_mlp() => Self::Network(RelPosMlp::of(config, device)),
+            kind if kind.is_key() => Self::Keys(RelKeys::of(config, device)),
+            _ => Self::Table(RelPosBias::of(config, device)),
         }
     }
 
-    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries.
-    pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
+    /// The bias of every pair of tokens, `[1, A, T, T]` or `[B, A, T, T]`, rows are queries. `queries` gives
+    /// `[B, A, T, E]`, already scaled.
+    pub fn bias(&self, grid: [usize; 2], queries: impl FnOnce() -> Tensor<4>) -> Tensor<4> {
         match self {
             Self::Table(table) => table.bias(grid),
             Self::Network(network) => network.bias(grid),
+            Self::Keys(keys) => keys.bias(queries()),
         }
     }
+
+    /// The bias of every pair of tokens, `[1, A, T, T]`, if it does not depend on the queries.
+    pub fn of_grid(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
+        match self {
+            Self::Table(table) => Some(table.bias(grid)),
+            Self::Network(network) => Some(network.bias(grid)),
+            Self::Keys(_) => None,
+        }
+    }
+
+    /// The keys, if the bias is made of them.
+    pub fn keys(&self) -> Option<&RelKeys> {
+        match self {
+            Self::Keys(keys) => Some(keys),
+            _ => None,
+        }
+    }
+}
+
+/// A key per head for every offset between two places in the sequence (ViT paper, appendix D.4): the query of token `p`
+/// and the key of token `q` get `scale · query(p) · key(p - q)` beside their score. Places count prefix tokens first,
+/// then patches row by row.
+#[derive(Module, Debug)]
+pub struct RelKeys {
+    /// `[2T - 1, A·E]`: offsets from `1 - T` to `T - 1`.
+    pub relative_key_table: Param<Tensor<2>>,
+}
+
+impl RelKeys {
+    fn of(config: &PositionConfig, device: &Device) -> Self {
+        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, head_dim, .. } = *config;
+        let rows = 2 * (prefix_tokens + h * w) - 1;
+        Self { relative_key_table: parameter([rows, num_heads * head_dim], device) }
+    }
+
+    /// The bias of every pair of tokens, `[B, A, T, T]`, rows are queries, of scaled queries `[B, A, T, E]`. Offsets that
+    /// the table does not reach have the key of its end.
+    ///
+    /// # Panics
+    /// If the heads are not as wide as those of the table.
+    pub fn bias(&self, queries: Tensor<4>) -> Tensor<4> {
+        let [b, a, t, e] = queries.dims();
+        let table = self.relative_key_table.val();
+        let offsets = 2 * t - 1;
+        let index = key_rows(table.dims()[0], t);
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [offsets]), &table.device());
+        let keys = table.select(0, index).reshape([offsets, a, e]).permute([1, 2, 0]); // [A, E, 2T - 1]
+        let queries = queries.swap_dims(0, 1).reshape([a, b * t, e]);
+        let products = queries.matmul(keys).reshape([a, b, t, offsets]);
+        // Row i begins at its own place: entry j of the result is entry j - i + T - 1. A column more makes rows of 2T,
+        // which read as rows of 2T - 1 move by one from row to row.
+        let column = Tensor::zeros([a, b, t, 1], (&products.device(), products.dtype()));
+        let rows = Tensor::cat(vec![products, column], 3).reshape([a, b, 2 * t * t]);
+        let rows = rows.narrow(2, t - 1, t * offsets).reshape([a, b, t, offsets]);
+        rows.narrow(3, 0, t).swap_dims(0, 1)
+    }
+}
+
+/// Row of a table of `rows` keys for the offsets from `T - 1` down to `1 - T`.
+fn key_rows(rows: usize, t: usize) -> Vec<i64> {
+    let (rows, t) = (rows as i64, t as i64);
+    (1 - t..t).rev().map(|offset| (offset + rows / 2).clamp(0, rows - 1)).collect()
 }
 
 /// A learned bias per head for every offset between two patches (Swin, BEiT; timm `RelPosBias`). With prefix

@@ -190,7 +190,7 @@ impl GroupedAttention {
     /// What enters the output projection: maps `[B, H·W, D] -> [B, H·W, D]`.
     fn context(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
         let grid = [self.window; 2];
-        let args = BlockArgs { grid, shared_bias: None, read: None };
+        let args = BlockArgs { grid, shared_bias: None, shared_keys: None, read: None };
         let x = windows(maps, self.window); // [B·windows, S·S, D]
         let x = self.attn.context(self.attn.qkv.forward(x), args, watch);
         from_windows(x, maps, self.window)

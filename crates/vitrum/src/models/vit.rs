@@ -150,7 +150,8 @@ impl Vit {
     /// The encoder: `[B, T, D] -> [B, T, D]`.
     pub fn encode(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
         let bias = self.position.bias(grid);
-        let args = BlockArgs { grid, shared_bias: bias.as_ref(), read: None };
+        let shared_keys = self.position.keys();
+        let args = BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys, read: None };
         (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, args, watch))
     }
 
@@ -199,7 +200,9 @@ impl Vit {
         let (mut levels, depth) = (Vec::new(), self.blocks.len());
         for index in 0..depth {
             let read = if want == Want::Head { self.read_by_head(index, read) } else { None };
-            x = self.layer(index, x, BlockArgs { grid, shared_bias: bias.as_ref(), read }, watch);
+            let args =
+                BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys: self.position.keys(), read };
+            x = self.layer(index, x, args, watch);
             if matches!(want, Want::Levels | Want::Blocks(_)) {
                 levels.push(level(x.clone()));
             }
@@ -224,7 +227,8 @@ impl Vit {
         let x = x.last();
         let grid = x.rows_columns();
         let bias = self.position.bias(grid);
-        let args = BlockArgs { grid, shared_bias: bias.as_ref(), read: self.read_by_head(index, read) };
+        let (shared_keys, read) = (self.position.keys(), self.read_by_head(index, read));
+        let args = BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys, read };
         Level { tokens: self.layer(index, x.tokens, args, watch), ..x }.into()
     }
 

@@ -298,7 +298,10 @@ impl VitConfig {
                 );
             }
         }
-        if self.pos_embed.is_relative() && self.num_prefix_tokens() > 1 {
+        if self.pos_embed.is_key() && self.patch_drop_rate > 0.0 {
+            return refuse("patch_drop_rate", "changes the offsets that `pos_embed` gives keys to".into());
+        }
+        if self.pos_embed.is_relative() && !self.pos_embed.is_key() && self.num_prefix_tokens() > 1 {
             return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());
         }
         Ok(())
@@ -347,6 +350,7 @@ impl VitConfig {
             prefix_tokens: self.num_prefix_tokens(),
             dim: self.embed_dim,
             num_heads: self.num_heads,
+            head_dim: self.head_dim(),
             rel_pos_dim: self.rel_pos_dim(),
             resize: self.pos_resize,
         }

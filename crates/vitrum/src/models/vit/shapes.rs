@@ -104,6 +104,10 @@ fn position(config: &VitConfig, steps: &mut Steps) {
         fixed if fixed.is_fixed() => {
             steps.add("pos_embed", "fixed sinusoids".into(), &[t, d], rows * d, 0);
         }
+        PosEmbed::RelKeyShared => {
+            let Bias { what, params, .. } = relative(config);
+            steps.add("shared_rel_pos", what, &[2 * t - 1, a * long(config.head_dim())], params, 0);
+        }
         shared if shared.is_shared() => {
             let Bias { what, params, macs } = relative(config);
             steps.add("shared_rel_pos", what, &[a, t, t], params, macs);
@@ -122,6 +126,11 @@ struct Bias {
 fn relative(config: &VitConfig) -> Bias {
     let ([gh, gw], a) = (config.grid().map(long), long(config.num_heads));
     let offsets = (2 * gh - 1) * (2 * gw - 1);
+    if config.pos_embed.is_key() {
+        let (rows, inner) = (2 * num_tokens(config) - 1, a * long(config.head_dim()));
+        let macs = product(num_tokens(config), rows, inner);
+        return Bias { what: "query · key of the offset".into(), params: rows * inner, macs };
+    }
     if config.pos_embed.is_mlp() {
         let f = long(config.rel_pos_dim());
         let macs = product(offsets, 2, f).saturating_add(product(offsets, f, a));
@@ -153,7 +162,10 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     if config.qk_norm {
         steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
     }
-    if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
+    if config.pos_embed == PosEmbed::RelKeyShared {
+        let Bias { what, macs, .. } = relative(config);
+        steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], 0, macs);
+    } else if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
         let Bias { what, params, macs } = relative(config);
         steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], params, macs);
     }

@@ -8,4 +8,5 @@ mod hybrid;
 mod ladder;
 mod parity;
 mod regnet;
+mod relative_keys;
 mod twins;
