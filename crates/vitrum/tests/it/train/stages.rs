@@ -304,6 +304,13 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             ),
         ),
         (
+            "hybrid of a Twins",
+            hybrid(
+                r#""family": "twins", "patch_size": 1, "embed_dims": [4, 4, 6, 6], "num_heads": [1, 1, 2, 2],
+                   "mlp_ratios": [1, 1, 1, 1], "depths": [2, 1, 1, 1], "sr_ratios": [2, 2, 1, 1], "wss": [3, 2, 2, 2]"#,
+            ),
+        ),
+        (
             "hybrid of a stem",
             hybrid(
                 r#""family": "bit", "layers": [], "stem_chs": 16, "num_groups": 4, "preact": false,
@@ -685,4 +692,49 @@ fn packed_kernels_are_not_trained_in_silence() {
     model.forget_prepared();
     model.visit_parts(&mut |part| assert!(!matches!(part, Part::Conv(conv) if conv.is_packed())));
     Trainer::new(model, &case.recipe, 1, &Device::flex()).expect("a trainer");
+}
+
+/// A tiny Twins-SVT learns some of the drawn shapes by heart.
+#[test]
+fn a_twins_learns_drawn_shapes_by_heart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let overlay: Overlay = toml::from_str(
+        r#"
+        data = "demo:30"
+        model = "twins_svt_small"
+        img_size = 16
+        epochs = 30
+        val_interval = 30
+        warmup_epochs = 2.0
+        warmup_lr = 1e-5
+        batch_size = 15
+        opt = "adamw"
+        lr = 4e-3
+        weight_decay = 0.05
+        clip_grad = 1.0
+        no_aug = true
+        smoothing = 0.0
+        crop_pct = 1.0
+        workers = 2
+        log_interval = 1
+        experiment = "run"
+
+        [model_kwargs]
+        patch_size = 2
+        embed_dims = [16, 16, 24, 32]
+        num_heads = [1, 1, 2, 2]
+        mlp_ratios = [2.0, 2.0, 2.0, 2.0]
+        depths = [1, 2, 2, 1]
+        sr_ratios = [2, 1, 1, 1]
+        wss = [4, 3, 3, 1]
+        "#,
+    )
+    .expect("a recipe");
+    let recipe = Recipe::default().with(&overlay, "test").expect("known keys");
+    let recipe = Recipe { output: folder.path().to_path_buf(), ..recipe };
+    let mut heard = Heard::default();
+    fit(&job(recipe), &mut heard).expect("a run");
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&heard.losses[..5]), mean(&heard.losses[heard.losses.len() - 5..]));
+    assert!(last < 0.5 * first, "{first} {last}");
 }
