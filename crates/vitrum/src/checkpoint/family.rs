@@ -14,6 +14,7 @@ mod regnet;
 mod resnet;
 mod swin;
 mod t2t;
+mod twins;
 mod vit;
 
 use serde_json::{Map, Value, json};

@@ -7,7 +7,7 @@ use super::Linear;
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
 use super::observe::Observer;
-use super::position::RelPos;
+use super::position::{RelKeys, RelPos};
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,8 @@ pub struct BlockArgs<'a> {
     pub grid: [usize; 2],
     /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub shared_bias: Option<&'a Tensor<4>>,
+    /// Keys of offsets, shared by all blocks.
+    pub shared_keys: Option<&'a RelKeys>,
     /// Compute only the first n tokens of this block's output; `None`: all.
     pub read: Option<usize>,
 }
@@ -97,17 +99,32 @@ impl Attention {
     /// As [`Block::forward`](super::block::Block::forward).
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let context = self.context(self.qkv.forward(x), args, watch); // [B, T, A·E]
+        self.project(context)
+    }
+
+    /// The output projection with its dropout, `[B, T, A·E] -> [B, T, D]`.
+    pub(crate) fn project(&self, context: Tensor<3>) -> Tensor<3> {
         dropout(self.proj.forward(context), self.proj_drop)
     }
 
     /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
     pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3·A·E]
-        let bias = match &self.rel_pos {
-            Some(rel_pos) => Some(rel_pos.bias(args.grid)), // [1, A, T, T]
-            None => args.shared_bias.cloned(),
+        let queries = || self.queries(&qkv);
+        let bias = match (&self.rel_pos, args.shared_keys) {
+            (Some(rel_pos), _) => Some(rel_pos.bias(args.grid, queries)), // [1 or B, A, T, T]
+            (None, Some(keys)) => Some(keys.bias(queries())),
+            (None, None) => args.shared_bias.cloned(),
         };
         self.attend(qkv, bias, args, watch) // [B, T, A·E]
+    }
+
+    /// Scaled queries, `[B, A, T, E]`.
+    fn queries(&self, qkv: &Tensor<3>) -> Tensor<4> {
+        let ([b, t, d3], a) = (qkv.dims(), self.num_heads);
+        let e = d3 / 3 / a;
+        let queries = qkv.clone().narrow(2, 0, d3 / 3).reshape([b, t, a, e]).swap_dims(1, 2);
+        queries * (e as f64).powf(-0.5)
     }
 
     /// Fused, unless the observer wants the weights or dropout acts on them.

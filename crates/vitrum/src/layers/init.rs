@@ -210,7 +210,7 @@ impl WeightInit {
     /// A parameter of [`RelPos`](super::position::RelPos), by its key within it.
     pub fn relative_positions(self, key: &str, shape: &[usize]) -> Option<Draw> {
         match key.rsplit_once('.') {
-            None if key == "relative_position_bias_table" => Some(TABLE),
+            None if matches!(key, "relative_position_bias_table" | "relative_key_table") => Some(TABLE),
             Some(("mlp.fc1" | "mlp.fc2", part)) => self.mlp(part, shape),
             _ => None,
         }

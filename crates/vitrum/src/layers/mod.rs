@@ -19,6 +19,7 @@ pub mod patch_embed;
 pub mod performer;
 pub mod pool;
 pub mod position;
+pub mod reduced_attention;
 pub mod resample;
 pub mod squeeze_excite;
 pub mod tokens;

@@ -32,8 +32,8 @@ pub trait Observer {
         false
     }
 
-    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries; `blocks.3.attn.weights`. The pass continues
-    /// with the returned value. Only called if [`wants_attention`](Observer::wants_attention) is true for the name.
+    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries; `blocks.3.attn.weights`. Attention to a coarser
+    /// grid has fewer keys, attention within windows has `B · windows` in front. The pass continues with the returned value. Only called if [`wants_attention`](Observer::wants_attention) is true for the name.
     fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
         weights
     }

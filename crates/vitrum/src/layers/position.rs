@@ -1,16 +1,15 @@
 //! Position encodings (ViT paper, appendix D.4, and later ones).
 //!
 //! A [`Position`] acts in up to three places: on the tokens ([`add`](Position::add)), on the attention scores
-//! ([`bias`](Position::bias)), and after a block ([`between`](Position::between)). Each encoding uses the place it
+//! ([`bias`](Position::bias), [`keys`](Position::keys)), and after a block ([`between`](Position::between)). Each encoding uses the place it
 //! needs. Its parameters are at the top level of the checkpoint, as in timm.
 
 use burn::module::{Module, Param};
-use burn::nn::PaddingConfig2d;
-use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::conv::{Conv, ConvConfig, Maps};
 use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
@@ -49,8 +48,14 @@ pub enum PosEmbed {
     RelMlp,
     /// The same with one MLP for all blocks (keys `shared_rel_pos.mlp.*`).
     RelMlpShared,
-    /// Conditional: a depthwise 3x3 convolution on the token grid after the first block
-    /// (PEG, arXiv:2102.10882; key `pos_block.0.proj.0`).
+    /// The ViT paper's own relative form (appendix D.4): every offset between two places in the sequence of tokens has a
+    /// key. The product of a query with the key of its offset is added to their score. One table per block (key
+    /// `blocks.N.attn.rel_pos.relative_key_table`). In no library; names are our own.
+    RelKey,
+    /// The same with one table for all blocks (key `shared_rel_pos.relative_key_table`).
+    RelKeyShared,
+    /// Conditional: a depthwise 3x3 convolution on the token grid after the first block, or after others
+    /// (PEG, arXiv:2102.10882; keys `pos_block.I.proj.0`).
     Cpe,
 }
 
@@ -60,14 +65,19 @@ impl PosEmbed {
         matches!(self, Self::SinCos1d | Self::SinCos2dMae | Self::SinCos2dBigVision)
     }
 
-    /// Whether positions are biases on the attention scores, by offset.
+    /// Whether positions act on the attention scores, by offset.
     pub fn is_relative(self) -> bool {
-        matches!(self, Self::RelBias | Self::RelMlp) || self.is_shared()
+        matches!(self, Self::RelBias | Self::RelMlp | Self::RelKey) || self.is_shared()
     }
 
     /// Whether all blocks share one relative bias.
     pub fn is_shared(self) -> bool {
-        matches!(self, Self::RelBiasShared | Self::RelMlpShared)
+        matches!(self, Self::RelBiasShared | Self::RelMlpShared | Self::RelKeyShared)
+    }
+
+    /// Whether offsets have keys, which queries are multiplied with.
+    pub fn is_key(self) -> bool {
+        matches!(self, Self::RelKey | Self::RelKeyShared)
     }
 
     /// Whether an MLP computes the relative bias.
@@ -91,6 +101,8 @@ pub struct PositionConfig {
     pub dim: usize,
     /// `A`.
     pub num_heads: usize,
+    /// `E`: width of a head.
+    pub head_dim: usize,
     /// Hidden width of the MLP for a relative bias.
     pub rel_pos_dim: usize,
     /// How tables are resized to another grid.
@@ -110,18 +122,22 @@ pub struct Position {
     pub pos_embed_prefix: Option<Param<Tensor<3>>>,
     /// One relative bias for all blocks.
     pub shared_rel_pos: Option<RelPos>,
-    /// Convolutions on the token grid; index `i` acts after block `i`.
+    /// Convolutions on the token grid, in the order of their blocks.
     pub pos_block: Vec<PosConv>,
+    /// The block that each of them follows.
+    #[module(skip)]
+    cpe_blocks: Vec<usize>,
     #[module(skip)]
     config: PositionConfig,
 }
 
 impl Position {
-    /// The encoding `config.kind` with its tables.
-    pub fn new(config: PositionConfig, device: &Device) -> Self {
+    /// The encoding `config.kind` with its tables. A conditional one acts after the blocks `cpe_blocks`.
+    pub fn new(config: PositionConfig, cpe_blocks: &[usize], device: &Device) -> Self {
         let PositionConfig { kind, grid: [h, w], prefix_rows, dim, .. } = config;
         let learned_2d = kind == PosEmbed::Learn2d;
         let rows = prefix_rows + h * w;
+        let cpe_blocks = if kind == PosEmbed::Cpe { cpe_blocks } else { &[] };
         let pos_embed = match kind {
             PosEmbed::Learn => Some(parameter([1, rows, dim], device)),
             fixed if fixed.is_fixed() => Some(lazy([1, rows, dim], device, false, move |device| {
@@ -141,7 +157,8 @@ impl Position {
             pos_embed_prefix: (learned_2d && prefix_rows > 0)
                 .then(|| parameter([1, prefix_rows, dim], device)),
             shared_rel_pos: kind.is_shared().then(|| RelPos::of(&config, device)),
-            pos_block: (kind == PosEmbed::Cpe).then(|| PosConv::new(dim, device)).into_iter().collect(),
+            pos_block: cpe_blocks.iter().map(|_| PosConv::new(dim, device)).collect(),
+            cpe_blocks: cpe_blocks.to_vec(),
             config,
         }
     }
@@ -177,17 +194,24 @@ impl Position {
 
     /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
-        self.shared_rel_pos.as_ref().map(|rel_pos| rel_pos.bias(grid))
+        self.shared_rel_pos.as_ref().and_then(|rel_pos| rel_pos.of_grid(grid))
     }
 
-    /// The tokens `[B, T, D]` after block `index`, if the encoding acts there; else `None`.
-    pub fn between(&self, x: &Tensor<3>, index: usize, grid: [usize; 2]) -> Option<Tensor<3>> {
-        self.pos_block.get(index).map(|conv| conv.forward(x.clone(), self.config.prefix_tokens, grid))
+    /// Keys of offsets, shared by all blocks.
+    pub fn keys(&self) -> Option<&RelKeys> {
+        self.shared_rel_pos.as_ref().and_then(RelPos::keys)
+    }
+
+    /// The tokens `[B, T, D]` after block `index`, if the encoding acts there, with the number of its convolution; else
+    /// `None`.
+    pub fn between(&self, x: &Tensor<3>, index: usize, grid: [usize; 2]) -> Option<(usize, Tensor<3>)> {
+        let place = self.cpe_blocks.iter().position(|&block| block == index)?;
+        Some((place, self.pos_block[place].forward(x.clone(), self.config.prefix_tokens, grid)))
     }
 
     /// Whether [`between`](Self::between) acts after block `index`.
     pub fn is_between(&self, index: usize) -> bool {
-        index < self.pos_block.len()
+        self.cpe_blocks.contains(&index)
     }
 
     /// The relative bias of one block, if the encoding has one per block.
@@ -277,7 +301,7 @@ fn exact_table(config: &PositionConfig, grid: [usize; 2]) -> Vec<f64> {
     table
 }
 
-/// A bias per head on the attention scores, by the offset between two patches.
+/// A bias per head on the attention scores, by the offset between two tokens.
 // The size of a variant does not matter: a dozen exist at most, beside megabytes of weights.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
@@ -286,23 +310,90 @@ pub enum RelPos {
     Table(RelPosBias),
     /// Computed by an MLP.
     Network(RelPosMlp),
+    /// Products of the queries with keys.
+    Keys(RelKeys),
 }
 
 impl RelPos {
     fn of(config: &PositionConfig, device: &Device) -> Self {
-        match config.kind.is_mlp() {
-            true => Self::Network(RelPosMlp::of(config, device)),
-            false => Self::Table(RelPosBias::of(config, device)),
+        match config.kind {
+            kind if kind.is_mlp() => Self::Network(RelPosMlp::of(config, device)),
+            kind if kind.is_key() => Self::Keys(RelKeys::of(config, device)),
+            _ => Self::Table(RelPosBias::of(config, device)),
         }
     }
 
-    /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries.
-    pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
+    /// The bias of every pair of tokens, `[1, A, T, T]` or `[B, A, T, T]`, rows are queries. `queries` gives
+    /// `[B, A, T, E]`, already scaled.
+    pub fn bias(&self, grid: [usize; 2], queries: impl FnOnce() -> Tensor<4>) -> Tensor<4> {
         match self {
             Self::Table(table) => table.bias(grid),
             Self::Network(network) => network.bias(grid),
+            Self::Keys(keys) => keys.bias(queries()),
         }
     }
+
+    /// The bias of every pair of tokens, `[1, A, T, T]`, if it does not depend on the queries.
+    pub fn of_grid(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
+        match self {
+            Self::Table(table) => Some(table.bias(grid)),
+            Self::Network(network) => Some(network.bias(grid)),
+            Self::Keys(_) => None,
+        }
+    }
+
+    /// The keys, if the bias is made of them.
+    pub fn keys(&self) -> Option<&RelKeys> {
+        match self {
+            Self::Keys(keys) => Some(keys),
+            _ => None,
+        }
+    }
+}
+
+/// A key per head for every offset between two places in the sequence (ViT paper, appendix D.4): the query of token `p`
+/// and the key of token `q` get `scale · query(p) · key(p - q)` beside their score. Places count prefix tokens first,
+/// then patches row by row.
+#[derive(Module, Debug)]
+pub struct RelKeys {
+    /// `[2T - 1, A·E]`: offsets from `1 - T` to `T - 1`.
+    pub relative_key_table: Param<Tensor<2>>,
+}
+
+impl RelKeys {
+    fn of(config: &PositionConfig, device: &Device) -> Self {
+        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, head_dim, .. } = *config;
+        let rows = 2 * (prefix_tokens + h * w) - 1;
+        Self { relative_key_table: parameter([rows, num_heads * head_dim], device) }
+    }
+
+    /// The bias of every pair of tokens, `[B, A, T, T]`, rows are queries, of scaled queries `[B, A, T, E]`. Offsets that
+    /// the table does not reach have the key of its end.
+    ///
+    /// # Panics
+    /// If the heads are not as wide as those of the table.
+    pub fn bias(&self, queries: Tensor<4>) -> Tensor<4> {
+        let [b, a, t, e] = queries.dims();
+        let table = self.relative_key_table.val();
+        let offsets = 2 * t - 1;
+        let index = key_rows(table.dims()[0], t);
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [offsets]), &table.device());
+        let keys = table.select(0, index).reshape([offsets, a, e]).permute([1, 2, 0]); // [A, E, 2T - 1]
+        let queries = queries.swap_dims(0, 1).reshape([a, b * t, e]);
+        let products = queries.matmul(keys).reshape([a, b, t, offsets]);
+        // Row i begins at its own place: entry j of the result is entry j - i + T - 1. A column more makes rows of 2T,
+        // which read as rows of 2T - 1 move by one from row to row.
+        let column = Tensor::zeros([a, b, t, 1], (&products.device(), products.dtype()));
+        let rows = Tensor::cat(vec![products, column], 3).reshape([a, b, 2 * t * t]);
+        let rows = rows.narrow(2, t - 1, t * offsets).reshape([a, b, t, offsets]);
+        rows.narrow(3, 0, t).swap_dims(0, 1)
+    }
+}
+
+/// Row of a table of `rows` keys for the offsets from `T - 1` down to `1 - T`.
+fn key_rows(rows: usize, t: usize) -> Vec<i64> {
+    let (rows, t) = (rows as i64, t as i64);
+    (1 - t..t).rev().map(|offset| (offset + rows / 2).clamp(0, rows - 1)).collect()
 }
 
 /// A learned bias per head for every offset between two patches (Swin, BEiT; timm `RelPosBias`). With prefix
@@ -441,30 +532,46 @@ fn relative_index([h, w]: [usize; 2], prefix: usize) -> Vec<i64> {
 /// over the grid, added to the tokens. Prefix tokens are unchanged.
 #[derive(Module, Debug)]
 pub struct PosConv {
-    /// One depthwise convolution, `[D, 1, 3, 3]`.
-    pub proj: Vec<Conv2d>,
+    /// The convolution.
+    pub proj: PosKernel,
+}
+
+/// The kernel of a [`PosConv`]. The field's name is its place in torch's `Sequential`.
+#[derive(Module, Debug)]
+pub struct PosKernel {
+    /// `[D, 1, 3, 3]` in files.
+    pub _0: Conv,
 }
 
 impl PosConv {
-    fn new(dim: usize, device: &Device) -> Self {
-        let conv = Conv2dConfig::new([dim, dim], [3, 3])
-            .with_groups(dim)
-            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-            .with_initializer(burn::nn::Initializer::Zeros)
-            .init(device);
-        Self { proj: vec![conv] }
+    /// The convolution for tokens of width `dim`.
+    pub fn config(dim: usize) -> ConvConfig {
+        ConvConfig::new(dim, dim, 3).groups(dim).bias(true)
+    }
+
+    /// An encoding of tokens of width `dim`.
+    pub fn new(dim: usize, device: &Device) -> Self {
+        Self { proj: PosKernel { _0: Self::config(dim).init(device) } }
     }
 
     /// `[B, T, D] -> [B, T, D]`.
     ///
     /// # Panics
     /// If `T` is not `prefix + h·w`, or the width is not `D`.
-    pub fn forward(&self, x: Tensor<3>, prefix: usize, [h, w]: [usize; 2]) -> Tensor<3> {
-        let [b, _, d] = x.dims();
+    pub fn forward(&self, x: Tensor<3>, prefix: usize, grid: [usize; 2]) -> Tensor<3> {
         let (first, patches) = split(x, prefix);
-        let image = patches.swap_dims(1, 2).reshape([b, d, h, w]);
-        let image = self.proj.iter().fold(image.clone(), |x, conv| conv.forward(x)) + image;
-        let patches = image.reshape([b, d, h * w]).swap_dims(1, 2);
-        Tensor::cat(first.into_iter().chain([patches]).collect(), 1)
+        let patches = self.of_maps(&Maps { x: patches, grid }).x;
+        match first {
+            Some(first) => Tensor::cat(vec![first, patches], 1),
+            None => patches,
+        }
+    }
+
+    /// Maps `[B, H·W, D] -> [B, H·W, D]`.
+    ///
+    /// # Panics
+    /// If the width is not `D`.
+    pub fn of_maps(&self, maps: &Maps) -> Maps {
+        self.proj._0.add_to(maps.x.clone(), maps)
     }
 }

@@ -18,6 +18,7 @@ use super::network::{
     Backbone, Chain, Classify, Config, Depth, Features, Input, Inputs, Level, Network, Want,
 };
 use super::shapes::{Step, Walk, long};
+use super::stages::Visitor;
 use super::vit::{GlobalPool, Vit, VitConfig};
 use crate::layers::drop::dropout;
 use crate::layers::init::{Draw, TABLE};
@@ -182,6 +183,10 @@ impl Network for Deit {
 
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
         self.vit.linears_mut()
+    }
+
+    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+        self.vit.visit_parts(visit);
     }
 
     fn depth(&self, key: &str) -> Depth {

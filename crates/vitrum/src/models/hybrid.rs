@@ -186,6 +186,7 @@ impl Network for Hybrid {
 
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
         self.patch_embed.backbone.visit_parts(visit);
+        self.vit.visit_parts(visit);
     }
 
     fn depth(&self, key: &str) -> Depth {

@@ -209,6 +209,8 @@ families! { ($)
     Convnext: convnext { ConvNextConfig, ConvNext },
     /// Swin Transformer, first and second version.
     Swin: swin { SwinConfig, Swin },
+    /// Twins-PCPVT and Twins-SVT.
+    Twins: twins { TwinsConfig, Twins },
     /// The steps from ResNet-50 to ConvNeXt-T.
     Ladder: ladder { LadderConfig, Ladder },
     /// BiT: ResNets with norms before their convolutions.

@@ -1,4 +1,4 @@
-//! What convolutional networks share: a stem, then stages of blocks, each stage on a coarser grid, then a head.
+//! What networks of stages share, convolutional or not: a stem, then stages of blocks, each stage on a coarser grid, then a head.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -166,7 +166,7 @@ impl<N: Stages> Backbone for N {
 
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         let x = self.map_head().pool.forward(features.last().tokens); // [B, D]
-        let scope = N::HEAD.trim_end_matches("fc");
+        let scope = N::HEAD.strip_suffix("fc").unwrap_or_default();
         let x = watch.vectors(format_args!("{scope}global_pool"), x);
         self.after_pool(x, watch)
     }
@@ -293,6 +293,11 @@ impl MapWalk {
         self.steps.add(name, what, &shape, terms * to + bias + long(norm), product(positions, terms, to));
         let size = |shape: [u64; 3]| shape.into_iter().fold(1, u64::saturating_mul);
         self.held = self.held.max(size(before).saturating_add(size(shape)));
+    }
+
+    /// States that so many values are in memory together.
+    pub(crate) fn hold(&mut self, values: u64) {
+        self.held = self.held.max(values);
     }
 
     /// A step that keeps the grid.

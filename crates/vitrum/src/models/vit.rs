@@ -22,6 +22,7 @@ use super::network::{
     Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Level, Network, Want,
 };
 use super::shapes::Walk;
+use super::stages::{Part, Visitor};
 pub use crate::layers::block::BlockNorm;
 pub use crate::layers::init::WeightInit;
 pub use crate::layers::mlp::Activation;
@@ -100,7 +101,7 @@ impl Vit {
             patch_embed: PatchEmbed::new(&config.patch_embed(), device),
             cls_token: config.class_token.then(|| parameter([1, 1, d], device)),
             reg_token: (config.reg_tokens > 0).then(|| parameter([1, config.reg_tokens, d], device)),
-            position: Flat::new(Position::new(position, device)),
+            position: Flat::new(Position::new(position, &config.cpe_blocks, device)),
             norm_pre: norm(pre_norm),
             blocks: (0..config.depth).map(block).collect(),
             norm: norm(config.has_norm()),
@@ -149,7 +150,8 @@ impl Vit {
     /// The encoder: `[B, T, D] -> [B, T, D]`.
     pub fn encode(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
         let bias = self.position.bias(grid);
-        let args = BlockArgs { grid, shared_bias: bias.as_ref(), read: None };
+        let shared_keys = self.position.keys();
+        let args = BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys, read: None };
         (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, args, watch))
     }
 
@@ -171,7 +173,7 @@ impl Vit {
     ) -> Tensor<3> {
         let x = self.blocks[index].forward(x, args, &mut Within::new(watch, format_args!("blocks.{index}")));
         match self.position.between(&x, index, args.grid) {
-            Some(moved) => watch.tokens(format_args!("pos_block.{index}"), moved),
+            Some((place, moved)) => watch.tokens(format_args!("pos_block.{place}"), moved),
             None => x,
         }
     }
@@ -198,7 +200,9 @@ impl Vit {
         let (mut levels, depth) = (Vec::new(), self.blocks.len());
         for index in 0..depth {
             let read = if want == Want::Head { self.read_by_head(index, read) } else { None };
-            x = self.layer(index, x, BlockArgs { grid, shared_bias: bias.as_ref(), read }, watch);
+            let args =
+                BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys: self.position.keys(), read };
+            x = self.layer(index, x, args, watch);
             if matches!(want, Want::Levels | Want::Blocks(_)) {
                 levels.push(level(x.clone()));
             }
@@ -223,7 +227,8 @@ impl Vit {
         let x = x.last();
         let grid = x.rows_columns();
         let bias = self.position.bias(grid);
-        let args = BlockArgs { grid, shared_bias: bias.as_ref(), read: self.read_by_head(index, read) };
+        let (shared_keys, read) = (self.position.keys(), self.read_by_head(index, read));
+        let args = BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys, read };
         Level { tokens: self.layer(index, x.tokens, args, watch), ..x }.into()
     }
 
@@ -304,14 +309,19 @@ impl Network for Vit {
         blocks.flat_map(|(i, block)| named(i, block.linears_mut())).collect()
     }
 
-    /// timm's `group_matcher`; `pos_block.I` belongs to block I.
+    fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
+        self.position.pos_block.iter_mut().for_each(|encoding| visit(Part::Conv(&mut encoding.proj._0)));
+    }
+
+    /// timm's `group_matcher`; a `pos_block` belongs to the block that it follows.
     fn depth(&self, key: &str) -> Depth {
         let stem = ["cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre"];
         if stem.iter().any(|start| key.starts_with(start)) {
             return Depth::Stem;
         }
-        let block = key.strip_prefix("blocks.").or_else(|| key.strip_prefix("pos_block."));
-        if let Some(index) = block.and_then(|rest| rest.split('.').next()?.parse().ok()) {
+        let number = |list: &str| key.strip_prefix(list)?.split('.').next()?.parse().ok();
+        let follows = |place: usize| self.config.cpe_blocks.get(place).copied();
+        if let Some(index) = number("blocks.").or_else(|| follows(number("pos_block.")?)) {
             return Depth::Layer(index);
         }
         if key.starts_with("norm") { Depth::Close } else { Depth::Head }

@@ -182,6 +182,10 @@ impl Files for VitConfig {
         }
         args.remove("representation_size");
         args.remove("pos_resize");
+        args.remove("cpe_blocks");
+        if !base.pos_embed.is_relative() {
+            timm_position(base.pos_embed, base.pos_embed)?; // No architecture of timm's has others.
+        }
         if self.pos_embed != base.pos_embed {
             args.insert("pos_embed".into(), json!(timm_position(self.pos_embed, base.pos_embed)?));
         }

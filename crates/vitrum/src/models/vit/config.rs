@@ -61,6 +61,9 @@ pub struct VitConfig {
     pub reg_tokens: usize,
     /// Position encoding.
     pub pos_embed: PosEmbed,
+    /// Blocks after which the positions `cpe` act, in rising order; the I-th has the key `pos_block.I`. Other positions
+    /// do not read this.
+    pub cpe_blocks: Vec<usize>,
     /// Hidden width of the MLP of `rel_mlp` and `rel_mlp_shared`; `None`: 128, as in timm.
     pub rel_pos_dim: Option<usize>,
     /// Position table without rows for class and register tokens (DeiT-III, big_vision).
@@ -127,6 +130,7 @@ impl Default for VitConfig {
             class_token: true,
             reg_tokens: 0,
             pos_embed: PosEmbed::Learn,
+            cpe_blocks: vec![0],
             rel_pos_dim: None,
             no_embed_class: false,
             pre_norm: false,
@@ -283,7 +287,21 @@ impl VitConfig {
             let d = self.embed_dim;
             return refuse("pos_embed", format!("2-D sin-cos needs an embed_dim of 8, 12, 16, …, found {d}"));
         }
-        if self.pos_embed.is_relative() && self.num_prefix_tokens() > 1 {
+        if self.pos_embed == PosEmbed::Cpe {
+            let blocks = &self.cpe_blocks;
+            let rise = blocks.windows(2).all(|pair| pair[0] < pair[1]);
+            if !rise || blocks.last().is_none_or(|&last| last >= self.depth) {
+                let most = self.depth - 1;
+                return refuse(
+                    "cpe_blocks",
+                    format!("is {blocks:?}, expected rising numbers from 0 to {most}"),
+                );
+            }
+        }
+        if self.pos_embed.is_key() && self.patch_drop_rate > 0.0 {
+            return refuse("patch_drop_rate", "changes the offsets that `pos_embed` gives keys to".into());
+        }
+        if self.pos_embed.is_relative() && !self.pos_embed.is_key() && self.num_prefix_tokens() > 1 {
             return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());
         }
         Ok(())
@@ -333,6 +351,7 @@ impl VitConfig {
             prefix_tokens: self.num_prefix_tokens(),
             dim: self.embed_dim,
             num_heads: self.num_heads,
+            head_dim: self.head_dim(),
             rel_pos_dim: self.rel_pos_dim(),
             resize: self.pos_resize,
         }

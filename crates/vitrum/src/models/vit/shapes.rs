@@ -48,14 +48,10 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     block(config, t, &mut steps);
     steps.0[before..].iter_mut().for_each(|step| step.repeat = config.depth);
     if config.pos_embed == PosEmbed::Cpe {
-        let params = 9 * d + d;
-        steps.add(
-            "pos_block.0",
-            "3 × 3 depthwise on the grid, after block 0".into(),
-            &[t, d],
-            params,
-            product(n, 9, d),
-        );
+        for (place, block) in config.cpe_blocks.iter().enumerate() {
+            let what = format!("3 × 3 depthwise on the grid, after block {block}");
+            steps.add(&format!("pos_block.{place}"), what, &[t, d], 9 * d + d, product(n, 9, d));
+        }
     }
     if config.has_norm() {
         steps.add("norm", "LayerNorm".into(), &[t, d], 2 * d, 0);
@@ -75,7 +71,7 @@ fn held(config: &VitConfig) -> u64 {
 /// Multiply-accumulates that the last block saves if the head reads only `read` prefix tokens: all other queries
 /// and their MLP.
 pub(crate) fn unread_behind(config: &VitConfig, steps: &[Step], read: usize) -> u64 {
-    let moved_after = config.pos_embed == PosEmbed::Cpe && config.depth == 1;
+    let moved_after = config.pos_embed == PosEmbed::Cpe && config.cpe_blocks.contains(&(config.depth - 1));
     if config.global_pool != GlobalPool::Token || moved_after {
         return 0;
     }
@@ -101,6 +97,10 @@ fn position(config: &VitConfig, steps: &mut Steps) {
         fixed if fixed.is_fixed() => {
             steps.add("pos_embed", "fixed sinusoids".into(), &[t, d], rows * d, 0);
         }
+        PosEmbed::RelKeyShared => {
+            let Bias { what, params, .. } = relative(config);
+            steps.add("shared_rel_pos", what, &[2 * t - 1, a * long(config.head_dim())], params, 0);
+        }
         shared if shared.is_shared() => {
             let Bias { what, params, macs } = relative(config);
             steps.add("shared_rel_pos", what, &[a, t, t], params, macs);
@@ -119,6 +119,11 @@ struct Bias {
 fn relative(config: &VitConfig) -> Bias {
     let ([gh, gw], a) = (config.grid().map(long), long(config.num_heads));
     let offsets = (2 * gh - 1) * (2 * gw - 1);
+    if config.pos_embed.is_key() {
+        let (rows, inner) = (2 * num_tokens(config) - 1, a * long(config.head_dim()));
+        let macs = product(num_tokens(config), rows, inner);
+        return Bias { what: "query · key of the offset".into(), params: rows * inner, macs };
+    }
     if config.pos_embed.is_mlp() {
         let f = long(config.rel_pos_dim());
         let macs = product(offsets, 2, f).saturating_add(product(offsets, f, a));
@@ -150,7 +155,10 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
     if config.qk_norm {
         steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
     }
-    if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
+    if config.pos_embed == PosEmbed::RelKeyShared {
+        let Bias { what, macs, .. } = relative(config);
+        steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], 0, macs);
+    } else if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
         let Bias { what, params, macs } = relative(config);
         steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], params, macs);
     }

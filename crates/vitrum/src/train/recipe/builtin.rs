@@ -23,6 +23,7 @@ recipes![
     "imagenet/augreg_s16_300ep",
     "imagenet/bigvision_s16_90ep",
     "imagenet/convnext_tiny",
+    "imagenet/cpvt_tiny",
     "imagenet/deit_small",
     "imagenet/deit_small_distilled",
     "imagenet/hybrid_r26_s32_300ep",
@@ -34,6 +35,7 @@ recipes![
     "imagenet/swin_tiny",
     "imagenet/t2t_vit_14",
     "imagenet/t2t_vit_7",
+    "imagenet/twins_svt_base",
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
 ];

@@ -636,7 +636,7 @@ fn what_tensors_show() {
     assert_eq!(infer_config(&map, Some(&hint)).unwrap().config, hint);
     let error = infer_config(&map, None).unwrap_err().to_string();
     assert!(error.contains("heads"), "a width of 8 says nothing of heads: {error}");
-    let square = VitConfig { img_size: [8, 8], ..hint };
+    let square = VitConfig { img_size: [8, 8], ..hint.clone() };
     let error = infer_config(&map, Some(&square)).unwrap_err().to_string();
     assert!(error.contains("pos_embed") && error.contains("7 rows"), "{error}");
 
@@ -787,6 +787,7 @@ fn only_constructors_with_a_size_get_one() {
         ("resnetv2_50x1_bit", false),
         ("regnety_002", false),
         ("convnextv2_atto", false),
+        ("twins_svt_small", false),
         ("deit_tiny_distilled_patch16_224", true),
         ("swin_tiny_patch4_window7_224", true),
         ("pit_ti_distilled_224", true),
@@ -996,7 +997,7 @@ fn written_folders_are_left_for_python_to_load() {
             write_huggingface(&target, &converted.map, &card, &options(dtype)).unwrap();
         }
     }
-    for name in ["resnet10t", "regnetx_002", "convnext_atto", "pit_ti_distilled_224"] {
+    for name in ["resnet10t", "regnetx_002", "convnext_atto", "pit_ti_distilled_224", "twins_svt_small"] {
         let (base, card) = named_at_96(name);
         let map = collect(&card.config.init(&Device::flex(), 0).unwrap());
         write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();

@@ -101,6 +101,7 @@ fn fixed_tables_follow_the_published_formulas() {
             prefix_tokens: 1,
             dim,
             num_heads: 1,
+            head_dim: dim,
             rel_pos_dim: 1,
             resize: PosResize::default(),
         };
@@ -120,6 +121,7 @@ fn relative_bias(grid: [usize; 2], prefix_tokens: usize, num_heads: usize, resiz
         prefix_tokens,
         dim: 8,
         num_heads,
+        head_dim: 8 / num_heads,
         rel_pos_dim: 1,
         resize,
     };

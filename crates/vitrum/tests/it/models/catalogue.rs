@@ -14,7 +14,7 @@ fn golden() -> Value {
 #[test]
 fn names_are_timms() {
     let golden = golden();
-    let is_own = |name: &&str| name.starts_with("ladder_") || name.starts_with("t2t_");
+    let is_own = |name: &&str| ["ladder_", "t2t_", "cpvt_"].iter().any(|start| name.starts_with(start));
     let ours: Vec<&str> = catalogue::names().filter(|name| !is_own(name)).collect();
     let mut theirs: Vec<&str> = golden["models"].as_object().unwrap().keys().map(String::as_str).collect();
     theirs.sort_unstable();
@@ -205,6 +205,8 @@ fn what_the_head_does_not_read_is_not_counted_for_it() {
     // A convolution behind the only block reads all of its tokens.
     let moved = VitConfig { pos_embed: PosEmbed::Cpe, depth: 1, ..base };
     assert_eq!(walk(moved.clone()).macs, walk(moved.clone()).macs_read);
-    let deeper = walk(VitConfig { depth: 2, ..moved });
+    let deeper = walk(VitConfig { depth: 2, ..moved.clone() });
     assert!(deeper.macs_read < deeper.macs);
+    let both = walk(VitConfig { depth: 2, cpe_blocks: vec![0, 1], ..moved });
+    assert_eq!(both.macs, both.macs_read);
 }

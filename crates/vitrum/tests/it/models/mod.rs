@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod convnext;
+mod cpvt;
 mod families;
 mod hybrid;
 mod ladder;
@@ -10,3 +11,5 @@ mod pit;
 mod regnet;
 mod swin;
 mod t2t;
+mod relative_keys;
+mod twins;

@@ -54,8 +54,11 @@ fn variants() -> Vec<(&'static str, VitConfig)> {
         ("learned rows and columns", with(|c| c.pos_embed = PosEmbed::Learn2d)),
         ("fixed waves", with(|c| c.pos_embed = PosEmbed::SinCos2dMae)),
         ("convolved positions", with(|c| c.pos_embed = PosEmbed::Cpe)),
+        ("convolved positions twice", with(|c| (c.pos_embed, c.cpe_blocks) = (PosEmbed::Cpe, vec![0, 1]))),
         ("relative bias", with(|c| c.pos_embed = PosEmbed::RelBias)),
         ("one relative bias", with(|c| c.pos_embed = PosEmbed::RelBiasShared)),
+        ("keys of offsets", with(|c| c.pos_embed = PosEmbed::RelKey)),
+        ("one table of keys", with(|c| c.pos_embed = PosEmbed::RelKeyShared)),
         ("dropout", with(|c| (c.drop_rate, c.attn_drop_rate, c.drop_path_rate) = (0.1, 0.1, 0.1))),
     ]
 }

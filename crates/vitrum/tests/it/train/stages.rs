@@ -1,5 +1,5 @@
-//! Convolutional networks: ten updates beside PyTorch and timm (`fixtures/export_cnn_training.py`), statistics of batch
-//! norms, what is frozen, and runs that stop and go on.
+//! Networks of stages: ten updates beside PyTorch and timm (`fixtures/export_cnn_training.py` and its kin), statistics of
+//! batch norms, what is frozen, and runs that stop and go on.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,12 +48,21 @@ struct Case {
     losses: Vec<f64>,
     lrs: Vec<f64>,
     grad_norms: Vec<f64>,
+    /// The name of the golden files.
+    #[serde(skip)]
+    file: &'static str,
 }
 
+/// Golden files of runs.
+const FILES: [&str; 2] = ["cnn_run", "twins_run"];
+
 fn cases() -> Vec<Case> {
-    let golden: Golden = golden_json("cnn_run.json");
-    assert_eq!(golden.classes, CLASSES);
-    golden.cases
+    let of_file = |file| {
+        let golden: Golden = golden_json(&format!("{file}.json"));
+        assert_eq!(golden.classes, CLASSES);
+        golden.cases.into_iter().map(move |case| Case { file, ..case })
+    };
+    FILES.into_iter().flat_map(of_file).collect()
 }
 
 fn case(name: &str) -> Case {
@@ -137,11 +146,11 @@ fn apart(model: &Model, theirs: &BTreeMap<String, Vec<f64>>, prefix: &str) -> (f
 
 #[test]
 fn ten_updates_as_timm() {
-    let theirs = golden("cnn_run.safetensors");
     let cases = cases();
-    assert!(cases.len() >= 6, "only {} cases", cases.len());
+    assert!(cases.len() >= 7, "only {} cases", cases.len());
     for case in &cases {
         let name = &case.name;
+        let theirs = golden(&format!("{}.safetensors", case.file));
         let mut trainer = case.trainer(|_| ());
         for update in 0..case.updates.len() {
             let updated = trainer.update(case.batches(update)).expect("an update");
@@ -258,6 +267,12 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "num_heads": [2, 4], "window_size": 3 {more}}}"#
         ))
     };
+    let twins = |more: &str| {
+        config(&format!(
+            r#"{{"family": "twins", "img_size": [67, 93], "num_classes": 5, "embed_dims": [8, 12, 16, 20],
+                "num_heads": [2, 2, 4, 4], "depths": [2, 1, 3, 2], "sr_ratios": [4, 2, 2, 1] {more}}}"#
+        ))
+    };
     let hybrid = |backbone: &str| {
         config(&format!(
             r#"{{"family": "hybrid", "img_size": [32, 48], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
@@ -280,6 +295,8 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("Swin", swin("")),
         ("Swin V2", swin(r#", "version": "v2""#)),
         ("windows without biases", swin(r#", "qkv_bias": false, "pad_first": true, "window_size": [3, 4]"#)),
+        ("Twins-PCPVT", twins("")),
+        ("Twins-SVT", twins(r#", "wss": [3, 2, 2, 2]"#)),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
@@ -293,6 +310,13 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             hybrid(
                 r#""family": "bit", "layers": [1, 1], "channels": [16, 16], "stem_chs": 16, "num_groups": 4,
                    "preact": false, "stem_type": "same", "same_padding": true"#,
+            ),
+        ),
+        (
+            "hybrid of a Twins",
+            hybrid(
+                r#""family": "twins", "patch_size": 1, "embed_dims": [4, 4, 6, 6], "num_heads": [1, 1, 2, 2],
+                   "mlp_ratios": [1, 1, 1, 1], "depths": [2, 1, 1, 1], "sr_ratios": [2, 2, 1, 1], "wss": [3, 2, 2, 2]"#,
             ),
         ),
         (
@@ -416,8 +440,8 @@ fn a_trainer_goes_on_from_its_state() {
             let change = |recipe: &mut Recipe| {
                 recipe.amp_dtype = amp_dtype.into();
                 recipe.opt = opt.into();
-                recipe.freeze_bn =
-                    freeze_bn && !["bit", "convnext", "swin", "swin_v2"].contains(&&*case.name);
+                let is_without = ["bit", "convnext", "swin", "swin_v2", "twins_svt"].contains(&case.name.as_str());
+                recipe.freeze_bn = freeze_bn && !is_without;
             };
             let mut unbroken = case.trainer(change);
             unbroken.update(case.batches(0)).expect("an update");
@@ -677,4 +701,49 @@ fn packed_kernels_are_not_trained_in_silence() {
     model.forget_prepared();
     model.visit_parts(&mut |part| assert!(!matches!(part, Part::Conv(conv) if conv.is_packed())));
     Trainer::new(model, &case.recipe, 1, &Device::flex()).expect("a trainer");
+}
+
+/// A tiny Twins-SVT learns some of the drawn shapes by heart.
+#[test]
+fn a_twins_learns_drawn_shapes_by_heart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let overlay: Overlay = toml::from_str(
+        r#"
+        data = "demo:30"
+        model = "twins_svt_small"
+        img_size = 16
+        epochs = 30
+        val_interval = 30
+        warmup_epochs = 2.0
+        warmup_lr = 1e-5
+        batch_size = 15
+        opt = "adamw"
+        lr = 4e-3
+        weight_decay = 0.05
+        clip_grad = 1.0
+        no_aug = true
+        smoothing = 0.0
+        crop_pct = 1.0
+        workers = 2
+        log_interval = 1
+        experiment = "run"
+
+        [model_kwargs]
+        patch_size = 2
+        embed_dims = [16, 16, 24, 32]
+        num_heads = [1, 1, 2, 2]
+        mlp_ratios = [2.0, 2.0, 2.0, 2.0]
+        depths = [1, 2, 2, 1]
+        sr_ratios = [2, 1, 1, 1]
+        wss = [4, 3, 3, 1]
+        "#,
+    )
+    .expect("a recipe");
+    let recipe = Recipe::default().with(&overlay, "test").expect("known keys");
+    let recipe = Recipe { output: folder.path().to_path_buf(), ..recipe };
+    let mut heard = Heard::default();
+    fit(&job(recipe), &mut heard).expect("a run");
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&heard.losses[..5]), mean(&heard.losses[heard.losses.len() - 5..]));
+    assert!(last < 0.5 * first, "{first} {last}");
 }

@@ -106,6 +106,19 @@ fn resize_positions(
             }
         }
     }
+    let tokens = config.num_prefix_tokens() + grid[0] * grid[1];
+    let keys: Vec<String> =
+        tensors.names().filter(|key| key.ends_with("relative_key_table")).map(str::to_string).collect();
+    for key in keys.into_iter().filter(|_| config.pos_embed.is_key()) {
+        if let Some(table) = tensors.get(&key)
+            && let [rows, width] = *table.shape()
+            && rows % 2 == 1
+            && rows != 2 * tokens - 1
+        {
+            let offsets = clipped_offsets(&table.to_f64(), width, tokens);
+            put(tensors, &key, host(&[2 * tokens - 1, width], &offsets));
+        }
+    }
     let extra = if config.num_prefix_tokens() > 0 { 3 } else { 0 };
     let biases: Vec<String> = tensors
         .names()
@@ -128,6 +141,15 @@ fn resize_positions(
             put(tensors, &key, host(&[rows, heads], &resized));
         }
     }
+}
+
+/// Keys of offsets `[rows, width]` for sequences of `tokens`: those of the offsets that occur. Offsets that the table does
+/// not reach get the key of its end, as in a forward pass.
+fn clipped_offsets(table: &[f64], width: usize, tokens: usize) -> Vec<f64> {
+    let keys: Vec<&[f64]> = table.chunks_exact(width.max(1)).collect();
+    let (middle, most) = ((keys.len() / 2) as i64, tokens as i64 - 1);
+    let row = |offset: i64| keys[(middle + offset).clamp(0, 2 * middle) as usize];
+    (-most..=most).flat_map(row).copied().collect()
 }
 
 fn host(shape: &[usize], values: &[f64]) -> HostTensor {

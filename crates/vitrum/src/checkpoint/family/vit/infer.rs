@@ -1,6 +1,7 @@
 //! Infers a configuration from tensors alone.
 
 use super::Inferred;
+use crate::checkpoint::family::maps::Shapes;
 use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::Converted;
 use crate::checkpoint::{LoadError, TensorMap};
@@ -224,8 +225,27 @@ fn positions(
         })?;
         config.no_embed_class = prefix > 0 && prefix_rows == 0;
         config.img_size = image(map, grid, patch)?;
+    } else if let Some((kind, key)) = key_table(map) {
+        config.pos_embed = kind;
+        let [rows, _] = shapes.get(key)?;
+        let prefix = config.num_prefix_tokens();
+        let known = if hinted { Some(config.grid()).filter(|[h, w]| h * w > 0) } else { None };
+        let tokens = rows.div_ceil(2);
+        let grid = split_rows(tokens, prefix, known).filter(|&(in_front, _)| in_front == prefix);
+        let (_, grid) = grid.ok_or_else(|| {
+            let reason = format!("{tokens} tokens are not a square grid plus {prefix} prefix tokens");
+            LoadError::tensor(&map.path, key, reason)
+        })?;
+        config.img_size = image(map, grid, patch)?;
     } else {
         position_without_table(config, map);
+        let convolutions = Shapes(map).count("pos_block.{}.proj.0.weight", 0);
+        if convolutions > 0 && config.cpe_blocks.len() != convolutions {
+            config.cpe_blocks = (0..convolutions).collect();
+            notes.push(format!(
+                "the tensors do not show which blocks the positions follow (cpe_blocks); the first {convolutions} are assumed"
+            ));
+        }
         if let Some(network) = network(map, "fc1") {
             let [width, _] = shapes.get(&network)?;
             config.pos_embed =
@@ -252,6 +272,15 @@ fn image(map: &TensorMap, grid: [usize; 2], patch: [usize; 2]) -> Result<[usize;
         .zip(side(1))
         .map(|(height, width)| [height, width])
         .ok_or_else(|| LoadError::tensor(&map.path, "pos_embed", "the image size overflows"))
+}
+
+/// The encoding with keys of offsets, and the name of its first table.
+fn key_table(map: &TensorMap) -> Option<(PosEmbed, &'static str)> {
+    let tables = [
+        (PosEmbed::RelKey, "blocks.0.attn.rel_pos.relative_key_table"),
+        (PosEmbed::RelKeyShared, "shared_rel_pos.relative_key_table"),
+    ];
+    tables.into_iter().find(|(_, key)| map.contains(key))
 }
 
 /// Sets a position encoding without a `pos_embed` table.
