@@ -288,7 +288,7 @@ impl Pit {
         };
         let is_last = [stage + 1, block + 1] == [self.transformers.len(), blocks.len()];
         let read = (is_for_head && is_last).then_some(x.prefix);
-        let args = BlockArgs { grid: x.rows_columns(), shared_bias: None, read };
+        let args = BlockArgs { grid: x.rows_columns(), shared_bias: None, shared_keys: None, read };
         let tokens = blocks[block].forward(
             x.tokens,
             args,

@@ -221,6 +221,7 @@ impl T2tConfig {
             prefix_tokens: 1,
             dim: self.embed_dim,
             num_heads: self.num_heads,
+            head_dim: self.embed_dim / self.num_heads,
             rel_pos_dim: 1,
             resize: self.pos_resize,
         };
@@ -331,7 +332,7 @@ impl TokenTransformer {
         let qkv = self.attn.qkv.forward(x);
         let e = qkv.dims()[2] / 3;
         let v = qkv.clone().narrow(2, 2 * e, e);
-        let args = BlockArgs { grid, shared_bias: None, read: None };
+        let args = BlockArgs { grid, shared_bias: None, shared_keys: None, read: None };
         let y = self.attn.context(qkv, args, &mut Within::new(watch, format_args!("attn")));
         let x = watch.tokens(format_args!("attn"), v + self.attn.proj.forward(y));
         let y = watch.tokens(format_args!("norm2"), self.norm2.forward(x.clone()));
@@ -439,7 +440,7 @@ impl T2t {
     /// Block `index`. Behind the last one a head reads only the class token.
     fn block(&self, index: usize, x: Level, is_for_head: bool, watch: &mut dyn Observer) -> Level {
         let read = (is_for_head && index + 1 == self.blocks.len()).then_some(1);
-        let args = BlockArgs { grid: x.rows_columns(), shared_bias: None, read };
+        let args = BlockArgs { grid: x.rows_columns(), shared_bias: None, shared_keys: None, read };
         let tokens = self.blocks[index].forward(
             x.tokens,
             args,

@@ -165,6 +165,7 @@ impl TwinsConfig {
             attn_drop: self.attn_drop_rate,
             proj_drop: self.proj_drop_rate,
             norm_eps: self.norm_eps,
+            scale: None,
         }
     }
 }
