@@ -18,8 +18,11 @@ pub mod observe;
 pub mod patch_embed;
 pub mod pool;
 pub mod position;
+pub mod qkv;
 pub mod resample;
+pub mod rope;
 pub mod squeeze_excite;
+pub mod swiglu;
 pub mod tokens;
 
 use burn::module::{Param, ParamId};

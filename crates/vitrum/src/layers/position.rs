@@ -1,8 +1,9 @@
 //! Position encodings (ViT paper, appendix D.4, and later ones).
 //!
-//! A [`Position`] acts in up to three places: on the tokens ([`add`](Position::add)), on the attention scores
-//! ([`bias`](Position::bias)), and after a block ([`between`](Position::between)). Each encoding uses the place it
-//! needs. Its parameters are at the top level of the checkpoint, as in timm.
+//! A [`Position`] acts in up to four places: on the tokens ([`add`](Position::add)), on the attention scores
+//! ([`bias`](Position::bias)), on queries and keys ([`rotation`](Position::rotation)), and after a block
+//! ([`between`](Position::between)). Each encoding uses the places it needs. Its parameters are at the top level of the
+//! checkpoint, as in timm.
 
 use burn::module::{Module, Param};
 use burn::nn::PaddingConfig2d;
@@ -11,9 +12,11 @@ use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::attention::BlockBias;
 use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
+use super::rope::{Rope, RopeConfig, Rotation};
 use super::tokens::split;
 use super::{Linear, lazy, parameter};
 
@@ -95,6 +98,12 @@ pub struct PositionConfig {
     pub rel_pos_dim: usize,
     /// How tables are resized to another grid.
     pub resize: PosResize,
+    /// Beside `kind`: a table of relative biases for each block, under BEiT's name.
+    pub block_table: bool,
+    /// Beside `kind`: a table for all blocks, under BEiT's name.
+    pub shared_table: bool,
+    /// Beside `kind`: rotations of queries and keys.
+    pub rope: Option<RopeConfig>,
 }
 
 /// A position encoding. Its fields are keys at the top level of the checkpoint.
@@ -110,6 +119,10 @@ pub struct Position {
     pub pos_embed_prefix: Option<Param<Tensor<3>>>,
     /// One relative bias for all blocks.
     pub shared_rel_pos: Option<RelPos>,
+    /// The same under BEiT's name.
+    pub rel_pos_bias: Option<RelPosBias>,
+    /// Rotations of queries and keys.
+    pub rope: Option<Rope>,
     /// Convolutions on the token grid; index `i` acts after block `i`.
     pub pos_block: Vec<PosConv>,
     #[module(skip)]
@@ -141,6 +154,8 @@ impl Position {
             pos_embed_prefix: (learned_2d && prefix_rows > 0)
                 .then(|| parameter([1, prefix_rows, dim], device)),
             shared_rel_pos: kind.is_shared().then(|| RelPos::of(&config, device)),
+            rel_pos_bias: config.shared_table.then(|| RelPosBias::of(&config, device)),
+            rope: config.rope.map(|rope| Rope::new(rope, device)),
             pos_block: (kind == PosEmbed::Cpe).then(|| PosConv::new(dim, device)).into_iter().collect(),
             config,
         }
@@ -177,7 +192,21 @@ impl Position {
 
     /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
-        self.shared_rel_pos.as_ref().map(|rel_pos| rel_pos.bias(grid))
+        match (&self.shared_rel_pos, &self.rel_pos_bias) {
+            (Some(rel_pos), _) => Some(rel_pos.bias(grid)),
+            (None, Some(table)) => Some(table.bias(grid)),
+            (None, None) => None,
+        }
+    }
+
+    /// The rotation of queries and keys in all blocks, for tokens like `x`.
+    pub fn rotation(&self, grid: [usize; 2], x: &Tensor<3>) -> Option<Rotation> {
+        self.rope.as_ref()?.shared(grid, x.dtype(), &x.device())
+    }
+
+    /// The rotation of block `index`, if each block has its own.
+    pub fn rotation_of(&self, index: usize, grid: [usize; 2]) -> Option<Rotation> {
+        self.rope.as_ref()?.of_block(index, grid)
     }
 
     /// The tokens `[B, T, D]` after block `index`, if the encoding acts there; else `None`.
@@ -191,9 +220,12 @@ impl Position {
     }
 
     /// The relative bias of one block, if the encoding has one per block.
-    pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPos> {
+    pub fn block_bias(config: &PositionConfig, device: &Device) -> BlockBias {
         let own = config.kind.is_relative() && !config.kind.is_shared();
-        own.then(|| RelPos::of(config, device))
+        BlockBias {
+            rel_pos: own.then(|| RelPos::of(config, device)),
+            table: config.block_table.then(|| RelPosBias::of(config, device)),
+        }
     }
 
     /// `[1, N, D]` on the model's grid to `[1, N', D]` on another, by a product with a fixed matrix.
