@@ -197,6 +197,10 @@ families! { ($)
     Vit: vit { VitConfig, Vit },
     /// DeiT with its distillation token.
     Deit: deit { DeitConfig, Deit },
+    /// BEiT, first and second version.
+    Beit: beit { BeitConfig, Beit },
+    /// EVA, EVA-02, and Vision Transformers with rotary positions.
+    Eva: eva { EvaConfig, Eva },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
     /// RegNetX and RegNetY.

@@ -1,5 +1,6 @@
 //! The catalogue, parity with reference libraries, families.
 
+mod beit;
 mod catalogue;
 mod convnext;
 mod families;

@@ -252,6 +252,18 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "dims": [4, 6, 8, 10] {more}}}"#
         ))
     };
+    let beit = |more: &str| {
+        config(&format!(
+            r#"{{"family": "beit", "img_size": [16, 24], "patch_size": [8, 8], "num_classes": 5, "embed_dim": 16,
+                "depth": 2, "num_heads": 2, "use_abs_pos_emb": false, "init_values": 0.1 {more}}}"#
+        ))
+    };
+    let eva = |more: &str| {
+        config(&format!(
+            r#"{{"family": "eva", "img_size": [16, 24], "patch_size": [8, 8], "num_classes": 5, "embed_dim": 16,
+                "depth": 2, "num_heads": 2 {more}}}"#
+        ))
+    };
     let hybrid = |backbone: &str| {
         config(&format!(
             r#"{{"family": "hybrid", "img_size": [32, 48], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
@@ -271,6 +283,29 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("ConvNeXtV2", convnext(r#", "use_grn": true, "ls_init_value": null, "conv_mlp": true"#)),
         ("hidden layer of the head", convnext(r#", "head_hidden_size": 6, "kernel_sizes": [7, 5, 3, 3]"#)),
         ("norm before pooling", convnext(r#", "head_norm_first": true, "stem_type": "overlap""#)),
+        ("BEiT", beit(r#", "use_rel_pos_bias": true, "use_shared_rel_pos_bias": true"#)),
+        ("BEiT with SwiGLU", beit(r#", "swiglu_mlp": true, "scale_mlp": true, "global_pool": "token""#)),
+        ("EVA", eva(r#", "use_post_norm": true"#)),
+        (
+            "EVA-02",
+            eva(
+                r#", "qkv_fused": false, "swiglu_mlp": true, "scale_attn_inner": true, "use_rot_pos_emb": true"#,
+            ),
+        ),
+        (
+            "learned rotations",
+            eva(
+                r#", "attn_type": "rope", "init_values": 1e-5, "use_abs_pos_emb": false, "use_rot_pos_emb": true,
+                   "rope_type": "mixed", "rope_temperature": 10.0"#,
+            ),
+        ),
+        (
+            "DINOv3",
+            eva(
+                r#", "num_reg_tokens": 2, "use_rot_pos_emb": true, "rope_type": "dinov3", "rope_rotate_half": true,
+                   "swiglu_mlp": true, "swiglu_align_to": 8, "use_fc_norm": false"#,
+            ),
+        ),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
