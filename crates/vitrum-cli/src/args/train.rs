@@ -35,7 +35,7 @@ cifar-100-binary, MNIST idx(.gz) files, a .tar of class folders, WebDataset shar
 Values come from the defaults, then the files of -c in order, then the flags; later ones override.\n\
 Recipes that are built in: demo, cifar/cifar10_test_vit_patch4, cifar/cifar10_vit_tiny_patch4,\n\
 cifar/cifar100_vit_tiny_patch4, cifar/cifar10_resnet_64, cifar/cifar10_deit_64,\n\
-finetune/small_folder, finetune/linear_probe, finetune/bit_hyperrule,\n\
+finetune/small_folder, finetune/linear_probe, finetune/bit_hyperrule, finetune/beit_base,\n\
 imagenet/resnet50, imagenet/resnet50_a2, imagenet/regnety_040, imagenet/convnext_tiny, imagenet/swin_tiny,\n\
 imagenet/twins_svt_base, imagenet/cpvt_tiny,\n\
 imagenet/hybrid_r26_s32_300ep, imagenet/deit_small, imagenet/deit_small_distilled,\n\

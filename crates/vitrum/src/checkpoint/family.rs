@@ -3,9 +3,11 @@
 //! A family's module names its tensors in each library, infers a configuration from tensors, fits tensors to other
 //! sizes, and reads and writes other libraries' configurations.
 
+mod beit;
 mod bit;
 mod convnext;
 mod deit;
+mod eva;
 mod hybrid;
 mod ladder;
 mod maps;

@@ -5,9 +5,12 @@ use burn::tensor::{Device, Tensor};
 
 use super::Linear;
 use super::drop::{dropout, training};
+use super::names::Flat;
 use super::norm::LayerNorm;
 use super::observe::Observer;
-use super::position::{RelKeys, RelPos};
+use super::position::{RelKeys, RelPos, RelPosBias};
+use super::qkv::{Qkv, QkvForm};
+use super::rope::Rotation;
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -18,20 +21,44 @@ pub struct AttentionConfig {
     pub num_heads: usize,
     /// `E`: width of a head; `D / A` unless a model says otherwise.
     pub head_dim: usize,
-    /// Bias on the fused query, key, value projection.
+    /// How queries, keys and values come from tokens.
+    pub qkv: QkvForm,
+    /// Bias on the query, key, value projection.
     pub qkv_bias: bool,
     /// LayerNorm on queries and keys, per head.
     pub qk_norm: bool,
+    /// LayerNorm between attention and the output projection (sub-LN, arXiv:2210.06423).
+    pub scale_norm: bool,
     /// Bias on the output projection.
     pub proj_bias: bool,
     /// Dropout on the attention weights.
     pub attn_drop: f64,
     /// Dropout after the output projection.
     pub proj_drop: f64,
-    /// Epsilon of the query and key norms.
+    /// Epsilon of the norms.
     pub norm_eps: f64,
     /// Factor on the scores; `None`: `1 / sqrt(E)`.
     pub scale: Option<f64>,
+}
+
+impl AttentionConfig {
+    /// Heads of `D / A` each, one projection with a bias, no norms, no dropout, an epsilon of 1e-6.
+    pub fn new(dim: usize, num_heads: usize) -> Self {
+        Self {
+            dim,
+            num_heads,
+            head_dim: dim / num_heads,
+            qkv: QkvForm::Fused,
+            qkv_bias: true,
+            qk_norm: false,
+            scale_norm: false,
+            proj_bias: true,
+            attn_drop: 0.0,
+            proj_drop: 0.0,
+            norm_eps: 1e-6,
+            scale: None,
+        }
+    }
 }
 
 /// Arguments of a block beside its tokens.
@@ -43,21 +70,36 @@ pub struct BlockArgs<'a> {
     pub shared_bias: Option<&'a Tensor<4>>,
     /// Keys of offsets, shared by all blocks.
     pub shared_keys: Option<&'a RelKeys>,
+    /// The rotation of queries and keys by their positions.
+    pub rotation: Option<&'a Rotation>,
     /// Compute only the first n tokens of this block's output; `None`: all.
     pub read: Option<usize>,
+}
+
+/// The relative position bias of one block: one of the two, or none.
+#[derive(Debug, Default)]
+pub struct BlockBias {
+    /// Under timm's usual name.
+    pub rel_pos: Option<RelPos>,
+    /// Under BEiT's name.
+    pub table: Option<RelPosBias>,
 }
 
 /// `softmax(scale q kᵀ + bias) v`, then a projection. The scale is usually `1 / sqrt(E)`.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `D -> 3·A·E`: queries of all heads, then keys, then values.
-    pub qkv: Linear,
+    pub qkv: Flat<Qkv>,
     /// Norm of queries, over `E`.
     pub q_norm: Option<LayerNorm>,
     /// Norm of keys, over `E`.
     pub k_norm: Option<LayerNorm>,
     /// This block's relative position bias.
     pub rel_pos: Option<RelPos>,
+    /// The same under BEiT's name, `relative_position_bias_table`.
+    pub table: Option<Flat<RelPosBias>>,
+    /// Norm between attention and the output projection, over `A·E`.
+    pub norm: Option<LayerNorm>,
     /// `A·E -> D`.
     pub proj: Linear,
     num_heads: usize,
@@ -66,17 +108,27 @@ pub struct Attention {
     proj_drop: f64,
 }
 
+impl<'a> BlockArgs<'a> {
+    /// Arguments of a block that computes all tokens and has no positions but its own.
+    pub fn new(grid: [usize; 2]) -> Self {
+        Self { grid, shared_bias: None, shared_keys: None, rotation: None, read: None }
+    }
+}
+
 impl Attention {
-    /// An attention layer; `rel_pos` is the relative position bias of this block, if any.
-    pub fn new(config: &AttentionConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
+    /// An attention layer; `bias` has the relative position bias of this block, if any.
+    pub fn new(config: &AttentionConfig, bias: BlockBias, device: &Device) -> Self {
         let AttentionConfig { dim, num_heads, head_dim, norm_eps, .. } = *config;
+        let BlockBias { rel_pos, table } = bias;
         let inner = num_heads * head_dim;
         let head_norm = || config.qk_norm.then(|| LayerNorm::new(head_dim, norm_eps, device));
         Self {
-            qkv: Linear::new(dim, 3 * inner, config.qkv_bias, device),
+            qkv: Flat::new(Qkv::new(dim, inner, config.qkv, config.qkv_bias, device)),
             q_norm: head_norm(),
             k_norm: head_norm(),
             rel_pos,
+            table: table.map(Flat::new),
+            norm: config.scale_norm.then(|| LayerNorm::new(inner, norm_eps, device)),
             proj: Linear::new(inner, dim, config.proj_bias, device),
             num_heads,
             scale: config.scale.unwrap_or((head_dim as f64).powf(-0.5)),
@@ -110,13 +162,34 @@ impl Attention {
     /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
     pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3·A·E]
-        let queries = || self.queries(&qkv);
-        let bias = match (&self.rel_pos, args.shared_keys) {
-            (Some(rel_pos), _) => Some(rel_pos.bias(args.grid, queries)), // [1 or B, A, T, T]
-            (None, Some(keys)) => Some(keys.bias(queries())),
-            (None, None) => args.shared_bias.cloned(),
+        let qkv = match args.rotation {
+            Some(rotation) => rotation.turn(qkv, self.num_heads),
+            None => qkv,
         };
-        self.attend(qkv, bias, args, watch) // [B, T, A·E]
+        let bias = self.bias(&qkv, args);
+        let context = self.attend(qkv, bias, args, watch); // [B, T, A·E]
+        match &self.norm {
+            Some(norm) => watch.tokens(format_args!("norm"), norm.forward(context)),
+            None => context,
+        }
+    }
+
+    /// The bias on the scores, `[1 or B, A, T, T]`: this block's, or that of all blocks, or their sum.
+    fn bias(&self, qkv: &Tensor<3>, args: BlockArgs) -> Option<Tensor<4>> {
+        let queries = || self.queries(qkv);
+        let own = match (&self.rel_pos, &self.table) {
+            (Some(rel_pos), _) => Some(rel_pos.bias(args.grid, queries)),
+            (None, Some(table)) => Some(table.bias(args.grid)),
+            (None, None) => None,
+        };
+        let shared = match args.shared_keys {
+            Some(keys) => Some(keys.bias(queries())),
+            None => args.shared_bias.cloned(),
+        };
+        match (own, shared) {
+            (Some(own), Some(shared)) => Some(own + shared),
+            (own, shared) => own.or(shared),
+        }
     }
 
     /// Scaled queries, `[B, A, T, E]`.
@@ -124,7 +197,7 @@ impl Attention {
         let ([b, t, d3], a) = (qkv.dims(), self.num_heads);
         let e = d3 / 3 / a;
         let queries = qkv.clone().narrow(2, 0, d3 / 3).reshape([b, t, a, e]).swap_dims(1, 2);
-        queries * (e as f64).powf(-0.5)
+        queries * self.scale
     }
 
     /// Fused, unless the observer wants the weights or dropout acts on them.

@@ -3,15 +3,13 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use vitrum_kernels::Activation::Identity;
 use vitrum_kernels::{AfterAttention, after_attention_packed};
 
-use super::attention::{Attention, AttentionConfig, BlockArgs};
+use super::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
 use super::drop::{drop_path, training};
-use super::mlp::{Activation, Mlp};
+use super::mlp::{BlockMlp, MlpConfig};
 use super::norm::LayerNorm;
 use super::observe::{Observer, Within};
-use super::position::RelPos;
 use super::{Linear, parameter};
 
 /// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
@@ -19,16 +17,6 @@ use super::{Linear, parameter};
 pub struct LayerScale {
     /// `[D]`.
     pub gamma: Param<Tensor<1>>,
-}
-
-impl LayerScale {
-    /// `[B, T, D] -> [B, T, D]`.
-    ///
-    /// # Panics
-    /// If the width is not `D`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        x * self.gamma.val().unsqueeze()
-    }
 }
 
 /// Where the norms of a block stand, as configurations say it.
@@ -53,21 +41,38 @@ pub enum NormPlace {
     Sum,
 }
 
+/// The gains of a block's branches (LayerScale), and how they are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gains {
+    /// No gains.
+    #[default]
+    None,
+    /// As modules: `ls1.gamma`, `ls2.gamma`.
+    Modules,
+    /// As vectors: `gamma_1`, `gamma_2` (BEiT, EVA).
+    Vectors,
+}
+
 /// How a [`Block`] is built.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
     /// The attention of the block.
     pub attention: AttentionConfig,
-    /// `F`.
-    pub mlp_hidden: usize,
-    /// Non-linearity of the MLP.
-    pub act: Activation,
+    /// The MLP of the block.
+    pub mlp: MlpConfig,
     /// Gains on both branches.
-    pub layer_scale: bool,
+    pub gains: Gains,
     /// Where the norms stand.
     pub norms: NormPlace,
     /// Probability of dropping a branch.
     pub drop_path: f64,
+}
+
+impl BlockConfig {
+    /// A block without gains and dropped branches, with its norms before the branches.
+    pub fn new(attention: AttentionConfig, mlp: MlpConfig) -> Self {
+        Self { attention, mlp, gains: Gains::None, norms: NormPlace::Before, drop_path: 0.0 }
+    }
 }
 
 /// A pre-norm encoder layer (paper, equations 2 and 3): `z' = z + MSA(LN(z))`, `z = z' + MLP(LN(z'))`.
@@ -83,29 +88,37 @@ pub struct Block {
     pub attn: Attention,
     /// Gain on attention.
     pub ls1: Option<LayerScale>,
+    /// Gain on attention, `[D]`, under BEiT's name.
+    pub gamma_1: Option<Param<Tensor<1>>>,
     /// The norm of the MLP, before or after it.
     pub norm2: LayerNorm,
     /// The MLP.
-    pub mlp: Mlp,
+    pub mlp: BlockMlp,
     /// Gain on the MLP.
     pub ls2: Option<LayerScale>,
+    /// Gain on the MLP, `[D]`, under BEiT's name.
+    pub gamma_2: Option<Param<Tensor<1>>>,
     #[module(skip)]
     norms: NormPlace,
     drop_path: f64,
 }
 
 impl Block {
-    /// A block; `rel_pos` is the relative position bias of this block, if any.
-    pub fn new(config: &BlockConfig, rel_pos: Option<RelPos>, device: &Device) -> Self {
+    /// A block; `bias` has the relative position bias of this block, if any.
+    pub fn new(config: &BlockConfig, bias: BlockBias, device: &Device) -> Self {
         let AttentionConfig { dim, norm_eps, proj_bias, proj_drop, .. } = config.attention;
-        let scale = || config.layer_scale.then(|| LayerScale { gamma: parameter([dim], device) });
+        let scale =
+            || (config.gains == Gains::Modules).then(|| LayerScale { gamma: parameter([dim], device) });
+        let gamma = || (config.gains == Gains::Vectors).then(|| parameter([dim], device));
         Self {
             norm1: LayerNorm::new(dim, norm_eps, device),
-            attn: Attention::new(&config.attention, rel_pos, device),
+            attn: Attention::new(&config.attention, bias, device),
             ls1: scale(),
+            gamma_1: gamma(),
             norm2: LayerNorm::new(dim, norm_eps, device),
-            mlp: Mlp::new(dim, config.mlp_hidden, config.act, proj_bias, proj_drop, device),
+            mlp: BlockMlp::new(&config.mlp, dim, proj_bias, proj_drop, norm_eps, device),
             ls2: scale(),
+            gamma_2: gamma(),
             norms: config.norms,
             drop_path: config.drop_path,
         }
@@ -120,8 +133,9 @@ impl Block {
         if !watch.wants_tokens() && self.norms == NormPlace::Before && !training(&x) {
             return self.answer(x, args, watch);
         }
-        let attn = Branch { name: "attn", norm: ("norm1", &self.norm1), gain: ("ls1", &self.ls1) };
-        let mlp = Branch { name: "mlp", norm: ("norm2", &self.norm2), gain: ("ls2", &self.ls2) };
+        let [gain1, gain2] = self.gains();
+        let attn = Branch { name: "attn", norm: ("norm1", &self.norm1), gain: gain1 };
+        let mlp = Branch { name: "mlp", norm: ("norm2", &self.norm2), gain: gain2 };
         let x = self.add(attn, x, args.read, watch, |y, watch| self.attn.forward(y, args, watch));
         let x = self.add(mlp, x, None, watch, |y, _| self.mlp.forward(y));
         watch.tokens(format_args!(""), x)
@@ -137,7 +151,7 @@ impl Block {
         watch: &mut dyn Observer,
         f: impl FnOnce(Tensor<3>, &mut dyn Observer) -> Tensor<3>,
     ) -> Tensor<3> {
-        let Branch { name, norm: (norm_name, norm), gain: (gain_name, gain) } = branch;
+        let Branch { name, norm: (norm_name, norm), gain } = branch;
         let norm = |x, place, watch: &mut dyn Observer| match self.norms == place {
             true => watch.tokens(format_args!("{norm_name}"), norm.forward(x)),
             false => x,
@@ -147,7 +161,10 @@ impl Block {
         let y = watch.tokens(format_args!("{name}"), y);
         let y = norm(y, NormPlace::Branch, watch);
         let y = match gain {
-            Some(gain) => watch.tokens(format_args!("{gain_name}"), gain.forward(y)),
+            Some((Some(gain_name), gamma)) => {
+                watch.tokens(format_args!("{gain_name}"), y * gamma.unsqueeze())
+            }
+            Some((None, gamma)) => y * gamma.unsqueeze(),
             None => y,
         };
         norm(first(x, read) + drop_path(y, self.drop_path), NormPlace::Sum, watch)
@@ -156,36 +173,45 @@ impl Block {
     /// The same pass without an observer of tokens and without dropout: the last product of each branch adds the
     /// residual.
     fn answer(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        let gain = |scale: &Option<LayerScale>| scale.as_ref().map(|scale| scale.gamma.val());
-        let qkv = self.attn.qkv.after(&self.norm1, x.clone(), Identity);
+        let qkv = self.attn.qkv.after(&self.norm1, x.clone());
         let context = self.attn.context(qkv, args, &mut Within::new(watch, format_args!("attn")));
         let x = first(x, args.read);
-        let gains = [gain(&self.ls1), gain(&self.ls2)];
+        let gains = self.gains().map(|gain| gain.map(|(_, gamma)| gamma));
         if let Some(layers) = self.after_attention() {
             let LayerNorm { weight, bias, .. } = &self.norm2;
             return after_attention_packed(context, x, weight.val(), bias.val(), &layers, gains);
         }
         let [gain1, gain2] = gains;
         let x = self.attn.proj.add_to(x, context, gain1);
-        let y = self.norm2.forward(x.clone());
-        self.mlp.add(x, y, gain2)
+        self.mlp.add_after(x.clone(), &self.norm2, x, gain2)
     }
 
-    /// The linear layers with their names.
-    pub fn linears(&self) -> [(&'static str, &Linear); 4] {
+    /// The gains of attention and MLP, `[D]`, with the names of their modules if they have one.
+    fn gains(&self) -> [Option<(Option<&'static str>, Tensor<1>)>; 2] {
+        let gain = |name, scale: &Option<LayerScale>, gamma: &Option<Param<Tensor<1>>>| match (scale, gamma) {
+            (Some(scale), _) => Some((Some(name), scale.gamma.val())),
+            (None, Some(gamma)) => Some((None, gamma.val())),
+            (None, None) => None,
+        };
+        [gain("ls1", &self.ls1, &self.gamma_1), gain("ls2", &self.ls2, &self.gamma_2)]
+    }
+
+    /// The linear layers with their names, in execution order.
+    pub fn linears(&self) -> Vec<(&'static str, &Linear)> {
         let Self { attn, mlp, .. } = self;
-        [("attn.qkv", &attn.qkv), ("attn.proj", &attn.proj), ("mlp.fc1", &mlp.fc1), ("mlp.fc2", &mlp.fc2)]
+        let mut layers = attn.qkv.linears();
+        layers.push(("attn.proj", &attn.proj));
+        layers.extend(mlp.linears());
+        layers
     }
 
     /// [`linears`](Block::linears), mutable.
-    pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
+    pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
         let Self { attn, mlp, .. } = self;
-        [
-            ("attn.qkv", &mut attn.qkv),
-            ("attn.proj", &mut attn.proj),
-            ("mlp.fc1", &mut mlp.fc1),
-            ("mlp.fc2", &mut mlp.fc2),
-        ]
+        let mut layers = attn.qkv.linears_mut();
+        layers.push(("attn.proj", &mut attn.proj));
+        layers.extend(mlp.linears_mut());
+        layers
     }
 
     /// The layers after attention, if all of them are packed and the heads together are as wide as a token.
@@ -195,11 +221,11 @@ impl Block {
     }
 }
 
-/// One of the two branches of a block: the names of its parts, its norm, and its gain.
+/// One of the two branches of a block: the names of its parts, its norm, and its gain. Not every gain has a name.
 struct Branch<'a> {
     name: &'a str,
     norm: (&'a str, &'a LayerNorm),
-    gain: (&'a str, &'a Option<LayerScale>),
+    gain: Option<(Option<&'static str>, Tensor<1>)>,
 }
 
 /// The first `tokens` tokens; `None`: all.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
 use super::names::{Key, Map, map};
+use super::rope::mixed_frequencies;
 
 /// The initialisation of a fresh model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,14 @@ pub enum Draw {
     /// A matrix whose rows have this length and are orthogonal to each other; its columns, if it has more rows than
     /// columns (torch's `orthogonal_`).
     Orthogonal(f64),
+    /// Frequencies of mixed rotary positions: for each head two progressions from this temperature, at right angles, in
+    /// a random direction.
+    Rotary {
+        /// `E`.
+        head_dim: usize,
+        /// Base of the progressions.
+        temperature: f64,
+    },
 }
 
 /// The rule for a parameter's first value, from its key and its shape in memory (`[d_in, d_out]` for a linear
@@ -195,14 +204,21 @@ impl WeightInit {
         if let Some(key) = key.strip_prefix("attn.rel_pos.") {
             return self.relative_positions(key, shape);
         }
+        match key {
+            "gamma_1" | "gamma_2" => return Some(Draw::Constant(init.layer_scale)),
+            "attn.q_bias" | "attn.v_bias" | "attn.relative_position_bias_table" => {
+                return Some(Draw::Constant(0.0));
+            }
+            _ => {}
+        }
         let (layer, part) = key.rsplit_once('.')?;
         match layer {
             "norm1" | "norm2" if part == "weight" => Some(Draw::Constant(init.norm)),
-            "norm1" | "norm2" | "attn.q_norm" | "attn.k_norm" => norm(part),
+            "norm1" | "norm2" | "attn.q_norm" | "attn.k_norm" | "attn.norm" | "mlp.norm" => norm(part),
             "ls1" | "ls2" if part == "gamma" => Some(Draw::Constant(init.layer_scale)),
             "attn.qkv" => self.qkv(part, shape),
-            "attn.proj" => self.linear(part, shape),
-            "mlp.fc1" | "mlp.fc2" => self.mlp(part, shape),
+            "attn.q_proj" | "attn.k_proj" | "attn.v_proj" | "attn.proj" => self.linear(part, shape),
+            "mlp.fc1" | "mlp.fc1_g" | "mlp.fc1_x" | "mlp.fc2" => self.mlp(part, shape),
             _ => None,
         }
     }
@@ -248,6 +264,10 @@ fn sample(draw: Draw, shape: &[usize], seed: u64, name: &str) -> Vec<f64> {
             let mut rng = rng;
             let mut within = || std::iter::repeat_with(|| unit_normal(&mut rng)).find(|x| x.abs() <= cut);
             (0..n).map(|_| within().expect("an endless row") * deviation).collect()
+        }
+        Draw::Rotary { head_dim, temperature } => {
+            let full_turn = |rng: &mut ChaCha8Rng| rng.random::<f64>() * std::f64::consts::TAU;
+            mixed_frequencies(&drawn(rng, n / head_dim.max(1), 2, full_turn), head_dim, temperature)
         }
         Draw::Uniform(bound) => drawn(rng, n, 2, |rng| (rng.random::<f64>() * 2.0 - 1.0) * bound),
         Draw::Orthogonal(length) => {

@@ -21,6 +21,9 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     prepared: Option<Prepared>,
+    /// A bias that the module around this layer holds, for prepared forms.
+    #[module(skip)]
+    outer_bias: Option<Vec<f32>>,
 }
 
 /// A weight prepared for forward passes without gradients. It is made from final values: training and loading
@@ -143,7 +146,12 @@ impl Linear {
     }
 
     fn bias_values(&self) -> Option<Vec<f32>> {
-        self.bias.as_ref().map(|bias| floats(bias.val()))
+        self.bias.as_ref().map(|bias| floats(bias.val())).or_else(|| self.outer_bias.clone())
+    }
+
+    /// Sets the bias `[d_out]` that prepared forms hold if this layer has none: the module around it holds one.
+    pub(super) fn set_outer_bias(&mut self, bias: &Tensor<1>) {
+        self.outer_bias = Some(floats(bias.clone()));
     }
 }
 
@@ -158,6 +166,7 @@ impl Linear {
             weight: Initializer::Zeros.init_with([d_in, d_out], Some(d_in), Some(d_out), device),
             bias: bias.then(|| parameter([d_out], device)),
             prepared: None,
+            outer_bias: None,
         }
     }
 

@@ -19,9 +19,12 @@ pub mod patch_embed;
 pub mod performer;
 pub mod pool;
 pub mod position;
+pub mod qkv;
 pub mod reduced_attention;
 pub mod resample;
+pub mod rope;
 pub mod squeeze_excite;
+pub mod swiglu;
 pub mod tokens;
 pub mod window;
 

@@ -1,18 +1,21 @@
 //! Position encodings (ViT paper, appendix D.4, and later ones).
 //!
-//! A [`Position`] acts in up to three places: on the tokens ([`add`](Position::add)), on the attention scores
-//! ([`bias`](Position::bias), [`keys`](Position::keys)), and after a block ([`between`](Position::between)). Each encoding uses the place it
-//! needs. Its parameters are at the top level of the checkpoint, as in timm.
+//! A [`Position`] acts in up to four places: on the tokens ([`add`](Position::add)), on the attention scores
+//! ([`bias`](Position::bias), [`keys`](Position::keys)), on queries and keys ([`rotation`](Position::rotation)), and after a
+//! block ([`between`](Position::between)). Each encoding uses the places it needs. Its parameters are at the top level of the
+//! checkpoint, as in timm.
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::attention::BlockBias;
 use super::conv::{Conv, ConvConfig, Maps};
 use super::drop::dropout;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
+use super::rope::{Rope, RopeConfig, Rotation};
 use super::tokens::split;
 use super::{Linear, lazy, parameter};
 
@@ -107,6 +110,12 @@ pub struct PositionConfig {
     pub rel_pos_dim: usize,
     /// How tables are resized to another grid.
     pub resize: PosResize,
+    /// Beside `kind`: a table of relative biases for each block, under BEiT's name.
+    pub block_table: bool,
+    /// Beside `kind`: a table for all blocks, under BEiT's name.
+    pub shared_table: bool,
+    /// Beside `kind`: rotations of queries and keys.
+    pub rope: Option<RopeConfig>,
 }
 
 /// A position encoding. Its fields are keys at the top level of the checkpoint.
@@ -122,6 +131,10 @@ pub struct Position {
     pub pos_embed_prefix: Option<Param<Tensor<3>>>,
     /// One relative bias for all blocks.
     pub shared_rel_pos: Option<RelPos>,
+    /// The same under BEiT's name.
+    pub rel_pos_bias: Option<RelPosBias>,
+    /// Rotations of queries and keys.
+    pub rope: Option<Rope>,
     /// Convolutions on the token grid, in the order of their blocks.
     pub pos_block: Vec<PosConv>,
     /// The block that each of them follows.
@@ -157,6 +170,8 @@ impl Position {
             pos_embed_prefix: (learned_2d && prefix_rows > 0)
                 .then(|| parameter([1, prefix_rows, dim], device)),
             shared_rel_pos: kind.is_shared().then(|| RelPos::of(&config, device)),
+            rel_pos_bias: config.shared_table.then(|| RelPosBias::of(&config, device)),
+            rope: config.rope.map(|rope| Rope::new(rope, device)),
             pos_block: cpe_blocks.iter().map(|_| PosConv::new(dim, device)).collect(),
             cpe_blocks: cpe_blocks.to_vec(),
             config,
@@ -194,7 +209,21 @@ impl Position {
 
     /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
-        self.shared_rel_pos.as_ref().and_then(|rel_pos| rel_pos.of_grid(grid))
+        match (&self.shared_rel_pos, &self.rel_pos_bias) {
+            (Some(rel_pos), _) => rel_pos.of_grid(grid),
+            (None, Some(table)) => Some(table.bias(grid)),
+            (None, None) => None,
+        }
+    }
+
+    /// The rotation of queries and keys in all blocks, for tokens like `x`.
+    pub fn rotation(&self, grid: [usize; 2], x: &Tensor<3>) -> Option<Rotation> {
+        self.rope.as_ref()?.shared(grid, x.dtype(), &x.device())
+    }
+
+    /// The rotation of block `index`, if each block has its own.
+    pub fn rotation_of(&self, index: usize, grid: [usize; 2]) -> Option<Rotation> {
+        self.rope.as_ref()?.of_block(index, grid)
     }
 
     /// Keys of offsets, shared by all blocks.
@@ -215,9 +244,12 @@ impl Position {
     }
 
     /// The relative bias of one block, if the encoding has one per block.
-    pub fn block_bias(config: &PositionConfig, device: &Device) -> Option<RelPos> {
+    pub fn block_bias(config: &PositionConfig, device: &Device) -> BlockBias {
         let own = config.kind.is_relative() && !config.kind.is_shared();
-        own.then(|| RelPos::of(config, device))
+        BlockBias {
+            rel_pos: own.then(|| RelPos::of(config, device)),
+            table: config.block_table.then(|| RelPosBias::of(config, device)),
+        }
     }
 
     /// Columns in the first half of the features, rows in the second.

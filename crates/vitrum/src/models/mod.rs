@@ -201,6 +201,10 @@ families! { ($)
     Pit: pit { PitConfig, Pit },
     /// T2T-ViT: tokens of tokens.
     T2t: t2t { T2tConfig, T2t },
+    /// BEiT, first and second version.
+    Beit: beit { BeitConfig, Beit },
+    /// EVA, EVA-02, and Vision Transformers with rotary positions.
+    Eva: eva { EvaConfig, Eva },
     /// ResNet and its relatives.
     Resnet: resnet { ResNetConfig, ResNet },
     /// RegNetX and RegNetY.

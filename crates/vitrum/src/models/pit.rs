@@ -29,12 +29,12 @@ use super::network::{
 };
 use super::shapes::{Steps, Walk, held_by_block, long, product, unread};
 use super::stages::{Part, Visitor, drop_rate};
-use crate::layers::attention::{AttentionConfig, BlockArgs};
-use crate::layers::block::{Block, BlockConfig, NormPlace};
+use crate::layers::attention::{AttentionConfig, BlockArgs, BlockBias};
+use crate::layers::block::{Block, BlockConfig};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
 use crate::layers::drop::dropout;
 use crate::layers::init::{Draw, TABLE, WeightInit, norm};
-use crate::layers::mlp::Activation;
+use crate::layers::mlp::MlpConfig;
 use crate::layers::norm::LayerNorm;
 use crate::layers::observe::{Observer, Within};
 use crate::layers::position::{PosResize, resized};
@@ -153,25 +153,15 @@ impl PitConfig {
     }
 
     fn block(&self, stage: usize, block: usize) -> BlockConfig {
-        BlockConfig {
-            attention: AttentionConfig {
-                dim: self.width(stage),
-                num_heads: self.heads[stage],
-                head_dim: self.base_dims[stage],
-                qkv_bias: true,
-                qk_norm: false,
-                proj_bias: true,
-                attn_drop: self.attn_drop_rate,
-                proj_drop: self.proj_drop_rate,
-                norm_eps: EPS,
-                scale: None,
-            },
-            mlp_hidden: self.mlp_hidden(stage),
-            act: Activation::Gelu,
-            layer_scale: false,
-            norms: NormPlace::Before,
-            drop_path: drop_rate(self.drop_path_rate, &self.depth, stage, block),
-        }
+        let attention = AttentionConfig {
+            head_dim: self.base_dims[stage],
+            attn_drop: self.attn_drop_rate,
+            proj_drop: self.proj_drop_rate,
+            norm_eps: EPS,
+            ..AttentionConfig::new(self.width(stage), self.heads[stage])
+        };
+        let drop_path = drop_rate(self.drop_path_rate, &self.depth, stage, block);
+        BlockConfig { drop_path, ..BlockConfig::new(attention, MlpConfig::new(self.mlp_hidden(stage))) }
     }
 
     /// Inputs of each output of a layer with torch's first values.
@@ -288,7 +278,7 @@ impl Pit {
         };
         let is_last = [stage + 1, block + 1] == [self.transformers.len(), blocks.len()];
         let read = (is_for_head && is_last).then_some(x.prefix);
-        let args = BlockArgs { grid: x.rows_columns(), shared_bias: None, shared_keys: None, read };
+        let args = BlockArgs { read, ..BlockArgs::new(x.rows_columns()) };
         let tokens = blocks[block].forward(
             x.tokens,
             args,
@@ -462,7 +452,7 @@ impl Network for Pit {
 }
 
 /// Names the layers of the blocks of all stages.
-fn named<T>(stages: impl Iterator<Item = impl Iterator<Item = [(&'static str, T); 4]>>) -> Vec<(String, T)> {
+fn named<T>(stages: impl Iterator<Item = impl Iterator<Item = Vec<(&'static str, T)>>>) -> Vec<(String, T)> {
     let mut named = Vec::new();
     for (stage, blocks) in stages.enumerate() {
         for (block, layers) in blocks.enumerate() {
@@ -535,7 +525,7 @@ impl Config for PitConfig {
                 fc: Linear::new(self.width(stage - 1), self.width(stage), true, device),
             }),
             blocks: (0..self.depth[stage])
-                .map(|block| Block::new(&self.block(stage, block), None, device))
+                .map(|block| Block::new(&self.block(stage, block), BlockBias::default(), device))
                 .collect(),
         };
         Pit {

@@ -68,11 +68,11 @@ impl Steps {
 
 impl Steps {
     /// The steps of a [`Block`](crate::layers::block::Block) of this name on so many tokens. Its norms stand before its
-    /// branches; nothing norms queries and keys, and no bias acts on the scores.
+    /// branches; it has no other norms, no gains, two layers in its MLP, and no bias on the scores.
     pub(crate) fn block(&mut self, name: &str, config: &BlockConfig, tokens: u64) {
         let attention = &config.attention;
         let [d, a, e, f] =
-            [attention.dim, attention.num_heads, attention.head_dim, config.mlp_hidden].map(long);
+            [attention.dim, attention.num_heads, attention.head_dim, config.mlp.hidden].map(long);
         let (t, inner) = (tokens, a * e);
         let bias = |has: bool, width: u64| if has { width } else { 0 };
         let mut add = |layer: &str, what: String, shape: &[u64], params, macs| {
@@ -92,31 +92,24 @@ impl Steps {
         };
         add("attn.scores", scale, &[a, t, t], 0, product(t, inner, t));
         add("attn.context", "scores · v, heads side by side".into(), &[t, inner], 0, product(t, t, inner));
-        let (gain, what) = if config.layer_scale { (d, ", gain per channel") } else { (0, "") };
         add(
             "attn.proj",
-            format!("linear {inner} → {d}{what}"),
+            format!("linear {inner} → {d}"),
             &[t, d],
-            inner * d + bias(attention.proj_bias, d) + gain,
+            inner * d + bias(attention.proj_bias, d),
             product(t, inner, d),
         );
         add("norm2", "LayerNorm".into(), &[t, d], 2 * d, 0);
         let mlp_bias = |width| bias(attention.proj_bias, width);
         add("mlp.fc1", format!("linear {d} → {f}"), &[t, f], d * f + mlp_bias(f), product(t, d, f));
-        add(
-            "mlp.fc2",
-            format!("linear {f} → {d}{what}"),
-            &[t, d],
-            f * d + mlp_bias(d) + gain,
-            product(t, f, d),
-        );
+        add("mlp.fc2", format!("linear {f} → {d}"), &[t, d], f * d + mlp_bias(d), product(t, f, d));
     }
 }
 
 /// Multiply-accumulates that a block of this name saves if only `read` of its tokens are read: all other queries and
 /// their MLP.
 pub(crate) fn unread(steps: &[Step], block: &str, tokens: u64, read: u64) -> u64 {
-    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", "mlp.fc2"];
+    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", GATED, "mlp.fc2"];
     let of_block = |step: &&Step| {
         let layer = step.name.strip_prefix(block).and_then(|rest| rest.strip_prefix('.'));
         layer.is_some_and(|layer| by_query.contains(&layer))
@@ -125,9 +118,12 @@ pub(crate) fn unread(steps: &[Step], block: &str, tokens: u64, read: u64) -> u64
     steps.iter().filter(of_block).map(saved).fold(0, u64::saturating_add)
 }
 
+/// The step of an MLP's two gated layers.
+pub(crate) const GATED: &str = "mlp.fc1_g, fc1_x";
+
 /// The values of a block at a time: tokens in and out, and the wider of query, key and value and the MLP's hidden layer.
 pub(crate) fn held_by_block(config: &BlockConfig, tokens: u64) -> u64 {
-    let [d, f] = [config.attention.dim, config.mlp_hidden].map(long);
+    let [d, f] = [config.attention.dim, config.mlp.hidden].map(long);
     let inner = long(config.attention.num_heads * config.attention.head_dim);
     tokens.saturating_mul(2 * d + (3 * inner).max(f))
 }

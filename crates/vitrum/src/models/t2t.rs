@@ -31,12 +31,12 @@ use super::network::{
 };
 use super::shapes::{Steps, Walk, held_by_block, long, product, unread};
 use super::stages::drop_rate;
-use crate::layers::attention::{Attention, AttentionConfig, BlockArgs};
-use crate::layers::block::{Block, BlockConfig, NormPlace};
+use crate::layers::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
+use crate::layers::block::{Block, BlockConfig};
 use crate::layers::conv::Maps;
 use crate::layers::drop::dropout;
 use crate::layers::init::{BlockInit, Draw, TABLE, WeightInit, norm};
-use crate::layers::mlp::{Activation, Mlp};
+use crate::layers::mlp::{Activation, Mlp, MlpConfig};
 use crate::layers::norm::LayerNorm;
 use crate::layers::observe::{Observer, Within};
 use crate::layers::performer::{attention, widened};
@@ -170,45 +170,30 @@ impl T2tConfig {
     }
 
     fn block(&self, index: usize) -> BlockConfig {
-        let head_dim = self.embed_dim / self.num_heads;
-        BlockConfig {
-            attention: AttentionConfig {
-                dim: self.embed_dim,
-                num_heads: self.num_heads,
-                head_dim,
-                qkv_bias: self.qkv_bias,
-                qk_norm: false,
-                proj_bias: true,
-                attn_drop: self.attn_drop_rate,
-                proj_drop: self.drop_rate,
-                norm_eps: self.norm_eps,
-                scale: match self.qk_scale {
-                    QkScale::HeadDim => None,
-                    QkScale::EmbedDim => Some((self.embed_dim as f64).powf(-0.5)),
-                    QkScale::Number(scale) => Some(scale),
-                },
+        let attention = AttentionConfig {
+            qkv_bias: self.qkv_bias,
+            attn_drop: self.attn_drop_rate,
+            proj_drop: self.drop_rate,
+            norm_eps: self.norm_eps,
+            scale: match self.qk_scale {
+                QkScale::HeadDim => None,
+                QkScale::EmbedDim => Some((self.embed_dim as f64).powf(-0.5)),
+                QkScale::Number(scale) => Some(scale),
             },
-            mlp_hidden: self.mlp_hidden(),
-            act: Activation::Gelu,
-            layer_scale: false,
-            norms: NormPlace::Before,
-            drop_path: drop_rate(self.drop_path_rate, &[self.depth], 0, index),
-        }
+            ..AttentionConfig::new(self.embed_dim, self.num_heads)
+        };
+        let drop_path = drop_rate(self.drop_path_rate, &[self.depth], 0, index);
+        BlockConfig { drop_path, ..BlockConfig::new(attention, MlpConfig::new(self.mlp_hidden())) }
     }
 
     /// A layer of plain attention before the blocks. The scale is that of its input's width.
     fn token_attention(&self, width: usize) -> AttentionConfig {
         AttentionConfig {
-            dim: width,
-            num_heads: 1,
             head_dim: self.token_dim,
             qkv_bias: false,
-            qk_norm: false,
-            proj_bias: true,
-            attn_drop: 0.0,
-            proj_drop: 0.0,
             norm_eps: self.norm_eps,
             scale: Some((width as f64).powf(-0.5)),
+            ..AttentionConfig::new(width, 1)
         }
     }
 
@@ -224,6 +209,9 @@ impl T2tConfig {
             head_dim: self.embed_dim / self.num_heads,
             rel_pos_dim: 1,
             resize: self.pos_resize,
+            block_table: false,
+            shared_table: false,
+            rope: None,
         };
         fixed_table(&config, config.grid)
     }
@@ -314,7 +302,7 @@ pub struct TokenTransformer {
 impl TokenTransformer {
     fn new(config: &T2tConfig, width: usize, device: &Device) -> Self {
         let e = config.token_dim;
-        let attn = Attention::new(&config.token_attention(width), None, device);
+        let attn = Attention::new(&config.token_attention(width), BlockBias::default(), device);
         Self {
             norm1: LayerNorm::new(width, config.norm_eps, device),
             attn: attn.with_output(e, device),
@@ -332,7 +320,7 @@ impl TokenTransformer {
         let qkv = self.attn.qkv.forward(x);
         let e = qkv.dims()[2] / 3;
         let v = qkv.clone().narrow(2, 2 * e, e);
-        let args = BlockArgs { grid, shared_bias: None, shared_keys: None, read: None };
+        let args = BlockArgs::new(grid);
         let y = self.attn.context(qkv, args, &mut Within::new(watch, format_args!("attn")));
         let x = watch.tokens(format_args!("attn"), v + self.attn.proj.forward(y));
         let y = watch.tokens(format_args!("norm2"), self.norm2.forward(x.clone()));
@@ -440,7 +428,7 @@ impl T2t {
     /// Block `index`. Behind the last one a head reads only the class token.
     fn block(&self, index: usize, x: Level, is_for_head: bool, watch: &mut dyn Observer) -> Level {
         let read = (is_for_head && index + 1 == self.blocks.len()).then_some(1);
-        let args = BlockArgs { grid: x.rows_columns(), shared_bias: None, shared_keys: None, read };
+        let args = BlockArgs { read, ..BlockArgs::new(x.rows_columns()) };
         let tokens = self.blocks[index].forward(
             x.tokens,
             args,
@@ -552,7 +540,7 @@ impl Network for T2t {
     }
 }
 
-fn named<T>(block: usize, layers: [(&'static str, T); 4]) -> impl Iterator<Item = (String, T)> {
+fn named<T>(block: usize, layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
     layers.into_iter().map(move |(name, layer)| (format!("blocks.{block}.{name}"), layer))
 }
 
@@ -618,7 +606,9 @@ impl Config for T2tConfig {
                 let dtype = device.settings().float_dtype;
                 Tensor::from_data(TensorData::new(waves.waves(), shape), (device, dtype.into()))
             }),
-            blocks: (0..self.depth).map(|index| Block::new(&self.block(index), None, device)).collect(),
+            blocks: (0..self.depth)
+                .map(|index| Block::new(&self.block(index), BlockBias::default(), device))
+                .collect(),
             norm: LayerNorm::new(d, self.norm_eps, device),
             head: (self.num_classes > 0).then(|| Linear::new(d, self.num_classes, true, device)),
             config: self.clone(),

@@ -26,7 +26,7 @@ use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long, product};
 use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
-use crate::layers::attention::{Attention, AttentionConfig, BlockArgs};
+use crate::layers::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
 use crate::layers::drop::{drop_path, dropout, training};
 use crate::layers::init::{Draw, TABLE, norm};
@@ -154,18 +154,11 @@ impl TwinsConfig {
     }
 
     fn grouped(&self, stage: usize) -> AttentionConfig {
-        let (dim, num_heads) = (self.embed_dims[stage], self.num_heads[stage]);
         AttentionConfig {
-            dim,
-            num_heads,
-            head_dim: dim / num_heads,
-            qkv_bias: true,
-            qk_norm: false,
-            proj_bias: true,
             attn_drop: self.attn_drop_rate,
             proj_drop: self.proj_drop_rate,
             norm_eps: self.norm_eps,
-            scale: None,
+            ..AttentionConfig::new(self.embed_dims[stage], self.num_heads[stage])
         }
     }
 }
@@ -190,8 +183,7 @@ pub struct GroupedAttention {
 impl GroupedAttention {
     /// What enters the output projection: maps `[B, H·W, D] -> [B, H·W, D]`.
     fn context(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
-        let grid = [self.window; 2];
-        let args = BlockArgs { grid, shared_bias: None, shared_keys: None, read: None };
+        let args = BlockArgs::new([self.window; 2]);
         let x = windows(maps, self.window); // [B·windows, S·S, D]
         let x = self.attn.context(self.attn.qkv.forward(x), args, watch);
         from_windows(x, maps, self.window)
@@ -282,7 +274,7 @@ pub struct Block {
 impl Block {
     fn new(config: &TwinsConfig, stage: usize, block: usize, device: &Device) -> Self {
         let (d, hidden) = (config.embed_dims[stage], config.hidden(stage));
-        let attention = || Flat::new(Attention::new(&config.grouped(stage), None, device));
+        let attention = || Flat::new(Attention::new(&config.grouped(stage), BlockBias::default(), device));
         Self {
             norm1: LayerNorm::new(d, config.norm_eps, device),
             attn: match config.window(stage, block) {
@@ -314,7 +306,9 @@ impl Block {
     fn linears(&self) -> Vec<(&'static str, &Linear)> {
         let mut layers = match &self.attn {
             TwinsAttention::Grouped(GroupedAttention { attn, .. }) => {
-                vec![("attn.qkv", &attn.qkv), ("attn.proj", &attn.proj)]
+                let mut layers = attn.qkv.linears();
+                layers.push(("attn.proj", &attn.proj));
+                layers
             }
             TwinsAttention::Reduced(attn) => {
                 vec![("attn.q", &attn.q), ("attn.kv", &attn.kv), ("attn.proj", &attn.proj)]
@@ -328,7 +322,9 @@ impl Block {
         let mut layers = match &mut self.attn {
             TwinsAttention::Grouped(GroupedAttention { attn, .. }) => {
                 let Attention { qkv, proj, .. } = &mut attn.inner;
-                vec![("attn.qkv", qkv), ("attn.proj", proj)]
+                let mut layers = qkv.linears_mut();
+                layers.push(("attn.proj", proj));
+                layers
             }
             TwinsAttention::Reduced(ReducedAttention { q, kv, proj, .. }) => {
                 vec![("attn.q", q), ("attn.kv", kv), ("attn.proj", proj)]

@@ -25,10 +25,10 @@ use super::shapes::Walk;
 use super::stages::{Part, Visitor};
 pub use crate::layers::block::BlockNorm;
 pub use crate::layers::init::WeightInit;
-pub use crate::layers::mlp::Activation;
+pub use crate::layers::mlp::{Activation, MlpLayer};
 pub use crate::layers::pool::GlobalPool;
 pub use crate::layers::position::{PosEmbed, PosResize};
-pub use config::VitConfig;
+pub use config::{Derived, VitConfig};
 pub(crate) use shapes::unread_behind;
 
 use crate::layers::attention::BlockArgs;
@@ -41,8 +41,17 @@ use crate::layers::observe::{Observer, Within};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::{AttentionPool, pool};
 use crate::layers::position::Position;
+use crate::layers::rope::Rotation;
 use crate::layers::tokens::prepend;
 use crate::layers::{Linear, parameter};
+
+/// What the position encoding gives to all blocks.
+#[derive(Debug)]
+pub(crate) struct Places {
+    grid: [usize; 2],
+    bias: Option<Tensor<4>>,
+    rotation: Option<Rotation>,
+}
 
 /// Linear and tanh between pooling and head (paper, section 3.1).
 #[derive(Module, Debug)]
@@ -87,14 +96,8 @@ impl Vit {
         let position = config.position();
         let block = |i| Block::new(&config.block(i), Position::block_bias(&position, device), device);
         let attn_pool = || {
-            AttentionPool::new(
-                d,
-                config.num_heads,
-                config.mlp_hidden_dim(),
-                config.act_layer,
-                norm_eps,
-                device,
-            )
+            let [heads, hidden] = config.attn_pool();
+            AttentionPool::new(d, heads, hidden, config.act_layer, norm_eps, device)
         };
         let representation = config.representation_size;
         Self {
@@ -149,10 +152,13 @@ impl Vit {
 
     /// The encoder: `[B, T, D] -> [B, T, D]`.
     pub fn encode(&self, x: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
-        let bias = self.position.bias(grid);
-        let shared_keys = self.position.keys();
-        let args = BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys, read: None };
-        (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, args, watch))
+        let places = self.places(&x, grid);
+        (0..self.blocks.len()).fold(x, |x, i| self.layer(i, x, &places, None, watch))
+    }
+
+    /// What the position encoding gives to all blocks, for tokens like `x`.
+    pub(crate) fn places(&self, x: &Tensor<3>, grid: [usize; 2]) -> Places {
+        Places { grid, bias: self.position.bias(grid), rotation: self.position.rotation(grid, x) }
     }
 
     /// Number of tokens that the head reads after block `index`: `tokens` after the last block if the head reads
@@ -168,11 +174,17 @@ impl Vit {
         &self,
         index: usize,
         x: Tensor<3>,
-        args: BlockArgs,
+        places: &Places,
+        read: Option<usize>,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
+        let Places { grid, bias, rotation } = places;
+        let own = self.position.rotation_of(index, *grid);
+        let rotation = own.as_ref().or(rotation.as_ref());
+        let (shared_bias, shared_keys) = (bias.as_ref(), self.position.keys());
+        let args = BlockArgs { grid: *grid, shared_bias, shared_keys, rotation, read };
         let x = self.blocks[index].forward(x, args, &mut Within::new(watch, format_args!("blocks.{index}")));
-        match self.position.between(&x, index, args.grid) {
+        match self.position.between(&x, index, *grid) {
             Some((place, moved)) => watch.tokens(format_args!("pos_block.{place}"), moved),
             None => x,
         }
@@ -195,14 +207,12 @@ impl Vit {
         read: usize,
         watch: &mut dyn Observer,
     ) -> Features {
-        let bias = self.position.bias(grid);
+        let places = self.places(&x, grid);
         let level = |tokens| Level::of_image(tokens, self.config.num_prefix_tokens(), grid);
         let (mut levels, depth) = (Vec::new(), self.blocks.len());
         for index in 0..depth {
             let read = if want == Want::Head { self.read_by_head(index, read) } else { None };
-            let args =
-                BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys: self.position.keys(), read };
-            x = self.layer(index, x, args, watch);
+            x = self.layer(index, x, &places, read, watch);
             if matches!(want, Want::Levels | Want::Blocks(_)) {
                 levels.push(level(x.clone()));
             }
@@ -225,11 +235,9 @@ impl Vit {
         watch: &mut dyn Observer,
     ) -> Features {
         let x = x.last();
-        let grid = x.rows_columns();
-        let bias = self.position.bias(grid);
-        let (shared_keys, read) = (self.position.keys(), self.read_by_head(index, read));
-        let args = BlockArgs { grid, shared_bias: bias.as_ref(), shared_keys, read };
-        Level { tokens: self.layer(index, x.tokens, args, watch), ..x }.into()
+        let places = self.places(&x.tokens, x.rows_columns());
+        let read = self.read_by_head(index, read);
+        Level { tokens: self.layer(index, x.tokens, &places, read, watch), ..x }.into()
     }
 
     /// Pooling with its norm: `[B, T, D] -> [B, D]` (timm `forward_head(pre_logits=True)`).
@@ -315,7 +323,7 @@ impl Network for Vit {
 
     /// timm's `group_matcher`; a `pos_block` belongs to the block that it follows.
     fn depth(&self, key: &str) -> Depth {
-        let stem = ["cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre"];
+        let stem = ["cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "rel_pos_bias"];
         if stem.iter().any(|start| key.starts_with(start)) {
             return Depth::Stem;
         }
@@ -349,7 +357,86 @@ impl Network for Vit {
     }
 }
 
-fn named<T>(block: usize, layers: [(&'static str, T); 4]) -> impl Iterator<Item = (String, T)> {
+/// Gives a model with the field `vit` the traits of the Vision Transformer in it. Its weight decay is `is_decayed`.
+macro_rules! derived_from_vit {
+    ($model:ident) => {
+        impl Backbone for $model {
+            fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
+                self.vit.features(inputs, want, watch)
+            }
+
+            fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+                self.vit.embedding(features, watch)
+            }
+        }
+
+        impl Classify for $model {
+            fn num_classes(&self) -> usize {
+                self.config.num_classes
+            }
+
+            fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
+                self.vit.head(features, watch)
+            }
+        }
+
+        impl Chain for $model {
+            fn links(&self) -> usize {
+                self.vit.links()
+            }
+
+            fn first(&self, inputs: Inputs, watch: &mut dyn Observer) -> Features {
+                self.vit.first(inputs, watch)
+            }
+
+            fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features {
+                self.vit.link(index, x, watch)
+            }
+
+            fn last(&self, x: Features, watch: &mut dyn Observer) -> Features {
+                self.vit.last(x, watch)
+            }
+        }
+
+        impl Network for $model {
+            fn linears(&self) -> Vec<(String, &Linear)> {
+                self.vit.linears()
+            }
+
+            fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+                self.vit.linears_mut()
+            }
+
+            fn depth(&self, key: &str) -> Depth {
+                self.vit.depth(key)
+            }
+
+            fn decays(&self, key: &str) -> bool {
+                self.is_decayed(key)
+            }
+
+            fn heads(&self) -> &'static [&'static str] {
+                self.config.heads()
+            }
+
+            fn chain(&self) -> Option<&dyn Chain> {
+                Some(self)
+            }
+
+            fn backbone(&self) -> Option<&dyn Backbone> {
+                Some(self)
+            }
+
+            fn classify(&self) -> Option<&dyn Classify> {
+                Some(self)
+            }
+        }
+    };
+}
+
+pub(crate) use derived_from_vit;
+
+fn named<T>(block: usize, layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
     layers.into_iter().map(move |(name, layer)| (format!("blocks.{block}.{name}"), layer))
 }
 
@@ -395,11 +482,15 @@ impl Config for VitConfig {
                 _ => None,
             };
         };
+        if let ("rope.freqs", Some(rope)) = (key, self.derived.rope) {
+            return Some(Draw::Rotary { head_dim: rope.head_dim, temperature: rope.temperature });
+        }
         match layer {
             "patch_embed.proj" => {
                 init.convolution(part, self.in_chans * self.patch_size[0] * self.patch_size[1])
             }
             "patch_embed.norm_pixels" | "patch_embed.norm" | "norm_pre" | "norm" | "fc_norm" => norm(part),
+            "rel_pos_bias" => Some(Draw::Constant(0.0)),
             "pre_logits.fc" => init.linear(part, shape),
             "head" => init.head(part, shape),
             _ => match key.strip_prefix("shared_rel_pos.") {

@@ -1,5 +1,5 @@
-//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP and
-//! vit-pytorch.
+//! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP, Microsoft's
+//! BEiT-3 and vit-pytorch.
 
 pub(super) mod convert;
 pub(super) mod fit;
@@ -16,7 +16,7 @@ use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
 use crate::checkpoint::report::Report;
 use crate::checkpoint::{LoadError, TensorMap};
-use crate::models::vit::{Activation, PosEmbed, PosResize, VitConfig, WeightInit};
+use crate::models::vit::{Activation, MlpLayer, PosEmbed, PosResize, VitConfig, WeightInit};
 
 pub use infer::infer_config;
 pub(super) use infer::{Told, infer_with};
@@ -54,6 +54,12 @@ impl Files for VitConfig {
             heads: &[],
             stacked: Some([keys::google::STACKED, keys::google::NUMBERED]),
             ..Naming::new(Dialect::Google, &[keys::google::TELLTALE])
+        },
+        Naming {
+            rows: &[&keys::beit3::ROWS],
+            left_out: |name, _| keys::beit3::left_out(name),
+            finish: |map| convert::finish_beit3(map).map(|()| None),
+            ..Naming::new(Dialect::Official, &[keys::beit3::TELLTALE])
         },
         Naming {
             rows: &[&keys::clip::ROWS],
@@ -148,9 +154,7 @@ impl Files for VitConfig {
         match key {
             // They concern input and initialisation, not the computation.
             "dynamic_img_size" | "strict_img_size" | "fix_init" if value.is_boolean() => same(),
-            "dynamic_img_pad" | "scale_attn_norm" | "scale_mlp_norm" if value == &Value::Bool(false) => {
-                same()
-            }
+            "dynamic_img_pad" if value == &Value::Bool(false) => same(),
             "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
             "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
             _ => None,
@@ -169,6 +173,7 @@ impl Files for VitConfig {
             ("attn_head_dim", self.attn_head_dim != base.attn_head_dim),
             ("patch_norm", self.patch_norm != base.patch_norm),
             ("embed_norm", self.embed_norm != base.embed_norm),
+            ("mlp_layer", self.mlp_layer != base.mlp_layer),
         ] {
             if differs {
                 return Err(format!("timm's config.json cannot state {field}"));
@@ -215,11 +220,14 @@ pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
         Dialect::Clip => (Activation::QuickGelu, 1e-5, PosResize::BicubicAntialias),
         // The epsilon is that of torch's LayerNorm. The library does not resize positions.
         Dialect::Lucidrains => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
-        Dialect::Custom | Dialect::Official => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
+        Dialect::Custom => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
+        // BEiT-3.
+        Dialect::Official => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
     };
     // transformers resizes positions with antialiasing only in its model with registers.
     let registers = dialect == Dialect::HuggingFace && config.reg_tokens > 0;
     config.pos_resize = if registers { PosResize::BicubicAntialias } else { resize };
+    let act = if config.mlp_layer == MlpLayer::Mlp { act } else { Activation::Silu };
     (config.act_layer, config.norm_eps) = (act, eps);
     config
 }

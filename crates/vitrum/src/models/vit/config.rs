@@ -4,10 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Activation, GlobalPool, PosEmbed, PosResize, WeightInit};
 use crate::layers::attention::AttentionConfig;
-use crate::layers::block::{BlockConfig, BlockNorm, NormPlace};
+use crate::layers::block::{BlockConfig, BlockNorm, Gains, NormPlace};
 use crate::layers::init::BlockInit;
+use crate::layers::mlp::{MlpConfig, MlpLayer};
 use crate::layers::patch_embed::PatchEmbedConfig;
 use crate::layers::position::PositionConfig;
+use crate::layers::qkv::QkvForm;
+use crate::layers::rope::RopeConfig;
 use crate::models::ConfigError;
 use crate::models::limits::{
     MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_eps, check_ranges, check_rates, refuse,
@@ -38,6 +41,10 @@ pub struct VitConfig {
     pub qkv_bias: bool,
     /// LayerNorm on queries and keys, per head (keys `attn.q_norm`, `attn.k_norm`).
     pub qk_norm: bool,
+    /// LayerNorm between attention and its output projection (sub-LN, arXiv:2210.06423; key `attn.norm`).
+    pub scale_attn_norm: bool,
+    /// LayerNorm of the MLP's hidden layer (key `mlp.norm`).
+    pub scale_mlp_norm: bool,
     /// Bias on the output projections of attention and MLP.
     pub proj_bias: bool,
     /// First value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None`: no LayerScale. With `res_post_norm` there is
@@ -80,6 +87,8 @@ pub struct VitConfig {
     pub pool_include_prefix: bool,
     /// `Linear(D, R)` and tanh between pooling and head (paper section 3.1; key `pre_logits.fc`); the value is `R`.
     pub representation_size: Option<usize>,
+    /// The form of the MLP. With `swiglu_packed`, `F` is the width of both hidden layers together, as in timm.
+    pub mlp_layer: MlpLayer,
     /// Non-linearity of the MLP.
     pub act_layer: Activation,
     /// Epsilon of every LayerNorm.
@@ -104,6 +113,29 @@ pub struct VitConfig {
     #[serde(skip)]
     #[doc(hidden)]
     pub more_tokens: usize,
+    /// What a derived family does in another way. Not stored in files.
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub derived: Derived,
+}
+
+/// What families derived from the Vision Transformer do in another way than timm's class.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Derived {
+    /// How queries, keys and values come from tokens.
+    pub qkv: QkvForm,
+    /// Whether gains are `gamma_1` and `gamma_2` instead of `ls1.gamma` and `ls2.gamma`.
+    pub gains_are_vectors: bool,
+    /// A table of relative biases for each block, under BEiT's name, beside `pos_embed`.
+    pub block_table: bool,
+    /// A table of relative biases for all blocks, under BEiT's name, beside `pos_embed`.
+    pub shared_table: bool,
+    /// Rotations of queries and keys.
+    pub rope: Option<RopeConfig>,
+    /// `F`, if it does not follow from `mlp_ratio`.
+    pub mlp_hidden_dim: Option<usize>,
+    /// Heads and hidden width of attention pooling.
+    pub attn_pool: Option<[usize; 2]>,
 }
 
 impl Default for VitConfig {
@@ -120,6 +152,8 @@ impl Default for VitConfig {
             mlp_ratio: 4.0,
             qkv_bias: true,
             qk_norm: false,
+            scale_attn_norm: false,
+            scale_mlp_norm: false,
             proj_bias: true,
             init_values: None,
             res_post_norm: false,
@@ -139,6 +173,7 @@ impl Default for VitConfig {
             global_pool: GlobalPool::Token,
             pool_include_prefix: false,
             representation_size: None,
+            mlp_layer: MlpLayer::Mlp,
             act_layer: Activation::Gelu,
             norm_eps: 1e-6,
             pos_resize: PosResize::BicubicAntialias,
@@ -150,6 +185,7 @@ impl Default for VitConfig {
             drop_path_rate: 0.0,
             weight_init: WeightInit::Timm,
             more_tokens: 0,
+            derived: Derived::default(),
         }
     }
 }
@@ -165,9 +201,30 @@ impl VitConfig {
         usize::from(self.class_token) + self.more_tokens + self.reg_tokens
     }
 
-    /// `F`: width of the MLP.
+    /// `F`: width of the MLP, as timm counts it.
     pub fn mlp_hidden_dim(&self) -> usize {
-        (self.embed_dim as f64 * self.mlp_ratio) as usize
+        self.derived.mlp_hidden_dim.unwrap_or((self.embed_dim as f64 * self.mlp_ratio) as usize)
+    }
+
+    /// The MLP of a block.
+    pub(super) fn mlp(&self) -> MlpConfig {
+        let hidden = self.mlp_hidden_dim();
+        MlpConfig {
+            layer: self.mlp_layer,
+            hidden: if self.mlp_layer == MlpLayer::SwigluPacked { hidden / 2 } else { hidden },
+            act: self.act_layer,
+            norm: self.scale_mlp_norm,
+        }
+    }
+
+    /// Heads and hidden width of attention pooling.
+    pub(super) fn attn_pool(&self) -> [usize; 2] {
+        self.derived.attn_pool.unwrap_or([self.num_heads, self.mlp_hidden_dim()])
+    }
+
+    /// Whether the scores have biases by offset.
+    pub(super) fn has_relative_bias(&self) -> bool {
+        self.pos_embed.is_relative() || self.derived.block_table || self.derived.shared_table
     }
 
     /// Whether the norm is after pooling (`fc_norm`) instead of before (`norm`).
@@ -272,10 +329,18 @@ impl VitConfig {
         if self.global_pool == GlobalPool::Token && !self.class_token {
             return refuse("global_pool", "`token` needs a class token".into());
         }
-        if self.global_pool == GlobalPool::Map && !self.embed_dim.is_multiple_of(self.num_heads) {
+        let [pool_heads, _] = self.attn_pool();
+        if self.global_pool == GlobalPool::Map && !self.embed_dim.is_multiple_of(pool_heads) {
             return refuse(
                 "embed_dim",
-                format!("`map` pools by num_heads {}, which do not divide it", self.num_heads),
+                format!("`map` pools by num_heads {pool_heads}, which do not divide it"),
+            );
+        }
+        if self.mlp_layer == MlpLayer::SwigluPacked && !self.mlp_hidden_dim().is_multiple_of(2) {
+            let f = self.mlp_hidden_dim();
+            return refuse(
+                "mlp_ratio",
+                format!("gives an MLP {f} wide, and `swiglu_packed` needs an even width"),
             );
         }
         if self.res_post_norm && self.block_norm == BlockNorm::Post {
@@ -301,7 +366,7 @@ impl VitConfig {
         if self.pos_embed.is_key() && self.patch_drop_rate > 0.0 {
             return refuse("patch_drop_rate", "changes the offsets that `pos_embed` gives keys to".into());
         }
-        if self.pos_embed.is_relative() && !self.pos_embed.is_key() && self.num_prefix_tokens() > 1 {
+        if self.has_relative_bias() && !self.pos_embed.is_key() && self.num_prefix_tokens() > 1 {
             return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());
         }
         Ok(())
@@ -326,17 +391,22 @@ impl VitConfig {
                 dim: self.embed_dim,
                 num_heads: self.num_heads,
                 head_dim: self.head_dim(),
+                qkv: self.derived.qkv,
                 qkv_bias: self.qkv_bias,
                 qk_norm: self.qk_norm,
+                scale_norm: self.scale_attn_norm,
                 proj_bias: self.proj_bias,
                 attn_drop: self.attn_drop_rate,
                 proj_drop: self.proj_drop_rate,
                 norm_eps: self.norm_eps,
                 scale: None,
             },
-            mlp_hidden: self.mlp_hidden_dim(),
-            act: self.act_layer,
-            layer_scale: self.has_layer_scale(),
+            mlp: self.mlp(),
+            gains: match (self.has_layer_scale(), self.derived.gains_are_vectors) {
+                (false, _) => Gains::None,
+                (true, false) => Gains::Modules,
+                (true, true) => Gains::Vectors,
+            },
             norms: self.norms(),
             drop_path: self.drop_path_rate * index as f64 / last,
         }
@@ -354,6 +424,9 @@ impl VitConfig {
             head_dim: self.head_dim(),
             rel_pos_dim: self.rel_pos_dim(),
             resize: self.pos_resize,
+            block_table: self.derived.block_table,
+            shared_table: self.derived.shared_table,
+            rope: self.derived.rope,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The walk of the plain ViT.
 
-use super::{GlobalPool, PosEmbed, VitConfig};
+use super::{Derived, GlobalPool, MlpLayer, PosEmbed, VitConfig};
 use crate::layers::block::NormPlace;
+use crate::layers::mlp::MlpConfig;
+use crate::layers::rope::RopeType;
 use crate::models::ConfigError;
 use crate::models::network::Config;
-use crate::models::shapes::{Step, Steps, Walk, held_by_block, long, product, unread};
+use crate::models::shapes::{GATED, Step, Steps, Walk, held_by_block, long, product, unread};
 
 /// From image to logits.
 pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
@@ -107,6 +109,20 @@ fn position(config: &VitConfig, steps: &mut Steps) {
         }
         _ => {}
     }
+    let Derived { shared_table, rope, .. } = config.derived;
+    if shared_table {
+        let Bias { what, params, macs } = relative(config);
+        steps.add("rel_pos_bias", what, &[a, t, t], params, macs);
+    }
+    if let Some(rope) = rope {
+        let (n, e) = (gh * gw, long(rope.head_dim));
+        let learned = product(long(rope.depth), a, e);
+        let (what, params) = match rope.kind {
+            RopeType::Mixed => ("turns of queries and keys, learned for each block and head", learned),
+            RopeType::Cat | RopeType::DinoV3 => ("turns of queries and keys", 0),
+        };
+        steps.add("rope", what.into(), &[n, e], params, 0);
+    }
 }
 
 /// A relative bias: its description and its cost.
@@ -134,10 +150,12 @@ fn relative(config: &VitConfig) -> Bias {
 }
 
 fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
-    let [d, a, f] = [config.embed_dim, config.num_heads, config.mlp_hidden_dim()].map(long);
+    let [d, a] = [config.embed_dim, config.num_heads].map(long);
     let e = long(config.head_dim());
     let inner = a * e;
-    let qkv_bias = if config.qkv_bias { 3 * inner } else { 0 };
+    let form = config.derived.qkv;
+    let biases = if form.has_key_bias() { 3 } else { 2 };
+    let qkv_bias = if config.qkv_bias { biases * inner } else { 0 };
     let proj_bias = u64::from(config.proj_bias);
     let norm = |steps: &mut Steps, name: &str, here: NormPlace| {
         if config.norms() == here {
@@ -145,8 +163,9 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         }
     };
     norm(steps, "blocks.N.norm1", NormPlace::Before);
+    let fused = if form.is_fused() { "blocks.N.attn.qkv" } else { "blocks.N.attn.q_proj, k_proj, v_proj" };
     steps.add(
-        "blocks.N.attn.qkv",
+        fused,
         format!("q, k, v: {a} heads of {e} each"),
         &[3, a, t, e],
         3 * d * inner + qkv_bias,
@@ -162,7 +181,11 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         let Bias { what, params, macs } = relative(config);
         steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], params, macs);
     }
-    let relative = config.pos_embed.is_relative();
+    if config.derived.block_table {
+        let Bias { what, params, macs } = relative(config);
+        steps.add("blocks.N.attn.relative_position_bias_table", what, &[a, t, t], params, macs);
+    }
+    let relative = config.has_relative_bias();
     let what = if relative { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
     steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, inner, t));
     steps.add(
@@ -172,6 +195,9 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         0,
         product(t, t, inner),
     );
+    if config.scale_attn_norm {
+        steps.add("blocks.N.attn.norm", "LayerNorm".into(), &[t, inner], 2 * inner, 0);
+    }
     steps.add(
         "blocks.N.attn.proj",
         format!("linear {inner} → {d}"),
@@ -179,22 +205,29 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         inner * d + proj_bias * d,
         product(t, inner, d),
     );
-    let scale = |steps: &mut Steps, name: &str| {
+    let scale = |steps: &mut Steps, branch: usize| {
         if config.has_layer_scale() {
-            steps.add(name, "gain per channel".into(), &[t, d], d, 0);
+            let name = if config.derived.gains_are_vectors { "gamma_" } else { "ls" };
+            steps.add(&format!("blocks.N.{name}{branch}"), "gain per channel".into(), &[t, d], d, 0);
         }
     };
     norm(steps, "blocks.N.norm1", NormPlace::Branch);
-    scale(steps, "blocks.N.ls1");
+    scale(steps, 1);
     norm(steps, "blocks.N.norm1", NormPlace::Sum);
     norm(steps, "blocks.N.norm2", NormPlace::Before);
-    steps.add(
-        "blocks.N.mlp.fc1",
-        format!("linear {d} → {f}"),
-        &[t, f],
-        d * f + proj_bias * f,
-        product(t, d, f),
-    );
+    let MlpConfig { layer, hidden, .. } = config.mlp();
+    let f = long(hidden);
+    let (name, what, wide) = match layer {
+        MlpLayer::Mlp => ("mlp.fc1", format!("linear {d} → {f}"), f),
+        MlpLayer::Swiglu => (GATED, format!("product of two linear {d} → {f}"), 2 * f),
+        MlpLayer::SwigluPacked => {
+            ("mlp.fc1", format!("linear {d} → {}, product of its halves", 2 * f), 2 * f)
+        }
+    };
+    steps.add(&format!("blocks.N.{name}"), what, &[t, f], d * wide + proj_bias * wide, product(t, d, wide));
+    if config.scale_mlp_norm {
+        steps.add("blocks.N.mlp.norm", "LayerNorm".into(), &[t, f], 2 * f, 0);
+    }
     steps.add(
         "blocks.N.mlp.fc2",
         format!("linear {f} → {d}"),
@@ -203,12 +236,13 @@ fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
         product(t, f, d),
     );
     norm(steps, "blocks.N.norm2", NormPlace::Branch);
-    scale(steps, "blocks.N.ls2");
+    scale(steps, 2);
     norm(steps, "blocks.N.norm2", NormPlace::Sum);
 }
 
 fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
-    let [d, f, k] = [config.embed_dim, config.mlp_hidden_dim(), config.num_classes].map(long);
+    let [d, k] = [config.embed_dim, config.num_classes].map(long);
+    let [_, f] = config.attn_pool().map(long);
     match config.global_pool {
         GlobalPool::Token => steps.add("pool", "the class token".into(), &[d], 0, 0),
         GlobalPool::Avg => steps.add("pool", "mean over tokens".into(), &[d], 0, 0),

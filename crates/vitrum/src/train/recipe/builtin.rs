@@ -17,6 +17,7 @@ recipes![
     "cifar/cifar10_test_vit_patch4",
     "cifar/cifar10_vit_tiny_patch4",
     "demo",
+    "finetune/beit_base",
     "finetune/bit_hyperrule",
     "finetune/linear_probe",
     "finetune/small_folder",

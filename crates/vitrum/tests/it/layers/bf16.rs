@@ -110,7 +110,7 @@ fn attention_is_in_bf16_where_it_should_be() {
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let Model::Vit(vit) = loaded(&float, precision).model else { panic!("a ViT") };
         let attn = &vit.blocks[0].attn;
-        let place = BlockArgs { grid: [4, 4], shared_bias: None, shared_keys: None, read: None };
+        let place = BlockArgs::new([4, 4]);
         let found = attn.forward(x.clone(), place, &mut Silent);
         let layer = |layer: &Linear, x: Tensor<3>| match (layer.int8(), layer.packed()) {
             (Some(weight), _) => vitrum_kernels::linear_int8(x, weight, vitrum_kernels::Activation::Identity),
@@ -122,7 +122,7 @@ fn attention_is_in_bf16_where_it_should_be() {
             Precision::Bf16 => true,
             _ => vitrum_kernels::bf16_level() == "avx512_bf16",
         };
-        let context = |in_bf16| attend(layer(&attn.qkv, x.clone()), in_bf16);
+        let context = |in_bf16| attend(layer(attn.qkv.linears()[0].1, x.clone()), in_bf16);
         let expected = layer(&attn.proj, context(in_bf16));
         assert_eq!(found.into_data(), expected.into_data(), "{precision:?}");
         assert_ne!(context(true).into_data(), context(false).into_data(), "{precision:?}");

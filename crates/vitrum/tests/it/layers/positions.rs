@@ -104,6 +104,9 @@ fn fixed_tables_follow_the_published_formulas() {
             head_dim: dim,
             rel_pos_dim: 1,
             resize: PosResize::default(),
+            block_table: false,
+            shared_table: false,
+            rope: None,
         };
         // Ours are rounded to single precision.
         let difference =
@@ -124,9 +127,12 @@ fn relative_bias(grid: [usize; 2], prefix_tokens: usize, num_heads: usize, resiz
         head_dim: 8 / num_heads,
         rel_pos_dim: 1,
         resize,
+        block_table: false,
+        shared_table: false,
+        rope: None,
     };
     let device = Device::flex();
-    let Some(RelPos::Table(mut bias)) = Position::block_bias(&config, &device) else {
+    let Some(RelPos::Table(mut bias)) = Position::block_bias(&config, &device).rel_pos else {
         panic!("the encoding has a table");
     };
     let shape = bias.relative_position_bias_table.lazy_shape().dims::<2>();

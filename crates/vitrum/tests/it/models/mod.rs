@@ -1,5 +1,6 @@
 //! The catalogue, parity with reference libraries, families.
 
+mod beit;
 mod catalogue;
 mod convnext;
 mod cpvt;
@@ -9,7 +10,7 @@ mod ladder;
 mod parity;
 mod pit;
 mod regnet;
+mod relative_keys;
 mod swin;
 mod t2t;
-mod relative_keys;
 mod twins;

@@ -273,6 +273,18 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "num_heads": [2, 2, 4, 4], "depths": [2, 1, 3, 2], "sr_ratios": [4, 2, 2, 1] {more}}}"#
         ))
     };
+    let beit = |more: &str| {
+        config(&format!(
+            r#"{{"family": "beit", "img_size": [16, 24], "patch_size": [8, 8], "num_classes": 5, "embed_dim": 16,
+                "depth": 2, "num_heads": 2, "use_abs_pos_emb": false, "init_values": 0.1 {more}}}"#
+        ))
+    };
+    let eva = |more: &str| {
+        config(&format!(
+            r#"{{"family": "eva", "img_size": [16, 24], "patch_size": [8, 8], "num_classes": 5, "embed_dim": 16,
+                "depth": 2, "num_heads": 2 {more}}}"#
+        ))
+    };
     let hybrid = |backbone: &str| {
         config(&format!(
             r#"{{"family": "hybrid", "img_size": [32, 48], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
@@ -297,6 +309,29 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("windows without biases", swin(r#", "qkv_bias": false, "pad_first": true, "window_size": [3, 4]"#)),
         ("Twins-PCPVT", twins("")),
         ("Twins-SVT", twins(r#", "wss": [3, 2, 2, 2]"#)),
+        ("BEiT", beit(r#", "use_rel_pos_bias": true, "use_shared_rel_pos_bias": true"#)),
+        ("BEiT with SwiGLU", beit(r#", "swiglu_mlp": true, "scale_mlp": true, "global_pool": "token""#)),
+        ("EVA", eva(r#", "use_post_norm": true"#)),
+        (
+            "EVA-02",
+            eva(
+                r#", "qkv_fused": false, "swiglu_mlp": true, "scale_attn_inner": true, "use_rot_pos_emb": true"#,
+            ),
+        ),
+        (
+            "learned rotations",
+            eva(
+                r#", "attn_type": "rope", "init_values": 1e-5, "use_abs_pos_emb": false, "use_rot_pos_emb": true,
+                   "rope_type": "mixed", "rope_temperature": 10.0"#,
+            ),
+        ),
+        (
+            "DINOv3",
+            eva(
+                r#", "num_reg_tokens": 2, "use_rot_pos_emb": true, "rope_type": "dinov3", "rope_rotate_half": true,
+                   "swiglu_mlp": true, "swiglu_align_to": 8, "use_fc_norm": false"#,
+            ),
+        ),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
@@ -440,7 +475,8 @@ fn a_trainer_goes_on_from_its_state() {
             let change = |recipe: &mut Recipe| {
                 recipe.amp_dtype = amp_dtype.into();
                 recipe.opt = opt.into();
-                let is_without = ["bit", "convnext", "swin", "swin_v2", "twins_svt"].contains(&case.name.as_str());
+                let is_without =
+                    ["bit", "convnext", "swin", "swin_v2", "twins_svt"].contains(&case.name.as_str());
                 recipe.freeze_bn = freeze_bn && !is_without;
             };
             let mut unbroken = case.trainer(change);

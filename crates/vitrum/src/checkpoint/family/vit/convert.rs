@@ -1,6 +1,6 @@
 //! Conversion steps that only a Vision Transformer's tensors need.
 
-use super::keys::official;
+use super::keys::{beit3, official};
 use crate::checkpoint::convert::{Named, join, square_patch};
 use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::tensors::{Dtype, TensorError};
@@ -8,7 +8,7 @@ use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 
 /// Converts renamed tensors to timm's layout: joins query, key and value, makes the patch projection a convolution,
 /// removes positions of registers, adds a missing head bias.
-pub(super) fn finish(map: &mut TensorMap) -> Result<(), LoadError> {
+pub(in crate::checkpoint::family) fn finish(map: &mut TensorMap) -> Result<(), LoadError> {
     let path = map.path.clone();
     let named = |(name, error): Named| LoadError::tensor(&path, &name, error);
     join(&mut map.tensors).map_err(named)?;
@@ -83,6 +83,22 @@ pub(super) fn norm_to_fc_norm(tensors: &mut Tensors) -> Vec<(String, String)> {
         }
     }
     moved
+}
+
+/// Takes the two rows off BEiT-3's table of positions that no token reads, `[2 + 1 + N, D]` to `[1, 1 + N, D]`.
+pub(super) fn finish_beit3(map: &mut TensorMap) -> Result<(), LoadError> {
+    let Some(table) = map.tensors.remove(beit3::POSITIONS) else { return Ok(()) };
+    let fail = |error| LoadError::tensor(&map.path, beit3::POSITIONS, error);
+    let &[rows, width] = table.shape() else {
+        return Err(fail(TensorError::shape("[3 + N, D]", table.shape())));
+    };
+    if rows < 3 {
+        return Err(fail(TensorError::shape("[3 + N, D]", table.shape())));
+    }
+    let read =
+        table.slice(0, 2..rows).and_then(|table| table.reshape(&[1, rows - 2, width])).map_err(fail)?;
+    map.tensors.insert("pos_embed".to_string(), read);
+    Ok(())
 }
 
 /// Adds a bias of zeros to a head without one (CLIP's projection).

@@ -144,6 +144,9 @@ fn check(config: &VitConfig) -> Result<(), String> {
         ("patch_norm", config.patch_norm),
         ("embed_norm", config.embed_norm),
         ("qk_norm", config.qk_norm),
+        ("scale_attn_norm", config.scale_attn_norm),
+        ("scale_mlp_norm", config.scale_mlp_norm),
+        ("mlp_layer", config.mlp_layer != plain.mlp_layer),
         ("proj_bias", !config.proj_bias),
         ("representation_size with a head", config.representation_size.is_some() && config.num_classes > 0),
     ];

@@ -6,7 +6,7 @@ use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::Converted;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
-use crate::models::vit::{GlobalPool, PosEmbed, VitConfig};
+use crate::models::vit::{GlobalPool, MlpLayer, PosEmbed, VitConfig};
 
 /// Infers the configuration of tensors under timm's names.
 ///
@@ -54,8 +54,16 @@ pub(in crate::checkpoint::family) fn infer_with(
     config.in_chans = channels;
     config.patch_size = [rows, columns];
     config.depth = shapes.depth()?;
-    let [hidden, _] = shapes.get("blocks.0.mlp.fc1.weight")?;
-    config.mlp_ratio = mlp_ratio(hidden, width);
+    let [_, inner] = shapes.get("blocks.0.mlp.fc2.weight")?;
+    let first = map.rows("blocks.0.mlp.fc1.weight");
+    config.mlp_layer = match first {
+        None => MlpLayer::Swiglu,
+        Some(hidden) if hidden != inner => MlpLayer::SwigluPacked,
+        Some(_) => MlpLayer::Mlp,
+    };
+    config.mlp_ratio = mlp_ratio(first.unwrap_or(inner), width);
+    config.scale_attn_norm = map.contains("blocks.0.attn.norm.weight");
+    config.scale_mlp_norm = map.contains("blocks.0.mlp.norm.weight");
     config.qkv_bias = map.contains("blocks.0.attn.qkv.bias");
     config.proj_bias = map.contains("blocks.0.attn.proj.bias");
     config.qk_norm = map.contains("blocks.0.attn.q_norm.weight");

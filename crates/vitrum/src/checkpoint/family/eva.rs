@@ -1,0 +1,525 @@
+//! Files of EVA and its relatives: timm, BAAI's EVA and EVA-02, Meta's DINOv3 and Perception Encoder, transformers'
+//! DINOv3.
+
+use serde_json::{Map, Value, json};
+
+use super::beit::{heads, left_out as pretraining};
+use super::maps::{Shapes, refuse_args};
+use super::{Files, HuggingFaceModel, Inferred, Naming, vit};
+use crate::checkpoint::convert::join;
+use crate::checkpoint::fields::{Fields, mlp_ratio};
+use crate::checkpoint::keys::{Edit, Row};
+use crate::checkpoint::naming::{Converted, Dialect};
+use crate::checkpoint::report::Report;
+use crate::checkpoint::tensors::{HostTensor, TensorError, Tensors};
+use crate::checkpoint::{LoadError, TensorMap};
+use crate::models::Config;
+use crate::models::eva::{AttnType, EvaConfig, GridIndexing, RopeType};
+use crate::models::vit::{Activation, GlobalPool};
+
+const PATCHES: &str = vit::keys::timm::TELLTALE;
+
+/// BAAI's names.
+const EVA: [Row; 6] = [
+    ("blocks.{N}.mlp.ffn_ln", "blocks.{N}.mlp.norm", Edit::Keep),
+    ("blocks.{N}.attn.inner_attn_ln", "blocks.{N}.attn.norm", Edit::Keep),
+    ("blocks.{N}.mlp.w12", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("blocks.{N}.mlp.w1", "blocks.{N}.mlp.fc1_g", Edit::Keep),
+    ("blocks.{N}.mlp.w2", "blocks.{N}.mlp.fc1_x", Edit::Keep),
+    ("blocks.{N}.mlp.w3", "blocks.{N}.mlp.fc2", Edit::Keep),
+];
+
+/// Meta's names in DINOv3.
+const DINOV3: [Row; 3] = [
+    ("storage_tokens", "reg_token", Edit::Keep),
+    ("blocks.{N}.ls1.gamma", "blocks.{N}.gamma_1", Edit::Keep),
+    ("blocks.{N}.ls2.gamma", "blocks.{N}.gamma_2", Edit::Keep),
+];
+
+/// Meta's names in the Perception Encoder, those of OpenAI's CLIP with a pool by attention.
+const PERCEPTION: [Row; 20] = [
+    ("class_embedding", "cls_token", Edit::Rank3),
+    ("positional_embedding", "pos_embed", Edit::Rank3),
+    ("conv1", "patch_embed.proj", Edit::Keep),
+    ("ln_pre", "norm_pre", Edit::Keep),
+    ("ln_post", "norm", Edit::Keep),
+    ("proj", "head.weight", Edit::Transpose),
+    ("transformer.resblocks.{N}.ln_1", "blocks.{N}.norm1", Edit::Keep),
+    ("transformer.resblocks.{N}.attn.in_proj_weight", "blocks.{N}.attn.qkv.weight", Edit::Keep),
+    ("transformer.resblocks.{N}.attn.in_proj_bias", "blocks.{N}.attn.qkv.bias", Edit::Keep),
+    ("transformer.resblocks.{N}.attn.out_proj", "blocks.{N}.attn.proj", Edit::Keep),
+    ("transformer.resblocks.{N}.ln_2", "blocks.{N}.norm2", Edit::Keep),
+    ("transformer.resblocks.{N}.mlp.c_fc", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("transformer.resblocks.{N}.mlp.c_proj", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("transformer.resblocks.{N}.ls_1.gamma", "blocks.{N}.gamma_1", Edit::Keep),
+    ("transformer.resblocks.{N}.ls_2.gamma", "blocks.{N}.gamma_2", Edit::Keep),
+    ("attn_pool.probe", "attn_pool.latent", Edit::Keep),
+    ("attn_pool.attn.out_proj", "attn_pool.proj", Edit::Keep),
+    ("attn_pool.layernorm", "attn_pool.norm", Edit::Keep),
+    ("attn_pool.mlp.c_fc", "attn_pool.mlp.fc1", Edit::Keep),
+    ("attn_pool.mlp.c_proj", "attn_pool.mlp.fc2", Edit::Keep),
+];
+
+/// transformers' names of DINOv3 in files. The first product of an MLP without a
+/// gate has the name of a gated MLP's second.
+const HUGGING_FACE: [Row; 18] = [
+    ("embeddings.cls_token", "cls_token", Edit::Keep),
+    ("embeddings.register_tokens", "reg_token", Edit::Keep),
+    ("embeddings.patch_embeddings", "patch_embed.proj", Edit::Keep),
+    ("layer.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
+    ("layer.{N}.attention.q_proj.bias", "blocks.{N}.attn.q_bias", Edit::Keep),
+    ("layer.{N}.attention.v_proj.bias", "blocks.{N}.attn.v_bias", Edit::Keep),
+    ("layer.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
+    ("layer.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
+    ("layer.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
+    ("layer.{N}.attention.o_proj", "blocks.{N}.attn.proj", Edit::Keep),
+    ("layer.{N}.layer_scale1.lambda1", "blocks.{N}.gamma_1", Edit::Keep),
+    ("layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
+    ("layer.{N}.mlp.gate_proj", "blocks.{N}.mlp.fc1_g", Edit::Keep),
+    ("layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1_x", Edit::Keep),
+    ("layer.{N}.mlp.down_proj", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("layer.{N}.layer_scale2.lambda1", "blocks.{N}.gamma_2", Edit::Keep),
+    ("norm", "norm", Edit::Keep),
+];
+
+/// The blocks' names in memory.
+const IN_MEMORY: [Row; 14] = [
+    ("model.layer.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
+    ("model.layer.{N}.attention.q_proj.bias", "blocks.{N}.attn.q_bias", Edit::Keep),
+    ("model.layer.{N}.attention.v_proj.bias", "blocks.{N}.attn.v_bias", Edit::Keep),
+    ("model.layer.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
+    ("model.layer.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
+    ("model.layer.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
+    ("model.layer.{N}.attention.o_proj", "blocks.{N}.attn.proj", Edit::Keep),
+    ("model.layer.{N}.layer_scale1.lambda1", "blocks.{N}.gamma_1", Edit::Keep),
+    ("model.layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
+    ("model.layer.{N}.mlp.gate_proj", "blocks.{N}.mlp.fc1_g", Edit::Keep),
+    ("model.layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("model.layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1_x", Edit::Keep),
+    ("model.layer.{N}.mlp.down_proj", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("model.layer.{N}.layer_scale2.lambda1", "blocks.{N}.gamma_2", Edit::Keep),
+];
+
+const HF_PATCHES: &str = "embeddings.patch_embeddings.weight";
+
+/// Query, key and value of PE's pool, in one tensor.
+const POOL_QKV: &str = "attn_pool.attn.in_proj_";
+
+const fn timm(telltales: &'static [&'static str]) -> Naming {
+    Naming { rows: &[&EVA], left_out, ..Naming::new(Dialect::Timm, telltales) }
+}
+
+const fn hugging_face(telltales: &'static [&'static str], rows: &'static [&'static [Row]]) -> Naming {
+    Naming {
+        rows,
+        heads: &[],
+        left_out: |name, _| (name == "embeddings.mask_token").then_some("used only while pretraining"),
+        finish: |map| finish_huggingface(map).map(|()| None),
+        complete: add_mask_token,
+        ..Naming::new(Dialect::HuggingFace, telltales)
+    }
+}
+
+const fn perception(telltales: &'static [&'static str]) -> Naming {
+    Naming {
+        rows: &[&PERCEPTION],
+        heads: &[],
+        finish: |map| split_pool(map).map(|()| None),
+        ..Naming::new(Dialect::Clip, telltales)
+    }
+}
+
+/// The reason to leave out a tensor; `None` to keep it.
+fn left_out(name: &str, file: &Tensors) -> Option<&'static str> {
+    match name {
+        _ if name.contains("rope") && !name.ends_with("rope.freqs") => Some("follows from the grid"),
+        _ if name.ends_with(".bias_mask") => Some("follows from the form of attention"),
+        _ if name.starts_with("local_cls_norm.") || name.starts_with("projectors.") => {
+            Some("used only while pretraining")
+        }
+        _ => pretraining(name, file),
+    }
+}
+
+impl Files for EvaConfig {
+    const NAMINGS: &'static [Naming] = &[
+        timm(&[PATCHES, "blocks.0.attn.q_bias"]),
+        timm(&[PATCHES, "blocks.0.attn.q_proj.weight"]),
+        timm(&[PATCHES, "rope.freqs"]),
+        timm(&[PATCHES, "blocks.0.gamma_1", "reg_token"]),
+        Naming { is_weak: true, ..timm(&[PATCHES]) },
+        Naming {
+            rows: &[&DINOV3, &EVA],
+            left_out,
+            finish: |map| split_biases(map).map(|()| None),
+            ..Naming::new(Dialect::Official, &[PATCHES, "storage_tokens"])
+        },
+        hugging_face(&[HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
+        hugging_face(&[HF_PATCHES, "model.layer.0.attention.q_proj.weight"], &[&IN_MEMORY, &HUGGING_FACE]),
+        perception(&["positional_embedding", "conv1.weight", "attn_pool.probe"]),
+        Naming { is_weak: true, ..perception(&["positional_embedding", "conv1.weight"]) },
+    ];
+
+    fn first_conv(&self) -> String {
+        "patch_embed.proj".into()
+    }
+
+    /// Biases of separate products, which BAAI's files hold beside the weights, go to these. A head without a bias gets
+    /// one of zeros.
+    fn finish(tensors: &mut TensorMap) -> Result<(), LoadError> {
+        let names: Vec<String> = tensors.names().map(str::to_string).collect();
+        for name in names {
+            for part in ["q", "v"] {
+                if let Some(attention) = name.strip_suffix(&format!(".{part}_bias"))
+                    && tensors.contains(&format!("{attention}.{part}_proj.weight"))
+                    && let Some(bias) = tensors.tensors.remove(&name)
+                {
+                    tensors.tensors.insert(format!("{attention}.{part}_proj.bias"), bias);
+                }
+            }
+        }
+        vit::convert::add_bias(tensors, "head")
+    }
+
+    fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        let (map, shapes) = (&file.map, Shapes(&file.map));
+        let mut config = Self::default();
+        let [width, channels, rows, columns] = shapes.get::<4>("patch_embed.proj.weight")?;
+        (config.embed_dim, config.in_chans, config.patch_size) = (width, channels, [rows, columns]);
+        config.depth = shapes.count("blocks.{}.norm1.weight", 0);
+        config.qkv_fused = map.contains("blocks.0.attn.qkv.weight");
+        let has_key_bias =
+            ["qkv", "k_proj"].iter().any(|layer| map.contains(&format!("blocks.0.attn.{layer}.bias")));
+        config.attn_type = if has_key_bias { AttnType::Rope } else { AttnType::Eva };
+        config.qkv_bias = has_key_bias
+            || ["q_bias", "q_proj.bias"].iter().any(|bias| map.contains(&format!("blocks.0.attn.{bias}")));
+        config.qk_norm = map.contains("blocks.0.attn.q_norm.weight");
+        config.scale_attn_inner = map.contains("blocks.0.attn.norm.weight");
+        config.scale_mlp = map.contains("blocks.0.mlp.norm.weight");
+        let [_, hidden] = shapes.get::<2>("blocks.0.mlp.fc2.weight")?;
+        let first = map.rows("blocks.0.mlp.fc1.weight");
+        config.swiglu_mlp = first != Some(hidden);
+        config.mlp_ratio = mlp_ratio(hidden, width);
+        if config.swiglu_mlp && first.is_none() && !config.scale_mlp {
+            config.swiglu_align_to = 1;
+        }
+        config.init_values = map.contains("blocks.0.gamma_1").then_some(1e-5);
+        config.class_token = map.contains("cls_token");
+        config.num_reg_tokens = shapes.find::<3>("reg_token").map_or(0, |[_, registers, _]| registers);
+        config.use_abs_pos_emb = map.contains("pos_embed");
+        config.use_pre_transformer_norm = map.contains("norm_pre.weight");
+        config.num_classes = map.rows("head.weight").unwrap_or(0);
+        let [norm, fc_norm] = ["norm", "fc_norm"].map(|norm| map.contains(&format!("{norm}.weight")));
+        config.global_pool = match (map.contains("attn_pool.latent"), fc_norm || !config.class_token) {
+            (true, _) => GlobalPool::Map,
+            (false, true) => GlobalPool::Avg,
+            (false, false) => GlobalPool::Token,
+        };
+        if config.norms() != [fc_norm, norm] {
+            (config.use_fc_norm, config.use_post_transformer_norm) = (Some(fc_norm), Some(norm));
+        }
+        let mut notes = Vec::new();
+        let freqs = shapes.find::<4>("rope.freqs");
+        config.num_heads = match (freqs, shapes.find::<1>("blocks.0.attn.q_norm.weight")) {
+            (Some([_, _, heads, _]), _) => heads,
+            (None, Some([head])) if head > 0 => width / head,
+            _ => heads(file, width, &mut notes)?,
+        };
+        if let Some([_, hidden, _, _]) =
+            map.get("attn_pool.mlp.fc1.weight").map(|fc| [0, fc.shape()[0], 0, 0])
+        {
+            config.attn_pool_mlp_ratio =
+                Some(mlp_ratio(hidden, width)).filter(|ratio| *ratio != config.mlp_ratio);
+        }
+        config.set_positions(file, &mut notes);
+        let Inferred { config, notes: more } = config.settle_named(file)?;
+        config.validate().map_err(|error| LoadError::config(&map.path, error))?;
+        notes.extend(more);
+        Ok(Inferred { config, notes })
+    }
+
+    fn settle_named(self, _: &Converted) -> Result<Inferred<Self>, LoadError> {
+        let without_head = "no head in this file: the model gives features, not classes".to_string();
+        let notes = (self.num_classes == 0).then_some(without_head).into_iter().collect();
+        Ok(Inferred { config: self, notes })
+    }
+
+    /// DINOv3's distilled files have biases of zeros, which timm's models without biases leave out.
+    fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
+        if !self.qkv_bias && self.qkv_fused {
+            let is_bias = |name: &&str| name.ends_with(".attn.q_bias") || name.ends_with(".attn.v_bias");
+            let zeros: Vec<String> = tensors
+                .names()
+                .filter(is_bias)
+                .filter(|name| tensors.get(name).is_some_and(|t| t.to_f64().iter().all(|x| *x == 0.0)))
+                .map(str::to_string)
+                .collect();
+            zeros.iter().for_each(|name| drop(tensors.tensors.remove(name)));
+        }
+        self.encoder().fit(tensors, of.map(EvaConfig::encoder).as_ref(), report);
+    }
+
+    fn num_features(&self) -> usize {
+        self.embed_dim
+    }
+
+    fn timm_arg(&self, key: &str, value: &Value) -> Option<Result<Self, String>> {
+        let same = || Some(Ok(self.clone()));
+        match key {
+            // They concern the sizes of images, and training.
+            "dynamic_img_size" if value.is_boolean() => same(),
+            "rope_shift_coords" | "rope_jitter_coords" | "rope_rescale_coords" | "num_kv_heads"
+                if value.is_null() =>
+            {
+                same()
+            }
+            "dynamic_img_pad" | "attn_only_layer_scale" if value == &Value::Bool(false) => same(),
+            "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
+            "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
+            _ => None,
+        }
+    }
+
+    fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
+        args.remove("pos_resize");
+        refuse_args(args, &["norm_eps"])
+    }
+
+    fn of_huggingface(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<Self, String>> {
+        (fields.text("model_type") == Ok(Some("dinov3_vit"))).then(|| of_huggingface(fields, class))
+    }
+
+    fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
+        to_huggingface(self)
+    }
+}
+
+impl EvaConfig {
+    /// Sets the image size that tables show, and rotary positions, which tensors mostly do not show.
+    fn set_positions(&mut self, file: &Converted, notes: &mut Vec<String>) {
+        let Converted { map, dialect, .. } = file;
+        if map.contains("rope.freqs") {
+            (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::Mixed);
+            (self.rope_temperature, self.rope_grid_indexing) = (10.0, GridIndexing::Xy);
+            notes.push("rotary positions of columns before rows are assumed".into());
+        } else if *dialect == Dialect::Official {
+            (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::DinoV3);
+            (self.rope_temperature, self.rope_rotate_half, self.norm_eps) = (100.0, true, 1e-5);
+            notes.push("rotary positions and epsilon are assumed as usual for a DINOv3".into());
+        } else if *dialect == Dialect::Clip {
+            let side =
+                file.img_size().map_or([24, 24], |[h, w]| [h / self.patch_size[0], w / self.patch_size[1]]);
+            (self.use_rot_pos_emb, self.rope_grid_indexing) = (true, GridIndexing::Xy);
+            (self.ref_feat_shape, self.norm_eps) = (Some(side), 1e-5);
+            self.rope_grid_offset = if self.class_token { 1.0 } else { 0.0 };
+            notes.push("rotary positions and epsilon are assumed as usual for a Perception Encoder".into());
+        } else if self.swiglu_mlp {
+            (self.use_rot_pos_emb, self.ref_feat_shape) = (true, Some([16, 16]));
+            notes.push("rotary positions are assumed as in EVA-02".into());
+        } else {
+            notes.push("no rotary positions are assumed, as in EVA".into());
+        }
+        let prefix = usize::from(self.class_token) + self.num_reg_tokens;
+        let rows = map.get("pos_embed").and_then(|table| table.shape().get(1).copied());
+        let square = rows.and_then(|rows| {
+            [prefix, 0].into_iter().find_map(|in_front| {
+                let patches = rows.checked_sub(in_front).filter(|n| *n > 0)?;
+                let side = patches.isqrt();
+                (side * side == patches).then_some((in_front, side))
+            })
+        });
+        match (file.img_size(), square) {
+            (Some(size), square) => {
+                self.img_size = size;
+                self.no_embed_class = prefix > 0 && square.is_some_and(|(in_front, _)| in_front == 0);
+            }
+            (None, Some((in_front, side))) => {
+                self.no_embed_class = prefix > 0 && in_front == 0;
+                self.img_size = self.patch_size.map(|patch| side * patch);
+            }
+            (None, None) => {
+                let multiple = |patch: usize| (224 / patch.max(1)).max(1).saturating_mul(patch);
+                self.img_size = self.patch_size.map(multiple);
+                notes.push(format!("the image size is not in the tensors; {:?} is assumed", self.img_size));
+            }
+        }
+    }
+}
+
+/// Splits the fused bias of DINOv3 into those of queries and values. Keys have none.
+fn split_biases(map: &mut TensorMap) -> Result<(), LoadError> {
+    let names: Vec<String> =
+        map.names().filter(|n| n.ends_with(".attn.qkv.bias")).map(str::to_string).collect();
+    for name in names {
+        let Some(attention) = name.strip_suffix(".qkv.bias") else { continue };
+        for (part, place) in [("q_bias", 0), ("v_bias", 2)] {
+            let third = part_of(map, &name, 3, place..place + 1)?;
+            map.tensors.insert(format!("{attention}.{part}"), third);
+        }
+        map.tensors.remove(&name);
+    }
+    Ok(())
+}
+
+/// Splits the fused projection of PE's pool.
+fn split_pool(map: &mut TensorMap) -> Result<(), LoadError> {
+    for part in ["weight", "bias"] {
+        let name = format!("{POOL_QKV}{part}");
+        if !map.contains(&name) {
+            continue;
+        }
+        for (layer, places) in [("q", 0..1), ("kv", 1..3)] {
+            let rows = part_of(map, &name, 3, places)?;
+            map.tensors.insert(format!("attn_pool.{layer}.{part}"), rows);
+        }
+        map.tensors.remove(&name);
+    }
+    Ok(())
+}
+
+/// Parts of a tensor that is divided into `parts` along its first axis.
+fn part_of(
+    map: &TensorMap,
+    name: &str,
+    parts: usize,
+    places: std::ops::Range<usize>,
+) -> Result<HostTensor, LoadError> {
+    let fail = |error: TensorError| LoadError::tensor(&map.path, name, error);
+    let tensor = map.get(name).ok_or_else(|| LoadError::tensor(&map.path, name, "is missing"))?;
+    let rows = tensor.shape().first().copied().unwrap_or(0);
+    if rows == 0 || rows % parts != 0 {
+        return Err(fail(TensorError::shape(format!("[{parts}·D, …]"), tensor.shape())));
+    }
+    let one = rows / parts;
+    tensor.slice(0, places.start * one..places.end * one).map_err(fail)
+}
+
+/// Joins query, key and value, and gives the second product of a gated MLP its name.
+fn finish_huggingface(map: &mut TensorMap) -> Result<(), LoadError> {
+    join(&mut map.tensors).map_err(|(name, error)| LoadError::tensor(&map.path, &name, error))?;
+    let gates: Vec<String> =
+        map.names().filter_map(|name| name.strip_suffix(".fc1_g.weight").map(str::to_string)).collect();
+    for mlp in gates {
+        for part in ["weight", "bias"] {
+            if let Some(tensor) = map.tensors.remove(&format!("{mlp}.fc1.{part}")) {
+                map.tensors.insert(format!("{mlp}.fc1_x.{part}"), tensor);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds the token for masked patches, which no answer reads; transformers expects it.
+fn add_mask_token(tensors: &mut TensorMap) -> Result<(), LoadError> {
+    let Some(token) = tensors.get("embeddings.cls_token") else { return Ok(()) };
+    let (shape, bytes) = (token.shape().to_vec(), vec![0; token.bytes().len()]);
+    let mask = HostTensor::new(token.dtype(), shape, bytes)
+        .map_err(|error| LoadError::tensor(&tensors.path, "embeddings.mask_token", error))?;
+    tensors.tensors.insert("embeddings.mask_token".into(), mask);
+    Ok(())
+}
+
+/// A DINOv3 of transformers.
+fn of_huggingface(fields: &Fields<'_>, class: Option<&str>) -> Result<EvaConfig, String> {
+    if let Some(class) = class.filter(|class| *class != "DINOv3ViTModel") {
+        return Err(format!("{class} is not supported, only DINOv3ViTModel"));
+    }
+    let flag = |key: &str, usual: bool| Ok::<bool, String>(fields.flag(key)?.unwrap_or(usual));
+    let bias = flag("query_bias", true)?;
+    for (key, expected) in
+        [("value_bias", bias), ("key_bias", false), ("proj_bias", true), ("mlp_bias", true)]
+    {
+        if flag(key, key != "key_bias")? != expected {
+            return Err(format!("`{key}` {} is not supported here, only {expected}", !expected));
+        }
+    }
+    let gated = flag("use_gated_mlp", false)?;
+    let act = if gated { "silu" } else { "gelu" };
+    let found = fields.text("hidden_act")?.unwrap_or("gelu");
+    if found != act {
+        return Err(format!("`hidden_act` `{found}` is not supported here, only `{act}`"));
+    }
+    let width = fields.size("hidden_size")?.unwrap_or(384);
+    let hidden = fields.size("intermediate_size")?.unwrap_or(1536);
+    Ok(EvaConfig {
+        img_size: fields.pair("image_size")?.unwrap_or([224, 224]),
+        patch_size: fields.pair("patch_size")?.unwrap_or([16, 16]),
+        in_chans: fields.size("num_channels")?.unwrap_or(3),
+        num_classes: 0,
+        global_pool: GlobalPool::Token,
+        embed_dim: width,
+        depth: fields.size("num_hidden_layers")?.unwrap_or(12),
+        num_heads: fields.size("num_attention_heads")?.unwrap_or(6),
+        qkv_bias: bias,
+        mlp_ratio: mlp_ratio(hidden, width),
+        swiglu_mlp: gated,
+        swiglu_align_to: usize::from(gated),
+        init_values: Some(fields.number("layerscale_value")?.unwrap_or(1.0)),
+        num_reg_tokens: fields.size("num_register_tokens")?.unwrap_or(0),
+        use_abs_pos_emb: false,
+        use_rot_pos_emb: true,
+        rope_type: RopeType::DinoV3,
+        rope_temperature: fields.number("rope_theta")?.unwrap_or(100.0),
+        rope_rotate_half: true,
+        norm_eps: fields.number("layer_norm_eps")?.unwrap_or(1e-5),
+        attn_drop_rate: fields.number("attention_dropout")?.unwrap_or(0.0),
+        drop_path_rate: fields.number("drop_path_rate")?.unwrap_or(0.0),
+        ..EvaConfig::default()
+    })
+}
+
+fn to_huggingface(config: &EvaConfig) -> Result<HuggingFaceModel, String> {
+    let encoder = config.encoder();
+    let differs = [
+        ("num_classes", config.num_classes > 0),
+        ("global_pool", config.global_pool != GlobalPool::Token),
+        ("use_fc_norm", config.norms() != [false, true]),
+        ("use_rot_pos_emb", !config.use_rot_pos_emb),
+        ("rope_type", config.rope_type != RopeType::DinoV3),
+        ("rope_rotate_half", !config.rope_rotate_half),
+        ("rope_grid_indexing", config.rope_grid_indexing != GridIndexing::Ij),
+        ("rope_grid_offset", config.rope_grid_offset != 0.0),
+        ("use_abs_pos_emb", config.use_abs_pos_emb),
+        ("num_reg_tokens", config.num_reg_tokens == 0),
+        ("class_token", !config.class_token),
+        ("init_values", encoder.init_values.is_none()),
+        ("qkv_fused", !config.qkv_fused),
+        ("attn_type", config.attn_type != AttnType::Eva),
+        ("qk_norm", config.qk_norm),
+        ("scale_mlp", config.scale_mlp),
+        ("scale_attn_inner", config.scale_attn_inner),
+        ("swiglu_align_to", config.swiglu_mlp && config.swiglu_align_to == 0),
+        ("use_post_norm", config.use_post_norm),
+        ("use_pre_transformer_norm", config.use_pre_transformer_norm),
+        ("proj_drop_rate", config.proj_drop_rate != 0.0),
+    ];
+    if let Some((field, _)) = differs.iter().find(|(_, differs)| *differs) {
+        return Err(format!("transformers' DINOv3 has no counterpart for this value of {field}"));
+    }
+    let act = if config.swiglu_mlp { Activation::Silu } else { Activation::Gelu };
+    let mut fields = Map::new();
+    let mut put = |key: &str, value: Value| fields.insert(key.to_string(), value);
+    put("attention_dropout", json!(config.attn_drop_rate));
+    put("drop_path_rate", json!(config.drop_path_rate));
+    put("hidden_act", json!(vit::huggingface::huggingface_activation(act)));
+    put("hidden_size", json!(config.embed_dim));
+    put("image_size", vit::huggingface::side(config.img_size));
+    put("initializer_range", json!(0.02));
+    put("intermediate_size", json!(encoder.mlp_hidden_dim()));
+    put("key_bias", json!(false));
+    put("layer_norm_eps", json!(config.norm_eps));
+    put("layerscale_value", json!(config.init_values));
+    put("mlp_bias", json!(true));
+    put("num_attention_heads", json!(config.num_heads));
+    put("num_channels", json!(config.in_chans));
+    put("num_hidden_layers", json!(config.depth));
+    put("num_register_tokens", json!(config.num_reg_tokens));
+    put("patch_size", vit::huggingface::side(config.patch_size));
+    put("proj_bias", json!(true));
+    put("query_bias", json!(config.qkv_bias));
+    put("rope_theta", json!(config.rope_temperature));
+    put("use_gated_mlp", json!(config.swiglu_mlp));
+    put("value_bias", json!(config.qkv_bias));
+    Ok(HuggingFaceModel { model_type: "dinov3_vit", class: "DINOv3ViTModel", fields, is_own: false })
+}

@@ -1,0 +1,155 @@
+//! The projection of tokens to queries, keys and values.
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor};
+use vitrum_kernels::Activation::Identity;
+
+use super::norm::LayerNorm;
+use super::{Linear, parameter};
+
+/// How queries, keys and values come from tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QkvForm {
+    /// One product (key `qkv`).
+    #[default]
+    Fused,
+    /// One product; a bias on queries and values only (BEiT; keys `qkv.weight`, `q_bias`, `v_bias`).
+    FusedWithoutKeyBias,
+    /// Three products (keys `q_proj`, `k_proj`, `v_proj`).
+    Separate,
+    /// Three products; keys have no bias (EVA-02).
+    SeparateWithoutKeyBias,
+}
+
+impl QkvForm {
+    /// Whether the three are one product.
+    pub fn is_fused(self) -> bool {
+        matches!(self, Self::Fused | Self::FusedWithoutKeyBias)
+    }
+
+    /// Whether keys have a bias if queries and values have one.
+    pub fn has_key_bias(self) -> bool {
+        matches!(self, Self::Fused | Self::Separate)
+    }
+}
+
+/// The projection of tokens to queries, keys and values.
+// The size of a variant does not matter: a few dozen exist at most, beside megabytes of weights.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum Qkv {
+    /// One product.
+    Fused(FusedQkv),
+    /// Three products.
+    Separate(SeparateQkv),
+}
+
+/// One product for all three.
+#[derive(Module, Debug)]
+pub struct FusedQkv {
+    /// `D -> 3·A·E`: queries of all heads, then keys, then values.
+    pub qkv: Linear,
+    /// Bias of the queries, `[A·E]`, if the product has none.
+    pub q_bias: Option<Param<Tensor<1>>>,
+    /// Bias of the values, `[A·E]`.
+    pub v_bias: Option<Param<Tensor<1>>>,
+}
+
+/// A product for each.
+#[derive(Module, Debug)]
+pub struct SeparateQkv {
+    /// `D -> A·E`.
+    pub q_proj: Linear,
+    /// `D -> A·E`.
+    pub k_proj: Linear,
+    /// `D -> A·E`.
+    pub v_proj: Linear,
+}
+
+impl Qkv {
+    /// A projection from `dim` to three times `inner`.
+    pub fn new(dim: usize, inner: usize, form: QkvForm, bias: bool, device: &Device) -> Self {
+        let ends = || (bias && !form.has_key_bias()).then(|| parameter([inner], device));
+        let linear = |bias| Linear::new(dim, inner, bias, device);
+        match form.is_fused() {
+            true => Self::Fused(FusedQkv {
+                qkv: Linear::new(dim, 3 * inner, bias && form.has_key_bias(), device),
+                q_bias: ends(),
+                v_bias: ends(),
+            }),
+            false => Self::Separate(SeparateQkv {
+                q_proj: linear(bias),
+                k_proj: linear(bias && form.has_key_bias()),
+                v_proj: linear(bias),
+            }),
+        }
+    }
+
+    /// `[B, T, D] -> [B, T, 3·A·E]`.
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Fused(fused) => fused.forward(x),
+            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
+                let parts = [q_proj, k_proj, v_proj].map(|layer| layer.forward(x.clone()));
+                Tensor::cat(parts.to_vec(), 2)
+            }
+        }
+    }
+
+    /// The projection of normed tokens.
+    pub(super) fn after(&self, norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Fused(FusedQkv { qkv, q_bias: None, .. }) => qkv.after(norm, x, Identity),
+            Self::Fused(FusedQkv { qkv, .. }) if qkv.prepared().is_some() => qkv.after(norm, x, Identity),
+            _ => self.forward(norm.forward(x)),
+        }
+    }
+
+    /// Whether the attention after this projection multiplies in bf16.
+    pub(super) fn rounds_attention(&self, device: &Device, dtype: DType) -> bool {
+        self.linears().iter().all(|(_, layer)| layer.rounds_attention(device, dtype))
+    }
+
+    /// The linear layers with their names in a block.
+    pub fn linears(&self) -> Vec<(&'static str, &Linear)> {
+        match self {
+            Self::Fused(FusedQkv { qkv, .. }) => vec![("attn.qkv", qkv)],
+            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
+                vec![("attn.q_proj", q_proj), ("attn.k_proj", k_proj), ("attn.v_proj", v_proj)]
+            }
+        }
+    }
+
+    /// [`linears`](Qkv::linears), mutable. Prepared forms of a fused weight hold the biases of queries and values.
+    pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        match self {
+            Self::Fused(fused) => {
+                if let Some(bias) = fused.bias() {
+                    fused.qkv.set_outer_bias(&bias);
+                }
+                vec![("attn.qkv", &mut fused.qkv)]
+            }
+            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
+                vec![("attn.q_proj", q_proj), ("attn.k_proj", k_proj), ("attn.v_proj", v_proj)]
+            }
+        }
+    }
+}
+
+impl FusedQkv {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self.bias() {
+            Some(bias) if self.qkv.prepared().is_none() => {
+                vitrum_kernels::linear(x, self.qkv.weight.val(), bias)
+            }
+            _ => self.qkv.forward(x),
+        }
+    }
+
+    /// `[q_bias, 0, v_bias]`, `[3·A·E]`.
+    fn bias(&self) -> Option<Tensor<1>> {
+        let (q, v) = (self.q_bias.as_ref()?.val(), self.v_bias.as_ref()?.val());
+        let k = Tensor::zeros(q.dims(), (&q.device(), q.dtype()));
+        Some(Tensor::cat(vec![q, k, v], 0))
+    }
+}

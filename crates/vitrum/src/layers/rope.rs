@@ -1,0 +1,226 @@
+//! Rotary positions: Su et al. 2021 (arXiv:2104.09864); for images Heo et al. 2024 (arXiv:2403.13298), EVA-02
+//! (arXiv:2303.11331), DINOv3 (arXiv:2508.10104).
+//!
+//! Pairs of numbers of a query or key are points of a plane. A token's place turns them by an angle, the place times a
+//! frequency: `[x, y] -> [x cos - y sin, y cos + x sin]`. The product of a query and a key then depends on the
+//! difference of their places. Prefix tokens have no place and do not turn.
+
+use std::f64::consts::{PI, TAU};
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::parameter;
+
+/// Where the frequencies of rotary positions come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RopeType {
+    /// A geometric progression for each axis; places are numbers of rows and columns (EVA-02; timm `RotaryEmbeddingCat`).
+    #[default]
+    Cat,
+    /// Learned frequencies of both axes for each block and head (timm `RotaryEmbeddingMixed`; key `rope.freqs`).
+    Mixed,
+    /// A geometric progression of periods; places lie between -1 and 1 on each axis (timm `RotaryEmbeddingDinoV3`).
+    #[serde(rename = "dinov3")]
+    DinoV3,
+}
+
+/// The order of the axes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GridIndexing {
+    /// Rows, then columns.
+    #[default]
+    Ij,
+    /// Columns, then rows.
+    Xy,
+}
+
+/// How a [`Rope`] is built.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// Where the frequencies come from.
+    pub kind: RopeType,
+    /// `L`.
+    pub depth: usize,
+    /// `A`.
+    pub num_heads: usize,
+    /// `E`, a multiple of 4.
+    pub head_dim: usize,
+    /// Tokens that do not turn.
+    pub prefix_tokens: usize,
+    /// Base of the progressions.
+    pub temperature: f64,
+    /// Added to the number of every row and column. [`RopeType::Mixed`] has none.
+    pub grid_offset: f64,
+    /// The order of the axes.
+    pub indexing: GridIndexing,
+    /// Whether a pair is `i` and `i + E / 2`; else it is `2i` and `2i + 1`.
+    pub rotate_half: bool,
+    /// Rows and columns to which places of other grids are scaled; [`RopeType::Cat`] only.
+    pub reference: Option<[usize; 2]>,
+}
+
+/// Rotary positions of a model.
+#[derive(Module, Debug)]
+pub struct Rope {
+    /// Learned frequencies `[2, L, A, E / 2]`, first axis first.
+    pub freqs: Option<Param<Tensor<4>>>,
+    #[module(skip)]
+    config: RopeConfig,
+}
+
+impl Rope {
+    /// Rotary positions without values.
+    pub fn new(config: RopeConfig, device: &Device) -> Self {
+        let RopeConfig { kind, depth, num_heads, head_dim, .. } = config;
+        let learned = kind == RopeType::Mixed;
+        let freqs = learned.then(|| parameter([2, depth, num_heads, head_dim / 2], device));
+        Self { freqs, config }
+    }
+
+    /// The rotation of all blocks; `None` if each has its own.
+    pub fn shared(&self, grid: [usize; 2], dtype: DType, device: &Device) -> Option<Rotation> {
+        if self.freqs.is_some() {
+            return None;
+        }
+        let RopeConfig { prefix_tokens, head_dim, .. } = self.config;
+        let n = grid[0] * grid[1];
+        let angles = self.angles(grid);
+        let table = |of: fn(f64) -> f64| {
+            let values: Vec<f64> = angles.iter().copied().map(of).collect();
+            Tensor::from_data(TensorData::new(values, [1, n, 1, head_dim / 2]), (device, dtype))
+        };
+        let [cos, sin] = [f64::cos, f64::sin].map(table);
+        Some(Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half))
+    }
+
+    /// The rotation of block `index`, if each has its own.
+    pub fn of_block(&self, index: usize, grid: [usize; 2]) -> Option<Rotation> {
+        let freqs = self.freqs.as_ref()?.val();
+        let RopeConfig { prefix_tokens, num_heads: a, head_dim: e, .. } = self.config;
+        let n = grid[0] * grid[1];
+        let [first, second] = self.places(grid);
+        let product = |axis: usize, places: Vec<f64>| {
+            let places = TensorData::new(places, [1, n, 1, 1]);
+            let places = Tensor::<4>::from_data(places, (&freqs.device(), freqs.dtype()));
+            let freqs = freqs.clone().narrow(0, axis, 1).narrow(1, index, 1).reshape([1, 1, a, e / 2]);
+            places * freqs // [1, N, A, E/2]
+        };
+        let angles = product(0, first) + product(1, second);
+        // Queries and keys turn alike.
+        let [cos, sin] =
+            [angles.clone().cos(), angles.sin()].map(|part| Tensor::cat(vec![part.clone(), part], 2));
+        Some(Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half))
+    }
+
+    /// The places of all patches on the first and the second axis, row by row.
+    fn places(&self, grid: [usize; 2]) -> [Vec<f64>; 2] {
+        let RopeConfig { kind, grid_offset, reference, indexing, .. } = self.config;
+        let place = |axis: usize, at: usize| {
+            let size = grid[axis] as f64;
+            match (kind, reference) {
+                (RopeType::Mixed, _) => at as f64,
+                (RopeType::DinoV3, _) => 2.0 * ((at as f64 + 0.5 + grid_offset) / size) - 1.0,
+                (RopeType::Cat, None) => at as f64 + grid_offset,
+                (RopeType::Cat, Some(reference)) => (at as f64 + grid_offset) / size * reference[axis] as f64,
+            }
+        };
+        let patches = || (0..grid[0]).flat_map(|y| (0..grid[1]).map(move |x| [y, x]));
+        let axes = match indexing {
+            GridIndexing::Ij => [0, 1],
+            GridIndexing::Xy => [1, 0],
+        };
+        axes.map(|axis| patches().map(|at| place(axis, at[axis])).collect())
+    }
+
+    /// The angle of each patch and pair, `[N, E / 2]`.
+    fn angles(&self, grid: [usize; 2]) -> Vec<f64> {
+        let RopeConfig { kind, head_dim, temperature, .. } = self.config;
+        let quarter = head_dim / 4;
+        let frequency = |i: usize| match kind {
+            RopeType::DinoV3 => TAU / temperature.powf(2.0 * i as f64 / (head_dim / 2) as f64),
+            _ => temperature.powf(-(i as f64) / quarter as f64),
+        };
+        let frequencies: Vec<f64> = (0..quarter).map(frequency).collect();
+        let [first, second] = self.places(grid);
+        let of_patch = |(a, b): (&f64, &f64)| {
+            [*a, *b]
+                .map(|place| frequencies.iter().map(move |frequency| place * frequency))
+                .into_iter()
+                .flatten()
+        };
+        first.iter().zip(&second).flat_map(|pair| of_patch(pair).collect::<Vec<_>>()).collect()
+    }
+}
+
+/// A rotation of queries and keys: a factor for each number, and a factor for the other number of its pair.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// `[1, T, heads, E]`; one head, or all queries and then all keys.
+    cos: Tensor<4>,
+    /// The same with the sign of the pair's other number.
+    sin: Tensor<4>,
+    half: bool,
+}
+
+impl Rotation {
+    /// From cosines and sines of the patches, `[1, N, heads, E / 2]`.
+    fn new(cos: Tensor<4>, sin: Tensor<4>, prefix: usize, half: bool) -> Self {
+        let pairs = |first: Tensor<4>, second: Tensor<4>, still: f64| {
+            let [_, n, heads, pairs] = first.dims();
+            let all = match half {
+                true => Tensor::cat(vec![first, second], 3),
+                false => Tensor::<4>::stack::<5>(vec![first, second], 4).reshape([1, n, heads, 2 * pairs]),
+            };
+            if prefix == 0 {
+                return all;
+            }
+            let still = Tensor::full([1, prefix, heads, 2 * pairs], still, (&all.device(), all.dtype()));
+            Tensor::cat(vec![still, all], 1)
+        };
+        Self { cos: pairs(cos.clone(), cos, 1.0), sin: pairs(-sin.clone(), sin, 0.0), half }
+    }
+
+    /// Turns the queries and keys of `[B, T, 3·A·E]`.
+    ///
+    /// # Panics
+    /// If `T` is not the rotation's, or the width not that of `heads` heads.
+    pub(super) fn turn(&self, qkv: Tensor<3>, heads: usize) -> Tensor<3> {
+        let [b, t, width] = qkv.dims();
+        let (inner, e) = (width / 3, width / 3 / heads);
+        let x = qkv.clone().narrow(2, 0, 2 * inner).reshape([b, t, 2 * heads, e]);
+        let others = match self.half {
+            true => {
+                let parts = [e / 2, 0].map(|from| x.clone().narrow(3, from, e / 2));
+                Tensor::cat(parts.to_vec(), 3)
+            }
+            false => {
+                let x = x.clone().reshape([b * t, heads * e, 2]);
+                let parts = [1, 0].map(|at| x.clone().narrow(2, at, 1));
+                Tensor::cat(parts.to_vec(), 2).reshape([b, t, 2 * heads, e])
+            }
+        };
+        let turned = x * self.cos.clone() + others * self.sin.clone();
+        Tensor::cat(vec![turned.reshape([b, t, 2 * inner]), qkv.narrow(2, 2 * inner, inner)], 2)
+    }
+}
+
+/// First values of learned frequencies `[2, L, A, E / 2]` from one angle for each block and head, uniform in `[0, 2π)`:
+/// two progressions at right angles (Heo et al. 2024; timm `init_random_2d_freqs`).
+pub(super) fn mixed_frequencies(turns: &[f64], head_dim: usize, temperature: f64) -> Vec<f64> {
+    let sizes: Vec<f64> =
+        (0..head_dim / 4).map(|i| temperature.powf(-((4 * i) as f64) / head_dim as f64)).collect();
+    let axis = |of: fn(f64) -> f64| {
+        let of_head = |turn: &f64| {
+            [*turn, turn + PI / 2.0]
+                .into_iter()
+                .flat_map(|angle| sizes.iter().map(move |size| size * of(angle)).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
+        };
+        turns.iter().flat_map(of_head).collect::<Vec<f64>>()
+    };
+    [axis(f64::cos), axis(f64::sin)].concat()
+}

@@ -1,0 +1,468 @@
+//! Files, sizes, precisions and limits of BEiT and EVA. Their numbers are compared in `parity.rs`.
+
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde_json::Value;
+use tempfile::TempDir;
+use vitrum::checkpoint::apply::{Excuses, apply, collect};
+use vitrum::checkpoint::card::CardSource;
+use vitrum::checkpoint::dialect::to_timm;
+use vitrum::checkpoint::load::{LoadOptions, load};
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
+use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
+use vitrum::models::beit::BeitConfig;
+use vitrum::models::eva::{AttnType, EvaConfig, GridIndexing, RopeType};
+use vitrum::models::vit::{GlobalPool, MlpLayer, PosResize, VitConfig};
+use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
+
+use crate::formula;
+
+fn beit() -> BeitConfig {
+    BeitConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        num_classes: 7,
+        embed_dim: 24,
+        depth: 2,
+        num_heads: 3,
+        use_abs_pos_emb: false,
+        use_rel_pos_bias: true,
+        init_values: Some(0.1),
+        ..BeitConfig::default()
+    }
+}
+
+fn eva() -> EvaConfig {
+    EvaConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        num_classes: 7,
+        embed_dim: 24,
+        depth: 2,
+        num_heads: 3,
+        ..EvaConfig::default()
+    }
+}
+
+fn rotary(rope_type: RopeType) -> EvaConfig {
+    EvaConfig { use_rot_pos_emb: true, rope_type, use_abs_pos_emb: false, ..eva() }
+}
+
+fn eva02() -> EvaConfig {
+    EvaConfig {
+        qkv_fused: false,
+        swiglu_mlp: true,
+        scale_mlp: true,
+        scale_attn_inner: true,
+        ref_feat_shape: Some([3, 3]),
+        ..rotary(RopeType::Cat)
+    }
+}
+
+/// A model of every option.
+fn all() -> Vec<ModelConfig> {
+    let beits = [
+        beit(),
+        BeitConfig { use_rel_pos_bias: false, use_shared_rel_pos_bias: true, init_values: None, ..beit() },
+        BeitConfig { use_abs_pos_emb: true, qkv_bias: false, global_pool: GlobalPool::Token, ..beit() },
+        BeitConfig { swiglu_mlp: true, scale_mlp: true, img_size: [24, 40], ..beit() },
+    ];
+    let evas = [
+        eva(),
+        eva02(),
+        EvaConfig { qkv_bias: false, qkv_fused: false, ..eva() },
+        EvaConfig { swiglu_mlp: true, use_post_norm: true, ..rotary(RopeType::Cat) },
+        EvaConfig { attn_type: AttnType::Rope, ..rotary(RopeType::Mixed) },
+        EvaConfig { attn_type: AttnType::Rope, qkv_fused: false, qk_norm: true, ..rotary(RopeType::Cat) },
+        EvaConfig {
+            num_reg_tokens: 4,
+            init_values: Some(0.1),
+            swiglu_mlp: true,
+            swiglu_align_to: 16,
+            rope_rotate_half: true,
+            use_fc_norm: Some(false),
+            ..rotary(RopeType::DinoV3)
+        },
+        EvaConfig {
+            global_pool: GlobalPool::Map,
+            use_pre_transformer_norm: true,
+            attn_pool_num_heads: Some(4),
+            attn_pool_mlp_ratio: Some(3.0),
+            ..rotary(RopeType::Cat)
+        },
+    ];
+    let tiny = |beit: BeitConfig| VitConfig { derived: Default::default(), ..beit.encoder() };
+    let plain = VitConfig { init_values: Some(0.1), ..tiny(beit()) };
+    let vits = [
+        VitConfig { scale_attn_norm: true, scale_mlp_norm: true, ..plain.clone() },
+        VitConfig { mlp_layer: MlpLayer::SwigluPacked, scale_mlp_norm: true, ..plain.clone() },
+        VitConfig { mlp_layer: MlpLayer::Swiglu, ..plain },
+    ];
+    let beits = beits.into_iter().map(ModelConfig::from);
+    let evas = evas.into_iter().map(ModelConfig::from);
+    beits.chain(evas).chain(vits.into_iter().map(ModelConfig::from)).collect()
+}
+
+/// Tensors far from their first values, under timm's names.
+fn tensors(config: &ModelConfig) -> TensorMap {
+    let mut map = collect(&config.init(&Device::flex(), 0).unwrap());
+    for (key, tensor) in &mut map.tensors {
+        let shape = tensor.shape().to_vec();
+        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
+    }
+    map
+}
+
+fn model(config: &ModelConfig) -> Model {
+    let skeleton = config.skeleton(&Device::flex()).unwrap();
+    apply(skeleton, tensors(config), DType::F32, &Excuses::default()).unwrap().0
+}
+
+fn images([height, width]: [usize; 2]) -> Tensor<4> {
+    let shape = [2, 3, height, width];
+    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
+}
+
+fn logits(model: &Model) -> Vec<f32> {
+    logits_at(model, model.config().input().image().size)
+}
+
+fn logits_at(model: &Model, size: [usize; 2]) -> Vec<f32> {
+    model.logits_at(images(size), Sizes::Any).unwrap().into_data().try_to_vec().unwrap()
+}
+
+/// The largest difference over the largest value.
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+}
+
+/// A file of a map alone, without a configuration.
+fn file(map: &TensorMap) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.safetensors");
+    write_safetensors(&path, map, &WriteOptions::default()).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn walk_counts_the_modules_parameters() {
+    for config in all() {
+        let held = config.init(&Device::flex(), 0).unwrap().num_params() as u64;
+        assert_eq!(config.walk().unwrap().params, held, "{config:?}");
+    }
+}
+
+/// The published number of parameters, without the head of 1000 classes.
+#[test]
+fn beit3_has_as_many_parameters_as_published() {
+    let mut config: VitConfig = ModelConfig::named("beit3_base_patch16_224").unwrap().try_into().unwrap();
+    assert_eq!(config.walk().unwrap().params, 86_659_816);
+    config.scale_attn_norm = false;
+    assert_eq!(config.walk().unwrap().params, 86_659_816 - 12 * 2 * 768);
+}
+
+#[test]
+fn a_wrong_field_is_named() {
+    let cases: Vec<(ModelConfig, &str)> = vec![
+        (BeitConfig { global_pool: GlobalPool::Max, ..beit() }.into(), "global_pool"),
+        (BeitConfig { head_init_scale: f64::NAN, ..beit() }.into(), "head_init_scale"),
+        (BeitConfig { num_heads: 5, ..beit() }.into(), "embed_dim"),
+        (BeitConfig { img_size: [7, 32], ..beit() }.into(), "img_size"),
+        (BeitConfig { norm_eps: 0.0, ..beit() }.into(), "norm_eps"),
+        (EvaConfig { num_heads: 4, ..rotary(RopeType::Cat) }.into(), "num_heads"),
+        (EvaConfig { rope_rotate_half: true, ..rotary(RopeType::Mixed) }.into(), "rope_rotate_half"),
+        (EvaConfig { rope_temperature: 0.0, ..rotary(RopeType::Cat) }.into(), "rope_temperature"),
+        (EvaConfig { rope_grid_offset: f64::INFINITY, ..rotary(RopeType::Cat) }.into(), "rope_grid_offset"),
+        (EvaConfig { ref_feat_shape: Some([0, 3]), ..rotary(RopeType::Cat) }.into(), "ref_feat_shape"),
+        (
+            EvaConfig { use_fc_norm: Some(true), use_post_transformer_norm: Some(true), ..eva() }.into(),
+            "use_post_transformer_norm",
+        ),
+        (EvaConfig { use_post_norm: true, qk_norm: true, ..eva() }.into(), "qk_norm"),
+        (EvaConfig { swiglu_mlp: true, swiglu_align_to: usize::MAX, ..eva() }.into(), "swiglu_align_to"),
+        (EvaConfig { attn_pool_num_heads: Some(0), ..eva() }.into(), "attn_pool_num_heads"),
+        (
+            EvaConfig { attn_pool_num_heads: Some(5), global_pool: GlobalPool::Map, ..eva() }.into(),
+            "embed_dim",
+        ),
+        (EvaConfig { num_heads: 0, ..rotary(RopeType::DinoV3) }.into(), "num_heads"),
+        (EvaConfig { embed_dim: 0, ..rotary(RopeType::DinoV3) }.into(), "embed_dim"),
+        (
+            VitConfig { mlp_layer: MlpLayer::SwigluPacked, mlp_ratio: 769.0 / 768.0, ..VitConfig::default() }
+                .into(),
+            "mlp_ratio",
+        ),
+    ];
+    for (config, field) in cases {
+        let error = config.walk().unwrap_err();
+        assert!(
+            matches!(error, ConfigError::Field { field: found, .. } if found == field),
+            "{field}: {error}"
+        );
+    }
+}
+
+/// Tables of another grid are resized as the model runs, exactly as a file's tables are at loading. Rotations follow the
+/// grid.
+#[test]
+fn images_of_another_size_equal_a_resized_model() {
+    for config in all() {
+        let own = config.input().image().size;
+        let other = [48, 24];
+        let grown = config.with_some("img_size", Some(other)).unwrap();
+        let excuses = Excuses { source: Some(config.clone()), ..Excuses::default() };
+        let skeleton = grown.skeleton(&Device::flex()).unwrap();
+        let (resized, _) = apply(skeleton, tensors(&config), DType::F32, &excuses).unwrap();
+        let far = apart(&logits_at(&model(&config), other), &logits(&resized));
+        assert!(far < 2e-5, "{config:?} from {own:?}: {far:e}");
+    }
+}
+
+/// Packed weights hold the biases of queries and values, which stand beside the fused weight.
+#[test]
+fn every_precision_keeps_all_biases() {
+    for config in all() {
+        let exact = model(&config);
+        let answer = logits(&exact);
+        let packed = exact.clone().pack();
+        assert!(packed.linears().iter().all(|(_, layer)| layer.packed().is_some()));
+        assert!(apart(&logits(&packed), &answer) < 2e-6, "{config:?}");
+        let mut forgetful = packed;
+        forgetful.forget_prepared();
+        assert_eq!(logits(&forgetful), answer, "{config:?}");
+        for (rounded, precision, most) in [
+            (exact.clone().round_to_bf16(), Precision::Bf16, 0.05),
+            (exact.clone().quantize(&[]).unwrap(), Precision::Int8, 0.1),
+        ] {
+            assert_eq!(rounded.precision(), precision);
+            let far = apart(&logits(&rounded), &answer);
+            assert!(far > 0.0 && far < most, "{precision:?}: {far} of {config:?}");
+        }
+    }
+    // Without these biases the answer is another one.
+    let mut map = tensors(&beit().into());
+    for (key, tensor) in &mut map.tensors {
+        if key.ends_with("q_bias") || key.ends_with("v_bias") {
+            *tensor = HostTensor::from_f32(vec![24], &[0.0; 24]).unwrap();
+        }
+    }
+    let skeleton = ModelConfig::from(beit()).skeleton(&Device::flex()).unwrap();
+    let other = apply(skeleton, map, DType::F32, &Excuses::default()).unwrap().0;
+    assert!(apart(&logits(&other), &logits(&model(&beit().into()))) > 0.1);
+}
+
+/// timm's group matcher and its list of parameters without weight decay.
+#[test]
+fn layers_and_weight_decay_are_timms() {
+    let shared = BeitConfig { use_shared_rel_pos_bias: true, use_abs_pos_emb: true, ..beit() };
+    let beit = model(&shared.into());
+    for (key, depth, decays) in [
+        ("rel_pos_bias.relative_position_bias_table", Depth::Stem, false),
+        ("pos_embed", Depth::Stem, false),
+        ("cls_token", Depth::Stem, false),
+        ("patch_embed.proj.weight", Depth::Stem, true),
+        ("blocks.1.attn.relative_position_bias_table", Depth::Layer(1), false),
+        ("blocks.0.gamma_1", Depth::Layer(0), true),
+        ("blocks.1.attn.qkv.weight", Depth::Layer(1), true),
+        ("fc_norm.weight", Depth::Head, true),
+        ("head.weight", Depth::Head, true),
+    ] {
+        assert_eq!((beit.depth(key), beit.decays(key)), (depth, decays), "{key}");
+    }
+    let eva = model(&rotary(RopeType::Mixed).into());
+    for (key, depth, decays) in [
+        ("rope.freqs", Depth::Head, false),
+        ("reg_token", Depth::Stem, false),
+        ("norm_pre.weight", Depth::Stem, true),
+        ("norm.weight", Depth::Close, true),
+    ] {
+        assert_eq!((eva.depth(key), eva.decays(key)), (depth, decays), "{key}");
+    }
+}
+
+/// timm divides the output layers of block i by `√(2 (i + 1))` and the head by 1000; its tables of biases begin at zero.
+#[test]
+fn first_values_are_timms() {
+    let config = BeitConfig { embed_dim: 96, ..beit() };
+    let map = collect(&ModelConfig::from(config).init(&Device::flex(), 3).unwrap());
+    let deviation = |key: &str| {
+        let values = map.get(key).unwrap().to_f64();
+        (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
+    };
+    for (key, expected) in [
+        ("blocks.0.attn.proj.weight", 0.02 / 2f64.sqrt()),
+        ("blocks.1.mlp.fc2.weight", 0.02 / 2.0),
+        ("blocks.1.mlp.fc1.weight", 0.02),
+        ("head.weight", 2e-5),
+        ("cls_token", 0.02),
+        ("blocks.0.gamma_2", 0.1),
+    ] {
+        let found = deviation(key);
+        assert!((found / expected - 1.0).abs() < 0.25, "{key}: {found} and not {expected}");
+    }
+    for key in ["blocks.0.attn.q_bias", "blocks.1.attn.relative_position_bias_table", "head.bias"] {
+        assert_eq!(deviation(key), 0.0, "{key}");
+    }
+    // Frequencies of a head: two progressions at right angles.
+    let map = collect(&ModelConfig::from(rotary(RopeType::Mixed)).init(&Device::flex(), 3).unwrap());
+    let freqs = map.get("rope.freqs").unwrap();
+    assert_eq!(freqs.shape(), [2, 2, 3, 4]);
+    let (values, heads) = (freqs.to_f64(), 2 * 3);
+    for head in 0..heads {
+        let (x, y) = (&values[head * 4..][..4], &values[(heads + head) * 4..][..4]);
+        for i in 0..2 {
+            let size = 10000f64.powf(-(4.0 * i as f64) / 8.0);
+            assert!((x[i].hypot(y[i]) - size).abs() < 1e-6 * size, "{head}, {i}");
+            assert!((x[i] * x[i + 2] + y[i] * y[i + 2]).abs() < 1e-6 * size, "{head}, {i}");
+        }
+    }
+}
+
+#[test]
+fn timm_folders_written_read_back() {
+    let cases: Vec<(&str, ModelConfig)> = vec![
+        ("beit_base_patch16_224", beit().into()),
+        ("beit_base_patch16_224", BeitConfig { swiglu_mlp: true, use_fc_norm: Some(false), ..beit() }.into()),
+        ("eva02_tiny_patch14_224", EvaConfig { norm_eps: 1e-6, ..eva02() }.into()),
+        ("vit_small_patch16_rope_mixed_224", rotary(RopeType::Mixed).into()),
+    ];
+    for (architecture, config) in cases {
+        let (folder, map) = (TempDir::new().unwrap(), tensors(&config));
+        let base = ModelConfig::named(architecture).unwrap();
+        let mut card = ModelCard::new(config.clone(), CardSource::Timm, "");
+        card.architecture = Some(architecture.into());
+        write_timm(folder.path(), &map, &card, &base, &WriteOptions::default()).unwrap();
+        let again = ModelCard::find(folder.path(), &|_| Ok(base.clone())).unwrap().unwrap();
+        assert_eq!(again.config, config, "{architecture}");
+    }
+    let config: ModelConfig = BeitConfig { norm_eps: 1e-5, ..beit() }.into();
+    let (folder, map) = (TempDir::new().unwrap(), tensors(&config));
+    let mut card = ModelCard::new(config, CardSource::Timm, "");
+    card.architecture = Some("beit_base_patch16_224".into());
+    let base = ModelConfig::named("beit_base_patch16_224").unwrap();
+    let refused = write_timm(folder.path(), &map, &card, &base, &WriteOptions::default()).unwrap_err();
+    assert!(refused.to_string().contains("norm_eps"), "{refused}");
+}
+
+#[test]
+fn transformers_folders_and_back() {
+    let own = |config: BeitConfig| BeitConfig { norm_eps: 1e-12, pos_resize: PosResize::Bilinear, ..config };
+    let shared = BeitConfig { use_rel_pos_bias: false, use_shared_rel_pos_bias: true, ..beit() };
+    for (config, prefix) in [
+        (own(beit()), "beit."),
+        (own(BeitConfig { num_classes: 0, ..beit() }), ""),
+        (own(BeitConfig { global_pool: GlobalPool::Token, init_values: None, ..shared }), "beit."),
+        (own(BeitConfig { use_abs_pos_emb: true, ..beit() }), "beit."),
+    ] {
+        let any = ModelConfig::from(config.clone());
+        let (folder, map) = (TempDir::new().unwrap(), tensors(&any));
+        let card = ModelCard::new(any.clone(), CardSource::Timm, "");
+        write_huggingface(folder.path(), &map, &card, &WriteOptions::default()).unwrap();
+        let written = read(folder.path().join("model.safetensors")).unwrap();
+        let attention = format!("{prefix}encoder.layer.1.attention.attention");
+        assert!(written.contains(&format!("{attention}.query.bias")));
+        assert!(!written.contains(&format!("{attention}.key.bias")));
+        assert_eq!(written.contains(&format!("{prefix}pooler.layernorm.weight")), config.has_fc_norm());
+        let found = load(&LoadOptions::new(folder.path().to_path_buf()), &Device::flex()).unwrap();
+        assert_eq!(found.model.config(), any);
+        assert!(apart(&logits(&found.model), &logits(&model(&any))) < 1e-6);
+    }
+    for config in [
+        BeitConfig { qkv_bias: false, ..beit() },
+        BeitConfig { scale_mlp: true, ..beit() },
+        BeitConfig { use_fc_norm: Some(false), ..beit() },
+    ] {
+        let config = ModelConfig::from(config);
+        let card = ModelCard::new(config.clone(), CardSource::Timm, "");
+        let folder = TempDir::new().unwrap();
+        let refused = write_huggingface(folder.path(), &tensors(&config), &card, &WriteOptions::default());
+        assert!(refused.unwrap_err().to_string().contains("transformers"), "{config:?}");
+    }
+}
+
+/// A file without a card: the family and all that tensors show.
+#[test]
+fn tensors_show_the_family_and_the_configuration() {
+    for config in all() {
+        // Heads are 64 wide.
+        let config =
+            config.with("embed_dim", 128.into()).and_then(|wide| wide.with("num_heads", 2.into())).unwrap();
+        let (_kept, path) = file(&tensors(&config));
+        let size = config.input().image().size;
+        let options = LoadOptions { img_size: Some(size), ..LoadOptions::new(path.clone()) };
+        // Two models have the tensors of another one: without biases beside the weight, names are a ViT's or DeiT III's.
+        let is_plain = [("qkv_bias", Value::from(false)), ("attn_type", Value::from("rope"))]
+            .iter()
+            .any(|(field, value)| config.field(field).as_ref() == Some(value));
+        let mixed = config.field("rope_type") == Some("mixed".into());
+        let separate = config.field("qkv_fused") == Some(false.into());
+        let relative = config.field("use_rel_pos_bias") == Some(true.into());
+        if is_plain && !mixed && !separate && !relative {
+            continue;
+        }
+        let found = load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{config:?}: {error}"));
+        assert_eq!(found.model.config().family(), config.family(), "{config:?}");
+        assert_eq!(found.model.config().walk().unwrap().params, config.walk().unwrap().params, "{config:?}");
+    }
+}
+
+/// Microsoft's files have an index beside each table, and those of pretraining a mask token and a head of visual tokens.
+#[test]
+fn files_of_unilm_are_read() {
+    let config =
+        BeitConfig { num_classes: 0, use_fc_norm: Some(false), global_pool: GlobalPool::Token, ..beit() };
+    let mut map = tensors(&config.clone().into());
+    for (key, shape) in [
+        ("blocks.0.attn.relative_position_index", vec![17, 17]),
+        ("mask_token", vec![1, 1, 24]),
+        ("lm_head.weight", vec![5, 24]),
+        ("lm_head.bias", vec![5]),
+    ] {
+        let values = formula::weight(key, &shape);
+        map.tensors.insert(key.into(), HostTensor::from_f32(shape, &values).unwrap());
+    }
+    let converted = to_timm(map).unwrap();
+    assert_eq!(converted.map.dropped.len(), 4);
+    let found: BeitConfig = converted.card().unwrap().config.try_into().unwrap();
+    assert_eq!(found, BeitConfig { init_values: found.init_values, use_fc_norm: None, ..config });
+}
+
+/// DINOv3's distilled files have biases of zeros; timm's models without biases leave them out.
+#[test]
+fn biases_of_zeros_are_left_out() {
+    let config = EvaConfig { num_reg_tokens: 4, ..rotary(RopeType::DinoV3) };
+    let mut map = tensors(&config.clone().into());
+    let plain = EvaConfig { qkv_bias: false, ..config };
+    let load = |map: TensorMap| {
+        let skeleton = ModelConfig::from(plain.clone()).skeleton(&Device::flex()).unwrap();
+        apply(skeleton, map, DType::F32, &Excuses::default())
+    };
+    assert!(load(map.clone()).is_err());
+    for (key, tensor) in &mut map.tensors {
+        if key.ends_with("_bias") {
+            *tensor = HostTensor::from_f32(vec![24], &[0.0; 24]).unwrap();
+        }
+    }
+    load(map).unwrap();
+}
+
+/// The order of the axes and the scaling to a reference change the answer.
+#[test]
+fn rotary_options_matter() {
+    let base = EvaConfig { img_size: [24, 40], ..rotary(RopeType::Cat) };
+    let answer = logits(&model(&base.clone().into()));
+    for other in [
+        EvaConfig { rope_grid_indexing: GridIndexing::Xy, ..base.clone() },
+        EvaConfig { ref_feat_shape: Some([7, 7]), ..base.clone() },
+        EvaConfig { rope_rotate_half: true, ..base.clone() },
+        EvaConfig { rope_temperature: 100.0, ..base.clone() },
+        EvaConfig { rope_type: RopeType::DinoV3, ..base.clone() },
+        EvaConfig { use_rot_pos_emb: false, ..base.clone() },
+    ] {
+        assert!(apart(&logits(&model(&other.clone().into())), &answer) > 1e-4, "{other:?}");
+    }
+}
