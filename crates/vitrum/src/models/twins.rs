@@ -532,10 +532,10 @@ impl Config for TwinsConfig {
             walk.conv(&format!("patch_embeds.{stage}"), &self.patches(stage), 2 * d, ", norm");
             match self.window(stage, 0) {
                 Some(window) => {
-                    self.walk_blocks(&mut walk, stage, "2N", Some(window), depth.div_ceil(2));
-                    self.walk_blocks(&mut walk, stage, "2N+1", None, depth / 2);
+                    self.walk_blocks(&mut walk, stage, ("0", "2N", depth.div_ceil(2)), Some(window));
+                    self.walk_blocks(&mut walk, stage, ("1", "2N+1", depth / 2), None);
                 }
-                None => self.walk_blocks(&mut walk, stage, "N", None, depth),
+                None => self.walk_blocks(&mut walk, stage, ("0", "N", depth), None),
             }
             let what = ", added to what leaves block 0";
             walk.conv(&format!("pos_block.{stage}"), &PosConv::config(d), 0, what);
@@ -571,19 +571,20 @@ impl Config for TwinsConfig {
 const MAX_WINDOW: usize = 1 << 8;
 
 impl TwinsConfig {
-    /// The steps of `count` blocks of a stage with the same attention. `index` is their number, as in names.
+    /// The steps of `count` blocks of a stage with the same attention. In names the only one has the number `first`,
+    /// several have `each`.
     fn walk_blocks(
         &self,
         walk: &mut MapWalk,
         stage: usize,
-        index: &str,
+        (first, each, count): (&str, &str, usize),
         window: Option<usize>,
-        count: usize,
     ) {
         if count == 0 {
             return;
         }
-        let (first, grid) = (walk.steps.0.len(), walk.grid);
+        let index = if count == 1 { first } else { each };
+        let (before, grid) = (walk.steps.0.len(), walk.grid);
         let (d, hidden, heads) = (self.embed_dims[stage], self.hidden(stage), self.num_heads[stage]);
         let name = |layer: &str| format!("blocks.{stage}.{index}.{layer}");
         let positions = |grid: [usize; 2]| grid.map(long).iter().product::<u64>();
@@ -615,6 +616,6 @@ impl TwinsConfig {
         walk.linear(&name("mlp.fc1"), [d, hidden], 2 * d, ", activation, after a norm");
         walk.linear(&name("mlp.fc2"), [hidden, d], 0, ", plus the MLP's input");
         walk.hold(product(positions(grid), 1, long(2 * d + hidden)));
-        walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = count);
+        walk.steps.0[before..].iter_mut().for_each(|step| step.repeat = count);
     }
 }

@@ -275,8 +275,13 @@ fn a_head_beside_a_convolutional_backbone_is_taken_by_the_width_of_the_last_map(
         let note = found.notes.iter().find(|note| note.contains("is taken for its head"));
         let note = note.unwrap_or_else(|| panic!("{}: {:?}", path.display(), found.notes));
         assert!(note.contains("`linear_head`"), "{}: {note}", path.display());
-        let config = to_timm(found).unwrap().card().unwrap().config;
-        assert_eq!(config.num_classes(), expected, "{}", path.display());
+        let converted = to_timm(found).unwrap();
+        // Tensors do not show the number of attention heads of widths as small as these.
+        let classes = match family {
+            "twins" => converted.map.get("head.weight").unwrap().shape()[0],
+            _ => converted.card().unwrap().config.num_classes(),
+        };
+        assert_eq!(classes, expected, "{}", path.display());
         compared += 1;
     }
     assert!(compared >= 100, "only {compared} cases");

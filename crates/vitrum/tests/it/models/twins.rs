@@ -110,17 +110,17 @@ fn the_walk_counts_what_windows_and_grids_multiply() {
         step.unwrap_or_else(|| panic!("{name}")).macs
     };
     // 67x93 is a map of 16x23; windows of 3 make it 18x24.
-    assert_eq!(macs("blocks.0.2N.attn.qkv"), 18 * 24 * 8 * 24);
-    assert_eq!(macs("blocks.0.2N.attn.scores"), 18 * 24 * 9 * 8);
-    assert_eq!(macs("blocks.0.2N.attn.proj"), 16 * 23 * 8 * 8);
+    assert_eq!(macs("blocks.0.0.attn.qkv"), 18 * 24 * 8 * 24);
+    assert_eq!(macs("blocks.0.0.attn.scores"), 18 * 24 * 9 * 8);
+    assert_eq!(macs("blocks.0.0.attn.proj"), 16 * 23 * 8 * 8);
     // The next one is 8x11, in its second block with keys of 4x5.
-    assert_eq!(macs("blocks.1.2N+1.attn.scores"), 8 * 11 * 4 * 5 * 12);
-    assert_eq!(macs("blocks.1.2N+1.attn.sr"), 4 * 5 * 4 * 12 * 12);
-    assert_eq!(macs("blocks.1.2N+1.attn.kv"), 4 * 5 * 12 * 24);
+    assert_eq!(macs("blocks.1.1.attn.scores"), 8 * 11 * 4 * 5 * 12);
+    assert_eq!(macs("blocks.1.1.attn.sr"), 4 * 5 * 4 * 12 * 12);
+    assert_eq!(macs("blocks.1.1.attn.kv"), 4 * 5 * 12 * 24);
     let repeats = |name: &str| walk.steps.iter().find(|step| step.name == name).map(|step| step.repeat);
     assert_eq!(repeats("blocks.2.2N.mlp.fc1"), Some(2));
-    assert_eq!(repeats("blocks.2.2N+1.mlp.fc1"), Some(1));
-    assert_eq!(repeats("blocks.0.2N+1.mlp.fc1"), None);
+    assert_eq!(repeats("blocks.2.1.mlp.fc1"), Some(1));
+    assert_eq!(repeats("blocks.0.1.mlp.fc1"), None);
 }
 
 #[test]
