@@ -18,6 +18,7 @@ mod run;
 mod schedule;
 mod stages;
 mod targets;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
