@@ -24,7 +24,7 @@ pub enum Dialect {
     Clip,
     /// lucidrains' vit-pytorch.
     Lucidrains,
-    /// The code of the paper's authors: Facebook's ConvNeXt, ClassyVision.
+    /// The code of the paper's authors: Facebook's ConvNeXt, ClassyVision, Microsoft's Swin.
     Official,
     /// The names of a key file.
     Custom,

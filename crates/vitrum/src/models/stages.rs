@@ -1,4 +1,4 @@
-//! What networks of stages share, convolutional or not: a stem, then stages of blocks, each stage on a coarser grid, then a head.
+//! What networks of stages share: a stem, then stages of blocks, each stage on a coarser grid, then a head.
 
 use burn::module::Module;
 use burn::tensor::Tensor;

@@ -356,6 +356,7 @@ fn numbers_of_the_recipes_are_those_of_their_sources() {
         ("t2t_vit_7", 512, 1e-3, 300),
         ("augreg_s16_300ep", 4096, 1e-3, 300),
         ("bigvision_s16_90ep", 1024, 1e-3, 90),
+        ("swin_tiny", 1024, 1e-3, 300),
     ];
     for (name, batch, lr, length) in rows {
         let recipe = recipe(name);
