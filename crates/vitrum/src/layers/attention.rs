@@ -11,6 +11,7 @@ use super::observe::Observer;
 use super::position::{RelKeys, RelPos, RelPosBias};
 use super::qkv::{Qkv, QkvForm};
 use super::rope::Rotation;
+use super::window::{Windows, window_attention, window_attention_weights};
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +173,28 @@ impl Attention {
             Some(norm) => watch.tokens(format_args!("norm"), norm.forward(context)),
             None => context,
         }
+    }
+
+    /// [`context`](Attention::context) with attention within windows of a map, `[B, H·W, 3·A·E] -> [B, H·W, A·E]`. A map that
+    /// the windows do not fill gets zeros before the projection.
+    pub(crate) fn context_in(
+        &self,
+        qkv: Tensor<3>,
+        windows: &Windows,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let padding = (!windows.divide()).then(|| {
+            let d = self.proj.weight.lazy_shape().dims::<2>()[1];
+            let nothing = Tensor::zeros([1, 1, d], (&qkv.device(), qkv.dtype()));
+            self.normalize(self.qkv.forward(nothing)).flatten::<1>(0, 2) // [3·A·E]
+        });
+        let (a, scale, qkv) = (self.num_heads, self.scale, self.normalize(qkv));
+        let drops = self.attn_drop > 0.0 && training(&qkv);
+        if drops || watch.wants_attention(format_args!("weights")) {
+            return window_attention_weights(qkv, windows, a, scale, None, padding, self.attn_drop, watch);
+        }
+        let rounds = self.qkv.rounds_attention(&qkv.device(), qkv.dtype());
+        window_attention(qkv, windows, a, scale, None, padding, rounds)
     }
 
     /// The bias on the scores, `[1 or B, A, T, T]`: this block's, or that of all blocks, or their sum.

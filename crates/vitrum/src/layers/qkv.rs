@@ -97,7 +97,7 @@ impl Qkv {
     }
 
     /// The projection of normed tokens.
-    pub(super) fn after(&self, norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn after(&self, norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Fused(FusedQkv { qkv, q_bias: None, .. }) => qkv.after(norm, x, Identity),
             Self::Fused(FusedQkv { qkv, .. }) if qkv.prepared().is_some() => qkv.after(norm, x, Identity),

@@ -265,6 +265,12 @@ pub fn window_attention(
     padding: Option<Tensor<1>>,
     rounds: bool,
 ) -> Tensor<3> {
+    if windows.divide() && !rounds {
+        let Windows { grid, window, shift, .. } = *windows;
+        let kernel = vitrum_kernels::Windows { grid, window, shift };
+        let bias = bias.map(|bias| bias.unsqueeze::<4>());
+        return vitrum_kernels::window_attention(qkv, kernel, num_heads, scale, bias);
+    }
     let bias = windows.scores_bias(bias, &qkv);
     let qkv = windows.partition(qkv, padding); // [B · windows, N, 3D]
     let context = match rounds {

@@ -26,7 +26,7 @@ use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long, product};
 use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
-use crate::layers::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
+use crate::layers::attention::{Attention, AttentionConfig, BlockBias};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
 use crate::layers::drop::{drop_path, dropout, training};
 use crate::layers::init::{Draw, TABLE, norm};
@@ -37,6 +37,7 @@ use crate::layers::observe::{Observer, Within};
 use crate::layers::pool::MapPool;
 use crate::layers::position::PosConv;
 use crate::layers::reduced_attention::{ReducedAttention, ReducedAttentionConfig};
+use crate::layers::window::Windows;
 
 /// Epsilon of the norms after patches and of coarser grids: torch's default, whatever `norm_eps` says.
 const GRID_EPS: f64 = 1e-5;
@@ -181,43 +182,11 @@ pub struct GroupedAttention {
 }
 
 impl GroupedAttention {
-    /// What enters the output projection: maps `[B, H·W, D] -> [B, H·W, D]`.
-    fn context(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
-        let args = BlockArgs::new([self.window; 2]);
-        let x = windows(maps, self.window); // [B·windows, S·S, D]
-        let x = self.attn.context(self.attn.qkv.forward(x), args, watch);
-        from_windows(x, maps, self.window)
+    /// What enters the output projection: projected maps `[B, H·W, 3D] -> [B, H·W, D]`.
+    fn context(&self, qkv: Tensor<3>, grid: [usize; 2], watch: &mut dyn Observer) -> Tensor<3> {
+        let windows = Windows { grid, window: [self.window; 2], shift: [0, 0], pad_first: true };
+        self.attn.context_in(qkv, &windows, watch)
     }
-}
-
-/// The windows of maps, `[B, H·W, D] -> [B·windows, S·S, D]`, row by row. Zeros fill those at the right and below.
-fn windows(maps: &Maps, side: usize) -> Tensor<3> {
-    let ([b, _, d], [h, w]) = (maps.x.dims(), maps.grid);
-    let [rows, columns] = maps.grid.map(|positions| positions.div_ceil(side));
-    let x = maps.x.clone().reshape([b, h, w, d]);
-    let x = longer(longer(x, 1, rows * side), 2, columns * side);
-    let x = x.reshape([b, rows, side, columns, side, d]).swap_dims(2, 3);
-    x.reshape([b * rows * columns, side * side, d])
-}
-
-/// The maps of these windows; the reverse of [`windows`].
-fn from_windows(x: Tensor<3>, maps: &Maps, side: usize) -> Tensor<3> {
-    let ([b, n, _], [h, w], d) = (maps.x.dims(), maps.grid, x.dims()[2]);
-    let [rows, columns] = maps.grid.map(|positions| positions.div_ceil(side));
-    let x = x.reshape([b, rows, columns, side, side, d]).swap_dims(2, 3);
-    let x = x.reshape([b, rows * side, columns * side, d]);
-    x.narrow(1, 0, h).narrow(2, 0, w).reshape([b, n, d])
-}
-
-/// The tensor with zeros at the end of an axis, `length` long there.
-fn longer(x: Tensor<4>, axis: usize, length: usize) -> Tensor<4> {
-    let mut shape = x.dims();
-    shape[axis] = length - shape[axis];
-    if shape[axis] == 0 {
-        return x;
-    }
-    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
-    Tensor::cat(vec![x, zeros], axis)
 }
 
 /// The attention of a block.
@@ -232,11 +201,21 @@ pub enum TwinsAttention {
 }
 
 impl TwinsAttention {
-    /// What enters the output projection: maps `[B, H·W, D] -> [B, H·W, D]`.
-    fn context(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
+    /// What enters the output projection, of the normed maps: `[B, H·W, D] -> [B, H·W, D]`.
+    fn context(&self, maps: &Maps, norm: &LayerNorm, watch: &mut dyn Observer) -> Tensor<3> {
         match self {
-            Self::Grouped(attention) => attention.context(maps, watch),
-            Self::Reduced(attention) => attention.context(maps, watch),
+            Self::Grouped(grouped) if !watch.wants_tokens() && !training(&maps.x) => {
+                let qkv = grouped.attn.qkv.after(norm, maps.x.clone());
+                grouped.context(qkv, maps.grid, &mut Within::new(watch, format_args!("attn")))
+            }
+            _ => {
+                let y = maps.with(watch.tokens(format_args!("norm1"), norm.forward(maps.x.clone())));
+                let attn = &mut Within::new(watch, format_args!("attn"));
+                match self {
+                    Self::Grouped(grouped) => grouped.context(grouped.attn.qkv.forward(y.x), y.grid, attn),
+                    Self::Reduced(reduced) => reduced.context(&y, attn),
+                }
+            }
         }
     }
 
@@ -290,8 +269,7 @@ impl Block {
     /// Maps `[B, H·W, D] -> [B, H·W, D]`.
     pub fn forward(&self, maps: &Maps, watch: &mut dyn Observer) -> Maps {
         let x = maps.x.clone();
-        let y = watch.tokens(format_args!("norm1"), self.norm1.forward(x.clone()));
-        let context = self.attn.context(&maps.with(y), &mut Within::new(watch, format_args!("attn")));
+        let context = self.attn.context(maps, &self.norm1, watch);
         if !watch.wants_tokens() && !training(&x) {
             let x = self.attn.proj().add_to(x, context, None);
             return maps.with(self.mlp.add_after(x.clone(), &self.norm2, x, None));
