@@ -195,7 +195,7 @@ impl CosineScores {
 fn log_shares([h, w]: [usize; 2], origin: [usize; 2]) -> Vec<f64> {
     let side = |n: usize| 1 - n as i64..n as i64;
     let log = |offset: i64, origin: usize| {
-        let share = offset.unsigned_abs() as f32 / (origin - 1).max(1) as f32 * 8.0;
+        let share = offset.unsigned_abs() as f32 / origin.saturating_sub(1).max(1) as f32 * 8.0;
         let value = f64::from(share + 1.0).log2() as f32 / 3.0;
         f64::from(if offset < 0 { -value } else { value })
     };

@@ -238,9 +238,10 @@ fn windows_fit_the_map() {
     let small = SwinConfig { window_size: StageSizes::square(5), ..of(WindowFit::Config, false) };
     assert_eq!(small.window(1), [4, 5]);
     // Any image that holds a patch has an answer.
-    for config in
-        [small, of(WindowFit::Image, false), SwinConfig { version: SwinVersion::V2, ..second_version() }]
-    {
+    // A pretrained window of 0 columns means one of 1, as in timm.
+    let pretrained = StageSizes::of_stages(vec![[8, 0]]);
+    let odd = SwinConfig { pretrained_window_sizes: pretrained, ..second_version() };
+    for config in [small, of(WindowFit::Image, false), second_version(), odd] {
         let model = model(&config);
         for (height, width) in [(4, 4), (33, 20), (64, 49)] {
             let features = model.as_classifier().unwrap().forward(images(height, width).into());
