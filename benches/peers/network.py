@@ -20,3 +20,12 @@ def create(name: str, **options):
     import timm
 
     return timm.create_model(name, **options)
+
+
+def side(name: str) -> int:
+    """Rows of its usual images."""
+    if name.startswith("t2t_"):
+        return 224
+    import timm
+
+    return timm.get_pretrained_cfg(name).input_size[-1]

@@ -30,7 +30,7 @@ import tempfile
 from pathlib import Path
 
 from asked import Asked, peak_mb, serve, spread
-from network import create
+from network import create, side
 from pace import Pace
 
 
@@ -51,7 +51,7 @@ def answerer(library: str, name: str, batch: int, threads: int, folder: Path):
     """What answers one batch, once (one library, one model, in this process), and how many requests that is."""
     import numpy as np
 
-    x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((batch, 3, side(name), side(name)), dtype=np.float32)
     onnx = folder / f"{name}-{batch}.onnx"
     if library.startswith("torch"):
         import torch
@@ -120,7 +120,7 @@ def export(name: str, batch: int, peers: list[str], folder: Path) -> None:
     logging.disable(logging.WARNING)
     onnx = folder / f"{name}-{batch}.onnx"
     model = create(name, num_classes=1000).eval()
-    torch.onnx.export(model, (torch.zeros(batch, 3, 224, 224),), onnx, dynamo=False, opset_version=17)
+    torch.onnx.export(model, (torch.zeros(batch, 3, side(name), side(name)),), onnx, dynamo=False, opset_version=17)
     for library in peers:
         if library.startswith("onnxruntime-int8"):
             from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -18,7 +18,7 @@ import sys
 import time
 
 from asked import Asked, peak_mb, serve, spread
-from network import create
+from network import create, side
 from pace import Pace
 
 CASES = {
@@ -29,11 +29,11 @@ CASES = {
 
 
 def case_of(key: str) -> dict:
-    """A case by its name; any other name is a model at 224 pixels, NAME or NAME:BATCH."""
+    """A case by its name; any other name is a model at its usual size, NAME or NAME:BATCH."""
     if key in CASES:
         return CASES[key]
     name, _, batch = key.partition(":")
-    return {"name": name, "img": 224, "patch": None, "batch": int(batch or 8), "classes": 1000}
+    return {"name": name, "img": side(name), "patch": None, "batch": int(batch or 8), "classes": 1000}
 
 
 def torch_worker(library: str, case: dict, threads: int) -> None:
