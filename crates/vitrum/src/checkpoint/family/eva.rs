@@ -269,11 +269,16 @@ impl Files for EvaConfig {
         match key {
             // They concern the sizes of images, and training.
             "dynamic_img_size" if value.is_boolean() => same(),
-            "rope_shift_coords" | "rope_jitter_coords" | "rope_rescale_coords" | "num_kv_heads"
+            "rope_shift_coords"
+            | "rope_jitter_coords"
+            | "rope_rescale_coords"
+            | "rope_mrope_section"
+            | "num_kv_heads"
                 if value.is_null() =>
             {
                 same()
             }
+            "patch_drop_rate" if value.as_f64() == Some(0.0) => same(),
             "dynamic_img_pad" | "attn_only_layer_scale" if value == &Value::Bool(false) => same(),
             "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
             "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
