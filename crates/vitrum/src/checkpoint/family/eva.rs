@@ -155,8 +155,8 @@ impl Files for EvaConfig {
             finish: |map| split_biases(map).map(|()| None),
             ..Naming::new(Dialect::Official, &[PATCHES, "storage_tokens"])
         },
-        hugging_face(&[HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
-        hugging_face(&[HF_PATCHES, "model.layer.0.attention.q_proj.weight"], &[&IN_MEMORY, &HUGGING_FACE]),
+        hugging_face(&["layer.0.attention.q_proj.weight", HF_PATCHES], &[&HUGGING_FACE]),
+        hugging_face(&["model.layer.0.attention.q_proj.weight", HF_PATCHES], &[&IN_MEMORY, &HUGGING_FACE]),
         perception(&["positional_embedding", "conv1.weight", "attn_pool.probe"]),
         Naming { is_weak: true, ..perception(&["positional_embedding", "conv1.weight"]) },
     ];
