@@ -101,6 +101,7 @@ const IN_MEMORY: [Row; 14] = [
     ("model.layer.{N}.layer_scale2.lambda1", "blocks.{N}.gamma_2", Edit::Keep),
 ];
 
+const REGISTERS: &str = "embeddings.register_tokens";
 const HF_PATCHES: &str = "embeddings.patch_embeddings.weight";
 
 /// Query, key and value of PE's pool, in one tensor.
@@ -114,6 +115,7 @@ const fn hugging_face(telltales: &'static [&'static str], rows: &'static [&'stat
     Naming {
         rows,
         heads: &[],
+        widths: &["norm.weight"],
         left_out: |name, _| (name == "embeddings.mask_token").then_some("used only while pretraining"),
         finish: |map| finish_huggingface(map).map(|()| None),
         complete: add_mask_token,
@@ -155,8 +157,11 @@ impl Files for EvaConfig {
             finish: |map| split_biases(map).map(|()| None),
             ..Naming::new(Dialect::Official, &[PATCHES, "storage_tokens"])
         },
-        hugging_face(&["layer.0.attention.q_proj.weight", HF_PATCHES], &[&HUGGING_FACE]),
-        hugging_face(&["model.layer.0.attention.q_proj.weight", HF_PATCHES], &[&IN_MEMORY, &HUGGING_FACE]),
+        hugging_face(&[REGISTERS, HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
+        hugging_face(
+            &[REGISTERS, HF_PATCHES, "model.layer.0.attention.q_proj.weight"],
+            &[&IN_MEMORY, &HUGGING_FACE],
+        ),
         perception(&["positional_embedding", "conv1.weight", "attn_pool.probe"]),
         Naming { is_weak: true, ..perception(&["positional_embedding", "conv1.weight"]) },
     ];
