@@ -318,3 +318,24 @@ fn softmax_rows(scores: Tensor<4>) -> Tensor<4> {
 pub(crate) fn lowest(dtype: DType) -> f64 {
     dtype.finfo().map_or(f64::from(f32::MIN), |info| info.min)
 }
+
+/// Rotary positions in plain tensor operations; see [`rotate`](crate::rotate).
+pub fn rotate_reference(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, half: bool) -> Tensor<3> {
+    let [b, t, width] = x.dims();
+    let (inner, e) = (width / 3, cos.dims()[3]);
+    let heads = 2 * inner / e;
+    let turned = x.clone().narrow(2, 0, 2 * inner).reshape([b, t, heads, e]);
+    let others = match half {
+        true => {
+            let parts = [e / 2, 0].map(|from| turned.clone().narrow(3, from, e / 2));
+            Tensor::cat(parts.to_vec(), 3)
+        }
+        false => {
+            let pairs = turned.clone().reshape([b * t, inner, 2]);
+            let parts = [1, 0].map(|at| pairs.clone().narrow(2, at, 1));
+            Tensor::cat(parts.to_vec(), 2).reshape([b, t, heads, e])
+        }
+    };
+    let turned = (turned * cos + others * sin).reshape([b, t, 2 * inner]);
+    Tensor::cat(vec![turned, x.narrow(2, 2 * inner, inner)], 2)
+}

@@ -13,7 +13,7 @@ use crate::simd::Real;
 
 /// Fewer multiplications than this are not worth a second thread: they take about 20 µs on one core, and rayon needs 5
 /// to 10 µs to hand work over.
-const WORTH_SPLITTING: usize = 1 << 20;
+pub(crate) const WORTH_SPLITTING: usize = 1 << 20;
 
 /// Most images per part: with more, the numbers between two operations leave the cache.
 const PART: usize = 8;

@@ -1,4 +1,4 @@
-//! Layers with packed weights as an extension of the CPU backend.
+//! Layers with packed weights, and rotations, as an extension of the CPU backend. They are for inference.
 
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
 
@@ -6,10 +6,11 @@ use crate::activation::Activation;
 use crate::attention::{self, AttentionForm, AttentionInputs, Operands};
 use crate::linear::{rows_of, with_last};
 use crate::packed::{self, AfterAttention, Branches, MlpBranch, Norm, NormMlp, PackedWeight};
+use crate::rotate::{self, Turn};
 use crate::simd::Real;
 use crate::tensors::{Maybe, contiguous};
 
-/// Layers with packed weights.
+/// Layers with packed weights, and rotations.
 #[backend_extension(Flex)]
 pub trait PackedOps: Backend {
     /// See [`linear_packed`](crate::linear_packed) and [`linear_add_packed`](crate::linear_add_packed).
@@ -49,6 +50,14 @@ pub trait PackedOps: Backend {
         layers: AfterAttention,
         #[extension_type] gamma1: Maybe<Self>,
         #[extension_type] gamma2: Maybe<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`rotate`](crate::rotate); all tensors are `f32`.
+    fn vitrum_rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        half: bool,
     ) -> FloatTensor<Self>;
 
     /// See [`attention_bf16`](crate::attention_bf16).
@@ -125,6 +134,20 @@ impl PackedOps for Flex {
         let shape = x.shape();
         let branches = Branches { proj, gamma: gamma1, mlp };
         f32::tensor(branches.run(f32::slice(&context), f32::slice(&x), rows_of(&shape)), shape)
+    }
+
+    fn vitrum_rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        half: bool,
+    ) -> FloatTensor<Self> {
+        let [x, cos, sin] = [x, cos, sin].map(contiguous);
+        let (shape, factors) = (x.shape(), cos.shape());
+        let (width, [own, head]) = (shape[2], [factors[2], factors[3]]);
+        let heads = width / 3 * 2 / head;
+        let turn = Turn { tokens: shape[1], width, heads, head, own: own > 1, half };
+        f32::tensor(rotate::forward(f32::slice(&x), f32::slice(&cos), f32::slice(&sin), turn), shape)
     }
 
     fn vitrum_attention_bf16(inputs: AttentionInputs<Self>, form: AttentionForm) -> FloatTensor<Self> {

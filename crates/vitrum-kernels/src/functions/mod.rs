@@ -12,7 +12,7 @@ pub use attention::{
 pub use int8::{linear_add_int8, linear_int8, mlp_add_int8, mlp_int8};
 pub use maps::{Folding, batch_norm, conv, conv_folded, conv_packed, gate, group_norm, pool, squeeze};
 pub use packed::{
-    after_attention_packed, linear_add_packed, linear_packed, norm_linear_packed, norm_mlp_packed,
+    after_attention_packed, linear_add_packed, linear_packed, norm_linear_packed, norm_mlp_packed, rotate,
 };
 
 use burn::backend::Dispatch;

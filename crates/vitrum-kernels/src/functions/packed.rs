@@ -1,4 +1,4 @@
-//! Layers with packed weights on tensors.
+//! Layers with packed weights, and rotations, on tensors.
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
@@ -9,7 +9,35 @@ use crate::check::{check_input, check_layer_norm, check_residual};
 use crate::device::is_fast;
 use crate::extension::PackedOps;
 use crate::packed::{AfterAttention, NormMlp, PackedWeight};
+use crate::reference::rotate_reference;
 use crate::tensors::{Maybe, maybe};
+
+/// Turns the queries and keys of `x`, `[B, T, 3·A·E]`, by rotary positions. `cos` and `sin` are `[1, T, 1, E]`, the same
+/// for all heads, or `[1, T, 2·A, E]`: `y = x · cos + other · sin`, where `other` is the other number of a pair. A pair is
+/// `i` and `i + E / 2` with `half`, else `2i` and `2i + 1`. Values do not turn.
+///
+/// The fast path is for `f32` on the CPU without gradients. It equals [`rotate_reference`](crate::rotate_reference) to the
+/// bit.
+///
+/// # Panics
+/// If the shapes do not match.
+pub fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, half: bool) -> Tensor<3> {
+    let [_, t, width] = x.dims();
+    let [one, tokens, heads, e] = cos.dims();
+    assert!(
+        one == 1 && tokens == t && e > 0 && e % 2 == 0 && width % (3 * e) == 0,
+        "rotate: cosines of {:?} for queries, keys and values of {:?}",
+        cos.dims(),
+        x.dims()
+    );
+    assert!(heads == 1 || heads == 2 * width / 3 / e, "rotate: {heads} heads of {e} in {width} numbers");
+    assert_eq!(cos.dims(), sin.dims(), "rotate: cosines and sines");
+    if !is_fast(&x) {
+        return rotate_reference(x, cos, sin, half);
+    }
+    let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::vitrum_rotate(x.into_dispatch(), cos, sin, half))
+}
 
 /// A linear layer with a packed weight, `x weight + bias`, for inference. `x` is `[..., K]`, `weight` `[K, N]`. Returns
 /// `[..., N]`. Equals [`linear`](crate::linear) to the bit. With a weight in bf16 it equals [`linear`](crate::linear)

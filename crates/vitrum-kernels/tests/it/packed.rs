@@ -3,7 +3,8 @@
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::{
     Activation, AfterAttention, NormMlp, PackedWeight, activate, after_attention_packed, layer_norm, linear,
-    linear_add, linear_add_packed, linear_packed, mlp, norm_linear_packed, norm_mlp_packed,
+    linear_add, linear_add_packed, linear_packed, mlp, norm_linear_packed, norm_mlp_packed, rotate,
+    rotate_reference,
 };
 
 use crate::support::*;
@@ -226,4 +227,30 @@ fn a_branch_that_changes_the_width_is_refused() {
 #[should_panic(expected = "a weight of [2, 3]")]
 fn a_weight_of_another_length_is_refused() {
     PackedWeight::pack(&[0.0; 5], [2, 3], None);
+}
+
+/// Queries and keys turn, values do not; large batches are divided among threads.
+#[test]
+fn rotations_equal_the_reference_to_the_bit() {
+    for ([b, t, a, e], own) in
+        [([2, 5, 3, 8], false), ([1, 7, 2, 4], true), ([3, 1, 1, 2], true), ([40, 50, 4, 64], false)]
+    {
+        let heads = if own { 2 * a } else { 1 };
+        for half in [false, true] {
+            let (device, _) = devices();
+            let x = random([b, t, 3 * a * e], 1.0, 1, &device, DType::F32);
+            let [cos, sin] = [2, 3].map(|seed| random([1, t, heads, e], 1.0, seed, &device, DType::F32));
+            let found = floats(&rotate(x.clone(), cos.clone(), sin.clone(), half));
+            assert_eq!(
+                found,
+                floats(&rotate_reference(x.clone(), cos, sin, half)),
+                "{b}, {t}, {a}, {e}, {half}"
+            );
+            let plain = floats(&x);
+            let width = 3 * a * e;
+            for (row, numbers) in found.chunks_exact(width).enumerate() {
+                assert_eq!(numbers[2 * a * e..], plain[row * width + 2 * a * e..(row + 1) * width]);
+            }
+        }
+    }
 }

@@ -164,7 +164,7 @@ impl Attention {
     pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
         let qkv = self.normalize(qkv); // [B, T, 3·A·E]
         let qkv = match args.rotation {
-            Some(rotation) => rotation.turn(qkv, self.num_heads),
+            Some(rotation) => rotation.turn(qkv),
             None => qkv,
         };
         let bias = self.bias(&qkv, args);

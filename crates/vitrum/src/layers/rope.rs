@@ -187,24 +187,9 @@ impl Rotation {
     /// Turns the queries and keys of `[B, T, 3·A·E]`.
     ///
     /// # Panics
-    /// If `T` is not the rotation's, or the width not that of `heads` heads.
-    pub(super) fn turn(&self, qkv: Tensor<3>, heads: usize) -> Tensor<3> {
-        let [b, t, width] = qkv.dims();
-        let (inner, e) = (width / 3, width / 3 / heads);
-        let x = qkv.clone().narrow(2, 0, 2 * inner).reshape([b, t, 2 * heads, e]);
-        let others = match self.half {
-            true => {
-                let parts = [e / 2, 0].map(|from| x.clone().narrow(3, from, e / 2));
-                Tensor::cat(parts.to_vec(), 3)
-            }
-            false => {
-                let x = x.clone().reshape([b * t, heads * e, 2]);
-                let parts = [1, 0].map(|at| x.clone().narrow(2, at, 1));
-                Tensor::cat(parts.to_vec(), 2).reshape([b, t, 2 * heads, e])
-            }
-        };
-        let turned = x * self.cos.clone() + others * self.sin.clone();
-        Tensor::cat(vec![turned.reshape([b, t, 2 * inner]), qkv.narrow(2, 2 * inner, inner)], 2)
+    /// If `T` is not the rotation's, or the width does not fit its heads.
+    pub(super) fn turn(&self, qkv: Tensor<3>) -> Tensor<3> {
+        vitrum_kernels::rotate(qkv, self.cos.clone(), self.sin.clone(), self.half)
     }
 }
 

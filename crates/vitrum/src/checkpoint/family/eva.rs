@@ -101,6 +101,7 @@ const IN_MEMORY: [Row; 14] = [
     ("model.layer.{N}.layer_scale2.lambda1", "blocks.{N}.gamma_2", Edit::Keep),
 ];
 
+const REGISTERS: &str = "embeddings.register_tokens";
 const HF_PATCHES: &str = "embeddings.patch_embeddings.weight";
 
 /// Query, key and value of PE's pool, in one tensor.
@@ -114,6 +115,7 @@ const fn hugging_face(telltales: &'static [&'static str], rows: &'static [&'stat
     Naming {
         rows,
         heads: &[],
+        widths: &["norm.weight"],
         left_out: |name, _| (name == "embeddings.mask_token").then_some("used only while pretraining"),
         finish: |map| finish_huggingface(map).map(|()| None),
         complete: add_mask_token,
@@ -155,8 +157,11 @@ impl Files for EvaConfig {
             finish: |map| split_biases(map).map(|()| None),
             ..Naming::new(Dialect::Official, &[PATCHES, "storage_tokens"])
         },
-        hugging_face(&[HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
-        hugging_face(&[HF_PATCHES, "model.layer.0.attention.q_proj.weight"], &[&IN_MEMORY, &HUGGING_FACE]),
+        hugging_face(&[REGISTERS, HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
+        hugging_face(
+            &[REGISTERS, HF_PATCHES, "model.layer.0.attention.q_proj.weight"],
+            &[&IN_MEMORY, &HUGGING_FACE],
+        ),
         perception(&["positional_embedding", "conv1.weight", "attn_pool.probe"]),
         Naming { is_weak: true, ..perception(&["positional_embedding", "conv1.weight"]) },
     ];
@@ -269,11 +274,16 @@ impl Files for EvaConfig {
         match key {
             // They concern the sizes of images, and training.
             "dynamic_img_size" if value.is_boolean() => same(),
-            "rope_shift_coords" | "rope_jitter_coords" | "rope_rescale_coords" | "num_kv_heads"
+            "rope_shift_coords"
+            | "rope_jitter_coords"
+            | "rope_rescale_coords"
+            | "rope_mrope_section"
+            | "num_kv_heads"
                 if value.is_null() =>
             {
                 same()
             }
+            "patch_drop_rate" if value.as_f64() == Some(0.0) => same(),
             "dynamic_img_pad" | "attn_only_layer_scale" if value == &Value::Bool(false) => same(),
             "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
             "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),

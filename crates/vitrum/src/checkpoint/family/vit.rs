@@ -157,6 +157,7 @@ impl Files for VitConfig {
             "dynamic_img_pad" if value == &Value::Bool(false) => same(),
             "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
             "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
+            "mlp_layer" => Some(Err(format!("unknown argument `mlp_layer` = {value}: timm takes a class"))),
             _ => None,
         }
     }

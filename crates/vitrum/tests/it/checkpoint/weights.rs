@@ -241,7 +241,8 @@ fn a_head_beside_a_convolutional_backbone_is_taken_by_the_width_of_the_last_map(
         let family = case["config"]["family"].as_str().unwrap_or("vit");
         let classes = case["config"]["num_classes"].as_u64().unwrap();
         let dialect = case["dialect"].as_str().unwrap();
-        if ["vit", "deit", "hybrid", "pit", "t2t"].contains(&family) || classes == 0 || dialect == "google" {
+        let known = ["vit", "deit", "beit", "eva", "hybrid", "pit", "t2t"];
+        if known.contains(&family) || classes == 0 || dialect == "google" {
             continue;
         }
         let tensors: Vec<(String, Vec<usize>)> = serde_json::from_value(case["tensors"].clone()).unwrap();

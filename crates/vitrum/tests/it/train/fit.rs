@@ -418,3 +418,46 @@ fn a_model_of_our_own() {
     let image = vitrum::data::DemoSet::new(32, 1, 9).image(0);
     assert_eq!(classifier.predict(&[image], 3).expect("an answer")[0].len(), 3);
 }
+
+/// Small models of the families that stand on the Vision Transformer: name and arguments.
+const DERIVED: [(&str, &str); 3] = [
+    ("beit_base_patch16_224", "use_shared_rel_pos_bias = true"),
+    ("vit_small_patch16_rope_mixed_224", "num_reg_tokens = 2"),
+    ("eva02_base_patch14_224", "scale_attn_inner = true"),
+];
+
+/// [`recipe`] for one of [`DERIVED`].
+fn derived(output: &Path, model: &str, more: &str) -> Recipe {
+    let kwargs = format!("patch_size = [8, 8]\nembed_dim = 24\ndepth = 2\nnum_heads = 3\n{more}");
+    Recipe {
+        model: model.into(),
+        model_kwargs: toml::from_str(&kwargs).expect("arguments"),
+        no_aug: true,
+        aa: None,
+        reprob: 0.0,
+        mixup: 0.0,
+        cutmix: 0.0,
+        ..recipe(output)
+    }
+}
+
+#[test]
+fn runs_of_derived_families_go_on() {
+    for (model, more) in DERIVED {
+        let folders = [0, 1].map(|_| tempfile::tempdir().expect("a folder"));
+        let recipe = |folder: &tempfile::TempDir| Recipe {
+            grad_checkpointing: true,
+            epochs: 1,
+            ..derived(folder.path(), model, more)
+        };
+        let unbroken = done(fit(&job(recipe(&folders[0])), &mut Heard::default()).expect("a run"));
+        let stopped = Fit::new(&job(recipe(&folders[1])))
+            .requests(&StopAfter(Cell::new(3)))
+            .run(&mut Heard::default())
+            .expect("a run");
+        assert!(stopped.stopped.is_some());
+        let rest = Job { resume: Some(Resume::Auto), ..job(recipe(&folders[1])) };
+        let files = done(fit(&rest, &mut Heard::default()).expect("a run"));
+        assert_eq!(files["model/model.safetensors"], unbroken["model/model.safetensors"], "{model}");
+    }
+}

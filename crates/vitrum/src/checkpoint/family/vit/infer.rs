@@ -54,14 +54,15 @@ pub(in crate::checkpoint::family) fn infer_with(
     config.in_chans = channels;
     config.patch_size = [rows, columns];
     config.depth = shapes.depth()?;
-    let [_, inner] = shapes.get("blocks.0.mlp.fc2.weight")?;
-    let first = map.rows("blocks.0.mlp.fc1.weight");
-    config.mlp_layer = match first {
-        None => MlpLayer::Swiglu,
-        Some(hidden) if hidden != inner => MlpLayer::SwigluPacked,
-        Some(_) => MlpLayer::Mlp,
+    let is_split = map.contains("blocks.0.mlp.fc1_g.weight");
+    let [hidden, _] = shapes.get(&format!("blocks.0.mlp.fc1{}.weight", if is_split { "_g" } else { "" }))?;
+    let is_halved = map.get("blocks.0.mlp.fc2.weight").is_some_and(|fc2| fc2.shape() == [width, hidden / 2]);
+    config.mlp_layer = match (is_split, is_halved) {
+        (true, _) => MlpLayer::Swiglu,
+        (false, true) => MlpLayer::SwigluPacked,
+        (false, false) => MlpLayer::Mlp,
     };
-    config.mlp_ratio = mlp_ratio(first.unwrap_or(inner), width);
+    config.mlp_ratio = mlp_ratio(hidden, width);
     config.scale_attn_norm = map.contains("blocks.0.attn.norm.weight");
     config.scale_mlp_norm = map.contains("blocks.0.mlp.norm.weight");
     config.qkv_bias = map.contains("blocks.0.attn.qkv.bias");
