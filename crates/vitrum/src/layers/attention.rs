@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::Linear;
 use super::drop::{dropout, training};
+use super::kept::Kept;
 use super::names::Flat;
 use super::norm::LayerNorm;
 use super::observe::Observer;
@@ -103,6 +104,9 @@ pub struct Attention {
     pub norm: Option<LayerNorm>,
     /// `A·E -> D`.
     pub proj: Linear,
+    /// This block's bias, of a prepared model.
+    #[module(skip)]
+    pub(crate) kept: Kept,
     num_heads: usize,
     scale: f64,
     attn_drop: f64,
@@ -132,6 +136,7 @@ impl Attention {
             norm: config.scale_norm.then(|| LayerNorm::new(inner, norm_eps, device)),
             proj: Linear::new(inner, dim, config.proj_bias, device),
             num_heads,
+            kept: Kept::default(),
             scale: config.scale.unwrap_or((head_dim as f64).powf(-0.5)),
             attn_drop: config.attn_drop,
             proj_drop: config.proj_drop,
@@ -201,8 +206,9 @@ impl Attention {
     fn bias(&self, qkv: &Tensor<3>, args: BlockArgs) -> Option<Tensor<4>> {
         let queries = || self.queries(qkv);
         let own = match (&self.rel_pos, &self.table) {
-            (Some(rel_pos), _) => Some(rel_pos.bias(args.grid, queries)),
-            (None, Some(table)) => Some(table.bias(args.grid)),
+            (Some(RelPos::Keys(keys)), _) => Some(keys.bias(queries())),
+            (Some(rel_pos), _) => Some(self.kept.get(args.grid, || rel_pos.bias(args.grid, queries))),
+            (None, Some(table)) => Some(self.kept.get(args.grid, || table.bias(args.grid))),
             (None, None) => None,
         };
         let shared = match args.shared_keys {

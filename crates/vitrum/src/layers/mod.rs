@@ -10,6 +10,7 @@ pub mod block;
 pub mod conv;
 pub mod drop;
 pub mod init;
+pub mod kept;
 pub mod linear;
 pub mod mlp;
 pub mod names;

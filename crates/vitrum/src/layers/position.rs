@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::BlockBias;
 use super::conv::{Conv, ConvConfig, Maps};
 use super::drop::dropout;
+use super::kept::Kept;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
 use super::rope::{Rope, RopeConfig, Rotation};
@@ -137,6 +138,9 @@ pub struct Position {
     pub rope: Option<Rope>,
     /// Convolutions on the token grid, in the order of their blocks.
     pub pos_block: Vec<PosConv>,
+    /// The shared bias, of a prepared model.
+    #[module(skip)]
+    pub(crate) kept: Kept,
     /// The block that each of them follows.
     #[module(skip)]
     cpe_blocks: Vec<usize>,
@@ -174,6 +178,7 @@ impl Position {
             rope: config.rope.map(|rope| Rope::new(rope, device)),
             pos_block: cpe_blocks.iter().map(|_| PosConv::new(dim, device)).collect(),
             cpe_blocks: cpe_blocks.to_vec(),
+            kept: Kept::default(),
             config,
         }
     }
@@ -210,9 +215,11 @@ impl Position {
     /// A bias on the scores, shared by all blocks, `[1, A, T, T]`.
     pub fn bias(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
         match (&self.shared_rel_pos, &self.rel_pos_bias) {
-            (Some(rel_pos), _) => rel_pos.of_grid(grid),
-            (None, Some(table)) => Some(table.bias(grid)),
-            (None, None) => None,
+            (Some(RelPos::Keys(_)), _) | (None, None) => None,
+            (Some(RelPos::Table(table)), _) | (None, Some(table)) => {
+                Some(self.kept.get(grid, || table.bias(grid)))
+            }
+            (Some(RelPos::Network(network)), _) => Some(self.kept.get(grid, || network.bias(grid))),
         }
     }
 
@@ -362,15 +369,6 @@ impl RelPos {
             Self::Table(table) => table.bias(grid),
             Self::Network(network) => network.bias(grid),
             Self::Keys(keys) => keys.bias(queries()),
-        }
-    }
-
-    /// The bias of every pair of tokens, `[1, A, T, T]`, if it does not depend on the queries.
-    pub fn of_grid(&self, grid: [usize; 2]) -> Option<Tensor<4>> {
-        match self {
-            Self::Table(table) => Some(table.bias(grid)),
-            Self::Network(network) => Some(network.bias(grid)),
-            Self::Keys(_) => None,
         }
     }
 

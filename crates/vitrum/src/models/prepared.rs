@@ -97,7 +97,8 @@ impl Model {
         self
     }
 
-    /// Packs the weights of the blocks' linear layers and of the convolutions for this processor, for many images.
+    /// Packs the weights of the blocks' linear layers and of the convolutions for this processor, for many images. Biases of
+    /// scores are kept from the first pass on.
     /// Results have the same bits and come faster. Exception: with LayerScale the gains meet the residual in one
     /// rounding. Packing takes the time of a few images. Layers with a prepared form stay, and so does everything on
     /// other devices and in other types than `f32`.
@@ -105,10 +106,10 @@ impl Model {
     /// Reading the parameters unpacks them each time. Do not train such a model: its weights would get no gradient.
     pub fn pack(mut self) -> Self {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.pack());
-        self.visit_parts(&mut |part| {
-            if let Part::Conv(conv) = part {
-                conv.pack();
-            }
+        self.visit_parts(&mut |part| match part {
+            Part::Conv(conv) => conv.pack(),
+            Part::Bias(kept) => kept.keep(),
+            Part::BatchNorm(_) => {}
         });
         self
     }
@@ -116,10 +117,10 @@ impl Model {
     /// Drops all prepared forms of weights. Forward passes use the parameters again.
     pub fn forget_prepared(&mut self) {
         self.linears_mut().into_iter().for_each(|(_, layer)| layer.forget_prepared());
-        self.visit_parts(&mut |part| {
-            if let Part::Conv(conv) = part {
-                conv.forget_prepared();
-            }
+        self.visit_parts(&mut |part| match part {
+            Part::Conv(conv) => conv.forget_prepared(),
+            Part::Bias(kept) => kept.forget(),
+            Part::BatchNorm(_) => {}
         });
     }
 

@@ -11,6 +11,7 @@ use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
 use crate::layers::conv::{Conv, ConvConfig, Maps};
 use crate::layers::drop::dropout;
+use crate::layers::kept::Kept;
 use crate::layers::observe::Observer;
 use crate::layers::pool::MapPool;
 
@@ -250,6 +251,8 @@ pub enum Part<'a> {
     Conv(&'a mut Conv),
     /// A batch norm, whose statistics can be frozen.
     BatchNorm(&'a mut BatchNorm),
+    /// A bias of scores, which can be kept.
+    Bias(&'a mut Kept),
 }
 
 /// Receives the parts of a model.

@@ -28,7 +28,7 @@ use super::limits::{
 };
 use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long, product};
-use super::stages::{MapHead, MapWalk, Stages, Visitor, drop_rate};
+use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::conv::{ConvConfig, Maps, Padding};
 use crate::layers::drop::{drop_path, training};
@@ -417,7 +417,10 @@ impl Stages for Swin {
         MapHead { pool, drop_rate, fc: self.head.fc.as_ref() }
     }
 
-    fn each_part(&mut self, _visit: &mut Visitor<'_>) {}
+    fn each_part(&mut self, visit: &mut Visitor<'_>) {
+        let blocks = self.layers.iter_mut().flat_map(|stage| &mut stage.blocks);
+        blocks.for_each(|block| visit(Part::Bias(&mut block.attn.kept)));
+    }
 
     fn block_linears(&self) -> Vec<(String, &Linear)> {
         let mut linears = Vec::new();

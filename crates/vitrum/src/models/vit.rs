@@ -319,6 +319,8 @@ impl Network for Vit {
 
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
         self.position.pos_block.iter_mut().for_each(|encoding| visit(Part::Conv(&mut encoding.proj._0)));
+        visit(Part::Bias(&mut self.position.kept));
+        self.blocks.iter_mut().for_each(|block| visit(Part::Bias(&mut block.attn.kept)));
     }
 
     /// timm's `group_matcher`; a `pos_block` belongs to the block that it follows.
@@ -405,6 +407,10 @@ macro_rules! derived_from_vit {
 
             fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
                 self.vit.linears_mut()
+            }
+
+            fn visit_parts(&mut self, visit: &mut $crate::models::stages::Visitor<'_>) {
+                self.vit.visit_parts(visit);
             }
 
             fn depth(&self, key: &str) -> Depth {

@@ -5,6 +5,7 @@ use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::layers::drop::{dropout, training};
+use crate::layers::kept::Kept;
 use crate::layers::names::Flat;
 use crate::layers::observe::Observer;
 use crate::layers::position::pairs;
@@ -44,6 +45,9 @@ pub struct WindowAttention {
     pub scores: Flat<Scores>,
     /// `A·E -> D`.
     pub proj: Linear,
+    /// The bias, of a prepared model.
+    #[module(skip)]
+    pub(super) kept: Kept,
     #[module(skip)]
     config: WindowAttentionConfig,
 }
@@ -112,6 +116,7 @@ impl WindowAttention {
             qkv: Linear::new(dim, 3 * inner, qkv_bias && config.cosine.is_none(), device),
             scores: Flat::new(scores),
             proj: Linear::new(inner, dim, true, device),
+            kept: Kept::default(),
             config,
         }
     }
@@ -131,15 +136,17 @@ impl WindowAttention {
             Some(bias) => bias.val().unsqueeze::<3>(),
             None => nothing,
         });
-        let (qkv, padding, scale, bias) = match &*self.scores {
-            Scores::Product(scores) => {
-                let table = scores.relative_position_bias_table.val();
-                (qkv, padding, (head_dim as f64).powf(-0.5), pairs(table, windows.window, 0))
+        let bias = self.kept.get(windows.window, || match &*self.scores {
+            Scores::Product(scores) => pairs(scores.relative_position_bias_table.val(), windows.window, 0),
+            Scores::Cosine(scores) => {
+                scores.bias(windows.window, self.config.cosine.unwrap_or(windows.window))
             }
+        }); // [1, A, N, N]
+        let (qkv, padding, scale) = match &*self.scores {
+            Scores::Product(_) => (qkv, padding, (head_dim as f64).powf(-0.5)),
             Scores::Cosine(scores) => {
                 let angles = |qkv| scores.angles(qkv, num_heads);
-                let origin = self.config.cosine.unwrap_or(windows.window);
-                (angles(qkv), padding.map(angles), 1.0, scores.bias(windows.window, origin))
+                (angles(qkv), padding.map(angles), 1.0)
             }
         };
         let bias = Some(bias.squeeze_dim(0)); // [A, N, N]

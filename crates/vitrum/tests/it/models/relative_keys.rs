@@ -49,9 +49,12 @@ fn products_are_those_of_the_definition() {
         head_dim: width,
         rel_pos_dim: 1,
         resize: PosResize::default(),
+        block_table: false,
+        shared_table: false,
+        rope: None,
     };
     let device = Device::flex();
-    let Some(RelPos::Keys(mut keys)) = Position::block_bias(&config, &device) else {
+    let Some(RelPos::Keys(mut keys)) = Position::block_bias(&config, &device).rel_pos else {
         panic!("the encoding has keys");
     };
     let shape = [2 * own - 1, heads * width];

@@ -589,3 +589,31 @@ fn tables_of_other_windows_are_resized() {
     let keys = [0, 1].map(|block| format!("layers.1.blocks.{block}.attn.relative_position_bias_table"));
     assert_eq!(resized, [(keys[0].as_str(), &[25, 4][..]), (keys[1].as_str(), &[25, 4][..])]);
 }
+
+/// A packed model keeps its biases, and looks them up anew for another grid.
+#[test]
+fn kept_biases_are_those_of_the_grid() {
+    let device = Device::flex();
+    for json in [
+        r#"{"family": "swin", "img_size": [32, 32], "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4}"#,
+        r#"{"family": "swin", "version": "v2", "img_size": [32, 32], "embed_dim": 8, "depths": [2], "num_heads": [2],
+            "window_size": 4}"#,
+        r#"{"family": "beit", "img_size": [32, 32], "patch_size": [8, 8], "embed_dim": 16, "depth": 2, "num_heads": 2,
+            "use_rel_pos_bias": true}"#,
+        r#"{"family": "vit", "img_size": [32, 32], "patch_size": [8, 8], "embed_dim": 16, "depth": 2, "num_heads": 2,
+            "class_token": false, "global_pool": "avg", "pos_embed": "rel_bias_shared"}"#,
+    ] {
+        let config: ModelConfig = serde_json::from_str(json).unwrap();
+        let model = config.init(&device, 3).unwrap();
+        let answer = |model: &Model, side: usize| {
+            let pixels = Tensor::<4>::ones([1, 3, side, side], &device) * 0.5;
+            model.logits(pixels).unwrap().into_data()
+        };
+        let expected = [32, 48].map(|side| answer(&model, side));
+        let packed = model.pack();
+        for _ in 0..2 {
+            assert_eq!([32, 48].map(|side| answer(&packed, side)), expected, "{json}");
+            assert_eq!(answer(&packed, 48), expected[1], "{json}");
+        }
+    }
+}

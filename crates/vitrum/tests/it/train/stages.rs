@@ -427,6 +427,7 @@ fn small_beits_and_evas_learn() {
             continue;
         }
         let case = Case {
+            file: "",
             name: name.into(),
             config: serde_json::to_value(&config).expect("a configuration"),
             recipe: Recipe {
