@@ -42,7 +42,7 @@ pub fn suggest_keys(map: &TensorMap) -> String {
     if !is_vit {
         let families = ModelConfig::FAMILIES.join(", ");
         text.push_str(&format!(
-            "# {} kernels: no Vision Transformer. Name the family, one of {families}.\n# family = \"?\"\n",
+            "# {} kernels: not a plain Vision Transformer. Name the family, one of {families}.\n# family = \"?\"\n",
             kernels(map)
         ));
     }

@@ -69,9 +69,10 @@ impl ModelConfig {
         };
         let value = match (old, value) {
             (Value::Array(_), Value::Number(side)) => json!([side, side]),
-            (Value::Number(_), Value::Array(sides)) => one_of(name, &sides)?,
             (_, value) => value,
         };
+        // A list where one number is usual: some fields take either.
+        let sides = if old.is_number() { value.as_array().cloned() } else { None };
         let none = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none"));
         let read = |fields: Map<String, Value>| Self::of_family(self.family(), Value::Object(fields));
         fields.insert(name.into(), value);
@@ -80,7 +81,13 @@ impl ModelConfig {
             Err(_) if none && replaced(&mut fields, name, Value::Null) && read(fields.clone()).is_ok() => {
                 read(fields).map_err(|error| wrong(name, &error))
             }
-            Err(error) => Err(wrong(name, &error)),
+            Err(error) => match sides {
+                Some(sides) => {
+                    fields.insert(name.into(), one_of(name, &sides)?);
+                    read(fields).map_err(|error| wrong(name, &error))
+                }
+                None => Err(wrong(name, &error)),
+            },
         }
     }
 

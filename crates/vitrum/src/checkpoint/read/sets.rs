@@ -147,11 +147,17 @@ fn quoted(name: &str) -> String {
 fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
     let mut found: BTreeMap<String, &'static Naming> = BTreeMap::new();
     for name in names.keys() {
-        let prefix = namings().find_map(|(_, naming)| {
-            let prefix = name.strip_suffix(naming.telltale())?;
-            (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), naming))
-        });
-        if let Some((prefix, naming)) = prefix {
+        let fitting = || {
+            namings().filter_map(|(_, naming)| {
+                let prefix = name.strip_suffix(naming.telltale())?;
+                (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), naming))
+            })
+        };
+        // Several namings may share their first telltale.
+        let is_whole = |(prefix, naming): &(String, &Naming)| {
+            naming.telltales.iter().all(|telltale| names.contains_key(&format!("{prefix}{telltale}")))
+        };
+        if let Some((prefix, naming)) = fitting().find(is_whole).or_else(|| fitting().next()) {
             found.entry(prefix).or_insert(naming);
         }
     }

@@ -281,7 +281,7 @@ fn names_of_other_networks_are_not_guessed() {
     }
     let text = suggest_keys(&map);
     assert!(
-        text.contains("# 2 kernels: no Vision Transformer. Name the family, one of vit, deit, resnet"),
+        text.contains("# 2 kernels: not a plain Vision Transformer. Name the family, one of vit, deit,"),
         "{text}"
     );
     assert!(!text.contains("a guess") && !text.contains("num_heads"), "{text}");

@@ -607,7 +607,7 @@ fn kept_biases_are_those_of_the_grid() {
         let model = config.init(&device, 3).unwrap();
         let answer = |model: &Model, side: usize| {
             let pixels = Tensor::<4>::ones([1, 3, side, side], &device) * 0.5;
-            model.logits(pixels).unwrap().into_data()
+            model.logits_at(pixels, Sizes::Any).unwrap().into_data()
         };
         let expected = [32, 48].map(|side| answer(&model, side));
         let packed = model.pack();
