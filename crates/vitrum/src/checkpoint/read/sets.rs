@@ -153,11 +153,14 @@ fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
                 (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), naming))
             })
         };
-        // Several namings may share their first telltale.
+        // Several namings may share their first telltale: the one with the most telltales in the file wins.
         let is_whole = |(prefix, naming): &(String, &Naming)| {
             naming.telltales.iter().all(|telltale| names.contains_key(&format!("{prefix}{telltale}")))
         };
-        if let Some((prefix, naming)) = fitting().find(is_whole).or_else(|| fitting().next()) {
+        let most = |best: (String, &'static Naming), other: (String, &'static Naming)| {
+            if other.1.telltales.len() > best.1.telltales.len() { other } else { best }
+        };
+        if let Some((prefix, naming)) = fitting().filter(is_whole).reduce(most).or_else(|| fitting().next()) {
             found.entry(prefix).or_insert(naming);
         }
     }
