@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Positions come from the depthwise kernel after the first block of a stage ("PEG",
-//! [`PosConv`](crate::layers::position::PosConv)). Two models differ in their attention:
+//! [`PosConv`]). Two models differ in their attention:
 //!
 //! - Twins-PCPVT: every position attends to a coarser grid ([`ReducedAttention`]).
 //! - Twins-SVT: the blocks 0, 2, 4, … attend within windows of SxS positions (equation 4), the others to the coarser grid.
