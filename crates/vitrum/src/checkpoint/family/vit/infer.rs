@@ -268,6 +268,12 @@ fn positions(
                 );
             }
         }
+        if config.pos_embed == PosEmbed::None && !hinted {
+            notes.push(
+                "no positions in the tensors, so none are assumed; rotary positions need the model's name or configuration"
+                    .into(),
+            );
+        }
         let multiple = |side: usize, patch: usize| (side / patch.max(1)).max(1).saturating_mul(patch);
         config.img_size = [multiple(config.img_size[0], patch[0]), multiple(config.img_size[1], patch[1])];
         notes.push(format!("the image size is not in the tensors; {:?} is assumed", config.img_size));
