@@ -69,3 +69,22 @@ pub fn dot<const R: usize>(x: Tensor<R>, w: &Tensor<R>) -> f64 {
 pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(work)
 }
+
+/// Context and gradients of qkv and bias for the loss Σ context · w.
+pub fn with_gradients(
+    op: impl Fn(Tensor<3>, Option<Tensor<4>>) -> Tensor<3>,
+    qkv: Tensor<3>,
+    bias: Option<Tensor<4>>,
+    w: &Tensor<3>,
+) -> (Tensor<3>, Tensor<3>, Option<Tensor<4>>) {
+    let device = Device::flex().autodiff();
+    let lift = |x: Tensor<3>| Tensor::from_data(x.clone().into_data(), (&device, x.dtype()));
+    let qkv = lift(qkv).require_grad();
+    let bias =
+        bias.map(|x| Tensor::<4>::from_data(x.clone().into_data(), (&device, x.dtype())).require_grad());
+    let context = op(qkv.clone(), bias.clone());
+    let grads = (context.clone() * lift(w.clone())).sum().backward();
+    let d_qkv = qkv.grad(&grads).expect("a gradient of qkv");
+    let d_bias = bias.map(|bias| bias.grad(&grads).expect("a gradient of the bias"));
+    (context.inner(), d_qkv, d_bias)
+}

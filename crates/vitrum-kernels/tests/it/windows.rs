@@ -41,24 +41,6 @@ fn inputs(
     (qkv, heads.map(|heads| random([1, heads, n, n], 2.0, n as u64, device, dtype)))
 }
 
-/// Context and gradients of qkv and bias for the loss Σ context · w.
-fn with_gradients(
-    op: impl Fn(Tensor<3>, Option<Tensor<4>>) -> Tensor<3>,
-    qkv: Tensor<3>,
-    bias: Option<Tensor<4>>,
-    w: &Tensor<3>,
-) -> (Tensor<3>, Tensor<3>, Option<Tensor<4>>) {
-    let device = Device::flex().autodiff();
-    let lift = |x: Tensor<3>| Tensor::from_data(x.clone().into_data(), (&device, x.dtype()));
-    let qkv = lift(qkv).require_grad();
-    let bias =
-        bias.map(|x| Tensor::<4>::from_data(x.clone().into_data(), (&device, x.dtype())).require_grad());
-    let context = op(qkv.clone(), bias.clone());
-    let grads = (context.clone() * lift(w.clone())).sum().backward();
-    let d_qkv = qkv.grad(&grads).expect("a gradient of qkv");
-    (context.inner(), d_qkv, bias.map(|bias| bias.grad(&grads).expect("a gradient of the bias")))
-}
-
 #[test]
 fn fast_equals_reference_in_windows() {
     let (device, _) = devices();

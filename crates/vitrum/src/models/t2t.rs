@@ -31,6 +31,7 @@ use super::network::{
 };
 use super::shapes::{Steps, Walk, held_by_block, long, product, unread};
 use super::stages::drop_rate;
+use super::vit::named;
 use crate::layers::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
 use crate::layers::block::{Block, BlockConfig};
 use crate::layers::conv::Maps;
@@ -538,10 +539,6 @@ impl Network for T2t {
     fn classify(&self) -> Option<&dyn Classify> {
         Some(self)
     }
-}
-
-fn named<T>(block: usize, layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
-    layers.into_iter().map(move |(name, layer)| (format!("blocks.{block}.{name}"), layer))
 }
 
 impl Config for T2tConfig {

@@ -442,7 +442,8 @@ macro_rules! derived_from_vit {
 
 pub(crate) use derived_from_vit;
 
-fn named<T>(block: usize, layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
+/// The layers of a block with their names in the model.
+pub(crate) fn named<T>(block: usize, layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
     layers.into_iter().map(move |(name, layer)| (format!("blocks.{block}.{name}"), layer))
 }
 

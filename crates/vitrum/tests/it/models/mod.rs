@@ -11,6 +11,7 @@ mod parity;
 mod pit;
 mod regnet;
 mod relative_keys;
+mod shared;
 mod swin;
 mod t2t;
 mod twins;

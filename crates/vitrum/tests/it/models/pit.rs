@@ -1,15 +1,14 @@
 //! PiT's files and limits. Its numbers are compared in `parity.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
 use vitrum::checkpoint::write::{WriteOptions, write_model, write_safetensors, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::layers::observe::{Recorder, Silent};
@@ -19,6 +18,7 @@ use vitrum::models::pit::PitConfig;
 use vitrum::models::vit::PosResize;
 use vitrum::models::{Chain, Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Want};
 
+use super::shared::{distance, images, loaded, logits};
 use crate::formula;
 
 /// Heads of 32, as in PiT-Ti, so that tensors alone show a model.
@@ -46,26 +46,6 @@ fn file(map: &TensorMap) -> (TempDir, PathBuf) {
     let path = folder.path().join("model.safetensors");
     write_safetensors(&path, map, &WriteOptions::default()).unwrap();
     (folder, path)
-}
-
-fn loaded(path: &Path, precision: Precision, size: [usize; 2]) -> Loaded {
-    let options = LoadOptions { precision, img_size: Some(size), ..LoadOptions::new(path.to_path_buf()) };
-    load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn images([h, w]: [usize; 2]) -> Tensor<4> {
-    let shape = [2, 3, h, w];
-    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
-}
-
-fn logits(model: &Model, size: [usize; 2]) -> Vec<f32> {
-    model.logits_at(images(size), Sizes::Any).unwrap().into_data().try_to_vec().unwrap()
-}
-
-/// The largest difference.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]

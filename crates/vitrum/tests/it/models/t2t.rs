@@ -1,7 +1,7 @@
 //! T2T-ViT's sizes, files and limits. Its numbers are compared in `parity.rs`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -11,7 +11,6 @@ use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect, expected_tensors};
 use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
 use vitrum::checkpoint::write::{
     WriteOptions, write_huggingface, write_model, write_safetensors, write_timm,
 };
@@ -25,6 +24,7 @@ use vitrum::models::{
     Chain, Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Want, catalogue,
 };
 
+use super::shared::{distance, images, loaded, logits};
 use crate::formula;
 
 /// Heads of 64, so that tensors alone show a model.
@@ -76,26 +76,6 @@ fn folder(config: &T2tConfig) -> TempDir {
     let told = write_model(folder.path(), &tensors(config), &card(config), &base, &options).unwrap();
     assert!(told.unwrap().contains("timm has no T2T-ViT"));
     folder
-}
-
-fn loaded(path: &Path, precision: Precision, size: [usize; 2]) -> Loaded {
-    let options = LoadOptions { precision, img_size: Some(size), ..LoadOptions::new(path.to_path_buf()) };
-    load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn images([h, w]: [usize; 2]) -> Tensor<4> {
-    let shape = [2, 3, h, w];
-    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
-}
-
-fn logits(model: &Model, size: [usize; 2]) -> Vec<f32> {
-    model.logits_at(images(size), Sizes::Any).unwrap().into_data().try_to_vec().unwrap()
-}
-
-/// The largest difference.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 // ---- Sizes
