@@ -277,8 +277,8 @@ fn sample(draw: Draw, shape: &[usize], seed: u64, name: &str) -> Vec<f64> {
     }
 }
 
-/// Normal values, row by row, made orthonormal: rows if there are at most as many as columns, else columns. By the
-/// algorithm of Gram and Schmidt, twice, so that no rounding is left.
+/// Makes the rows of a matrix orthonormal; if it has more rows than columns, its columns. Gram-Schmidt runs twice for each
+/// row: the second pass removes the rounding of the first.
 fn orthogonal(values: Vec<f64>, columns: usize) -> Vec<f64> {
     let rows = values.len() / columns.max(1);
     let turns = |values: &[f64], columns: usize, rows: usize| -> Vec<f64> {

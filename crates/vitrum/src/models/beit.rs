@@ -219,7 +219,7 @@ impl Config for BeitConfig {
     }
 }
 
-/// Refuses a factor on the head's first weights that is none.
+/// Refuses a factor on the head's first weights outside 0 to 1.
 pub(super) fn check_head_scale(scale: f64) -> Result<(), ConfigError> {
     match (0.0..=1.0).contains(&scale) {
         true => Ok(()),

@@ -109,7 +109,7 @@ pub struct EvaConfig {
     pub use_post_norm: bool,
     /// LayerNorm before the blocks, patch projection without bias (key `norm_pre`).
     pub use_pre_transformer_norm: bool,
-    /// LayerNorm after the blocks (`norm`); `None`: if there is none after pooling.
+    /// LayerNorm after the blocks (`norm`); `None`: only without `fc_norm`.
     pub use_post_transformer_norm: Option<bool>,
     /// LayerNorm after pooling (`fc_norm`); `None`: with `avg`.
     pub use_fc_norm: Option<bool>,
