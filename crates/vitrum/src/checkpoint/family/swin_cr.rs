@@ -7,7 +7,7 @@ use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::{HostTensor, LoadError, TensorMap};
+use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
 use crate::models::Config;
 use crate::models::swin_cr::SwinCrConfig;
 
@@ -19,7 +19,13 @@ const WIDTHS: &[&str] = &["stages.{N}.blocks.0.norm2.weight"];
 const FIRST: [Row; 1] = [("head", "head.fc", Edit::Keep)];
 
 /// The inverse of the scale, in timm's first files.
-const TAU: &str = ".tau";
+const TAU: &str = ".attn.tau";
+const SCALE: &str = ".attn.logit_scale";
+
+/// Names of tensors with this ending.
+fn ending(tensors: &TensorMap, end: &str) -> Vec<String> {
+    tensors.names().filter(|name| name.ends_with(end)).map(str::to_string).collect()
+}
 
 const fn first(telltales: &'static [&'static str]) -> Naming {
     Naming { rows: &[&FIRST], widths: WIDTHS, ..Naming::new(Dialect::Official, telltales) }
@@ -27,24 +33,35 @@ const fn first(telltales: &'static [&'static str]) -> Naming {
 
 impl Files for SwinCrConfig {
     const NAMINGS: &'static [Naming] = &[
-        Naming { heads: &["head.fc"], widths: WIDTHS, ..Naming::new(Dialect::Timm, &[META, PATCHES]) },
-        first(&[META, PATCHES, "head.weight"]),
-        first(&[META, PATCHES, "stages.0.blocks.0.attn.tau"]),
+        Naming { heads: &["head.fc"], widths: WIDTHS, ..Naming::new(Dialect::Timm, &[PATCHES, META]) },
+        first(&[PATCHES, META, "head.weight"]),
+        first(&[PATCHES, META, "stages.0.blocks.0.attn.tau"]),
     ];
 
     fn first_conv(&self) -> String {
         "patch_embed.proj".into()
     }
 
-    /// Inverse scales become logarithms of scales.
+    /// Inverse scales become logarithms of scales, in f64.
     fn finish(tensors: &mut TensorMap) -> Result<(), LoadError> {
-        let names: Vec<String> = tensors.names().filter(|name| name.ends_with(TAU)).map(Into::into).collect();
-        for name in names {
+        for name in ending(tensors, TAU) {
             let Some(tau) = tensors.tensors.remove(&name) else { continue };
             let values: Vec<f64> = tau.to_f64().into_iter().map(|tau| (1.0 / tau).ln()).collect();
-            let scale = HostTensor::from_f64(tau.shape().to_vec(), &values).and_then(|x| x.cast(tau.dtype()));
-            let scale = scale.map_err(|error| LoadError::tensor(&tensors.path, &name, error))?;
-            tensors.tensors.insert(name.replace(TAU, ".logit_scale"), scale);
+            let scale = HostTensor::from_f64(tau.shape().to_vec(), &values)
+                .map_err(|error| LoadError::tensor(&tensors.path, &name, error))?;
+            tensors.tensors.insert(name.replace(TAU, SCALE), scale);
+        }
+        Ok(())
+    }
+
+    fn narrow(tensors: &mut TensorMap) -> Result<(), LoadError> {
+        let Some(dtype) = tensors.get(PATCHES).map(HostTensor::dtype) else { return Ok(()) };
+        for name in ending(tensors, SCALE) {
+            let Some(scale) = tensors.get(&name).filter(|scale| scale.dtype() == Dtype::F64) else {
+                continue;
+            };
+            let narrow = scale.cast(dtype).map_err(|error| LoadError::tensor(&tensors.path, &name, error))?;
+            tensors.tensors.insert(name, narrow);
         }
         Ok(())
     }

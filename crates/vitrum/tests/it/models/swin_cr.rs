@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::load::{LoadOptions, load};
+use vitrum::checkpoint::load::{LoadOptions, load, open};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
-use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
+use vitrum::checkpoint::{Dtype, HostTensor, ModelCard, TensorMap, read};
 use vitrum::layers::drop::seed;
 use vitrum::layers::window::StageSizes;
 use vitrum::models::swin_cr::{StageRatios, SwinCrConfig};
@@ -358,6 +358,40 @@ fn tensors_show_the_configuration() {
         compared += 1;
     }
     assert!(compared >= 25, "only {compared} cases were compared");
+}
+
+/// Inverse scales of timm's first files are computed in f64, and written as wide as the file.
+#[test]
+fn inverse_scales_become_scales() {
+    let (mut map, folder) = (tensors(&plain()), TempDir::new().unwrap());
+    let names: Vec<String> =
+        map.names().filter(|name| name.ends_with("logit_scale")).map(Into::into).collect();
+    for name in &names {
+        let shape = map.tensors.remove(name).unwrap().shape().to_vec();
+        let values: Vec<f32> = (0..shape[0]).map(|head| 0.1 / (head + 1) as f32).collect();
+        let tau = HostTensor::from_f32(shape, &values).unwrap();
+        map.tensors.insert(name.replace("logit_scale", "tau"), tau);
+    }
+    let head = map.tensors.remove("head.fc.weight").unwrap();
+    map.tensors.insert("head.weight".into(), head);
+    let head = map.tensors.remove("head.fc.bias").unwrap();
+    map.tensors.insert("head.bias".into(), head);
+    for dtype in [Dtype::F32, Dtype::BF16] {
+        let path = folder.path().join("model.safetensors");
+        write_safetensors(&path, &map, &WriteOptions { dtype: Some(dtype), overwrite: true }).unwrap();
+        let converted = to_timm(read(&path).unwrap()).unwrap();
+        assert_eq!(converted.map.get(&names[0]).unwrap().dtype(), Dtype::F64);
+        let scales = converted.map.get(&names[0]).unwrap().to_f64();
+        let most = if dtype == Dtype::F32 { 1e-6 } else { 4e-3 };
+        for (head, scale) in scales.iter().enumerate() {
+            assert!((scale - (10.0 * (head + 1) as f64).ln()).abs() < most, "{scale}");
+        }
+        let opened = open(&LoadOptions::new(path)).unwrap();
+        assert_eq!(opened.tensors.get(&names[0]).unwrap().dtype(), dtype);
+        assert_eq!(opened.tensors.len(), map.len());
+        let config: SwinCrConfig = opened.card.config.try_into().unwrap();
+        assert_eq!((config.depths, config.num_heads, config.num_classes), (vec![2, 3], vec![2, 4], 7));
+    }
 }
 
 /// A norm where no options have one.

@@ -69,6 +69,13 @@ fn case(name: &str) -> Case {
     cases().into_iter().find(|case| case.name == name).expect("a case of this name")
 }
 
+/// A case whose networks of biases drop values in training, as in timm.
+fn dropping() -> Case {
+    let mut case = case("swin_cr");
+    case.config["meta_drop_rate"] = 0.125.into();
+    case
+}
+
 const CLASSES: usize = 4;
 
 impl Case {
@@ -190,7 +197,7 @@ fn is_statistic(key: &str) -> bool {
 /// Parameters, statistics, averages and the optimiser's state are those of an update that keeps all activations.
 #[test]
 fn recomputing_changes_no_bit() {
-    for case in cases() {
+    for case in cases().into_iter().chain([dropping()]) {
         for amp_dtype in ["none", "bf16"] {
             let run = |grad_checkpointing| {
                 learn(&case, 2, |recipe| {
@@ -554,7 +561,7 @@ fn a_run_that_stops_goes_on_as_if_it_never_had() {
 /// The same of a trainer alone: every family, every type, frozen batch norms, an optimiser whose state has other shapes.
 #[test]
 fn a_trainer_goes_on_from_its_state() {
-    for case in cases() {
+    for case in cases().into_iter().chain([dropping()]) {
         for (amp_dtype, opt, freeze_bn) in [("none", "sgd", false), ("bf16", "adafactor", true)] {
             let change = |recipe: &mut Recipe| {
                 recipe.amp_dtype = amp_dtype.into();
