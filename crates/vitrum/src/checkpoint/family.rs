@@ -15,6 +15,7 @@ mod pit;
 mod regnet;
 mod resnet;
 mod swin;
+mod swin_cr;
 mod t2t;
 mod twins;
 mod vit;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::BlockBias;
 use super::conv::{Conv, ConvConfig, Maps};
-use super::drop::dropout;
+use super::drop::{dropout, training};
 use super::kept::Kept;
 pub use super::resample::PosResize;
 use super::resample::{axis_weights, offset_weights};
@@ -490,31 +490,57 @@ pub struct RelPosMlp {
     prefix_tokens: usize,
 }
 
-/// Two layers, `2 -> rel_pos_dim -> A`.
+/// Two layers from an offset to a bias per head: `fc2(relu(fc1(sign(o) ln(1 + |o|))))`.
 #[derive(Module, Debug)]
 pub struct OffsetMlp {
-    /// `2 -> rel_pos_dim`.
+    /// `2 -> F`.
     pub fc1: Linear,
-    /// `rel_pos_dim -> A`.
+    /// `F -> A`.
     pub fc2: Linear,
+}
+
+impl OffsetMlp {
+    /// Zeros.
+    pub(crate) fn new(hidden: usize, num_heads: usize, device: &Device) -> Self {
+        Self { fc1: Linear::new(2, hidden, true, device), fc2: Linear::new(hidden, num_heads, true, device) }
+    }
+
+    /// Logarithms of offsets `[n, 2]` to biases `[n, A]`.
+    fn forward(&self, offsets: Tensor<2>, drop: f64) -> Tensor<2> {
+        self.fc2.forward(dropout(relu(self.fc1.forward(offsets)), drop))
+    }
+
+    /// The logarithms of all offsets of a grid, `[(2H - 1)(2W - 1), 2]`.
+    fn offsets(&self, grid: [usize; 2]) -> Tensor<2> {
+        let weight = self.fc1.weight.val();
+        let offsets = log_offsets(grid);
+        let n = offsets.len() / 2;
+        Tensor::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()))
+    }
+
+    /// The bias of every pair of positions of a grid, `[1, A, N, N]`, rows are queries. In training every pair drops hidden
+    /// values of its own at the rate `drop`, also pairs with the same offset.
+    pub(crate) fn bias(&self, grid: [usize; 2], drop: f64) -> Tensor<4> {
+        let offsets = self.offsets(grid);
+        if drop <= 0.0 || !training(&offsets) {
+            return pairs(self.forward(offsets, 0.0), grid, 0);
+        }
+        let n = grid[0] * grid[1];
+        let of_pairs = pairs(offsets, grid, 0).permute([0, 2, 3, 1]); // [1, N, N, 2]
+        let bias = self.forward(of_pairs.reshape([n * n, 2]), drop); // [N·N, A]
+        bias.reshape([1, n as i64, n as i64, -1]).permute([0, 3, 1, 2])
+    }
 }
 
 impl RelPosMlp {
     fn of(config: &PositionConfig, device: &Device) -> Self {
         let PositionConfig { rel_pos_dim, num_heads, prefix_tokens, .. } = *config;
-        let fc1 = Linear::new(2, rel_pos_dim, true, device);
-        let fc2 = Linear::new(rel_pos_dim, num_heads, true, device);
-        Self { mlp: OffsetMlp { fc1, fc2 }, drop: 0.125, prefix_tokens }
+        Self { mlp: OffsetMlp::new(rel_pos_dim, num_heads, device), drop: 0.125, prefix_tokens }
     }
 
     /// The bias of every pair of tokens, `[1, A, T, T]`, rows are queries.
     pub fn bias(&self, grid: [usize; 2]) -> Tensor<4> {
-        let weight = self.mlp.fc1.weight.val();
-        let offsets = log_offsets(grid);
-        let n = offsets.len() / 2;
-        let x = Tensor::<2>::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()));
-        let x = dropout(relu(self.mlp.fc1.forward(x)), self.drop); // [offsets, rel_pos_dim]
-        let table = self.mlp.fc2.forward(x); // [offsets, A]
+        let table = self.mlp.forward(self.mlp.offsets(grid), self.drop); // [offsets, A]
         let [_, a] = table.dims();
         let nothing = Tensor::zeros([3, a], (&table.device(), table.dtype()));
         pairs(Tensor::cat(vec![table, nothing], 0), grid, self.prefix_tokens)

@@ -213,6 +213,8 @@ families! { ($)
     Convnext: convnext { ConvNextConfig, ConvNext },
     /// Swin Transformer, first and second version.
     Swin: swin { SwinConfig, Swin },
+    /// timm's own form of Swin V2.
+    SwinCr: swin_cr { SwinCrConfig, SwinCr },
     /// Twins-PCPVT and Twins-SVT.
     Twins: twins { TwinsConfig, Twins },
     /// The steps from ResNet-50 to ConvNeXt-T.

@@ -40,12 +40,14 @@ use crate::layers::patch_embed::{PatchEmbed, PatchEmbedConfig};
 use crate::layers::pool::MapPool;
 use crate::layers::position::PosResize;
 use crate::layers::window::{StageSizes, Windows};
+pub(super) use attention::META_WIDTH;
 pub use attention::{
-    CosineScores, PositionMlp, ProductScores, Scores, WindowAttention, WindowAttentionConfig,
+    CosineScores, MetaScores, PositionMlp, ProductScores, ScoreForm, Scores, WindowAttention,
+    WindowAttentionConfig,
 };
 
 /// Longest side of a window.
-const MAX_WINDOW: usize = 64;
+pub(super) const MAX_WINDOW: usize = 64;
 /// Most stages.
 const MAX_STAGES: usize = 8;
 
@@ -204,7 +206,7 @@ impl SwinConfig {
     }
 
     /// `F`: width of the MLP.
-    fn mlp_hidden(&self, stage: usize) -> usize {
+    pub(super) fn mlp_hidden(&self, stage: usize) -> usize {
         (self.width(stage) as f64 * self.mlp_ratio) as usize
     }
 
@@ -212,7 +214,7 @@ impl SwinConfig {
         self.version == SwinVersion::V2
     }
 
-    fn attention(&self, stage: usize) -> WindowAttentionConfig {
+    pub(super) fn attention(&self, stage: usize) -> WindowAttentionConfig {
         let (dim, num_heads, window) = (self.width(stage), self.num_heads[stage], self.window(stage));
         let pretrained = self.pretrained_window_sizes.at(stage);
         let origin = if pretrained[0] > 0 { pretrained } else { window };
@@ -221,15 +223,28 @@ impl SwinConfig {
             num_heads,
             head_dim: self.head_dim.unwrap_or(dim / num_heads),
             window,
-            cosine: self.is_v2().then_some(origin),
+            scores: if self.is_v2() { ScoreForm::Cosine(origin) } else { ScoreForm::Product },
             qkv_bias: self.qkv_bias,
             attn_drop: self.attn_drop_rate,
             proj_drop: self.proj_drop_rate,
         }
     }
 
-    /// The projection of the patches, as a convolution.
-    fn patches(&self) -> ConvConfig {
+    /// The projection of the patches.
+    pub(super) fn embedding(&self) -> PatchEmbedConfig {
+        PatchEmbedConfig {
+            in_chans: self.in_chans,
+            patch_size: self.patch_size,
+            dim: self.embed_dim,
+            bias: true,
+            norm_pixels: false,
+            norm: true,
+            norm_eps: self.norm_eps,
+        }
+    }
+
+    /// The same, as a convolution.
+    pub(super) fn patches(&self) -> ConvConfig {
         let conv = ConvConfig::new(self.in_chans, self.embed_dim, 1);
         ConvConfig {
             kernel: self.patch_size,
@@ -238,7 +253,7 @@ impl SwinConfig {
         }
     }
 
-    fn layer_norm(&self, width: usize, device: &Device) -> LayerNorm {
+    pub(super) fn layer_norm(&self, width: usize, device: &Device) -> LayerNorm {
         LayerNorm::new(width, self.norm_eps, device)
     }
 }
@@ -255,6 +270,17 @@ pub struct PatchMerging {
 }
 
 impl PatchMerging {
+    /// The step to the grid of a stage.
+    pub(super) fn new(config: &SwinConfig, version: SwinVersion, stage: usize, device: &Device) -> Self {
+        let (from, to) = (4 * config.width(stage - 1), config.width(stage));
+        let normed = if version == SwinVersion::V2 { to } else { from };
+        Self {
+            norm: config.layer_norm(normed, device),
+            reduction: Linear::new(from, to, false, device),
+            version,
+        }
+    }
+
     /// Maps `[B, H·W, D] -> [B, ⌈H/2⌉·⌈W/2⌉, 2D]`. Zeros complete an odd map.
     pub fn forward(&self, maps: Maps) -> Maps {
         let (x, grid) = neighbours(maps);
@@ -293,11 +319,18 @@ pub struct Block {
 }
 
 impl Block {
-    fn new(config: &SwinConfig, stage: usize, block: usize, device: &Device) -> Self {
+    /// A block of zeros.
+    pub(super) fn new(
+        config: &SwinConfig,
+        attention: WindowAttentionConfig,
+        stage: usize,
+        block: usize,
+        device: &Device,
+    ) -> Self {
         let (width, hidden) = (config.width(stage), config.mlp_hidden(stage));
         Self {
             norm1: config.layer_norm(width, device),
-            attn: WindowAttention::new(config.attention(stage), device),
+            attn: WindowAttention::new(attention, device),
             norm2: config.layer_norm(width, device),
             mlp: Mlp::new(width, hidden, config.act_layer, true, config.proj_drop_rate, device),
             version: config.version,
@@ -310,14 +343,18 @@ impl Block {
     /// # Panics
     /// If the map has another number of positions than the grid of `windows`.
     pub fn forward(&self, x: Tensor<3>, windows: &Windows, watch: &mut dyn Observer) -> Tensor<3> {
+        let x = self.branches(x, windows, watch);
+        watch.tokens(format_args!(""), x)
+    }
+
+    /// [`forward`](Self::forward) without the name of the result.
+    pub(super) fn branches(&self, x: Tensor<3>, windows: &Windows, watch: &mut dyn Observer) -> Tensor<3> {
         let attend = |y: Tensor<3>, watch: &mut dyn Observer| {
             let y = self.attn.forward(y, windows, &mut Within::new(watch, format_args!("attn")));
             watch.tokens(format_args!("attn"), y)
         };
-        let x = match self.version {
-            SwinVersion::V1 if !watch.wants_tokens() && !training(&x) => {
-                return self.answer(x, windows, watch);
-            }
+        match self.version {
+            SwinVersion::V1 if !watch.wants_tokens() && !training(&x) => self.answer(x, windows, watch),
             SwinVersion::V1 => {
                 let y = watch.tokens(format_args!("norm1"), self.norm1.forward(x.clone()));
                 let x = x + drop_path(attend(y, watch), self.drop_path);
@@ -330,8 +367,19 @@ impl Block {
                 let y = watch.tokens(format_args!("mlp"), self.mlp.forward(x.clone()));
                 x + drop_path(watch.tokens(format_args!("norm2"), self.norm2.forward(y)), self.drop_path)
             }
-        };
-        watch.tokens(format_args!(""), x)
+        }
+    }
+
+    /// The linear layers, with their names.
+    pub(super) fn linears(&self) -> [(&'static str, &Linear); 4] {
+        let Self { attn: WindowAttention { qkv, proj, .. }, mlp: Mlp { fc1, fc2, .. }, .. } = self;
+        [("attn.qkv", qkv), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
+    }
+
+    /// [`linears`](Self::linears), mutable.
+    pub(super) fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
+        let Self { attn: WindowAttention { qkv, proj, .. }, mlp: Mlp { fc1, fc2, .. }, .. } = self;
+        [("attn.qkv", qkv), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
     }
 
     /// The same pass of the first version without an observer of tokens and without dropout: the last product of each
@@ -358,6 +406,13 @@ pub struct Stage {
 pub struct Head {
     /// The classifier.
     pub fc: Option<Linear>,
+}
+
+impl Head {
+    /// A head of zeros; without classes it has no classifier.
+    pub(super) fn new(width: usize, num_classes: usize, device: &Device) -> Self {
+        Self { fc: (num_classes > 0).then(|| Linear::new(width, num_classes, true, device)) }
+    }
 }
 
 /// A Swin. Field names are the checkpoint's names.
@@ -427,9 +482,9 @@ impl Stages for Swin {
         for (stage, Stage { downsample, blocks }) in self.layers.iter().enumerate() {
             let merging = downsample.iter().map(|merging| &merging.reduction);
             linears.extend(merging.map(|layer| (format!("layers.{stage}.downsample.reduction"), layer)));
-            for (block, Block { attn, mlp, .. }) in blocks.iter().enumerate() {
-                let of_block = [&attn.qkv, &attn.proj, &mlp.fc1, &mlp.fc2];
-                linears.extend(named(stage, block).into_iter().zip(of_block));
+            for (index, block) in blocks.iter().enumerate() {
+                let named = |(name, layer)| (format!("layers.{stage}.blocks.{index}.{name}"), layer);
+                linears.extend(block.linears().map(named));
             }
         }
         linears
@@ -440,9 +495,9 @@ impl Stages for Swin {
         for (stage, Stage { downsample, blocks }) in self.layers.iter_mut().enumerate() {
             let merging = downsample.iter_mut().map(|merging| &mut merging.reduction);
             linears.extend(merging.map(|layer| (format!("layers.{stage}.downsample.reduction"), layer)));
-            for (block, Block { attn, mlp, .. }) in blocks.iter_mut().enumerate() {
-                let of_block = [&mut attn.qkv, &mut attn.proj, &mut mlp.fc1, &mut mlp.fc2];
-                linears.extend(named(stage, block).into_iter().zip(of_block));
+            for (index, block) in blocks.iter_mut().enumerate() {
+                let named = |(name, layer)| (format!("layers.{stage}.blocks.{index}.{name}"), layer);
+                linears.extend(block.linears_mut().map(named));
             }
         }
         linears
@@ -460,12 +515,6 @@ impl Stages for Swin {
     fn weight_decays(&self, key: &str) -> bool {
         !["relative_position_bias_table", "cpb_mlp", "logit_scale"].iter().any(|part| key.contains(part))
     }
-}
-
-/// Names of the linear layers of a block.
-fn named(stage: usize, block: usize) -> [String; 4] {
-    ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
-        .map(|layer| format!("layers.{stage}.blocks.{block}.{layer}"))
 }
 
 impl Config for SwinConfig {
@@ -520,33 +569,18 @@ impl Config for SwinConfig {
     }
 
     fn build(&self, device: &Device) -> Swin {
-        let merging = |stage: usize| {
-            let (from, to) = (4 * self.width(stage - 1), self.width(stage));
-            PatchMerging {
-                norm: self.layer_norm(if self.is_v2() { to } else { from }, device),
-                reduction: Linear::new(from, to, false, device),
-                version: self.version,
-            }
-        };
+        let block =
+            |stage: usize, block: usize| Block::new(self, self.attention(stage), stage, block, device);
         let stage = |stage: usize| Stage {
-            downsample: (stage > 0).then(|| merging(stage)),
-            blocks: (0..self.depths[stage]).map(|block| Block::new(self, stage, block, device)).collect(),
-        };
-        let patches = PatchEmbedConfig {
-            in_chans: self.in_chans,
-            patch_size: self.patch_size,
-            dim: self.embed_dim,
-            bias: true,
-            norm_pixels: false,
-            norm: true,
-            norm_eps: self.norm_eps,
+            downsample: (stage > 0).then(|| PatchMerging::new(self, self.version, stage, device)),
+            blocks: (0..self.depths[stage]).map(|index| block(stage, index)).collect(),
         };
         let d = self.num_features();
         Swin {
-            patch_embed: PatchEmbed::new(&patches, device),
+            patch_embed: PatchEmbed::new(&self.embedding(), device),
             layers: (0..self.stages()).map(stage).collect(),
             norm: self.layer_norm(d, device),
-            head: Head { fc: (self.num_classes > 0).then(|| Linear::new(d, self.num_classes, true, device)) },
+            head: Head::new(d, self.num_classes, device),
             config: self.clone(),
         }
     }
@@ -564,12 +598,11 @@ impl Config for SwinConfig {
         let mut walk = MapWalk::new(self.in_chans, self.img_size);
         walk.conv("patch_embed", &self.patches(), 2 * self.embed_dim, ", norm");
         for stage in 0..self.stages() {
+            let name = format!("layers.{stage}");
             if stage > 0 {
-                self.walk_merging(&mut walk, stage);
+                self.walk_merging(&mut walk, &name, self.version, stage);
             }
-            let first = walk.steps.0.len();
-            self.walk_block(&mut walk, stage);
-            walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = self.depths[stage]);
+            self.walk_blocks(&mut walk, &name, self.attention(stage), stage);
         }
         let d = self.num_features();
         walk.step("norm", "layer norm".into(), d, 2 * long(d), 0);
@@ -618,27 +651,32 @@ impl SwinConfig {
         Ok(())
     }
 
-    /// The step to the grid of a stage.
-    fn walk_merging(&self, walk: &mut MapWalk, stage: usize) {
+    /// The step to the grid of a stage, whose name is `name`.
+    pub(super) fn walk_merging(&self, walk: &mut MapWalk, name: &str, version: SwinVersion, stage: usize) {
         let (from, to) = (4 * self.width(stage - 1), self.width(stage));
         walk.grid = self.grid(stage);
         let positions = walk.grid.map(long).iter().product();
-        let (name, norm) = (format!("layers.{stage}.downsample"), if self.is_v2() { to } else { from });
+        let norm = if version == SwinVersion::V2 { to } else { from };
         let (params, macs) = (long(from * to + 2 * norm), product(positions, long(from), long(to)));
-        walk.step(&name, format!("2 × 2 neighbours, norm, linear {from} → {to}"), to, params, macs);
+        let what = format!("2 × 2 neighbours, norm, linear {from} → {to}");
+        walk.step(&format!("{name}.downsample"), what, to, params, macs);
     }
 
-    /// The steps of a block of a stage.
-    fn walk_block(&self, walk: &mut MapWalk, stage: usize) {
-        let name = |layer: &str| format!("layers.{stage}.blocks.N.{layer}");
-        let WindowAttentionConfig { dim, num_heads, head_dim, window: [h, w], .. } = self.attention(stage);
+    /// The steps of the blocks of a stage, whose name is `name`.
+    pub(super) fn walk_blocks(
+        &self,
+        walk: &mut MapWalk,
+        name: &str,
+        attention: WindowAttentionConfig,
+        stage: usize,
+    ) {
+        let first = walk.steps.0.len();
+        let name = |layer: &str| format!("{name}.blocks.N.{layer}");
+        let WindowAttentionConfig { dim, num_heads, head_dim, window: [h, w], .. } = attention;
         let windows = self.windows(stage, 0, self.grid(stage));
-        let (inner, hidden, offsets) =
-            (num_heads * head_dim, self.mlp_hidden(stage), (2 * h - 1) * (2 * w - 1));
+        let (inner, hidden) = (num_heads * head_dim, self.mlp_hidden(stage));
         let positions = walk.grid.map(long).iter().product();
-        // The keys of V2 have no bias.
-        let biases = if self.is_v2() { 2 * inner } else { 3 * inner };
-        let qkv = dim * 3 * inner + 2 * dim + if self.qkv_bias { biases } else { 0 };
+        let qkv = dim * 3 * inner + 2 * dim + attention.qkv_biases();
         let what = format!("norm, linear {dim} → {}", 3 * inner);
         walk.step(
             &name("attn.qkv"),
@@ -649,18 +687,12 @@ impl SwinConfig {
         );
         let area = long(windows.area());
         let scores = product(long(windows.count()) * area, area, 2 * long(inner));
-        let (params, of_bias) = match self.version {
-            SwinVersion::V1 => (offsets * num_heads, 0),
-            SwinVersion::V2 => {
-                let hidden = attention::POSITION_WIDTH;
-                let network = hidden * (2 + num_heads);
-                (network + hidden + num_heads, product(long(offsets), long(network), 1))
-            }
-        };
+        let [params, of_bias] = attention.bias_costs();
         let what = format!("{num_heads} heads within windows of {h} × {w}, a bias per offset");
-        walk.step(&name("attn"), what, inner, long(params), scores.saturating_add(of_bias));
+        walk.step(&name("attn"), what, inner, params, scores.saturating_add(of_bias));
         walk.linear(&name("attn.proj"), [inner, dim], 0, ", plus the block's input");
         walk.linear(&name("mlp.fc1"), [dim, hidden], 2 * dim, ", norm, activation");
         walk.linear(&name("mlp.fc2"), [hidden, dim], 0, ", plus the block's input");
+        walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = self.depths[stage]);
     }
 }

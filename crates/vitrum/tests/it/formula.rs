@@ -31,11 +31,11 @@ pub fn noise(key: &str, numel: usize) -> Vec<f64> {
 /// A weight tensor in C order.
 ///
 /// Two and more dimensions: standard deviation `numel^(-1/4)`. One dimension: `1 + u/2` for scales and
-/// variances (key ending in `weight`, `gamma`, `scale`, `running_var`), else `u/2`. Scalars: `u`.
+/// variances (key ending in `weight`, `gamma`, `scale`, `running_var`, `tau`), else `u/2`. Scalars: `u`.
 pub fn weight(key: &str, shape: &[usize]) -> Vec<f32> {
     let numel = shape.iter().product::<usize>();
     let root = (numel as f64).sqrt().sqrt();
-    let positive = ["weight", "gamma", "scale", "running_var"].iter().any(|end| key.ends_with(end));
+    let positive = ["weight", "gamma", "scale", "running_var", "tau"].iter().any(|end| key.ends_with(end));
     let scaled = |u: f64| match shape.len() {
         0 => u,
         1 if positive => 1.0 + 0.5 * u,

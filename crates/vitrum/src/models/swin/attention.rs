@@ -1,4 +1,4 @@
-//! Attention within windows: by products (Swin) and by angles (Swin V2).
+//! Attention within windows: by products (Swin) and by angles (Swin V2, in two forms).
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::{relu, sigmoid};
@@ -8,12 +8,26 @@ use crate::layers::drop::{dropout, training};
 use crate::layers::kept::Kept;
 use crate::layers::names::Flat;
 use crate::layers::observe::Observer;
-use crate::layers::position::pairs;
+use crate::layers::position::{OffsetMlp, pairs};
 use crate::layers::window::{Windows, window_attention, window_attention_weights};
 use crate::layers::{Linear, parameter};
+use crate::models::shapes::{long, product};
 
 /// Hidden width of the network of position biases.
-pub(super) const POSITION_WIDTH: usize = 512;
+const POSITION_WIDTH: usize = 512;
+/// The same of timm's own form.
+pub(in crate::models) const META_WIDTH: usize = 384;
+
+/// How scores are computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScoreForm {
+    /// By products.
+    Product,
+    /// By angles. Positions are relative to windows of these rows and columns.
+    Cosine([usize; 2]),
+    /// By angles, with timm's own network of biases. The number is the dropout of its hidden layer.
+    Meta(f64),
+}
 
 /// How a [`WindowAttention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +40,8 @@ pub struct WindowAttentionConfig {
     pub head_dim: usize,
     /// Rows and columns of a window.
     pub window: [usize; 2],
-    /// Whether scores are of V2. With it, the rows and columns of the windows that positions are relative to.
-    pub cosine: Option<[usize; 2]>,
+    /// How scores are computed.
+    pub scores: ScoreForm,
     /// Whether the projection has a bias.
     pub qkv_bias: bool,
     /// Dropout on the attention weights.
@@ -47,7 +61,7 @@ pub struct WindowAttention {
     pub proj: Linear,
     /// The bias, of a prepared model.
     #[module(skip)]
-    pub(super) kept: Kept,
+    pub(in crate::models) kept: Kept,
     #[module(skip)]
     config: WindowAttentionConfig,
 }
@@ -61,6 +75,8 @@ pub enum Scores {
     Product(ProductScores),
     /// `exp(s) · cos(q, k) + bias`.
     Cosine(CosineScores),
+    /// The same with another network of biases.
+    Meta(MetaScores),
 }
 
 /// A bias per offset and head.
@@ -81,6 +97,17 @@ pub struct CosineScores {
     pub q_bias: Option<Param<Tensor<1>>>,
     /// Bias of the values, `[A·E]`.
     pub v_bias: Option<Param<Tensor<1>>>,
+    origin: [usize; 2],
+}
+
+/// A scale per head, and a bias from timm's own network. Queries, keys and values have their biases in the projection.
+#[derive(Module, Debug)]
+pub struct MetaScores {
+    /// Logarithm of the scale, `[A]`; at most ln 100 acts.
+    pub logit_scale: Param<Tensor<1>>,
+    /// From an offset to a bias per head.
+    pub meta_mlp: OffsetMlp,
+    drop: f64,
 }
 
 /// `2 -> 512 -> A`. Field names are places in torch's `Sequential`.
@@ -92,17 +119,47 @@ pub struct PositionMlp {
     pub _2: Linear,
 }
 
+impl WindowAttentionConfig {
+    /// Parameters of the projection `qkv` outside its matrix.
+    pub(in crate::models) fn qkv_biases(&self) -> usize {
+        let inner = self.num_heads * self.head_dim;
+        match self.scores {
+            _ if !self.qkv_bias => 0,
+            ScoreForm::Cosine(_) => 2 * inner, // the keys have none
+            ScoreForm::Product | ScoreForm::Meta(_) => 3 * inner,
+        }
+    }
+
+    /// Parameters of the scores, and the multiplications for their biases. timm's own network runs for every pair of
+    /// positions, the others for every offset.
+    pub(in crate::models) fn bias_costs(&self) -> [u64; 2] {
+        let (heads, [h, w]) = (self.num_heads, self.window);
+        let offsets = (2 * h - 1) * (2 * w - 1);
+        match self.scores {
+            ScoreForm::Product => [long(offsets * heads), 0],
+            ScoreForm::Cosine(_) => {
+                let matrices = POSITION_WIDTH * (2 + heads);
+                [long(matrices + POSITION_WIDTH + heads), product(long(offsets), long(matrices), 1)]
+            }
+            ScoreForm::Meta(_) => {
+                let (matrices, area) = (META_WIDTH * (2 + heads), long(h * w));
+                [long(matrices + META_WIDTH + 2 * heads), product(area, area, long(matrices))]
+            }
+        }
+    }
+}
+
 impl WindowAttention {
     /// A layer of zeros.
     pub(super) fn new(config: WindowAttentionConfig, device: &Device) -> Self {
         let WindowAttentionConfig { dim, num_heads, head_dim, window: [h, w], qkv_bias, .. } = config;
         let inner = num_heads * head_dim;
         let vector = || qkv_bias.then(|| parameter([inner], device));
-        let scores = match config.cosine {
-            None => Scores::Product(ProductScores {
+        let scores = match config.scores {
+            ScoreForm::Product => Scores::Product(ProductScores {
                 relative_position_bias_table: parameter([(2 * h - 1) * (2 * w - 1), num_heads], device),
             }),
-            Some(_) => Scores::Cosine(CosineScores {
+            ScoreForm::Cosine(origin) => Scores::Cosine(CosineScores {
                 logit_scale: parameter([num_heads, 1, 1], device),
                 cpb_mlp: PositionMlp {
                     _0: Linear::new(2, POSITION_WIDTH, true, device),
@@ -110,10 +167,17 @@ impl WindowAttention {
                 },
                 q_bias: vector(),
                 v_bias: vector(),
+                origin,
+            }),
+            ScoreForm::Meta(drop) => Scores::Meta(MetaScores {
+                logit_scale: parameter([num_heads], device),
+                meta_mlp: OffsetMlp::new(META_WIDTH, num_heads, device),
+                drop,
             }),
         };
+        let has_own_biases = matches!(config.scores, ScoreForm::Cosine(_));
         Self {
-            qkv: Linear::new(dim, 3 * inner, qkv_bias && config.cosine.is_none(), device),
+            qkv: Linear::new(dim, 3 * inner, qkv_bias && !has_own_biases, device),
             scores: Flat::new(scores),
             proj: Linear::new(inner, dim, true, device),
             kept: Kept::default(),
@@ -138,15 +202,19 @@ impl WindowAttention {
         });
         let bias = self.kept.get(windows.window, || match &*self.scores {
             Scores::Product(scores) => pairs(scores.relative_position_bias_table.val(), windows.window, 0),
-            Scores::Cosine(scores) => {
-                scores.bias(windows.window, self.config.cosine.unwrap_or(windows.window))
-            }
+            Scores::Cosine(scores) => scores.bias(windows.window),
+            Scores::Meta(MetaScores { meta_mlp, drop, .. }) => meta_mlp.bias(windows.window, *drop),
         }); // [1, A, N, N]
         let (qkv, padding, scale) = match &*self.scores {
             Scores::Product(_) => (qkv, padding, (head_dim as f64).powf(-0.5)),
-            Scores::Cosine(scores) => {
-                let angles = |qkv| scores.angles(qkv, num_heads);
-                (angles(qkv), padding.map(angles), 1.0)
+            Scores::Cosine(CosineScores { logit_scale, q_bias, v_bias, .. }) => {
+                let scales = logit_scale.val().flatten(0, 2); // [A]
+                let of = |qkv| angles(qkv, scales.clone(), [q_bias, v_bias].map(Option::as_ref));
+                (of(qkv), padding.map(of), 1.0)
+            }
+            Scores::Meta(scores) => {
+                let of = |qkv| angles(qkv, scores.logit_scale.val(), [None; 2]);
+                (of(qkv), padding.map(of), 1.0)
             }
         };
         let bias = Some(bias.squeeze_dim(0)); // [A, N, N]
@@ -160,36 +228,37 @@ impl WindowAttention {
     }
 }
 
-impl CosineScores {
-    /// Adds the biases, makes queries and keys of each head vectors of length 1, and scales the queries:
-    /// `[B, T, 3·A·E] -> [B, T, 3·A·E]`.
-    fn angles(&self, qkv: Tensor<3>, num_heads: usize) -> Tensor<3> {
-        let [b, t, d3] = qkv.dims();
-        let (d, a) = (d3 / 3, num_heads);
-        let part = |index: usize, bias: &Option<Param<Tensor<1>>>| {
-            let x = qkv.clone().narrow(2, index * d, d);
-            match bias {
-                Some(bias) => x + bias.val().unsqueeze(),
-                None => x,
-            }
-        };
-        let unit = |x: Tensor<3>| {
-            let x = x.reshape([b, t, a, d / a]); // [B, T, A, E]
-            // torch's `normalize`. The bound is below the root: the root of 0 has no gradient.
-            let length = (x.clone() * x.clone()).sum_dim(3).clamp_min(1e-24).sqrt();
-            x / length
-        };
-        let scale = self.logit_scale.val().clamp_max(100f64.ln()).exp().reshape([1, 1, a, 1]);
-        let q = (unit(part(0, &self.q_bias)) * scale).reshape([b, t, d]);
-        let k = unit(part(1, &None)).reshape([b, t, d]);
-        Tensor::cat(vec![q, k, part(2, &self.v_bias)], 2)
-    }
+/// Adds the biases of queries and values, makes queries and keys of each head vectors of length 1, and scales the queries
+/// by `exp(scales)`, `[A]`: `[B, T, 3·A·E] -> [B, T, 3·A·E]`.
+fn angles(qkv: Tensor<3>, scales: Tensor<1>, biases: [Option<&Param<Tensor<1>>>; 2]) -> Tensor<3> {
+    let ([b, t, d3], [a]) = (qkv.dims(), scales.dims());
+    let d = d3 / 3;
+    let part = |index: usize, bias: Option<&Param<Tensor<1>>>| {
+        let x = qkv.clone().narrow(2, index * d, d);
+        match bias {
+            Some(bias) => x + bias.val().unsqueeze(),
+            None => x,
+        }
+    };
+    let unit = |x: Tensor<3>| {
+        let x = x.reshape([b, t, a, d / a]); // [B, T, A, E]
+        // torch's `normalize`. The bound is below the root: the root of 0 has no gradient.
+        let length = (x.clone() * x.clone()).sum_dim(3).clamp_min(1e-24).sqrt();
+        x / length
+    };
+    let [of_queries, of_values] = biases;
+    let scale = scales.clamp_max(100f64.ln()).exp().reshape([1, 1, a, 1]);
+    let q = (unit(part(0, of_queries)) * scale).reshape([b, t, d]);
+    let k = unit(part(1, None)).reshape([b, t, d]);
+    Tensor::cat(vec![q, k, part(2, of_values)], 2)
+}
 
+impl CosineScores {
     /// The bias of every pair of positions of a window, `[1, A, N, N]`: `16 σ(mlp(offset))`. Offsets are logarithms of
     /// shares of a window of `origin` rows and columns.
-    fn bias(&self, window: [usize; 2], origin: [usize; 2]) -> Tensor<4> {
+    fn bias(&self, window: [usize; 2]) -> Tensor<4> {
         let weight = self.cpb_mlp._0.weight.val();
-        let offsets = log_shares(window, origin);
+        let offsets = log_shares(window, self.origin);
         let n = offsets.len() / 2;
         let x = Tensor::<2>::from_data(TensorData::new(offsets, [n, 2]), (&weight.device(), weight.dtype()));
         let table = self.cpb_mlp._2.forward(relu(self.cpb_mlp._0.forward(x))); // [offsets, A]

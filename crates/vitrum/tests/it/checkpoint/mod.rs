@@ -790,6 +790,7 @@ fn only_constructors_with_a_size_get_one() {
         ("twins_svt_small", false),
         ("deit_tiny_distilled_patch16_224", true),
         ("swin_tiny_patch4_window7_224", true),
+        ("swinv2_cr_tiny_ns_224", true),
         ("pit_ti_distilled_224", true),
         ("vit_tiny_r_s16_p8_224", true),
     ] {
@@ -997,7 +998,14 @@ fn written_folders_are_left_for_python_to_load() {
             write_huggingface(&target, &converted.map, &card, &options(dtype)).unwrap();
         }
     }
-    for name in ["resnet10t", "regnetx_002", "convnext_atto", "pit_ti_distilled_224", "twins_svt_small"] {
+    for name in [
+        "resnet10t",
+        "regnetx_002",
+        "convnext_atto",
+        "pit_ti_distilled_224",
+        "twins_svt_small",
+        "swinv2_cr_tiny_ns_224",
+    ] {
         let (base, card) = named_at_96(name);
         let map = collect(&card.config.init(&Device::flex(), 0).unwrap());
         write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();

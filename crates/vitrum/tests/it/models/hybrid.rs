@@ -1,5 +1,6 @@
 //! Hybrids: the linear layers of their backbones, and limits. Their numbers are compared in `parity.rs`.
 
+use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect};
@@ -10,7 +11,7 @@ use vitrum::checkpoint::write::WriteOptions;
 use vitrum::checkpoint::{HostTensor, ModelCard};
 use vitrum::models::convnext::ConvNextConfig;
 use vitrum::models::hybrid::HybridConfig;
-use vitrum::models::{Config, Model, ModelConfig, Network, Precision, VitConfig};
+use vitrum::models::{Config, Model, ModelConfig, Network, Precision, Sizes, VitConfig};
 
 use crate::formula;
 
@@ -135,6 +136,89 @@ fn rounded_backbones_load_as_they_were_saved() {
             assert_eq!(logits(&loaded), logits(&rounded), "{precision:?}, conv_mlp {conv_mlp}");
         }
     }
+}
+
+/// A hybrid of two by two cells on maps of another family.
+fn on_maps_of(backbone: &str) -> ModelConfig {
+    let text = format!(
+        r#"{{"family": "hybrid", "img_size": [64, 96], "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,
+            "patch_size": [2, 2], "backbone": {{{backbone}}}}}"#
+    );
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn a_vit_stands_on_the_maps_of_every_pyramid() {
+    let stages = r#""embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]"#;
+    for backbone in [
+        format!(r#""family": "swin", {stages}, "window_size": 3"#),
+        format!(r#""family": "swin", "version": "v2", {stages}, "window_size": 3"#),
+        format!(r#""family": "swin_cr", {stages}"#),
+        r#""family": "twins", "embed_dims": [8, 8, 12, 16], "num_heads": [1, 2, 2, 2], "depths": [1, 1, 1, 2],
+            "patch_size": 2, "sr_ratios": [2, 2, 1, 1], "wss": [3, 2, 2, 2]"#
+            .to_string(),
+    ] {
+        let config = on_maps_of(&backbone);
+        let model = config.init(&Device::flex(), 0).unwrap();
+        assert_eq!(config.walk().unwrap().params, model.num_params() as u64, "{backbone}");
+        // Its own size, and one that leaves odd maps.
+        for [height, width] in [[64, 96], [76, 92]] {
+            let shape = [2, 3, height, width];
+            let images =
+                Tensor::<4>::from_data(TensorData::new(formula::images(shape, 1.0), shape), &Device::flex());
+            let logits: Vec<f32> =
+                model.logits_at(images, Sizes::Any).unwrap().into_data().try_to_vec().unwrap();
+            assert!(logits.len() == 10 && logits.iter().all(|logit| logit.is_finite()), "{backbone}");
+            assert_ne!(logits[..5], logits[5..], "{backbone}");
+        }
+    }
+}
+
+/// Parameters and multiplications of a ViT on a small Swin, counted by hand.
+#[test]
+fn the_walk_over_a_swin_is_counted_by_hand() {
+    let config = on_maps_of(
+        r#""family": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 3"#,
+    );
+    let walk = config.walk().unwrap();
+    // Biases and norms of a block: a table of 5x5 offsets for two heads, two norms, four linear layers.
+    let block = |d: u64| 12 * d * d + (3 + 1 + 4 + 1) * d + 4 * d;
+    let swin = (3 * 16 * 8 + 8 + 16) + (block(8) + 50) + (64 + 32 * 16) + (block(16) + 50) + 32;
+    let vit = (4 * 16 * 16 + 16) + 16 + (1 + 4 * 6) * 16 + block(16) + 32 + (16 * 5 + 5);
+    assert_eq!(walk.params, swin + vit);
+    // Maps of 16x24 and 8x12. Windows of 3 fill 18x24 and 9x12.
+    let attention = |windows: u64, d: u64| windows * 9 * 9 * 2 * d;
+    let stage = |places: u64, windows: u64, d: u64| places * 12 * d * d + attention(windows, d);
+    let swin = 384 * 48 * 8 + stage(384, 6 * 8, 8) + 96 * 32 * 16 + stage(96, 3 * 4, 16);
+    // 4x6 patches and the class token.
+    let vit = 24 * 64 * 16 + (25 * 12 * 16 * 16 + 25 * 25 * 2 * 16) + 16 * 5;
+    assert_eq!(walk.macs, swin + vit);
+    let shape = |name: &str| walk.steps.iter().find(|step| step.name == name).map(|step| step.shape.clone());
+    assert_eq!(shape("patch_embed.backbone.layers.1.downsample"), Some(vec![8, 12, 16]));
+    assert_eq!(shape("patch_embed.backbone.norm"), Some(vec![8, 12, 16]));
+    assert!(walk.steps.iter().all(|step| !step.name.contains("global_pool")));
+}
+
+/// Families whose tokens are no maps of their own are refused by name.
+#[test]
+fn a_backbone_without_maps_is_refused() {
+    let mut refused = 0;
+    for family in ModelConfig::FAMILIES {
+        let text = format!(r#"{{"family": "hybrid", "backbone": {{"family": "{family}"}}}}"#);
+        let config = match serde_json::from_str::<ModelConfig>(&text) {
+            Ok(config) => config,
+            Err(error) => panic!("{family}: {error}"),
+        };
+        match config.validate() {
+            Ok(()) => assert!(config.walk().is_ok(), "{family}"),
+            Err(error) => {
+                let reason = format!("backbone is a {family}, which makes no feature maps");
+                assert_eq!(error.to_string(), reason);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 7, "vit, deit, pit, t2t, beit, eva, hybrid");
 }
 
 /// Images that are too small for the backbone, and maps that are too small for a patch.

@@ -598,6 +598,8 @@ fn kept_biases_are_those_of_the_grid() {
         r#"{"family": "swin", "img_size": [32, 32], "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4}"#,
         r#"{"family": "swin", "version": "v2", "img_size": [32, 32], "embed_dim": 8, "depths": [2], "num_heads": [2],
             "window_size": 4}"#,
+        r#"{"family": "swin_cr", "img_size": [32, 32], "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4,
+            "init_values": 1.0}"#,
         r#"{"family": "beit", "img_size": [32, 32], "patch_size": [8, 8], "embed_dim": 16, "depth": 2, "num_heads": 2,
             "use_rel_pos_bias": true}"#,
         r#"{"family": "vit", "img_size": [32, 32], "patch_size": [8, 8], "embed_dim": 16, "depth": 2, "num_heads": 2,

@@ -50,7 +50,7 @@ fn config_of(case: &Case, depth: usize) -> ModelConfig {
 #[test]
 fn every_parameter_is_in_timms_group() {
     let golden: Golden = golden_json("groups.json");
-    assert_eq!(golden.models.len(), 20);
+    assert_eq!(golden.models.len(), 21);
     for case in &golden.models {
         let model = config_of(case, golden.depth).skeleton(&Device::flex().autodiff()).unwrap();
         let groups = |layer_decay, no_weight_decay: &[String]| {

@@ -69,6 +69,13 @@ fn case(name: &str) -> Case {
     cases().into_iter().find(|case| case.name == name).expect("a case of this name")
 }
 
+/// A case whose networks of biases drop values in training, as in timm.
+fn dropping() -> Case {
+    let mut case = case("swin_cr");
+    case.config["meta_drop_rate"] = 0.125.into();
+    case
+}
+
 const CLASSES: usize = 4;
 
 impl Case {
@@ -190,7 +197,7 @@ fn is_statistic(key: &str) -> bool {
 /// Parameters, statistics, averages and the optimiser's state are those of an update that keeps all activations.
 #[test]
 fn recomputing_changes_no_bit() {
-    for case in cases() {
+    for case in cases().into_iter().chain([dropping()]) {
         for amp_dtype in ["none", "bf16"] {
             let run = |grad_checkpointing| {
                 learn(&case, 2, |recipe| {
@@ -210,7 +217,7 @@ fn recomputing_changes_no_bit() {
 /// One batch again and again: the loss falls to that of the smoothed targets, 0.35, and a little more.
 #[test]
 fn attention_within_windows_learns_its_images_by_heart() {
-    for name in ["swin", "swin_v2"] {
+    for name in ["swin", "swin_v2", "swin_cr"] {
         let case = case(name);
         let mut trainer = case.trainer(|recipe| {
             (recipe.epochs, recipe.warmup_epochs) = (40, 4.0);
@@ -283,6 +290,12 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                 "num_heads": [2, 4], "window_size": 3 {more}}}"#
         ))
     };
+    let swin_cr = |more: &str| {
+        config(&format!(
+            r#"{{"family": "swin_cr", "img_size": [32, 48], "num_classes": 5, "embed_dim": 8, "depths": [3, 2],
+                "num_heads": [2, 4] {more}}}"#
+        ))
+    };
     let twins = |more: &str| {
         config(&format!(
             r#"{{"family": "twins", "img_size": [67, 93], "num_classes": 5, "embed_dims": [8, 12, 16, 20],
@@ -323,6 +336,8 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("Swin", swin("")),
         ("Swin V2", swin(r#", "version": "v2""#)),
         ("windows without biases", swin(r#", "qkv_bias": false, "pad_first": true, "window_size": [3, 4]"#)),
+        ("timm's Swin V2", swin_cr(r#", "window_ratio": 2"#)),
+        ("norms of sums", swin_cr(r#", "window_size": 3, "extra_norm_period": 2, "extra_norm_stage": true"#)),
         ("Twins-PCPVT", twins("")),
         ("Twins-SVT", twins(r#", "wss": [3, 2, 2, 2]"#)),
         ("BEiT", beit(r#", "use_rel_pos_bias": true, "use_shared_rel_pos_bias": true"#)),
@@ -368,6 +383,26 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             hybrid(
                 r#""family": "twins", "patch_size": 1, "embed_dims": [4, 4, 6, 6], "num_heads": [1, 1, 2, 2],
                    "mlp_ratios": [1, 1, 1, 1], "depths": [2, 1, 1, 1], "sr_ratios": [2, 2, 1, 1], "wss": [3, 2, 2, 2]"#,
+            ),
+        ),
+        (
+            "hybrid of a Swin",
+            hybrid(
+                r#""family": "swin", "patch_size": [2, 2], "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4],
+                   "window_size": 3"#,
+            ),
+        ),
+        (
+            "hybrid of a Swin V2",
+            hybrid(
+                r#""family": "swin", "version": "v2", "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4],
+                   "window_size": 3"#,
+            ),
+        ),
+        (
+            "hybrid of timm's Swin V2",
+            hybrid(
+                r#""family": "swin_cr", "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4], "window_ratio": 2"#,
             ),
         ),
         (
@@ -526,13 +561,13 @@ fn a_run_that_stops_goes_on_as_if_it_never_had() {
 /// The same of a trainer alone: every family, every type, frozen batch norms, an optimiser whose state has other shapes.
 #[test]
 fn a_trainer_goes_on_from_its_state() {
-    for case in cases() {
+    for case in cases().into_iter().chain([dropping()]) {
         for (amp_dtype, opt, freeze_bn) in [("none", "sgd", false), ("bf16", "adafactor", true)] {
             let change = |recipe: &mut Recipe| {
                 recipe.amp_dtype = amp_dtype.into();
                 recipe.opt = opt.into();
-                let is_without =
-                    ["bit", "convnext", "swin", "swin_v2", "twins_svt"].contains(&case.name.as_str());
+                let is_without = ["bit", "convnext", "swin", "swin_v2", "swin_cr", "twins_svt"]
+                    .contains(&case.name.as_str());
                 recipe.freeze_bn = freeze_bn && !is_without;
             };
             let mut unbroken = case.trainer(change);
