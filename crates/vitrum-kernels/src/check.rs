@@ -260,3 +260,13 @@ pub(crate) fn check_gate(x: &Tensor<3>, scale: &Tensor<2>, shift: Option<&Tensor
         check_vector("gate", "shift", shift, c, x.dtype());
     }
 }
+
+/// Panics unless the arguments fit heads of length 1.
+pub(crate) fn check_unit_heads(qkv: &Tensor<3>, scale: &Tensor<1>) {
+    let (width, heads) = (qkv.dims()[2], scale.dims()[0]);
+    assert!(
+        heads > 0 && width.is_multiple_of(3 * heads),
+        "unit_heads: {width} numbers for three times {heads} heads"
+    );
+    assert_eq!(scale.dtype(), qkv.dtype(), "unit_heads: the scale and the tokens differ in type");
+}

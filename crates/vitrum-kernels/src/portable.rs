@@ -9,6 +9,7 @@ use burn::tensor::{Shape, Slice};
 use crate::activation::{Activation, DENSITY, QUICK, TANH};
 use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
+use crate::unit_heads::SHORTEST;
 
 /// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`.
 pub(crate) fn layer_norm<B: Backend>(
@@ -286,6 +287,62 @@ fn flat<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 pub(crate) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let d = x.shape()[1];
     B::float_reshape(B::float_sum_dim(x, 0), Shape::new([d]))
+}
+
+/// Queries, keys and values `[B, T, 3·A·E]` as `[B, T, 3, A, E]`, cut into queries with keys and values.
+fn cut_heads<B: Backend>(qkv: FloatTensor<B>, heads: usize) -> (FloatTensor<B>, FloatTensor<B>) {
+    let shape = qkv.shape();
+    let (b, t) = (shape[0], shape[1]);
+    let qkv = B::float_reshape(qkv, Shape::new([b, t, 3, heads, shape[2] / (3 * heads).max(1)]));
+    let part = |from, to| {
+        let slices =
+            [Slice::full(), Slice::full(), Slice::new(from, Some(to), 1), Slice::full(), Slice::full()];
+        B::float_slice(qkv.clone(), &slices)
+    };
+    (part(0, 2), part(2, 3))
+}
+
+/// The reciprocal lengths of queries and keys `[B, T, 2, A, E]`, and 1 for those that are not too short, 0 for the rest.
+fn rates<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+    let least = SHORTEST * SHORTEST;
+    let square = B::float_sum_dim(B::float_mul(x.clone(), x), 4);
+    let above = B::float_clamp_min(B::float_sub_scalar(square.clone(), least.into()), 0.0.into());
+    (B::float_recip(B::float_sqrt(B::float_clamp_min(square, least.into()))), B::float_sign(above))
+}
+
+/// The scales of queries and, all 1, of keys: `[1, 1, 2, A, 1]`.
+fn scales<B: Backend>(scale: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = Shape::new([1, 1, 1, scale.shape()[0], 1]);
+    let ones = B::float_ones(shape.clone(), &scale.device(), scale.dtype().into());
+    B::float_cat(vec![B::float_reshape(scale, shape), ones], 2)
+}
+
+/// See [`unit_heads`](crate::unit_heads).
+pub(crate) fn unit_heads<B: Backend>(qkv: FloatTensor<B>, scale: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = qkv.shape();
+    let (x, values) = cut_heads::<B>(qkv, scale.shape()[0]);
+    let factor = B::float_mul(rates::<B>(x.clone()).0, scales::<B>(scale));
+    B::float_reshape(B::float_cat(vec![B::float_mul(x, factor), values], 2), shape)
+}
+
+/// Gradients of `qkv` and `scale` of [`unit_heads`].
+pub(crate) fn unit_heads_backward<B: Backend>(
+    qkv: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (shape, heads) = (qkv.shape(), scale.shape());
+    let (x, _) = cut_heads::<B>(qkv, heads[0]);
+    let (grad, d_values) = cut_heads::<B>(grad, heads[0]);
+    let (rate, turns) = rates::<B>(x.clone());
+    let unit = B::float_mul(x, rate.clone());
+    let along = B::float_sum_dim(B::float_mul(grad.clone(), unit.clone()), 4); // [B, T, 2, A, 1]
+    let across = B::float_sub(grad, B::float_mul(unit, B::float_mul(along.clone(), turns)));
+    let d_x = B::float_mul(across, B::float_mul(rate, scales::<B>(scale)));
+    let d_qkv = B::float_reshape(B::float_cat(vec![d_x, d_values], 2), shape);
+    let of_queries = [Slice::full(), Slice::full(), Slice::new(0, Some(1), 1), Slice::full(), Slice::full()];
+    let along = B::float_sum_dim(B::float_sum_dim(B::float_slice(along, &of_queries), 0), 1);
+    (d_qkv, B::float_reshape(along, heads))
 }
 
 /// Sums `grad` over the axes along which `shape` was broadcast.

@@ -48,12 +48,12 @@ impl Kernel for PairProduct {
 }
 
 impl<T: Real> Product<T> {
-    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 4 x 3 fill 12 of 16. The other registers hold a row of b and a
-    // number of a. Each loaded number of b is then used 6 (4) times.
+    // Tiles of 6 x 4 vectors fill 24 of 32 registers, 6 x 2 fill 12 of 16. The other registers hold a row of b and a
+    // number of a. With 4 x 3 of 16 no register is left over, and the compiler keeps sums in memory.
     #[inline(always)]
     unsafe fn run_terms<S: Simd, R: Terms<T>>(&self) {
         // SAFETY: upheld by the caller.
-        unsafe { if S::MANY_REGISTERS { self.columns::<S, R, 6, 4>() } else { self.columns::<S, R, 4, 3>() } }
+        unsafe { if S::MANY_REGISTERS { self.columns::<S, R, 6, 4>() } else { self.columns::<S, R, 6, 2>() } }
     }
 
     /// Goes over stripes of at most `NR` vectors.
@@ -110,7 +110,12 @@ impl<T: Real> Product<T> {
                 add: self.add,
                 ahead: Lines::none(),
             };
-            tile.run::<S, R, MR, NR, false>(self.a_steps);
+            // A step of 1 that the compiler sees becomes part of the addresses.
+            match self.a_steps {
+                [1, term] => tile.run::<S, R, MR, NR, false>([1, term]),
+                [row, 1] => tile.run::<S, R, MR, NR, false>([row, 1]),
+                steps => tile.run::<S, R, MR, NR, false>(steps),
+            }
         }
     }
 }

@@ -15,8 +15,9 @@ use crate::activation::{Activation, QUICK};
 use crate::attention::Windows;
 use crate::check::{
     check_attention, check_cross, check_layer_norm, check_linear, check_patch_embed, check_residual,
-    check_windows,
+    check_unit_heads, check_windows,
 };
+use crate::unit_heads::SHORTEST;
 
 /// Softmax attention over a packed projection: `softmax(scale · q kᵀ + bias) v`, heads side by side.
 ///
@@ -317,6 +318,24 @@ fn softmax_rows(scores: Tensor<4>) -> Tensor<4> {
 /// The lowest finite number of a float type.
 pub(crate) fn lowest(dtype: DType) -> f64 {
     dtype.finfo().map_or(f64::from(f32::MIN), |info| info.min)
+}
+
+/// Queries and keys of length 1 in plain tensor operations; see [`unit_heads`](crate::unit_heads).
+///
+/// # Panics
+/// As [`unit_heads`](crate::unit_heads).
+pub fn unit_heads_reference(qkv: Tensor<3>, scale: Tensor<1>) -> Tensor<3> {
+    check_unit_heads(&qkv, &scale);
+    let ([b, t, d], heads) = (qkv.dims(), scale.dims()[0]);
+    let qkv: Tensor<5> = qkv.reshape([b, t, 3, heads, d / 3 / heads]);
+    let unit = |index| {
+        let x = qkv.clone().narrow(2, index, 1);
+        // The bound is below the root: the root of 0 has no gradient.
+        let length = (x.clone() * x.clone()).sum_dim(4).clamp_min(SHORTEST * SHORTEST).sqrt();
+        x / length
+    };
+    let parts = vec![unit(0) * scale.reshape([1, 1, 1, heads, 1]), unit(1), qkv.clone().narrow(2, 2, 1)];
+    Tensor::cat(parts, 2).reshape([b, t, d])
 }
 
 /// Rotary positions in plain tensor operations; see [`rotate`](crate::rotate).

@@ -61,6 +61,18 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
         (y, Self::from_inner(mean), Self::from_inner(rstd))
     }
 
+    fn vitrum_unit_heads(qkv: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {
+        let y = B::vitrum_unit_heads(qkv.primitive().clone(), scale.primitive().clone());
+        let nodes = [qkv.node(), scale.node()];
+        match Backward::<B, 2>::prepare::<C>(UnitHeadsStep, nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = [&qkv, &scale].map(|tensor| prep.checkpoint(tensor));
+                prep.finish(state, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn vitrum_activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         let y = B::vitrum_activate(x.primitive().clone(), activation);
         match Backward::<B, 1>::prepare::<C>(ActivateStep(activation), [x.node()]).compute_bound().stateful()
@@ -159,6 +171,26 @@ impl<B: VitrumOps, const N: usize> Backward<B, N> for LayerNormStep {
         let weight = checkpointer.retrieve_node_output(weight);
         let (d_x, d_weight, d_bias) = B::vitrum_layer_norm_backward(x, weight, mean, rstd, grad);
         for (node, gradient) in ops.parents.into_iter().zip([d_x, d_weight, d_bias]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// Backward step of queries and keys of length 1.
+#[derive(Debug)]
+struct UnitHeadsStep;
+
+impl<B: VitrumOps> Backward<B, 2> for UnitHeadsStep {
+    /// Queries, keys and values, and the scale, as nodes.
+    type State = [NodeId; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [qkv, scale] = ops.state.map(|node| checkpointer.retrieve_node_output(node));
+        let (d_qkv, d_scale) = B::vitrum_unit_heads_backward(qkv, scale, grad);
+        for (node, gradient) in ops.parents.into_iter().zip([d_qkv, d_scale]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
             }

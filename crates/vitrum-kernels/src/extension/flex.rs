@@ -10,7 +10,7 @@ use crate::attention::{self, AttentionForm, AttentionInputs, Operands, Saved};
 use crate::linear::{self, LinearWants};
 use crate::mlp::{self, MlpWants};
 use crate::tensors::{Maybe, contiguous};
-use crate::{layer_norm, patch_embed, portable};
+use crate::{layer_norm, patch_embed, portable, unit_heads};
 
 impl VitrumOps for Flex {
     fn vitrum_attention(
@@ -72,6 +72,28 @@ impl VitrumOps for Flex {
         };
         let [x, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(contiguous);
         backward(&x, &weight, &mean, &rstd, &grad)
+    }
+
+    fn vitrum_unit_heads(qkv: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {
+        let forward = match qkv.dtype() {
+            DType::F32 => unit_heads::forward::<f32>,
+            DType::F64 => unit_heads::forward::<f64>,
+            _ => return portable::unit_heads::<Self>(qkv, scale),
+        };
+        forward(&contiguous(qkv), &contiguous(scale))
+    }
+
+    fn vitrum_unit_heads_backward(
+        qkv: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let backward = match qkv.dtype() {
+            DType::F32 => unit_heads::backward::<f32>,
+            DType::F64 => unit_heads::backward::<f64>,
+            _ => return portable::unit_heads_backward::<Self>(qkv, scale, grad),
+        };
+        backward(&contiguous(qkv), &contiguous(scale), &contiguous(grad))
     }
 
     fn vitrum_activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {

@@ -90,6 +90,20 @@ pub trait VitrumOps: Backend {
         portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad)
     }
 
+    /// Queries and keys of length 1; see [`unit_heads`](crate::unit_heads).
+    fn vitrum_unit_heads(qkv: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::unit_heads::<Self>(qkv, scale)
+    }
+
+    /// Gradients of `qkv` and `scale`, from the gradient of the result.
+    fn vitrum_unit_heads_backward(
+        qkv: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::unit_heads_backward::<Self>(qkv, scale, grad)
+    }
+
     /// An activation function; see [`activate`](crate::activate).
     fn vitrum_activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         portable::activate::<Self>(x, activation)

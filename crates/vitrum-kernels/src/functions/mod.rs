@@ -19,12 +19,14 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::activation::Activation;
-use crate::check::{check_layer, check_layer_norm, check_linear, check_patch_embed, check_residual};
+use crate::check::{
+    check_layer, check_layer_norm, check_linear, check_patch_embed, check_residual, check_unit_heads,
+};
 use crate::device::has_extension;
 use crate::extension::VitrumOps;
 use crate::reference::{
     activate_reference, layer_norm_reference, linear_add_reference, linear_reference, mlp_reference,
-    patch_embed_reference,
+    patch_embed_reference, unit_heads_reference,
 };
 use crate::tensors::{Maybe, maybe};
 
@@ -49,6 +51,23 @@ pub fn layer_norm<const R: usize>(
     let bias = bias.map_or(Maybe::Absent, |bias| Maybe::Present(bias.into_dispatch()));
     let (y, _, _) = Dispatch::vitrum_layer_norm(x.into_dispatch(), weight.into_dispatch(), bias, eps);
     Tensor::from_dispatch(y)
+}
+
+/// Makes queries and keys of each head vectors of length 1 and multiplies the queries with a scale per head: what
+/// attention by angles needs (arXiv:2111.09883, equation 2).
+///
+/// `qkv` is `[B, T, 3·A·E]`, queries of all heads, then keys, then values; `scale` is `[A]`. Values stay as they are. A
+/// vector shorter than 1e-12 is divided by that instead of its length. Returns a tensor like `qkv`. Equals
+/// [`unit_heads_reference`].
+///
+/// # Panics
+/// If `qkv` does not have three times `A` heads, or a tensor has another type.
+pub fn unit_heads(qkv: Tensor<3>, scale: Tensor<1>) -> Tensor<3> {
+    check_unit_heads(&qkv, &scale);
+    if !has_extension(&qkv.device()) {
+        return unit_heads_reference(qkv, scale);
+    }
+    Tensor::from_dispatch(Dispatch::vitrum_unit_heads(qkv.into_dispatch(), scale.into_dispatch()))
 }
 
 /// An activation function, such as GELU. It maps each number by itself. Equals [`activate_reference`].

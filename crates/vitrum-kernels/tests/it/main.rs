@@ -14,4 +14,5 @@ mod packed;
 mod patch_embed;
 mod pixels;
 mod support;
+mod unit_heads;
 mod windows;

@@ -69,14 +69,9 @@ pub struct SeparateQkv {
 impl Qkv {
     /// A projection from `dim` to three times `inner`.
     pub fn new(dim: usize, inner: usize, form: QkvForm, bias: bool, device: &Device) -> Self {
-        let ends = || (bias && !form.has_key_bias()).then(|| parameter([inner], device));
         let linear = |bias| Linear::new(dim, inner, bias, device);
         match form.is_fused() {
-            true => Self::Fused(FusedQkv {
-                qkv: Linear::new(dim, 3 * inner, bias && form.has_key_bias(), device),
-                q_bias: ends(),
-                v_bias: ends(),
-            }),
+            true => Self::Fused(FusedQkv::new(dim, inner, bias, form.has_key_bias(), device)),
             false => Self::Separate(SeparateQkv {
                 q_proj: linear(bias),
                 k_proj: linear(bias && form.has_key_bias()),
@@ -120,15 +115,10 @@ impl Qkv {
         }
     }
 
-    /// [`linears`](Qkv::linears), mutable. Prepared forms of a fused weight hold the biases of queries and values.
+    /// [`linears`](Qkv::linears), mutable.
     pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
         match self {
-            Self::Fused(fused) => {
-                if let Some(bias) = fused.bias() {
-                    fused.qkv.set_outer_bias(&bias);
-                }
-                vec![("attn.qkv", &mut fused.qkv)]
-            }
+            Self::Fused(fused) => vec![("attn.qkv", fused.linear_mut())],
             Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
                 vec![("attn.q_proj", q_proj), ("attn.k_proj", k_proj), ("attn.v_proj", v_proj)]
             }
@@ -137,8 +127,16 @@ impl Qkv {
 }
 
 impl FusedQkv {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match self.bias() {
+    /// A projection from `dim` to three times `inner`. Without `has_key_bias` only queries and values have one.
+    pub fn new(dim: usize, inner: usize, bias: bool, has_key_bias: bool, device: &Device) -> Self {
+        let of_ends = || (bias && !has_key_bias).then(|| parameter([inner], device));
+        let qkv = Linear::new(dim, 3 * inner, bias && has_key_bias, device);
+        Self { qkv, q_bias: of_ends(), v_bias: of_ends() }
+    }
+
+    /// `[B, T, D] -> [B, T, 3·A·E]`.
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self.bias_of_ends() {
             Some(bias) if self.qkv.prepared().is_none() => {
                 vitrum_kernels::linear(x, self.qkv.weight.val(), bias)
             }
@@ -146,10 +144,23 @@ impl FusedQkv {
         }
     }
 
+    /// The projection of a token of zeros, `[3·A·E]`.
+    pub(crate) fn bias(&self) -> Option<Tensor<1>> {
+        self.bias_of_ends().or_else(|| Some(self.qkv.bias.as_ref()?.val()))
+    }
+
     /// `[q_bias, 0, v_bias]`, `[3·A·E]`.
-    fn bias(&self) -> Option<Tensor<1>> {
+    fn bias_of_ends(&self) -> Option<Tensor<1>> {
         let (q, v) = (self.q_bias.as_ref()?.val(), self.v_bias.as_ref()?.val());
         let k = Tensor::zeros(q.dims(), (&q.device(), q.dtype()));
         Some(Tensor::cat(vec![q, k, v], 0))
+    }
+
+    /// The product. Its prepared form holds the biases of queries and values.
+    pub(crate) fn linear_mut(&mut self) -> &mut Linear {
+        if let Some(bias) = self.bias_of_ends() {
+            self.qkv.set_outer_bias(&bias);
+        }
+        &mut self.qkv
     }
 }

@@ -373,19 +373,19 @@ impl Block {
     /// The linear layers, with their names.
     pub(super) fn linears(&self) -> [(&'static str, &Linear); 4] {
         let Self { attn: WindowAttention { qkv, proj, .. }, mlp: Mlp { fc1, fc2, .. }, .. } = self;
-        [("attn.qkv", qkv), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
+        [("attn.qkv", &qkv.qkv), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
     }
 
     /// [`linears`](Self::linears), mutable.
     pub(super) fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
         let Self { attn: WindowAttention { qkv, proj, .. }, mlp: Mlp { fc1, fc2, .. }, .. } = self;
-        [("attn.qkv", qkv), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
+        [("attn.qkv", qkv.linear_mut()), ("attn.proj", proj), ("mlp.fc1", fc1), ("mlp.fc2", fc2)]
     }
 
     /// The same pass of the first version without an observer of tokens and without dropout: the last product of each
     /// branch adds the residual.
     fn answer(&self, x: Tensor<3>, windows: &Windows, watch: &mut dyn Observer) -> Tensor<3> {
-        let qkv = self.attn.qkv.after(&self.norm1, x.clone(), Identity);
+        let qkv = self.attn.qkv.qkv.after(&self.norm1, x.clone(), Identity);
         let context = self.attn.context(qkv, windows, &mut Within::new(watch, format_args!("attn")));
         let x = self.attn.proj.add_to(x, context, None);
         self.mlp.add_after(x.clone(), &self.norm2, x, None)

@@ -9,6 +9,7 @@ use crate::layers::kept::Kept;
 use crate::layers::names::Flat;
 use crate::layers::observe::Observer;
 use crate::layers::position::{OffsetMlp, pairs};
+use crate::layers::qkv::FusedQkv;
 use crate::layers::window::{Windows, window_attention, window_attention_weights};
 use crate::layers::{Linear, parameter};
 use crate::models::shapes::{long, product};
@@ -54,7 +55,7 @@ pub struct WindowAttentionConfig {
 #[derive(Module, Debug)]
 pub struct WindowAttention {
     /// `D -> 3·A·E`: queries of all heads, then keys, then values.
-    pub qkv: Linear,
+    pub qkv: Flat<FusedQkv>,
     /// What the scores need.
     pub scores: Flat<Scores>,
     /// `A·E -> D`.
@@ -86,17 +87,13 @@ pub struct ProductScores {
     pub relative_position_bias_table: Param<Tensor<2>>,
 }
 
-/// A scale per head, and a bias that a network computes from the offset. The keys of V2 have no bias.
+/// A scale per head, and a bias that a network computes from the offset.
 #[derive(Module, Debug)]
 pub struct CosineScores {
     /// Logarithm of the scale, `[A, 1, 1]`; at most ln 100 acts.
     pub logit_scale: Param<Tensor<3>>,
     /// From an offset to a bias per head.
     pub cpb_mlp: PositionMlp,
-    /// Bias of the queries, `[A·E]`.
-    pub q_bias: Option<Param<Tensor<1>>>,
-    /// Bias of the values, `[A·E]`.
-    pub v_bias: Option<Param<Tensor<1>>>,
     origin: [usize; 2],
 }
 
@@ -154,7 +151,6 @@ impl WindowAttention {
     pub(super) fn new(config: WindowAttentionConfig, device: &Device) -> Self {
         let WindowAttentionConfig { dim, num_heads, head_dim, window: [h, w], qkv_bias, .. } = config;
         let inner = num_heads * head_dim;
-        let vector = || qkv_bias.then(|| parameter([inner], device));
         let scores = match config.scores {
             ScoreForm::Product => Scores::Product(ProductScores {
                 relative_position_bias_table: parameter([(2 * h - 1) * (2 * w - 1), num_heads], device),
@@ -165,8 +161,6 @@ impl WindowAttention {
                     _0: Linear::new(2, POSITION_WIDTH, true, device),
                     _2: Linear::new(POSITION_WIDTH, num_heads, false, device),
                 },
-                q_bias: vector(),
-                v_bias: vector(),
                 origin,
             }),
             ScoreForm::Meta(drop) => Scores::Meta(MetaScores {
@@ -175,9 +169,9 @@ impl WindowAttention {
                 drop,
             }),
         };
-        let has_own_biases = matches!(config.scores, ScoreForm::Cosine(_));
+        let has_key_bias = !matches!(config.scores, ScoreForm::Cosine(_));
         Self {
-            qkv: Linear::new(dim, 3 * inner, qkv_bias && !has_own_biases, device),
+            qkv: Flat::new(FusedQkv::new(dim, inner, qkv_bias, has_key_bias, device)),
             scores: Flat::new(scores),
             proj: Linear::new(inner, dim, true, device),
             kept: Kept::default(),
@@ -195,25 +189,23 @@ impl WindowAttention {
     pub(super) fn context(&self, qkv: Tensor<3>, windows: &Windows, watch: &mut dyn Observer) -> Tensor<3> {
         let WindowAttentionConfig { num_heads, head_dim, attn_drop, .. } = self.config;
         let nothing = Tensor::zeros([1, 1, qkv.dims()[2]], (&qkv.device(), qkv.dtype()));
-        // timm pads before the projection: of zeros it leaves the bias.
-        let padding = (!windows.divide()).then(|| match &self.qkv.bias {
-            Some(bias) => bias.val().unsqueeze::<3>(),
-            None => nothing,
-        });
+        // timm pads before the projection, so a padded position holds the bias.
+        let padding = (!windows.divide()).then(|| self.qkv.bias().map_or(nothing, Tensor::unsqueeze::<3>));
         let bias = self.kept.get(windows.window, || match &*self.scores {
             Scores::Product(scores) => pairs(scores.relative_position_bias_table.val(), windows.window, 0),
             Scores::Cosine(scores) => scores.bias(windows.window),
             Scores::Meta(MetaScores { meta_mlp, drop, .. }) => meta_mlp.bias(windows.window, *drop),
         }); // [1, A, N, N]
-        let (qkv, padding, scale) = match &*self.scores {
-            Scores::Product(_) => (qkv, padding, (head_dim as f64).powf(-0.5)),
-            Scores::Cosine(CosineScores { logit_scale, q_bias, v_bias, .. }) => {
-                let scales = logit_scale.val().flatten(0, 2); // [A]
-                let of = |qkv| angles(qkv, scales.clone(), [q_bias, v_bias].map(Option::as_ref));
-                (of(qkv), padding.map(of), 1.0)
-            }
-            Scores::Meta(scores) => {
-                let of = |qkv| angles(qkv, scores.logit_scale.val(), [None; 2]);
+        let scales = match &*self.scores {
+            Scores::Product(_) => None,
+            Scores::Cosine(scores) => Some(scores.logit_scale.val().flatten(0, 2)),
+            Scores::Meta(scores) => Some(scores.logit_scale.val()),
+        }; // [A]
+        let (qkv, padding, scale) = match scales {
+            None => (qkv, padding, (head_dim as f64).powf(-0.5)),
+            Some(scales) => {
+                let scales = scales.clamp_max(100f64.ln()).exp();
+                let of = |qkv| vitrum_kernels::unit_heads(qkv, scales.clone());
                 (of(qkv), padding.map(of), 1.0)
             }
         };
@@ -223,34 +215,9 @@ impl WindowAttention {
         if drops || watch.wants_attention(format_args!("weights")) {
             return window_attention_weights(qkv, windows, num_heads, scale, bias, padding, attn_drop, watch);
         }
-        let rounds = self.qkv.rounds_attention(&qkv.device(), qkv.dtype());
+        let rounds = self.qkv.qkv.rounds_attention(&qkv.device(), qkv.dtype());
         window_attention(qkv, windows, num_heads, scale, bias, padding, rounds)
     }
-}
-
-/// Adds the biases of queries and values, makes queries and keys of each head vectors of length 1, and scales the queries
-/// by `exp(scales)`, `[A]`: `[B, T, 3·A·E] -> [B, T, 3·A·E]`.
-fn angles(qkv: Tensor<3>, scales: Tensor<1>, biases: [Option<&Param<Tensor<1>>>; 2]) -> Tensor<3> {
-    let ([b, t, d3], [a]) = (qkv.dims(), scales.dims());
-    let d = d3 / 3;
-    let part = |index: usize, bias: Option<&Param<Tensor<1>>>| {
-        let x = qkv.clone().narrow(2, index * d, d);
-        match bias {
-            Some(bias) => x + bias.val().unsqueeze(),
-            None => x,
-        }
-    };
-    let unit = |x: Tensor<3>| {
-        let x = x.reshape([b, t, a, d / a]); // [B, T, A, E]
-        // torch's `normalize`. The bound is below the root: the root of 0 has no gradient.
-        let length = (x.clone() * x.clone()).sum_dim(3).clamp_min(1e-24).sqrt();
-        x / length
-    };
-    let [of_queries, of_values] = biases;
-    let scale = scales.clamp_max(100f64.ln()).exp().reshape([1, 1, a, 1]);
-    let q = (unit(part(0, of_queries)) * scale).reshape([b, t, d]);
-    let k = unit(part(1, None)).reshape([b, t, d]);
-    Tensor::cat(vec![q, k, part(2, of_values)], 2)
 }
 
 impl CosineScores {
