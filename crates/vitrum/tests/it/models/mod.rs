@@ -1,6 +1,7 @@
 //! The catalogue, parity with reference libraries, families.
 
 mod beit;
+mod blocks;
 mod catalogue;
 mod convnext;
 mod cpvt;

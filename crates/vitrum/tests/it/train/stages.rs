@@ -348,6 +348,14 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
                    "swiglu_mlp": true, "swiglu_align_to": 8, "use_fc_norm": false"#,
             ),
         ),
+        (
+            "Sapiens2",
+            eva(
+                r#", "num_reg_tokens": 2, "use_rot_pos_emb": true, "rope_type": "dinov3", "rope_rotate_half": true,
+                   "swiglu_mlp": true, "attn_type": "rope", "qkv_fused": false, "qk_norm": true, "num_kv_heads": [2, 1],
+                   "norm_layer": "rmsnorm", "init_values": 1.0, "attn_only_layer_scale": true, "global_pool": "token""#,
+            ),
+        ),
         ("norms before", bit("")),
         ("norms behind", bit(r#", "preact": false, "stem_type": "same", "same_padding": true"#)),
         (
