@@ -17,6 +17,9 @@ pub enum NormLayer {
     LayerNorm,
     /// Around zero, without an offset (Zhang and Sennrich 2019, arXiv:1910.07467).
     RmsNorm,
+    /// A token over its standard deviation, `x / sqrt(var + eps) * weight`, with the unbiased variance: neither centred nor
+    /// with an offset (timm `SimpleNorm`).
+    SimpleNorm,
 }
 
 impl NormLayer {
@@ -25,6 +28,7 @@ impl NormLayer {
         match self {
             Self::LayerNorm => "LayerNorm",
             Self::RmsNorm => "RMSNorm",
+            Self::SimpleNorm => "SimpleNorm",
         }
     }
 
@@ -32,7 +36,7 @@ impl NormLayer {
     pub fn vectors(self) -> usize {
         match self {
             Self::LayerNorm => 2,
-            Self::RmsNorm => 1,
+            Self::RmsNorm | Self::SimpleNorm => 1,
         }
     }
 }
@@ -62,12 +66,12 @@ impl NormConfig {
 /// Layer normalisation over the last dimension, Ba et al. 2016 (arXiv:1607.06450):
 /// `y = (x - mean) / sqrt(var + eps) * weight + bias`, with the biased variance.
 ///
-/// RMSNorm (arXiv:1910.07467) is its other form: `y = x / sqrt(mean(x²) + eps) * weight`.
+/// RMSNorm (arXiv:1910.07467) is another form: `y = x / sqrt(mean(x²) + eps) * weight`.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
     /// Gain, `[D]`.
     pub weight: Param<Tensor<1>>,
-    /// Offset, `[D]`. RMSNorm has none.
+    /// Offset, `[D]`. Only LayerNorm has one.
     pub bias: Option<Param<Tensor<1>>>,
     /// Added to the variance. Sources differ: 1e-6 in timm and JAX, 1e-12 in Hugging Face's ViT, 1e-5 in CLIP.
     pub eps: f64,
@@ -92,10 +96,16 @@ impl LayerNorm {
                 vitrum_kernels::layer_norm(x, self.weight.val(), bias, self.eps)
             }
             NormLayer::RmsNorm => vitrum_kernels::rms_norm(x, self.weight.val(), self.eps),
+            NormLayer::SimpleNorm => {
+                let others = (x.dims()[R - 1] as f64 - 1.0).max(1.0);
+                let centred = x.clone() - x.clone().mean_dim(R - 1);
+                let variance = (centred.clone() * centred).sum_dim(R - 1) / others;
+                x / (variance + self.eps).sqrt() * self.weight.val().unsqueeze()
+            }
         }
     }
 
-    /// Gain and offset, for operations that contain this norm. RMSNorm is part of none.
+    /// Gain and offset, for operations that contain this norm. They contain no form but LayerNorm.
     pub(crate) fn gain_and_offset(&self) -> Option<[Tensor<1>; 2]> {
         let bias = self.bias.as_ref().filter(|_| self.layer == NormLayer::LayerNorm)?;
         Some([self.weight.val(), bias.val()])

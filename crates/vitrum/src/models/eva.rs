@@ -271,7 +271,7 @@ impl EvaConfig {
     fn kv_heads(&self) -> Vec<usize> {
         match &self.num_kv_heads {
             Some(KvHeads::Each(heads)) => heads.clone(),
-            Some(KvHeads::All(heads)) => vec![*heads; self.depth],
+            Some(KvHeads::All(heads)) => vec![*heads; self.depth.min(MAX_DEPTH)],
             None => Vec::new(),
         }
     }

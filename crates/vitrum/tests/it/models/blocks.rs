@@ -200,8 +200,10 @@ fn tensors_show_the_configuration() {
         let found: VitConfig =
             found.unwrap_or_else(|error| panic!("{config:?}: {error}")).config.try_into().unwrap();
         assert!(found.embed_dim / found.num_heads == if has_heads { 8 } else { 64 }, "{config:?}");
-        // Tensors show no numbers.
+        // Tensors show no numbers, and without a table no size.
+        let is_shown = config.pos_embed == PosEmbed::Learn;
         let shown = VitConfig {
+            img_size: if is_shown { config.img_size } else { found.img_size },
             embed_dim: found.embed_dim,
             num_heads: found.num_heads,
             norm_eps: found.norm_eps,
@@ -342,7 +344,8 @@ fn attention_weights_are_shown() {
 /// λ₀ is that of the paper, and vectors of λ begin at random.
 #[test]
 fn first_values_are_timms() {
-    for (index, expected) in [(0, 0.2), (1, 0.8 - 0.6 * (-0.3_f64).exp()), (9, 0.8 - 0.6 * (-2.7_f64).exp())] {
+    for (index, expected) in [(0, 0.2), (1, 0.8 - 0.6 * (-0.3_f64).exp()), (9, 0.8 - 0.6 * (-2.7_f64).exp())]
+    {
         assert!((Differential::lambda_init(index) - expected).abs() < 1e-12, "{index}");
     }
     let wide = VitConfig { embed_dim: 192, num_heads: 1, ..of(BlockFn::DiffParallelScalingBlock) };

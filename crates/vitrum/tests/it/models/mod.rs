@@ -12,6 +12,7 @@ mod parity;
 mod pit;
 mod regnet;
 mod relative_keys;
+mod resnet;
 mod shared;
 mod swin;
 mod t2t;
