@@ -1,10 +1,10 @@
-//! Layer normalisation over the last axis.
+//! Layer normalisation over the last axis, and RMSNorm, which is the same around zero instead of the mean.
 //!
 //! The forward pass keeps two numbers per row. The backward pass reads x and the incoming gradient once from memory.
 //!
 //! The statistics of a row are those of x - x₀, where x₀ is its first number. If the row hardly varies, x - x₀ is
 //! exact, so rounding a large mean does not hide the deviation. If it varies much, the rounding is small compared with
-//! the deviation. The stored "mean" is the mean of x - x₀.
+//! the deviation. The stored "mean" is the mean of x - x₀. RMSNorm takes zero for both.
 //!
 //! Best of several rounds in µs, `f32`, two threads of a shared Cascade Lake machine. The first three columns are the
 //! forward pass, the last three forward and backward:
@@ -37,12 +37,14 @@ const BLOCKS: usize = 256;
 /// Cost per number of a row, in multiplications (see `threads`). Memory is the bottleneck.
 const COST: usize = 16;
 
-/// y with the shape of x; mean (see above) and reciprocal deviation, `[rows]`. Tensors must be contiguous.
+/// y with the shape of x; mean (see above) and reciprocal deviation, `[rows]`. Without `centred` the deviation is that from
+/// zero (RMSNorm). Tensors must be contiguous.
 pub(crate) fn forward<T: Real>(
     x: &FlexTensor,
     weight: &FlexTensor,
     bias: Option<&FlexTensor>,
     eps: f64,
+    centred: bool,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let shape = x.shape();
     let (weight, bias) = (T::slice(weight), bias.map(T::slice));
@@ -66,7 +68,8 @@ pub(crate) fn forward<T: Real>(
                 let (mean, rstd) = unsafe { (shared.1.part(first, rows), shared.2.part(first, rows)) };
                 let y = shared.0.offset(first * d);
                 let x = &values[first * d..][..rows * d];
-                simd::run(ForwardRows { x, weight, bias, eps: T::from_f64(eps), y, mean, rstd });
+                let eps = T::from_f64(eps);
+                simd::run(ForwardRows { x, weight, bias, eps, centred, y, mean, rstd });
             },
         );
     };
@@ -86,16 +89,17 @@ pub(crate) unsafe fn rows<T: Real>(x: &[T], weight: &[T], bias: &[T], eps: f64, 
     }
     let (mut mean, mut rstd) = (vec![T::ZERO; x.len() / d], vec![T::ZERO; x.len() / d]);
     let (bias, eps, mean, rstd) = (Some(bias), T::from_f64(eps), &mut mean[..], &mut rstd[..]);
-    simd::run(ForwardRows { x, weight, bias, eps, y, mean, rstd });
+    simd::run(ForwardRows { x, weight, bias, eps, centred: true, y, mean, rstd });
 }
 
-/// Gradients of x, weight and bias. Tensors must be contiguous.
+/// Gradients of x, weight and bias, with `centred` as in the forward pass. Tensors must be contiguous.
 pub(crate) fn backward<T: Real>(
     x: &FlexTensor,
     weight: &FlexTensor,
     mean: &FlexTensor,
     rstd: &FlexTensor,
     grad: &FlexTensor,
+    centred: bool,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let shape = x.shape();
     let [values, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(T::slice);
@@ -124,6 +128,7 @@ pub(crate) fn backward<T: Real>(
                     weight,
                     mean: &mean[first..][..rows],
                     rstd: &rstd[first..][..rows],
+                    centred,
                     d_x,
                     d_weight,
                     d_bias,
@@ -147,6 +152,7 @@ struct ForwardRows<'a, T> {
     weight: &'a [T],
     bias: Option<&'a [T]>,
     eps: T,
+    centred: bool,
     /// Space for as many numbers as `x` has.
     y: Shared<T>,
     mean: &'a mut [T],
@@ -167,16 +173,27 @@ impl<T: Real> Kernel for ForwardRows<'_, T> {
             let y = self.y.at(row * d);
             // SAFETY: the caller has the instructions; bulk and remainder make up the row, in y as in x.
             unsafe {
-                let sum = sum_shifted::<T::In<S>>(x, 0..bulk) + sum_shifted::<T::One>(x, bulk..d);
-                *mean = sum * share;
+                let mut centre = Centre { first: T::ZERO, mean: T::ZERO };
+                if self.centred {
+                    let sum = sum_shifted::<T::In<S>>(x, 0..bulk) + sum_shifted::<T::One>(x, bulk..d);
+                    centre = Centre { first: x[0], mean: sum * share };
+                }
+                *mean = centre.mean;
                 let squares =
-                    sum_squares::<T::In<S>>(x, *mean, 0..bulk) + sum_squares::<T::One>(x, *mean, bulk..d);
+                    sum_squares::<T::In<S>>(x, centre, 0..bulk) + sum_squares::<T::One>(x, centre, bulk..d);
                 *rstd = (squares * share + self.eps).sqrt().recip();
-                normalise::<T::In<S>>(x, *mean, *rstd, self.weight, self.bias, y, 0..bulk);
-                normalise::<T::One>(x, *mean, *rstd, self.weight, self.bias, y, bulk..d);
+                normalise::<T::In<S>>(x, centre, *rstd, self.weight, self.bias, y, 0..bulk);
+                normalise::<T::One>(x, centre, *rstd, self.weight, self.bias, y, bulk..d);
             }
         }
     }
+}
+
+/// What is taken from the numbers of a row: the first number, then the mean of the rest. RMSNorm takes nothing.
+#[derive(Clone, Copy)]
+struct Centre<T> {
+    first: T,
+    mean: T,
 }
 
 /// Splits a range into whole steps of four vectors, and the rest.
@@ -219,10 +236,14 @@ unsafe fn sum_shifted<V: Vector>(x: &[V::Scalar], range: Range<usize>) -> V::Sca
 /// As `sum_shifted`.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Constant indices keep the sums in registers.
-unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<usize>) -> V::Scalar {
+unsafe fn sum_squares<V: Vector>(
+    x: &[V::Scalar],
+    centre: Centre<V::Scalar>,
+    range: Range<usize>,
+) -> V::Scalar {
     // SAFETY: upheld by the caller.
     unsafe {
-        let (first, mean) = (V::splat(x[0]), V::splat(mean));
+        let (first, mean) = (V::splat(centre.first), V::splat(centre.mean));
         let mut sums = [V::splat(V::Scalar::ZERO); 4];
         let (quads, rest) = in_fours::<V>(range);
         for at in quads.step_by(4 * V::LANES) {
@@ -246,7 +267,7 @@ unsafe fn sum_squares<V: Vector>(x: &[V::Scalar], mean: V::Scalar, range: Range<
 #[inline(always)]
 unsafe fn normalise<V: Vector>(
     x: &[V::Scalar],
-    mean: V::Scalar,
+    centre: Centre<V::Scalar>,
     rstd: V::Scalar,
     weight: &[V::Scalar],
     bias: Option<&[V::Scalar]>,
@@ -255,7 +276,7 @@ unsafe fn normalise<V: Vector>(
 ) {
     // SAFETY: upheld by the caller; weight, bias and the space at y are as long as the row.
     unsafe {
-        let (first, mean, rstd) = (V::splat(x[0]), V::splat(mean), V::splat(rstd));
+        let (first, mean, rstd) = (V::splat(centre.first), V::splat(centre.mean), V::splat(rstd));
         for at in range.step_by(V::LANES) {
             let normal = V::load(x.as_ptr().add(at)).sub(first).sub(mean).mul(rstd);
             let weight = V::load(weight.as_ptr().add(at));
@@ -274,6 +295,7 @@ struct BackwardRows<'a, T> {
     weight: &'a [T],
     mean: &'a [T],
     rstd: &'a [T],
+    centred: bool,
     d_x: &'a mut [T],
     d_weight: &'a mut [T],
     d_bias: &'a mut [T],
@@ -289,13 +311,15 @@ impl<T: Real> Kernel for BackwardRows<'_, T> {
         let share = T::from_f64(1.0 / d as f64);
         let rows = self.x.chunks_exact(d).zip(self.grad.chunks_exact(d)).zip(self.d_x.chunks_exact_mut(d));
         for (((x, grad), d_x), (&mean, &rstd)) in rows.zip(self.mean.iter().zip(self.rstd)) {
-            let row = BackwardRow { x, grad, weight: self.weight, mean, rstd };
+            let first = if self.centred { x[0] } else { T::ZERO };
+            let row = BackwardRow { x, grad, weight: self.weight, centre: Centre { first, mean }, rstd };
             let (d_weight, d_bias) = (&mut *self.d_weight, &mut *self.d_bias);
             // SAFETY: the caller has the instructions; bulk and remainder make up the row.
             unsafe {
                 let (sum, dot) = row.reduce::<T::In<S>>(d_weight, d_bias, 0..bulk);
                 let (rest, rest_dot) = row.reduce::<T::One>(d_weight, d_bias, bulk..d);
-                let (mean, mean_dot) = ((sum + rest) * share, (dot + rest_dot) * share);
+                let mean = if self.centred { (sum + rest) * share } else { T::ZERO };
+                let mean_dot = (dot + rest_dot) * share;
                 row.write_gradient::<T::In<S>>(mean, mean_dot, d_x, 0..bulk);
                 row.write_gradient::<T::One>(mean, mean_dot, d_x, bulk..d);
             }
@@ -307,7 +331,7 @@ struct BackwardRow<'a, T> {
     x: &'a [T],
     grad: &'a [T],
     weight: &'a [T],
-    mean: T,
+    centre: Centre<T>,
     rstd: T,
 }
 
@@ -320,7 +344,8 @@ impl<T: Real> BackwardRow<'_, T> {
     unsafe fn load<V: Vector<Scalar = T>>(&self, at: usize) -> (V, V) {
         // SAFETY: upheld by the caller.
         unsafe {
-            let centred = V::load(self.x.as_ptr().add(at)).sub(V::splat(self.x[0])).sub(V::splat(self.mean));
+            let Centre { first, mean } = self.centre;
+            let centred = V::load(self.x.as_ptr().add(at)).sub(V::splat(first)).sub(V::splat(mean));
             (centred.mul(V::splat(self.rstd)), V::load(self.grad.as_ptr().add(at)))
         }
     }

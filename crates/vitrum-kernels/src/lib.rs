@@ -47,7 +47,7 @@ pub use functions::{
     attention_padded, batch_norm, conv, conv_folded, conv_packed, cross_attention, cross_attention_bf16,
     cross_attention_kv, gate, group_norm, layer_norm, linear, linear_add, linear_add_int8, linear_add_packed,
     linear_int8, linear_packed, mlp, mlp_add_int8, mlp_int8, norm_linear_packed, norm_mlp_packed,
-    patch_embed, pool, rotate, squeeze, unit_heads, window_attention,
+    patch_embed, pool, rms_norm, rotate, squeeze, unit_heads, window_attention,
 };
 pub use gate::Squeeze;
 pub use int8::{QuantizeError, QuantizedWeight, quantize_weight_rows};
@@ -58,8 +58,8 @@ pub use pool::Pool;
 pub use reference::{
     activate_reference, attention_reference, attention_weights, conv_reference, cross_attention_reference,
     cross_attention_weights, gate_reference, layer_norm_reference, linear_add_reference, linear_reference,
-    map_norm_reference, mlp_reference, patch_embed_reference, pool_reference, rotate_reference,
-    squeeze_reference, unit_heads_reference, window_attention_reference,
+    map_norm_reference, mlp_reference, patch_embed_reference, pool_reference, rms_norm_reference,
+    rotate_reference, squeeze_reference, unit_heads_reference, window_attention_reference,
 };
 pub use simd::{bf16_level, int8_level, simd_level};
 pub use threads::in_parts;

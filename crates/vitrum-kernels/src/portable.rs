@@ -11,16 +11,21 @@ use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
 use crate::unit_heads::SHORTEST;
 
-/// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`.
+/// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`. Without `centred` the mean is taken to
+/// be zero (RMSNorm).
 pub(crate) fn layer_norm<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,
     eps: f64,
+    centred: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let shape = x.shape();
     let x = B::float_reshape(x, rows_of(&shape));
-    let mean = B::float_mean_dim(x.clone(), 1); // [rows, 1]
+    let mean = match centred {
+        true => B::float_mean_dim(x.clone(), 1), // [rows, 1]
+        false => B::float_zeros(Shape::new([rows_of(&shape)[0], 1]), &x.device(), x.dtype().into()),
+    };
     let centred = B::float_sub(x, mean.clone());
     let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
     let rstd = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, eps.into())));
@@ -39,14 +44,15 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     mean: FloatTensor<B>,
     rstd: FloatTensor<B>,
     grad: FloatTensor<B>,
+    centred: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let shape = x.shape();
     let rows = rows_of(&shape);
     let [n, d] = [rows[0], rows[1]];
     let column = |stat| B::float_reshape(stat, Shape::new([n, 1]));
     let rstd = column(rstd);
-    let centred = B::float_sub(B::float_reshape(x, rows.clone()), column(mean));
-    let normal = B::float_mul(centred, rstd.clone()); // [rows, D]
+    let shifted = B::float_sub(B::float_reshape(x, rows.clone()), column(mean));
+    let normal = B::float_mul(shifted, rstd.clone()); // [rows, D]
     let grad = B::float_reshape(grad, rows);
 
     let d_bias = B::float_reshape(B::float_sum_dim(grad.clone(), 0), Shape::new([d]));
@@ -54,9 +60,11 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     let d_weight = B::float_reshape(d_weight, Shape::new([d]));
 
     let grad = B::float_mul(grad, as_row::<B>(weight));
-    let mean_grad = B::float_mean_dim(grad.clone(), 1);
     let mean_dot = B::float_mean_dim(B::float_mul(grad.clone(), normal.clone()), 1);
-    let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_dot));
+    let mut d_x = B::float_sub(grad.clone(), B::float_mul(normal, mean_dot));
+    if centred {
+        d_x = B::float_sub(d_x, B::float_mean_dim(grad, 1));
+    }
     (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
 }
 

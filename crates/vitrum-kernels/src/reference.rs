@@ -163,6 +163,19 @@ pub fn layer_norm_reference<const R: usize>(
     }
 }
 
+/// Divides each row of the last axis by the root of its mean square, then scales it (arXiv:1910.07467). `eps` is added to
+/// the mean square.
+///
+/// `x` is `[..., D]`; `weight` is `[D]`.
+///
+/// # Panics
+/// As [`rms_norm`](crate::rms_norm).
+pub fn rms_norm_reference<const R: usize>(x: Tensor<R>, weight: Tensor<1>, eps: f64) -> Tensor<R> {
+    check_layer_norm(&x, &weight, None);
+    let square = (x.clone() * x.clone()).mean_dim(R - 1); // [..., 1]
+    x / (square + eps).sqrt() * weight.unsqueeze()
+}
+
 /// An activation function. It maps each number by itself.
 pub fn activate_reference<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> {
     match activation {

@@ -30,16 +30,17 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: Maybe<Self>,
         eps: f64,
+        centred: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let bias = bias.into_option();
         let inner = Maybe::from_option(bias.as_ref().map(|bias| bias.primitive().clone()));
         let (y, mean, rstd) =
-            B::vitrum_layer_norm(x.primitive().clone(), weight.primitive().clone(), inner, eps);
-        let saved = (mean.clone(), rstd.clone());
+            B::vitrum_layer_norm(x.primitive().clone(), weight.primitive().clone(), inner, eps, centred);
+        let (saved, step) = ((mean.clone(), rstd.clone()), LayerNormStep { centred });
         let y = match bias {
             None => {
                 let nodes = [x.node(), weight.node()];
-                match Backward::<B, 2>::prepare::<C>(LayerNormStep, nodes).compute_bound().stateful() {
+                match Backward::<B, 2>::prepare::<C>(step, nodes).compute_bound().stateful() {
                     OpsKind::Tracked(mut prep) => {
                         let state = (prep.checkpoint(&x), prep.checkpoint(&weight), saved);
                         prep.finish(state, y)
@@ -49,7 +50,7 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
             }
             Some(bias) => {
                 let nodes = [x.node(), weight.node(), bias.node()];
-                match Backward::<B, 3>::prepare::<C>(LayerNormStep, nodes).compute_bound().stateful() {
+                match Backward::<B, 3>::prepare::<C>(step, nodes).compute_bound().stateful() {
                     OpsKind::Tracked(mut prep) => {
                         let state = (prep.checkpoint(&x), prep.checkpoint(&weight), saved);
                         prep.finish(state, y)
@@ -158,7 +159,9 @@ impl<B: VitrumOps, C: CheckpointStrategy> VitrumOps for Autodiff<B, C> {
 
 /// Backward step of layer normalisation; N is 3 with a bias, 2 without.
 #[derive(Debug)]
-struct LayerNormStep;
+struct LayerNormStep {
+    centred: bool,
+}
 
 impl<B: VitrumOps, const N: usize> Backward<B, N> for LayerNormStep {
     /// x and weight as nodes; mean and reciprocal deviation as tensors.
@@ -169,7 +172,8 @@ impl<B: VitrumOps, const N: usize> Backward<B, N> for LayerNormStep {
         let (x, weight, (mean, rstd)) = ops.state;
         let x = checkpointer.retrieve_node_output(x);
         let weight = checkpointer.retrieve_node_output(weight);
-        let (d_x, d_weight, d_bias) = B::vitrum_layer_norm_backward(x, weight, mean, rstd, grad);
+        let (d_x, d_weight, d_bias) =
+            B::vitrum_layer_norm_backward(x, weight, mean, rstd, grad, self.centred);
         for (node, gradient) in ops.parents.into_iter().zip([d_x, d_weight, d_bias]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);

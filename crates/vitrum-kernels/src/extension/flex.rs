@@ -48,14 +48,15 @@ impl VitrumOps for Flex {
         weight: FloatTensor<Self>,
         bias: Maybe<Self>,
         eps: f64,
+        centred: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let bias = bias.into_option().map(contiguous);
         let forward = match x.dtype() {
             DType::F32 => layer_norm::forward::<f32>,
             DType::F64 => layer_norm::forward::<f64>,
-            _ => return portable::layer_norm::<Self>(x, weight, bias, eps),
+            _ => return portable::layer_norm::<Self>(x, weight, bias, eps, centred),
         };
-        forward(&contiguous(x), &contiguous(weight), bias.as_ref(), eps)
+        forward(&contiguous(x), &contiguous(weight), bias.as_ref(), eps, centred)
     }
 
     fn vitrum_layer_norm_backward(
@@ -64,14 +65,15 @@ impl VitrumOps for Flex {
         mean: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        centred: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let backward = match x.dtype() {
             DType::F32 => layer_norm::backward::<f32>,
             DType::F64 => layer_norm::backward::<f64>,
-            _ => return portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad),
+            _ => return portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad, centred),
         };
         let [x, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(contiguous);
-        backward(&x, &weight, &mean, &rstd, &grad)
+        backward(&x, &weight, &mean, &rstd, &grad, centred)
     }
 
     fn vitrum_unit_heads(qkv: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {

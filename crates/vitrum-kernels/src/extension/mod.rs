@@ -65,7 +65,8 @@ pub trait VitrumOps: Backend {
         attention::portable::attention_backward::<Self>(inputs, grad, form, want_bias)
     }
 
-    /// Layer normalisation over the last axis; see [`layer_norm`](crate::layer_norm).
+    /// Layer normalisation over the last axis, see [`layer_norm`](crate::layer_norm); without `centred` it is
+    /// [`rms_norm`](crate::rms_norm).
     ///
     /// Returns y with the shape of x, and for each row the mean and the reciprocal deviation, `[rows]` each. Their
     /// exact meaning is up to the backend. They carry no gradient.
@@ -74,8 +75,9 @@ pub trait VitrumOps: Backend {
         weight: FloatTensor<Self>,
         #[extension_type] bias: Maybe<Self>,
         eps: f64,
+        centred: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        portable::layer_norm::<Self>(x, weight, bias.into_option(), eps)
+        portable::layer_norm::<Self>(x, weight, bias.into_option(), eps, centred)
     }
 
     /// Gradients of `x`, `weight` and the bias, from the gradient of y. `mean` and `rstd` come from the forward pass on
@@ -86,8 +88,9 @@ pub trait VitrumOps: Backend {
         mean: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        centred: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad)
+        portable::layer_norm_backward::<Self>(x, weight, mean, rstd, grad, centred)
     }
 
     /// Queries and keys of length 1; see [`unit_heads`](crate::unit_heads).

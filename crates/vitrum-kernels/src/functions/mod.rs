@@ -26,7 +26,7 @@ use crate::device::has_extension;
 use crate::extension::VitrumOps;
 use crate::reference::{
     activate_reference, layer_norm_reference, linear_add_reference, linear_reference, mlp_reference,
-    patch_embed_reference, unit_heads_reference,
+    patch_embed_reference, rms_norm_reference, unit_heads_reference,
 };
 use crate::tensors::{Maybe, maybe};
 
@@ -49,7 +49,24 @@ pub fn layer_norm<const R: usize>(
         return layer_norm_reference(x, weight, bias, eps);
     }
     let bias = bias.map_or(Maybe::Absent, |bias| Maybe::Present(bias.into_dispatch()));
-    let (y, _, _) = Dispatch::vitrum_layer_norm(x.into_dispatch(), weight.into_dispatch(), bias, eps);
+    let (y, _, _) = Dispatch::vitrum_layer_norm(x.into_dispatch(), weight.into_dispatch(), bias, eps, true);
+    Tensor::from_dispatch(y)
+}
+
+/// Divides each row of the last axis by the root of its mean square, then scales it (RMSNorm, arXiv:1910.07467).
+///
+/// `x` is `[..., D]`; `weight` is `[D]`. `eps` is added to the mean square. Returns a tensor like `x`. Equals
+/// [`rms_norm_reference`].
+///
+/// # Panics
+/// If `weight` is not `[D]` or has another type than `x`.
+pub fn rms_norm<const R: usize>(x: Tensor<R>, weight: Tensor<1>, eps: f64) -> Tensor<R> {
+    check_layer_norm(&x, &weight, None);
+    if !has_extension(&x.device()) {
+        return rms_norm_reference(x, weight, eps);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (y, _, _) = Dispatch::vitrum_layer_norm(x, weight, Maybe::Absent, eps, false);
     Tensor::from_dispatch(y)
 }
 

@@ -1,7 +1,7 @@
-//! Layer normalisation: the fast path against its definition, gradients, edge cases.
+//! Layer normalisation and RMSNorm: the fast path against its definition, gradients, edge cases.
 
 use burn::tensor::{DType, Device, Tensor};
-use vitrum_kernels::{layer_norm, layer_norm_reference};
+use vitrum_kernels::{layer_norm, layer_norm_reference, rms_norm, rms_norm_reference};
 
 use crate::support::*;
 
@@ -84,6 +84,69 @@ fn gradients_are_those_of_central_differences() {
     assert!(distance(&d_weight, &expected) < 1e-8);
     let expected = central_differences(&bias, 1e-5, |bias| loss(&x, &weight, &bias));
     assert!(distance(&d_bias.expect("a bias"), &expected) < 1e-8);
+}
+
+/// RMSNorm in the form of [`with_gradients`].
+fn rms(op: impl Fn(Tensor<2>, Tensor<1>) -> Tensor<2>, x: &Tensor<2>, w: &Tensor<2>) -> Gradients {
+    with_gradients(|x, weight, _| op(x, weight), x, false, w)
+}
+
+#[test]
+fn rms_norm_equals_its_reference_at_odd_sizes() {
+    let device = Device::flex();
+    for dtype in [DType::F32, DType::F64] {
+        for (rows, d) in [(1, 1), (2, 7), (65, 16), (197, 33), (3, 384), (65, 771), (20_000, 5)] {
+            // A mean far from zero shows that nothing is centred.
+            let x = random([rows, d], 1.0, (rows * d) as u64, &device, dtype) + 3.0;
+            let w = random([rows, d], 1.0, 2, &device, dtype);
+            let fast = rms(|x, weight| rms_norm(x, weight, EPS), &x, &w);
+            let precise = if rows > 1000 || d == 1 { DType::F64 } else { dtype };
+            let (slow_x, slow_w) = (x.clone().cast(precise), w.cast(precise));
+            let slow = rms(|x, weight| rms_norm_reference(x, weight, EPS), &slow_x, &slow_w);
+            let limit = if dtype == DType::F64 { 1e-13 } else { 2e-6 };
+            let distances = [
+                distance(&fast.0, &slow.0),
+                distance_among(&fast.1, &slow.1, 1.0),
+                distance_among(&fast.2, &slow.2, 1.0),
+            ];
+            assert!(distances.iter().all(|&d| d <= limit), "[{rows}, {d}] {dtype:?}: {distances:?}");
+            let centred = layer_norm(x.clone(), Tensor::ones([d], (&device, dtype)), None, EPS);
+            let plain = rms_norm(x, Tensor::ones([d], (&device, dtype)), EPS);
+            assert!(distance(&plain, &centred) > 0.1, "[{rows}, {d}] {dtype:?}: LayerNorm gives the same");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_rms_norm_are_those_of_central_differences() {
+    let device = Device::flex();
+    let x = random([3, 9], 2.0, 1, &device, DType::F64);
+    let w = random([3, 9], 1.0, 2, &device, DType::F64);
+    let weight = random([9], 2.0, 5, &device, DType::F64);
+    let (_, d_x, d_weight, _) = rms(|x, weight| rms_norm(x, weight, 0.1), &x, &w);
+    let loss = |x: &Tensor<2>, weight: &Tensor<1>| dot(rms_norm(x.clone(), weight.clone(), 0.1), &w);
+    assert!(distance(&d_x, &central_differences(&x, 1e-5, |x| loss(x, &weight))) < 1e-8);
+    assert!(distance(&d_weight, &central_differences(&weight, 1e-5, |weight| loss(&x, weight))) < 1e-8);
+}
+
+#[test]
+fn rms_norm_of_nothing_and_of_half_precision() {
+    let device = Device::flex().autodiff();
+    for shape in [[0, 8], [3, 0]] {
+        let x = Tensor::<2>::zeros(shape, &device).require_grad();
+        let weight = Tensor::<1>::ones([shape[1]], &device).require_grad();
+        let grads = rms_norm(x.clone(), weight.clone(), EPS).sum().backward();
+        assert_eq!(x.grad(&grads).expect("a gradient").dims(), shape);
+        assert_eq!(weight.grad(&grads).expect("a gradient").dims(), [shape[1]]);
+    }
+    let device = Device::flex();
+    let x = random([6, 40], 1.0, 1, &device, DType::F32);
+    let w = random([6, 40], 1.0, 2, &device, DType::F32);
+    let op = |x, weight| rms_norm(x, weight, 1e-3);
+    let (full, half) = (rms(op, &x, &w), rms(op, &x.cast(DType::F16), &w.cast(DType::F16)));
+    assert!(distance(&half.0.cast(DType::F32), &full.0) < 1e-2);
+    assert!(distance(&half.1.cast(DType::F32), &full.1) < 1e-2);
+    assert!(distance(&half.2.cast(DType::F32), &full.2) < 1e-2);
 }
 
 #[test]

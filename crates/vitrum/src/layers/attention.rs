@@ -3,16 +3,30 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use serde::{Deserialize, Serialize};
+
 use super::Linear;
+use super::differential::Differential;
 use super::drop::{dropout, training};
 use super::kept::Kept;
 use super::names::Flat;
-use super::norm::LayerNorm;
+use super::norm::{LayerNorm, NormConfig, NormLayer};
 use super::observe::Observer;
 use super::position::{RelKeys, RelPos, RelPosBias};
 use super::qkv::{Qkv, QkvForm};
 use super::rope::Rotation;
 use super::window::{Windows, window_attention, window_attention_weights};
+
+/// The form of attention. The names are timm's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttnLayer {
+    /// One map for each head.
+    #[default]
+    Attn,
+    /// The difference of two maps for each head (arXiv:2410.05258; timm `DiffAttention`).
+    Diff,
+}
 
 /// How an [`Attention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -23,13 +37,19 @@ pub struct AttentionConfig {
     pub num_heads: usize,
     /// `E`: width of a head; `D / A` unless a model says otherwise.
     pub head_dim: usize,
+    /// Heads of keys and values, a divisor of `A`. Fewer than `A` means that groups of queries share them (grouped queries,
+    /// arXiv:2305.13245); products of their own are needed for that ([`QkvForm::Separate`]).
+    pub num_kv_heads: usize,
+    /// Differential attention (arXiv:2410.05258): the weight of the second map in a fresh block, which depends on the
+    /// block's place. `None`: one map for each head.
+    pub differential: Option<f64>,
     /// How queries, keys and values come from tokens.
     pub qkv: QkvForm,
     /// Bias on the query, key, value projection.
     pub qkv_bias: bool,
-    /// LayerNorm on queries and keys, per head.
+    /// A norm on queries and keys, per head.
     pub qk_norm: bool,
-    /// LayerNorm between attention and the output projection (sub-LN, arXiv:2210.06423).
+    /// A norm between attention and the output projection (sub-LN, arXiv:2210.06423).
     pub scale_norm: bool,
     /// Bias on the output projection.
     pub proj_bias: bool,
@@ -37,6 +57,8 @@ pub struct AttentionConfig {
     pub attn_drop: f64,
     /// Dropout after the output projection.
     pub proj_drop: f64,
+    /// The form of the norms.
+    pub norm_layer: NormLayer,
     /// Epsilon of the norms.
     pub norm_eps: f64,
     /// Factor on the scores; `None`: `1 / sqrt(E)`.
@@ -50,6 +72,8 @@ impl AttentionConfig {
             dim,
             num_heads,
             head_dim: dim / num_heads,
+            num_kv_heads: num_heads,
+            differential: None,
             qkv: QkvForm::Fused,
             qkv_bias: true,
             qk_norm: false,
@@ -57,9 +81,15 @@ impl AttentionConfig {
             proj_bias: true,
             attn_drop: 0.0,
             proj_drop: 0.0,
+            norm_layer: NormLayer::LayerNorm,
             norm_eps: 1e-6,
             scale: None,
         }
+    }
+
+    /// The form of the norms.
+    pub fn norm(&self) -> NormConfig {
+        NormConfig { layer: self.norm_layer, eps: self.norm_eps }
     }
 }
 
@@ -92,6 +122,18 @@ pub struct BlockBias {
 pub struct Attention {
     /// `D -> 3·A·E`: queries of all heads, then keys, then values.
     pub qkv: Flat<Qkv>,
+    /// What is between the projections.
+    pub core: Flat<AttentionCore>,
+    /// Norm between attention and the output projection, over `A·E`.
+    pub norm: Option<LayerNorm>,
+    /// `A·E -> D`.
+    pub proj: Linear,
+    proj_drop: f64,
+}
+
+/// Attention without its projections: queries, keys and values `[B, T, 3·A·E]` to what the heads say, `[B, T, A·E]`.
+#[derive(Module, Debug)]
+pub struct AttentionCore {
     /// Norm of queries, over `E`.
     pub q_norm: Option<LayerNorm>,
     /// Norm of keys, over `E`.
@@ -100,17 +142,14 @@ pub struct Attention {
     pub rel_pos: Option<RelPos>,
     /// The same under BEiT's name, `relative_position_bias_table`.
     pub table: Option<Flat<RelPosBias>>,
-    /// Norm between attention and the output projection, over `A·E`.
-    pub norm: Option<LayerNorm>,
-    /// `A·E -> D`.
-    pub proj: Linear,
+    /// The difference of two maps for each head, in place of one map.
+    pub differential: Option<Flat<Differential>>,
     /// This block's bias, of a prepared model.
     #[module(skip)]
     pub(crate) kept: Kept,
     num_heads: usize,
     scale: f64,
     attn_drop: f64,
-    proj_drop: f64,
 }
 
 impl<'a> BlockArgs<'a> {
@@ -123,22 +162,12 @@ impl<'a> BlockArgs<'a> {
 impl Attention {
     /// An attention layer; `bias` has the relative position bias of this block, if any.
     pub fn new(config: &AttentionConfig, bias: BlockBias, device: &Device) -> Self {
-        let AttentionConfig { dim, num_heads, head_dim, norm_eps, .. } = *config;
-        let BlockBias { rel_pos, table } = bias;
-        let inner = num_heads * head_dim;
-        let head_norm = || config.qk_norm.then(|| LayerNorm::new(head_dim, norm_eps, device));
+        let inner = config.num_heads * config.head_dim;
         Self {
-            qkv: Flat::new(Qkv::new(dim, inner, config.qkv, config.qkv_bias, device)),
-            q_norm: head_norm(),
-            k_norm: head_norm(),
-            rel_pos,
-            table: table.map(Flat::new),
-            norm: config.scale_norm.then(|| LayerNorm::new(inner, norm_eps, device)),
-            proj: Linear::new(inner, dim, config.proj_bias, device),
-            num_heads,
-            kept: Kept::default(),
-            scale: config.scale.unwrap_or((head_dim as f64).powf(-0.5)),
-            attn_drop: config.attn_drop,
+            qkv: Flat::new(Qkv::new(config, device)),
+            core: Flat::new(AttentionCore::new(config, bias, device)),
+            norm: config.scale_norm.then(|| config.norm().build(inner, device)),
+            proj: Linear::new(inner, config.dim, config.proj_bias, device),
             proj_drop: config.proj_drop,
         }
     }
@@ -167,13 +196,8 @@ impl Attention {
 
     /// The part between the projections `self.qkv` and `self.proj`: `[B, T, 3·A·E] -> [B, T, A·E]`.
     pub(crate) fn context(&self, qkv: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        let qkv = self.normalize(qkv); // [B, T, 3·A·E]
-        let qkv = match args.rotation {
-            Some(rotation) => rotation.turn(qkv),
-            None => qkv,
-        };
-        let bias = self.bias(&qkv, args);
-        let context = self.attend(qkv, bias, args, watch); // [B, T, A·E]
+        let rounds = self.qkv.rounds_attention(&qkv.device(), qkv.dtype());
+        let context = self.core.forward(qkv, args, rounds, watch); // [B, T, A·E]
         match &self.norm {
             Some(norm) => watch.tokens(format_args!("norm"), norm.forward(context)),
             None => context,
@@ -188,18 +212,64 @@ impl Attention {
         windows: &Windows,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
+        let core = &self.core;
         let padding = (!windows.divide()).then(|| {
             let d = self.proj.weight.lazy_shape().dims::<2>()[1];
             let nothing = Tensor::zeros([1, 1, d], (&qkv.device(), qkv.dtype()));
-            self.normalize(self.qkv.forward(nothing)).flatten::<1>(0, 2) // [3·A·E]
+            core.normalize(self.qkv.forward(nothing)).flatten::<1>(0, 2) // [3·A·E]
         });
-        let (a, scale, qkv) = (self.num_heads, self.scale, self.normalize(qkv));
-        let drops = self.attn_drop > 0.0 && training(&qkv);
+        let (a, scale, qkv) = (core.num_heads, core.scale, core.normalize(qkv));
+        let drops = core.attn_drop > 0.0 && training(&qkv);
         if drops || watch.wants_attention(format_args!("weights")) {
-            return window_attention_weights(qkv, windows, a, scale, None, padding, self.attn_drop, watch);
+            return window_attention_weights(qkv, windows, a, scale, None, padding, core.attn_drop, watch);
         }
         let rounds = self.qkv.rounds_attention(&qkv.device(), qkv.dtype());
         window_attention(qkv, windows, a, scale, None, padding, rounds)
+    }
+}
+
+impl AttentionCore {
+    /// Attention between projections; `bias` has the relative position bias of this block, if any.
+    pub(crate) fn new(config: &AttentionConfig, bias: BlockBias, device: &Device) -> Self {
+        let AttentionConfig { num_heads, head_dim, .. } = *config;
+        let BlockBias { rel_pos, table } = bias;
+        let width = if config.differential.is_some() { head_dim / 2 } else { head_dim };
+        let head_norm = || config.qk_norm.then(|| config.norm().build(width, device));
+        let differential = |weight| Flat::new(Differential::new(num_heads, width, weight, device));
+        Self {
+            q_norm: head_norm(),
+            k_norm: head_norm(),
+            rel_pos,
+            table: table.map(Flat::new),
+            differential: config.differential.map(differential),
+            kept: Kept::default(),
+            num_heads,
+            scale: config.scale.unwrap_or((width as f64).powf(-0.5)),
+            attn_drop: config.attn_drop,
+        }
+    }
+
+    /// `[B, T, 3·A·E] -> [B, T, A·E]`. `rounds` says that products are in bf16.
+    pub(crate) fn forward(
+        &self,
+        qkv: Tensor<3>,
+        args: BlockArgs,
+        rounds: bool,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
+        let qkv = self.normalize(qkv); // [B, T, 3·A·E]
+        let qkv = match args.rotation {
+            Some(rotation) => rotation.turn(qkv),
+            None => qkv,
+        };
+        let bias = self.bias(&qkv, args);
+        match &self.differential {
+            Some(two) => {
+                let maps = self.attend(two.heads(qkv), 2 * self.num_heads, bias, args.read, rounds, watch);
+                two.difference(maps)
+            }
+            None => self.attend(qkv, self.num_heads, bias, args.read, rounds, watch), // [B, T, A·E]
+        }
     }
 
     /// The bias on the scores, `[1 or B, A, T, T]`: this block's, or that of all blocks, or their sum.
@@ -229,21 +299,23 @@ impl Attention {
         queries * self.scale
     }
 
-    /// Fused, unless the observer wants the weights or dropout acts on them.
+    /// Attention by `a` heads of the first `read` tokens; `None`: of all. Fused, unless the observer wants the weights or
+    /// dropout acts on them.
     fn attend(
         &self,
         qkv: Tensor<3>,
+        a: usize,
         bias: Option<Tensor<4>>,
-        args: BlockArgs,
+        read: Option<usize>,
+        rounds: bool,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
         let [b, t, d3] = qkv.dims();
-        let (d, a) = (d3 / 3, self.num_heads);
-        let scale = self.scale;
-        let read = args.read.unwrap_or(t);
+        let (d, scale) = (d3 / 3, self.scale);
+        let read = read.unwrap_or(t);
         let drops = self.attn_drop > 0.0 && training(&qkv);
         let fuses = !drops && !watch.wants_attention(format_args!("weights"));
-        if fuses && self.qkv.rounds_attention(&qkv.device(), qkv.dtype()) {
+        if fuses && rounds {
             return vitrum_kernels::attention_bf16(qkv, read, a, scale, bias);
         }
         if fuses {
@@ -260,12 +332,12 @@ impl Attention {
     fn normalize(&self, qkv: Tensor<3>) -> Tensor<3> {
         let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return qkv };
         let [b, t, d3] = qkv.dims();
-        let heads = |part: usize| {
+        let heads = |part: usize, e: usize| {
             let x = qkv.clone().narrow(2, part * d3 / 3, d3 / 3);
-            x.reshape([b, t, self.num_heads, d3 / 3 / self.num_heads]) // [B, T, A, E]
+            x.reshape([b, t, d3 / 3 / e, e]) // [B, T, A, E]
         };
-        let q = q_norm.forward(heads(0)).reshape([b, t, d3 / 3]);
-        let k = k_norm.forward(heads(1)).reshape([b, t, d3 / 3]);
+        let q = q_norm.forward(heads(0, q_norm.width())).reshape([b, t, d3 / 3]);
+        let k = k_norm.forward(heads(1, k_norm.width())).reshape([b, t, d3 / 3]);
         Tensor::cat(vec![q, k, qkv.clone().narrow(2, 2 * d3 / 3, d3 / 3)], 2)
     }
 }

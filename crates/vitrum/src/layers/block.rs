@@ -7,9 +7,11 @@ use vitrum_kernels::{AfterAttention, after_attention_packed};
 
 use super::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
 use super::drop::{drop_path, training};
+use super::kept::Kept;
 use super::mlp::{BlockMlp, MlpConfig};
 use super::norm::LayerNorm;
 use super::observe::{Observer, Within};
+use super::parallel::{ParallelScalingBlock, ParallelThingsBlock};
 use super::{Linear, parameter};
 
 /// LayerScale, Touvron et al. 2021 (arXiv:2103.17239): a learned gain per channel.
@@ -17,6 +19,13 @@ use super::{Linear, parameter};
 pub struct LayerScale {
     /// `[D]`.
     pub gamma: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    /// Gains of tokens of width `dim`.
+    pub fn new(dim: usize, device: &Device) -> Self {
+        Self { gamma: parameter([dim], device) }
+    }
 }
 
 /// Where the norms of a block stand, as configurations say it.
@@ -51,11 +60,37 @@ pub enum Gains {
     Modules,
     /// As vectors: `gamma_1`, `gamma_2` (BEiT, EVA).
     Vectors,
+    /// As a vector, on attention alone: `gamma_1` (Sapiens2).
+    AttentionVector,
+}
+
+/// How the branches of a block stand to each other. The names are those of timm's classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockFn {
+    /// Attention, then the MLP.
+    #[default]
+    Block,
+    /// Attention beside the MLP, after one norm and one projection (arXiv:2302.05442, section 2.1).
+    ParallelScalingBlock,
+    /// The same with differential attention (arXiv:2410.05258) and one projection at the end.
+    DiffParallelScalingBlock,
+    /// Two attentions beside each other, then two MLPs beside each other (arXiv:2203.09795, section 3).
+    ParallelThingsBlock,
+}
+
+impl BlockFn {
+    /// Whether attention stands beside the MLP.
+    pub fn is_scaling(self) -> bool {
+        matches!(self, Self::ParallelScalingBlock | Self::DiffParallelScalingBlock)
+    }
 }
 
 /// How a [`Block`] is built.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
+    /// How the branches stand to each other.
+    pub block_fn: BlockFn,
     /// The attention of the block.
     pub attention: AttentionConfig,
     /// The MLP of the block.
@@ -71,7 +106,14 @@ pub struct BlockConfig {
 impl BlockConfig {
     /// A block without gains and dropped branches, with its norms before the branches.
     pub fn new(attention: AttentionConfig, mlp: MlpConfig) -> Self {
-        Self { attention, mlp, gains: Gains::None, norms: NormPlace::Before, drop_path: 0.0 }
+        Self {
+            block_fn: BlockFn::Block,
+            attention,
+            mlp,
+            gains: Gains::None,
+            norms: NormPlace::Before,
+            drop_path: 0.0,
+        }
     }
 }
 
@@ -106,19 +148,19 @@ pub struct Block {
 impl Block {
     /// A block; `bias` has the relative position bias of this block, if any.
     pub fn new(config: &BlockConfig, bias: BlockBias, device: &Device) -> Self {
-        let AttentionConfig { dim, norm_eps, proj_bias, proj_drop, .. } = config.attention;
-        let scale =
-            || (config.gains == Gains::Modules).then(|| LayerScale { gamma: parameter([dim], device) });
-        let gamma = || (config.gains == Gains::Vectors).then(|| parameter([dim], device));
+        let AttentionConfig { dim, proj_bias, proj_drop, .. } = config.attention;
+        let form = config.attention.norm();
+        let scale = || (config.gains == Gains::Modules).then(|| LayerScale::new(dim, device));
+        let gamma = |gains: &[Gains]| gains.contains(&config.gains).then(|| parameter([dim], device));
         Self {
-            norm1: LayerNorm::new(dim, norm_eps, device),
+            norm1: form.build(dim, device),
             attn: Attention::new(&config.attention, bias, device),
             ls1: scale(),
-            gamma_1: gamma(),
-            norm2: LayerNorm::new(dim, norm_eps, device),
-            mlp: BlockMlp::new(&config.mlp, dim, proj_bias, proj_drop, norm_eps, device),
+            gamma_1: gamma(&[Gains::Vectors, Gains::AttentionVector]),
+            norm2: form.build(dim, device),
+            mlp: BlockMlp::new(&config.mlp, dim, proj_bias, proj_drop, form, device),
             ls2: scale(),
-            gamma_2: gamma(),
+            gamma_2: gamma(&[Gains::Vectors]),
             norms: config.norms,
             drop_path: config.drop_path,
         }
@@ -177,9 +219,8 @@ impl Block {
         let context = self.attn.context(qkv, args, &mut Within::new(watch, format_args!("attn")));
         let x = first(x, args.read);
         let gains = self.gains().map(|gain| gain.map(|(_, gamma)| gamma));
-        if let Some(layers) = self.after_attention() {
-            let LayerNorm { weight, bias, .. } = &self.norm2;
-            return after_attention_packed(context, x, weight.val(), bias.val(), &layers, gains);
+        if let (Some(layers), Some([gain, offset])) = (self.after_attention(), self.norm2.gain_and_offset()) {
+            return after_attention_packed(context, x, gain, offset, &layers, gains);
         }
         let [gain1, gain2] = gains;
         let x = self.attn.proj.add_to(x, context, gain1);
@@ -229,9 +270,77 @@ struct Branch<'a> {
 }
 
 /// The first `tokens` tokens; `None`: all.
-fn first(x: Tensor<3>, tokens: Option<usize>) -> Tensor<3> {
+pub(super) fn first(x: Tensor<3>, tokens: Option<usize>) -> Tensor<3> {
     match tokens {
         Some(tokens) => x.narrow(1, 0, tokens),
         None => x,
     }
+}
+
+/// One layer of an encoder, in any of its forms ([`BlockFn`]).
+// The size of a variant does not matter: a few dozen exist at most, beside megabytes of weights.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum EncoderBlock {
+    /// Attention, then the MLP.
+    Block(Block),
+    /// Attention beside the MLP.
+    Scaling(ParallelScalingBlock),
+    /// Two attentions, then two MLPs.
+    Things(ParallelThingsBlock),
+}
+
+impl EncoderBlock {
+    /// A block; `bias` has the relative position bias of this block, if any. The parallel forms have none.
+    pub fn new(config: &BlockConfig, bias: BlockBias, device: &Device) -> Self {
+        match config.block_fn {
+            BlockFn::Block => Self::Block(Block::new(config, bias, device)),
+            BlockFn::ParallelScalingBlock | BlockFn::DiffParallelScalingBlock => {
+                Self::Scaling(ParallelScalingBlock::new(config, device))
+            }
+            BlockFn::ParallelThingsBlock => Self::Things(ParallelThingsBlock::new(config, device)),
+        }
+    }
+
+    /// `[B, T, D] -> [B, T, D]`; only the first [`BlockArgs::read`] tokens if that is set.
+    ///
+    /// # Panics
+    /// As [`Block::forward`].
+    pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
+        match self {
+            Self::Block(block) => block.forward(x, args, watch),
+            Self::Scaling(block) => block.forward(x, args, watch),
+            Self::Things(block) => block.forward(x, args, watch),
+        }
+    }
+
+    /// The linear layers with their names, in execution order.
+    pub fn linears(&self) -> Vec<(String, &Linear)> {
+        match self {
+            Self::Block(block) => owned(block.linears()).collect(),
+            Self::Scaling(block) => owned(block.linears()).collect(),
+            Self::Things(block) => block.linears(),
+        }
+    }
+
+    /// [`linears`](EncoderBlock::linears), mutable.
+    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        match self {
+            Self::Block(block) => owned(block.linears_mut()).collect(),
+            Self::Scaling(block) => owned(block.linears_mut()).collect(),
+            Self::Things(block) => block.linears_mut(),
+        }
+    }
+
+    /// The bias that a prepared model keeps, if this block has one of its own.
+    pub(crate) fn kept_mut(&mut self) -> Option<&mut Kept> {
+        match self {
+            Self::Block(block) => Some(&mut block.attn.core.kept),
+            Self::Scaling(_) | Self::Things(_) => None,
+        }
+    }
+}
+
+fn owned<T>(layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
+    layers.into_iter().map(|(name, layer)| (name.to_string(), layer))
 }

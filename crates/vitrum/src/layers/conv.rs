@@ -77,6 +77,32 @@ impl Maps {
         Self { x: values.reshape([b, rows * columns, c * kernel * kernel]), grid: [rows, columns] }
     }
 
+    /// Every second position of maps blurred by the binomial kernel of 3x3, mirrored at the edges (Zhang 2019,
+    /// arXiv:1904.11486; timm `BlurPool2d`).
+    ///
+    /// # Panics
+    /// If a side is 1.
+    pub fn blur(&self) -> Self {
+        let ([_, _, c], [h, w]) = (self.x.dims(), self.grid);
+        assert!(h > 1 && w > 1, "blur: maps of {h}x{w} have no mirror image");
+        let mirrored = |at: usize, size: usize| match at {
+            0 => 1,
+            at if at == size + 1 => size - 2,
+            at => at - 1,
+        };
+        let of_row = |y: usize| (0..w + 2).map(move |x| (mirrored(y, h) * w + mirrored(x, w)) as i64);
+        let places: Vec<i64> = (0..h + 2).flat_map(of_row).collect();
+        let count = places.len();
+        let device = self.x.device();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &device);
+        let x = self.x.clone().select(1, places); // [B, (H + 2)·(W + 2), C]
+        let taps = [1.0, 2.0, 1.0].into_iter().flat_map(|y| [1.0, 2.0, 1.0].map(|x| y * x / 16.0));
+        let kernel: Vec<f64> = taps.flat_map(|tap| std::iter::repeat_n(tap, c)).collect();
+        let kernel = Tensor::from_data(TensorData::new(kernel, [3, 3, 1, c]), (&device, x.dtype()));
+        let form = ConvForm::new([h + 2, w + 2], [3; 2]).stride([2; 2]).groups(c);
+        Self { x: vitrum_kernels::conv(x, kernel, None, form), grid: form.out() }
+    }
+
     /// Pooling under windows of `kernel` at steps of `stride`.
     ///
     /// # Panics
@@ -84,6 +110,43 @@ impl Maps {
     pub fn pool(&self, pool: Pool, kernel: usize, stride: usize, padding: Padding) -> Self {
         let form = padding.form(self.grid, [kernel; 2], [stride; 2], [1, 1]);
         Self { x: vitrum_kernels::pool(self.x.clone(), form, pool), grid: form.out() }
+    }
+}
+
+/// How maps are halved behind a convolution at steps of 1, so that what lies between two positions is not lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Antialias {
+    /// The convolution itself has steps of 2.
+    #[default]
+    #[serde(rename = "")]
+    None,
+    /// The mean over 2x2 (He et al. 2018, arXiv:1812.01187; timm `AvgPool2d`).
+    Avg,
+    /// [`Maps::blur`].
+    Blur,
+}
+
+impl Antialias {
+    /// The halved maps.
+    ///
+    /// # Panics
+    /// If a side is 1.
+    pub fn halve(self, maps: &Maps) -> Maps {
+        match self {
+            Self::None => maps.clone(),
+            Self::Avg => maps.pool(Pool::Avg, 2, 2, Padding::None),
+            Self::Blur => maps.blur(),
+        }
+    }
+
+    /// The grid of the halved maps.
+    pub fn out(self, grid: [usize; 2]) -> [usize; 2] {
+        match self {
+            Self::None => grid,
+            Self::Avg => grid.map(|side| side / 2),
+            Self::Blur => grid.map(|side| side.div_ceil(2)),
+        }
     }
 }
 

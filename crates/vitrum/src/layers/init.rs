@@ -211,14 +211,24 @@ impl WeightInit {
             }
             _ => {}
         }
+        if let Some(branch) = key.strip_prefix("attns.").or_else(|| key.strip_prefix("ffns.")) {
+            return self.block(branch.split_once('.')?.1, shape, init);
+        }
+        match key.strip_prefix("attn.").unwrap_or(key) {
+            "mlp_bias" => return Some(Draw::Constant(0.0)),
+            "lambda_q1" | "lambda_k1" | "lambda_q2" | "lambda_k2" => return Some(Draw::Normal(0.1)),
+            _ => {}
+        }
         let (layer, part) = key.rsplit_once('.')?;
         match layer {
             "norm1" | "norm2" if part == "weight" => Some(Draw::Constant(init.norm)),
             "norm1" | "norm2" | "attn.q_norm" | "attn.k_norm" | "attn.norm" | "mlp.norm" => norm(part),
-            "ls1" | "ls2" if part == "gamma" => Some(Draw::Constant(init.layer_scale)),
+            "norm" | "in_norm" | "q_norm" | "k_norm" | "sub_norm" | "attn.sub_norm" => norm(part),
+            "ls" | "ls1" | "ls2" if part == "gamma" => Some(Draw::Constant(init.layer_scale)),
             "attn.qkv" => self.qkv(part, shape),
             "attn.q_proj" | "attn.k_proj" | "attn.v_proj" | "attn.proj" => self.linear(part, shape),
-            "mlp.fc1" | "mlp.fc1_g" | "mlp.fc1_x" | "mlp.fc2" => self.mlp(part, shape),
+            "in_proj" | "attn_out_proj" | "out_proj" => self.linear(part, shape),
+            "mlp.fc1" | "mlp.fc1_g" | "mlp.fc1_x" | "mlp.fc2" | "mlp_out_proj" => self.mlp(part, shape),
             _ => None,
         }
     }

@@ -193,9 +193,9 @@ impl Linear {
         x: Tensor<R>,
         activation: vitrum_kernels::Activation,
     ) -> Tensor<R> {
-        match self.prepared_for(&x) {
-            Some(Prepared::Packed(weight)) => {
-                norm_linear_packed(x, norm.weight.val(), norm.bias.val(), norm.eps, weight, activation)
+        match (self.prepared_for(&x), norm.gain_and_offset()) {
+            (Some(Prepared::Packed(weight)), Some([gain, offset])) => {
+                norm_linear_packed(x, gain, offset, norm.eps, weight, activation)
             }
             _ => vitrum_kernels::activate(self.forward(norm.forward(x)), activation),
         }

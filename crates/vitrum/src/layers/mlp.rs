@@ -7,7 +7,7 @@ use vitrum_kernels::{NormMlp, QuantizedWeight};
 
 use super::Linear;
 use super::drop::{dropout, training};
-use super::norm::{GlobalResponseNorm, LayerNorm};
+use super::norm::{GlobalResponseNorm, LayerNorm, NormConfig};
 use super::swiglu::{SwiGlu, SwiGluConfig};
 
 /// Non-linearity of the MLP.
@@ -82,11 +82,11 @@ impl Mlp {
         Self { grn: Some(GlobalResponseNorm::new(hidden, device)), ..self }
     }
 
-    /// With a LayerNorm of the hidden layer (sub-LN, arXiv:2210.06423).
+    /// With a norm of the hidden layer (sub-LN, arXiv:2210.06423).
     #[must_use]
-    pub fn with_norm(self, eps: f64, device: &Device) -> Self {
+    pub fn with_norm(self, norm: NormConfig, device: &Device) -> Self {
         let [hidden, _] = self.fc2.weight.lazy_shape().dims::<2>();
-        Self { norm: Some(LayerNorm::new(hidden, eps, device)), ..self }
+        Self { norm: Some(norm.build(hidden, device)), ..self }
     }
 
     /// Whether a norm acts on the hidden layer.
@@ -138,12 +138,11 @@ impl Mlp {
             let x = self.fc1.after(norm, x, self.act.into()); // [B, T, F]
             return self.fc2.add_to(residual, self.normed(x), gamma);
         }
-        match self.packed_after(norm) {
-            Some(layers) => {
-                let LayerNorm { weight, bias, .. } = norm;
-                vitrum_kernels::norm_mlp_packed(x, weight.val(), bias.val(), &layers, residual, gamma)
+        match (self.packed_after(norm), norm.gain_and_offset()) {
+            (Some(layers), Some([gain, offset])) => {
+                vitrum_kernels::norm_mlp_packed(x, gain, offset, &layers, residual, gamma)
             }
-            None => self.add(residual, norm.forward(x), gamma),
+            _ => self.add(residual, norm.forward(x), gamma),
         }
     }
 
@@ -203,7 +202,7 @@ pub struct MlpConfig {
     pub hidden: usize,
     /// Non-linearity.
     pub act: Activation,
-    /// LayerNorm of the hidden layer (sub-LN).
+    /// A norm of the hidden layer (sub-LN).
     pub norm: bool,
 }
 
@@ -226,23 +225,23 @@ pub enum BlockMlp {
 }
 
 impl BlockMlp {
-    /// An MLP for tokens of width `dim`; `norm_eps` is the epsilon of a norm of the hidden layer.
+    /// An MLP for tokens of width `dim`; `form` is that of a norm of the hidden layer.
     pub fn new(
         config: &MlpConfig,
         dim: usize,
         bias: bool,
         drop: f64,
-        norm_eps: f64,
+        form: NormConfig,
         device: &Device,
     ) -> Self {
         let MlpConfig { layer, hidden, act, norm } = *config;
         if layer == MlpLayer::Mlp {
             let mlp = Mlp::new(dim, hidden, act, bias, drop, device);
-            return Self::Mlp(if norm { mlp.with_norm(norm_eps, device) } else { mlp });
+            return Self::Mlp(if norm { mlp.with_norm(form, device) } else { mlp });
         }
         let is_packed = layer == MlpLayer::SwigluPacked;
-        let norm_eps = norm.then_some(norm_eps);
-        Self::SwiGlu(SwiGlu::new(&SwiGluConfig { dim, hidden, is_packed, act, bias, drop, norm_eps }, device))
+        let norm = norm.then_some(form);
+        Self::SwiGlu(SwiGlu::new(&SwiGluConfig { dim, hidden, is_packed, act, bias, drop, norm }, device))
     }
 
     /// `[B, T, D] -> [B, T, D]`.

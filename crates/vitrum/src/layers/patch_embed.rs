@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::norm::LayerNorm;
+use super::norm::{LayerNorm, NormConfig};
 use super::parameter;
 
 /// The projection of a flattened patch, held as the equivalent convolution's kernel.
@@ -30,8 +30,8 @@ pub struct PatchEmbedConfig {
     pub norm_pixels: bool,
     /// A norm on each token.
     pub norm: bool,
-    /// Epsilon of both.
-    pub norm_eps: f64,
+    /// The form of both.
+    pub form: NormConfig,
 }
 
 /// Cuts an image into non-overlapping patches and projects each to a token (paper, equation 1). The convolution
@@ -51,8 +51,8 @@ pub struct PatchEmbed {
 impl PatchEmbed {
     /// A projection, with the norms that the configuration asks for.
     pub fn new(config: &PatchEmbedConfig, device: &Device) -> Self {
-        let PatchEmbedConfig { in_chans, patch_size: [p, q], dim, bias, norm_eps, .. } = *config;
-        let norm = |wanted: bool, width| wanted.then(|| LayerNorm::new(width, norm_eps, device));
+        let PatchEmbedConfig { in_chans, patch_size: [p, q], dim, bias, form, .. } = *config;
+        let norm = |wanted: bool, width| wanted.then(|| form.build(width, device));
         let weight = parameter([dim, in_chans, p, q], device);
         Self {
             norm_pixels: norm(config.norm_pixels, in_chans * p * q),

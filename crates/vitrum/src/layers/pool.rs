@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vitrum_kernels::Squeeze;
 
 use super::mlp::{Activation, Mlp};
-use super::norm::LayerNorm;
+use super::norm::{LayerNorm, NormConfig};
 use super::{Linear, parameter};
 
 /// How tokens are pooled to one vector.
@@ -72,7 +72,7 @@ impl AttentionPool {
         num_heads: usize,
         hidden: usize,
         act: Activation,
-        eps: f64,
+        norm: NormConfig,
         device: &Device,
     ) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl AttentionPool {
             q: Linear::new(dim, dim, true, device),
             kv: Linear::new(dim, 2 * dim, true, device),
             proj: Linear::new(dim, dim, true, device),
-            norm: LayerNorm::new(dim, eps, device),
+            norm: norm.build(dim, device),
             mlp: Mlp::new(dim, hidden, act, true, 0.0, device),
             num_heads,
         }

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use vitrum_kernels::Activation::Identity;
 
+use super::attention::AttentionConfig;
 use super::norm::LayerNorm;
 use super::{Linear, parameter};
 
@@ -60,22 +61,27 @@ pub struct FusedQkv {
 pub struct SeparateQkv {
     /// `D -> A·E`.
     pub q_proj: Linear,
-    /// `D -> A·E`.
+    /// `D -> A·E`, or `D -> G·E` for `G` groups of queries.
     pub k_proj: Linear,
-    /// `D -> A·E`.
+    /// As wide as the keys.
     pub v_proj: Linear,
+    head_dim: usize,
 }
 
 impl Qkv {
-    /// A projection from `dim` to three times `inner`.
-    pub fn new(dim: usize, inner: usize, form: QkvForm, bias: bool, device: &Device) -> Self {
-        let linear = |bias| Linear::new(dim, inner, bias, device);
+    /// The projection of an attention layer.
+    pub fn new(config: &AttentionConfig, device: &Device) -> Self {
+        let AttentionConfig { dim, num_heads, num_kv_heads, head_dim, qkv: form, qkv_bias: bias, .. } =
+            *config;
+        let inner = num_heads * head_dim;
+        let linear = |heads: usize, bias| Linear::new(dim, heads * head_dim, bias, device);
         match form.is_fused() {
             true => Self::Fused(FusedQkv::new(dim, inner, bias, form.has_key_bias(), device)),
             false => Self::Separate(SeparateQkv {
-                q_proj: linear(bias),
-                k_proj: linear(bias && form.has_key_bias()),
-                v_proj: linear(bias),
+                q_proj: linear(num_heads, bias),
+                k_proj: linear(num_kv_heads, bias && form.has_key_bias()),
+                v_proj: linear(num_kv_heads, bias),
+                head_dim,
             }),
         }
     }
@@ -84,10 +90,7 @@ impl Qkv {
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Fused(fused) => fused.forward(x),
-            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
-                let parts = [q_proj, k_proj, v_proj].map(|layer| layer.forward(x.clone()));
-                Tensor::cat(parts.to_vec(), 2)
-            }
+            Self::Separate(separate) => separate.forward(x),
         }
     }
 
@@ -109,7 +112,7 @@ impl Qkv {
     pub fn linears(&self) -> Vec<(&'static str, &Linear)> {
         match self {
             Self::Fused(FusedQkv { qkv, .. }) => vec![("attn.qkv", qkv)],
-            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
+            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj, .. }) => {
                 vec![("attn.q_proj", q_proj), ("attn.k_proj", k_proj), ("attn.v_proj", v_proj)]
             }
         }
@@ -119,10 +122,27 @@ impl Qkv {
     pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
         match self {
             Self::Fused(fused) => vec![("attn.qkv", fused.linear_mut())],
-            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj }) => {
+            Self::Separate(SeparateQkv { q_proj, k_proj, v_proj, .. }) => {
                 vec![("attn.q_proj", q_proj), ("attn.k_proj", k_proj), ("attn.v_proj", v_proj)]
             }
         }
+    }
+}
+
+impl SeparateQkv {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|layer| layer.forward(x.clone()));
+        let inner = q.dims()[2];
+        Tensor::cat(vec![q, self.for_each_query(k, inner), self.for_each_query(v, inner)], 2)
+    }
+
+    /// Heads that a group of queries shares, once for each of these: `[B, T, G·E] -> [B, T, A·E]`.
+    fn for_each_query(&self, x: Tensor<3>, inner: usize) -> Tensor<3> {
+        let ([b, t, width], e) = (x.dims(), self.head_dim);
+        if width == inner {
+            return x;
+        }
+        x.reshape([b, t, width / e, 1, e]).repeat_dim(3, inner / width).reshape([b, t, inner])
     }
 }
 

@@ -8,7 +8,7 @@ use super::Linear;
 use super::drop::{dropout, training};
 use super::mlp::Activation;
 use super::names::Flat;
-use super::norm::LayerNorm;
+use super::norm::{LayerNorm, NormConfig};
 
 /// `fc2(norm(act(gate(x)) · value(x)))`; the activation is SiLU in SwiGLU. The norm is optional.
 #[derive(Module, Debug)]
@@ -66,14 +66,14 @@ pub struct SwiGluConfig {
     pub bias: bool,
     /// Dropout after each layer.
     pub drop: f64,
-    /// Epsilon of the norm of the hidden layer; `None`: no norm.
-    pub norm_eps: Option<f64>,
+    /// The norm of the hidden layer, if there is one.
+    pub norm: Option<NormConfig>,
 }
 
 impl SwiGlu {
     /// A SwiGLU of these sizes.
     pub fn new(config: &SwiGluConfig, device: &Device) -> Self {
-        let SwiGluConfig { dim, hidden, is_packed, act, bias, drop, norm_eps } = *config;
+        let SwiGluConfig { dim, hidden, is_packed, act, bias, drop, norm } = *config;
         let linear = |d_out| Linear::new(dim, d_out, bias, device);
         let input = match is_packed {
             true => GluInput::Packed(PackedGlu { fc1: linear(2 * hidden) }),
@@ -81,7 +81,7 @@ impl SwiGlu {
         };
         Self {
             input: Flat::new(input),
-            norm: norm_eps.map(|eps| LayerNorm::new(hidden, eps, device)),
+            norm: norm.map(|norm| norm.build(hidden, device)),
             fc2: Linear::new(hidden, dim, bias, device),
             act,
             drop,

@@ -31,7 +31,7 @@ use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
 use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, TABLE, norm};
 use crate::layers::mlp::{Activation, Mlp};
-use crate::layers::norm::LayerNorm;
+use crate::layers::norm::{LayerNorm, NormConfig, NormLayer};
 use crate::layers::observe::{Observer, Within};
 use crate::layers::pool::MapPool;
 use crate::layers::{Linear, parameter};
@@ -90,6 +90,8 @@ pub struct ConvNextConfig {
     pub use_grn: bool,
     /// Non-linearity.
     pub act_layer: Activation,
+    /// The form of the norms.
+    pub norm_layer: NormLayer,
     /// Added to the variance in the norms.
     pub norm_eps: f64,
     /// The same in the last norm; `None`: `norm_eps`. It is 1e-12 in transformers.
@@ -121,6 +123,7 @@ impl Default for ConvNextConfig {
             conv_bias: true,
             use_grn: false,
             act_layer: Activation::Gelu,
+            norm_layer: NormLayer::LayerNorm,
             norm_eps: 1e-6,
             head_norm_eps: None,
             global_pool: MapPool::Avg,
@@ -175,12 +178,13 @@ impl ConvNextConfig {
     }
 
     fn layer_norm(&self, width: usize, device: &Device) -> LayerNorm {
-        LayerNorm::new(width, self.norm_eps, device)
+        NormConfig { layer: self.norm_layer, eps: self.norm_eps }.build(width, device)
     }
 
     /// The norm after the last stage, here or after pooling.
     fn last_norm(&self, device: &Device) -> LayerNorm {
-        LayerNorm::new(self.num_features(), self.head_norm_eps.unwrap_or(self.norm_eps), device)
+        let eps = self.head_norm_eps.unwrap_or(self.norm_eps);
+        NormConfig { layer: self.norm_layer, eps }.build(self.num_features(), device)
     }
 }
 
@@ -514,11 +518,12 @@ impl Config for ConvNextConfig {
     fn walk(&self) -> Result<Walk, ConfigError> {
         self.validate()?;
         let mut walk = MapWalk::new(self.in_chans, self.img_size);
+        let (form, vectors) = (self.norm_layer, self.norm_layer.vectors());
         let stem = self.stem();
         for (index, conv) in stem.iter().enumerate() {
             let is_last = index + 1 == stem.len();
             let place = if self.stem_type == ConvNextStem::OverlapAct { 2 * index } else { index };
-            let (norm, what) = if is_last { (2 * self.dims[0], ", norm") } else { (0, "") };
+            let (norm, what) = if is_last { (vectors * self.dims[0], ", norm") } else { (0, "") };
             walk.conv(&format!("stem.{place}"), conv, norm, what);
         }
         for (stage, (&depth, &width)) in self.depths.iter().zip(&self.dims).enumerate() {
@@ -526,13 +531,13 @@ impl Config for ConvNextConfig {
                 walk.conv(
                     &format!("stages.{stage}.downsample"),
                     &conv,
-                    2 * conv.channels[0],
+                    vectors * conv.channels[0],
                     ", after a norm",
                 );
             }
             let first = walk.steps.0.len();
             let name = |layer: &str| format!("stages.{stage}.blocks.N.{layer}");
-            walk.conv(&name("conv_dw"), &self.depthwise(stage), 2 * width, ", norm");
+            walk.conv(&name("conv_dw"), &self.depthwise(stage), vectors * width, ", norm");
             let hidden = EXPANSION * width;
             let (response, what) = if self.use_grn { (2 * hidden, ", response norm") } else { (0, "") };
             walk.linear(&name("mlp.fc1"), [width, hidden], response, &format!(", activation{what}"));
@@ -541,7 +546,7 @@ impl Config for ConvNextConfig {
             walk.steps.0[first..].iter_mut().for_each(|step| step.repeat = depth);
         }
         let d = self.num_features();
-        let norm = |walk: &mut MapWalk, name| walk.step(name, "layer norm".into(), d, 2 * long(d), 0);
+        let norm = |walk: &mut MapWalk, name| walk.step(name, form.name().into(), d, long(vectors * d), 0);
         if self.head_norm_first {
             norm(&mut walk, "norm_pre");
         }

@@ -1,6 +1,6 @@
 //! EVA — Fang et al. 2022, arXiv:2211.07636; EVA-02 — Fang et al. 2023, arXiv:2303.11331; Vision Transformers with rotary
 //! positions — Heo et al. 2024, arXiv:2403.13298; DINOv3 — Siméoni et al. 2025, arXiv:2508.10104; Perception Encoder —
-//! Bolya et al. 2025, arXiv:2504.13181.
+//! Bolya et al. 2025, arXiv:2504.13181; Sapiens2 — Khirodkar et al. 2026, arXiv:2604.21681.
 //!
 //! Differences from BEiT ([`beit`](super::beit)):
 //!
@@ -9,6 +9,7 @@
 //! - the MLP may be a SwiGLU, `W₃ (silu(W₁ z) · W₂ z)`;
 //! - a norm may stand within attention and within the MLP (sub-LN, arXiv:2210.06423);
 //! - queries, keys and values may be three products;
+//! - groups of queries may share their keys and values (arXiv:2305.13245), and norms may be RMSNorm (arXiv:1910.07467);
 //! - class token, registers, attention pooling, and norms before the blocks or at the end of the branches are options.
 
 use burn::module::Module;
@@ -17,11 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::beit::{check_head_scale, first_value};
-use super::limits::{MAX_SIDE, MAX_WIDTH, check_ranges, refuse};
+use super::limits::{MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_ranges, refuse};
 use super::network::{Backbone, Chain, Classify, Config, Depth, Features, Input, Inputs, Network, Want};
 use super::shapes::Walk;
 use super::vit::{
-    Activation, Derived, GlobalPool, MlpLayer, PosEmbed, PosResize, Vit, VitConfig, derived_from_vit,
+    Activation, Derived, GlobalPool, MlpLayer, NormLayer, PosEmbed, PosResize, Vit, VitConfig,
+    derived_from_vit,
 };
 use crate::layers::Linear;
 use crate::layers::init::Draw;
@@ -40,6 +42,16 @@ pub enum AttnType {
     Eva,
     /// Keys have a bias like queries and values (timm `AttentionRope`).
     Rope,
+}
+
+/// Heads of keys and values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KvHeads {
+    /// As many in every block.
+    All(usize),
+    /// As many in each block, `L` numbers.
+    Each(Vec<usize>),
 }
 
 /// How an EVA is built. Field names and meanings are timm's (`Eva`).
@@ -62,11 +74,14 @@ pub struct EvaConfig {
     pub depth: usize,
     /// `A`: heads of attention.
     pub num_heads: usize,
+    /// Heads of keys and values, divisors of `A`: each belongs to a group of queries. `None`: `A`. Fewer need three products
+    /// and `attn_type` `rope`.
+    pub num_kv_heads: Option<KvHeads>,
     /// Bias on queries and values, and with `attn_type` `rope` on keys.
     pub qkv_bias: bool,
     /// One product for queries, keys and values (key `attn.qkv`) instead of three (`attn.q_proj`, `k_proj`, `v_proj`).
     pub qkv_fused: bool,
-    /// LayerNorm on queries and keys, per head.
+    /// A norm on queries and keys, per head.
     pub qk_norm: bool,
     /// `F / D`: width of the MLP over width of a token.
     pub mlp_ratio: f64,
@@ -75,14 +90,16 @@ pub struct EvaConfig {
     pub swiglu_mlp: bool,
     /// Rounds `F` of a SwiGLU up to a multiple of this number; 0: as it is.
     pub swiglu_align_to: usize,
-    /// LayerNorm of the MLP's hidden layer (key `mlp.norm`).
+    /// A norm of the MLP's hidden layer (key `mlp.norm`).
     pub scale_mlp: bool,
-    /// LayerNorm between attention and its output projection (key `attn.norm`).
+    /// A norm between attention and its output projection (key `attn.norm`).
     pub scale_attn_inner: bool,
     /// The form of the projection to queries, keys and values.
     pub attn_type: AttnType,
     /// First value of the gains (`gamma_1`, `gamma_2`); `None`: no gains. With `use_post_norm` there are none.
     pub init_values: Option<f64>,
+    /// A gain on attention alone (`gamma_1`).
+    pub attn_only_layer_scale: bool,
     /// A learned class token in front of the patches.
     pub class_token: bool,
     /// Number of register tokens, after the class token.
@@ -107,11 +124,11 @@ pub struct EvaConfig {
     pub ref_feat_shape: Option<[usize; 2]>,
     /// Norms at the end of the branches instead of before them.
     pub use_post_norm: bool,
-    /// LayerNorm before the blocks, patch projection without bias (key `norm_pre`).
+    /// A norm before the blocks, patch projection without bias (key `norm_pre`).
     pub use_pre_transformer_norm: bool,
-    /// LayerNorm after the blocks (`norm`); `None`: only without `fc_norm`.
+    /// A norm after the blocks (`norm`); `None`: only without `fc_norm`.
     pub use_post_transformer_norm: Option<bool>,
-    /// LayerNorm after pooling (`fc_norm`); `None`: with `avg`.
+    /// A norm after pooling (`fc_norm`); `None`: with `avg`.
     pub use_fc_norm: Option<bool>,
     /// Heads of attention pooling; `None`: `num_heads`.
     pub attn_pool_num_heads: Option<usize>,
@@ -119,7 +136,9 @@ pub struct EvaConfig {
     pub attn_pool_mlp_ratio: Option<f64>,
     /// Factor on the head's first weights; 0 means none.
     pub head_init_scale: f64,
-    /// Epsilon of every LayerNorm.
+    /// The form of every norm.
+    pub norm_layer: NormLayer,
+    /// Epsilon of every norm.
     pub norm_eps: f64,
     /// How a position table is resized to another grid.
     pub pos_resize: PosResize,
@@ -147,6 +166,7 @@ impl Default for EvaConfig {
             embed_dim: 768,
             depth: 12,
             num_heads: 12,
+            num_kv_heads: None,
             qkv_bias: true,
             qkv_fused: true,
             qk_norm: false,
@@ -157,6 +177,7 @@ impl Default for EvaConfig {
             scale_attn_inner: false,
             attn_type: AttnType::Eva,
             init_values: None,
+            attn_only_layer_scale: false,
             class_token: true,
             num_reg_tokens: 0,
             no_embed_class: false,
@@ -175,6 +196,7 @@ impl Default for EvaConfig {
             attn_pool_num_heads: None,
             attn_pool_mlp_ratio: None,
             head_init_scale: 0.001,
+            norm_layer: NormLayer::LayerNorm,
             norm_eps: 1e-6,
             pos_resize: PosResize::BicubicAntialias,
             drop_rate: 0.0,
@@ -218,6 +240,7 @@ impl EvaConfig {
             pool_include_prefix: map,
             mlp_layer,
             act_layer: if self.swiglu_mlp { Activation::Silu } else { Activation::Gelu },
+            norm_layer: self.norm_layer,
             norm_eps: self.norm_eps,
             pos_resize: self.pos_resize,
             drop_rate: self.drop_rate,
@@ -233,6 +256,8 @@ impl EvaConfig {
                     (false, AttnType::Rope) => QkvForm::Separate,
                 },
                 gains_are_vectors: true,
+                gain_on_attention_only: self.attn_only_layer_scale,
+                kv_heads: self.kv_heads(),
                 rope: self.rope(),
                 mlp_hidden_dim: Some(self.mlp_hidden_dim()),
                 attn_pool: Some(self.attn_pool()),
@@ -240,6 +265,38 @@ impl EvaConfig {
             },
             ..VitConfig::default()
         }
+    }
+
+    /// Heads of keys and values in each block.
+    fn kv_heads(&self) -> Vec<usize> {
+        match &self.num_kv_heads {
+            Some(KvHeads::Each(heads)) => heads.clone(),
+            Some(KvHeads::All(heads)) => vec![*heads; self.depth.min(MAX_DEPTH)],
+            None => Vec::new(),
+        }
+    }
+
+    fn check_kv_heads(&self) -> Result<(), ConfigError> {
+        let field = "num_kv_heads";
+        let heads = self.kv_heads();
+        if matches!(self.num_kv_heads, Some(KvHeads::Each(_))) && heads.len() != self.depth {
+            return refuse(field, format!("has {} numbers for {} blocks", heads.len(), self.depth));
+        }
+        let divides = |heads: &&usize| **heads == 0 || !self.num_heads.is_multiple_of(**heads);
+        if let Some(heads) = heads.iter().find(divides) {
+            return refuse(field, format!("is {heads}, expected a divisor of num_heads {}", self.num_heads));
+        }
+        let is_grouped = heads.iter().any(|heads| *heads != self.num_heads);
+        if is_grouped && (self.qkv_fused || self.attn_type != AttnType::Rope) {
+            return refuse(field, "below num_heads needs qkv_fused=false and attn_type=rope".into());
+        }
+        if is_grouped && self.use_rot_pos_emb && self.rope_type == RopeType::Mixed {
+            return refuse(field, "below num_heads is not possible with rope_type `mixed`".into());
+        }
+        if self.use_post_norm && self.num_kv_heads.is_some() {
+            return refuse(field, "is not possible with use_post_norm".into());
+        }
+        Ok(())
     }
 
     /// Whether a norm is after pooling, and whether one is before.
@@ -358,7 +415,12 @@ impl Config for EvaConfig {
         if self.use_post_norm && self.qk_norm {
             return refuse("qk_norm", "is not possible with use_post_norm".into());
         }
+        if self.use_post_norm && self.attn_only_layer_scale {
+            return refuse("attn_only_layer_scale", "is not possible with use_post_norm".into());
+        }
         check_head_scale(self.head_init_scale)?;
+        check_ranges([("depth", self.depth, 1, MAX_DEPTH)])?;
+        self.check_kv_heads()?;
         self.encoder().validate()?;
         if self.use_rot_pos_emb { self.check_rope() } else { Ok(()) }
     }

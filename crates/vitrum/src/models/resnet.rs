@@ -8,7 +8,9 @@
 //!
 //! The step of 2 is in the 3x3 of a bottleneck ("v1.5"), as in torchvision and timm. The configuration also covers ResNeXt
 //! (arXiv:1611.05431: `cardinality`), Wide ResNet (arXiv:1605.07146: `base_width`), and ResNet-C, -D and -T
-//! (arXiv:1812.01187: `stem_type`, `avg_down`).
+//! (arXiv:1812.01187: `stem_type`, `avg_down`), gates of channels (SE, arXiv:1709.01507; ECA, arXiv:1910.03151:
+//! `attn_layer`), means and blurs in place of steps (arXiv:1904.11486: `aa_layer`), ResNet-RS (arXiv:2103.07579) and SENet
+//! (`block_reduce_first`, `down_kernel_size`).
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -16,18 +18,23 @@ use serde::{Deserialize, Serialize};
 use vitrum_kernels::Pool;
 
 use super::ConfigError;
-use super::limits::{MAX_DEPTH, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse};
+use super::limits::{
+    MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_eps, check_ranges, check_rates, image_ranges, refuse,
+};
 use super::network::{Config, ImageInput, Input};
-use super::shapes::Walk;
+use super::shapes::{Walk, long, product};
 use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
+pub use crate::layers::conv::Antialias;
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
 use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
 use crate::layers::observe::{Observer, Within};
 use crate::layers::pool::MapPool;
+pub use crate::layers::squeeze_excite::GateLayer;
+use crate::layers::squeeze_excite::{ChannelGate, EfficientGate, SqueezeExcite};
 
 /// The form of the blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,12 +81,24 @@ pub struct ResNetConfig {
     pub stem_type: ResNetStem,
     /// Width of the first convolutions of a deep stem.
     pub stem_width: usize,
+    /// Whether a kernel of 3x3 with a norm stands in place of the stem's maximum (ResNet-RS). Not with `aa_layer`.
+    pub replace_stem_pool: bool,
+    /// Divides the width between the first two convolutions of a block (SENet).
+    pub block_reduce_first: usize,
+    /// Size of the kernel of a shortcut at a step of 2, odd (SENet). With `avg_down` it is 1.
+    pub down_kernel_size: usize,
     /// Whether the shortcut takes a mean over 2x2 before its projection (ResNet-D).
     pub avg_down: bool,
     /// Groups of the 3x3 kernels of a bottleneck (ResNeXt).
     pub cardinality: usize,
     /// Width of a group of the 3x3 kernels, in 64ths of the stage's width.
     pub base_width: usize,
+    /// The gate at the end of each block's branch. In timm it is part of `block_args`.
+    pub attn_layer: GateLayer,
+    /// Width inside the gate `se` over the channels, rounded to a multiple of 8.
+    pub rd_ratio: f64,
+    /// How maps are halved. `avg` needs maps with even sides.
+    pub aa_layer: Antialias,
     /// Non-linearity.
     pub act_layer: Activation,
     /// Added to the variance in the norms.
@@ -105,9 +124,15 @@ impl Default for ResNetConfig {
             channels: vec![64, 128, 256, 512],
             stem_type: ResNetStem::Plain,
             stem_width: 64,
+            replace_stem_pool: false,
+            block_reduce_first: 1,
+            down_kernel_size: 1,
             avg_down: false,
             cardinality: 1,
             base_width: 64,
+            attn_layer: GateLayer::None,
+            rd_ratio: 1.0 / 16.0,
+            aa_layer: Antialias::None,
             act_layer: Activation::Relu,
             norm_eps: 1e-5,
             global_pool: MapPool::Avg,
@@ -178,18 +203,79 @@ impl ResNetConfig {
     /// The convolutions of a block.
     fn block(&self, stage: usize, block: usize) -> Vec<ConvConfig> {
         let (from, inner) = (self.channels_before(stage, block), self.inner(stage));
-        let to = self.channels[stage] * self.expansion();
-        let stride = self.stride(stage, block);
+        let (to, first) = (self.channels_after(stage), inner / self.block_reduce_first);
+        let stride = if self.aa_layer == Antialias::None { self.stride(stage, block) } else { 1 };
         match self.block {
             ResNetBlock::Basic => {
-                vec![ConvConfig::new(from, inner, 3).stride(stride), ConvConfig::new(inner, to, 3)]
+                vec![ConvConfig::new(from, first, 3).stride(stride), ConvConfig::new(first, to, 3)]
             }
             ResNetBlock::Bottleneck => vec![
-                ConvConfig::new(from, inner, 1),
-                ConvConfig::new(inner, inner, 3).stride(stride).groups(self.cardinality),
+                ConvConfig::new(from, first, 1),
+                ConvConfig::new(first, inner, 3).stride(stride).groups(self.cardinality),
                 ConvConfig::new(inner, to, 1),
             ],
         }
+    }
+
+    /// Channels after a block.
+    fn channels_after(&self, stage: usize) -> usize {
+        self.channels[stage] * self.expansion()
+    }
+
+    /// Width inside the gate `se` of a stage (timm's `make_divisible` without its lower limit).
+    fn reduced(&self, stage: usize) -> usize {
+        let width = self.channels_after(stage) as f64 * self.rd_ratio;
+        ((width + 4.0) as usize / 8 * 8).max(8)
+    }
+
+    fn gate(&self, stage: usize, device: &Device) -> Option<ChannelGate> {
+        let channels = self.channels_after(stage);
+        match self.attn_layer {
+            GateLayer::None => None,
+            GateLayer::Se => {
+                let gate = SqueezeExcite::new(channels, self.reduced(stage), Activation::Relu, device);
+                Some(ChannelGate::Squeeze(gate))
+            }
+            GateLayer::Eca => Some(ChannelGate::Efficient(EfficientGate::new(channels, device))),
+        }
+    }
+
+    /// The kernel in place of the stem's maximum.
+    fn stem_pool(&self) -> Option<ConvConfig> {
+        let width = self.stem_channels();
+        self.replace_stem_pool.then(|| ConvConfig::new(width, width, 3).stride(2))
+    }
+
+    /// The grid behind the stem's convolutions, and that behind its pool.
+    fn stem_grids(&self) -> [[usize; 2]; 2] {
+        let grid = self.stem().iter().fold(self.img_size, |grid, conv| conv.out(grid));
+        let pooled = match self.aa_layer {
+            Antialias::None => Padding::Symmetric.form(grid, [3, 3], [2, 2], [1, 1]).out(),
+            halved => halved.out(grid),
+        };
+        [grid, pooled]
+    }
+
+    /// Refuses images whose maps cannot be halved, or not as the shortcuts beside them.
+    fn check_halves(&self) -> Result<(), ConfigError> {
+        let [before, mut grid] = self.stem_grids();
+        let [h, w] = self.img_size;
+        let is_small = |grid: [usize; 2]| grid.iter().any(|side| *side < 2);
+        for stage in 0..self.layers.len() {
+            let halved = if stage == 0 { before } else { grid };
+            let is_odd = stage > 0 && halved.iter().any(|side| side % 2 == 1);
+            if self.aa_layer == Antialias::Avg && (is_odd || is_small(halved)) {
+                return refuse(
+                    "img_size",
+                    format!("{h}x{w} leaves maps with odd sides, which aa_layer `avg` cannot halve"),
+                );
+            }
+            if self.aa_layer == Antialias::Blur && is_small(halved) {
+                return refuse("img_size", format!("{h}x{w} is too small for aa_layer `blur`"));
+            }
+            grid = if stage == 0 { grid } else { grid.map(|side| side.div_ceil(2)) };
+        }
+        Ok(())
     }
 
     fn stride(&self, stage: usize, block: usize) -> usize {
@@ -200,7 +286,10 @@ impl ResNetConfig {
     fn projection(&self, stage: usize, block: usize) -> Option<ConvConfig> {
         let (from, to) = (self.channels_before(stage, block), self.channels[stage] * self.expansion());
         let stride = self.stride(stage, block);
-        let conv = ConvConfig::new(from, to, 1).stride(if self.avg_down { 1 } else { stride });
+        let conv = match (self.avg_down, stride) {
+            (true, _) | (_, 1) => ConvConfig::new(from, to, 1),
+            (false, _) => ConvConfig::new(from, to, self.down_kernel_size).stride(stride),
+        };
         (block == 0 && (stride > 1 || from != to)).then_some(conv)
     }
 }
@@ -229,6 +318,15 @@ pub enum Stem {
     Plain(Conv),
     /// Three times 3x3.
     Deep(DeepStem),
+}
+
+/// The kernel in place of the stem's maximum.
+#[derive(Module, Debug)]
+pub struct StemPool {
+    /// 3x3 at a step of 2.
+    pub _0: Conv,
+    /// Its norm.
+    pub _1: BatchNorm,
 }
 
 /// The projection of a shortcut.
@@ -273,10 +371,14 @@ pub struct Block {
     pub conv3: Option<Conv>,
     /// Its norm.
     pub bn3: Option<BatchNorm>,
+    /// The gate at the end of the branch.
+    pub se: Option<ChannelGate>,
     /// The shortcut; `None`: the identity.
     pub downsample: Option<Downsample>,
     #[module(skip)]
     act: Activation,
+    #[module(skip)]
+    antialias: Antialias,
     drop_path: f64,
     stride: usize,
 }
@@ -297,8 +399,10 @@ impl Block {
             bn2: bn(&convs[1]),
             conv3: convs.get(2).map(|conv| conv.init(device)),
             bn3: convs.get(2).map(bn),
+            se: config.gate(stage, device),
             downsample: config.projection(stage, block).map(downsample),
             act: config.act_layer,
+            antialias: config.aa_layer,
             drop_path: drop_rate(config.drop_path_rate, &config.layers, stage, block),
             stride,
         }
@@ -311,10 +415,16 @@ impl Block {
         match (&self.conv3, &self.bn3) {
             (Some(conv3), Some(bn3)) => {
                 let y = conv_norm(&self.conv2, ("bn2", &self.bn2), &y, Then::act(self.act), watch);
+                let y = self.halved(y);
                 self.join(conv3, ("bn3", bn3), &y, shortcut, watch)
             }
-            _ => self.join(&self.conv2, ("bn2", &self.bn2), &y, shortcut, watch),
+            _ => self.join(&self.conv2, ("bn2", &self.bn2), &self.halved(y), shortcut, watch),
         }
+    }
+
+    /// Half of the maps behind the convolution that would have the step.
+    fn halved(&self, y: Maps) -> Maps {
+        if self.stride > 1 { self.antialias.halve(&y) } else { y }
     }
 
     /// The last convolution with its norm, then the sum: `act(norm(conv(y)) + shortcut)`.
@@ -326,6 +436,11 @@ impl Block {
         shortcut: Tensor<3>,
         watch: &mut dyn Observer,
     ) -> Maps {
+        if let Some(gate) = &self.se {
+            let y = conv_norm(conv, norm, y, Then::default(), watch);
+            let gated = watch.tokens(format_args!("se"), gate.forward(y.x.clone()));
+            return y.with(self.act.forward(drop_path(gated, self.drop_path) + shortcut));
+        }
         if self.drop_path == 0.0 || !training(&y.x) {
             return conv_norm(conv, norm, y, Then::add(shortcut, self.act), watch);
         }
@@ -357,6 +472,9 @@ impl Block {
         for norm in [&mut self.bn1, &mut self.bn2].into_iter().chain(&mut self.bn3) {
             visit(Part::BatchNorm(norm));
         }
+        if let Some(ChannelGate::Squeeze(SqueezeExcite { fc1, fc2, .. })) = &mut self.se {
+            [fc1, fc2].into_iter().for_each(|conv| visit(Part::Conv(conv)));
+        }
         match &mut self.downsample {
             None => {}
             Some(
@@ -377,6 +495,8 @@ pub struct ResNet {
     pub conv1: Stem,
     /// The norm after the last of them.
     pub bn1: BatchNorm,
+    /// The kernel in place of the maximum.
+    pub maxpool: Option<StemPool>,
     /// The stage at a quarter of the image's size.
     pub layer1: Vec<Block>,
     /// At an eighth.
@@ -412,15 +532,22 @@ impl Stages for ResNet {
     fn stem(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Maps {
         let (x, act) = (Maps::of_images(images), Then::act(self.config.act_layer));
         let x = match &self.conv1 {
-            Stem::Plain(conv) => conv_norm(conv, ("bn1", &self.bn1), &x, act, watch),
+            Stem::Plain(conv) => conv_norm(conv, ("bn1", &self.bn1), &x, act.clone(), watch),
             Stem::Deep(DeepStem { _0, _1, _3, _4, _6 }) => {
                 let mut inside = Within::new(watch, format_args!("conv1"));
                 let x = conv_norm(_0, ("1", _1), &x, act.clone(), &mut inside);
                 let x = conv_norm(_3, ("4", _4), &x, act.clone(), &mut inside);
-                conv_norm(_6, ("bn1", &self.bn1), &x, act, watch)
+                conv_norm(_6, ("bn1", &self.bn1), &x, act.clone(), watch)
             }
         };
-        let x = x.pool(Pool::Max, 3, 2, Padding::Symmetric);
+        let x = match (&self.maxpool, self.config.aa_layer) {
+            (Some(StemPool { _0, _1 }), _) => {
+                conv_norm(_0, ("1", _1), &x, act, &mut Within::new(watch, format_args!("maxpool")))
+            }
+            (None, Antialias::None) => x.pool(Pool::Max, 3, 2, Padding::Symmetric),
+            (None, Antialias::Avg) => Antialias::Avg.halve(&x),
+            (None, Antialias::Blur) => x.pool(Pool::Max, 3, 1, Padding::Symmetric).blur(),
+        };
         x.with(watch.tokens(format_args!("maxpool"), x.x.clone()))
     }
 
@@ -445,6 +572,10 @@ impl Stages for ResNet {
             }
         }
         visit(Part::BatchNorm(&mut self.bn1));
+        if let Some(StemPool { _0, _1 }) = &mut self.maxpool {
+            visit(Part::Conv(_0));
+            visit(Part::BatchNorm(_1));
+        }
         let stages = [&mut self.layer1, &mut self.layer2, &mut self.layer3, &mut self.layer4];
         stages.into_iter().flatten().for_each(|block| block.visit_parts(visit));
     }
@@ -456,9 +587,34 @@ impl Stages for ResNet {
 }
 
 impl ResNetConfig {
+    /// The gate of a block, whose products are on one vector for each image.
+    fn walk_gate(&self, name: &str, stage: usize, walk: &mut MapWalk) {
+        let (c, r) = (long(self.channels_after(stage)), long(self.reduced(stage)));
+        let channels = self.channels_after(stage);
+        match self.attn_layer {
+            GateLayer::None => {}
+            GateLayer::Se => {
+                let what = format!("gate of channels: {c} → {r} → {c}");
+                walk.step(&format!("{name}.se"), what, channels, 2 * c * r + c + r, 2 * product(1, c, r));
+            }
+            GateLayer::Eca => {
+                let k = long(EfficientGate::kernel(channels));
+                let what = format!("gate of channels: a kernel of {k} along them");
+                walk.step(&format!("{name}.se"), what, channels, k, product(1, c, k));
+            }
+        }
+    }
+
     fn bn(&self, channels: usize, device: &Device) -> BatchNorm {
         BatchNorm { eps: self.norm_eps, ..BatchNorm::new(channels, device) }
     }
+}
+
+/// A blur to every second position.
+fn blur(walk: &mut MapWalk, name: &str, channels: usize, what: &str) {
+    walk.grid = Antialias::Blur.out(walk.grid);
+    let macs = product(product(long(walk.grid[0]), long(walk.grid[1]), 9), long(channels), 1);
+    walk.step(name, format!("blur of 3 × 3 at a step of 2{what}"), channels, 0, macs);
 }
 
 impl Config for ResNetConfig {
@@ -482,7 +638,21 @@ impl Config for ResNetConfig {
             ),
             ("cardinality", self.cardinality, 1, MAX_WIDTH),
             ("base_width", self.base_width, 1, MAX_WIDTH),
+            ("block_reduce_first", self.block_reduce_first, 1, MAX_WIDTH),
+            ("down_kernel_size", self.down_kernel_size, 1, MAX_SIDE),
         ])?;
+        if self.down_kernel_size.is_multiple_of(2) {
+            return refuse(
+                "down_kernel_size",
+                format!("is {}, expected an odd number", self.down_kernel_size),
+            );
+        }
+        if !(self.rd_ratio > 0.0 && self.rd_ratio <= 64.0) {
+            return refuse("rd_ratio", format!("is {}, expected a positive number up to 64", self.rd_ratio));
+        }
+        if self.replace_stem_pool && self.aa_layer != Antialias::None {
+            return refuse("replace_stem_pool", "does not go together with aa_layer".into());
+        }
         if self.block == ResNetBlock::Basic && (self.cardinality, self.base_width) != (1, 64) {
             return refuse(
                 "block",
@@ -490,7 +660,19 @@ impl Config for ResNetConfig {
             );
         }
         check_ranges((0..self.layers.len()).map(|stage| ("base_width", self.inner(stage), 1, MAX_WIDTH)))?;
+        for stage in 0..self.layers.len() {
+            let first = self.inner(stage) / self.block_reduce_first;
+            if first == 0 || !first.is_multiple_of(self.cardinality) {
+                let cardinality = self.cardinality;
+                return refuse(
+                    "block_reduce_first",
+                    format!("leaves {first} channels, expected a multiple of cardinality {cardinality}"),
+                );
+            }
+            check_ranges([("rd_ratio", self.reduced(stage), 1, MAX_WIDTH)])?;
+        }
         check_ranges([("channels", self.num_features(), 1, MAX_WIDTH)])?;
+        self.check_halves()?;
         check_eps([("norm_eps", self.norm_eps)])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])
     }
@@ -517,6 +699,9 @@ impl Config for ResNetConfig {
         ResNet {
             conv1,
             bn1: bn(self.stem_channels()),
+            maxpool: self
+                .stem_pool()
+                .map(|conv| StemPool { _0: conv.init(device), _1: bn(conv.channels[1]) }),
             layer1: stage(0),
             layer2: stage(1),
             layer3: stage(2),
@@ -531,8 +716,7 @@ impl Config for ResNetConfig {
     }
 
     fn map_grid(&self) -> Option<[usize; 2]> {
-        let grid = self.stem().iter().fold(self.img_size, |grid, conv| conv.out(grid));
-        let grid = Padding::Symmetric.form(grid, [3, 3], [2, 2], [1, 1]).out();
+        let [_, grid] = self.stem_grids();
         let halved = (1..self.layers.len())
             .fold(grid, |grid, _| Padding::Symmetric.form(grid, [3, 3], [2, 2], [1, 1]).out());
         Some(halved)
@@ -549,8 +733,19 @@ impl Config for ResNetConfig {
             };
             walk.conv(&name, conv, 2 * conv.channels[1], ", norm");
         }
-        let pooled = Padding::Symmetric.form(walk.grid, [3, 3], [2, 2], [1, 1]).out();
-        walk.pool("maxpool", "3 × 3, the maximum", self.stem_channels(), pooled);
+        let [_, pooled] = self.stem_grids();
+        match (self.stem_pool(), self.aa_layer) {
+            (Some(conv), _) => walk.conv("maxpool.0", &conv, 2 * conv.channels[1], ", norm"),
+            (None, Antialias::None) => {
+                walk.pool("maxpool", "3 × 3, the maximum", self.stem_channels(), pooled);
+            }
+            (None, Antialias::Avg) => {
+                walk.pool("maxpool", "2 × 2, the mean", self.stem_channels(), pooled);
+            }
+            (None, Antialias::Blur) => {
+                blur(&mut walk, "maxpool", self.stem_channels(), ", of the maximum over 3 × 3")
+            }
+        }
         for (stage, &depth) in self.layers.iter().enumerate() {
             for block in 0..depth {
                 let name = format!("layer{}.{block}", stage + 1);
@@ -558,7 +753,20 @@ impl Config for ResNetConfig {
                 for (index, conv) in self.block(stage, block).iter().enumerate() {
                     let name = format!("{name}.conv{}", index + 1);
                     walk.conv(&name, conv, 2 * conv.channels[1], ", norm");
+                    // A mean or blur follows the convolution that would have the step.
+                    let steps = index + 1 == if self.block == ResNetBlock::Basic { 1 } else { 2 };
+                    if steps && self.stride(stage, block) > 1 {
+                        let (channels, grid) = (conv.channels[1], self.aa_layer.out(walk.grid));
+                        match self.aa_layer {
+                            Antialias::None => {}
+                            Antialias::Avg => {
+                                walk.pool(&format!("{name}, aa"), "2 × 2, the mean", channels, grid)
+                            }
+                            Antialias::Blur => blur(&mut walk, &format!("{name}, aa"), channels, ""),
+                        }
+                    }
                 }
+                self.walk_gate(&name, stage, &mut walk);
                 let after = walk.grid;
                 if let Some(conv) = self.projection(stage, block) {
                     walk.grid = if self.avg_down { after } else { grid };
@@ -586,6 +794,15 @@ impl Config for ResNetConfig {
             ResNetBlock::Basic => ".bn2",
             ResNetBlock::Bottleneck => ".bn3",
         };
+        if let Some((stage, _)) = ResNet::block_of(key).filter(|_| key.contains(".se.")) {
+            let inputs = |n: usize| Some(Draw::Uniform((n.max(1) as f64).powf(-0.5))); // PyTorch's usual draw
+            match (layer.rsplit('.').next(), part, shape) {
+                (Some("fc1"), "bias", _) => return inputs(*self.channels.get(stage)? * self.expansion()),
+                (Some("fc2"), "bias", _) => return inputs(self.reduced(stage)),
+                (Some("conv"), "weight", &[_, _, k]) => return inputs(k),
+                _ => {}
+            }
+        }
         match (part, shape) {
             ("weight", &[kh, kw, _, n]) => Some(Draw::Normal((2.0 / (kh * kw * n) as f64).sqrt())),
             (_, _) if layer == "fc" => Some(Draw::Uniform((self.num_features() as f64).powf(-0.5))),

@@ -109,17 +109,32 @@ impl Steps {
 /// Multiply-accumulates that a block of this name saves if only `read` of its tokens are read: all other queries and
 /// their MLP.
 pub(crate) fn unread(steps: &[Step], block: &str, tokens: u64, read: u64) -> u64 {
-    let by_query = ["attn.scores", "attn.context", "attn.proj", "mlp.fc1", GATED, "mlp.fc2"];
+    let gated = format!("mlp.{GATED}");
+    let by_query = [
+        "attn.scores",
+        "attn.context",
+        "attn.proj",
+        "mlp.fc1",
+        &gated,
+        "mlp.fc2",
+        "attn_out_proj",
+        "mlp_out_proj",
+        "out_proj",
+    ];
     let of_block = |step: &&Step| {
         let layer = step.name.strip_prefix(block).and_then(|rest| rest.strip_prefix('.'));
-        layer.is_some_and(|layer| by_query.contains(&layer))
+        // Branches side by side have their own names in front.
+        let branch = |layer: &str| layer.splitn(3, '.').nth(2).map(str::to_string);
+        layer.is_some_and(|layer| {
+            by_query.contains(&layer) || branch(layer).is_some_and(|layer| by_query.contains(&layer.as_str()))
+        })
     };
     let saved = |step: &Step| step.macs / tokens * tokens.saturating_sub(read);
     steps.iter().filter(of_block).map(saved).fold(0, u64::saturating_add)
 }
 
 /// The step of an MLP's two gated layers.
-pub(crate) const GATED: &str = "mlp.fc1_g, fc1_x";
+pub(crate) const GATED: &str = "fc1_g, fc1_x";
 
 /// The values of a block at a time: tokens in and out, and the wider of query, key and value and the MLP's hidden layer.
 pub(crate) fn held_by_block(config: &BlockConfig, tokens: u64) -> u64 {

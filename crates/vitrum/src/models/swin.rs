@@ -34,7 +34,7 @@ use crate::layers::conv::{ConvConfig, Maps, Padding};
 use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, TABLE, WeightInit, norm};
 use crate::layers::mlp::{Activation, Mlp};
-use crate::layers::norm::LayerNorm;
+use crate::layers::norm::{LayerNorm, NormConfig};
 use crate::layers::observe::{Observer, Within};
 use crate::layers::patch_embed::{PatchEmbed, PatchEmbedConfig};
 use crate::layers::pool::MapPool;
@@ -239,7 +239,7 @@ impl SwinConfig {
             bias: true,
             norm_pixels: false,
             norm: true,
-            norm_eps: self.norm_eps,
+            form: NormConfig::layer_norm(self.norm_eps),
         }
     }
 

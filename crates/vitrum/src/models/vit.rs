@@ -9,10 +9,13 @@
 //! head with a hidden layer (3.1). Later additions: registers (arXiv:2309.16588), attention pooling
 //! (arXiv:2106.04560), LayerScale and stochastic depth (DeiT-III), the norm before the blocks (CLIP), norms on
 //! queries and keys (arXiv:2302.05442), norms around the patch projection (arXiv:2302.01327), norms after the
-//! residuals (arXiv:1706.03762).
+//! residuals (arXiv:1706.03762), RMSNorm (arXiv:1910.07467), attention beside the MLP (arXiv:2302.05442,
+//! arXiv:2203.09795), differential attention (arXiv:2410.05258).
 
 mod config;
 mod shapes;
+
+use std::fmt::Display;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -23,16 +26,18 @@ use super::network::{
 };
 use super::shapes::Walk;
 use super::stages::{Part, Visitor};
-pub use crate::layers::block::BlockNorm;
+pub use crate::layers::attention::AttnLayer;
+pub use crate::layers::block::{BlockFn, BlockNorm};
 pub use crate::layers::init::WeightInit;
 pub use crate::layers::mlp::{Activation, MlpLayer};
+pub use crate::layers::norm::NormLayer;
 pub use crate::layers::pool::GlobalPool;
 pub use crate::layers::position::{PosEmbed, PosResize};
 pub use config::{Derived, VitConfig};
 pub(crate) use shapes::unread_behind;
 
 use crate::layers::attention::BlockArgs;
-use crate::layers::block::Block;
+use crate::layers::block::EncoderBlock;
 use crate::layers::drop::{dropout, patch_dropout};
 use crate::layers::init::{Draw, TABLE, TOKEN, norm};
 use crate::layers::names::Flat;
@@ -74,7 +79,7 @@ pub struct Vit {
     /// Norm before the blocks.
     pub norm_pre: Option<LayerNorm>,
     /// The encoder.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<EncoderBlock>,
     /// Norm after the blocks.
     pub norm: Option<LayerNorm>,
     /// Attention pooling.
@@ -91,13 +96,13 @@ pub struct Vit {
 
 impl Vit {
     fn new(config: &VitConfig, device: &Device) -> Self {
-        let VitConfig { embed_dim: d, norm_eps, pre_norm, .. } = *config;
-        let norm = |wanted: bool| wanted.then(|| LayerNorm::new(d, norm_eps, device));
+        let VitConfig { embed_dim: d, pre_norm, .. } = *config;
+        let norm = |wanted: bool| wanted.then(|| config.norm().build(d, device));
         let position = config.position();
-        let block = |i| Block::new(&config.block(i), Position::block_bias(&position, device), device);
+        let block = |i| EncoderBlock::new(&config.block(i), Position::block_bias(&position, device), device);
         let attn_pool = || {
             let [heads, hidden] = config.attn_pool();
-            AttentionPool::new(d, heads, hidden, config.act_layer, norm_eps, device)
+            AttentionPool::new(d, heads, hidden, config.act_layer, config.norm(), device)
         };
         let representation = config.representation_size;
         Self {
@@ -320,7 +325,7 @@ impl Network for Vit {
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
         self.position.pos_block.iter_mut().for_each(|encoding| visit(Part::Conv(&mut encoding.proj._0)));
         visit(Part::Bias(&mut self.position.kept));
-        self.blocks.iter_mut().for_each(|block| visit(Part::Bias(&mut block.attn.kept)));
+        self.blocks.iter_mut().filter_map(EncoderBlock::kept_mut).for_each(|kept| visit(Part::Bias(kept)));
     }
 
     /// timm's `group_matcher`; a `pos_block` belongs to the block that it follows.
@@ -443,7 +448,7 @@ macro_rules! derived_from_vit {
 pub(crate) use derived_from_vit;
 
 /// The layers of a block with their names in the model.
-pub(crate) fn named<T>(block: usize, layers: Vec<(&'static str, T)>) -> impl Iterator<Item = (String, T)> {
+pub(crate) fn named<S: Display, T>(block: usize, layers: Vec<(S, T)>) -> impl Iterator<Item = (String, T)> {
     layers.into_iter().map(move |(name, layer)| (format!("blocks.{block}.{name}"), layer))
 }
 

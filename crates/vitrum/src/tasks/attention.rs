@@ -54,15 +54,18 @@ impl AttentionMap {
     }
 }
 
-/// Keeps the attention weights of one block.
+/// Keeps the attention weights of one block: of its attention, or of its attentions side by side.
 struct OneBlock {
+    /// The name of its attention.
     name: String,
-    weights: Option<Tensor<4>>,
+    weights: Vec<Tensor<4>>,
 }
 
 impl OneBlock {
     fn is_it(&self, name: Arguments<'_>) -> bool {
-        name.to_string() == self.name
+        let name = name.to_string();
+        let rest = name.strip_prefix(&self.name).and_then(|rest| rest.strip_suffix(".weights"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("s."))
     }
 }
 
@@ -77,7 +80,7 @@ impl Observer for OneBlock {
 
     fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
         if self.is_it(name) {
-            self.weights = Some(weights.clone());
+            self.weights.push(weights.clone());
         }
         weights
     }
@@ -91,13 +94,13 @@ pub(super) fn attention(
     block: usize,
 ) -> Result<AttentionMap, Error> {
     let backbone = model.as_backbone().map_err(ModelError::from)?;
-    let mut watch = OneBlock { name: format!("blocks.{block}.attn.weights"), weights: None };
+    let mut watch = OneBlock { name: format!("blocks.{block}.attn"), weights: Vec::new() };
     let features = backbone.features(pixels.into(), Want::Last, &mut watch).last();
     let (prefix, [rows, columns]) = (features.prefix, features.rows_columns());
-    let Some(weights) = watch.weights else {
+    if watch.weights.is_empty() {
         return Err(Error::NoAttention { block, family: model.family() });
-    };
-    let weights = weights.mean_dim(1); // [1, 1, T, T]
+    }
+    let weights = Tensor::cat(watch.weights, 1).mean_dim(1); // [1, 1, T, T]
     let weights = match has_class_token(model, prefix) {
         true => weights.narrow(2, 0, 1),
         false => weights.narrow(2, prefix, rows * columns).mean_dim(2),

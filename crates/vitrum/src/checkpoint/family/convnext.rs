@@ -10,6 +10,7 @@ use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row, lookup};
 use crate::checkpoint::naming::{Converted, Dialect};
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
+use crate::layers::norm::NormLayer;
 use crate::models::convnext::{ConvNextConfig, ConvNextStem};
 use crate::models::vit::Activation;
 
@@ -151,7 +152,11 @@ impl Files for ConvNextConfig {
             return Ok(());
         };
         let (dtype, shape, n) = (last.dtype(), last.shape().to_vec(), last.num_elements());
+        let has_bias = tensors.contains("stages.3.blocks.0.norm.bias");
         for (key, value) in [("head.norm.weight", 1.0), ("head.norm.bias", 0.0)] {
+            if value == 0.0 && !has_bias {
+                continue; // RMSNorm
+            }
             let made =
                 HostTensor::from_f32(shape.clone(), &vec![value; n]).and_then(|tensor| tensor.cast(dtype));
             let tensor = made.map_err(|error| LoadError::tensor(&tensors.path, key, error))?;
@@ -192,7 +197,16 @@ impl Files for ConvNextConfig {
         config.head_norm_first = file.map.contains("norm_pre.weight");
         config.head_hidden_size = file.map.rows("head.pre_logits.fc.weight");
         config.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
+        let is_rms = !file.map.contains("stages.0.blocks.0.norm.bias");
+        if is_rms {
+            config.norm_layer = NormLayer::RmsNorm;
+        }
         let Inferred { config, mut notes } = config.settle_named(file)?;
+        if is_rms {
+            notes.push(
+                "norms without an offset are assumed to be RMSNorm; SimpleNorm has the same tensors".into(),
+            );
+        }
         notes.push("activation and epsilon are assumed as usual for a ConvNeXt".into());
         Ok(Inferred { config, notes })
     }
@@ -230,8 +244,13 @@ impl Files for ConvNextConfig {
         match (key, value) {
             ("output_stride", Value::Number(stride)) if stride.as_u64() == Some(32) => same(),
             ("output_stride", _) => Some(Err(format!("`output_stride` {value} is not supported, only 32"))),
-            ("norm_layer", _) if matches!(value.as_str(), Some("layernorm" | "layernorm2d")) => same(),
-            ("norm_layer", _) => Some(Err(format!("`norm_layer` {value} is not supported"))),
+            ("norm_layer", Value::Null) => {
+                Some(Ok(Self { norm_layer: NormLayer::LayerNorm, ..self.clone() }))
+            }
+            ("norm_layer", _) => Some(match norm_layer(value) {
+                Some(norm_layer) => Ok(Self { norm_layer, ..self.clone() }),
+                None => Err(format!("`norm_layer` {value} is not supported")),
+            }),
             ("kernel_sizes", Value::Number(side)) => {
                 let side = usize::try_from(side.as_u64()?).ok()?;
                 Some(Ok(Self { kernel_sizes: [side; 4], ..self.clone() }))
@@ -258,6 +277,13 @@ impl Files for ConvNextConfig {
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
         to_huggingface(self)
     }
+}
+
+/// The norm of this name in timm, with or without the `2d` of maps.
+fn norm_layer(value: &Value) -> Option<NormLayer> {
+    let name = value.as_str()?.replace('_', "").to_lowercase();
+    let name = name.strip_suffix("2d").unwrap_or(&name);
+    serde_json::from_value(Value::from(name)).ok()
 }
 
 /// The configuration of transformers' `ConvNextConfig`, or of `ConvNextV2Config` if `is_second` is set.

@@ -1,5 +1,5 @@
-//! Files of EVA and its relatives: timm, BAAI's EVA and EVA-02, Meta's DINOv3 and Perception Encoder, transformers'
-//! DINOv3.
+//! Files of EVA and its relatives: timm, BAAI's EVA and EVA-02, Meta's DINOv3, Perception Encoder and Sapiens2,
+//! transformers' DINOv3.
 
 use serde_json::{Map, Value, json};
 
@@ -14,8 +14,8 @@ use crate::checkpoint::report::Report;
 use crate::checkpoint::tensors::{HostTensor, TensorError, Tensors};
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
-use crate::models::eva::{AttnType, EvaConfig, GridIndexing, RopeType};
-use crate::models::vit::{Activation, GlobalPool};
+use crate::models::eva::{AttnType, EvaConfig, GridIndexing, KvHeads, RopeType};
+use crate::models::vit::{Activation, GlobalPool, NormLayer};
 
 const PATCHES: &str = vit::keys::timm::TELLTALE;
 
@@ -35,6 +35,23 @@ const DINOV3: [Row; 3] = [
     ("blocks.{N}.ls1.gamma", "blocks.{N}.gamma_1", Edit::Keep),
     ("blocks.{N}.ls2.gamma", "blocks.{N}.gamma_2", Edit::Keep),
 ];
+
+/// Meta's names in Sapiens2.
+const SAPIENS2: [Row; 10] = [
+    ("storage_tokens", "reg_token", Edit::Keep),
+    ("patch_embed.projection", "patch_embed.proj", Edit::Keep),
+    ("blocks.{N}.ln1", "blocks.{N}.norm1", Edit::Keep),
+    ("blocks.{N}.attn.wq", "blocks.{N}.attn.q_proj", Edit::Keep),
+    ("blocks.{N}.attn.wk", "blocks.{N}.attn.k_proj", Edit::Keep),
+    ("blocks.{N}.attn.wv", "blocks.{N}.attn.v_proj", Edit::Keep),
+    ("blocks.{N}.attn.gamma.weight", "blocks.{N}.gamma_1", Edit::Keep),
+    ("blocks.{N}.ln2", "blocks.{N}.norm2", Edit::Keep),
+    ("blocks.{N}.ffn.w12", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("blocks.{N}.ffn.w3", "blocks.{N}.mlp.fc2", Edit::Keep),
+];
+
+/// The last norm in Sapiens2.
+const SAPIENS2_NORM: [Row; 1] = [("ln1", "norm", Edit::Keep)];
 
 /// Meta's names in the Perception Encoder, those of OpenAI's CLIP with a pool by attention.
 const PERCEPTION: [Row; 20] = [
@@ -157,6 +174,14 @@ impl Files for EvaConfig {
             finish: |map| split_biases(map).map(|()| None),
             ..Naming::new(Dialect::Official, &[PATCHES, "storage_tokens"])
         },
+        Naming {
+            rows: &[&SAPIENS2, &SAPIENS2_NORM],
+            left_out,
+            ..Naming::new(
+                Dialect::Official,
+                &["patch_embed.projection.weight", "storage_tokens", "blocks.0.attn.wq.weight"],
+            )
+        },
         hugging_face(&[REGISTERS, HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
         hugging_face(
             &[REGISTERS, HF_PATCHES, "model.layer.0.attention.q_proj.weight"],
@@ -210,6 +235,10 @@ impl Files for EvaConfig {
             config.swiglu_align_to = 1;
         }
         config.init_values = map.contains("blocks.0.gamma_1").then_some(1e-5);
+        config.attn_only_layer_scale = config.init_values.is_some() && !map.contains("blocks.0.gamma_2");
+        if !map.contains("blocks.0.norm1.bias") {
+            config.norm_layer = NormLayer::RmsNorm;
+        }
         config.class_token = map.contains("cls_token");
         config.num_reg_tokens = shapes.find::<3>("reg_token").map_or(0, |[_, registers, _]| registers);
         config.use_abs_pos_emb = map.contains("pos_embed");
@@ -231,6 +260,7 @@ impl Files for EvaConfig {
             (None, Some([head])) if head > 0 => width / head,
             _ => heads(file, width, &mut notes)?,
         };
+        config.num_kv_heads = kv_heads(map, config.depth, config.num_heads);
         if let Some([_, hidden, _, _]) =
             map.get("attn_pool.mlp.fc1.weight").map(|fc| [0, fc.shape()[0], 0, 0])
         {
@@ -274,26 +304,24 @@ impl Files for EvaConfig {
         match key {
             // They concern the sizes of images, and training.
             "dynamic_img_size" if value.is_boolean() => same(),
-            "rope_shift_coords"
-            | "rope_jitter_coords"
-            | "rope_rescale_coords"
-            | "rope_mrope_section"
-            | "num_kv_heads"
+            "rope_shift_coords" | "rope_jitter_coords" | "rope_rescale_coords" | "rope_mrope_section"
                 if value.is_null() =>
             {
                 same()
             }
             "patch_drop_rate" if value.as_f64() == Some(0.0) => same(),
-            "dynamic_img_pad" | "attn_only_layer_scale" if value == &Value::Bool(false) => same(),
-            "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
-            "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
+            "dynamic_img_pad" if value == &Value::Bool(false) => same(),
+            "norm_layer" => Some(match vit::norm_layer(value) {
+                Some(norm_layer) => Ok(Self { norm_layer, ..self.clone() }),
+                None => Err(format!("`norm_layer` {value} is not supported")),
+            }),
             _ => None,
         }
     }
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
         args.remove("pos_resize");
-        refuse_args(args, &["norm_eps"])
+        refuse_args(args, &["norm_eps", "norm_layer"])
     }
 
     fn of_huggingface(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<Self, String>> {
@@ -313,6 +341,10 @@ impl EvaConfig {
             (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::Mixed);
             (self.rope_temperature, self.rope_grid_indexing) = (10.0, GridIndexing::Xy);
             notes.push("rotary positions of columns before rows are assumed".into());
+        } else if self.attn_only_layer_scale && self.norm_layer == NormLayer::RmsNorm {
+            (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::DinoV3);
+            (self.rope_temperature, self.rope_rotate_half) = (100.0, true);
+            notes.push("rotary positions and epsilon are assumed as usual for a Sapiens2".into());
         } else if *dialect == Dialect::Official {
             (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::DinoV3);
             (self.rope_temperature, self.rope_rotate_half, self.norm_eps) = (100.0, true, 1e-5);
@@ -354,6 +386,21 @@ impl EvaConfig {
                 notes.push(format!("the image size is not in the tensors; {:?} is assumed", self.img_size));
             }
         }
+    }
+}
+
+/// Heads of keys and values, from the widths of their products. `None`: as many as of queries.
+fn kv_heads(map: &TensorMap, depth: usize, heads: usize) -> Option<KvHeads> {
+    let rows = |block: usize, layer: &str| map.rows(&format!("blocks.{block}.attn.{layer}.weight"));
+    let of_block = |block: usize| {
+        let (keys, queries) = (rows(block, "k_proj")?, rows(block, "q_proj")?);
+        Some((keys * heads).checked_div(queries)?)
+    };
+    let each: Vec<usize> = (0..depth).map(of_block).collect::<Option<_>>()?;
+    match each.first() {
+        Some(first) if each.iter().any(|heads| heads != first) => Some(KvHeads::Each(each)),
+        Some(first) => Some(KvHeads::All(*first)).filter(|_| *first != heads),
+        None => None,
     }
 }
 
@@ -495,6 +542,8 @@ fn to_huggingface(config: &EvaConfig) -> Result<HuggingFaceModel, String> {
         ("class_token", !config.class_token),
         ("init_values", encoder.init_values.is_none()),
         ("qkv_fused", !config.qkv_fused),
+        ("attn_only_layer_scale", config.attn_only_layer_scale),
+        ("norm_layer", config.norm_layer != NormLayer::LayerNorm),
         ("attn_type", config.attn_type != AttnType::Eva),
         ("qk_norm", config.qk_norm),
         ("scale_mlp", config.scale_mlp),

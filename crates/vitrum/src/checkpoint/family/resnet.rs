@@ -8,7 +8,7 @@ use crate::checkpoint::LoadError;
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::models::resnet::{ResNetBlock, ResNetConfig, ResNetStem};
+use crate::models::resnet::{GateLayer, ResNetBlock, ResNetConfig, ResNetStem};
 
 /// transformers' names.
 const HUGGING_FACE: [Row; 10] = [
@@ -83,16 +83,34 @@ impl Files for ResNetConfig {
             config.channels.push(if bottleneck { width / 4 } else { width });
         }
         let [inner, group, ..] = shapes.get::<4>("layer1.0.conv2.weight")?;
+        let [first, ..] = shapes.get::<4>("layer1.0.conv1.weight")?;
+        config.block_reduce_first = (inner / first.max(1)).max(1);
         if bottleneck {
-            config.cardinality = inner / group.max(1);
+            config.cardinality = (first / group.max(1)).max(1);
             let planes = config.channels.first().copied().unwrap_or(1);
             // The smallest width that gives this group: `floor(planes · base_width / 64)`.
-            config.base_width = (group * 64).div_ceil(planes.max(1));
+            config.base_width = (inner / config.cardinality * 64).div_ceil(planes.max(1));
+        }
+        let last = config.channels.len();
+        let width = config.channels.last().map_or(1, |width| if bottleneck { 4 * width } else { *width });
+        if let Some([reduced, ..]) = shapes.find::<4>(&format!("layer{last}.0.se.fc1.weight")) {
+            config.attn_layer = GateLayer::Se;
+            let ratio = reduced as f64 / width.max(1) as f64;
+            // A gate of 8 may be rounded up.
+            config.rd_ratio = if reduced == 8 { config.rd_ratio.min(ratio) } else { ratio };
+        } else if file.map.contains(&format!("layer{last}.0.se.conv.weight")) {
+            config.attn_layer = GateLayer::Eca;
+        }
+        config.replace_stem_pool = file.map.contains("maxpool.0.weight");
+        if let Some([_, _, side, _]) = shapes.find::<4>("layer2.0.downsample.0.weight") {
+            config.down_kernel_size = side;
         }
         let is_kernel = |key: &str| shapes.find::<4>(key).is_some();
         config.avg_down = (1..=4).any(|stage| is_kernel(&format!("layer{stage}.0.downsample.1.weight")));
         config.num_classes = file.map.rows("fc.weight").unwrap_or(0);
-        let notes = vec!["activation and epsilon are assumed as usual for a ResNet".to_string()];
+        let notes = vec![
+            "activation and epsilon are assumed as usual for a ResNet, and kernels with steps of 2 (aa_layer)".to_string(),
+        ];
         Ok(Inferred { config, notes })
     }
 
@@ -101,7 +119,7 @@ impl Files for ResNetConfig {
     }
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
-        refuse_args(args, &["block", "norm_eps"])
+        refuse_args(args, &["block", "norm_eps", "attn_layer", "rd_ratio", "aa_layer"])
     }
 
     fn of_huggingface(fields: &Fields<'_>, _class: Option<&str>) -> Option<Result<Self, String>> {

@@ -1,5 +1,5 @@
 //! Files of the plain Vision Transformer: timm, transformers, torchvision, Google's JAX code, OpenAI's CLIP, Microsoft's
-//! BEiT-3 and vit-pytorch.
+//! BEiT-3, Apple's AIMv2 and vit-pytorch.
 
 pub(super) mod convert;
 pub(super) mod fit;
@@ -16,7 +16,9 @@ use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
 use crate::checkpoint::report::Report;
 use crate::checkpoint::{LoadError, TensorMap};
-use crate::models::vit::{Activation, MlpLayer, PosEmbed, PosResize, VitConfig, WeightInit};
+use crate::models::vit::{
+    Activation, AttnLayer, MlpLayer, NormLayer, PosEmbed, PosResize, VitConfig, WeightInit,
+};
 
 pub use infer::infer_config;
 pub(super) use infer::{Told, infer_with};
@@ -60,6 +62,11 @@ impl Files for VitConfig {
             left_out: |name, _| keys::beit3::left_out(name),
             finish: |map| convert::finish_beit3(map).map(|()| None),
             ..Naming::new(Dialect::Official, &[keys::beit3::TELLTALE])
+        },
+        Naming {
+            rows: &[&keys::aimv2::ROWS],
+            heads: &[],
+            ..Naming::new(Dialect::Official, &[keys::aimv2::TELLTALE])
         },
         Naming {
             rows: &[&keys::clip::ROWS],
@@ -155,9 +162,14 @@ impl Files for VitConfig {
             // They concern input and initialisation, not the computation.
             "dynamic_img_size" | "strict_img_size" | "fix_init" if value.is_boolean() => same(),
             "dynamic_img_pad" if value == &Value::Bool(false) => same(),
-            "norm_layer" if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
-            "norm_layer" => Some(Err(format!("`norm_layer` {value} is not supported"))),
-            "mlp_layer" => Some(Err(format!("unknown argument `mlp_layer` = {value}: timm takes a class"))),
+            "norm_layer" => Some(match norm_layer(value) {
+                Some(norm_layer) => Ok(Self { norm_layer, norm_eps: NAMED_EPS, ..self.clone() }),
+                None => Err(format!("`norm_layer` {value} is not supported")),
+            }),
+            "attn_layer" if value == "" => Some(Ok(Self { attn_layer: AttnLayer::Attn, ..self.clone() })),
+            "mlp_layer" | "block_fn" => {
+                Some(Err(format!("unknown argument `{key}` = {value}: timm takes a class")))
+            }
             _ => None,
         }
     }
@@ -175,15 +187,20 @@ impl Files for VitConfig {
             ("patch_norm", self.patch_norm != base.patch_norm),
             ("embed_norm", self.embed_norm != base.embed_norm),
             ("mlp_layer", self.mlp_layer != base.mlp_layer),
+            ("block_fn", self.block_fn != base.block_fn),
+            // timm's norm of the patches has a form of its own.
+            ("norm_layer", self.norm_layer != base.norm_layer && (self.embed_norm || base.embed_norm)),
         ] {
             if differs {
                 return Err(format!("timm's config.json cannot state {field}"));
             }
         }
-        if self.norm_eps != base.norm_eps {
+        // A norm that is named has timm's usual epsilon.
+        let eps = if self.norm_layer == base.norm_layer { base.norm_eps } else { NAMED_EPS };
+        if self.norm_eps != eps {
             return Err(format!(
                 "timm's config.json cannot state an epsilon of {:e} (the architecture has {:e})",
-                self.norm_eps, base.norm_eps
+                self.norm_eps, eps
             ));
         }
         args.remove("representation_size");
@@ -210,6 +227,15 @@ impl Files for VitConfig {
     }
 }
 
+/// Epsilon of a norm that timm's `config.json` names.
+const NAMED_EPS: f64 = 1e-6;
+
+/// The norm of this name in timm.
+pub(super) fn norm_layer(value: &Value) -> Option<NormLayer> {
+    let name = value.as_str()?.replace('_', "").to_lowercase();
+    serde_json::from_value(Value::String(name)).ok()
+}
+
 /// Sets what tensors do not show (activation, epsilon, position resizing) to the defaults of the dialect's library.
 pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
     let (act, eps, resize) = match dialect {
@@ -222,7 +248,7 @@ pub(super) fn usual(mut config: VitConfig, dialect: Dialect) -> VitConfig {
         // The epsilon is that of torch's LayerNorm. The library does not resize positions.
         Dialect::Lucidrains => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
         Dialect::Custom => (Activation::Gelu, 1e-6, PosResize::BicubicAntialias),
-        // BEiT-3.
+        // BEiT-3 and AIMv2.
         Dialect::Official => (Activation::Gelu, 1e-5, PosResize::BicubicAntialias),
     };
     // transformers resizes positions with antialiasing only in its model with registers.

@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Activation, GlobalPool, PosEmbed, PosResize, WeightInit};
-use crate::layers::attention::AttentionConfig;
-use crate::layers::block::{BlockConfig, BlockNorm, Gains, NormPlace};
+use crate::layers::attention::{AttentionConfig, AttnLayer};
+use crate::layers::block::{BlockConfig, BlockFn, BlockNorm, Gains, NormPlace};
+use crate::layers::differential::Differential;
 use crate::layers::init::BlockInit;
 use crate::layers::mlp::{MlpConfig, MlpLayer};
+use crate::layers::norm::{NormConfig, NormLayer};
 use crate::layers::patch_embed::PatchEmbedConfig;
 use crate::layers::position::PositionConfig;
 use crate::layers::qkv::QkvForm;
@@ -39,17 +41,22 @@ pub struct VitConfig {
     pub mlp_ratio: f64,
     /// Bias on the query, key, value projection.
     pub qkv_bias: bool,
-    /// LayerNorm on queries and keys, per head (keys `attn.q_norm`, `attn.k_norm`).
+    /// A norm on queries and keys, per head (keys `attn.q_norm`, `attn.k_norm`).
     pub qk_norm: bool,
-    /// LayerNorm between attention and its output projection (sub-LN, arXiv:2210.06423; key `attn.norm`).
+    /// A norm between attention and its output projection (sub-LN, arXiv:2210.06423; key `attn.norm`).
     pub scale_attn_norm: bool,
-    /// LayerNorm of the MLP's hidden layer (key `mlp.norm`).
+    /// A norm of the MLP's hidden layer (key `mlp.norm`).
     pub scale_mlp_norm: bool,
     /// Bias on the output projections of attention and MLP.
     pub proj_bias: bool,
     /// First value of LayerScale (`ls1.gamma`, `ls2.gamma`); `None`: no LayerScale. With `res_post_norm` there is
     /// no LayerScale, and this is the first value of the norms' weights.
     pub init_values: Option<f64>,
+    /// How the branches of a block stand to each other. The parallel forms have their own keys, and no positions on the
+    /// scores; `parallel_scaling_block` and `diff_parallel_scaling_block` no norms within the branches and a plain MLP.
+    pub block_fn: BlockFn,
+    /// One map for each head (`attn`), or the difference of two (`diff`, arXiv:2410.05258).
+    pub attn_layer: AttnLayer,
     /// Norms at the end of the residual branches instead of before them (Swin v2; timm `block_fn` `ResPostBlock`).
     pub res_post_norm: bool,
     /// Norms after the sums of branch and residual (`post`; torch `TransformerEncoderLayer(norm_first=False)`) instead of
@@ -57,10 +64,10 @@ pub struct VitConfig {
     pub block_norm: BlockNorm,
     /// `E`: width of a head; `None`: `D / A`. No option of timm's `VisionTransformer`.
     pub attn_head_dim: Option<usize>,
-    /// LayerNorm on the pixels of each patch, before the projection (arXiv:2302.01327; key `patch_embed.norm_pixels`). No
+    /// A norm on the pixels of each patch, before the projection (arXiv:2302.01327; key `patch_embed.norm_pixels`). No
     /// option of timm's.
     pub patch_norm: bool,
-    /// LayerNorm on the projected patches (timm `embed_norm_layer`; key `patch_embed.norm`).
+    /// A norm on the projected patches (timm `embed_norm_layer`; key `patch_embed.norm`).
     pub embed_norm: bool,
     /// A learned class token in front of the patches.
     pub class_token: bool,
@@ -75,11 +82,11 @@ pub struct VitConfig {
     pub rel_pos_dim: Option<usize>,
     /// Position table without rows for class and register tokens (DeiT-III, big_vision).
     pub no_embed_class: bool,
-    /// LayerNorm before the blocks, patch projection without bias (CLIP).
+    /// A norm before the blocks, patch projection without bias (CLIP).
     pub pre_norm: bool,
-    /// LayerNorm after the blocks (`norm`), before pooling. Ignored if `fc_norm` replaces it.
+    /// A norm after the blocks (`norm`), before pooling. Ignored if `fc_norm` replaces it.
     pub final_norm: bool,
-    /// LayerNorm after pooling (`fc_norm`) instead of before; `None`: with average and max pooling, as in timm.
+    /// A norm after pooling (`fc_norm`) instead of before; `None`: with average and max pooling, as in timm.
     pub fc_norm: Option<bool>,
     /// How tokens are pooled to one vector.
     pub global_pool: GlobalPool,
@@ -91,7 +98,9 @@ pub struct VitConfig {
     pub mlp_layer: MlpLayer,
     /// Non-linearity of the MLP.
     pub act_layer: Activation,
-    /// Epsilon of every LayerNorm.
+    /// The form of every norm.
+    pub norm_layer: NormLayer,
+    /// Epsilon of every norm.
     pub norm_eps: f64,
     /// How a position table is resized to another grid.
     pub pos_resize: PosResize,
@@ -120,12 +129,16 @@ pub struct VitConfig {
 }
 
 /// What families derived from the Vision Transformer do in another way than timm's class.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Derived {
     /// How queries, keys and values come from tokens.
     pub qkv: QkvForm,
     /// Whether gains are `gamma_1` and `gamma_2` instead of `ls1.gamma` and `ls2.gamma`.
     pub gains_are_vectors: bool,
+    /// Whether only attention has a gain.
+    pub gain_on_attention_only: bool,
+    /// Heads of keys and values in each block; none: `A` everywhere.
+    pub kv_heads: Vec<usize>,
     /// A table of relative biases for each block, under BEiT's name, beside `pos_embed`.
     pub block_table: bool,
     /// A table of relative biases for all blocks, under BEiT's name, beside `pos_embed`.
@@ -156,6 +169,8 @@ impl Default for VitConfig {
             scale_mlp_norm: false,
             proj_bias: true,
             init_values: None,
+            block_fn: BlockFn::Block,
+            attn_layer: AttnLayer::Attn,
             res_post_norm: false,
             block_norm: BlockNorm::Pre,
             attn_head_dim: None,
@@ -175,6 +190,7 @@ impl Default for VitConfig {
             representation_size: None,
             mlp_layer: MlpLayer::Mlp,
             act_layer: Activation::Gelu,
+            norm_layer: NormLayer::LayerNorm,
             norm_eps: 1e-6,
             pos_resize: PosResize::BicubicAntialias,
             drop_rate: 0.0,
@@ -204,6 +220,21 @@ impl VitConfig {
     /// `F`: width of the MLP, as timm counts it.
     pub fn mlp_hidden_dim(&self) -> usize {
         self.derived.mlp_hidden_dim.unwrap_or((self.embed_dim as f64 * self.mlp_ratio) as usize)
+    }
+
+    /// The form of every norm.
+    pub fn norm(&self) -> NormConfig {
+        NormConfig { layer: self.norm_layer, eps: self.norm_eps }
+    }
+
+    /// Whether a head has the difference of two maps.
+    pub fn has_differential(&self) -> bool {
+        self.attn_layer == AttnLayer::Diff || self.block_fn == BlockFn::DiffParallelScalingBlock
+    }
+
+    /// Heads of keys and values in block `index`.
+    pub fn kv_heads(&self, index: usize) -> usize {
+        self.derived.kv_heads.get(index).copied().unwrap_or(self.num_heads)
     }
 
     /// The MLP of a block.
@@ -268,7 +299,7 @@ impl VitConfig {
         BlockInit { layer_scale: self.init_values.unwrap_or(1.0), norm }
     }
 
-    /// Whether the LayerNorm `norm` follows the blocks.
+    /// Whether the norm `norm` follows the blocks.
     pub fn has_norm(&self) -> bool {
         self.final_norm && !self.use_fc_norm()
     }
@@ -343,6 +374,7 @@ impl VitConfig {
                 format!("gives an MLP {f} wide, and `swiglu_packed` needs an even width"),
             );
         }
+        self.check_blocks()?;
         if self.res_post_norm && self.block_norm == BlockNorm::Post {
             return refuse("block_norm", "`post` and res_post_norm exclude each other".into());
         }
@@ -372,6 +404,42 @@ impl VitConfig {
         Ok(())
     }
 
+    /// What the parallel blocks and differential attention do not have.
+    fn check_blocks(&self) -> Result<(), ConfigError> {
+        let name = |value: BlockFn| match value {
+            BlockFn::Block => "block",
+            BlockFn::ParallelScalingBlock => "parallel_scaling_block",
+            BlockFn::DiffParallelScalingBlock => "diff_parallel_scaling_block",
+            BlockFn::ParallelThingsBlock => "parallel_things_block",
+        };
+        let is_scaling = self.block_fn.is_scaling();
+        let beside = [
+            ("res_post_norm", self.res_post_norm),
+            ("block_norm", self.block_norm == BlockNorm::Post),
+            ("pos_embed", self.has_relative_bias()),
+            ("attn_layer", is_scaling && self.attn_layer != AttnLayer::Attn),
+            ("mlp_layer", is_scaling && self.mlp_layer != MlpLayer::Mlp),
+            ("scale_attn_norm", is_scaling && self.scale_attn_norm),
+            ("scale_mlp_norm", is_scaling && self.scale_mlp_norm),
+        ];
+        if let Some((field, _)) =
+            beside.iter().find(|(_, differs)| self.block_fn != BlockFn::Block && *differs)
+        {
+            return refuse(
+                field,
+                format!("is not possible in this form with block_fn `{}`", name(self.block_fn)),
+            );
+        }
+        if self.has_differential() && self.has_relative_bias() {
+            return refuse("pos_embed", "is not possible on the scores of differential attention".into());
+        }
+        if self.has_differential() && !self.head_dim().is_multiple_of(2) {
+            let e = self.head_dim();
+            return refuse("num_heads", format!("gives heads {e} wide; differential attention halves them"));
+        }
+        Ok(())
+    }
+
     pub(super) fn patch_embed(&self) -> PatchEmbedConfig {
         PatchEmbedConfig {
             in_chans: self.in_chans,
@@ -380,16 +448,19 @@ impl VitConfig {
             bias: !self.pre_norm,
             norm_pixels: self.patch_norm,
             norm: self.embed_norm,
-            norm_eps: self.norm_eps,
+            form: self.norm(),
         }
     }
 
     pub(super) fn block(&self, index: usize) -> BlockConfig {
         let last = self.depth.saturating_sub(1).max(1) as f64;
         BlockConfig {
+            block_fn: self.block_fn,
             attention: AttentionConfig {
                 dim: self.embed_dim,
                 num_heads: self.num_heads,
+                num_kv_heads: self.kv_heads(index),
+                differential: self.has_differential().then(|| Differential::lambda_init(index)),
                 head_dim: self.head_dim(),
                 qkv: self.derived.qkv,
                 qkv_bias: self.qkv_bias,
@@ -398,6 +469,7 @@ impl VitConfig {
                 proj_bias: self.proj_bias,
                 attn_drop: self.attn_drop_rate,
                 proj_drop: self.proj_drop_rate,
+                norm_layer: self.norm_layer,
                 norm_eps: self.norm_eps,
                 scale: None,
             },
@@ -405,6 +477,7 @@ impl VitConfig {
             gains: match (self.has_layer_scale(), self.derived.gains_are_vectors) {
                 (false, _) => Gains::None,
                 (true, false) => Gains::Modules,
+                (true, true) if self.derived.gain_on_attention_only => Gains::AttentionVector,
                 (true, true) => Gains::Vectors,
             },
             norms: self.norms(),

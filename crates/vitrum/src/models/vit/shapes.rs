@@ -1,8 +1,9 @@
 //! The walk of the plain ViT.
 
-use super::{Derived, GlobalPool, MlpLayer, PosEmbed, VitConfig};
+use super::{BlockFn, Derived, GlobalPool, MlpLayer, PosEmbed, VitConfig};
 use crate::layers::block::NormPlace;
 use crate::layers::mlp::MlpConfig;
+use crate::layers::parallel::ParallelThingsBlock;
 use crate::layers::rope::RopeType;
 use crate::models::ConfigError;
 use crate::models::network::Config;
@@ -22,7 +23,9 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     let patch = c * p * q;
     steps.add("patches", format!("{gh} × {gw} patches of {c}·{p}·{q}"), &[n, patch], 0, 0);
     if config.patch_norm {
-        steps.add("patch_embed.norm_pixels", "LayerNorm of each patch".into(), &[n, patch], 2 * patch, 0);
+        let what = format!("{} of each patch", config.norm_layer.name());
+        let params = long(config.norm_layer.vectors()) * patch;
+        steps.add("patch_embed.norm_pixels", what, &[n, patch], params, 0);
     }
     let bias = if config.pre_norm { 0 } else { d };
     steps.add(
@@ -33,7 +36,7 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
         product(n, patch, d),
     );
     if config.embed_norm {
-        steps.add("patch_embed.norm", "LayerNorm".into(), &[n, d], 2 * d, 0);
+        add_norm(config, &mut steps, "patch_embed.norm", n, config.embed_dim);
     }
     if config.class_token {
         steps.add("cls_token", "class token in front".into(), &[n + 1, d], d, 0);
@@ -44,11 +47,9 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     }
     position(config, &mut steps);
     if config.pre_norm {
-        steps.add("norm_pre", "LayerNorm".into(), &[t, d], 2 * d, 0);
+        add_norm(config, &mut steps, "norm_pre", t, config.embed_dim);
     }
-    let before = steps.0.len();
-    block(config, t, &mut steps);
-    steps.0[before..].iter_mut().for_each(|step| step.repeat = config.depth);
+    blocks(config, t, &mut steps);
     if config.pos_embed == PosEmbed::Cpe {
         for (place, block) in config.cpe_blocks.iter().enumerate() {
             let what = format!("3 × 3 depthwise on the grid, after block {block}");
@@ -56,7 +57,7 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
         }
     }
     if config.has_norm() {
-        steps.add("norm", "LayerNorm".into(), &[t, d], 2 * d, 0);
+        add_norm(config, &mut steps, "norm", t, config.embed_dim);
     }
     head(config, t, &mut steps);
 
@@ -149,95 +150,201 @@ fn relative(config: &VitConfig) -> Bias {
     Bias { what: "one bias per head and offset".into(), params: a * rows, macs: 0 }
 }
 
-fn block(config: &VitConfig, t: u64, steps: &mut Steps) {
-    let [d, a] = [config.embed_dim, config.num_heads].map(long);
-    let e = long(config.head_dim());
+/// The steps of all blocks; a step that all of them have stands once.
+fn blocks(config: &VitConfig, t: u64, steps: &mut Steps) {
+    let before = steps.0.len();
+    match config.block_fn {
+        BlockFn::Block => {
+            let norm = |steps: &mut Steps, name: &str, here: NormPlace| {
+                if config.norms() == here {
+                    add_norm(config, steps, &format!("blocks.N.{name}"), t, config.embed_dim);
+                }
+            };
+            norm(steps, "norm1", NormPlace::Before);
+            attention(config, "blocks.N.attn", t, steps);
+            norm(steps, "norm1", NormPlace::Branch);
+            gain(config, 1, t, steps);
+            norm(steps, "norm1", NormPlace::Sum);
+            norm(steps, "norm2", NormPlace::Before);
+            mlp(config, "blocks.N.mlp", t, steps);
+            norm(steps, "norm2", NormPlace::Branch);
+            gain(config, 2, t, steps);
+            norm(steps, "norm2", NormPlace::Sum);
+        }
+        BlockFn::ParallelScalingBlock | BlockFn::DiffParallelScalingBlock => scaling(config, t, steps),
+        BlockFn::ParallelThingsBlock => things(config, t, steps),
+    }
+    // Blocks differ in their heads of keys and values alone.
+    let counts = kv_heads(config);
+    let mut counts = counts.iter().map(|(_, count)| *count).cycle();
+    for step in &mut steps.0[before..] {
+        let next = if step.name.ends_with(QKV_SEPARATE) { counts.next() } else { None };
+        step.repeat = next.unwrap_or(config.depth);
+    }
+}
+
+fn add_norm(config: &VitConfig, steps: &mut Steps, name: &str, t: u64, width: usize) {
+    let (norm, width) = (config.norm_layer, long(width));
+    steps.add(name, norm.name().into(), &[t, width], long(norm.vectors()) * width, 0);
+}
+
+/// The attention of a block under `name`, with both projections.
+fn attention(config: &VitConfig, name: &str, t: u64, steps: &mut Steps) {
+    let [d, a, e] = [config.embed_dim, config.num_heads, config.head_dim()].map(long);
     let inner = a * e;
     let form = config.derived.qkv;
-    let biases = if form.has_key_bias() { 3 } else { 2 };
-    let qkv_bias = if config.qkv_bias { biases * inner } else { 0 };
-    let proj_bias = u64::from(config.proj_bias);
-    let norm = |steps: &mut Steps, name: &str, here: NormPlace| {
-        if config.norms() == here {
-            steps.add(name, "LayerNorm".into(), &[t, d], 2 * d, 0);
+    let fused = if form.is_fused() { "qkv" } else { QKV_SEPARATE };
+    for (heads, _) in kv_heads(config) {
+        let kv = long(heads) * e;
+        let key_bias = if form.has_key_bias() { kv } else { 0 };
+        let bias = if config.qkv_bias { inner + key_bias + kv } else { 0 };
+        let what = match heads == config.num_heads {
+            true => format!("q, k, v: {a} heads of {e} each"),
+            false => format!("q: {a} heads of {e}; k, v: {heads} heads each, for groups of queries"),
+        };
+        let width = inner + 2 * kv;
+        steps.add(&format!("{name}.{fused}"), what, &[3, a, t, e], d * width + bias, product(t, d, width));
+    }
+    scores(config, name, t, steps);
+    if config.scale_attn_norm {
+        add_norm(config, steps, &format!("{name}.norm"), t, config.num_heads * config.head_dim());
+    }
+    let bias = if config.proj_bias { d } else { 0 };
+    let what = format!("linear {inner} → {d}");
+    steps.add(&format!("{name}.proj"), what, &[t, d], inner * d + bias, product(t, inner, d));
+}
+
+/// The layer of three products; blocks with other numbers of heads have a step each.
+const QKV_SEPARATE: &str = "q_proj, k_proj, v_proj";
+
+/// The numbers of heads of keys and values, each with the number of blocks that have it.
+fn kv_heads(config: &VitConfig) -> Vec<(usize, usize)> {
+    let mut counts: Vec<(usize, usize)> = Vec::new();
+    for heads in (0..config.depth).map(|index| config.kv_heads(index)) {
+        match counts.iter_mut().find(|(known, _)| *known == heads) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((heads, 1)),
         }
-    };
-    norm(steps, "blocks.N.norm1", NormPlace::Before);
-    let fused = if form.is_fused() { "blocks.N.attn.qkv" } else { "blocks.N.attn.q_proj, k_proj, v_proj" };
-    steps.add(
-        fused,
-        format!("q, k, v: {a} heads of {e} each"),
-        &[3, a, t, e],
-        3 * d * inner + qkv_bias,
-        product(t, d, 3 * inner),
-    );
+    }
+    counts
+}
+
+/// Attention between its projections.
+fn scores(config: &VitConfig, name: &str, t: u64, steps: &mut Steps) {
+    let [a, e] = [config.num_heads, config.head_dim()].map(long);
+    let inner = a * e;
+    let two = config.has_differential();
+    let (maps, width) = if two { (2 * a, e / 2) } else { (a, e) };
     if config.qk_norm {
-        steps.add("blocks.N.attn.q_norm, k_norm", "LayerNorm per head".into(), &[2, a, t, e], 4 * e, 0);
+        let norm = config.norm_layer;
+        let what = format!("{} per head", norm.name());
+        let params = 2 * long(norm.vectors()) * width;
+        steps.add(&format!("{name}.q_norm, k_norm"), what, &[2, maps, t, width], params, 0);
     }
     if config.pos_embed == PosEmbed::RelKeyShared {
         let Bias { what, macs, .. } = relative(config);
-        steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], 0, macs);
+        steps.add(&format!("{name}.rel_pos"), what, &[a, t, t], 0, macs);
     } else if config.pos_embed.is_relative() && !config.pos_embed.is_shared() {
         let Bias { what, params, macs } = relative(config);
-        steps.add("blocks.N.attn.rel_pos", what, &[a, t, t], params, macs);
+        steps.add(&format!("{name}.rel_pos"), what, &[a, t, t], params, macs);
     }
     if config.derived.block_table {
         let Bias { what, params, macs } = relative(config);
-        steps.add("blocks.N.attn.relative_position_bias_table", what, &[a, t, t], params, macs);
+        steps.add(&format!("{name}.relative_position_bias_table"), what, &[a, t, t], params, macs);
     }
-    let relative = config.has_relative_bias();
-    let what = if relative { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
-    steps.add("blocks.N.attn.scores", what.into(), &[a, t, t], 0, product(t, inner, t));
-    steps.add(
-        "blocks.N.attn.context",
-        "scores · v, heads side by side".into(),
-        &[t, inner],
-        0,
-        product(t, t, inner),
-    );
-    if config.scale_attn_norm {
-        steps.add("blocks.N.attn.norm", "LayerNorm".into(), &[t, inner], 2 * inner, 0);
+    let what =
+        if config.has_relative_bias() { "softmax(q·kᵀ / √E + bias)" } else { "softmax(q·kᵀ / √E)" };
+    steps.add(&format!("{name}.scores"), what.into(), &[maps, t, t], 0, product(t, inner, t));
+    if two {
+        let what = "λ, the weight of every second map".into();
+        steps.add(&format!("{name}.lambda_q1, k1, q2, k2"), what, &[1], 4 * width, 0);
     }
-    steps.add(
-        "blocks.N.attn.proj",
-        format!("linear {inner} → {d}"),
-        &[t, d],
-        inner * d + proj_bias * d,
-        product(t, inner, d),
-    );
-    let scale = |steps: &mut Steps, branch: usize| {
-        if config.has_layer_scale() {
-            let name = if config.derived.gains_are_vectors { "gamma_" } else { "ls" };
-            steps.add(&format!("blocks.N.{name}{branch}"), "gain per channel".into(), &[t, d], d, 0);
-        }
+    let what = if two {
+        "(scores₁ - λ scores₂) · v, heads side by side"
+    } else {
+        "scores · v, heads side by side"
     };
-    norm(steps, "blocks.N.norm1", NormPlace::Branch);
-    scale(steps, 1);
-    norm(steps, "blocks.N.norm1", NormPlace::Sum);
-    norm(steps, "blocks.N.norm2", NormPlace::Before);
+    steps.add(&format!("{name}.context"), what.into(), &[t, inner], 0, product(t, t, inner));
+    if two {
+        steps.add(&format!("{name}.sub_norm"), "RMSNorm per head".into(), &[t, inner], e, 0);
+    }
+}
+
+fn gain(config: &VitConfig, branch: usize, t: u64, steps: &mut Steps) {
+    let (d, derived) = (long(config.embed_dim), &config.derived);
+    if config.has_layer_scale() && !(branch == 2 && derived.gain_on_attention_only) {
+        let name = if derived.gains_are_vectors { "gamma_" } else { "ls" };
+        steps.add(&format!("blocks.N.{name}{branch}"), "gain per channel".into(), &[t, d], d, 0);
+    }
+}
+
+/// The MLP of a block under `name`.
+fn mlp(config: &VitConfig, name: &str, t: u64, steps: &mut Steps) {
     let MlpConfig { layer, hidden, .. } = config.mlp();
-    let f = long(hidden);
-    let (name, what, wide) = match layer {
-        MlpLayer::Mlp => ("mlp.fc1", format!("linear {d} → {f}"), f),
+    let [d, f] = [config.embed_dim, hidden].map(long);
+    let bias = u64::from(config.proj_bias);
+    let (fc1, what, wide) = match layer {
+        MlpLayer::Mlp => ("fc1", format!("linear {d} → {f}"), f),
         MlpLayer::Swiglu => (GATED, format!("product of two linear {d} → {f}"), 2 * f),
-        MlpLayer::SwigluPacked => {
-            ("mlp.fc1", format!("linear {d} → {}, product of its halves", 2 * f), 2 * f)
-        }
+        MlpLayer::SwigluPacked => ("fc1", format!("linear {d} → {}, product of its halves", 2 * f), 2 * f),
     };
-    steps.add(&format!("blocks.N.{name}"), what, &[t, f], d * wide + proj_bias * wide, product(t, d, wide));
+    steps.add(&format!("{name}.{fc1}"), what, &[t, f], d * wide + bias * wide, product(t, d, wide));
     if config.scale_mlp_norm {
-        steps.add("blocks.N.mlp.norm", "LayerNorm".into(), &[t, f], 2 * f, 0);
+        add_norm(config, steps, &format!("{name}.norm"), t, hidden);
     }
     steps.add(
-        "blocks.N.mlp.fc2",
+        &format!("{name}.fc2"),
         format!("linear {f} → {d}"),
         &[t, d],
-        f * d + proj_bias * d,
+        f * d + bias * d,
         product(t, f, d),
     );
-    norm(steps, "blocks.N.norm2", NormPlace::Branch);
-    scale(steps, 2);
-    norm(steps, "blocks.N.norm2", NormPlace::Sum);
+}
+
+/// Attention beside the MLP.
+fn scaling(config: &VitConfig, t: u64, steps: &mut Steps) {
+    let [d, a, e, f] = [config.embed_dim, config.num_heads, config.head_dim(), config.mlp().hidden].map(long);
+    let inner = a * e;
+    let bias = if config.proj_bias { d } else { 0 };
+    let linear = |steps: &mut Steps, name: &str, d_in: u64| {
+        let what = format!("linear {d_in} → {d}");
+        steps.add(&format!("blocks.N.{name}"), what, &[t, d], d_in * d + bias, product(t, d_in, d));
+    };
+    add_norm(config, steps, "blocks.N.in_norm", t, config.embed_dim);
+    let width = f + 3 * inner;
+    // Without a bias of this projection, the hidden layer has one of its own.
+    let in_bias = if config.qkv_bias { width } else { f };
+    let what = format!("hidden layer of {f}; q, k, v: {a} heads of {e} each");
+    steps.add("blocks.N.in_proj", what, &[t, width], d * width + in_bias, product(t, d, width));
+    scores(config, "blocks.N.attn", t, steps);
+    match config.block_fn {
+        BlockFn::DiffParallelScalingBlock => linear(steps, "out_proj", inner + f),
+        _ => {
+            linear(steps, "attn_out_proj", inner);
+            linear(steps, "mlp_out_proj", f);
+        }
+    }
+    if config.has_layer_scale() {
+        steps.add("blocks.N.ls", "gain per channel".into(), &[t, d], d, 0);
+    }
+}
+
+/// Two attentions, then two MLPs.
+fn things(config: &VitConfig, t: u64, steps: &mut Steps) {
+    let d = config.embed_dim;
+    for (list, layer) in [("attns", "attn"), ("ffns", "mlp")] {
+        for branch in 0..ParallelThingsBlock::PARALLEL {
+            let name = format!("blocks.N.{list}.{branch}");
+            add_norm(config, steps, &format!("{name}.norm"), t, d);
+            match layer {
+                "attn" => attention(config, &format!("{name}.attn"), t, steps),
+                _ => mlp(config, &format!("{name}.mlp"), t, steps),
+            }
+            if config.has_layer_scale() {
+                steps.add(&format!("{name}.ls"), "gain per channel".into(), &[t, long(d)], long(d), 0);
+            }
+        }
+    }
 }
 
 fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
@@ -250,7 +357,8 @@ fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
         GlobalPool::Avgmax => steps.add("pool", "half of mean and maximum".into(), &[d], 0, 0),
         GlobalPool::Map => {
             let pooled = if config.pool_include_prefix { t } else { t - long(config.num_prefix_tokens()) };
-            let params = d + (d * d + d) + (2 * d * d + 2 * d) + (d * d + d) + 2 * d + (2 * d * f + f + d);
+            let norm = long(config.norm_layer.vectors()) * d;
+            let params = d + (d * d + d) + (2 * d * d + 2 * d) + (d * d + d) + norm + (2 * d * f + f + d);
             let macs = product(1, d, d)
                 + product(pooled, d, 2 * d)
                 + 2 * product(1, d, pooled)
@@ -260,7 +368,8 @@ fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
         }
     }
     if config.final_norm && config.use_fc_norm() {
-        steps.add("fc_norm", "LayerNorm".into(), &[d], 2 * d, 0);
+        let norm = config.norm_layer;
+        steps.add("fc_norm", norm.name().into(), &[d], long(norm.vectors()) * d, 0);
     }
     let width = config.representation_size.map_or(d, long);
     if config.representation_size.is_some() {

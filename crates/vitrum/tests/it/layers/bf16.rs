@@ -6,6 +6,7 @@ use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::data::{DecodeOptions, decode};
 use vitrum::layers::Linear;
 use vitrum::layers::attention::BlockArgs;
+use vitrum::layers::block::EncoderBlock;
 use vitrum::layers::observe::{Recorder, Silent};
 use vitrum::models::{Model, Precision, Want};
 use vitrum::tasks::Classifier;
@@ -109,7 +110,8 @@ fn attention_is_in_bf16_where_it_should_be() {
     };
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let Model::Vit(vit) = loaded(&float, precision).model else { panic!("a ViT") };
-        let attn = &vit.blocks[0].attn;
+        let EncoderBlock::Block(block) = &vit.blocks[0] else { panic!("a plain block") };
+        let attn = &block.attn;
         let place = BlockArgs::new([4, 4]);
         let found = attn.forward(x.clone(), place, &mut Silent);
         let layer = |layer: &Linear, x: Tensor<3>| match (layer.int8(), layer.packed()) {

@@ -13,8 +13,8 @@ use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::models::beit::BeitConfig;
-use vitrum::models::eva::{AttnType, EvaConfig, GridIndexing, RopeType};
-use vitrum::models::vit::{GlobalPool, MlpLayer, PosResize, VitConfig};
+use vitrum::models::eva::{AttnType, EvaConfig, GridIndexing, KvHeads, RopeType};
+use vitrum::models::vit::{GlobalPool, MlpLayer, NormLayer, PosResize, VitConfig};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
 
 use crate::formula;
@@ -61,6 +61,27 @@ fn eva02() -> EvaConfig {
     }
 }
 
+/// Groups of queries in the second block alone.
+fn sapiens2() -> EvaConfig {
+    EvaConfig {
+        depth: 3,
+        num_heads: 2,
+        num_kv_heads: Some(KvHeads::Each(vec![2, 1, 2])),
+        attn_type: AttnType::Rope,
+        qkv_fused: false,
+        qk_norm: true,
+        swiglu_mlp: true,
+        init_values: Some(1.0),
+        attn_only_layer_scale: true,
+        global_pool: GlobalPool::Token,
+        num_reg_tokens: 3,
+        rope_rotate_half: true,
+        rope_temperature: 100.0,
+        norm_layer: NormLayer::RmsNorm,
+        ..rotary(RopeType::DinoV3)
+    }
+}
+
 /// A model of every option.
 fn all() -> Vec<ModelConfig> {
     let beits = [
@@ -85,6 +106,17 @@ fn all() -> Vec<ModelConfig> {
             use_fc_norm: Some(false),
             ..rotary(RopeType::DinoV3)
         },
+        sapiens2(),
+        EvaConfig {
+            num_kv_heads: Some(KvHeads::All(1)),
+            attn_type: AttnType::Rope,
+            qkv_fused: false,
+            norm_layer: NormLayer::RmsNorm,
+            scale_attn_inner: true,
+            scale_mlp: true,
+            ..eva()
+        },
+        EvaConfig { init_values: Some(0.1), attn_only_layer_scale: true, ..eva() },
         EvaConfig {
             global_pool: GlobalPool::Map,
             use_pre_transformer_norm: true,
@@ -183,6 +215,23 @@ fn a_wrong_field_is_named() {
             "use_post_transformer_norm",
         ),
         (EvaConfig { use_post_norm: true, qk_norm: true, ..eva() }.into(), "qk_norm"),
+        (
+            EvaConfig { use_post_norm: true, attn_only_layer_scale: true, ..eva() }.into(),
+            "attn_only_layer_scale",
+        ),
+        (
+            EvaConfig { use_post_norm: true, num_kv_heads: Some(KvHeads::All(3)), ..eva() }.into(),
+            "num_kv_heads",
+        ),
+        (EvaConfig { num_kv_heads: Some(KvHeads::All(0)), ..sapiens2() }.into(), "num_kv_heads"),
+        (EvaConfig { num_kv_heads: Some(KvHeads::All(3)), ..sapiens2() }.into(), "num_kv_heads"),
+        (EvaConfig { num_kv_heads: Some(KvHeads::Each(vec![2, 1])), ..sapiens2() }.into(), "num_kv_heads"),
+        (EvaConfig { qkv_fused: true, ..sapiens2() }.into(), "num_kv_heads"),
+        (EvaConfig { attn_type: AttnType::Eva, ..sapiens2() }.into(), "num_kv_heads"),
+        (
+            EvaConfig { rope_type: RopeType::Mixed, rope_rotate_half: false, ..sapiens2() }.into(),
+            "num_kv_heads",
+        ),
         (EvaConfig { swiglu_mlp: true, swiglu_align_to: usize::MAX, ..eva() }.into(), "swiglu_align_to"),
         (EvaConfig { attn_pool_num_heads: Some(0), ..eva() }.into(), "attn_pool_num_heads"),
         (
@@ -329,6 +378,8 @@ fn timm_folders_written_read_back() {
         ("beit_base_patch16_224", BeitConfig { swiglu_mlp: true, use_fc_norm: Some(false), ..beit() }.into()),
         ("eva02_tiny_patch14_224", EvaConfig { norm_eps: 1e-6, ..eva02() }.into()),
         ("vit_small_patch16_rope_mixed_224", rotary(RopeType::Mixed).into()),
+        ("vit_large_patch16_sapiens2", sapiens2().into()),
+        ("vit_base_patch16_sapiens2", EvaConfig { num_kv_heads: Some(KvHeads::All(1)), ..sapiens2() }.into()),
     ];
     for (architecture, config) in cases {
         let (folder, map) = (TempDir::new().unwrap(), tensors(&config));
@@ -339,13 +390,18 @@ fn timm_folders_written_read_back() {
         let again = ModelCard::find(folder.path(), &|_| Ok(base.clone())).unwrap().unwrap();
         assert_eq!(again.config, config, "{architecture}");
     }
-    let config: ModelConfig = BeitConfig { norm_eps: 1e-5, ..beit() }.into();
-    let (folder, map) = (TempDir::new().unwrap(), tensors(&config));
-    let mut card = ModelCard::new(config, CardSource::Timm, "");
-    card.architecture = Some("beit_base_patch16_224".into());
-    let base = ModelConfig::named("beit_base_patch16_224").unwrap();
-    let refused = write_timm(folder.path(), &map, &card, &base, &WriteOptions::default()).unwrap_err();
-    assert!(refused.to_string().contains("norm_eps"), "{refused}");
+    let cases: [(&str, ModelConfig, &str); 2] = [
+        ("beit_base_patch16_224", BeitConfig { norm_eps: 1e-5, ..beit() }.into(), "norm_eps"),
+        ("eva_giant_patch14_224", EvaConfig { norm_layer: NormLayer::RmsNorm, ..eva() }.into(), "norm_layer"),
+    ];
+    for (architecture, config, field) in cases {
+        let (folder, map) = (TempDir::new().unwrap(), tensors(&config));
+        let mut card = ModelCard::new(config, CardSource::Timm, "");
+        card.architecture = Some(architecture.into());
+        let base = ModelConfig::named(architecture).unwrap();
+        let refused = write_timm(folder.path(), &map, &card, &base, &WriteOptions::default()).unwrap_err();
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
 }
 
 #[test]

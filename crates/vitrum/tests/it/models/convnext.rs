@@ -15,6 +15,7 @@ use vitrum::checkpoint::write::{
     WriteOptions, write_huggingface, write_quantized, write_safetensors, write_timm,
 };
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
+use vitrum::layers::norm::NormLayer;
 use vitrum::models::convnext::{ConvNextConfig, ConvNextStem};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision};
 
@@ -377,6 +378,11 @@ fn tensors_show_the_configuration() {
             ls_init_value: case.ls_init_value.and(found.ls_init_value),
             head_init_scale: found.head_init_scale,
             act_layer: found.act_layer,
+            // Both forms without an offset have the same tensors.
+            norm_layer: match case.norm_layer {
+                NormLayer::LayerNorm => NormLayer::LayerNorm,
+                NormLayer::RmsNorm | NormLayer::SimpleNorm => NormLayer::RmsNorm,
+            },
             norm_eps: found.norm_eps,
             head_norm_eps: (json["dialect"] == "huggingface").then_some(1e-12),
             global_pool: found.global_pool,

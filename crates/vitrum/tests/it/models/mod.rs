@@ -1,6 +1,7 @@
 //! The catalogue, parity with reference libraries, families.
 
 mod beit;
+mod blocks;
 mod catalogue;
 mod convnext;
 mod cpvt;
@@ -12,6 +13,7 @@ mod parity;
 mod pit;
 mod regnet;
 mod relative_keys;
+mod resnet;
 mod shared;
 mod swin;
 mod swin_cr;

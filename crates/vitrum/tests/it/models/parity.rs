@@ -16,6 +16,7 @@ use vitrum::checkpoint::dialect::{Known, to_timm_with};
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
 use vitrum::checkpoint::write::to_safetensors;
+use vitrum::layers::block::EncoderBlock;
 use vitrum::layers::names::{Key, Visit, visit};
 use vitrum::layers::observe::{Recorder, Seen, Silent};
 use vitrum::layers::position::RelPos;
@@ -334,7 +335,10 @@ impl Visit for Gradients<'_> {
 /// those of the evaluation mode.
 fn without_dropout(mut model: Model) -> Model {
     let Model::Vit(vit) = &mut model else { return model };
-    let own = vit.blocks.iter_mut().filter_map(|block| block.attn.rel_pos.as_mut());
+    let own = vit.blocks.iter_mut().filter_map(|block| match block {
+        EncoderBlock::Block(block) => block.attn.core.rel_pos.as_mut(),
+        _ => None, // It has no relative positions.
+    });
     for rel_pos in own.chain(vit.position.shared_rel_pos.as_mut()) {
         if let RelPos::Network(network) = rel_pos {
             assert_eq!(network.drop, 0.125);

@@ -419,11 +419,13 @@ fn a_model_of_our_own() {
     assert_eq!(classifier.predict(&[image], 3).expect("an answer")[0].len(), 3);
 }
 
-/// Small models of the families that stand on the Vision Transformer: name and arguments.
-const DERIVED: [(&str, &str); 3] = [
+/// Small models of the families that stand on the Vision Transformer and of its other blocks: name and arguments.
+const DERIVED: [(&str, &str); 5] = [
     ("beit_base_patch16_224", "use_shared_rel_pos_bias = true"),
     ("vit_small_patch16_rope_mixed_224", "num_reg_tokens = 2"),
     ("eva02_base_patch14_224", "scale_attn_inner = true"),
+    ("vit_large_patch16_sapiens2", "num_kv_heads = [3, 1]"),
+    ("vit_dpwee_patch16_reg1_gap_256", "qk_norm = true"),
 ];
 
 /// [`recipe`] for one of [`DERIVED`].

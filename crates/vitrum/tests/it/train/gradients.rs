@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet};
-use vitrum::models::vit::{BlockNorm, GlobalPool, PosEmbed, Vit};
+use vitrum::models::vit::{AttnLayer, BlockFn, BlockNorm, GlobalPool, MlpLayer, NormLayer, PosEmbed, Vit};
 use vitrum::models::{Classify, Config, VitConfig};
 use vitrum::train::clip::{ClipMode, clip};
 use vitrum::train::groups::{GroupConfig, Groups};
@@ -46,6 +46,31 @@ fn variants() -> Vec<(&'static str, VitConfig)> {
         ("average of all", with(|c| (c.global_pool, c.pool_include_prefix) = (GlobalPool::Avg, true))),
         ("maximum", with(|c| c.global_pool = GlobalPool::Max)),
         ("average and maximum", with(|c| c.global_pool = GlobalPool::Avgmax)),
+        ("RMSNorm", with(|c| (c.norm_layer, c.qk_norm, c.scale_mlp_norm) = (NormLayer::RmsNorm, true, true))),
+        (
+            "AIMv2",
+            with(|c| {
+                (c.norm_layer, c.mlp_layer, c.embed_norm) = (NormLayer::RmsNorm, MlpLayer::Swiglu, true)
+            }),
+        ),
+        ("attention beside the MLP", with(|c| c.block_fn = BlockFn::ParallelScalingBlock)),
+        (
+            "attention beside the MLP without biases",
+            with(|c| (c.block_fn, c.qkv_bias, c.qk_norm) = (BlockFn::ParallelScalingBlock, false, true)),
+        ),
+        ("two of each", with(|c| (c.block_fn, c.init_values) = (BlockFn::ParallelThingsBlock, Some(0.1)))),
+        ("differential attention", with(|c| (c.attn_layer, c.qk_norm) = (AttnLayer::Diff, true))),
+        (
+            "differential attention beside the MLP",
+            with(|c| (c.block_fn, c.init_values) = (BlockFn::DiffParallelScalingBlock, Some(0.1))),
+        ),
+        (
+            "two differential attentions, dropped",
+            with(|c| {
+                (c.block_fn, c.attn_layer) = (BlockFn::ParallelThingsBlock, AttnLayer::Diff);
+                (c.attn_drop_rate, c.proj_drop_rate, c.drop_path_rate) = (0.1, 0.1, 0.1);
+            }),
+        ),
         ("attention pooling", with(|c| c.global_pool = GlobalPool::Map)),
         ("hidden layer of the head", with(|c| c.representation_size = Some(12))),
         ("norm after pooling", with(|c| c.fc_norm = Some(true))),

@@ -326,6 +326,19 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
         ("means in shortcuts", resnet(r#", "avg_down": true"#)),
         ("groups", resnet(r#", "cardinality": 2, "base_width": 32"#)),
         ("silu", resnet(r#", "act_layer": "silu", "global_pool": "avgmax""#)),
+        ("gates", resnet(r#", "attn_layer": "se", "rd_ratio": 0.25, "replace_stem_pool": true"#)),
+        (
+            "efficient gates and blurs",
+            resnet(r#", "attn_layer": "eca", "aa_layer": "blur", "avg_down": true"#),
+        ),
+        (
+            "SENet",
+            resnet(
+                r#", "attn_layer": "se", "cardinality": 2, "block_reduce_first": 2, "down_kernel_size": 3"#,
+            ),
+        ),
+        ("RMSNorm in a ConvNeXt", convnext(r#", "norm_layer": "rmsnorm""#)),
+        ("SimpleNorm in a ConvNeXt", convnext(r#", "norm_layer": "simplenorm", "conv_mlp": true"#)),
         ("one kernel as stem", resnet(r#", "stem_type": """#)),
         ("RegNetX", regnet("")),
         ("RegNetY", regnet(r#", "se_ratio": 1.0, "bottle_ratio": 0.5"#)),
@@ -361,6 +374,14 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             eva(
                 r#", "num_reg_tokens": 2, "use_rot_pos_emb": true, "rope_type": "dinov3", "rope_rotate_half": true,
                    "swiglu_mlp": true, "swiglu_align_to": 8, "use_fc_norm": false"#,
+            ),
+        ),
+        (
+            "Sapiens2",
+            eva(
+                r#", "num_reg_tokens": 2, "use_rot_pos_emb": true, "rope_type": "dinov3", "rope_rotate_half": true,
+                   "swiglu_mlp": true, "attn_type": "rope", "qkv_fused": false, "qk_norm": true, "num_kv_heads": [2, 1],
+                   "norm_layer": "rmsnorm", "init_values": 1.0, "attn_only_layer_scale": true, "global_pool": "token""#,
             ),
         ),
         ("norms before", bit("")),

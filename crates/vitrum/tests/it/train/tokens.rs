@@ -1,5 +1,5 @@
-//! Transformers in stages or behind modules of their own: every parameter learns, updates are repeatable, and a model
-//! learns the drawn shapes.
+//! Transformers in stages, behind modules of their own or with other forms of blocks: every parameter learns, updates are
+//! repeatable, and a model learns the drawn shapes.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,30 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             "depth": 2, "num_heads": 3, "mlp_ratio": 2.0, "token_drop_rate": 0.0});
         config(tiny, more)
     };
+    let vit = |more| {
+        let tiny = json!({"img_size": [32, 24], "patch_size": [8, 8], "num_classes": CLASSES, "embed_dim": 24, "depth": 2,
+            "num_heads": 3, "mlp_ratio": 2.0});
+        config(tiny, more)
+    };
     vec![
+        (
+            "RMSNorm and SwiGLU",
+            vit(
+                json!({"norm_layer": "rmsnorm", "mlp_layer": "swiglu", "act_layer": "silu", "embed_norm": true,
+            "qk_norm": true}),
+            ),
+        ),
+        (
+            "attention beside the MLP",
+            vit(json!({"block_fn": "parallel_scaling_block", "qkv_bias": false, "init_values": 0.1})),
+        ),
+        ("two of each", vit(json!({"block_fn": "parallel_things_block", "init_values": 0.1}))),
+        ("differential attention", vit(json!({"attn_layer": "diff"}))),
+        (
+            "differential attention beside the MLP, dropout",
+            vit(json!({"block_fn": "diff_parallel_scaling_block", "norm_layer": "rmsnorm", "drop_rate": 0.1,
+            "attn_drop_rate": 0.1, "proj_drop_rate": 0.1, "drop_path_rate": 0.1})),
+        ),
         ("PiT", pit(json!({}))),
         ("PiT, distilled", pit(json!({"distilled": true}))),
         (
@@ -231,9 +254,18 @@ fn drawn_shapes_are_learnt() {
         json!({"family": "t2t", "img_size": [32, 32], "num_classes": 10, "token_dim": 16, "embed_dim": 32, "depth": 2,
             "num_heads": 2, "mlp_ratio": 2.0, "tokens_type": tokens_type})
     };
-    for (name, config) in
-        [("PiT", pit), ("T2T-ViT", t2t("performer")), ("T2T-ViT, plain attention", t2t("transformer"))]
-    {
+    let vit = |block_fn, attn_layer| {
+        json!({"img_size": [32, 32], "patch_size": [8, 8], "num_classes": 10, "embed_dim": 32, "depth": 2, "num_heads": 2,
+            "mlp_ratio": 2.0, "block_fn": block_fn, "attn_layer": attn_layer, "norm_layer": "rmsnorm"})
+    };
+    for (name, config) in [
+        ("attention beside the MLP", vit("parallel_scaling_block", "attn")),
+        ("two differential attentions", vit("parallel_things_block", "diff")),
+        ("differential attention beside the MLP", vit("diff_parallel_scaling_block", "attn")),
+        ("PiT", pit),
+        ("T2T-ViT", t2t("performer")),
+        ("T2T-ViT, plain attention", t2t("transformer")),
+    ] {
         let config: ModelConfig = serde_json::from_value(config).expect("a configuration");
         let recipe = recipe(|recipe| {
             (recipe.lr, recipe.sched, recipe.weight_decay) = (Some(1e-2), "none".into(), 0.0);

@@ -6,7 +6,7 @@ use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::Converted;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
-use crate::models::vit::{GlobalPool, MlpLayer, PosEmbed, VitConfig};
+use crate::models::vit::{AttnLayer, BlockFn, GlobalPool, MlpLayer, NormLayer, PosEmbed, VitConfig};
 
 /// Infers the configuration of tensors under timm's names.
 ///
@@ -53,25 +53,29 @@ pub(in crate::checkpoint::family) fn infer_with(
     config.embed_dim = width;
     config.in_chans = channels;
     config.patch_size = [rows, columns];
-    config.depth = shapes.depth()?;
-    let is_split = map.contains("blocks.0.mlp.fc1_g.weight");
-    let [hidden, _] = shapes.get(&format!("blocks.0.mlp.fc1{}.weight", if is_split { "_g" } else { "" }))?;
-    let is_halved = map.get("blocks.0.mlp.fc2.weight").is_some_and(|fc2| fc2.shape() == [width, hidden / 2]);
-    config.mlp_layer = match (is_split, is_halved) {
-        (true, _) => MlpLayer::Swiglu,
-        (false, true) => MlpLayer::SwigluPacked,
-        (false, false) => MlpLayer::Mlp,
-    };
+    let keys = BlockKeys::of(map);
+    config.block_fn = keys.block_fn;
+    config.depth = shapes.depth(&keys.qkv)?;
+    let (hidden, mlp_layer) = mlp(&shapes, &keys, width)?;
+    config.mlp_layer = mlp_layer;
     config.mlp_ratio = mlp_ratio(hidden, width);
-    config.scale_attn_norm = map.contains("blocks.0.attn.norm.weight");
-    config.scale_mlp_norm = map.contains("blocks.0.mlp.norm.weight");
-    config.qkv_bias = map.contains("blocks.0.attn.qkv.bias");
-    config.proj_bias = map.contains("blocks.0.attn.proj.bias");
-    config.qk_norm = map.contains("blocks.0.attn.q_norm.weight");
+    let has = |layer: &str| map.contains(&format!("blocks.0.{layer}"));
+    let is_differential = has(&format!("{}lambda_q1", keys.attn));
+    config.attn_layer =
+        if is_differential && !keys.block_fn.is_scaling() { AttnLayer::Diff } else { AttnLayer::Attn };
+    config.norm_layer = match has(&format!("{}.weight", keys.norm)) && !has(&format!("{}.bias", keys.norm)) {
+        true => NormLayer::RmsNorm,
+        false => NormLayer::LayerNorm,
+    };
+    config.scale_attn_norm = has(&format!("{}norm.weight", keys.attn)) && !keys.block_fn.is_scaling();
+    config.scale_mlp_norm = has(&format!("{}norm.weight", keys.mlp)) && !keys.block_fn.is_scaling();
+    config.qkv_bias = has(&format!("{}.bias", keys.qkv));
+    config.proj_bias = has(&format!("{}.bias", keys.proj));
+    config.qk_norm = has(&format!("{}q_norm.weight", keys.attn));
     config.pre_norm = map.contains("norm_pre.weight");
     config.patch_norm = map.contains("patch_embed.norm_pixels.weight");
     config.embed_norm = map.contains("patch_embed.norm.weight");
-    config.init_values = match map.contains("blocks.0.ls1.gamma") {
+    config.init_values = match has(&format!("{}.gamma", keys.gain)) {
         true => config.init_values.or(Some(1e-5)),
         false => config.init_values.filter(|_| config.res_post_norm),
     };
@@ -88,17 +92,79 @@ pub(in crate::checkpoint::family) fn infer_with(
         true => Some(shapes.get::<2>("pre_logits.fc.weight")?[0]),
         false => None,
     };
-    let [fused, _] = shapes.get("blocks.0.attn.qkv.weight")?;
-    let inner = fused / 3;
+    let [fused, _] = shapes.get(&format!("blocks.0.{}.weight", keys.qkv))?;
+    let inner = if keys.block_fn.is_scaling() { fused.saturating_sub(hidden) / 3 } else { fused / 3 };
     config.num_heads = match told.num_heads {
         Some(heads) => heads,
-        None => heads(&shapes, &config, inner, hint, &mut notes)?,
+        None => heads(&shapes, &config, &keys, inner, hint, &mut notes)?,
     };
     config.attn_head_dim = head_dim(inner, &config, map)?;
     pooling(&mut config, map, hint);
     positions(&mut config, &shapes, hint.is_some() || told.img_size.is_some(), &mut notes)?;
     config.validate().map_err(|error| LoadError::config(&map.path, error))?;
     Ok(Inferred { config, notes })
+}
+
+/// The keys of a block's layers, which depend on its form.
+struct BlockKeys {
+    block_fn: BlockFn,
+    /// The first projection, and the last of attention.
+    qkv: String,
+    proj: String,
+    /// In front of the keys of attention and of the MLP.
+    attn: String,
+    mlp: String,
+    norm: String,
+    gain: String,
+}
+
+impl BlockKeys {
+    fn of(map: &TensorMap) -> Self {
+        let new = |block_fn, [qkv, proj, attn, mlp, norm, gain]: [&str; 6]| {
+            let [qkv, proj, attn, mlp, norm, gain] = [qkv, proj, attn, mlp, norm, gain].map(str::to_string);
+            Self { block_fn, qkv, proj, attn, mlp, norm, gain }
+        };
+        if map.contains("blocks.0.in_proj.weight") {
+            let is_fused = map.contains("blocks.0.out_proj.weight");
+            let (block_fn, proj) = match is_fused {
+                true => (BlockFn::DiffParallelScalingBlock, "out_proj"),
+                false => (BlockFn::ParallelScalingBlock, "attn_out_proj"),
+            };
+            return new(block_fn, ["in_proj", proj, "", "", "in_norm", "ls"]);
+        }
+        if map.contains("blocks.0.attns.0.attn.qkv.weight") {
+            let keys =
+                ["attns.0.attn.qkv", "attns.0.attn.proj", "attns.0.attn.", "ffns.0.mlp.", "attns.0.norm"];
+            let [qkv, proj, attn, mlp, norm] = keys;
+            return new(BlockFn::ParallelThingsBlock, [qkv, proj, attn, mlp, norm, "attns.0.ls"]);
+        }
+        new(BlockFn::Block, ["attn.qkv", "attn.proj", "attn.", "mlp.", "norm1", "ls1"])
+    }
+}
+
+/// Width of the MLP, as timm counts it, and its form.
+fn mlp(shapes: &TensorShapes, keys: &BlockKeys, width: usize) -> Result<(usize, MlpLayer), LoadError> {
+    match keys.block_fn {
+        BlockFn::ParallelScalingBlock => {
+            let [_, hidden] = shapes.get("blocks.0.mlp_out_proj.weight")?;
+            return Ok((hidden, MlpLayer::Mlp));
+        }
+        BlockFn::DiffParallelScalingBlock => {
+            let [_, both] = shapes.get("blocks.0.out_proj.weight")?;
+            return Ok((both.saturating_sub(width), MlpLayer::Mlp));
+        }
+        BlockFn::Block | BlockFn::ParallelThingsBlock => {}
+    }
+    let name = |layer: &str| format!("blocks.0.{}{layer}.weight", keys.mlp);
+    let is_split = shapes.map.contains(&name("fc1_g"));
+    let [hidden, _] = shapes.get(&name(if is_split { "fc1_g" } else { "fc1" }))?;
+    let is_halved = shapes.map.get(&name("fc2")).is_some_and(|fc2| fc2.shape() == [width, hidden / 2]);
+    let layer = match (is_split, is_halved) {
+        (true, _) => MlpLayer::Swiglu,
+        (false, true) => MlpLayer::SwigluPacked,
+        (false, false) => MlpLayer::Mlp,
+    };
+    Ok((hidden, layer))
 }
 
 /// TensorShapes of tensors by name.
@@ -119,9 +185,9 @@ impl TensorShapes<'_> {
     }
 
     /// The number of blocks. Block numbers must run from 0 without a gap.
-    fn depth(&self) -> Result<usize, LoadError> {
-        let depth = (0..).take_while(|i| self.map.contains(&format!("blocks.{i}.attn.qkv.weight"))).count();
-        let beyond = format!("blocks.{depth}.attn.qkv.weight");
+    fn depth(&self, qkv: &str) -> Result<usize, LoadError> {
+        let depth = (0..).take_while(|i| self.map.contains(&format!("blocks.{i}.{qkv}.weight"))).count();
+        let beyond = format!("blocks.{depth}.{qkv}.weight");
         let last = self
             .map
             .names()
@@ -150,14 +216,19 @@ fn head_dim(inner: usize, config: &VitConfig, map: &TensorMap) -> Result<Option<
 fn heads(
     shapes: &TensorShapes,
     config: &VitConfig,
+    keys: &BlockKeys,
     inner: usize,
     hint: Option<&VitConfig>,
     notes: &mut Vec<String>,
 ) -> Result<usize, LoadError> {
     let width = config.embed_dim;
-    if config.qk_norm {
-        let [head] = shapes.get("blocks.0.attn.q_norm.weight")?;
-        return Ok(inner / head);
+    // With differential attention a head has two queries.
+    let queries = if config.has_differential() { 2 } else { 1 };
+    for (is_there, layer) in [(config.qk_norm, "q_norm.weight"), (config.has_differential(), "lambda_q1")] {
+        if is_there {
+            let [head] = shapes.get(&format!("blocks.0.{}{layer}", keys.attn))?;
+            return Ok(inner / head / queries);
+        }
     }
     if let Some(network) = network(shapes.map, "fc2") {
         return Ok(shapes.get::<2>(&network)?[0]);

@@ -1,5 +1,6 @@
 //! Tables from each library's names of a Vision Transformer to timm's.
 
+pub mod aimv2;
 pub mod beit3;
 pub mod clip;
 pub mod google;
