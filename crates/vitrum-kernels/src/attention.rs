@@ -29,6 +29,7 @@
 //! At 197 tokens and one thread, products take 57 % of the forward time, softmax and transposition 36 %. Two variants
 //! were worse: one store per transposed number with rows copied by `memcpy` (11 % slower in all), and sums of 577 terms
 //! in one chain (error 1.2e-6 of the largest number instead of 6.6e-7). The sizes below were reasoned, not searched.
+//! With AVX2, tiles of 6 x 2 vectors instead of 4 x 3 (see `product`) made PiT-S 1.12 times and ViT-S 1.07 times as fast.
 
 mod backward;
 mod call;
