@@ -125,8 +125,8 @@ fn gradients_of_rms_norm_are_those_of_central_differences() {
     let weight = random([9], 2.0, 5, &device, DType::F64);
     let (_, d_x, d_weight, _) = rms(|x, weight| rms_norm(x, weight, 0.1), &x, &w);
     let loss = |x: &Tensor<2>, weight: &Tensor<1>| dot(rms_norm(x.clone(), weight.clone(), 0.1), &w);
-    assert!(distance(&d_x, &central_differences(&x, 1e-5, |x| loss(x, &weight))) < 1e-8);
-    assert!(distance(&d_weight, &central_differences(&weight, 1e-5, |weight| loss(&x, weight))) < 1e-8);
+    assert!(distance(&d_x, &central_differences(&x, 1e-5, |x| loss(&x, &weight))) < 1e-8);
+    assert!(distance(&d_weight, &central_differences(&weight, 1e-5, |weight| loss(&x, &weight))) < 1e-8);
 }
 
 #[test]

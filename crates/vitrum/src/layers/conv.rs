@@ -12,6 +12,7 @@ use vitrum_kernels::{ConvForm, Folding, PackedConv, Pool};
 use super::batch_norm::BatchNorm;
 use super::drop::training;
 use super::mlp::Activation;
+use super::norm::GroupNorm;
 use super::observe::{Observer, Within};
 use super::parameter;
 
@@ -412,18 +413,84 @@ impl Then {
     }
 }
 
-/// A convolution and its batch norm, `act(norm(conv(x)) + residual)`. For answers it is one operation. `name` is the
-/// norm's, within the observer's scope.
+/// The form of the norms of maps. The names are timm's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MapNormLayer {
+    /// Over the batch.
+    #[default]
+    BatchNorm2d,
+    /// Over groups of channels of each map.
+    GroupNorm,
+}
+
+/// A norm of maps.
+#[derive(Module, Debug)]
+pub enum MapNorm {
+    /// Over the batch.
+    Batch(BatchNorm),
+    /// Over groups of channels of each map.
+    Group(GroupNorm),
+}
+
+impl MapNorm {
+    /// The batch norm, if it is one.
+    pub fn batch_mut(&mut self) -> Option<&mut BatchNorm> {
+        match self {
+            Self::Batch(norm) => Some(norm),
+            Self::Group(_) => None,
+        }
+    }
+}
+
+/// The norm behind a convolution.
+#[derive(Clone, Copy, Debug)]
+pub enum NormBehind<'a> {
+    /// Over the batch.
+    Batch(&'a BatchNorm),
+    /// Over groups of channels of each map.
+    Group(&'a GroupNorm),
+}
+
+impl<'a> From<&'a BatchNorm> for NormBehind<'a> {
+    fn from(norm: &'a BatchNorm) -> Self {
+        Self::Batch(norm)
+    }
+}
+
+impl<'a> From<&'a MapNorm> for NormBehind<'a> {
+    fn from(norm: &'a MapNorm) -> Self {
+        match norm {
+            MapNorm::Batch(norm) => Self::Batch(norm),
+            MapNorm::Group(norm) => Self::Group(norm),
+        }
+    }
+}
+
+/// A convolution and its norm, `act(norm(conv(x)) + residual)`. With a batch norm it is one operation for answers. `name` is
+/// the norm's, within the observer's scope.
 ///
 /// # Panics
 /// As [`Conv::forward`].
-pub fn conv_norm(
+pub fn conv_norm<'a>(
     conv: &Conv,
-    (name, norm): (&str, &BatchNorm),
+    (name, norm): (&str, impl Into<NormBehind<'a>>),
     maps: &Maps,
     then: Then,
     watch: &mut dyn Observer,
 ) -> Maps {
+    let norm = match norm.into() {
+        NormBehind::Batch(norm) => norm,
+        NormBehind::Group(norm) => {
+            let y = conv.forward(maps);
+            let x = match (then.residual, then.act) {
+                (None, act) => norm.forward(y.x.clone(), act),
+                (Some(residual), Some(act)) => act.forward(norm.forward(y.x.clone(), None) + residual),
+                (Some(residual), None) => norm.forward(y.x.clone(), None) + residual,
+            };
+            return y.with(x);
+        }
+    };
     if training(&maps.x) {
         let y = conv.forward(maps);
         let x = norm.forward_then(y.x.clone(), then, &mut Within::new(watch, format_args!("{name}")));

@@ -26,15 +26,19 @@ use super::shapes::{Walk, long, product};
 use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::batch_norm::BatchNorm;
-pub use crate::layers::conv::Antialias;
-use crate::layers::conv::{Conv, ConvConfig, Maps, Padding, Then, conv_norm};
+pub use crate::layers::conv::{Antialias, MapNormLayer};
+use crate::layers::conv::{Conv, ConvConfig, MapNorm, Maps, Padding, Then, conv_norm};
 use crate::layers::drop::{drop_path, training};
 use crate::layers::init::{Draw, norm};
 use crate::layers::mlp::Activation;
+use crate::layers::norm::GroupNorm;
 use crate::layers::observe::{Observer, Within};
 use crate::layers::pool::MapPool;
 pub use crate::layers::squeeze_excite::GateLayer;
 use crate::layers::squeeze_excite::{ChannelGate, EfficientGate, SqueezeExcite};
+
+/// Groups of GroupNorm, as in timm.
+const GROUPS: usize = 32;
 
 /// The form of the blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +105,8 @@ pub struct ResNetConfig {
     pub aa_layer: Antialias,
     /// Non-linearity.
     pub act_layer: Activation,
+    /// The form of the norms. `groupnorm` has 32 groups.
+    pub norm_layer: MapNormLayer,
     /// Added to the variance in the norms.
     pub norm_eps: f64,
     /// How the last map becomes one vector.
@@ -134,6 +140,7 @@ impl Default for ResNetConfig {
             rd_ratio: 1.0 / 16.0,
             aa_layer: Antialias::None,
             act_layer: Activation::Relu,
+            norm_layer: MapNormLayer::BatchNorm2d,
             norm_eps: 1e-5,
             global_pool: MapPool::Avg,
             drop_rate: 0.0,
@@ -300,11 +307,11 @@ pub struct DeepStem {
     /// 3x3 at a step of 2.
     pub _0: Conv,
     /// Its norm.
-    pub _1: BatchNorm,
+    pub _1: MapNorm,
     /// 3x3.
     pub _3: Conv,
     /// Its norm.
-    pub _4: BatchNorm,
+    pub _4: MapNorm,
     /// 3x3, to the width of the stem.
     pub _6: Conv,
 }
@@ -326,7 +333,7 @@ pub struct StemPool {
     /// 3x3 at a step of 2.
     pub _0: Conv,
     /// Its norm.
-    pub _1: BatchNorm,
+    pub _1: MapNorm,
 }
 
 /// The projection of a shortcut.
@@ -335,7 +342,7 @@ pub struct Projection {
     /// 1x1.
     pub _0: Conv,
     /// Its norm.
-    pub _1: BatchNorm,
+    pub _1: MapNorm,
 }
 
 /// The projection of a shortcut after a mean over 2x2.
@@ -344,7 +351,7 @@ pub struct AvgProjection {
     /// 1x1.
     pub _1: Conv,
     /// Its norm.
-    pub _2: BatchNorm,
+    pub _2: MapNorm,
 }
 
 /// The shortcut of a block that changes the shape of its maps.
@@ -362,15 +369,15 @@ pub struct Block {
     /// 1x1 in a bottleneck, 3x3 in a basic block.
     pub conv1: Conv,
     /// Its norm.
-    pub bn1: BatchNorm,
+    pub bn1: MapNorm,
     /// 3x3.
     pub conv2: Conv,
     /// Its norm.
-    pub bn2: BatchNorm,
+    pub bn2: MapNorm,
     /// 1x1 of a bottleneck.
     pub conv3: Option<Conv>,
     /// Its norm.
-    pub bn3: Option<BatchNorm>,
+    pub bn3: Option<MapNorm>,
     /// The gate at the end of the branch.
     pub se: Option<ChannelGate>,
     /// The shortcut; `None`: the identity.
@@ -431,7 +438,7 @@ impl Block {
     fn join(
         &self,
         conv: &Conv,
-        norm: (&str, &BatchNorm),
+        norm: (&str, &MapNorm),
         y: &Maps,
         shortcut: Tensor<3>,
         watch: &mut dyn Observer,
@@ -470,7 +477,7 @@ impl Block {
             visit(Part::Conv(conv));
         }
         for norm in [&mut self.bn1, &mut self.bn2].into_iter().chain(&mut self.bn3) {
-            visit(Part::BatchNorm(norm));
+            visit_norm(norm, visit);
         }
         if let Some(ChannelGate::Squeeze(SqueezeExcite { fc1, fc2, .. })) = &mut self.se {
             [fc1, fc2].into_iter().for_each(|conv| visit(Part::Conv(conv)));
@@ -482,9 +489,15 @@ impl Block {
                 | Downsample::Avg(AvgProjection { _1: conv, _2: norm }),
             ) => {
                 visit(Part::Conv(conv));
-                visit(Part::BatchNorm(norm));
+                visit_norm(norm, visit);
             }
         }
+    }
+}
+
+fn visit_norm(norm: &mut MapNorm, visit: &mut Visitor<'_>) {
+    if let Some(norm) = norm.batch_mut() {
+        visit(Part::BatchNorm(norm));
     }
 }
 
@@ -494,7 +507,7 @@ pub struct ResNet {
     /// The stem's convolutions.
     pub conv1: Stem,
     /// The norm after the last of them.
-    pub bn1: BatchNorm,
+    pub bn1: MapNorm,
     /// The kernel in place of the maximum.
     pub maxpool: Option<StemPool>,
     /// The stage at a quarter of the image's size.
@@ -568,13 +581,13 @@ impl Stages for ResNet {
             Stem::Plain(conv) => visit(Part::Conv(conv)),
             Stem::Deep(DeepStem { _0, _1, _3, _4, _6 }) => {
                 [_0, _3, _6].into_iter().for_each(|conv| visit(Part::Conv(conv)));
-                [_1, _4].into_iter().for_each(|norm| visit(Part::BatchNorm(norm)));
+                [_1, _4].into_iter().for_each(|norm| visit_norm(norm, visit));
             }
         }
-        visit(Part::BatchNorm(&mut self.bn1));
+        visit_norm(&mut self.bn1, visit);
         if let Some(StemPool { _0, _1 }) = &mut self.maxpool {
             visit(Part::Conv(_0));
-            visit(Part::BatchNorm(_1));
+            visit_norm(_1, visit);
         }
         let stages = [&mut self.layer1, &mut self.layer2, &mut self.layer3, &mut self.layer4];
         stages.into_iter().flatten().for_each(|block| block.visit_parts(visit));
@@ -605,8 +618,28 @@ impl ResNetConfig {
         }
     }
 
-    fn bn(&self, channels: usize, device: &Device) -> BatchNorm {
-        BatchNorm { eps: self.norm_eps, ..BatchNorm::new(channels, device) }
+    fn bn(&self, channels: usize, device: &Device) -> MapNorm {
+        match self.norm_layer {
+            MapNormLayer::BatchNorm2d => {
+                MapNorm::Batch(BatchNorm { eps: self.norm_eps, ..BatchNorm::new(channels, device) })
+            }
+            MapNormLayer::GroupNorm => {
+                MapNorm::Group(GroupNorm::new(channels, GROUPS, self.norm_eps, device))
+            }
+        }
+    }
+
+    /// Refuses widths that groups do not divide.
+    fn check_groups(&self) -> Result<(), ConfigError> {
+        let stages = (0..self.layers.len()).flat_map(|stage| self.block(stage, 0));
+        let mut widths = self.stem().into_iter().chain(stages).map(|conv| conv.channels[1]);
+        match widths.find(|width| !width.is_multiple_of(GROUPS)) {
+            Some(width) if self.norm_layer == MapNormLayer::GroupNorm => refuse(
+                "norm_layer",
+                format!("`groupnorm` has {GROUPS} groups, which do not divide {width} channels"),
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -673,6 +706,7 @@ impl Config for ResNetConfig {
         }
         check_ranges([("channels", self.num_features(), 1, MAX_WIDTH)])?;
         self.check_halves()?;
+        self.check_groups()?;
         check_eps([("norm_eps", self.norm_eps)])?;
         check_rates([("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)])
     }

@@ -10,7 +10,8 @@ use crate::data::RgbImage;
 use crate::layers::observe::Observer;
 use crate::models::{Model, Want};
 
-/// Attention of one block over the patches of an image, averaged over the heads.
+/// Attention of one block over the patches of an image, averaged over the heads. A head of differential attention counts
+/// as two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionMap {
     /// Rows and columns of patches.

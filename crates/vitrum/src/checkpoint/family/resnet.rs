@@ -8,7 +8,7 @@ use crate::checkpoint::LoadError;
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::models::resnet::{GateLayer, ResNetBlock, ResNetConfig, ResNetStem};
+use crate::models::resnet::{GateLayer, MapNormLayer, ResNetBlock, ResNetConfig, ResNetStem};
 
 /// transformers' names.
 const HUGGING_FACE: [Row; 10] = [
@@ -100,6 +100,9 @@ impl Files for ResNetConfig {
             config.rd_ratio = if reduced == 8 { config.rd_ratio.min(ratio) } else { ratio };
         } else if file.map.contains(&format!("layer{last}.0.se.conv.weight")) {
             config.attn_layer = GateLayer::Eca;
+        }
+        if !file.map.contains("bn1.running_mean") {
+            config.norm_layer = MapNormLayer::GroupNorm;
         }
         config.replace_stem_pool = file.map.contains("maxpool.0.weight");
         if let Some([_, _, side, _]) = shapes.find::<4>("layer2.0.downsample.0.weight") {

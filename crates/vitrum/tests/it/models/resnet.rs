@@ -7,7 +7,7 @@ use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap};
-use vitrum::models::resnet::{Antialias, GateLayer, ResNetBlock, ResNetConfig, ResNetStem};
+use vitrum::models::resnet::{Antialias, GateLayer, MapNormLayer, ResNetBlock, ResNetConfig, ResNetStem};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network};
 
 use super::shared::{distance, logits};
@@ -54,6 +54,7 @@ fn all() -> Vec<ResNetConfig> {
             ..tiny()
         },
         ResNetConfig { block_reduce_first: 2, down_kernel_size: 3, ..basic() },
+        ResNetConfig { norm_layer: MapNormLayer::GroupNorm, channels: vec![32, 64, 32, 64], ..tiny() },
     ]
 }
 
@@ -95,7 +96,7 @@ fn tensors_show_the_configuration() {
         // Tensors show neither the size of images nor how maps are halved.
         let shown = ResNetConfig { img_size: found.img_size, aa_layer: Antialias::None, ..config.clone() };
         assert_eq!(found.walk(), shown.walk(), "{config:?}");
-        assert_eq!(found.rd_ratio, shown.rd_ratio, "{config:?}");
+        assert_eq!((found.rd_ratio, found.norm_layer), (shown.rd_ratio, shown.norm_layer), "{config:?}");
     }
 }
 
@@ -139,6 +140,7 @@ fn a_wrong_field_is_named() {
         (ResNetConfig { rd_ratio: 0.0, ..tiny() }, "rd_ratio"),
         (ResNetConfig { rd_ratio: f64::NAN, ..tiny() }, "rd_ratio"),
         (ResNetConfig { replace_stem_pool: true, ..blur.clone() }, "replace_stem_pool"),
+        (ResNetConfig { norm_layer: MapNormLayer::GroupNorm, ..tiny() }, "norm_layer"),
         (avg.clone(), "img_size"),
         (ResNetConfig { img_size: [32, 40], ..avg.clone() }, "img_size"),
         (ResNetConfig { img_size: [1, 32], ..avg }, "img_size"),
@@ -196,6 +198,8 @@ fn timm_folders_written_read_back() {
         ("resnetblur50", ResNetConfig { aa_layer: Antialias::Blur, ..tiny() }),
         ("resnetrs50", all()[6].clone()),
         ("senet154", all()[7].clone()),
+        ("resnet50_gn", all()[9].clone()),
+        ("resnet50", all()[9].clone()),
     ] {
         let config = ModelConfig::from(config);
         let (folder, base) = (TempDir::new().unwrap(), named(architecture));
