@@ -247,6 +247,13 @@ fn to_huggingface(config: &BeitConfig) -> Result<HuggingFaceModel, String> {
     if let Some((field, _)) = differs.iter().find(|(_, differs)| *differs) {
         return Err(format!("transformers' BEiT has no counterpart for this value of {field}"));
     }
+    let has_positions = config.use_abs_pos_emb || config.use_rel_pos_bias || config.use_shared_rel_pos_bias;
+    let [rows, columns] = config.encoder().grid();
+    if has_positions && rows != columns {
+        return Err(format!(
+            "transformers' BEiT has positions of square images only, not of {rows}x{columns} patches"
+        ));
+    }
     let mut fields = Map::new();
     let mut put = |key: &str, value: Value| fields.insert(key.to_string(), value);
     put("attention_probs_dropout_prob", json!(config.attn_drop_rate));

@@ -1073,7 +1073,8 @@ const DERIVED: [(&str, &str, bool); 10] = [
 /// Folders of timm and transformers for [`DERIVED`], and what the models answer, in `answers.json`.
 fn derived_folders(folder: &Path) {
     let options = WriteOptions { dtype: Some(Dtype::F32), overwrite: true };
-    let (height, width) = (32, 48);
+    // transformers' BEiT has positions of square images only.
+    let (height, width) = (32, 32);
     let images: Vec<f32> = (0..3 * height * width).map(|i| (i as f32).sin()).collect();
     let mut answers = serde_json::Map::new();
     for (name, more, has_transformers) in DERIVED {

@@ -365,6 +365,7 @@ fn transformers_folders_and_back() {
         BeitConfig { qkv_bias: false, ..beit() },
         BeitConfig { scale_mlp: true, ..beit() },
         BeitConfig { use_fc_norm: Some(false), ..beit() },
+        BeitConfig { img_size: [32, 48], ..beit() },
     ] {
         let config = ModelConfig::from(config);
         let card = ModelCard::new(config.clone(), CardSource::Timm, "");
