@@ -45,6 +45,8 @@ const GATE_FAILED: u8 = 3;
 fn main() -> ExitCode {
     vitrum_kernels::memory::keep_freed_memory();
     quiet_decoders();
+    // Without a handler such a write ends the process, which is worse and no reason to refuse to begin.
+    let _ = signals::report_large_files();
     let cli = Cli::parse_from(arguments());
     match run(cli) {
         Ok(code) => code,

@@ -54,6 +54,14 @@ impl Signals {
     }
 }
 
+/// Makes an error of a write beyond the limit on the size of a file (`ulimit -f`). Without a handler the system ends the
+/// process at once, and without a word.
+pub fn report_large_files() -> io::Result<()> {
+    #[cfg(unix)]
+    flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    Ok(())
+}
+
 /// Whether the process started with SIGHUP ignored, for instance by `nohup`. Only Linux tells; elsewhere a hangup
 /// saves and stops.
 #[cfg(unix)]

@@ -54,6 +54,25 @@ fn a_full_disk_is_an_error() {
     }
 }
 
+/// A limit on the size of files is an error with the file's name, and nothing half-written stays.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error() {
+    let sandbox = Sandbox::new();
+    let binary = sandbox.command([""; 0]).get_program().to_os_string();
+    let train = "train demo:20 -m test_vit --img-size 32 --epochs 1 -b 10 --experiment big";
+    for (args, file) in [("checkpoint convert model out", "out"), (train, "runs/classify/big")] {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("ulimit -f 2; exec \"$0\" {args}")]).arg(&binary);
+        let output =
+            shell.current_dir(sandbox.path("")).env("VITRUM_THREADS", "1").output().expect("a shell");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "vitrum {args}: {err}");
+        assert!(err.contains("File too large") && err.contains(file), "vitrum {args}: {err}");
+    }
+    assert!(!sandbox.has("out/model.safetensors"));
+}
+
 #[test]
 fn places_where_no_file_can_be() {
     use std::os::unix::fs::FileTypeExt;

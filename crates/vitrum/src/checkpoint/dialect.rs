@@ -1,7 +1,9 @@
 //! Detects a file's dialect by telltale names, and renames its tensors to timm's names.
 
+use burn::tensor::Device;
 use serde_json::{Map, Value};
 
+use super::apply::expected_tensors;
 use super::card::{CardSource, ModelCard};
 use super::convert::{Patch, edit, undone, unstack};
 use super::error::shorten;
@@ -59,6 +61,14 @@ fn unknown_names(map: &TensorMap, nearest: Nearest) -> LoadError {
     }
 }
 
+/// The first naming of a configuration's family, if most tensors have the model's own names: a file that lacks a telltale.
+fn of_config(map: &TensorMap, config: &ModelConfig) -> Option<Detected> {
+    let expected = expected_tensors(&config.skeleton(&Device::flex()).ok()?);
+    let own = map.names().filter(|name| expected.contains_key(*name)).count();
+    let naming = family(config.family()).namings.first().filter(|_| 2 * own > map.len())?;
+    Some(Detected { family: config.family(), naming, prefix: String::new() })
+}
+
 /// The prefix of a naming's telltales, if all of them are present. Of several prefixes the shortest.
 fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
     let whole = map.names().filter_map(|name| {
@@ -76,16 +86,23 @@ fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
 pub struct Known<'a> {
     /// The family of the model. It comes before other families that fit the names.
     pub family: Option<&'a str>,
+    /// The configuration of the model.
+    pub config: Option<&'a ModelConfig>,
     /// Channels and size of the patches.
     pub patch: Patch,
     /// A key file with names or fields of the configuration.
     pub keys: Option<&'a KeyFile>,
 }
 
-impl Known<'_> {
+impl<'a> Known<'a> {
     /// The family and patches of a configuration.
-    pub fn of(config: &ModelConfig) -> Self {
-        Known { family: Some(config.family()), patch: patch(&config.fields()), keys: None }
+    pub fn of(config: &'a ModelConfig) -> Self {
+        Known {
+            family: Some(config.family()),
+            config: Some(config),
+            patch: patch(&config.fields()),
+            keys: None,
+        }
     }
 
     /// Fields of the configuration that the key file states.
@@ -182,7 +199,9 @@ pub fn to_timm_with(mut map: TensorMap, known: &Known<'_>) -> Result<Converted, 
         }
         leave_out(&mut map, keys);
     }
-    let Detected { family: name, naming, prefix } = detect(&map, known.family)?;
+    let detected = detect(&map, known.family);
+    let Detected { family: name, naming, prefix } =
+        detected.or_else(|error| known.config.and_then(|config| of_config(&map, config)).ok_or(error))?;
     let path = map.path.clone();
     let mut out = map.without_tensors();
     let tensors = match naming.stacked {
@@ -289,13 +308,14 @@ fn insert(map: &mut TensorMap, name: String, tensor: HostTensor) -> Result<(), L
 /// Renames timm's tensors to the names in transformers' files: with the base model's prefix, and with query, key and
 /// value as separate tensors.
 ///
-/// Without a head the names have no prefix: the file is one of the base model itself.
+/// Without a head the names have no prefix: the file is one of the base model itself. A `family` known beforehand comes
+/// before others that fit the names.
 ///
 /// # Errors
 /// A tensor that transformers' model lacks, and a family that transformers lacks.
-pub fn to_huggingface(map: &TensorMap) -> Result<TensorMap, LoadError> {
+pub fn to_huggingface(map: &TensorMap, family_name: Option<&str>) -> Result<TensorMap, LoadError> {
     let fail = |name: &str, reason: &str| Err(LoadError::tensor(&map.path, name, reason));
-    let family_name = detect(map, None)?.family;
+    let family_name = detect(map, family_name)?.family;
     let parts =
         super::convert::split(&map.tensors).map_err(|(name, e)| LoadError::tensor(&map.path, &name, e))?;
     let has = |row: &Row| map.contains(&format!("{}.weight", row.1));

@@ -83,7 +83,8 @@ pub trait Files: Config + Into<ModelConfig> {
     /// # Errors
     /// As [`infer`](Files::infer).
     fn settle_named(self, _file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        Ok(Inferred { config: self, notes: Vec::new() })
+        let notes = headless(&self);
+        Ok(Inferred { config: self, notes })
     }
 
     /// Settles what transformers' `config.json` leaves open, such as whether a bare model has a pooler. A model without
@@ -138,6 +139,15 @@ pub trait Files: Config + Into<ModelConfig> {
     /// # Errors
     /// A value that transformers has no field for.
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String>;
+}
+
+/// A note for a model without classes.
+fn headless(config: &impl Files) -> Vec<String> {
+    let model: ModelConfig = config.clone().into();
+    match model.num_classes() {
+        0 => vec!["no head in this file: the model gives features, not classes".into()],
+        _ => Vec::new(),
+    }
 }
 
 /// [`Files::of_huggingface`] for any family.

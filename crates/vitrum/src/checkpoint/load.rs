@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device};
 
 mod error;
 mod find;
+mod known;
 mod weights;
 
 use super::apply::{ApplyError, Excuses, Report, ShapeChange, apply, expected_tensors};
@@ -272,6 +273,8 @@ fn fill(
     }
     let path = tensors.path.clone();
     let quantized = int8_weights(&mut tensors, config, options)?;
+    let skeleton = config.skeleton(device)?;
+    refuse_integers(&skeleton, &tensors)?;
     let excuses = Excuses {
         missing: options.allow_missing.clone(),
         unexpected: options.allow_unexpected.clone(),
@@ -280,7 +283,7 @@ fn fill(
         held: shapes(&quantized),
         seed: options.seed,
     };
-    let filled = apply(config.skeleton(device)?, tensors, options.dtype, &excuses);
+    let filled = apply(skeleton, tensors, options.dtype, &excuses);
     let (mut model, report) = filled.map_err(|error| match error {
         ApplyError::Refused(report) => {
             ModelError::Refused { path: path.clone(), report, notes: found.notes.clone() }
@@ -383,7 +386,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     card.preprocess = found.preprocess;
     if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
         card.architecture = match found.named {
-            Some(_) => Some(found.name),
+            Some(named) => Some(named.name),
             None => catalogue::closest(&card.config).map(str::to_string),
         };
     }
@@ -393,6 +396,7 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
 /// Refuses missing tensors and wrong shapes. Extra tensors are allowed.
 fn check_shapes(config: &ModelConfig, tensors: &TensorMap, notes: &[String]) -> Result<(), ModelError> {
     let skeleton = config.skeleton(&Device::flex())?;
+    refuse_integers(&skeleton, tensors)?;
     let mut report = Report::default();
     for (key, expected) in expected_tensors(&skeleton) {
         match tensors.get(&key) {
@@ -410,6 +414,17 @@ fn check_shapes(config: &ModelConfig, tensors: &TensorMap, notes: &[String]) -> 
     if report.is_refused() {
         let (path, notes) = (tensors.path.clone(), notes.to_vec());
         return Err(ModelError::Refused { path, report: Box::new(report), notes });
+    }
+    Ok(())
+}
+
+/// Refuses whole numbers in the place of weights: they are another program's quantised weights, or no weights.
+fn refuse_integers(skeleton: &Model, tensors: &TensorMap) -> Result<(), LoadError> {
+    for key in expected_tensors(skeleton).keys() {
+        if let Some(tensor) = tensors.get(key).filter(|tensor| !tensor.dtype().is_float()) {
+            let reason = format!("is of type {}, expected floating-point numbers", tensor.dtype());
+            return Err(LoadError::tensor(&tensors.path, key, reason));
+        }
     }
     Ok(())
 }
@@ -463,9 +478,9 @@ fn described(
         return Ok(card.config.clone());
     }
     let Some(converted) = tensors else {
-        return found.named.clone().ok_or_else(|| ModelError::NotFound { model: options.spec() });
+        return found.config().cloned().ok_or_else(|| ModelError::NotFound { model: options.spec() });
     };
-    let Some(named) = found.named.clone() else {
+    let Some(named) = found.config().cloned() else {
         let card = converted.card()?;
         let config = card.config.clone();
         adopt(card, found);

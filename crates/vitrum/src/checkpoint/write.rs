@@ -127,7 +127,7 @@ pub fn write_huggingface(
     let fail = |reason: String| LoadError::config(&card.path, reason);
     let dtype = options.dtype.unwrap_or_else(|| common_dtype(map, card));
     let config = huggingface_config(card, dtype).map_err(fail)?;
-    let weights = to_safetensors(&to_huggingface(map)?, Some(dtype))?;
+    let weights = to_safetensors(&to_huggingface(map, Some(card.config.family()))?, Some(dtype))?;
     let mut files = vec![("config.json", pretty(&config)), ("model.safetensors", weights)];
     if let Some(preprocess) = huggingface_preprocess(card).map_err(fail)? {
         files.push(("preprocessor_config.json", pretty(&preprocess)));
@@ -174,7 +174,7 @@ fn is_huggingface(map: &TensorMap, card: &ModelCard) -> bool {
     card.config.to_huggingface().is_ok_and(|model| model.is_own)
         && huggingface_config(card, common_dtype(map, card)).is_ok()
         && huggingface_preprocess(card).is_ok()
-        && to_huggingface(map).is_ok()
+        && to_huggingface(map, Some(card.config.family())).is_ok()
 }
 
 /// Before the family's name: an architecture that timm does not know. timm then refuses a model that it would compute

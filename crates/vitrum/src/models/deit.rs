@@ -39,6 +39,30 @@ pub enum DeitAnswer {
     Dist,
 }
 
+impl DeitAnswer {
+    /// The answer of two values: of the class token, 0, and of the distillation token, 1. Without both it is the first.
+    pub(super) fn of(self, has_both: bool, value: impl Fn(usize) -> Tensor<2>) -> Tensor<2> {
+        match (self, has_both) {
+            (Self::Mean, true) => (value(0) + value(1)) / 2.0, // timm's order of operations
+            (Self::Dist, true) => value(1),
+            (Self::Class, _) | (_, false) => value(0),
+        }
+    }
+}
+
+/// The logits of the heads that are there, on their tokens.
+pub(super) fn logits_of(
+    heads: [&Option<Linear>; 2],
+    token: impl Fn(usize) -> Tensor<2>,
+    watch: &mut dyn Observer,
+) -> Vec<Tensor<2>> {
+    let heads = ["head", "head_dist"].into_iter().zip(heads).enumerate();
+    let logits = heads.filter_map(|(index, (name, head))| {
+        Some(watch.vectors(format_args!("{name}"), head.as_ref()?.forward(token(index))))
+    });
+    logits.collect()
+}
+
 /// How a DeiT is built: the fields of a Vision Transformer and these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeitConfig {
@@ -104,11 +128,6 @@ impl Deit {
     }
 }
 
-/// The mean of two tensors, in timm's order of operations.
-pub(crate) fn mean(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    (a + b) / 2.0
-}
-
 impl Backbone for Deit {
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let x = self.vit.embed_with(inputs.images(), Some(&self.dist_token), watch); // [B, 2 + N, D]
@@ -118,11 +137,7 @@ impl Backbone for Deit {
     /// The mean of both tokens; the class token if there is only one head.
     fn embedding(&self, features: Features, _: &mut dyn Observer) -> Tensor<2> {
         let tokens = features.last().tokens;
-        match (self.config.head_dist, self.config.answer) {
-            (true, DeitAnswer::Mean) => mean(self.token(&tokens, 0), self.token(&tokens, 1)),
-            (true, DeitAnswer::Dist) => self.token(&tokens, 1),
-            _ => self.token(&tokens, 0),
-        }
+        self.config.answer.of(self.config.head_dist, |index| self.token(&tokens, index))
     }
 }
 
@@ -133,11 +148,7 @@ impl Classify for Deit {
 
     fn logits_of_heads(&self, features: Features, watch: &mut dyn Observer) -> Vec<Tensor<2>> {
         let tokens = features.last().tokens;
-        let heads = [("head", self.vit.head.as_ref()), ("head_dist", self.head_dist.as_ref())];
-        let logits = heads.into_iter().enumerate().filter_map(|(index, (name, head))| {
-            Some(watch.vectors(format_args!("{name}"), head?.forward(self.token(&tokens, index))))
-        });
-        logits.collect()
+        logits_of([&self.vit.head, &self.head_dist], |index| self.token(&tokens, index), watch)
     }
 
     fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
@@ -147,13 +158,8 @@ impl Classify for Deit {
         if self.config.vit.num_classes == 0 {
             return self.embedding(features, watch);
         }
-        let mut logits = self.logits_of_heads(features, watch).into_iter();
-        let (Some(class), dist) = (logits.next(), logits.next()) else { unreachable!("a head was built") };
-        match (dist, self.config.answer) {
-            (None, _) | (_, DeitAnswer::Class) => class,
-            (Some(dist), DeitAnswer::Mean) => mean(class, dist),
-            (Some(dist), DeitAnswer::Dist) => dist,
-        }
+        let logits = self.logits_of_heads(features, watch);
+        self.config.answer.of(logits.len() == 2, |index| logits[index].clone())
     }
 }
 

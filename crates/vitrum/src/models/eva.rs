@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::beit::{check_head_scale, first_value};
-use super::limits::{MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_ranges, refuse};
+use super::limits::{MAX_DEPTH, MAX_REGISTERS, MAX_SIDE, MAX_WIDTH, check_ranges, refuse};
 use super::network::{Backbone, Chain, Classify, Config, Depth, Features, Input, Inputs, Network, Want};
 use super::shapes::Walk;
 use super::vit::{
@@ -402,11 +402,9 @@ impl Config for EvaConfig {
     type Model = Eva;
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let [_, pool_hidden] = self.attn_pool();
-        let pool_hidden = self.attn_pool_mlp_ratio.map_or(1, |_| pool_hidden);
         check_ranges([
+            ("num_reg_tokens", self.num_reg_tokens, 0, MAX_REGISTERS),
             ("attn_pool_num_heads", self.attn_pool_num_heads.unwrap_or(1), 1, MAX_WIDTH),
-            ("attn_pool_mlp_ratio", pool_hidden, 1, MAX_WIDTH),
             ("swiglu_align_to", self.swiglu_align_to, 0, MAX_WIDTH),
         ])?;
         if self.norms() == [true, true] {
@@ -422,6 +420,9 @@ impl Config for EvaConfig {
         check_ranges([("depth", self.depth, 1, MAX_DEPTH)])?;
         self.check_kv_heads()?;
         self.encoder().validate()?;
+        let [_, pool_hidden] = self.attn_pool();
+        let pool_hidden = self.attn_pool_mlp_ratio.map_or(1, |_| pool_hidden);
+        check_ranges([("attn_pool_mlp_ratio", pool_hidden, 1, MAX_WIDTH)])?;
         if self.use_rot_pos_emb { self.check_rope() } else { Ok(()) }
     }
 

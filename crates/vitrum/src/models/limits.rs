@@ -10,6 +10,8 @@ pub(crate) const MAX_CHANNELS: usize = 1 << 13;
 pub(crate) const MAX_WIDTH: usize = 1 << 16;
 /// Most blocks.
 pub(crate) const MAX_DEPTH: usize = 1000;
+/// Most register tokens.
+pub(crate) const MAX_REGISTERS: usize = 1 << 12;
 /// Most classes.
 pub(crate) const MAX_CLASSES: usize = 1 << 20;
 

@@ -299,6 +299,13 @@ pub struct Features {
     pub levels: Vec<Level>,
 }
 
+impl Features {
+    /// The wanted ones of the blocks' outputs.
+    pub(super) fn of_blocks(blocks: &[Level], wanted: &[usize]) -> Self {
+        Self { levels: wanted.iter().filter_map(|index| blocks.get(*index).cloned()).collect() }
+    }
+}
+
 /// Tokens on a grid. A feature map is tokens without a prefix, channels last.
 #[derive(Clone, Debug)]
 pub struct Level {

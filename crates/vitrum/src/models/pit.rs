@@ -22,7 +22,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::deit::{DeitAnswer, mean};
+use super::deit::{DeitAnswer, logits_of};
 use super::limits::{MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_ranges, check_rates, image_ranges, refuse};
 use super::network::{
     Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Level, Network, Want,
@@ -328,20 +328,14 @@ impl Backbone for Pit {
         match want {
             Want::Head | Want::Last => self.close(x, watch).into(),
             Want::Levels => Features { levels: ends },
-            Want::Blocks(wanted) => {
-                Features { levels: wanted.iter().filter_map(|index| blocks.get(*index).cloned()).collect() }
-            }
+            Want::Blocks(wanted) => Features::of_blocks(&blocks, wanted),
         }
     }
 
     /// The class token; of a distilled model the one whose head answers, or the mean of both.
     fn embedding(&self, features: Features, _: &mut dyn Observer) -> Tensor<2> {
         let tokens = features.last().tokens;
-        match (self.config.distilled, self.config.answer) {
-            (true, DeitAnswer::Mean) => mean(self.token(&tokens, 0), self.token(&tokens, 1)),
-            (true, DeitAnswer::Dist) => self.token(&tokens, 1),
-            _ => self.token(&tokens, 0),
-        }
+        self.config.answer.of(self.config.distilled, |index| self.token(&tokens, index))
     }
 }
 
@@ -352,24 +346,15 @@ impl Classify for Pit {
 
     fn logits_of_heads(&self, features: Features, watch: &mut dyn Observer) -> Vec<Tensor<2>> {
         let tokens = features.last().tokens;
-        let heads = [("head", self.head.as_ref()), ("head_dist", self.head_dist.as_ref())];
-        let logits = heads.into_iter().enumerate().filter_map(|(index, (name, head))| {
-            Some(watch.vectors(format_args!("{name}"), head?.forward(self.token(&tokens, index))))
-        });
-        logits.collect()
+        logits_of([&self.head, &self.head_dist], |index| self.token(&tokens, index), watch)
     }
 
     fn head(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         if self.config.num_classes == 0 {
             return self.embedding(features, watch);
         }
-        let mut logits = self.logits_of_heads(features, watch).into_iter();
-        let (Some(class), dist) = (logits.next(), logits.next()) else { unreachable!("a head was built") };
-        match (dist, self.config.answer) {
-            (None, _) | (_, DeitAnswer::Class) => class,
-            (Some(dist), DeitAnswer::Mean) => mean(class, dist),
-            (Some(dist), DeitAnswer::Dist) => dist,
-        }
+        let logits = self.logits_of_heads(features, watch);
+        self.config.answer.of(logits.len() == 2, |index| logits[index].clone())
     }
 }
 

@@ -159,9 +159,7 @@ impl<N: Stages> Backbone for N {
         match want {
             Want::Head | Want::Last => level(self.close(x, watch)).into(),
             Want::Levels => Features { levels: ends },
-            Want::Blocks(wanted) => {
-                Features { levels: wanted.iter().filter_map(|index| blocks.get(*index).cloned()).collect() }
-            }
+            Want::Blocks(wanted) => Features::of_blocks(&blocks, wanted),
         }
     }
 

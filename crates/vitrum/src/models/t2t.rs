@@ -456,9 +456,7 @@ impl Backbone for T2t {
         match want {
             Want::Head | Want::Last => self.close(x, watch).into(),
             Want::Levels => Features { levels },
-            Want::Blocks(wanted) => {
-                Features { levels: wanted.iter().filter_map(|index| levels.get(*index).cloned()).collect() }
-            }
+            Want::Blocks(wanted) => Features::of_blocks(&levels, wanted),
         }
     }
 

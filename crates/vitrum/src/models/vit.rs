@@ -225,9 +225,7 @@ impl Vit {
         match want {
             Want::Head | Want::Last => level(self.close(x, watch)).into(),
             Want::Levels => Features { levels },
-            Want::Blocks(wanted) => {
-                Features { levels: wanted.iter().filter_map(|index| levels.get(*index).cloned()).collect() }
-            }
+            Want::Blocks(wanted) => Features::of_blocks(&levels, wanted),
         }
     }
 

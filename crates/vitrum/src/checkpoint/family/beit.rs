@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::maps::{Shapes, refuse_args};
-use super::{Files, HuggingFaceModel, Inferred, Naming, vit};
+use super::maps::{Shapes, heads, refuse_args};
+use super::{Files, HuggingFaceModel, Inferred, Naming, headless, vit};
 use crate::checkpoint::fields::{Fields, activation, mlp_ratio};
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
@@ -121,7 +121,7 @@ impl Files for BeitConfig {
         let table = [TABLE, SHARED_TABLE].into_iter().find_map(|key| shapes.find::<2>(key));
         config.num_heads = match table {
             Some([_, heads]) => heads,
-            None => heads(file, width, &mut notes)?,
+            None => heads(file, width, 64, &mut notes)?,
         };
         match (file.img_size(), grid(table.map(|[rows, _]| rows), map.get("pos_embed").map(|t| t.shape()))) {
             (Some(size), _) => config.img_size = size,
@@ -137,10 +137,7 @@ impl Files for BeitConfig {
     }
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let mut notes = Vec::new();
-        if self.num_classes == 0 {
-            notes.push("no head in this file: the model gives features, not classes".into());
-        }
+        let mut notes = headless(&self);
         if file.dialect == Dialect::HuggingFace {
             (self.norm_eps, self.pos_resize) = (HUGGING_FACE_EPS, resize(&self));
             notes.push(format!("Hugging Face names, so norm_eps={HUGGING_FACE_EPS:e}"));
@@ -181,20 +178,6 @@ impl Files for BeitConfig {
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
         to_huggingface(self)
     }
-}
-
-/// Number of heads that tensors of this width do not show: from a key file, else heads are assumed to be 64 wide.
-pub(super) fn heads(file: &Converted, width: usize, notes: &mut Vec<String>) -> Result<usize, LoadError> {
-    if let Some(heads) = file.num_heads {
-        return Ok(heads);
-    }
-    if width == 0 || !width.is_multiple_of(64) {
-        let reason =
-            format!("the number of heads is not in the tensors, and a width of {width} is no multiple of 64");
-        return Err(LoadError::config(&file.map.path, reason));
-    }
-    notes.push(format!("the number of heads is not in the tensors; {} heads of 64 are assumed", width / 64));
-    Ok(width / 64)
 }
 
 /// The default epsilon of transformers' BEiT.
@@ -263,6 +246,13 @@ fn to_huggingface(config: &BeitConfig) -> Result<HuggingFaceModel, String> {
     ];
     if let Some((field, _)) = differs.iter().find(|(_, differs)| *differs) {
         return Err(format!("transformers' BEiT has no counterpart for this value of {field}"));
+    }
+    let has_positions = config.use_abs_pos_emb || config.use_rel_pos_bias || config.use_shared_rel_pos_bias;
+    let [rows, columns] = config.encoder().grid();
+    if has_positions && rows != columns {
+        return Err(format!(
+            "transformers' BEiT has positions of square images only, not of {rows}x{columns} patches"
+        ));
     }
     let mut fields = Map::new();
     let mut put = |key: &str, value: Value| fields.insert(key.to_string(), value);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::maps::{Shapes, refuse_args};
 use super::vit::convert::add_bias;
 use super::vit::huggingface::{huggingface_activation, side};
-use super::{Files, HuggingFaceModel, Inferred, Naming};
+use super::{Files, HuggingFaceModel, Inferred, Naming, headless};
 use crate::checkpoint::fields::{Fields, activation};
 use crate::checkpoint::keys::{Edit, Row, lookup};
 use crate::checkpoint::naming::{Converted, Dialect};
@@ -212,10 +212,7 @@ impl Files for ConvNextConfig {
     }
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let mut notes = Vec::new();
-        if self.num_classes == 0 {
-            notes.push("no head in this file: the model gives features, not classes".into());
-        }
+        let mut notes = headless(&self);
         if file.dialect == Dialect::HuggingFace {
             self.head_norm_eps = Some(HUGGING_FACE_EPS);
             notes.push(format!("Hugging Face names, so head_norm_eps={HUGGING_FACE_EPS:e}"));

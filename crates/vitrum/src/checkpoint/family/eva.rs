@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::beit::{heads, left_out as pretraining};
-use super::maps::{Shapes, refuse_args};
+use super::beit::left_out as pretraining;
+use super::maps::{Shapes, heads, refuse_args};
 use super::{Files, HuggingFaceModel, Inferred, Naming, vit};
 use crate::checkpoint::convert::join;
 use crate::checkpoint::fields::{Fields, mlp_ratio};
@@ -53,21 +53,8 @@ const SAPIENS2: [Row; 10] = [
 /// The last norm in Sapiens2.
 const SAPIENS2_NORM: [Row; 1] = [("ln1", "norm", Edit::Keep)];
 
-/// Meta's names in the Perception Encoder, those of OpenAI's CLIP with a pool by attention.
-const PERCEPTION: [Row; 20] = [
-    ("class_embedding", "cls_token", Edit::Rank3),
-    ("positional_embedding", "pos_embed", Edit::Rank3),
-    ("conv1", "patch_embed.proj", Edit::Keep),
-    ("ln_pre", "norm_pre", Edit::Keep),
-    ("ln_post", "norm", Edit::Keep),
-    ("proj", "head.weight", Edit::Transpose),
-    ("transformer.resblocks.{N}.ln_1", "blocks.{N}.norm1", Edit::Keep),
-    ("transformer.resblocks.{N}.attn.in_proj_weight", "blocks.{N}.attn.qkv.weight", Edit::Keep),
-    ("transformer.resblocks.{N}.attn.in_proj_bias", "blocks.{N}.attn.qkv.bias", Edit::Keep),
-    ("transformer.resblocks.{N}.attn.out_proj", "blocks.{N}.attn.proj", Edit::Keep),
-    ("transformer.resblocks.{N}.ln_2", "blocks.{N}.norm2", Edit::Keep),
-    ("transformer.resblocks.{N}.mlp.c_fc", "blocks.{N}.mlp.fc1", Edit::Keep),
-    ("transformer.resblocks.{N}.mlp.c_proj", "blocks.{N}.mlp.fc2", Edit::Keep),
+/// Meta's names in the Perception Encoder besides those of OpenAI's CLIP: gains, and a pool by attention.
+const PERCEPTION: [Row; 7] = [
     ("transformer.resblocks.{N}.ls_1.gamma", "blocks.{N}.gamma_1", Edit::Keep),
     ("transformer.resblocks.{N}.ls_2.gamma", "blocks.{N}.gamma_2", Edit::Keep),
     ("attn_pool.probe", "attn_pool.latent", Edit::Keep),
@@ -142,7 +129,7 @@ const fn hugging_face(telltales: &'static [&'static str], rows: &'static [&'stat
 
 const fn perception(telltales: &'static [&'static str]) -> Naming {
     Naming {
-        rows: &[&PERCEPTION],
+        rows: &[&PERCEPTION, &vit::keys::clip::ROWS],
         heads: &[],
         finish: |map| split_pool(map).map(|()| None),
         ..Naming::new(Dialect::Clip, telltales)
@@ -258,7 +245,7 @@ impl Files for EvaConfig {
         config.num_heads = match (freqs, shapes.find::<1>("blocks.0.attn.q_norm.weight")) {
             (Some([_, _, heads, _]), _) => heads,
             (None, Some([head])) if head > 0 => width / head,
-            _ => heads(file, width, &mut notes)?,
+            _ => heads(file, width, 64, &mut notes)?,
         };
         config.num_kv_heads = kv_heads(map, config.depth, config.num_heads);
         if let Some([_, hidden, _, _]) =
@@ -272,12 +259,6 @@ impl Files for EvaConfig {
         config.validate().map_err(|error| LoadError::config(&map.path, error))?;
         notes.extend(more);
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(self, _: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let without_head = "no head in this file: the model gives features, not classes".to_string();
-        let notes = (self.num_classes == 0).then_some(without_head).into_iter().collect();
-        Ok(Inferred { config: self, notes })
     }
 
     /// DINOv3's distilled files have biases of zeros, which timm's models without biases leave out.

@@ -1,8 +1,11 @@
 //! What the files of convolutional families share.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use crate::checkpoint::convert::adapt_channels;
+use crate::checkpoint::naming::Converted;
 use crate::checkpoint::report::{Adaptation, Report};
 use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::{Dtype, HostTensor, LoadError, TensorMap};
@@ -74,6 +77,35 @@ impl Shapes<'_> {
         let is_there = |index: &usize| self.0.contains(&key.replacen("{}", &index.to_string(), 1));
         (first..).take_while(is_there).count()
     }
+}
+
+/// Heads of attention of a product `width` wide: from a key file, else heads of `usual`. The assumption goes to `notes`.
+pub(super) fn heads(
+    file: &Converted,
+    width: usize,
+    usual: usize,
+    notes: &mut Vec<String>,
+) -> Result<usize, LoadError> {
+    file.num_heads.map_or_else(|| assumed_heads(&file.map.path, width, usual, notes), Ok)
+}
+
+/// Heads of `usual` in a product `width` wide. The assumption goes to `notes`.
+pub(super) fn assumed_heads(
+    path: &Path,
+    width: usize,
+    usual: usize,
+    notes: &mut Vec<String>,
+) -> Result<usize, LoadError> {
+    if width == 0 || !width.is_multiple_of(usual) {
+        let reason = format!(
+            "the number of heads is not in the tensors, and a width of {width} is no multiple of {usual}\n\
+             hint: the model's name or configuration states it, or `num_heads` in a key file with its `family`"
+        );
+        return Err(LoadError::config(path, reason));
+    }
+    let heads = width / usual;
+    notes.push(format!("the number of heads is not in the tensors; {heads} heads of {usual} are assumed"));
+    Ok(heads)
 }
 
 /// Refuses differences that timm's constructor states only in Python.

@@ -54,7 +54,11 @@ impl Files for PitConfig {
         let depth = (0..stages)
             .map(|stage| shapes.count(&format!("transformers.{stage}.blocks.{{}}.norm1.weight"), 0))
             .collect();
-        let base = head_width(first, &file.map, &mut notes)?;
+        let told = file.told.get("heads").and_then(|heads| heads.as_array()?.first()?.as_u64());
+        let base = match told.map(|heads| heads as usize).filter(|heads| *heads > 0) {
+            Some(heads) => first / heads,
+            None => head_width(first, &file.map, &mut notes)?,
+        };
         let mut heads = Vec::new();
         for stage in 0..stages {
             let [width] = shapes.get::<1>(&format!("transformers.{stage}.blocks.0.norm1.weight"))?;
@@ -84,12 +88,6 @@ impl Files for PitConfig {
         let Inferred { config, notes: more } = config.settle_named(file)?;
         notes.extend(more);
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(self, _file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let headless = "no head in this file: the model gives features, not classes";
-        let notes = if self.num_classes == 0 { vec![headless.into()] } else { Vec::new() };
-        Ok(Inferred { config: self, notes })
     }
 
     fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
@@ -130,7 +128,8 @@ fn head_width(width: usize, map: &TensorMap, notes: &mut Vec<String>) -> Result<
     let known = HEADS.iter().find(|(first, _)| *first == width).map(|(_, base)| *base);
     let Some(base) = known.or((width > 0 && width.is_multiple_of(64)).then_some(64)) else {
         let reason = format!(
-            "the width of a head is not in the tensors, and a width of {width} is of no published PiT"
+            "the width of a head is not in the tensors, and a width of {width} is of no published PiT\n\
+             hint: the model's name or configuration states it, or `heads` in a key file with its `family`"
         );
         return Err(LoadError::config(&map.path, reason));
     };

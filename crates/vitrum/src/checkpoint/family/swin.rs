@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::maps::{Shapes, change_channels, refuse_args};
 use super::vit::fit::resize_patches;
-use super::{Files, HuggingFaceModel, Inferred, Naming};
+use super::{Files, HuggingFaceModel, Inferred, Naming, headless};
 use crate::checkpoint::convert::join;
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::naming::{Converted, Dialect};
@@ -101,10 +101,7 @@ impl Files for SwinConfig {
     }
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let mut notes = Vec::new();
-        if self.num_classes == 0 {
-            notes.push("no head in this file: the model gives features, not classes".into());
-        }
+        let mut notes = headless(&self);
         let library = file.dialect.name();
         match (file.dialect, self.version) {
             (Dialect::Torchvision, _) => (self.window_fit, self.pad_first) = (WindowFit::Image, true),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::maps::Shapes;
+use super::maps::{Shapes, heads};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::{Converted, Dialect};
@@ -39,15 +39,8 @@ impl Files for T2tConfig {
         let [embed_dim, long] = shapes.get::<2>(PROJECT)?;
         let [pixels] = shapes.get::<1>(FIRST_NORM)?;
         let [hidden, _] = shapes.get::<2>("blocks.0.mlp.fc1.weight")?;
-        if embed_dim == 0 || !embed_dim.is_multiple_of(HEAD) {
-            return Err(refuse(format!(
-                "the number of heads is not in the tensors, and a width of {embed_dim} is no multiple of {HEAD}"
-            )));
-        }
-        let num_heads = embed_dim / HEAD;
-        let mut notes = vec![format!(
-            "the number of heads is not in the tensors; {num_heads} heads of {HEAD} are assumed, and qk_scale=head_dim"
-        )];
+        let mut notes = vec!["qk_scale=head_dim is assumed".into()];
+        let num_heads = heads(file, embed_dim, HEAD, &mut notes)?;
         let img_size = match (file.img_size(), shapes.find::<3>(POSITIONS)) {
             (Some(size), _) => size,
             (None, Some([1, rows, _])) if rows > 1 => {
@@ -82,12 +75,6 @@ impl Files for T2tConfig {
         let Inferred { config, notes: more } = config.settle_named(file)?;
         notes.extend(more);
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(self, _file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let headless = "no head in this file: the model gives features, not classes";
-        let notes = if self.num_classes == 0 { vec![headless.into()] } else { Vec::new() };
-        Ok(Inferred { config: self, notes })
     }
 
     fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::maps::{Shapes, refuse_args};
+use super::maps::{Shapes, assumed_heads, refuse_args};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::LoadError;
 use crate::checkpoint::fields::mlp_ratio;
@@ -69,17 +69,10 @@ impl Files for TwinsConfig {
             config.sr_ratios[stage] = (0..2)
                 .find_map(|block| shapes.find::<4>(&format!("blocks.{stage}.{block}.attn.sr.weight")))
                 .map_or(1, |[_, _, side, _]| side);
-            if !width.is_multiple_of(head_width) {
-                let reason = format!(
-                    "the number of heads is not in the tensors, and a width of {width} is no multiple of {head_width}"
-                );
-                return Err(LoadError::tensor(
-                    &file.map.path,
-                    &format!("patch_embeds.{stage}.proj.weight"),
-                    reason,
-                ));
-            }
-            config.num_heads[stage] = width / head_width;
+            config.num_heads[stage] = match file.told.contains_key("num_heads") {
+                true => 1,
+                false => assumed_heads(&file.map.path, width, head_width, &mut Vec::new())?,
+            };
         }
         config.num_classes = file.map.rows("head.weight").unwrap_or(0);
         let Inferred { config, mut notes } = config.settle_named(file)?;
@@ -89,12 +82,6 @@ impl Files for TwinsConfig {
         }
         notes.push("epsilon is assumed as usual for a Twins".into());
         Ok(Inferred { config, notes })
-    }
-
-    fn settle_named(self, _file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let headless = "no head in this file: the model gives features, not classes";
-        let notes = if self.num_classes == 0 { vec![headless.into()] } else { Vec::new() };
-        Ok(Inferred { config: self, notes })
     }
 
     fn num_features(&self) -> usize {

@@ -10,7 +10,7 @@ mod lucidrains;
 
 use serde_json::{Map, Value, json};
 
-use super::{Files, HuggingFaceModel, Inferred, Naming};
+use super::{Files, HuggingFaceModel, Inferred, Naming, headless};
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
@@ -104,17 +104,16 @@ impl Files for VitConfig {
             Dialect::Custom => "timm, unless the key file says otherwise",
             known => known.name(),
         };
-        notes.push(format!("activation and epsilon are assumed as usual for {usual_for}"));
+        notes.push(format!(
+            "activation, epsilon and no rotary positions are assumed as usual for {usual_for}"
+        ));
         Ok(Inferred { config, notes })
     }
 
     fn settle_named(self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let mut notes = Vec::new();
+        let mut notes = headless(&self);
         let mut config = self;
         config.representation_size = file.map.rows("pre_logits.fc.weight");
-        if config.num_classes == 0 {
-            notes.push("no head in this file: the model gives features, not classes".into());
-        }
         if !matches!(file.dialect, Dialect::Timm | Dialect::Custom) {
             config = usual(config, file.dialect);
             notes.push(format!(

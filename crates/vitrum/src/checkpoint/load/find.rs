@@ -13,19 +13,25 @@ use crate::models::{ModelConfig, catalogue};
 pub(super) struct Found {
     pub name: String,
     pub card: Option<ModelCard>,
-    /// The configuration of a catalogue name.
-    pub named: Option<ModelConfig>,
+    /// The model of a catalogue name.
+    pub named: Option<Named>,
     pub weights: Option<PathBuf>,
     pub preprocess: Option<Preprocess>,
     pub labels: Option<Vec<String>>,
     pub notes: Vec<String>,
 }
 
+/// A model of the catalogue.
+pub(super) struct Named {
+    pub name: String,
+    pub config: ModelConfig,
+}
+
 impl Found {
     /// The configuration of the card, else of the catalogue name.
     pub fn config(&self) -> Option<&ModelConfig> {
         let card = self.card.as_ref().map(|card| &card.config);
-        card.or(self.named.as_ref())
+        card.or(self.named.as_ref().map(|named| &named.config))
     }
 }
 
@@ -127,7 +133,7 @@ fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> F
     Found {
         name: spec.into(),
         card: None,
-        named: Some(entry.config.clone()),
+        named: Some(Named { name: spec.into(), config: entry.config.clone() }),
         weights: options.checkpoint.clone(),
         preprocess: Some(entry.preprocess()),
         labels: None,

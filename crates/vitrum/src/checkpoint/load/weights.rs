@@ -4,8 +4,9 @@ use std::path::Path;
 
 use burn::tensor::DType;
 
+use super::known::recognise;
 use super::{EightBitsLimit, Found, LoadOptions, ModelError};
-use crate::checkpoint::dialect::{Converted, Known, to_timm_with};
+use crate::checkpoint::dialect::{Converted, Dialect, Known, to_timm_with};
 use crate::checkpoint::error::{LoadError, shorten};
 use crate::checkpoint::finite::not_finite;
 use crate::checkpoint::quantize::{Int8Map, is_quantized, layers, quantize_tensors, take_int8};
@@ -23,6 +24,10 @@ pub(super) fn weights(
     let map = read_set(path, options.weight_set.as_deref())?;
     let broken = not_finite(&map, options.dtype != DType::F64);
     let known = found.config().map(Known::of).unwrap_or_default();
+    let is_unknown = known.family.is_none() && keys.is_none();
+    // timm's names are those of several families. The clone shares the values.
+    let is_timm = is_unknown && matches!(Dialect::detect(&map), Ok((Dialect::Timm, _)));
+    let original = is_timm.then(|| map.clone());
     let converted = to_timm_with(map, &Known { keys: keys.as_ref(), ..known })?;
     let map = &converted.map;
     let is_used = |name: &str| !map.dropped.iter().any(|(dropped, _)| dropped == name);
@@ -31,7 +36,7 @@ pub(super) fn weights(
     }
     found.notes.extend(map.notes.iter().cloned());
     found.notes.extend(left_out(map));
-    Ok(converted)
+    Ok(if is_unknown { recognise(converted, original, found) } else { converted })
 }
 
 /// One line about the tensors that were left out, by reason. Tensors with the same first word are counted together.

@@ -107,7 +107,8 @@ pub(super) fn sniff(path: &Path) -> Result<Content, LoadError> {
     if let Some((_, _, what, hint)) = FOREIGN.iter().find(|(magic, at, ..)| begins(&head, magic, *at)) {
         return Err(LoadError::foreign(path, *what, *hint));
     }
-    let is_safetensors = head.get(8) == Some(&b'{') && head[0] != b'{';
+    let is_cut = head.len() <= 8 && path.extension().is_some_and(|extension| extension == "safetensors");
+    let is_safetensors = is_cut || head.get(8) == Some(&b'{') && head[0] != b'{';
     if !is_safetensors && let Some(error) = foreign_by_name(path) {
         return Err(error);
     }

@@ -15,7 +15,8 @@ use crate::layers::qkv::QkvForm;
 use crate::layers::rope::RopeConfig;
 use crate::models::ConfigError;
 use crate::models::limits::{
-    MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_SIDE, MAX_WIDTH, check_eps, check_ranges, check_rates, refuse,
+    MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_REGISTERS, MAX_SIDE, MAX_WIDTH, check_eps, check_ranges,
+    check_rates, refuse,
 };
 
 /// How a Vision Transformer is built. Field names and meanings are timm's (`VisionTransformer`); the letters are
@@ -503,6 +504,3 @@ impl VitConfig {
         }
     }
 }
-
-/// Most register tokens.
-const MAX_REGISTERS: usize = 1 << 12;

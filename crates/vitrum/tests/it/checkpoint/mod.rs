@@ -6,6 +6,7 @@
 mod hostile;
 mod hub;
 mod key_file;
+mod known;
 mod problem;
 pub mod quantize;
 mod weight_files;
@@ -14,13 +15,14 @@ mod weights;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::card::{CardSource, ModelCard, infer_config};
 use vitrum::checkpoint::dialect::{Converted, Dialect, to_huggingface, to_timm};
 use vitrum::checkpoint::diff::{compare, diff};
 use vitrum::checkpoint::inspect::{file_sha256, inspect, verify};
+use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::resample::{resize_patch_embed, resize_pos_embed};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{Dtype, HostTensor, LoadError, TensorMap, convert, read};
@@ -858,7 +860,7 @@ fn hugging_face_folder_written_reads_back() {
 fn every_dialect_of_hugging_face_goes_back_to_the_same_names() {
     for file in ["hf_vit", "hf_deit", "hf_vit_model"] {
         let theirs = read(golden(file)).unwrap();
-        let ours = to_huggingface(&to_timm(theirs.clone()).unwrap().map).unwrap();
+        let ours = to_huggingface(&to_timm(theirs.clone()).unwrap().map, None).unwrap();
         assert_eq!(ours.tensors, theirs.tensors, "{file}");
     }
 }
@@ -1026,6 +1028,7 @@ fn written_folders_are_left_for_python_to_load() {
         let card = ModelCard { architecture: Some(name.into()), ..card };
         write_timm(&folder.join(format!("timm_{name}")), &map, &card, &base, &options(Dtype::F32)).unwrap();
     }
+    derived_folders(&folder);
     // Networks with batch norms.
     let resnet =
         ResNetConfig { num_classes: 3, layers: vec![1; 4], channels: vec![8; 4], ..Default::default() };
@@ -1055,4 +1058,66 @@ fn written_folders_are_left_for_python_to_load() {
             assert!(counts.count() == norms.count(), "{name}");
         }
     }
+}
+
+/// Families that stand on the Vision Transformer: an architecture of timm, changed fields, and whether transformers has it.
+const DERIVED: [(&str, &str, bool); 10] = [
+    ("beit_base_patch16_224", "{}", true),
+    (
+        "beit_large_patch16_224",
+        r#"{"use_rel_pos_bias": false, "use_shared_rel_pos_bias": true, "init_values": null}"#,
+        true,
+    ),
+    ("beitv2_base_patch16_224", r#"{"use_rel_pos_bias": false, "use_abs_pos_emb": true}"#, true),
+    ("beitv2_large_patch16_224", r#"{"use_rel_pos_bias": false, "num_classes": 0}"#, true),
+    ("eva_giant_patch14_224", "{}", false),
+    ("eva02_base_patch14_448", r#"{"scale_attn_inner": true}"#, false),
+    ("vit_small_patch16_rope_mixed_ape_224", "{}", false),
+    ("vit_small_patch16_dinov3_qkvb", r#"{"num_classes": 0, "global_pool": "token"}"#, true),
+    ("vit_huge_plus_patch16_dinov3", r#"{"num_classes": 0, "global_pool": "token"}"#, true),
+    ("vit_pe_core_tiny_patch16_384", r#"{"attn_pool_num_heads": 3}"#, false),
+];
+
+/// Folders of timm and transformers for [`DERIVED`], and what the models answer, in `answers.json`.
+fn derived_folders(folder: &Path) {
+    let options = WriteOptions { dtype: Some(Dtype::F32), overwrite: true };
+    // transformers' BEiT has positions of square images only.
+    let (height, width) = (32, 32);
+    let images: Vec<f32> = (0..3 * height * width).map(|i| (i as f32).sin()).collect();
+    let mut answers = serde_json::Map::new();
+    for (name, more, has_transformers) in DERIVED {
+        let base = ModelConfig::named(name).unwrap();
+        let more: serde_json::Map<String, Value> = serde_json::from_str(more).unwrap();
+        let small = [
+            ("img_size", json!([height, width])),
+            ("patch_size", json!([8, 8])),
+            ("num_classes", json!(3)),
+            ("embed_dim", json!(24)),
+            ("depth", json!(2)),
+            ("num_heads", json!(3)),
+        ];
+        let fields =
+            small.into_iter().chain(more.iter().map(|(field, value)| (field.as_str(), value.clone())));
+        let config = base.with_all(fields).unwrap();
+        // Values of the formula, so that no tensor is zero.
+        let model = config.init(&Device::flex(), 0).unwrap();
+        let mut map = collect(&model);
+        for (key, tensor) in &mut map.tensors {
+            let values = crate::formula::weight(key, tensor.shape());
+            *tensor = HostTensor::from_f32(tensor.shape().to_vec(), &values).unwrap();
+        }
+        let card = ModelCard::new(config, CardSource::Timm, "");
+        let card = ModelCard { architecture: Some(name.into()), ..card };
+        let target = folder.join(format!("timm_{name}"));
+        write_timm(&target, &map, &card, &base, &options).unwrap();
+        if has_transformers {
+            write_huggingface(&folder.join(format!("hf_{name}")), &map, &card, &options).unwrap();
+        }
+        let model = load(&LoadOptions::new(target), &Device::flex()).unwrap().model;
+        let images =
+            Tensor::from_data(TensorData::new(images.clone(), [1, 3, height, width]), &Device::flex());
+        let answer = model.logits(images).unwrap().into_data().iter::<f32>().collect::<Vec<_>>();
+        answers.insert(name.into(), json!({ "answer": answer, "transformers": has_transformers }));
+    }
+    std::fs::write(folder.join("answers.json"), Value::from(answers).to_string()).unwrap();
 }

@@ -1,22 +1,21 @@
 //! Files, sizes, precisions and limits of BEiT and EVA. Their numbers are compared in `parity.rs`.
 
-use std::path::PathBuf;
-
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device};
 use serde_json::Value;
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect};
 use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
 use vitrum::checkpoint::load::{LoadOptions, load};
-use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::models::beit::BeitConfig;
 use vitrum::models::eva::{AttnType, EvaConfig, GridIndexing, KvHeads, RopeType};
 use vitrum::models::vit::{GlobalPool, MlpLayer, NormLayer, PosResize, VitConfig};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
 
+use super::shared::{file, images, tensors};
 use crate::formula;
 
 fn beit() -> BeitConfig {
@@ -137,24 +136,9 @@ fn all() -> Vec<ModelConfig> {
     beits.chain(evas).chain(vits.into_iter().map(ModelConfig::from)).collect()
 }
 
-/// Tensors far from their first values, under timm's names.
-fn tensors(config: &ModelConfig) -> TensorMap {
-    let mut map = collect(&config.init(&Device::flex(), 0).unwrap());
-    for (key, tensor) in &mut map.tensors {
-        let shape = tensor.shape().to_vec();
-        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
-    }
-    map
-}
-
 fn model(config: &ModelConfig) -> Model {
     let skeleton = config.skeleton(&Device::flex()).unwrap();
     apply(skeleton, tensors(config), DType::F32, &Excuses::default()).unwrap().0
-}
-
-fn images([height, width]: [usize; 2]) -> Tensor<4> {
-    let shape = [2, 3, height, width];
-    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
 }
 
 fn logits(model: &Model) -> Vec<f32> {
@@ -170,14 +154,6 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
-}
-
-/// A file of a map alone, without a configuration.
-fn file(map: &TensorMap) -> (TempDir, PathBuf) {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("model.safetensors");
-    write_safetensors(&path, map, &WriteOptions::default()).unwrap();
-    (folder, path)
 }
 
 #[test]
@@ -234,6 +210,10 @@ fn a_wrong_field_is_named() {
         ),
         (EvaConfig { swiglu_mlp: true, swiglu_align_to: usize::MAX, ..eva() }.into(), "swiglu_align_to"),
         (EvaConfig { attn_pool_num_heads: Some(0), ..eva() }.into(), "attn_pool_num_heads"),
+        (EvaConfig { attn_pool_mlp_ratio: Some(1e9), ..eva() }.into(), "attn_pool_mlp_ratio"),
+        // Not the ratio, though the pool is as wide.
+        (EvaConfig { attn_pool_mlp_ratio: Some(4.0), embed_dim: 0, ..eva() }.into(), "embed_dim"),
+        (EvaConfig { num_reg_tokens: 1 << 40, ..eva() }.into(), "num_reg_tokens"),
         (
             EvaConfig { attn_pool_num_heads: Some(5), global_pool: GlobalPool::Map, ..eva() }.into(),
             "embed_dim",
@@ -293,7 +273,7 @@ fn every_precision_keeps_all_biases() {
         }
     }
     // Without these biases the answer is another one.
-    let mut map = tensors(&beit().into());
+    let mut map = tensors(&beit());
     for (key, tensor) in &mut map.tensors {
         if key.ends_with("q_bias") || key.ends_with("v_bias") {
             *tensor = HostTensor::from_f32(vec![24], &[0.0; 24]).unwrap();
@@ -407,12 +387,22 @@ fn timm_folders_written_read_back() {
 #[test]
 fn transformers_folders_and_back() {
     let own = |config: BeitConfig| BeitConfig { norm_eps: 1e-12, pos_resize: PosResize::Bilinear, ..config };
-    let shared = BeitConfig { use_rel_pos_bias: false, use_shared_rel_pos_bias: true, ..beit() };
+    let plain = BeitConfig { use_rel_pos_bias: false, ..beit() };
+    let shared = BeitConfig { use_shared_rel_pos_bias: true, ..plain.clone() };
     for (config, prefix) in [
         (own(beit()), "beit."),
         (own(BeitConfig { num_classes: 0, ..beit() }), ""),
         (own(BeitConfig { global_pool: GlobalPool::Token, init_values: None, ..shared }), "beit."),
         (own(BeitConfig { use_abs_pos_emb: true, ..beit() }), "beit."),
+        // Without tables positions are resized in another way.
+        (
+            BeitConfig {
+                pos_resize: PosResize::Bicubic,
+                ..own(BeitConfig { use_abs_pos_emb: true, ..plain.clone() })
+            },
+            "beit.",
+        ),
+        (BeitConfig { pos_resize: PosResize::Bicubic, ..own(plain) }, "beit."),
     ] {
         let any = ModelConfig::from(config.clone());
         let (folder, map) = (TempDir::new().unwrap(), tensors(&any));
@@ -431,6 +421,7 @@ fn transformers_folders_and_back() {
         BeitConfig { qkv_bias: false, ..beit() },
         BeitConfig { scale_mlp: true, ..beit() },
         BeitConfig { use_fc_norm: Some(false), ..beit() },
+        BeitConfig { img_size: [32, 48], ..beit() },
     ] {
         let config = ModelConfig::from(config);
         let card = ModelCard::new(config.clone(), CardSource::Timm, "");
@@ -471,7 +462,7 @@ fn tensors_show_the_family_and_the_configuration() {
 fn files_of_unilm_are_read() {
     let config =
         BeitConfig { num_classes: 0, use_fc_norm: Some(false), global_pool: GlobalPool::Token, ..beit() };
-    let mut map = tensors(&config.clone().into());
+    let mut map = tensors(&config);
     for (key, shape) in [
         ("blocks.0.attn.relative_position_index", vec![17, 17]),
         ("mask_token", vec![1, 1, 24]),
@@ -491,7 +482,7 @@ fn files_of_unilm_are_read() {
 #[test]
 fn biases_of_zeros_are_left_out() {
     let config = EvaConfig { num_reg_tokens: 4, ..rotary(RopeType::DinoV3) };
-    let mut map = tensors(&config.clone().into());
+    let mut map = tensors(&config);
     let plain = EvaConfig { qkv_bias: false, ..config };
     let load = |map: TensorMap| {
         let skeleton = ModelConfig::from(plain.clone()).skeleton(&Device::flex()).unwrap();

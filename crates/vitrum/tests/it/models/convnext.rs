@@ -1,25 +1,26 @@
 //! ConvNeXt's files and limits. Its numbers are compared in `parity.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::collect;
-use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::load::{LoadOptions, Loaded, load, open};
+use vitrum::checkpoint::load::{LoadOptions, load, open};
 use vitrum::checkpoint::quantize::{layers, quantize_file};
-use vitrum::checkpoint::write::{
-    WriteOptions, write_huggingface, write_quantized, write_safetensors, write_timm,
-};
-use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_quantized, write_timm};
+use vitrum::checkpoint::{HostTensor, TensorMap, read};
 use vitrum::layers::norm::NormLayer;
 use vitrum::models::convnext::{ConvNextConfig, ConvNextStem};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision};
 
+use super::shared::{card, distance, file, loaded, logits, tensors};
 use crate::formula;
+
+/// Height and width of the images.
+const SIZE: [usize; 2] = [32, 48];
 
 fn first_version() -> ConvNextConfig {
     ConvNextConfig {
@@ -33,50 +34,6 @@ fn first_version() -> ConvNextConfig {
 
 fn second_version() -> ConvNextConfig {
     ConvNextConfig { use_grn: true, ls_init_value: None, ..first_version() }
-}
-
-/// Tensors far from their first values, under timm's names and with linear layers as matrices.
-fn tensors(config: &ConvNextConfig) -> TensorMap {
-    let mut map = collect(&config.init(&Device::flex(), 0).unwrap());
-    for (key, tensor) in &mut map.tensors {
-        let shape = tensor.shape().to_vec();
-        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
-    }
-    map
-}
-
-fn card(config: &ConvNextConfig) -> ModelCard {
-    let mut card = ModelCard::new(config.clone(), CardSource::Timm, "");
-    card.architecture = Some("convnext_tiny".into());
-    card
-}
-
-fn images() -> Tensor<4> {
-    let shape = [2, 3, 32, 48];
-    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
-}
-
-fn logits(model: &Model) -> Vec<f32> {
-    model.as_classifier().unwrap().forward(images().into()).into_data().try_to_vec().unwrap()
-}
-
-fn loaded(path: &Path, precision: Precision) -> Loaded {
-    let options = LoadOptions { precision, img_size: Some([32, 48]), ..LoadOptions::new(path.to_path_buf()) };
-    load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The largest difference.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// A file of a map alone, without a configuration.
-fn file(map: &TensorMap) -> (TempDir, PathBuf) {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("model.safetensors");
-    write_safetensors(&path, map, &WriteOptions::default()).unwrap();
-    (folder, path)
 }
 
 #[test]
@@ -211,7 +168,8 @@ fn linear_layers_as_kernels_are_written_and_read() {
     let map = tensors(&config);
     let folder = TempDir::new().unwrap();
     let base = ConvNextConfig::default().into();
-    write_timm(folder.path(), &map, &card(&config), &base, &WriteOptions::default()).unwrap();
+    write_timm(folder.path(), &map, &card(&config, "convnext_tiny"), &base, &WriteOptions::default())
+        .unwrap();
     let path = folder.path().join("model.safetensors");
     let written = read(&path).unwrap();
     assert_eq!(written.get("stages.2.blocks.1.mlp.fc1.weight").unwrap().shape(), [96, 24, 1, 1]);
@@ -222,16 +180,16 @@ fn linear_layers_as_kernels_are_written_and_read() {
     assert_eq!(json["model_args"]["ls_init_value"], Value::Null);
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
 
-    let exact = loaded(&path, Precision::F32);
+    let exact = loaded(&path, Precision::F32, SIZE);
     assert_eq!(exact.model.config().field("conv_mlp"), Some(true.into()));
     let (_kept, matrices) = file(&map);
-    assert_eq!(logits(&exact.model), logits(&loaded(&matrices, Precision::F32).model));
+    assert_eq!(logits(&exact.model, SIZE), logits(&loaded(&matrices, Precision::F32, SIZE).model, SIZE));
     for (precision, most) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.2)] {
-        let rounded = loaded(&path, precision);
+        let rounded = loaded(&path, precision, SIZE);
         assert_eq!(rounded.model.precision(), precision);
         assert_eq!(rounded.model.linears().len(), 10);
-        let answer = logits(&exact.model);
-        let far = distance(&answer, &logits(&rounded.model));
+        let answer = logits(&exact.model, SIZE);
+        let far = distance(&answer, &logits(&rounded.model, SIZE));
         let largest = distance(&answer, &[0.0; 14]);
         assert!(far > 0.0 && far < most * largest, "{precision:?}: {far} of {largest}");
     }
@@ -248,15 +206,22 @@ fn int8_weights_as_kernels_are_written_and_read() {
     let quantized = quantize_file(&mut map, &names, &["stages.0.*".into()]);
     assert_eq!(quantized.len(), 8);
     let folder = TempDir::new().unwrap();
-    write_quantized(folder.path(), &map, &card(&config), &base, &quantized, &WriteOptions::default())
-        .unwrap();
+    write_quantized(
+        folder.path(),
+        &map,
+        &card(&config, "convnext_tiny"),
+        &base,
+        &quantized,
+        &WriteOptions::default(),
+    )
+    .unwrap();
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     let path = folder.path().join("model.safetensors");
     assert_eq!(read(&path).unwrap().get("stages.1.blocks.0.mlp.fc2.weight").unwrap().shape(), [16, 64, 1, 1]);
-    let found = loaded(&path, Precision::F32);
+    let found = loaded(&path, Precision::F32, SIZE);
     assert_eq!(found.model.quantized_layers(), 8);
-    let made = loaded(&float, Precision::F32).model.quantize(&["stages.0.*".into()]).unwrap();
-    assert_eq!(logits(&found.model), logits(&made));
+    let made = loaded(&float, Precision::F32, SIZE).model.quantize(&["stages.0.*".into()]).unwrap();
+    assert_eq!(logits(&found.model, SIZE), logits(&made, SIZE));
 }
 
 #[test]
@@ -270,7 +235,8 @@ fn transformers_folder_and_back() {
         (ConvNextConfig { num_classes: 0, conv_mlp: true, ..second_version() }, ""),
     ] {
         let (folder, map) = (TempDir::new().unwrap(), tensors(&config));
-        write_huggingface(folder.path(), &map, &card(&config), &WriteOptions::default()).unwrap();
+        write_huggingface(folder.path(), &map, &card(&config, "convnext_tiny"), &WriteOptions::default())
+            .unwrap();
         let written = read(folder.path().join("model.safetensors")).unwrap();
         let shape = |key: &str| {
             written.get(&format!("{prefix}encoder.stages.0.layers.0.{key}")).map(HostTensor::shape)
@@ -278,13 +244,13 @@ fn transformers_folder_and_back() {
         assert_eq!(shape("pwconv1.weight"), Some(&[32, 8][..]));
         assert_eq!(shape("grn.weight"), config.use_grn.then_some(&[1, 1, 1, 32][..]));
         assert_eq!(shape("layer_scale_parameter"), config.ls_init_value.map(|_| &[8][..]));
-        let found = loaded(folder.path(), Precision::F32);
+        let found = loaded(folder.path(), Precision::F32, SIZE);
         // transformers has no kernels here.
         let expected = ConvNextConfig { conv_mlp: false, ..config };
         assert_eq!(found.model.config(), expected.clone().into());
         let (_kept, path) = file(&map);
-        let own = loaded(&path, Precision::F32);
-        let far = distance(&logits(&own.model), &logits(&found.model));
+        let own = loaded(&path, Precision::F32, SIZE);
+        let far = distance(&logits(&own.model, SIZE), &logits(&found.model, SIZE));
         assert!(far < 1e-4, "{far}");
     }
     for config in [
@@ -294,8 +260,12 @@ fn transformers_folder_and_back() {
         ConvNextConfig { use_grn: true, ..first_version() },
     ] {
         let folder = TempDir::new().unwrap();
-        let written =
-            write_huggingface(folder.path(), &tensors(&config), &card(&config), &WriteOptions::default());
+        let written = write_huggingface(
+            folder.path(),
+            &tensors(&config),
+            &card(&config, "convnext_tiny"),
+            &WriteOptions::default(),
+        );
         assert!(written.unwrap_err().to_string().contains("transformers"), "{config:?}");
     }
 }
@@ -306,7 +276,7 @@ fn files_of_pretraining_have_no_head() {
     let mut map = tensors(&second_version());
     map.tensors.retain(|key, _| !key.starts_with("head."));
     let (_kept, path) = file(&map);
-    let found = loaded(&path, Precision::F32);
+    let found = loaded(&path, Precision::F32, SIZE);
     assert_eq!(found.model.config().num_classes(), 0);
     assert!(found.notes.iter().any(|note| note.contains("no last norm")), "{:?}", found.notes);
     let held = collect(&found.model);
@@ -337,7 +307,7 @@ fn an_open_clip_tower_is_read() {
     }
     map.tensors.insert("logit_scale".into(), HostTensor::from_f32(vec![], &[1.0]).unwrap());
     let (_kept, path) = file(&map);
-    let found = loaded(&path, Precision::F32);
+    let found = loaded(&path, Precision::F32, SIZE);
     assert_eq!(found.model.config().field("head_hidden_size"), Some(12.into()));
     assert_eq!(found.model.config().num_classes(), 7);
     assert_eq!(collect(&found.model).get("head.fc.bias").unwrap().to_f32(), [0.0; 7]);

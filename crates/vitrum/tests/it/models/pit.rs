@@ -1,7 +1,5 @@
 //! PiT's files and limits. Its numbers are compared in `parity.rs`.
 
-use std::path::PathBuf;
-
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::{Value, json};
@@ -9,7 +7,7 @@ use tempfile::TempDir;
 use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::write::{WriteOptions, write_model, write_safetensors, write_timm};
+use vitrum::checkpoint::write::{WriteOptions, write_model, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::layers::observe::{Recorder, Silent};
 use vitrum::models::deit::DeitAnswer;
@@ -18,8 +16,7 @@ use vitrum::models::pit::PitConfig;
 use vitrum::models::vit::PosResize;
 use vitrum::models::{Chain, Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Want};
 
-use super::shared::{distance, images, loaded, logits};
-use crate::formula;
+use super::shared::{distance, file, images, loaded, logits, tensors};
 
 /// Heads of 32, as in PiT-Ti, so that tensors alone show a model.
 fn tiny() -> PitConfig {
@@ -28,24 +25,6 @@ fn tiny() -> PitConfig {
 
 fn distilled() -> PitConfig {
     PitConfig { distilled: true, ..tiny() }
-}
-
-/// Tensors far from their first values.
-fn tensors(config: &PitConfig) -> TensorMap {
-    let mut map = collect(&config.init(&Device::flex(), 0).unwrap());
-    for (key, tensor) in &mut map.tensors {
-        let shape = tensor.shape().to_vec();
-        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
-    }
-    map
-}
-
-/// A file of a map alone, without a configuration.
-fn file(map: &TensorMap) -> (TempDir, PathBuf) {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("model.safetensors");
-    write_safetensors(&path, map, &WriteOptions::default()).unwrap();
-    (folder, path)
 }
 
 #[test]

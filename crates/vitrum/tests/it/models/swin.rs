@@ -8,16 +8,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect};
-use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
+use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::layers::window::{StageSizes, Windows, window_attention};
 use vitrum::models::swin::{SwinConfig, SwinVersion, WindowFit};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
 
+use super::shared::{card, images, loaded, logits, tensors};
 use crate::formula;
+
+/// Height and width of the images.
+const SIZE: [usize; 2] = [32, 48];
 
 fn first_version() -> SwinConfig {
     SwinConfig {
@@ -35,44 +38,9 @@ fn second_version() -> SwinConfig {
     SwinConfig { version: SwinVersion::V2, ..first_version() }
 }
 
-/// Tensors far from their first values, under timm's names.
-fn tensors(config: &SwinConfig) -> TensorMap {
-    let mut map = collect(&config.init(&Device::flex(), 0).unwrap());
-    for (key, tensor) in &mut map.tensors {
-        let shape = tensor.shape().to_vec();
-        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
-    }
-    map
-}
-
 fn model(config: &SwinConfig) -> Model {
     let model = Model::from(config.skeleton(&Device::flex()).unwrap());
     apply(model, tensors(config), DType::F32, &Excuses::default()).unwrap().0
-}
-
-fn card(config: &SwinConfig, architecture: &str) -> ModelCard {
-    let mut card = ModelCard::new(config.clone(), CardSource::Timm, "");
-    card.architecture = Some(architecture.into());
-    card
-}
-
-fn images(height: usize, width: usize) -> Tensor<4> {
-    let shape = [2, 3, height, width];
-    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
-}
-
-fn logits(model: &Model) -> Vec<f32> {
-    let images = images(32, 48);
-    model.as_classifier().unwrap().forward(images.into()).into_data().try_to_vec().unwrap()
-}
-
-fn loaded(path: &Path) -> Loaded {
-    let options = LoadOptions {
-        precision: Precision::F32,
-        img_size: Some([32, 48]),
-        ..LoadOptions::new(path.to_path_buf())
-    };
-    load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]
@@ -244,7 +212,7 @@ fn windows_fit_the_map() {
     for config in [small, of(WindowFit::Image, false), second_version(), odd] {
         let model = model(&config);
         for (height, width) in [(4, 4), (33, 20), (64, 49)] {
-            let features = model.as_classifier().unwrap().forward(images(height, width).into());
+            let features = model.as_classifier().unwrap().forward(images([height, width]).into());
             let values: Vec<f32> = features.into_data().try_to_vec().unwrap();
             assert!(values.len() == 14 && values.iter().all(|value| value.is_finite()), "{height}x{width}");
         }
@@ -295,13 +263,14 @@ fn lower_precisions_answer_alike() {
         let path = folder.path().join("model.safetensors");
         write_safetensors(&path, &tensors(&config), &WriteOptions::default()).unwrap();
         std::fs::write(folder.path().join("config.json"), json!({"architecture": "swin_tiny_patch4_window7_224", "vitrum": ModelConfig::from(config.clone())}).to_string()).unwrap();
-        let exact = logits(&loaded(folder.path()).model);
+        let exact = logits(&loaded(folder.path(), Precision::F32, SIZE).model, SIZE);
         let largest = exact.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
         for (precision, most) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.2)] {
             let options = LoadOptions { precision, ..LoadOptions::new(folder.path().to_path_buf()) };
             let model = load(&options, &Device::flex()).unwrap().model;
             assert_eq!(model.precision(), precision);
-            let apart = logits(&model).iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let apart =
+                logits(&model, SIZE).iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(apart > 0.0 && apart < most * largest, "{precision:?}: {apart} of {largest}");
         }
     }
@@ -409,10 +378,10 @@ fn timm_folder_and_back() {
         for (key, value) in says.as_object().unwrap() {
             assert_eq!(json["model_args"][key], *value, "{key} of {}", json["model_args"]);
         }
-        let found = loaded(folder.path());
+        let found = loaded(folder.path(), Precision::F32, SIZE);
         let expected = SwinConfig { pad_first: false, window_fit: WindowFit::Config, ..config.clone() };
         assert_eq!(found.model.config(), expected.into());
-        assert_eq!(logits(&found.model), logits(&model(&config)));
+        assert_eq!(logits(&found.model, SIZE), logits(&model(&config), SIZE));
     }
     for (config, name) in [
         (second_version(), "swin_tiny_patch4_window7_224"),
@@ -464,11 +433,11 @@ fn transformers_folder_and_back() {
         assert_eq!(shape("blocks.1.attention.self.key.bias").is_some(), config.qkv_bias && !is_v2);
         assert_eq!(shape("blocks.1.attention.self.logit_scale").is_some(), is_v2);
         assert_eq!(shape("downsample.reduction.weight"), Some(&[16, 32][..]));
-        let found = loaded(folder.path());
+        let found = loaded(folder.path(), Precision::F32, SIZE);
         let window_fit = if is_v2 { WindowFit::Config } else { WindowFit::ShorterSide };
         let expected = SwinConfig { pad_first: true, window_fit, ..config.clone() };
         assert_eq!(found.model.config(), expected.into());
-        assert_eq!(logits(&found.model), logits(&model(&config)));
+        assert_eq!(logits(&found.model, SIZE), logits(&model(&config), SIZE));
     }
     for config in [
         SwinConfig { norm_eps: 1e-6, ..even(first_version()) },
@@ -581,7 +550,7 @@ fn tables_of_other_windows_are_resized() {
         ("swin_tiny_patch4_window7_224", ModelConfig::named("swin_tiny_patch4_window7_224").unwrap());
     write_timm(folder.path(), &tensors(&small), &card(&small, name), &base, &WriteOptions::default())
         .unwrap();
-    let found = loaded(folder.path());
+    let found = loaded(folder.path(), Precision::F32, SIZE);
     let report = found.report.unwrap();
     let resized: Vec<(&str, &[usize])> =
         report.resized.iter().map(|change| (change.key.as_str(), change.expected.as_slice())).collect();

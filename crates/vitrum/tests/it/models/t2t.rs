@@ -1,7 +1,6 @@
 //! T2T-ViT's sizes, files and limits. Its numbers are compared in `parity.rs`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -9,12 +8,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect, expected_tensors};
-use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::write::{
-    WriteOptions, write_huggingface, write_model, write_safetensors, write_timm,
-};
-use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap};
+use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_model, write_timm};
+use vitrum::checkpoint::{HostTensor, TensorMap};
 use vitrum::layers::conv::Maps;
 use vitrum::layers::observe::{Recorder, Silent};
 use vitrum::layers::performer;
@@ -24,7 +20,7 @@ use vitrum::models::{
     Chain, Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Want, catalogue,
 };
 
-use super::shared::{distance, images, loaded, logits};
+use super::shared::{card, distance, file, images, loaded, logits};
 use crate::formula;
 
 /// Heads of 64, so that tensors alone show a model.
@@ -55,25 +51,12 @@ fn tensors(config: &T2tConfig) -> TensorMap {
     map
 }
 
-fn card(config: &T2tConfig) -> ModelCard {
-    let mut card = ModelCard::new(config.clone(), CardSource::Timm, "");
-    card.architecture = Some("t2t_vit_14".into());
-    card
-}
-
-/// A file of a map alone, without a configuration.
-fn file(map: &TensorMap) -> (TempDir, PathBuf) {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("model.safetensors");
-    write_safetensors(&path, map, &WriteOptions::default()).unwrap();
-    (folder, path)
-}
-
 /// A folder with the whole configuration.
 fn folder(config: &T2tConfig) -> TempDir {
     let (folder, base) = (TempDir::new().unwrap(), T2tConfig::default().into());
     let options = WriteOptions::default();
-    let told = write_model(folder.path(), &tensors(config), &card(config), &base, &options).unwrap();
+    let told =
+        write_model(folder.path(), &tensors(config), &card(config, "t2t_vit_14"), &base, &options).unwrap();
     assert!(told.unwrap().contains("timm has no T2T-ViT"));
     folder
 }
@@ -423,9 +406,10 @@ fn our_own_folder_and_back() {
         // No other library has it.
         let (other, base) = (TempDir::new().unwrap(), T2tConfig::default().into());
         let write = WriteOptions::default();
-        let timm = write_timm(other.path(), &tensors(&config), &card(&config), &base, &write);
+        let timm = write_timm(other.path(), &tensors(&config), &card(&config, "t2t_vit_14"), &base, &write);
         assert!(timm.unwrap_err().to_string().contains("timm has no T2T-ViT"));
-        let transformers = write_huggingface(other.path(), &tensors(&config), &card(&config), &write);
+        let transformers =
+            write_huggingface(other.path(), &tensors(&config), &card(&config, "t2t_vit_14"), &write);
         assert!(transformers.unwrap_err().to_string().contains("transformers has no T2T-ViT"));
     }
 }

@@ -3,19 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::collect;
-use vitrum::checkpoint::card::CardSource;
 use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
+use vitrum::checkpoint::read;
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
-use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::layers::observe::{Recorder, Seen};
 use vitrum::models::twins::TwinsConfig;
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes, Want};
 
-use crate::formula;
+use super::shared::{card, distance, images, logits, tensors};
 
 /// A coarser grid in every block.
 fn pcpvt() -> TwinsConfig {
@@ -36,22 +35,6 @@ fn svt() -> TwinsConfig {
     TwinsConfig { wss: Some([3, 2, 2, 2]), depths: [1, 2, 3, 2], ..pcpvt() }
 }
 
-/// Tensors far from their first values.
-fn tensors(config: &TwinsConfig) -> TensorMap {
-    let mut map = collect(&config.init(&Device::flex(), 0).unwrap());
-    for (key, tensor) in &mut map.tensors {
-        let shape = tensor.shape().to_vec();
-        *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
-    }
-    map
-}
-
-fn card(config: &TwinsConfig) -> ModelCard {
-    let mut card = ModelCard::new(config.clone(), CardSource::Timm, "");
-    card.architecture = Some("twins_svt_small".into());
-    card
-}
-
 /// A model with the formula's weights.
 fn model(config: &TwinsConfig) -> Model {
     let (_kept, path) = timm_folder(config);
@@ -62,28 +45,21 @@ fn model(config: &TwinsConfig) -> Model {
 fn timm_folder(config: &TwinsConfig) -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let base = ModelConfig::named("twins_svt_small").unwrap();
-    write_timm(folder.path(), &tensors(config), &card(config), &base, &WriteOptions::default()).unwrap();
+    write_timm(
+        folder.path(),
+        &tensors(config),
+        &card(config, "twins_svt_small"),
+        &base,
+        &WriteOptions::default(),
+    )
+    .unwrap();
     let path = folder.path().to_path_buf();
     (folder, path)
-}
-
-fn images(size: [usize; 2]) -> Tensor<4> {
-    let shape = [2, 3, size[0], size[1]];
-    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
-}
-
-fn logits(model: &Model, size: [usize; 2]) -> Vec<f32> {
-    model.logits_at(images(size), Sizes::Any).unwrap().into_data().try_to_vec().unwrap()
 }
 
 fn loaded(path: &Path, precision: Precision) -> Loaded {
     let options = LoadOptions { precision, ..LoadOptions::new(path.to_path_buf()) };
     load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]
@@ -291,11 +267,22 @@ fn timm_folder_and_back() {
     let folder = TempDir::new().unwrap();
     let base = TwinsConfig::default().into();
     let write = |config: &TwinsConfig| {
-        write_timm(folder.path(), &tensors(config), &card(config), &base, &WriteOptions::default())
+        write_timm(
+            folder.path(),
+            &tensors(config),
+            &card(config, "twins_svt_small"),
+            &base,
+            &WriteOptions::default(),
+        )
     };
     let error = write(&TwinsConfig { norm_eps: 1e-5, ..svt() }).unwrap_err();
     assert!(error.to_string().contains("norm_eps"), "{error}");
-    let error = write_huggingface(folder.path(), &tensors(&svt()), &card(&svt()), &WriteOptions::default());
+    let error = write_huggingface(
+        folder.path(),
+        &tensors(&svt()),
+        &card(&svt(), "twins_svt_small"),
+        &WriteOptions::default(),
+    );
     assert!(error.unwrap_err().to_string().contains("transformers does not have Twins"));
 }
 

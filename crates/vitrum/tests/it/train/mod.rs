@@ -4,6 +4,7 @@
 mod clip;
 mod distill;
 mod ema;
+mod every_family;
 mod fit;
 mod gradients;
 mod groups;

@@ -1,7 +1,7 @@
 //! Infers a configuration from tensors alone.
 
 use super::Inferred;
-use crate::checkpoint::family::maps::Shapes;
+use crate::checkpoint::family::maps::{Shapes, assumed_heads};
 use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::Converted;
 use crate::checkpoint::{LoadError, TensorMap};
@@ -245,13 +245,7 @@ fn heads(
     {
         return Ok(hint.num_heads);
     }
-    if !inner.is_multiple_of(64) || inner == 0 {
-        let reason =
-            format!("the number of heads is not in the tensors, and a width of {inner} is no multiple of 64");
-        return Err(LoadError::config(&shapes.map.path, reason));
-    }
-    notes.push(format!("the number of heads is not in the tensors; {} heads of 64 are assumed", inner / 64));
-    Ok(inner / 64)
+    assumed_heads(&shapes.map.path, inner, 64, notes)
 }
 
 /// Key of a layer's weight in the MLP that computes relative position biases, if there is one.
