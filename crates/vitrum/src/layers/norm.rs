@@ -99,7 +99,8 @@ impl LayerNorm {
             NormLayer::SimpleNorm => {
                 let others = (x.dims()[R - 1] as f64 - 1.0).max(1.0);
                 let centred = x.clone() - x.clone().mean_dim(R - 1);
-                let variance = (centred.clone() * centred).sum_dim(R - 1) / others;
+                // Not a division: its gradient would be rounded to f32.
+                let variance = (centred.clone() * centred).sum_dim(R - 1) * others.recip();
                 x / (variance + self.eps).sqrt() * self.weight.val().unsqueeze()
             }
         }

@@ -98,7 +98,9 @@ pub enum GateLayer {
 }
 
 /// A gate of either kind.
+// The size of a variant does not matter: a few dozen exist at most, beside megabytes of weights.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
 pub enum ChannelGate {
     /// Squeeze and excitation.
     Squeeze(SqueezeExcite),

@@ -375,7 +375,7 @@ fn kv_heads(map: &TensorMap, depth: usize, heads: usize) -> Option<KvHeads> {
     let rows = |block: usize, layer: &str| map.rows(&format!("blocks.{block}.attn.{layer}.weight"));
     let of_block = |block: usize| {
         let (keys, queries) = (rows(block, "k_proj")?, rows(block, "q_proj")?);
-        Some((keys * heads).checked_div(queries)?)
+        keys.checked_mul(heads)?.checked_div(queries)
     };
     let each: Vec<usize> = (0..depth).map(of_block).collect::<Option<_>>()?;
     match each.first() {
