@@ -19,6 +19,7 @@ use vitrum::layers::norm::NormLayer;
 use vitrum::models::convnext::{ConvNextConfig, ConvNextStem};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision};
 
+use crate::compare::largest;
 use crate::formula;
 
 fn first_version() -> ConvNextConfig {
@@ -68,7 +69,7 @@ fn loaded(path: &Path, precision: Precision) -> Loaded {
 /// The largest difference.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    largest(a.iter().zip(b).map(|(a, b)| (a - b).abs())) as f32
 }
 
 /// A file of a map alone, without a configuration.

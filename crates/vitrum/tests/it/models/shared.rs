@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
 use vitrum::models::{Model, Precision, Sizes};
 
+use crate::compare::largest;
 use crate::formula;
 
 /// A file or folder, loaded for images of a size.
@@ -28,5 +29,5 @@ pub fn logits(model: &Model, size: [usize; 2]) -> Vec<f32> {
 /// The largest difference.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    largest(a.iter().zip(b).map(|(a, b)| (a - b).abs())) as f32
 }

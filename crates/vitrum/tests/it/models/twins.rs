@@ -15,6 +15,7 @@ use vitrum::layers::observe::{Recorder, Seen};
 use vitrum::models::twins::TwinsConfig;
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes, Want};
 
+use crate::compare::largest;
 use crate::formula;
 
 /// A coarser grid in every block.
@@ -83,7 +84,7 @@ fn loaded(path: &Path, precision: Precision) -> Loaded {
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    largest(a.iter().zip(b).map(|(a, b)| (a - b).abs())) as f32
 }
 
 #[test]
