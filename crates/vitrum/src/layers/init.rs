@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::batch_norm::{RUNNING_MEAN, RUNNING_VAR};
+use super::mlp::MlpLayer;
 use super::names::{Key, Map, map};
 use super::rope::mixed_frequencies;
 
@@ -53,6 +54,38 @@ pub enum Draw {
         /// Base of the progressions.
         temperature: f64,
     },
+    /// The two halves of the last axis, each by a rule of its own.
+    Halves([Half; 2]),
+}
+
+/// The first values of a half of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Half {
+    /// As [`Draw::Constant`].
+    Constant(f64),
+    /// As [`Draw::Normal`].
+    Normal(f64),
+    /// As [`Draw::Uniform`].
+    Uniform(f64),
+}
+
+impl From<Half> for Draw {
+    fn from(half: Half) -> Self {
+        match half {
+            Half::Constant(value) => Self::Constant(value),
+            Half::Normal(deviation) => Self::Normal(deviation),
+            Half::Uniform(bound) => Self::Uniform(bound),
+        }
+    }
+}
+
+/// The rule for the weight or the bias of a gate that begins open: weights are almost zero, the bias is 1 (timm).
+fn open_gate(part: &str) -> Option<Half> {
+    match part {
+        "weight" => Some(Half::Normal(1e-6)),
+        "bias" => Some(Half::Constant(1.0)),
+        _ => None,
+    }
 }
 
 /// The rule for a parameter's first value, from its key and its shape in memory (`[d_in, d_out]` for a linear
@@ -143,6 +176,9 @@ pub struct BlockInit {
     /// First value of the weights of the block's norms: usually 1. With norms at the end of the branches it is
     /// LayerScale's first value, because these norms are the gains.
     pub norm: f64,
+    /// The form of an MLP whose gates begin open: a gate of its own, or the second half of the first layer, as in timm's
+    /// Vision Transformer. [`MlpLayer::Mlp`]: none.
+    pub open_gates: MlpLayer,
 }
 
 impl WeightInit {
@@ -228,6 +264,16 @@ impl WeightInit {
             "attn.qkv" => self.qkv(part, shape),
             "attn.q_proj" | "attn.k_proj" | "attn.v_proj" | "attn.proj" => self.linear(part, shape),
             "in_proj" | "attn_out_proj" | "out_proj" => self.linear(part, shape),
+            "mlp.fc1_g" if init.open_gates == MlpLayer::Swiglu => open_gate(part).map(Draw::from),
+            "mlp.fc1" if init.open_gates == MlpLayer::SwigluPacked => {
+                let values = match self.mlp(part, shape)? {
+                    Draw::Constant(value) => Half::Constant(value),
+                    Draw::Normal(deviation) | Draw::Truncated(deviation, 9.0..) => Half::Normal(deviation),
+                    Draw::Uniform(bound) => Half::Uniform(bound),
+                    _ => return None,
+                };
+                Some(Draw::Halves([values, open_gate(part)?]))
+            }
             "mlp.fc1" | "mlp.fc1_g" | "mlp.fc1_x" | "mlp.fc2" | "mlp_out_proj" => self.mlp(part, shape),
             _ => None,
         }
@@ -278,6 +324,20 @@ fn sample(draw: Draw, shape: &[usize], seed: u64, name: &str) -> Vec<f64> {
         Draw::Rotary { head_dim, temperature } => {
             let full_turn = |rng: &mut ChaCha8Rng| rng.random::<f64>() * std::f64::consts::TAU;
             mixed_frequencies(&drawn(rng, n / head_dim.max(1), 2, full_turn), head_dim, temperature)
+        }
+        Draw::Halves([first, second]) => {
+            let width = shape.last().copied().unwrap_or(0);
+            let half = width / 2;
+            let mut values = sample(first.into(), shape, seed, name);
+            let others = sample(
+                second.into(),
+                &[n / width.max(1) * (width - half)],
+                seed,
+                &format!("{name}, second half"),
+            );
+            let rows = values.chunks_exact_mut(width.max(1)).zip(others.chunks_exact((width - half).max(1)));
+            rows.for_each(|(row, others)| row[half..].copy_from_slice(others));
+            values
         }
         Draw::Uniform(bound) => drawn(rng, n, 2, |rng| (rng.random::<f64>() * 2.0 - 1.0) * bound),
         Draw::Orthogonal(length) => {

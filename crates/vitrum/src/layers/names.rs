@@ -217,6 +217,9 @@ pub struct Key {
     pub layout: Layout,
     /// Whether this is a running statistic of a `BatchNorm`: never trained, always averaged.
     pub is_statistic: bool,
+    /// Whether passes in a narrower type compute with this parameter as it is: running statistics, as in torch, and the
+    /// frequencies of rotary positions, whose angles are too large for few digits.
+    pub is_exact: bool,
 }
 
 /// The order of a parameter's numbers in memory, compared with files.
@@ -398,7 +401,8 @@ impl KeyPath {
             (true, "Struct:Conv") => Layout::Kernel,
             _ => Layout::AsInFiles,
         };
-        Key { name, layout, is_statistic: container == "Struct:BatchNorm" && is_running }
+        let is_statistic = container == "Struct:BatchNorm" && is_running;
+        Key { name, layout, is_statistic, is_exact: is_statistic || container == "Struct:Rope" }
     }
 }
 

@@ -228,9 +228,9 @@ impl Position {
         self.rope.as_ref()?.shared(grid, x.dtype(), &x.device())
     }
 
-    /// The rotation of block `index`, if each block has its own.
-    pub fn rotation_of(&self, index: usize, grid: [usize; 2]) -> Option<Rotation> {
-        self.rope.as_ref()?.of_block(index, grid)
+    /// The rotation of block `index` for tokens like `x`, if each block has its own.
+    pub fn rotation_of(&self, index: usize, grid: [usize; 2], x: &Tensor<3>) -> Option<Rotation> {
+        self.rope.as_ref()?.of_block(index, grid, x.dtype())
     }
 
     /// Keys of offsets, shared by all blocks.

@@ -28,11 +28,21 @@ pub enum PosResize {
 
 /// The matrix `[new, old]` (row-major) that resamples one axis of `old` samples, at least one, to `new`.
 pub fn axis_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
-    let mut weights = vec![0.0; new * old];
-    for (i, row) in weights.chunks_exact_mut(old).enumerate() {
-        for (j, weight) in taps(i, old, new, method) {
-            row[j] += weight;
-        }
+    dense(old, axis_taps(old, new, method))
+}
+
+/// For each new sample the old samples that make it up, each with its weight.
+type Taps = Vec<Vec<(usize, f64)>>;
+
+fn axis_taps(old: usize, new: usize, method: PosResize) -> Taps {
+    (0..new).map(|i| taps(i, old, new, method)).collect()
+}
+
+/// The same as a matrix `[new, old]`.
+fn dense(old: usize, taps: Taps) -> Vec<f64> {
+    let mut weights = vec![0.0; taps.len() * old];
+    for (row, taps) in weights.chunks_exact_mut(old).zip(taps) {
+        taps.into_iter().for_each(|(j, weight)| row[j] += weight);
     }
     weights
 }
@@ -48,13 +58,13 @@ pub fn resample_grid(
     new: [usize; 2],
     method: PosResize,
 ) -> Vec<f64> {
-    multiply(table, dim, old, new, |old, new| axis_weights(old, new, method))
+    multiply(table, dim, old, new, |old, new| axis_taps(old, new, method))
 }
 
 /// Resamples the offsets of a relative bias, `[old_h * old_w, A]` to `[new_h * new_w, A]`; sides are `2 * patches - 1`.
 ///
 /// # Panics
-/// If the table's length is not `old_h * old_w * heads`.
+/// If the table's length is not `old_h * old_w * heads`, or a side of the old grid is even.
 pub fn resample_offsets(
     table: &[f64],
     heads: usize,
@@ -62,7 +72,7 @@ pub fn resample_offsets(
     new: [usize; 2],
     method: PosResize,
 ) -> Vec<f64> {
-    multiply(table, heads, old, new, |old, new| offset_weights(old, new, method))
+    multiply(table, heads, old, new, |old, new| offset_taps(old, new, method))
 }
 
 /// The matrix `[new, old]` (row-major) that resamples one axis of a relative bias; both lengths are odd.
@@ -71,26 +81,30 @@ pub fn resample_offsets(
 /// without SciPy). It spreads the old offsets over the new ones in a geometric progression, dense near zero, and
 /// interpolates linearly between them. Every other method treats the offsets as a grid; `Bicubic` is timm's
 /// `resize_rel_pos_bias_table_simple`.
+///
+/// # Panics
+/// If `old` is even.
 pub fn offset_weights(old: usize, new: usize, method: PosResize) -> Vec<f64> {
+    dense(old, offset_taps(old, new, method))
+}
+
+fn offset_taps(old: usize, new: usize, method: PosResize) -> Taps {
+    assert!(old % 2 == 1, "{old} offsets: there is one of 0 and as many on both sides");
     if method != PosResize::BicubicAntialias {
-        return axis_weights(old, new, method);
+        return axis_taps(old, new, method);
     }
     let places = geometric_places(old, new);
-    let mut weights = vec![0.0; new * old];
-    for (i, row) in weights.chunks_exact_mut(old).enumerate() {
+    let of_sample = |i: usize| {
         let at = i as f64 - (new / 2) as f64;
         let right = places.partition_point(|place| *place < at).min(old - 1);
         let left = right.saturating_sub(1);
         let (before, after) = ((at - places[left]).max(0.0), (places[right] - at).max(0.0));
         match before + after {
-            0.0 => row[right] = 1.0,
-            whole => {
-                row[left] += after / whole;
-                row[right] += before / whole;
-            }
+            0.0 => vec![(right, 1.0)],
+            whole => vec![(left, after / whole), (right, before / whole)],
         }
-    }
-    weights
+    };
+    (0..new).map(of_sample).collect()
 }
 
 /// Places of `old` offsets among `new` ones: 0, ±1, ±(1 + q), ±(1 + q + q²), …. The ratio q lies between 1.01 and
@@ -113,39 +127,40 @@ fn geometric_places(old: usize, new: usize) -> Vec<f64> {
     places
 }
 
-/// Multiplies both axes of a table with the matrices from `weights(old, new)`.
+/// Resamples both axes of a table with the taps from `taps(old, new)`. The table between the axes is no larger than the
+/// larger one of the other two.
 fn multiply(
     table: &[f64],
     dim: usize,
     old: [usize; 2],
     new: [usize; 2],
-    weights: impl Fn(usize, usize) -> Vec<f64>,
+    taps: impl Fn(usize, usize) -> Taps,
 ) -> Vec<f64> {
     assert_eq!(table.len(), old[0] * old[1] * dim, "table of {old:?} rows of {dim}");
-    let (rows, columns) = (weights(old[0], new[0]), weights(old[1], new[1]));
-    let mut wide = vec![0.0; old[0] * new[1] * dim]; // [old_h, new_w, D]
-    for y in 0..old[0] {
-        for x in 0..new[1] {
-            let out = &mut wide[(y * new[1] + x) * dim..][..dim];
-            add_weighted(out, &columns[x * old[1]..][..old[1]], |j| &table[(y * old[1] + j) * dim..][..dim]);
-        }
+    let (rows, columns) = (taps(old[0], new[0]), taps(old[1], new[1]));
+    if old[0] * new[1] <= new[0] * old[1] {
+        let wide = along(table, [old[0], old[1], dim], &columns); // [old_h, new_w, D]
+        along(&wide, [1, old[0], new[1] * dim], &rows)
+    } else {
+        let tall = along(table, [1, old[0], old[1] * dim], &rows); // [new_h, old_w, D]
+        along(&tall, [new[0], old[1], dim], &columns)
     }
-    let mut result = vec![0.0; new[0] * new[1] * dim]; // [new_h, new_w, D]
-    for y in 0..new[0] {
-        for x in 0..new[1] {
-            let out = &mut result[(y * new[1] + x) * dim..][..dim];
-            add_weighted(out, &rows[y * old[0]..][..old[0]], |j| &wide[(j * new[1] + x) * dim..][..dim]);
+}
+
+/// Resamples the middle axis of `[outer, old, inner]`.
+fn along(values: &[f64], [outer, old, inner]: [usize; 3], taps: &Taps) -> Vec<f64> {
+    let new = taps.len();
+    let mut result = vec![0.0; outer * new * inner];
+    for block in 0..outer {
+        for (i, taps) in taps.iter().enumerate() {
+            let out = &mut result[(block * new + i) * inner..][..inner];
+            for &(j, weight) in taps.iter().filter(|(_, weight)| *weight != 0.0) {
+                let input = &values[(block * old + j) * inner..][..inner];
+                out.iter_mut().zip(input).for_each(|(o, v)| *o += weight * v);
+            }
         }
     }
     result
-}
-
-fn add_weighted<'a>(out: &mut [f64], weights: &[f64], input: impl Fn(usize) -> &'a [f64]) {
-    for (j, &weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
-        for (o, v) in out.iter_mut().zip(input(j)) {
-            *o += weight * v;
-        }
-    }
 }
 
 /// The old samples that make up new sample `i`, each with its weight.

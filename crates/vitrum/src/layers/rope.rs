@@ -11,6 +11,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::kept::{Keep, Kept};
 use super::parameter;
 
 /// Where the frequencies of rotary positions come from.
@@ -68,6 +69,9 @@ pub struct RopeConfig {
 pub struct Rope {
     /// Learned frequencies `[2, L, A, E / 2]`, first axis first.
     pub freqs: Option<Param<Tensor<4>>>,
+    /// The rotations of a prepared model: that of all blocks, or of each block.
+    #[module(skip)]
+    pub(crate) kept: Vec<Kept<Rotation>>,
     #[module(skip)]
     config: RopeConfig,
 }
@@ -78,7 +82,8 @@ impl Rope {
         let RopeConfig { kind, depth, num_heads, head_dim, .. } = config;
         let learned = kind == RopeType::Mixed;
         let freqs = learned.then(|| parameter([2, depth, num_heads, head_dim / 2], device));
-        Self { freqs, config }
+        let kept = vec![Kept::default(); if learned { depth } else { 1 }];
+        Self { freqs, kept, config }
     }
 
     /// The rotation of all blocks; `None` if each has its own.
@@ -86,6 +91,10 @@ impl Rope {
         if self.freqs.is_some() {
             return None;
         }
+        Some(self.kept[0].get(grid, || self.of_all(grid, dtype, device)))
+    }
+
+    fn of_all(&self, grid: [usize; 2], dtype: DType, device: &Device) -> Rotation {
         let RopeConfig { prefix_tokens, head_dim, .. } = self.config;
         let n = grid[0] * grid[1];
         let angles = self.angles(grid);
@@ -94,12 +103,18 @@ impl Rope {
             Tensor::from_data(TensorData::new(values, [1, n, 1, head_dim / 2]), (device, dtype))
         };
         let [cos, sin] = [f64::cos, f64::sin].map(table);
-        Some(Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half))
+        Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half)
     }
 
-    /// The rotation of block `index`, if each has its own.
-    pub fn of_block(&self, index: usize, grid: [usize; 2]) -> Option<Rotation> {
-        let freqs = self.freqs.as_ref()?.val();
+    /// The rotation of block `index` in `dtype`, if each has its own. Angles are in the type of the frequencies, at least
+    /// f32: those of a distant place have few digits behind the point in a narrower type.
+    pub fn of_block(&self, index: usize, grid: [usize; 2], dtype: DType) -> Option<Rotation> {
+        let freqs = self.freqs.as_ref()?;
+        Some(self.kept[index].get(grid, || self.of_one(freqs.val(), index, grid, dtype)))
+    }
+
+    fn of_one(&self, freqs: Tensor<4>, index: usize, grid: [usize; 2], dtype: DType) -> Rotation {
+        let freqs = if freqs.dtype() == DType::F64 { freqs } else { freqs.cast(DType::F32) };
         let RopeConfig { prefix_tokens, num_heads: a, head_dim: e, .. } = self.config;
         let n = grid[0] * grid[1];
         let [first, second] = self.places(grid);
@@ -111,9 +126,9 @@ impl Rope {
         };
         let angles = product(0, first) + product(1, second);
         // Queries and keys turn alike.
-        let [cos, sin] =
-            [angles.clone().cos(), angles.sin()].map(|part| Tensor::cat(vec![part.clone(), part], 2));
-        Some(Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half))
+        let [cos, sin] = [angles.clone().cos(), angles.sin()]
+            .map(|part| Tensor::cat(vec![part.clone(), part], 2).cast(dtype));
+        Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half)
     }
 
     /// The places of all patches on the first and the second axis, row by row.
@@ -166,6 +181,12 @@ pub struct Rotation {
     half: bool,
 }
 
+impl Keep for Rotation {
+    fn bytes(&self) -> usize {
+        self.cos.bytes() + self.sin.bytes()
+    }
+}
+
 impl Rotation {
     /// From cosines and sines of the patches, `[1, N, heads, E / 2]`.
     fn new(cos: Tensor<4>, sin: Tensor<4>, prefix: usize, half: bool) -> Self {
@@ -208,4 +229,89 @@ pub(super) fn mixed_frequencies(turns: &[f64], head_dim: usize, temperature: f64
         turns.iter().flat_map(of_head).collect::<Vec<f64>>()
     };
     [axis(f64::cos), axis(f64::sin)].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Device, Tensor, TensorData};
+
+    use super::super::kept::Budget;
+    use super::*;
+
+    const HEADS: usize = 2;
+    const DIM: usize = 16;
+
+    fn config(kind: RopeType) -> RopeConfig {
+        RopeConfig {
+            kind,
+            depth: 2,
+            num_heads: HEADS,
+            head_dim: DIM,
+            prefix_tokens: 1,
+            temperature: 10.0,
+            grid_offset: 0.0,
+            indexing: GridIndexing::Xy,
+            rotate_half: false,
+            reference: None,
+        }
+    }
+
+    /// Learned frequencies from one angle for each block and head.
+    fn mixed(turns: [f64; 4]) -> (Rope, Vec<f64>) {
+        let device = Device::flex();
+        let values = mixed_frequencies(&turns, DIM, 10.0);
+        let shape = [2, 2, HEADS, DIM / 2];
+        let freqs = Tensor::from_data(TensorData::new(values.clone(), shape), (&device, DType::F32));
+        (
+            Rope { freqs: Some(Param::from_tensor(freqs)), ..Rope::new(config(RopeType::Mixed), &device) },
+            values,
+        )
+    }
+
+    /// Angles reach 40; in bf16 they would be off by up to 0.1.
+    #[test]
+    fn narrow_rotations_have_exact_angles() {
+        let (rope, freqs) = mixed([0.3, 1.7, 2.9, 5.1]);
+        let grid = [32, 32];
+        let rotation = rope.of_block(1, grid, DType::BF16).unwrap();
+        assert_eq!(rotation.cos.dtype(), DType::BF16);
+        let cos: Vec<f64> = rotation.cos.into_data().iter::<f64>().collect();
+        let mut worst = 0.0_f64;
+        for patch in 0..grid[0] * grid[1] {
+            let places = [(patch % grid[1]) as f64, (patch / grid[1]) as f64];
+            for head in 0..HEADS {
+                for pair in 0..DIM / 2 {
+                    let of = |axis: usize| freqs[((axis * 2 + 1) * HEADS + head) * DIM / 2 + pair];
+                    let angle = places[0] * of(0) + places[1] * of(1);
+                    let ours = cos[((1 + patch) * 2 * HEADS + head) * DIM + 2 * pair];
+                    worst = worst.max((ours - angle.cos()).abs());
+                }
+            }
+        }
+        assert!(worst > 0.0 && worst < 0.0025, "{worst}"); // bf16 has 8 digits
+    }
+
+    /// A prepared rope does not look at its frequencies again, until the grid is another.
+    #[test]
+    fn rotations_are_kept() {
+        let (mut rope, _) = mixed([0.3, 1.7, 2.9, 5.1]);
+        let cos = |rope: &Rope, grid| rope.of_block(0, grid, DType::F32).unwrap().cos.into_data();
+        let before = cos(&rope, [2, 3]);
+        rope.kept.iter_mut().for_each(|kept| kept.keep(&Budget::new(1 << 20)));
+        assert_eq!(cos(&rope, [2, 3]), before);
+        rope.freqs = mixed([1.0, 2.0, 3.0, 4.0]).0.freqs;
+        assert_eq!(cos(&rope, [2, 3]), before);
+        assert_ne!(cos(&rope, [3, 2]), before);
+        assert_ne!(cos(&rope, [2, 3]), before);
+        rope.kept.iter_mut().for_each(Kept::forget);
+
+        let device = Device::flex();
+        let mut shared = Rope::new(config(RopeType::Cat), &device);
+        let cos = |rope: &Rope| rope.shared([2, 3], DType::F32, &device).unwrap().cos.into_data();
+        let before = cos(&shared);
+        shared.kept.iter_mut().for_each(|kept| kept.keep(&Budget::new(1 << 20)));
+        assert_eq!(cos(&shared), before);
+        shared.config.temperature = 100.0;
+        assert_eq!(cos(&shared), before);
+    }
 }

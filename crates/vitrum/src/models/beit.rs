@@ -151,6 +151,7 @@ impl BeitConfig {
                 gains_are_vectors: true,
                 block_table: self.use_rel_pos_bias,
                 shared_table: self.use_shared_rel_pos_bias,
+                gates_begin_small: true,
                 ..Derived::default()
             },
             ..VitConfig::default()

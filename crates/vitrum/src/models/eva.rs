@@ -22,7 +22,7 @@ use super::limits::{MAX_DEPTH, MAX_REGISTERS, MAX_SIDE, MAX_WIDTH, check_ranges,
 use super::network::{Backbone, Chain, Classify, Config, Depth, Features, Input, Inputs, Network, Want};
 use super::shapes::Walk;
 use super::vit::{
-    Activation, Derived, GlobalPool, MlpLayer, NormLayer, PosEmbed, PosResize, Vit, VitConfig,
+    Activation, Derived, GlobalPool, MlpLayer, NormLayer, PoolConfig, PosEmbed, PosResize, Vit, VitConfig,
     derived_from_vit,
 };
 use crate::layers::Linear;
@@ -66,7 +66,8 @@ pub struct EvaConfig {
     pub in_chans: usize,
     /// `K`: classes; 0 means no head: the logits are the pooled features.
     pub num_classes: usize,
-    /// How tokens are pooled to one vector. `map` pools over all tokens, the others over patches.
+    /// How tokens are pooled to one vector. `token` takes the class token, `map` pools over all tokens, the others over
+    /// patches.
     pub global_pool: GlobalPool,
     /// `D`: width of a token.
     pub embed_dim: usize,
@@ -261,6 +262,7 @@ impl EvaConfig {
                 rope: self.rope(),
                 mlp_hidden_dim: Some(self.mlp_hidden_dim()),
                 attn_pool: Some(self.attn_pool()),
+                gates_begin_small: true,
                 ..Derived::default()
             },
             ..VitConfig::default()
@@ -329,10 +331,14 @@ impl EvaConfig {
         }
     }
 
-    /// Heads and hidden width of attention pooling.
-    fn attn_pool(&self) -> [usize; 2] {
+    /// Attention pooling. Its MLP has no gate, whatever the blocks have.
+    fn attn_pool(&self) -> PoolConfig {
         let ratio = self.attn_pool_mlp_ratio.unwrap_or(self.mlp_ratio);
-        [self.attn_pool_num_heads.unwrap_or(self.num_heads), (self.embed_dim as f64 * ratio) as usize]
+        PoolConfig {
+            num_heads: self.attn_pool_num_heads.unwrap_or(self.num_heads),
+            hidden: (self.embed_dim as f64 * ratio) as usize,
+            act: Activation::Gelu,
+        }
     }
 
     fn rope(&self) -> Option<RopeConfig> {
@@ -420,8 +426,7 @@ impl Config for EvaConfig {
         check_ranges([("depth", self.depth, 1, MAX_DEPTH)])?;
         self.check_kv_heads()?;
         self.encoder().validate()?;
-        let [_, pool_hidden] = self.attn_pool();
-        let pool_hidden = self.attn_pool_mlp_ratio.map_or(1, |_| pool_hidden);
+        let pool_hidden = self.attn_pool_mlp_ratio.map_or(1, |_| self.attn_pool().hidden);
         check_ranges([("attn_pool_mlp_ratio", pool_hidden, 1, MAX_WIDTH)])?;
         if self.use_rot_pos_emb { self.check_rope() } else { Ok(()) }
     }

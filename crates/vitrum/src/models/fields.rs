@@ -67,10 +67,7 @@ impl ModelConfig {
                 nearest: nearest(name, fields.keys()),
             });
         };
-        let value = match (old, value) {
-            (Value::Array(_), Value::Number(side)) => json!([side, side]),
-            (_, value) => value,
-        };
+        let value = suited(old, value);
         // A list where one number is usual: some fields take either.
         let sides = if old.is_number() { value.as_array().cloned() } else { None };
         let none = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none"));
@@ -99,6 +96,16 @@ impl ModelConfig {
         &self,
         pairs: impl IntoIterator<Item = (&'a str, Value)>,
     ) -> Result<Self, ConfigError> {
+        let pairs: Vec<(&str, Value)> = pairs.into_iter().collect();
+        let mut fields = self.fields();
+        let is_known = pairs.iter().all(|(name, value)| {
+            let new = fields.get(*name).map(|old| suited(old, value.clone()));
+            new.is_some_and(|new| replaced(&mut fields, name, new))
+        });
+        // Reading all fields once is usually enough; one by one, each gets its other forms or its error.
+        if is_known && let Ok(config) = Self::of_family(self.family(), Value::Object(fields)) {
+            return Ok(config);
+        }
         pairs.into_iter().try_fold(self.clone(), |config, (name, value)| config.with(name, value))
     }
 
@@ -118,6 +125,14 @@ impl ModelConfig {
     pub fn differences(&self, base: &Self) -> Map<String, Value> {
         let theirs = if self.family() == base.family() { base.fields() } else { Map::new() };
         self.fields().into_iter().filter(|(name, value)| theirs.get(name) != Some(value)).collect()
+    }
+}
+
+/// A new value in the form of the old one: two sides, where one number is given for them.
+fn suited(old: &Value, new: Value) -> Value {
+    match (old, new) {
+        (Value::Array(_), Value::Number(side)) => json!([side, side]),
+        (_, new) => new,
     }
 }
 

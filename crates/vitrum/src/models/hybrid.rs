@@ -55,6 +55,10 @@ impl<'de> Deserialize<'de> for HybridConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = Map::<String, Value>::deserialize(deserializer)?;
         let usual = Self::default();
+        // Before it is read: a nest of hybrids would take long.
+        if fields.get("backbone").and_then(|backbone| backbone.get("family")) == Some(&json!(FAMILY)) {
+            return Err(D::Error::custom(no_maps(FAMILY)));
+        }
         let backbone = match fields.remove("backbone") {
             Some(backbone) => serde_json::from_value(backbone).map(Box::new).map_err(D::Error::custom)?,
             None => usual.backbone,
@@ -86,8 +90,7 @@ impl HybridConfig {
         let backbone = self.own_backbone()?;
         backbone.validate()?;
         let Some(grid) = backbone.map_grid() else {
-            let reason = format!("is a {}, which makes no feature maps", backbone.family());
-            return Err(ConfigError::Field { field: "backbone", reason });
+            return Err(no_maps(backbone.family()));
         };
         Ok(VitConfig { img_size: grid, in_chans: backbone.num_features(), ..self.vit.clone() })
     }
@@ -96,6 +99,14 @@ impl HybridConfig {
     fn valid_encoder(&self) -> VitConfig {
         self.encoder().unwrap_or_else(|error| panic!("an invalid configuration of a hybrid: {error}"))
     }
+}
+
+/// This family's name, in configurations.
+const FAMILY: &str = "hybrid";
+
+/// The error of a backbone of another kind than maps need.
+fn no_maps(family: &str) -> ConfigError {
+    ConfigError::Field { field: "backbone", reason: format!("is a {family}, which makes no feature maps") }
 }
 
 /// The backbone; `patch_embed.proj` is the Vision Transformer's.

@@ -14,6 +14,7 @@ use crate::layers::drop::dropout;
 use crate::layers::kept::Kept;
 use crate::layers::observe::Observer;
 use crate::layers::pool::MapPool;
+use crate::layers::rope::Rotation;
 
 /// A network of stages. It is a [`Network`], a [`Backbone`], a [`Classify`], and a [`Chain`] of its blocks.
 pub trait Stages: Module + Sync {
@@ -251,6 +252,8 @@ pub enum Part<'a> {
     BatchNorm(&'a mut BatchNorm),
     /// A bias of scores, which can be kept.
     Bias(&'a mut Kept),
+    /// A rotation of queries and keys, which can be kept.
+    Rotation(&'a mut Kept<Rotation>),
 }
 
 /// Receives the parts of a model.

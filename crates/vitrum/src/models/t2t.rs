@@ -37,7 +37,7 @@ use crate::layers::block::{Block, BlockConfig};
 use crate::layers::conv::Maps;
 use crate::layers::drop::dropout;
 use crate::layers::init::{BlockInit, Draw, TABLE, WeightInit, norm};
-use crate::layers::mlp::{Activation, Mlp, MlpConfig};
+use crate::layers::mlp::{Activation, Mlp, MlpConfig, MlpLayer};
 use crate::layers::norm::LayerNorm;
 use crate::layers::observe::{Observer, Within};
 use crate::layers::performer::{attention, widened};
@@ -666,7 +666,8 @@ impl Config for T2tConfig {
     /// The authors' first values: a truncated normal draw for all weights, zeros for biases, orthogonal directions.
     fn first(&self, key: &str, shape: &[usize]) -> Option<Draw> {
         if let Some((_, rest)) = key.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
-            return WeightInit::Timm.block(rest, shape, BlockInit { layer_scale: 1.0, norm: 1.0 });
+            let init = BlockInit { layer_scale: 1.0, norm: 1.0, open_gates: MlpLayer::Mlp };
+            return WeightInit::Timm.block(rest, shape, init);
         }
         match key {
             "cls_token" => return Some(TABLE),

@@ -33,7 +33,7 @@ pub use crate::layers::mlp::{Activation, MlpLayer};
 pub use crate::layers::norm::NormLayer;
 pub use crate::layers::pool::GlobalPool;
 pub use crate::layers::position::{PosEmbed, PosResize};
-pub use config::{Derived, VitConfig};
+pub use config::{Derived, PoolConfig, VitConfig};
 pub(crate) use shapes::unread_behind;
 
 use crate::layers::attention::BlockArgs;
@@ -101,8 +101,8 @@ impl Vit {
         let position = config.position();
         let block = |i| EncoderBlock::new(&config.block(i), Position::block_bias(&position, device), device);
         let attn_pool = || {
-            let [heads, hidden] = config.attn_pool();
-            AttentionPool::new(d, heads, hidden, config.act_layer, config.norm(), device)
+            let PoolConfig { num_heads, hidden, act } = config.attn_pool();
+            AttentionPool::new(d, num_heads, hidden, act, config.norm(), device)
         };
         let representation = config.representation_size;
         Self {
@@ -184,7 +184,7 @@ impl Vit {
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
         let Places { grid, bias, rotation } = places;
-        let own = self.position.rotation_of(index, *grid);
+        let own = self.position.rotation_of(index, *grid, &x);
         let rotation = own.as_ref().or(rotation.as_ref());
         let (shared_bias, shared_keys) = (bias.as_ref(), self.position.keys());
         let args = BlockArgs { grid: *grid, shared_bias, shared_keys, rotation, read };
@@ -323,6 +323,8 @@ impl Network for Vit {
     fn visit_parts(&mut self, visit: &mut Visitor<'_>) {
         self.position.pos_block.iter_mut().for_each(|encoding| visit(Part::Conv(&mut encoding.proj._0)));
         visit(Part::Bias(&mut self.position.kept));
+        let rotations = self.position.rope.iter_mut().flat_map(|rope| rope.kept.iter_mut());
+        rotations.for_each(|kept| visit(Part::Rotation(kept)));
         self.blocks.iter_mut().filter_map(EncoderBlock::kept_mut).for_each(|kept| visit(Part::Bias(kept)));
     }
 

@@ -270,8 +270,9 @@ impl<M: Network> Trainer<M> {
     fn gradients(&self, batch: Batch, index: usize, statistics: &mut Statistics) -> (f64, GradMap) {
         let model = self.live();
         let narrow = self.narrow.map(|dtype| narrowed(model, dtype));
+        let model = narrow.as_ref().unwrap_or(model);
         let pass = Pass {
-            model: narrow.as_ref().unwrap_or(model),
+            model,
             batch,
             dtype: self.narrow.unwrap_or(DType::F32),
             objective: &*self.objective,
@@ -279,7 +280,13 @@ impl<M: Network> Trainer<M> {
         };
         let mut grads = GradMap::default();
         let mut take = |gradients| {
-            grads = std::mem::take(&mut grads).plus(GradMap::collect(model, gradients));
+            let part = GradMap::collect(model, gradients);
+            let part = if self.narrow.is_some() {
+                part.map(|grad| grad.value.clone().cast(DType::F32))
+            } else {
+                part
+            };
+            grads = std::mem::take(&mut grads).plus(part);
         };
         let loss = match self.grad_checkpointing {
             true => pass.recomputed(statistics, &mut take),

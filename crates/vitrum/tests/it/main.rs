@@ -1,6 +1,7 @@
 //! Integration tests of the library, one binary. The folders mirror the source.
 
 mod checkpoint;
+mod compare;
 mod data;
 mod formula;
 mod layers;

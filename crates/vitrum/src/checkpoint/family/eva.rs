@@ -290,7 +290,13 @@ impl Files for EvaConfig {
             {
                 same()
             }
+            "rope_shift_coords" | "rope_jitter_coords" | "rope_rescale_coords" => Some(Err(format!(
+                "`{key}` {value} is not supported: places are never moved or scaled at random in training"
+            ))),
             "patch_drop_rate" if value.as_f64() == Some(0.0) => same(),
+            "patch_drop_rate" => Some(Err(format!(
+                "`{key}` {value} is not supported: rotations do not follow the patches that stay"
+            ))),
             "dynamic_img_pad" if value == &Value::Bool(false) => same(),
             "norm_layer" => Some(match vit::norm_layer(value) {
                 Some(norm_layer) => Ok(Self { norm_layer, ..self.clone() }),

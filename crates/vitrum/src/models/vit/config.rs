@@ -148,8 +148,21 @@ pub struct Derived {
     pub rope: Option<RopeConfig>,
     /// `F`, if it does not follow from `mlp_ratio`.
     pub mlp_hidden_dim: Option<usize>,
-    /// Heads and hidden width of attention pooling.
-    pub attn_pool: Option<[usize; 2]>,
+    /// Attention pooling, if it does not follow from the blocks.
+    pub attn_pool: Option<PoolConfig>,
+    /// Whether gates of an MLP begin like other weights; else they begin open.
+    pub gates_begin_small: bool,
+}
+
+/// How attention pooling is built.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// Heads.
+    pub num_heads: usize,
+    /// Hidden width of the MLP.
+    pub hidden: usize,
+    /// Non-linearity of the MLP.
+    pub act: Activation,
 }
 
 impl Default for VitConfig {
@@ -249,9 +262,10 @@ impl VitConfig {
         }
     }
 
-    /// Heads and hidden width of attention pooling.
-    pub(super) fn attn_pool(&self) -> [usize; 2] {
-        self.derived.attn_pool.unwrap_or([self.num_heads, self.mlp_hidden_dim()])
+    /// Attention pooling.
+    pub(super) fn attn_pool(&self) -> PoolConfig {
+        let (num_heads, hidden, act) = (self.num_heads, self.mlp_hidden_dim(), self.act_layer);
+        self.derived.attn_pool.unwrap_or(PoolConfig { num_heads, hidden, act })
     }
 
     /// Whether the scores have biases by offset.
@@ -297,7 +311,8 @@ impl VitConfig {
     /// Inputs to the blocks' first values.
     pub(crate) fn block_init(&self) -> BlockInit {
         let norm = self.init_values.filter(|_| self.res_post_norm).unwrap_or(1.0);
-        BlockInit { layer_scale: self.init_values.unwrap_or(1.0), norm }
+        let open_gates = if self.derived.gates_begin_small { MlpLayer::Mlp } else { self.mlp_layer };
+        BlockInit { layer_scale: self.init_values.unwrap_or(1.0), norm, open_gates }
     }
 
     /// Whether the norm `norm` follows the blocks.
@@ -361,7 +376,7 @@ impl VitConfig {
         if self.global_pool == GlobalPool::Token && !self.class_token {
             return refuse("global_pool", "`token` needs a class token".into());
         }
-        let [pool_heads, _] = self.attn_pool();
+        let pool_heads = self.attn_pool().num_heads;
         if self.global_pool == GlobalPool::Map && !self.embed_dim.is_multiple_of(pool_heads) {
             return refuse(
                 "embed_dim",
@@ -396,8 +411,9 @@ impl VitConfig {
                 );
             }
         }
-        if self.pos_embed.is_key() && self.patch_drop_rate > 0.0 {
-            return refuse("patch_drop_rate", "changes the offsets that `pos_embed` gives keys to".into());
+        if self.patch_drop_rate > 0.0 && (self.has_relative_bias() || self.pos_embed == PosEmbed::Cpe) {
+            let reason = "is not possible with this `pos_embed`, which needs every patch in its place";
+            return refuse("patch_drop_rate", reason.into());
         }
         if self.has_relative_bias() && !self.pos_embed.is_key() && self.num_prefix_tokens() > 1 {
             return refuse("pos_embed", "with a relative bias knows one prefix token at most".into());

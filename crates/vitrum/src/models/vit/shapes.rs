@@ -349,7 +349,7 @@ fn things(config: &VitConfig, t: u64, steps: &mut Steps) {
 
 fn head(config: &VitConfig, t: u64, steps: &mut Steps) {
     let [d, k] = [config.embed_dim, config.num_classes].map(long);
-    let [_, f] = config.attn_pool().map(long);
+    let f = long(config.attn_pool().hidden);
     match config.global_pool {
         GlobalPool::Token => steps.add("pool", "the class token".into(), &[d], 0, 0),
         GlobalPool::Avg => steps.add("pool", "mean over tokens".into(), &[d], 0, 0),

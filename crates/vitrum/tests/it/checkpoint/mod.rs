@@ -695,7 +695,7 @@ fn from_formula(name: &str, shape: Vec<usize>) -> HostTensor {
 
 fn largest_difference(a: &HostTensor, b: &HostTensor) -> f64 {
     assert_eq!(a.shape(), b.shape());
-    a.to_f64().iter().zip(b.to_f64()).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
+    crate::compare::largest(a.to_f64().iter().zip(b.to_f64()).map(|(x, y)| (x - y).abs()))
 }
 
 #[test]

@@ -5,7 +5,8 @@ use burn::tensor::{DType, Device, Tensor};
 use vitrum::checkpoint::apply::collect;
 use vitrum::layers::init::{Draw, initialize};
 use vitrum::layers::parameter;
-use vitrum::models::vit::{BlockNorm, GlobalPool, WeightInit};
+use vitrum::models::eva::EvaConfig;
+use vitrum::models::vit::{Activation, BlockNorm, GlobalPool, MlpLayer, WeightInit};
 use vitrum::models::{Config, ModelConfig, VitConfig};
 
 fn config(weight_init: WeightInit) -> VitConfig {
@@ -105,6 +106,43 @@ fn jax_draws_xavier_and_a_head_of_zeros() {
     assert_eq!(draw("patch_embed.proj.bias").2, 0.0);
     let (mean, ..) = moments(&values(config(WeightInit::JaxNlhb), 1, "head.bias"));
     close(mean, -(10f64.ln()), -1e-6, "head bias"); // a negative share of a negative number
+}
+
+/// timm's `SwiGLU.init_weights` and `GluMlp.init_weights`; its Eva leaves them out.
+#[test]
+fn gates_of_a_vit_begin_open() {
+    for weight_init in [WeightInit::Timm, WeightInit::Jax, WeightInit::Moco] {
+        let of = |mlp_layer| VitConfig { mlp_layer, act_layer: Activation::Silu, ..config(weight_init) };
+        let draw = |key| moments(&values(of(MlpLayer::Swiglu), 1, key));
+        close(draw("blocks.0.mlp.fc1_g.weight").1, 1e-6, 0.05, "weight of a gate");
+        assert_eq!(draw("blocks.0.mlp.fc1_g.bias"), (1.0, 0.0, 1.0));
+        let (_, other, _) = draw("blocks.0.mlp.fc1_x.weight");
+        assert!(other > 0.01, "{weight_init:?}: {other}");
+
+        // Rows of a file are outputs: 192 values, then 192 gates.
+        let key = "blocks.0.mlp.fc1.weight";
+        let packed = values(of(MlpLayer::SwigluPacked), 1, key);
+        let (first, second) = packed.split_at(packed.len() / 2);
+        close(moments(second).1, 1e-6, 0.05, "weights of gates");
+        assert_eq!(first, &values(config(weight_init), 1, key)[..first.len()], "as without gates");
+        let bias = values(of(MlpLayer::SwigluPacked), 1, "blocks.0.mlp.fc1.bias");
+        let (first, second) = bias.split_at(bias.len() / 2);
+        assert_eq!(second, [1.0; 192]);
+        assert!(first.len() == 192 && moments(first).2 < 1e-5, "{weight_init:?}");
+    }
+    let eva = EvaConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        embed_dim: 96,
+        depth: 1,
+        num_heads: 3,
+        swiglu_mlp: true,
+        ..EvaConfig::default()
+    };
+    let eva = collect(&ModelConfig::from(eva).init(&Device::flex(), 1).unwrap());
+    let weight = eva.get("blocks.0.mlp.fc1.weight").unwrap().to_f64();
+    close(moments(&weight[weight.len() / 2..]).1, 0.02, 0.05, "EVA");
+    assert_eq!(moments(&eva.get("blocks.0.mlp.fc1.bias").unwrap().to_f64()).2, 0.0);
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn table(key: &str, shape: &[usize]) -> Vec<f64> {
 fn relative_difference(ours: &[f64], theirs: &[f64]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-    ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest
+    crate::compare::largest(ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / largest))
 }
 
 #[test]

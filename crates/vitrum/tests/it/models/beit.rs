@@ -12,7 +12,7 @@ use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
 use vitrum::models::beit::BeitConfig;
 use vitrum::models::eva::{AttnType, EvaConfig, GridIndexing, KvHeads, RopeType};
-use vitrum::models::vit::{GlobalPool, MlpLayer, NormLayer, PosResize, VitConfig};
+use vitrum::models::vit::{GlobalPool, MlpLayer, NormLayer, PosEmbed, PosResize, VitConfig};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
 
 use super::shared::{file, images, tensors};
@@ -153,7 +153,7 @@ fn logits_at(model: &Model, size: [usize; 2]) -> Vec<f32> {
 fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+    crate::compare::largest(a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest)) as f32
 }
 
 #[test]
@@ -162,6 +162,59 @@ fn walk_counts_the_modules_parameters() {
         let held = config.init(&Device::flex(), 0).unwrap().num_params() as u64;
         assert_eq!(config.walk().unwrap().params, held, "{config:?}");
     }
+}
+
+/// Position tables that are no tables of a grid, or not the model's, are named in an error. They cost neither a panic nor more
+/// memory than they take.
+#[test]
+fn tables_of_no_grid_are_refused() {
+    let vit = |pos_embed| VitConfig { pos_embed, derived: Default::default(), ..beit().encoder() };
+    let table = "blocks.0.attn.rel_pos.relative_position_bias_table";
+    let cases = [
+        (vit(PosEmbed::RelBias), table, vec![7, 0]),
+        (vit(PosEmbed::RelBias), table, vec![7, 2]),
+        (vit(PosEmbed::RelBias), table, vec![19, 1]),
+        (vit(PosEmbed::RelBias), table, vec![19, beit().num_heads]),
+        (vit(PosEmbed::RelKey), "blocks.0.attn.rel_pos.relative_key_table", vec![3, 0]),
+        (vit(PosEmbed::Learn2d), "pos_embed_x", vec![1, 4_000_000, 1]),
+        (vit(PosEmbed::Learn2d), "pos_embed_y", vec![1, 200_000, beit().embed_dim / 2]),
+        (vit(PosEmbed::Learn), "pos_embed", vec![1, 4_000_001, 1]),
+    ];
+    for (config, key, shape) in cases {
+        let config = ModelConfig::from(config);
+        let mut map = tensors(&config);
+        let values = vec![0.0; shape.iter().product()];
+        map.tensors.insert(key.into(), HostTensor::from_f32(shape.clone(), &values).unwrap());
+        let skeleton = config.skeleton(&Device::flex()).unwrap();
+        let error = apply(skeleton, map, DType::F32, &Excuses::default()).unwrap_err().to_string();
+        assert!(error.contains(key), "{shape:?}: {error}");
+    }
+}
+
+/// As timm: 36 rows are those of the model's 4x9 patches. If the file is of 6x6 patches, they are resized.
+#[test]
+fn a_table_of_the_models_size_is_kept() {
+    let of = |img_size| {
+        ModelConfig::from(VitConfig {
+            pos_embed: PosEmbed::Learn,
+            derived: Default::default(),
+            img_size,
+            ..beit().encoder()
+        })
+    };
+    let [p, q] = beit().patch_size;
+    let (config, square) = (of([4 * p, 9 * q]), of([6 * p, 6 * q]));
+    let loaded = |source: Option<ModelConfig>| {
+        let excuses = Excuses { source, ..Excuses::default() };
+        let skeleton = config.skeleton(&Device::flex()).unwrap();
+        let (model, report) = apply(skeleton, tensors(&config), DType::F32, &excuses).unwrap();
+        (collect(&model).tensors.remove("pos_embed").unwrap(), report.resized.len())
+    };
+    let table = tensors(&config).tensors.remove("pos_embed").unwrap();
+    assert_eq!(loaded(None), (table.clone(), 0));
+    assert_eq!(loaded(Some(config.clone())), (table.clone(), 0));
+    let (resized, count) = loaded(Some(square));
+    assert!(resized.shape() == table.shape() && resized != table && count == 1);
 }
 
 /// The published number of parameters, without the head of 1000 classes.
@@ -382,6 +435,26 @@ fn timm_folders_written_read_back() {
         let refused = write_timm(folder.path(), &map, &card, &base, &WriteOptions::default()).unwrap_err();
         assert!(refused.to_string().contains(field), "{refused}");
     }
+}
+
+/// What timm's Eva does in training alone, and ours does not, is refused with a reason.
+#[test]
+fn random_places_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let base = ModelConfig::named("vit_small_patch16_rope_mixed_224").unwrap();
+    let found = |args: Value| {
+        let card =
+            serde_json::json!({"architecture": "vit_small_patch16_rope_mixed_224", "model_args": args});
+        std::fs::write(folder.path().join("config.json"), card.to_string()).unwrap();
+        ModelCard::find(folder.path(), &|_| Ok(base.clone())).map_err(|error| error.to_string())
+    };
+    let fields = ["rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords", "patch_drop_rate"];
+    for field in fields {
+        let error = found(serde_json::json!({field: 1.5})).unwrap_err();
+        assert!(error.contains(&format!("`{field}` 1.5 is not supported: ")), "{error}");
+    }
+    let same = found(serde_json::json!({"rope_shift_coords": null, "patch_drop_rate": 0.0})).unwrap();
+    assert_eq!(same.unwrap().config, base);
 }
 
 #[test]

@@ -624,7 +624,7 @@ fn goes_through<C: Config + Debug>(
         assert!((a.loss - b.loss).abs() <= 1e-6 * a.loss.abs(), "{} and {}", a.loss, b.loss);
     }
     for ((key, a), (_, b)) in state(&plain.model()).iter().zip(&state(&twice.model())) {
-        let gap = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let gap = crate::compare::largest(a.iter().zip(b).map(|(a, b)| (a - b).abs()));
         assert!(gap < 1e-5, "{key} differs by {gap} when links are computed twice");
     }
     let moved = state(&plain.model()).iter().zip(&state(&loaded)).filter(|(a, b)| a != b).count();

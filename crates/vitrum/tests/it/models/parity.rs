@@ -25,6 +25,7 @@ use vitrum::models::vit::VitConfig;
 use vitrum::models::{Config, Model, ModelConfig, Network, Want};
 use vitrum::train::statistics::Statistics;
 
+use crate::compare::largest;
 use crate::formula;
 
 #[derive(Deserialize)]
@@ -148,11 +149,8 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
 /// The largest difference over the largest value.
 fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
-    let largest = theirs.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    ours.iter()
-        .zip(theirs)
-        .fold(0.0_f64, |m, (a, b)| if a.is_nan() { f64::NAN } else { m.max((a - b).abs()) })
-        / largest
+    let whole = largest(theirs.iter().map(|value| value.abs()));
+    largest(ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / whole))
 }
 
 /// Whether branches have gains, which packed weights add in one rounding.

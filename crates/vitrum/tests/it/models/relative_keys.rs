@@ -80,7 +80,7 @@ fn products_are_those_of_the_definition() {
             expected.push(product.sum::<f64>());
         }
         assert_eq!(found.len(), expected.len());
-        let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let far = crate::compare::largest(found.iter().zip(&expected).map(|(a, b)| (a - b).abs()));
         assert!(far < 1e-14, "{tokens} tokens: {far:e}");
     }
 }
@@ -127,6 +127,23 @@ fn the_walk_counts_products_and_keys() {
         assert_eq!(walk.params, *params as u64);
         assert_eq!(walk.macs - none.0.macs, 2 * 17 * 33 * 64);
     }
-    let dropped = VitConfig { patch_drop_rate: 0.5, ..tiny(PosEmbed::RelKey) }.validate();
-    assert!(matches!(dropped, Err(ConfigError::Field { field: "patch_drop_rate", .. })), "{dropped:?}");
+}
+
+/// Positions on the scores and on the grid need every patch.
+#[test]
+fn patches_are_not_dropped_where_each_is_needed() {
+    use PosEmbed::{
+        Cpe, Learn, Learn2d, None, RelBias, RelBiasShared, RelKey, RelKeyShared, RelMlp, RelMlpShared,
+    };
+    for kind in [RelBias, RelBiasShared, RelMlp, RelMlpShared, RelKey, RelKeyShared, Cpe] {
+        let dropped = VitConfig { patch_drop_rate: 0.5, ..tiny(kind) }.validate();
+        assert!(
+            matches!(dropped, Err(ConfigError::Field { field: "patch_drop_rate", .. })),
+            "{kind:?}: {dropped:?}"
+        );
+        assert_eq!(tiny(kind).validate(), Ok(()), "{kind:?}");
+    }
+    for kind in [Learn, Learn2d, None] {
+        assert_eq!(VitConfig { patch_drop_rate: 0.5, ..tiny(kind) }.validate(), Ok(()), "{kind:?}");
+    }
 }

@@ -11,6 +11,7 @@ use vitrum::checkpoint::write::{WriteOptions, write_safetensors};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap};
 use vitrum::models::{Config, Model, ModelConfig, Precision, Sizes};
 
+use crate::compare::largest;
 use crate::formula;
 
 /// A model's tensors far from their first values, under timm's names and with linear layers as matrices.
@@ -57,5 +58,5 @@ pub fn logits(model: &Model, size: [usize; 2]) -> Vec<f32> {
 /// The largest difference.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    largest(a.iter().zip(b).map(|(a, b)| (a - b).abs())) as f32
 }

@@ -250,7 +250,7 @@ fn images_of_other_sizes_are_cut_as_each_library_does() {
         let found = model.logits_at(images, Sizes::Any).unwrap().into_data();
         let theirs = golden.tensor(&name).unwrap();
         let theirs = theirs.data().chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap()));
-        let apart = found.iter::<f64>().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let apart = crate::compare::largest(found.iter::<f64>().zip(theirs).map(|(a, b)| (a - b).abs()));
         assert!(apart < 1e-9, "{name}: {apart:e}");
     }
 }
@@ -270,7 +270,7 @@ fn lower_precisions_answer_alike() {
             let model = load(&options, &Device::flex()).unwrap().model;
             assert_eq!(model.precision(), precision);
             let apart =
-                logits(&model, SIZE).iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                crate::compare::largest(logits(&model, SIZE).iter().zip(&exact).map(|(a, b)| (a - b).abs())) as f32;
             assert!(apart > 0.0 && apart < most * largest, "{precision:?}: {apart} of {largest}");
         }
     }

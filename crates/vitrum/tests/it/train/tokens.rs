@@ -46,6 +46,11 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             "num_heads": 3, "mlp_ratio": 2.0});
         config(tiny, more)
     };
+    let eva = |more| {
+        let mut fields: serde_json::Value = more;
+        fields["family"] = "eva".into();
+        vit(fields)
+    };
     vec![
         (
             "RMSNorm and SwiGLU",
@@ -65,6 +70,7 @@ fn kinds() -> Vec<(&'static str, ModelConfig)> {
             vit(json!({"block_fn": "diff_parallel_scaling_block", "norm_layer": "rmsnorm", "drop_rate": 0.1,
             "attn_drop_rate": 0.1, "proj_drop_rate": 0.1, "drop_path_rate": 0.1})),
         ),
+        ("learned rotations", eva(json!({"use_rot_pos_emb": true, "rope_type": "mixed"}))),
         ("PiT", pit(json!({}))),
         ("PiT, distilled", pit(json!({"distilled": true}))),
         (
@@ -198,6 +204,62 @@ fn recomputing_changes_no_bit() {
             // Recomputed parts have seeds of their own.
             assert!(recomputed == run(true), "{name}, {amp_dtype}: not repeatable");
             assert!(is_random || kept == recomputed, "{name}, {amp_dtype}: {:?} {:?}", kept.0, recomputed.0);
+        }
+    }
+}
+
+/// Models with parameters that several blocks share.
+fn sharing() -> Vec<(&'static str, ModelConfig)> {
+    let tiny = |more: serde_json::Value| {
+        let mut fields = json!({"img_size": [32, 24], "patch_size": [8, 8], "num_classes": CLASSES, "embed_dim": 24,
+            "depth": 3, "num_heads": 3, "mlp_ratio": 2.0});
+        fields.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        serde_json::from_value::<ModelConfig>(fields).expect("a configuration")
+    };
+    let vit = |pos_embed: &str| tiny(json!({"pos_embed": pos_embed}));
+    vec![
+        ("rel_bias_shared", vit("rel_bias_shared")),
+        ("rel_key_shared", vit("rel_key_shared")),
+        ("rel_mlp_shared", vit("rel_mlp_shared")),
+        (
+            "rel_pos_bias",
+            tiny(json!({"family": "beit", "use_shared_rel_pos_bias": true, "init_values": 0.1})),
+        ),
+        ("rope.freqs", tiny(json!({"family": "eva", "use_rot_pos_emb": true, "rope_type": "mixed"}))),
+    ]
+}
+
+/// The gradient of a shared parameter is the sum of those of the blocks. Its order differs, and with it the last digits.
+#[test]
+fn recomputing_sums_the_gradients_of_shared_parameters() {
+    for (name, config) in sharing() {
+        let before = collect(&drawn(&config, &Device::flex(), DType::F32)).tensors;
+        for (amp_dtype, bar) in [("none", 1e-3), ("bf16", 0.05)] {
+            let moved = |grad_checkpointing| {
+                let recipe = recipe(|recipe| {
+                    recipe.grad_checkpointing = grad_checkpointing;
+                    recipe.amp_dtype = amp_dtype.into();
+                    (recipe.opt, recipe.lr) = ("momentum".into(), Some(1.0));
+                });
+                let (_, state) = learn(&config, &recipe, 1);
+                let moved = state.model.into_iter().map(|(key, after)| {
+                    let steps =
+                        after.to_f64().iter().zip(before[&key].to_f64()).map(|(a, b)| a - b).collect();
+                    (key, steps)
+                });
+                moved.collect::<Vec<(String, Vec<f64>)>>()
+            };
+            let (kept, recomputed) = (moved(false), moved(true));
+            assert_eq!(recomputed, moved(true), "{name}, {amp_dtype}: not repeatable");
+            let mut shared = 0;
+            for ((key, kept), (_, recomputed)) in kept.iter().zip(&recomputed) {
+                // The MLP drops values, in every link others.
+                let apart = if name == "rel_mlp_shared" { 0.0 } else { relative(recomputed, kept) };
+                assert!(apart < bar, "{name}, {amp_dtype}: {key} is {apart:.1e} off");
+                let is_shared = key.starts_with("shared_rel_pos") || key.starts_with(name);
+                shared += usize::from(is_shared && recomputed.iter().any(|step| *step != 0.0));
+            }
+            assert!(shared > 0, "{name}, {amp_dtype}: no shared parameter moved");
         }
     }
 }

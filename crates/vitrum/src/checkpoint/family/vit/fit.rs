@@ -7,6 +7,7 @@ use crate::checkpoint::resample::{resize_patch_embed, resize_pos_embed};
 use crate::checkpoint::{HostTensor, TensorMap};
 use crate::layers::position::{PosEmbed, PosResize};
 use crate::layers::resample::resample_offsets;
+use crate::models::limits::MAX_SIDE;
 use crate::models::vit::VitConfig;
 
 /// Fits tensors of the model `of` to `config`, and reports the changes.
@@ -87,19 +88,25 @@ fn resize_positions(
     };
     if config.pos_embed == PosEmbed::Learn
         && let Some(table) = tensors.get("pos_embed")
-        && let [1, rows, _] = *table.shape()
+        && let [1, rows, width] = *table.shape()
+        && width == config.embed_dim
         && rows > prefix
-        && let Some(old) = grid_of(rows - prefix, source_grid)
+        && let Some(old) = grid_of(rows - prefix, [source_grid, Some(grid)])
         && old != grid
+        && old.iter().all(|&side| side <= MAX_SIDE)
         && let Some(resized) = resize(table, old, grid, prefix)
     {
         put(tensors, "pos_embed", resized);
     }
     if config.pos_embed == PosEmbed::Learn2d {
-        for (key, side) in [("pos_embed_x", grid[1]), ("pos_embed_y", grid[0])] {
+        let half = config.embed_dim / 2;
+        let axes = [("pos_embed_x", grid[1], half), ("pos_embed_y", grid[0], config.embed_dim - half)];
+        for (key, side, dim) in axes {
             if let Some(table) = tensors.get(key)
-                && let [1, rows, _] = *table.shape()
+                && let [1, rows, width] = *table.shape()
+                && width == dim
                 && rows != side
+                && rows <= MAX_SIDE
                 && let Some(resized) = resize(table, [rows, 1], [side, 1], 0)
             {
                 put(tensors, key, resized);
@@ -112,6 +119,7 @@ fn resize_positions(
     for key in keys.into_iter().filter(|_| config.pos_embed.is_key()) {
         if let Some(table) = tensors.get(&key)
             && let [rows, width] = *table.shape()
+            && width == config.num_heads * config.head_dim()
             && rows % 2 == 1
             && rows != 2 * tokens - 1
         {
@@ -128,13 +136,16 @@ fn resize_positions(
     for key in biases {
         if let Some(table) = tensors.get(&key)
             && let [rows, heads] = *table.shape()
+            && heads == config.num_heads
             && rows > extra
-            && let Some(old) = grid_of(rows - extra, source_grid.map(|grid| grid.map(|side| 2 * side - 1)))
-            && old != grid.map(|side| 2 * side - 1)
+            // Without a named grid, offsets of a square come first even if the model has as many: timm's order.
+            && let Some(old) = grid_of(rows - extra, [source_grid.map(offsets_of), None])
+            && old != offsets_of(grid)
+            && old.iter().all(|&side| side % 2 == 1 && side < 2 * MAX_SIDE)
         {
             let values = table.to_f64();
             let (offsets, rest) = values.split_at((rows - extra) * heads);
-            let new = grid.map(|side| 2 * side - 1);
+            let new = offsets_of(grid);
             let mut resized = resample_offsets(offsets, heads, old, new, config.pos_resize);
             resized.extend(rest);
             let rows = resized.len() / heads;
@@ -156,13 +167,14 @@ fn host(shape: &[usize], values: &[f64]) -> HostTensor {
     HostTensor::from_f64(shape.to_vec(), values).expect("the values were made to fill the shape")
 }
 
-/// The grid of a table with `n` rows: `named` if it has `n` cells, else a square.
-fn grid_of(n: usize, named: Option<[usize; 2]>) -> Option<[usize; 2]> {
-    if let Some([h, w]) = named
-        && h * w == n
-    {
-        return Some([h, w]);
-    }
+/// Offsets between the rows and between the columns of a grid.
+fn offsets_of(grid: [usize; 2]) -> [usize; 2] {
+    grid.map(|side| 2 * side - 1)
+}
+
+/// The grid of a table with `n` rows: the first of `named` that has `n` cells, else a square.
+fn grid_of(n: usize, named: [Option<[usize; 2]>; 2]) -> Option<[usize; 2]> {
+    let named = named.into_iter().flatten().find(|[h, w]| h.checked_mul(*w) == Some(n));
     let side = n.isqrt();
-    (side * side == n).then_some([side, side])
+    named.or_else(|| (side * side == n).then_some([side, side]))
 }
