@@ -217,6 +217,8 @@ pub struct Key {
     pub layout: Layout,
     /// Whether this is a running statistic of a `BatchNorm`: never trained, always averaged.
     pub is_statistic: bool,
+    /// Whether its values enter passes of a narrower type as they are.
+    pub stays_wide: bool,
 }
 
 /// The order of a parameter's numbers in memory, compared with files.
@@ -398,7 +400,8 @@ impl KeyPath {
             (true, "Struct:Conv") => Layout::Kernel,
             _ => Layout::AsInFiles,
         };
-        Key { name, layout, is_statistic: container == "Struct:BatchNorm" && is_running }
+        let is_statistic = container == "Struct:BatchNorm" && is_running;
+        Key { name, layout, is_statistic, stays_wide: is_statistic || container == "Struct:Directions" }
     }
 }
 

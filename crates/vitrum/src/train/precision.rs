@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use crate::layers::names::{Key, Map, map};
 
 /// The model with its parameters in `dtype`. Gradients flow to the parameters of `model`. Running statistics keep their
-/// type, as in torch: a frozen batch norm computes with them.
+/// type, as in torch: a frozen batch norm computes with them. So do random directions.
 pub fn narrowed<M: Module>(model: &M, dtype: DType) -> M {
     map(model.clone(), &mut Narrow(dtype))
 }
@@ -16,7 +16,7 @@ struct Narrow(DType);
 
 impl Map for Narrow {
     fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
-        if key.is_statistic {
+        if key.stays_wide {
             return param;
         }
         // The effective value, so that gradients also reach low-rank updates.
