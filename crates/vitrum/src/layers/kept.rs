@@ -32,7 +32,7 @@ impl Kept {
         {
             return bias.clone();
         }
-        // Without the lock: this thread may begin another pass meanwhile.
+        // The lock is free here: computing may run another pass on this thread, which would wait for it forever.
         let bias = compute();
         *last() = Some((grid, bias.clone()));
         bias

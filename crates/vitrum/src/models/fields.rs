@@ -75,6 +75,12 @@ impl ModelConfig {
         let sides = if old.is_number() { value.as_array().cloned() } else { None };
         let none = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none"));
         let read = |fields: Map<String, Value>| Self::of_family(self.family(), Value::Object(fields));
+        let twice = json!([old.clone(), old.clone()]);
+        let takes_list = sides.is_some() && {
+            let mut fields = fields.clone();
+            replaced(&mut fields, name, twice);
+            read(fields).is_ok()
+        };
         fields.insert(name.into(), value);
         match read(fields.clone()) {
             Ok(config) => Ok(config),
@@ -82,11 +88,11 @@ impl ModelConfig {
                 read(fields).map_err(|error| wrong(name, &error))
             }
             Err(error) => match sides {
-                Some(sides) => {
+                Some(sides) if !takes_list => {
                     fields.insert(name.into(), one_of(name, &sides)?);
                     read(fields).map_err(|error| wrong(name, &error))
                 }
-                None => Err(wrong(name, &error)),
+                _ => Err(wrong(name, &error)),
             },
         }
     }

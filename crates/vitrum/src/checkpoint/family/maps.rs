@@ -76,6 +76,14 @@ impl Shapes<'_> {
     }
 }
 
+/// The note on a model without a classifier.
+pub(super) fn headless(num_classes: usize) -> Vec<String> {
+    match num_classes {
+        0 => vec!["no head in this file: the model gives features, not classes".into()],
+        _ => Vec::new(),
+    }
+}
+
 /// Refuses differences that timm's constructor states only in Python.
 pub(super) fn refuse_args(args: &Map<String, Value>, names: &[&str]) -> Result<(), String> {
     match names.iter().find_map(|name| Some((name, args.get(*name)?))) {
