@@ -21,7 +21,8 @@ impl<'de> Deserialize<'de> for ModelConfig {
             }
         };
         let given: Vec<String> = fields.keys().cloned().collect();
-        let config = Self::of_family(&family, Value::Object(fields)).map_err(D::Error::custom)?;
+        let config = Self::of_family(&family, Value::Object(fields.clone()))
+            .map_err(|error| D::Error::custom(at_fault(&family, &fields, &error)))?;
         // serde cannot refuse unknown fields of a configuration with a flattened one inside.
         let known = config.fields();
         match given.iter().find(|key| !known.contains_key(*key)) {
@@ -124,6 +125,18 @@ impl ModelConfig {
     pub fn differences(&self, base: &Self) -> Map<String, Value> {
         let theirs = if self.family() == base.family() { base.fields() } else { Map::new() };
         self.fields().into_iter().filter(|(name, value)| theirs.get(name) != Some(value)).collect()
+    }
+}
+
+/// serde's message with the name of the field, if a single one is wrong by itself.
+fn at_fault(family: &str, fields: &Map<String, Value>, error: &serde_json::Error) -> String {
+    let reads = |fields: Map<String, Value>| ModelConfig::of_family(family, Value::Object(fields)).is_ok();
+    let alone =
+        |(name, value): &(&String, &Value)| reads(Map::from_iter([((*name).clone(), (*value).clone())]));
+    let text = error.to_string();
+    match fields.iter().find(|field| !alone(field)) {
+        Some((name, _)) if reads(Map::new()) && !text.contains(name.as_str()) => format!("{name}: {text}"),
+        _ => text,
     }
 }
 

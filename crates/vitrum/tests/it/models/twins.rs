@@ -332,6 +332,16 @@ fn timm_folder_and_back() {
     assert!(error.unwrap_err().to_string().contains("transformers does not have Twins"));
 }
 
+/// Lists of another length are refused with the name of the field, from a card too.
+#[test]
+fn lists_have_four_stages() {
+    let error = ModelConfig::from(pcpvt()).with("depths", json!([])).unwrap_err().to_string();
+    assert!(error.starts_with("depths: invalid length 0") && error.contains("length 4"), "{error}");
+    let card = json!({"family": "twins", "embed_dims": [64, 128, 320, 512], "depths": []});
+    let error = serde_json::from_value::<ModelConfig>(card).unwrap_err().to_string();
+    assert!(error.starts_with("depths: invalid length 0"), "{error}");
+}
+
 /// timm's own arguments that are no fields.
 #[test]
 fn arguments_of_timm_are_read() {
