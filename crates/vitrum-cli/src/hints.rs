@@ -191,6 +191,7 @@ fn model(error: &ModelError) -> Option<Advice> {
 
 /// The hub name of a catalogue model's published weights. The name may already contain a tag.
 fn published(model: &str) -> String {
+    let model = catalogue::renamed(model).unwrap_or(model);
     match model.contains('.') {
         true => model.to_string(),
         false => format!("{model}.TAG (tags: `vitrum models info {model}`)"),
@@ -218,6 +219,7 @@ fn load(error: &LoadError) -> Option<Advice> {
             " (--keys FILE); `vitrum checkpoint inspect {} --suggest-keys` prints one to begin from",
             path.display()
         )),
+        LoadError::Unshown { .. } => further(" (-m NAME with --checkpoint, or --keys FILE)"),
         LoadError::Exists { .. } => further("\nhint: --overwrite, or choose another place"),
         _ => None,
     }

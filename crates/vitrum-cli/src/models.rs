@@ -75,7 +75,9 @@ fn passes(filter: &str, name: &str) -> bool {
 fn info(name: &str, format: Format) -> Result<()> {
     let entry = catalogue::entry(name)?;
     let walk = ModelConfig::named(name)?.walk()?;
-    let plain = name.split_once('.').map_or(name, |(plain, _)| plain);
+    let renamed = catalogue::renamed(name);
+    let present = renamed.unwrap_or(name);
+    let plain = present.split_once('.').map_or(present, |(plain, _)| plain);
     let weights: Vec<String> = entry.tags.iter().map(|tag| format!("hf:timm/{plain}.{tag}")).collect();
     let preprocess = &entry.preprocess;
     let config = serde_json::to_value(&entry.config)?;
@@ -93,6 +95,9 @@ fn info(name: &str, format: Format) -> Result<()> {
         }));
     }
     let mut rows = Rows::new(&["field", "value"]);
+    if let Some(new) = renamed {
+        rows.push(["timm's name now".into(), new.into()]);
+    }
     rows.push(["params".into(), output::grouped(walk.params)]);
     rows.push(["GMACs".into(), format!("{:.3}", walk.macs as f64 / 1e9)]);
     rows.push(["family".into(), entry.config.family().into()]);
@@ -157,5 +162,5 @@ fn table(walk: &Walk) -> Rows {
 
 /// Sets fields of the configuration by timm's names.
 pub fn with_kwargs(config: &ModelConfig, pairs: &[(String, String)]) -> Result<ModelConfig, ConfigError> {
-    config.with_all(pairs.iter().map(|(key, text)| (key.as_str(), read_value(text))))
+    pairs.iter().try_fold(config.clone(), |config, (key, text)| config.with_argument(key, read_value(text)))
 }

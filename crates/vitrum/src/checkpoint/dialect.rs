@@ -1,6 +1,7 @@
 //! Detects a file's dialect by telltale names, and renames its tensors to timm's names.
 
 use burn::tensor::Device;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::apply::expected_tensors;
@@ -162,6 +163,29 @@ impl Converted {
         checked.map_err(|error| LoadError::config(&self.map.path, error))
     }
 
+    /// An inferred configuration with the fields of the key file.
+    ///
+    /// # Errors
+    /// As [`tell`](Converted::tell), also without a key file.
+    pub(crate) fn checked<C>(&self, config: C) -> Result<C, LoadError>
+    where
+        C: Config + Into<ModelConfig> + TryFrom<ModelConfig>,
+    {
+        let told = self.tell(config.into())?;
+        told.validate().map_err(|error| LoadError::config(&self.map.path, error))?;
+        C::try_from(told).map_err(|_| LoadError::config(&self.map.path, "the key file is of another family"))
+    }
+
+    /// Whether the key file states a field.
+    pub(crate) fn tells(&self, field: &str) -> bool {
+        self.told.contains_key(field)
+    }
+
+    /// The value of a field, if the key file states it.
+    pub(crate) fn told_as<T: DeserializeOwned>(&self, field: &str) -> Option<T> {
+        serde_json::from_value(self.told.get(field)?.clone()).ok()
+    }
+
     /// `error`, or an error about unknown names if another library's names are still the nearest.
     fn unless_named_otherwise(&self, error: LoadError) -> LoadError {
         let nearest = nearest(&self.map);
@@ -213,11 +237,14 @@ pub fn to_timm_with(mut map: TensorMap, known: &Known<'_>) -> Result<Converted, 
     };
     let destinations: Vec<Destination> =
         tensors.keys().map(|name| destination(naming, &prefix, name, &tensors)).collect();
-    let mut num_heads = None;
+    let (mut num_heads, mut shown) = (None, Tensors::new());
     for ((name, tensor), destination) in tensors.into_iter().zip(destinations) {
         let (new_name, how) = match destination {
             Destination::As(name, how) => (name, how),
             Destination::Dropped(reason) => {
+                if let Some(name) = shows(naming, &prefix, &name) {
+                    shown.insert(name, tensor);
+                }
                 out.dropped.push((name, reason));
                 continue;
             }
@@ -228,11 +255,11 @@ pub fn to_timm_with(mut map: TensorMap, known: &Known<'_>) -> Result<Converted, 
         let tensor = edit(&tensor, how, known.patch()).map_err(|e| LoadError::tensor(&path, &name, e))?;
         insert(&mut out, new_name, tensor)?;
     }
-    let shown = (naming.finish)(&mut out)?;
+    let heads = (naming.finish)(&mut out)?;
     (family(name).finish)(&mut out)?;
     let told = known.told();
-    let num_heads = number(told.get("num_heads")).or(num_heads).or(shown);
-    Ok(Converted { map: out, dialect: naming.dialect, family: name, num_heads, told })
+    let num_heads = number(told.get("num_heads")).or(num_heads).or(heads);
+    Ok(Converted { map: out, dialect: naming.dialect, family: name, num_heads, told, shown })
 }
 
 /// Renames and reshapes the tensors by a key file.
@@ -249,7 +276,21 @@ fn by_key_file(mut map: TensorMap, keys: &KeyFile, known: &Known<'_>) -> Result<
     (family(keys.family).finish)(&mut out)?;
     let told = known.told();
     let num_heads = number(told.get("num_heads"));
-    Ok(Converted { map: out, dialect: Dialect::Custom, family: keys.family, num_heads, told })
+    Ok(Converted {
+        map: out,
+        dialect: Dialect::Custom,
+        family: keys.family,
+        num_heads,
+        told,
+        shown: Tensors::new(),
+    })
+}
+
+/// timm's name of a tensor that is left out but shows the configuration.
+fn shows(naming: &Naming, prefix: &str, name: &str) -> Option<String> {
+    let inner = name.strip_prefix(prefix).filter(|inner| (naming.shows)(inner))?;
+    let renamed = naming.rows.iter().find_map(|rows| keys::lookup(rows, inner));
+    Some(renamed.map_or_else(|| inner.to_string(), |(name, _)| name))
 }
 
 /// Removes the tensors that the key file leaves out.

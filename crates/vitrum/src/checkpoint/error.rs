@@ -184,6 +184,19 @@ pub enum LoadError {
         /// What is wrong, with the key.
         reason: String,
     },
+    /// Tensors do not show a field of the configuration, and there is no usual value.
+    #[error(
+        "{path}: {reason}\nhint: name the model, or state {field} in a key file",
+        path = .path.display()
+    )]
+    Unshown {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+        /// The field.
+        field: &'static str,
+    },
     /// A target exists and must not be replaced.
     #[error("{path} exists already", path = .path.display())]
     Exists {
@@ -240,6 +253,10 @@ impl LoadError {
         Self::Config { path: path.to_path_buf(), reason: shorten(&reason.to_string()) }
     }
 
+    pub(crate) fn unshown(path: &Path, field: &'static str, reason: impl ToString) -> Self {
+        Self::Unshown { path: path.to_path_buf(), reason: reason.to_string(), field }
+    }
+
     /// The file or folder of the error.
     pub fn path(&self) -> &Path {
         match self {
@@ -258,6 +275,7 @@ impl LoadError {
             | Self::Tensor { path, .. }
             | Self::Dialect { path, .. }
             | Self::Config { path, .. }
+            | Self::Unshown { path, .. }
             | Self::Exists { path }
             | Self::Checksum { path, .. } => path,
             Self::Keys(error) => error.path(),

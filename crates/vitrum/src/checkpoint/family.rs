@@ -271,6 +271,25 @@ impl ModelConfig {
         });
     }
 
+    /// [`with`](ModelConfig::with), also for an argument of timm's constructor that is no field: it changes nothing if the
+    /// model does what it says.
+    ///
+    /// # Errors
+    /// Those of [`with`](ModelConfig::with), and [`ConfigError::Value`] for an argument that says otherwise.
+    pub fn with_argument(&self, name: &str, value: Value) -> Result<Self, ConfigError> {
+        let unknown = match self.with(name, value.clone()) {
+            Err(error @ ConfigError::UnknownField { .. }) => error,
+            known => return known,
+        };
+        let of_timm = each_config!(self, config => {
+            config.timm_arg(name, &value).map(|found| found.map(Self::from))
+        });
+        match of_timm {
+            Some(applied) => applied.map_err(|reason| ConfigError::Value { field: name.into(), reason }),
+            None => Err(unknown),
+        }
+    }
+
     /// The configuration with one of timm's `model_args` applied.
     pub(crate) fn with_timm_arg(&self, key: &str, value: &Value) -> Result<Self, String> {
         let known = each_config!(self, config => {

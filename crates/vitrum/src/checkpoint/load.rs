@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device};
+use serde_json::json;
 
 mod error;
 mod find;
@@ -206,9 +207,12 @@ fn edited(
         .with_some("num_classes", options.num_classes)?
         .with_some("img_size", image_size(source, found, options))?
         .with_some("patch_size", options.patch_size)?
-        .with_some("in_chans", options.in_chans)?
-        .with_some("global_pool", options.global_pool)?
-        .with_some("pos_resize", options.pos_resize)?;
+        .with_some("in_chans", options.in_chans)?;
+    let config = match options.global_pool {
+        Some(pool) => config.with_argument("global_pool", json!(pool))?,
+        None => config,
+    };
+    let config = config.with_some("pos_resize", options.pos_resize)?;
     match options.edit {
         Some(edit) => edit(config).map_err(ModelError::Edit),
         None => Ok(config),

@@ -70,6 +70,9 @@ pub struct Naming {
     /// The reason to leave out a tensor; `None` to keep it. Arguments: the name without the prefix, and all tensors of
     /// the file.
     pub left_out: fn(&str, &Tensors) -> Option<&'static str>,
+    /// Whether a tensor that is left out shows the configuration ([`Converted::shown`]). The argument is the name without
+    /// the prefix.
+    pub shows: fn(&str) -> bool,
     /// timm's name and the edit of a tensor that belongs to the model but lacks its prefix. Arguments: prefix and name.
     pub outside: fn(&str, &str) -> Option<(String, Edit)>,
     /// Prefixes of models within this one: their telltales mark no weights of their own.
@@ -95,6 +98,7 @@ impl Naming {
             heads: &["head"],
             widths: &[],
             left_out: |_, _| None,
+            shows: |_| false,
             outside: |_, _| None,
             inside: &[],
             stacked: None,
@@ -127,6 +131,8 @@ pub struct Converted {
     pub num_heads: Option<usize>,
     /// Fields of the configuration that a key file states.
     pub told: Map<String, Value>,
+    /// Tensors that no model has, but that show its configuration: buffers of the library. Under timm's names.
+    pub shown: Tensors,
 }
 
 /// Rows that do not form a dialect.

@@ -76,7 +76,7 @@ impl<V: Keep> Kept<V> {
         {
             return value.clone();
         }
-        // Without the lock: this thread may begin another pass meanwhile.
+        // The lock is free here: computing may run another pass on this thread, which would wait for it forever.
         let value = compute();
         let mut last = last();
         if let Some((_, old)) = last.take() {

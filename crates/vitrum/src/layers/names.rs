@@ -217,8 +217,8 @@ pub struct Key {
     pub layout: Layout,
     /// Whether this is a running statistic of a `BatchNorm`: never trained, always averaged.
     pub is_statistic: bool,
-    /// Whether passes in a narrower type compute with this parameter as it is: running statistics, as in torch, and the
-    /// frequencies of rotary positions, whose angles are too large for few digits.
+    /// Whether passes in a narrower type compute with this parameter as it is: running statistics, as in torch, random
+    /// directions, and the frequencies of rotary positions, whose angles are too large for few digits.
     pub is_exact: bool,
 }
 
@@ -402,7 +402,8 @@ impl KeyPath {
             _ => Layout::AsInFiles,
         };
         let is_statistic = container == "Struct:BatchNorm" && is_running;
-        Key { name, layout, is_statistic, is_exact: is_statistic || container == "Struct:Rope" }
+        let is_exact = is_statistic || matches!(container, "Struct:Rope" | "Struct:Directions");
+        Key { name, layout, is_statistic, is_exact }
     }
 }
 

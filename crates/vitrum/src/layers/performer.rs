@@ -6,10 +6,27 @@
 //! y = phi(q) (phi(k)ᵀ v) / (phi(q) · Σ phi(k) + 1e-8)      exp(q·k) is the mean of phi(q)·phi(k) over w
 //! ```
 
-use burn::tensor::{DType, Tensor};
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor};
+
+use super::lazy;
 
 /// Added to the denominator. It is zero in half precision, which is why the sums are in f32 at least.
 const EPS: f64 = 1e-8;
+
+/// Random directions, never trained. Passes in a narrower type have them as they are.
+#[derive(Module, Debug)]
+pub struct Directions {
+    /// `[m, E]`.
+    pub w: Param<Tensor<2>>,
+}
+
+impl Directions {
+    /// `m` directions of zeros.
+    pub fn new(m: usize, width: usize, device: &Device) -> Self {
+        Self { w: lazy([m, width], device, false, move |device| Tensor::zeros([m, width], device)) }
+    }
+}
 
 /// Positive random features: `[B, T, E] -> [B, T, m]`, for directions `[m, E]`.
 ///

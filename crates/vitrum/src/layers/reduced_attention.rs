@@ -80,20 +80,15 @@ impl ReducedAttention {
         }
     }
 
-    /// Maps `[B, H·W, D] -> [B, H·W, D]`.
-    ///
-    /// # Panics
-    /// If the width or the float type is not that of the weights, or the maps have fewer than `R` rows or columns.
-    pub fn forward(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
-        self.project(self.context(maps, watch))
-    }
-
     /// The output projection with its dropout, `[B, N, D] -> [B, N, D]`.
     pub(crate) fn project(&self, context: Tensor<3>) -> Tensor<3> {
         dropout(self.proj.forward(context), self.proj_drop)
     }
 
-    /// What enters the output projection, `[B, N, D]`.
+    /// What enters the output projection: maps `[B, H·W, D] -> [B, H·W, D]`.
+    ///
+    /// # Panics
+    /// If the width or the float type is not that of the weights, or the maps have fewer than `R` rows or columns.
     pub(crate) fn context(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
         let q = self.q.forward(maps.x.clone()); // [B, N, D]
         let kv = self.kv.forward(self.reduced(maps, watch)); // [B, M, 2D]

@@ -13,7 +13,7 @@ use super::observe::Observer;
 /// Added to the scores of positions that do not see each other, as in the authors' code.
 const APART: f64 = -100.0;
 
-/// Width and height, stage by stage.
+/// Height and width, stage by stage.
 ///
 /// Written as one number if all stages have the same square, as `[h, w]` if all have the same rectangle, else as a list
 /// with an entry per stage. A list of two numbers is `[h, w]`, as in timm.
@@ -53,6 +53,11 @@ impl StageSizes {
     /// Whether every one of `stages` stages has a size.
     pub fn fits(&self, stages: usize) -> bool {
         self.0.len() == 1 || self.0.len() == stages
+    }
+
+    /// Number of sizes: 1 if all stages have the same.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// The different sides.

@@ -1,6 +1,6 @@
 //! Models by timm's names, and by names of our own for models that timm does not have.
 //!
-//! The tables are data (`catalogue.json` and `catalogue_own.json`). For each name they hold the difference from ViT-B/16,
+//! The tables are data (`catalogue.json` and `catalogue_own.json`; `catalogue_old.json` has timm's deprecated names). For each name they hold the difference from ViT-B/16,
 //! the preprocessing of timm's default weights, and the tags of published weights. Parameter counts and GMACs follow from
 //! the configuration; tests compare them with timm's.
 
@@ -16,6 +16,11 @@ static TABLE: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
     let tables = [include_str!("catalogue.json"), include_str!("catalogue_own.json")];
     let read = |text| serde_json::from_str::<BTreeMap<String, Entry>>(text);
     tables.into_iter().flat_map(|text| read(text).expect("the built-in tables are tested to parse")).collect()
+});
+
+/// timm's deprecated names, with the names and tags that replace them.
+static OLD: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("catalogue_old.json")).expect("the built-in table is tested to parse")
 });
 
 /// A named model.
@@ -67,13 +72,26 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.keys().map(String::as_str)
 }
 
-/// The entry of a name; a tag after a dot (`vit_tiny_patch16_224.augreg_in21k`) is allowed.
+/// The name that replaces a deprecated one of timm's, with the tag of its weights: `swin_base_patch4_window7_224.ms_in22k`
+/// for `swin_base_patch4_window7_224_in22k`.
+pub fn renamed(name: &str) -> Option<&'static str> {
+    OLD.get(plain(name)).map(String::as_str)
+}
+
+/// A name without its tag.
+fn plain(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(plain, _)| plain)
+}
+
+/// The entry of a name. A tag after a dot (`vit_tiny_patch16_224.augreg_in21k`) and timm's deprecated names are allowed.
 ///
 /// # Errors
 /// [`ConfigError::UnknownName`] with the names most like it.
 pub fn entry(name: &str) -> Result<&'static Entry, ConfigError> {
-    let plain = name.split_once('.').map_or(name, |(plain, _)| plain);
-    TABLE.get(plain).ok_or_else(|| ConfigError::UnknownName { name: name.into(), nearest: nearest(plain) })
+    let present = plain(renamed(name).unwrap_or(name));
+    TABLE
+        .get(present)
+        .ok_or_else(|| ConfigError::UnknownName { name: name.into(), nearest: nearest(present) })
 }
 
 impl ModelConfig {

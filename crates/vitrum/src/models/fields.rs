@@ -21,7 +21,8 @@ impl<'de> Deserialize<'de> for ModelConfig {
             }
         };
         let given: Vec<String> = fields.keys().cloned().collect();
-        let config = Self::of_family(&family, Value::Object(fields)).map_err(D::Error::custom)?;
+        let config = Self::of_family(&family, Value::Object(fields.clone()))
+            .map_err(|error| D::Error::custom(at_fault(&family, &fields, &error)))?;
         // serde cannot refuse unknown fields of a configuration with a flattened one inside.
         let known = config.fields();
         match given.iter().find(|key| !known.contains_key(*key)) {
@@ -72,6 +73,12 @@ impl ModelConfig {
         let sides = if old.is_number() { value.as_array().cloned() } else { None };
         let none = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none"));
         let read = |fields: Map<String, Value>| Self::of_family(self.family(), Value::Object(fields));
+        let twice = json!([old.clone(), old.clone()]);
+        let takes_list = sides.is_some() && {
+            let mut fields = fields.clone();
+            replaced(&mut fields, name, twice);
+            read(fields).is_ok()
+        };
         fields.insert(name.into(), value);
         match read(fields.clone()) {
             Ok(config) => Ok(config),
@@ -79,11 +86,11 @@ impl ModelConfig {
                 read(fields).map_err(|error| wrong(name, &error))
             }
             Err(error) => match sides {
-                Some(sides) => {
+                Some(sides) if !takes_list => {
                     fields.insert(name.into(), one_of(name, &sides)?);
                     read(fields).map_err(|error| wrong(name, &error))
                 }
-                None => Err(wrong(name, &error)),
+                _ => Err(wrong(name, &error)),
             },
         }
     }
@@ -133,6 +140,18 @@ fn suited(old: &Value, new: Value) -> Value {
     match (old, new) {
         (Value::Array(_), Value::Number(side)) => json!([side, side]),
         (_, new) => new,
+    }
+}
+
+/// serde's message with the name of the field, if a single one is wrong by itself.
+fn at_fault(family: &str, fields: &Map<String, Value>, error: &serde_json::Error) -> String {
+    let reads = |fields: Map<String, Value>| ModelConfig::of_family(family, Value::Object(fields)).is_ok();
+    let alone =
+        |(name, value): &(&String, &Value)| reads(Map::from_iter([((*name).clone(), (*value).clone())]));
+    let text = error.to_string();
+    match fields.iter().find(|field| !alone(field)) {
+        Some((name, _)) if reads(Map::new()) && !text.contains(name.as_str()) => format!("{name}: {text}"),
+        _ => text,
     }
 }
 

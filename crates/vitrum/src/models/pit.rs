@@ -178,7 +178,10 @@ impl PitConfig {
             "pool.conv" => Some(9),
             "pool.fc" => Some(self.width(stage.checked_sub(1)?)),
             _ if rest.ends_with(".mlp.fc2") => Some(self.mlp_hidden(stage)),
-            _ => Some(self.width(stage)),
+            _ if [".attn.qkv", ".attn.proj", ".mlp.fc1"].iter().any(|end| rest.ends_with(end)) => {
+                Some(self.width(stage))
+            }
+            _ => None,
         }
     }
 }

@@ -11,8 +11,8 @@
 //! merging:    linear(norm(2x2 neighbours)), before each stage but the first; norm(linear(…)) in V2
 //! ```
 //!
-//! Every second block rolls its map by half a window, so that windows see across the edges of the others. A window is not
-//! larger than the map of the configured image; see [`WindowFit`].
+//! Every second block rolls its map by half a window, so that windows see across the edges of the others. By
+//! default a window is not larger than the map of the configured image; see [`WindowFit`].
 
 mod attention;
 
@@ -41,6 +41,7 @@ use crate::layers::pool::MapPool;
 use crate::layers::position::PosResize;
 use crate::layers::window::{StageSizes, Windows};
 pub(super) use attention::META_WIDTH;
+pub(crate) use attention::log_shares;
 pub use attention::{
     CosineScores, MetaScores, PositionMlp, ProductScores, ScoreForm, Scores, WindowAttention,
     WindowAttentionConfig,
@@ -111,7 +112,7 @@ pub struct SwinConfig {
     pub qkv_bias: bool,
     /// Which paper; timm has a class for each.
     pub version: SwinVersion,
-    /// Windows that the biases of V2 were learned for. Offsets are relative to them; 0: relative to `window_size`.
+    /// Windows that the biases of V2 were learned for. Offsets are relative to them; 0: to the fitted window.
     pub pretrained_window_sizes: StageSizes,
     /// Non-linearity.
     pub act_layer: Activation,
@@ -190,6 +191,14 @@ impl SwinConfig {
         if shrinks { [0, 1].map(|axis| window[axis].min(grid[axis])) } else { window }
     }
 
+    /// The window that the biases of V2 are relative to.
+    fn origin(&self, stage: usize) -> [usize; 2] {
+        match self.pretrained_window_sizes.at(stage) {
+            [0, _] => self.window(stage),
+            pretrained => pretrained,
+        }
+    }
+
     /// The windows of a block on a map of this grid.
     pub fn windows(&self, stage: usize, block: usize, grid: [usize; 2]) -> Windows {
         let (window, own) = (self.window(stage), self.window_size.at(stage));
@@ -216,14 +225,12 @@ impl SwinConfig {
 
     pub(super) fn attention(&self, stage: usize) -> WindowAttentionConfig {
         let (dim, num_heads, window) = (self.width(stage), self.num_heads[stage], self.window(stage));
-        let pretrained = self.pretrained_window_sizes.at(stage);
-        let origin = if pretrained[0] > 0 { pretrained } else { window };
         WindowAttentionConfig {
             dim,
             num_heads,
             head_dim: self.head_dim.unwrap_or(dim / num_heads),
             window,
-            scores: if self.is_v2() { ScoreForm::Cosine(origin) } else { ScoreForm::Product },
+            scores: if self.is_v2() { ScoreForm::Cosine(self.origin(stage)) } else { ScoreForm::Product },
             qkv_bias: self.qkv_bias,
             attn_drop: self.attn_drop_rate,
             proj_drop: self.proj_drop_rate,
@@ -533,13 +540,13 @@ impl Config for SwinConfig {
         check_ranges(self.window_size.sides().map(|side| ("window_size", side, 1, MAX_WINDOW)))?;
         let pretrained = self.pretrained_window_sizes.sides();
         check_ranges(pretrained.map(|side| ("pretrained_window_sizes", side, 0, MAX_WINDOW)))?;
-        for (field, fits) in [
-            ("num_heads", self.num_heads.len() == self.stages()),
-            ("window_size", self.window_size.fits(self.stages())),
-            ("pretrained_window_sizes", self.pretrained_window_sizes.fits(self.stages())),
+        for (field, stages, may_be_one) in [
+            ("num_heads", self.num_heads.len(), false),
+            ("window_size", self.window_size.count(), true),
+            ("pretrained_window_sizes", self.pretrained_window_sizes.count(), true),
         ] {
-            if !fits {
-                return refuse(field, format!("has another number of stages than depths, {}", self.stages()));
+            if stages != self.stages() && !(may_be_one && stages == 1) {
+                return refuse(field, format!("has {stages} stages, but depths has {}", self.stages()));
             }
         }
         self.check_heads()?;
@@ -688,6 +695,11 @@ impl SwinConfig {
         let area = long(windows.area());
         let scores = product(long(windows.count()) * area, area, 2 * long(inner));
         let [params, of_bias] = attention.bias_costs();
+        let rolled = self.windows(stage, 1, self.grid(stage));
+        // A mask per window joins the bias of a map that is rolled and that the windows do not divide.
+        let is_masked = self.depths[stage] > 1 && rolled.shift != [0, 0] && !rolled.divide();
+        let masks = if is_masked { long(rolled.count()) } else { 0 };
+        walk.hold(product(long(num_heads), area, area).saturating_mul(1 + masks));
         let what = format!("{num_heads} heads within windows of {h} × {w}, a bias per offset");
         walk.step(&name("attn"), what, inner, params, scores.saturating_add(of_bias));
         walk.linear(&name("attn.proj"), [inner, dim], 0, ", plus the block's input");

@@ -13,15 +13,16 @@
 //! - patches become tokens in three steps. Each one joins neighbours into a longer token, and a narrow layer of attention
 //!   mixes all of them and makes them short again. Its residual is the values, because a token and its result differ in
 //!   width;
-//! - this attention is a Performer's ([`performer`](crate::layers::performer)), or plain in the models of the names `t2t_vit_t_*`;
+//! - this attention is a Performer's ([`performer`](crate::layers::performer)), or plain in `t2t_vit_t_*`;
 //! - positions are fixed waves along the row of tokens. The file holds them;
 //! - the blocks are narrow and many, without a bias on queries, keys and values.
 //!
-//! The layers before the blocks compute in f32 at least, also where the model computes in bf16.
+//! A Performer's attention and its projections compute in f32 at least, also where the model computes in bf16.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use vitrum_kernels::linear;
 
 use super::ConfigError;
@@ -38,9 +39,10 @@ use crate::layers::conv::Maps;
 use crate::layers::drop::dropout;
 use crate::layers::init::{BlockInit, Draw, TABLE, WeightInit, norm};
 use crate::layers::mlp::{Activation, Mlp, MlpConfig, MlpLayer};
+use crate::layers::names::Flat;
 use crate::layers::norm::LayerNorm;
 use crate::layers::observe::{Observer, Within};
-use crate::layers::performer::{attention, widened};
+use crate::layers::performer::{Directions, attention, widened};
 use crate::layers::position::{PosEmbed, PosResize, PositionConfig, fixed_table, resized};
 use crate::layers::tokens::{prepend, split};
 use crate::layers::{Linear, lazy, parameter};
@@ -62,7 +64,7 @@ pub enum TokensType {
 }
 
 /// The factor on the scores of the blocks' attention. No tensor shows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QkScale {
     /// `1 / sqrt(E)`. The published weights are trained and measured with it.
@@ -73,6 +75,29 @@ pub enum QkScale {
     /// This number.
     #[serde(untagged)]
     Number(f64),
+}
+
+impl<'de> Deserialize<'de> for QkScale {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Width {
+            HeadDim,
+            EmbedDim,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Of(Width),
+            Number(f64),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Of(Width::HeadDim)) => Ok(Self::HeadDim),
+            Ok(Written::Of(Width::EmbedDim)) => Ok(Self::EmbedDim),
+            Ok(Written::Number(scale)) => Ok(Self::Number(scale)),
+            Err(_) => Err(D::Error::custom("expected a qk_scale of head_dim, embed_dim or a number")),
+        }
+    }
 }
 
 /// How a T2T-ViT is built. The default is T2T-ViT-14 at 224 pixels, 1000 classes. Names are the authors'.
@@ -234,8 +259,8 @@ pub struct TokenPerformer {
     pub norm1: LayerNorm,
     /// `D -> 3·E`: keys, queries, values.
     pub kqv: Linear,
-    /// Random directions, `[m, E]`, never trained.
-    pub w: Param<Tensor<2>>,
+    /// Random directions.
+    pub directions: Flat<Directions>,
     /// `E -> E`.
     pub proj: Linear,
     /// Norm of short tokens.
@@ -252,7 +277,7 @@ impl TokenPerformer {
         Self {
             norm1: LayerNorm::new(width, config.norm_eps, device),
             kqv: linear(width, 3 * e),
-            w: lazy([m, e], device, false, move |device| Tensor::zeros([m, e], device)),
+            directions: Flat::new(Directions::new(m, e, device)),
             proj: linear(e, e),
             norm2: LayerNorm::new(e, config.norm_eps, device),
             mlp: TokenMlp { _0: linear(e, e), _2: linear(e, e) },
@@ -268,9 +293,9 @@ impl TokenPerformer {
         let dtype = x.dtype();
         let x = watch.tokens(format_args!("norm1"), self.norm1.forward(x));
         let kqv = watch.tokens(format_args!("kqv"), wide(&self.kqv, widened(x)));
-        let e = self.w.lazy_shape().dims::<2>()[1];
+        let e = self.directions.w.lazy_shape().dims::<2>()[1];
         let [k, q, v] = [0, 1, 2].map(|part| kqv.clone().narrow(2, part * e, e));
-        let y = attention([q, k, v.clone()], widened(self.w.val()));
+        let y = attention([q, k, v.clone()], widened(self.directions.w.val()));
         let y = watch.tokens(format_args!("proj"), wide(&self.proj, y));
         let x = (v + dropout(y, self.drop)).cast(dtype);
         let TokenMlp { _0, _2 } = &self.mlp;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{CardSource, ModelCard, Resolve, labels, problem};
 use crate::checkpoint::fields::{Fields, expected};
 use crate::data::{CropMode, Interpolation, Preprocess};
-use crate::models::ModelConfig;
+use crate::models::{ModelConfig, catalogue};
 
 /// The card from a timm `config.json`.
 ///
@@ -34,8 +34,15 @@ pub(super) fn card(json: &Map<String, Value>, resolve: &Resolve<'_>) -> Result<M
     };
     let base = resolve(name).map_err(|reason| format!("architecture `{name}`: {reason}"))?;
     let mut card = ModelCard::new(base, CardSource::Timm, "");
-    card.architecture = Some(name.to_string());
-    card.tag = pretrained.text("tag")?.or(name_tag).map(str::to_string);
+    let (renamed, new_tag) = match catalogue::renamed(name) {
+        Some(new) => {
+            card.notes.push(format!("architecture `{name}`: timm's name is now {new}"));
+            new.split_once('.').map_or((new, None), |(new, tag)| (new, Some(tag)))
+        }
+        None => (name, None),
+    };
+    card.architecture = Some(renamed.to_string());
+    card.tag = pretrained.text("tag")?.or(name_tag).or(new_tag).map(str::to_string);
     card.config = with_pretrained(card.config, &top, &pretrained)?;
     card.config = with_model_args(card.config, &top)?;
     if let Some(whole) = own {

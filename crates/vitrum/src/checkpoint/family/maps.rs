@@ -97,11 +97,9 @@ pub(super) fn assumed_heads(
     notes: &mut Vec<String>,
 ) -> Result<usize, LoadError> {
     if width == 0 || !width.is_multiple_of(usual) {
-        let reason = format!(
-            "the number of heads is not in the tensors, and a width of {width} is no multiple of {usual}\n\
-             hint: the model's name or configuration states it, or `num_heads` in a key file with its `family`"
-        );
-        return Err(LoadError::config(path, reason));
+        let reason =
+            format!("the number of heads is not in the tensors, and a width of {width} is no multiple of {usual}");
+        return Err(LoadError::unshown(path, "num_heads", reason));
     }
     let heads = width / usual;
     notes.push(format!("the number of heads is not in the tensors; {heads} heads of {usual} are assumed"));

@@ -10,7 +10,6 @@ use crate::checkpoint::naming::{Converted, Dialect};
 use crate::checkpoint::report::{Report, ShapeChange};
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 use crate::layers::resample::resample_grid;
-use crate::models::Config;
 use crate::models::pit::PitConfig;
 
 /// The authors' names of what timm calls otherwise.
@@ -54,22 +53,29 @@ impl Files for PitConfig {
         let depth = (0..stages)
             .map(|stage| shapes.count(&format!("transformers.{stage}.blocks.{{}}.norm1.weight"), 0))
             .collect();
-        let told = file.told.get("heads").and_then(|heads| heads.as_array()?.first()?.as_u64());
-        let base = match told.map(|heads| heads as usize).filter(|heads| *heads > 0) {
-            Some(heads) => first / heads,
-            None => head_width(first, &file.map, &mut notes)?,
-        };
-        let mut heads = Vec::new();
+        let mut widths = Vec::new();
         for stage in 0..stages {
             let [width] = shapes.get::<1>(&format!("transformers.{stage}.blocks.0.norm1.weight"))?;
-            heads.push(width / base);
+            widths.push(width);
         }
+        let over = |others: &[usize]| -> Vec<usize> {
+            widths.iter().zip(others).map(|(width, other)| width.checked_div(*other).unwrap_or(0)).collect()
+        };
+        let of_stages = |field: &str| file.told_as::<Vec<usize>>(field).filter(|told| told.len() == stages);
+        let base_dims = match (of_stages("base_dims"), of_stages("heads")) {
+            (Some(base), _) => base,
+            (None, Some(heads)) => over(&heads),
+            (None, None) => vec![head_width(first, &file.map, &mut notes)?; stages],
+        };
         let [hidden, _] = shapes.get::<2>("transformers.0.blocks.0.mlp.fc1.weight")?;
-        // A patch is twice as long as a step in all published models.
-        let stride = (patch_size / 2).max(1);
-        notes.push(format!(
-            "the step of the patches is not in the tensors; {stride} is assumed, half of a patch"
-        ));
+        let stride = file.told_as("stride").unwrap_or_else(|| {
+            // A patch is twice as long as a step in all published models.
+            let stride = (patch_size / 2).max(1);
+            notes.push(format!(
+                "the step of the patches is not in the tensors; {stride} is assumed, half of a patch"
+            ));
+            stride
+        });
         let side = |cells: usize| cells.saturating_sub(1).saturating_mul(stride).saturating_add(patch_size);
         let config = Self {
             img_size: file.img_size().unwrap_or([side(rows), side(columns)]),
@@ -77,15 +83,14 @@ impl Files for PitConfig {
             stride,
             in_chans,
             num_classes: file.map.rows("head.weight").unwrap_or(0),
-            base_dims: vec![base; stages],
+            heads: over(&base_dims),
+            base_dims,
             depth,
-            heads,
             mlp_ratio: mlp_ratio(hidden, first),
             distilled: tokens == 2,
             ..Self::default()
         };
-        config.validate().map_err(|error| LoadError::config(&file.map.path, error))?;
-        let Inferred { config, notes: more } = config.settle_named(file)?;
+        let Inferred { config, notes: more } = file.checked(config)?.settle_named(file)?;
         notes.extend(more);
         Ok(Inferred { config, notes })
     }
@@ -131,7 +136,7 @@ fn head_width(width: usize, map: &TensorMap, notes: &mut Vec<String>) -> Result<
             "the width of a head is not in the tensors, and a width of {width} is of no published PiT\n\
              hint: the model's name or configuration states it, or `heads` in a key file with its `family`"
         );
-        return Err(LoadError::config(&map.path, reason));
+        return Err(LoadError::unshown(&map.path, "heads", reason));
     };
     notes.push(format!("the width of a head is not in the tensors; {base} is assumed"));
     Ok(base)

@@ -1,5 +1,6 @@
 //! Files of Swin and Swin V2: timm, the authors' code (and timm before 0.9), torchvision, transformers.
 
+mod buffers;
 mod huggingface;
 mod keys;
 
@@ -15,11 +16,12 @@ use crate::checkpoint::report::{Report, ShapeChange};
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
 use crate::layers::resample::resample_offsets;
 use crate::layers::window::StageSizes;
-use crate::models::Config;
 use crate::models::swin::{SwinConfig, SwinVersion, WindowFit};
 use crate::models::vit::PosResize;
 
-/// Side of V2's windows, which tensors do not show.
+use buffers::Buffers;
+
+/// Side of V2's windows, which parameters do not show.
 const USUAL_WINDOW: usize = 8;
 
 impl Files for SwinConfig {
@@ -51,29 +53,22 @@ impl Files for SwinConfig {
 
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let (shapes, mut notes) = (Shapes(&file.map), Vec::new());
-        let fail = |key: &str, reason: String| LoadError::tensor(&file.map.path, key, reason);
         let [embed_dim, in_chans, p, q] = shapes.get::<4>("patch_embed.proj.weight")?;
         let stages = shapes.count("layers.{}.blocks.0.attn.qkv.weight", 0);
         let mut config = Self { embed_dim, in_chans, patch_size: [p, q], ..Self::default() };
         let is_v2 = file.map.contains("layers.0.blocks.0.attn.logit_scale");
         (config.depths, config.num_heads) = (Vec::new(), Vec::new());
-        let mut windows = Vec::new();
         for stage in 0..stages {
             let of_block = |block: &str, part: &str| format!("layers.{stage}.blocks.{block}.{part}");
             config.depths.push(shapes.count(&of_block("{}", "attn.qkv.weight"), 0));
-            if is_v2 {
-                let [heads, _, _] = shapes.get::<3>(&of_block("0", "attn.logit_scale"))?;
-                config.num_heads.push(heads);
-                windows.push([USUAL_WINDOW; 2]);
-                continue;
-            }
-            let key = of_block("0", "attn.relative_position_bias_table");
-            let [rows, heads] = shapes.get::<2>(&key)?;
-            config.num_heads.push(heads);
-            let side =
-                side_of(rows).ok_or_else(|| fail(&key, format!("has {rows} rows, no square window has")))?;
-            windows.push([side; 2]);
+            config.num_heads.push(match is_v2 {
+                true => shapes.get::<3>(&of_block("0", "attn.logit_scale"))?[0],
+                false => shapes.get::<2>(&of_block("0", "attn.relative_position_bias_table"))?[1],
+            });
         }
+        let [rows, _] = shapes.get::<2>("layers.0.blocks.0.attn.qkv.weight")?;
+        let heads = config.num_heads.first().copied().unwrap_or(1).max(1);
+        config.head_dim = (!is_v2 && rows != 3 * embed_dim).then_some(rows / 3 / heads);
         let [hidden, width] = shapes.get::<2>("layers.0.blocks.0.mlp.fc1.weight")?;
         config.mlp_ratio = crate::checkpoint::fields::mlp_ratio(hidden, width);
         let bias = if is_v2 { "q_bias" } else { "qkv.bias" };
@@ -81,26 +76,30 @@ impl Files for SwinConfig {
         config.num_classes = file.map.rows("head.fc.weight").unwrap_or(0);
         if is_v2 {
             config.version = SwinVersion::V2;
-            notes.push(format!(
-                "tensors of Swin V2 do not show the windows: assumed {USUAL_WINDOW}x{USUAL_WINDOW}"
-            ));
         }
-        // The last window covers the last map in all published models.
-        let last = windows.last().copied().unwrap_or([USUAL_WINDOW; 2]);
-        let scale = 1_usize.checked_shl(stages.saturating_sub(1) as u32).unwrap_or(usize::MAX);
-        config.img_size =
-            [last[0].saturating_mul(p), last[1].saturating_mul(q)].map(|n| n.saturating_mul(scale));
-        config.window_size = StageSizes::of_stages(windows);
-        config.validate().map_err(|error| LoadError::config(&file.map.path, error))?;
-        let [h, w] = config.img_size;
-        notes.push(format!("images of {h}x{w} are assumed: the last window covers the last map"));
-        notes.push("activation and epsilon are assumed as usual for a Swin".into());
+        config.window_size = match file.told_as("window_size") {
+            Some(told) => told,
+            None => windows(file, stages, is_v2, &mut notes)?,
+        };
+        if config.window_size.fits(stages) {
+            if is_v2 && !file.tells("pretrained_window_sizes") {
+                config.pretrained_window_sizes = origins(file, &config, &mut notes);
+            }
+            if !file.tells("img_size") {
+                config.img_size = image_of(file, &config, &mut notes);
+            }
+        }
+        let config = file.checked(config)?;
+        if !(file.tells("act_layer") && file.tells("norm_eps")) {
+            notes.push("activation and epsilon are assumed as usual for a Swin".into());
+        }
         let Inferred { config, notes: more } = config.settle_named(file)?;
         notes.extend(more);
         Ok(Inferred { config, notes })
     }
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
+        Buffers(file).check(&self)?;
         let mut notes = headless(&self);
         let library = file.dialect.name();
         match (file.dialect, self.version) {
@@ -147,11 +146,16 @@ impl Files for SwinConfig {
             }
             ("norm_layer", _) if matches!(value.as_str(), Some("layernorm" | "LayerNorm")) => same(),
             ("norm_layer", _) => Some(Err(format!("`norm_layer` {value} is not supported"))),
-            // A list of two is two stages here.
-            ("pretrained_window_sizes", Value::Array(sides)) => {
-                let side = |side: &Value| usize::try_from(side.as_u64()?).ok().map(|side| [side; 2]);
-                let sides: Option<Vec<[usize; 2]>> = sides.iter().map(side).collect();
-                Some(Ok(Self { pretrained_window_sizes: StageSizes::of_stages(sides?), ..self.clone() }))
+            // A list of two is two stages here, and each is one side or a pair.
+            ("pretrained_window_sizes", Value::Array(sizes)) => {
+                let side = |side: &Value| usize::try_from(side.as_u64()?).ok();
+                let size = |size: &Value| match size.as_array().map(Vec::as_slice) {
+                    Some([rows, columns]) => Some([side(rows)?, side(columns)?]),
+                    Some(_) => None,
+                    None => side(size).map(|side| [side; 2]),
+                };
+                let sizes: Option<Vec<[usize; 2]>> = sizes.iter().map(size).collect();
+                Some(Ok(Self { pretrained_window_sizes: StageSizes::of_stages(sizes?), ..self.clone() }))
             }
             _ => None,
         }
@@ -168,9 +172,12 @@ impl Files for SwinConfig {
             args.remove("pad_first");
         }
         if args.contains_key("pretrained_window_sizes") {
-            let stages = 0..self.depths.len();
-            let sides: Vec<usize> = stages.map(|stage| self.pretrained_window_sizes.at(stage)[0]).collect();
-            args.insert("pretrained_window_sizes".into(), json!(sides));
+            let size = |stage| match self.pretrained_window_sizes.at(stage) {
+                [h, w] if h == w => json!(h),
+                pair => json!(pair),
+            };
+            let sizes: Vec<Value> = (0..self.depths.len()).map(size).collect();
+            args.insert("pretrained_window_sizes".into(), json!(sizes));
         }
         let of_v2: &[&str] = if self.version == SwinVersion::V2 { &[] } else { &["act_layer"] };
         refuse_args(args, &[&["norm_eps", "window_fit", "pad_first"], of_v2].concat())
@@ -199,6 +206,81 @@ impl SwinConfig {
     }
 }
 
+/// The windows of the stages: from buffers, or from the tables of V1, which show squares.
+fn windows(
+    file: &Converted,
+    stages: usize,
+    is_v2: bool,
+    notes: &mut Vec<String>,
+) -> Result<StageSizes, LoadError> {
+    let mut windows = Vec::new();
+    let mut is_assumed = false;
+    for stage in 0..stages {
+        let shown = Buffers(file).window(stage);
+        if is_v2 {
+            is_assumed |= shown.is_none();
+            windows.push(shown.unwrap_or([USUAL_WINDOW; 2]));
+            continue;
+        }
+        let key = format!("layers.{stage}.blocks.0.attn.relative_position_bias_table");
+        let [rows, _] = Shapes(&file.map).get::<2>(&key)?;
+        let has_rows = |window: &[usize; 2]| offsets(*window).iter().product::<usize>() == rows;
+        let window = shown.filter(has_rows).or_else(|| side_of(rows).map(|side| [side; 2]));
+        windows.push(window.ok_or_else(|| {
+            let reason = format!("tensor `{key}`: has {rows} rows, no square window has");
+            LoadError::unshown(&file.map.path, "window_size", reason)
+        })?);
+    }
+    if is_assumed {
+        notes.push(format!(
+            "tensors of Swin V2 do not show the windows: assumed {USUAL_WINDOW}x{USUAL_WINDOW}"
+        ));
+    }
+    Ok(StageSizes::of_stages(windows))
+}
+
+/// The windows of pretraining: from buffers of V2. Those of the model itself are written as 0.
+fn origins(file: &Converted, config: &SwinConfig, notes: &mut Vec<String>) -> StageSizes {
+    let stages = 0..config.depths.len();
+    let windows = || stages.clone().map(|stage| config.window_size.at(stage));
+    let shown = stages.clone().zip(windows()).map(|(stage, window)| Buffers(file).origin(stage, window));
+    match shown.collect::<Option<Vec<_>>>() {
+        Some(origins) if !windows().eq(origins.iter().copied()) => StageSizes::of_stages(origins),
+        Some(_) => StageSizes::square(0),
+        None => {
+            notes.push(
+                "tensors do not show the windows of pretraining: pretrained_window_sizes=0 is assumed".into(),
+            );
+            StageSizes::square(0)
+        }
+    }
+}
+
+/// The size of the images: from the number of masks, else the last window covers the last map as in all published models.
+fn image_of(file: &Converted, config: &SwinConfig, notes: &mut Vec<String>) -> [usize; 2] {
+    let stages = config.depths.len();
+    let times = |sizes: [usize; 2], by: [usize; 2]| [0, 1].map(|axis| sizes[axis].saturating_mul(by[axis]));
+    if let Some(side) = Buffers(file).windows_aside().filter(|_| stages > 0) {
+        let size = times(times(config.window_size.at(0), config.patch_size), [side; 2]);
+        let [h, w] = size;
+        notes.push(format!(
+            "images of {h}x{w} are assumed: {side}x{side} windows, as many as there are masks"
+        ));
+        return size;
+    }
+    let last = if stages == 0 { [USUAL_WINDOW; 2] } else { config.window_size.at(stages - 1) };
+    let scale = 1_usize.checked_shl(stages.saturating_sub(1) as u32).unwrap_or(usize::MAX);
+    let size = times(times(last, config.patch_size), [scale; 2]);
+    let [h, w] = size;
+    notes.push(format!("images of {h}x{w} are assumed: the last window covers the last map"));
+    size
+}
+
+/// Rows and columns of the offsets within a window.
+fn offsets(window: [usize; 2]) -> [usize; 2] {
+    window.map(|side| 2 * side - 1)
+}
+
 /// The side of the window whose table has this number of rows.
 fn side_of(rows: usize) -> Option<usize> {
     let offsets = rows.isqrt();
@@ -216,7 +298,6 @@ fn resize_table(
 ) -> Option<ShapeChange> {
     let table = tensors.get(&key)?;
     let &[rows, heads] = table.shape() else { return None };
-    let offsets = |window: [usize; 2]| window.map(|side| 2 * side - 1);
     let named = old.filter(|window| offsets(*window).iter().product::<usize>() == rows);
     let old = named.or_else(|| side_of(rows).map(|side| [side; 2]))?;
     if old == new {

@@ -2,14 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::maps::{Shapes, heads};
+use super::maps::{Shapes, assumed_heads};
 use super::{Files, HuggingFaceModel, Inferred, Naming};
 use crate::checkpoint::fields::mlp_ratio;
 use crate::checkpoint::naming::{Converted, Dialect};
 use crate::checkpoint::report::{Report, ShapeChange};
 use crate::checkpoint::resample::resize_pos_embed;
 use crate::checkpoint::{HostTensor, LoadError, TensorMap};
-use crate::models::Config;
 use crate::models::t2t::{T2tConfig, TokensType};
 
 const PROJECT: &str = "tokens_to_token.project.weight";
@@ -35,18 +34,24 @@ impl Files for T2tConfig {
 
     fn infer(file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let shapes = Shapes(&file.map);
-        let refuse = |reason: String| LoadError::config(&file.map.path, reason);
         let [embed_dim, long] = shapes.get::<2>(PROJECT)?;
         let [pixels] = shapes.get::<1>(FIRST_NORM)?;
         let [hidden, _] = shapes.get::<2>("blocks.0.mlp.fc1.weight")?;
-        let mut notes = vec!["qk_scale=head_dim is assumed".into()];
-        let num_heads = heads(file, embed_dim, HEAD, &mut notes)?;
+        let mut notes = Vec::new();
+        let num_heads = match file.told_as("num_heads") {
+            Some(told) => told,
+            None => heads_of(embed_dim, &file.map, &mut notes)?,
+        };
+        if !file.tells("qk_scale") {
+            notes.push("the scale of attention is not in the tensors; qk_scale=head_dim is assumed".into());
+        }
         let img_size = match (file.img_size(), shapes.find::<3>(POSITIONS)) {
             (Some(size), _) => size,
             (None, Some([1, rows, _])) if rows > 1 => {
                 let side = (rows - 1).isqrt();
                 if side * side != rows - 1 {
-                    return Err(refuse(format!("{rows} positions are of no square image")));
+                    let reason = format!("{rows} positions are of no square image");
+                    return Err(LoadError::unshown(&file.map.path, "img_size", reason));
                 }
                 notes.push(format!("a square image of {0}x{0} is assumed", side * STEP));
                 [side * STEP; 2]
@@ -71,8 +76,7 @@ impl Files for T2tConfig {
             qkv_bias: has("blocks.0.attn.qkv.bias"),
             ..Self::default()
         };
-        config.validate().map_err(|error| LoadError::config(&file.map.path, error))?;
-        let Inferred { config, notes: more } = config.settle_named(file)?;
+        let Inferred { config, notes: more } = file.checked(config)?.settle_named(file)?;
         notes.extend(more);
         Ok(Inferred { config, notes })
     }
@@ -92,6 +96,15 @@ impl Files for T2tConfig {
     fn to_huggingface(&self) -> Result<HuggingFaceModel, String> {
         Err("transformers has no T2T-ViT".into())
     }
+}
+
+/// Number of heads of the blocks, which no tensor shows.
+fn heads_of(width: usize, map: &TensorMap, notes: &mut Vec<String>) -> Result<usize, LoadError> {
+    let heads = assumed_heads(&map.path, width, HEAD, notes)?;
+    if width == T2tConfig::default().embed_dim {
+        notes.push("t2t_vit_14_resnext has 32 heads: name it if it is that one".into());
+    }
+    Ok(heads)
 }
 
 /// Resizes the positions to the grid of the model, as the authors' transfer learning does. The class token's row stays. A

@@ -58,7 +58,9 @@ impl Files for TwinsConfig {
         let [_, channels, side, _] = shapes.get::<4>("patch_embeds.0.proj.weight")?;
         (config.in_chans, config.patch_size) = (channels, side);
         let has_windows = file.map.contains("blocks.0.0.attn.qkv.weight");
-        config.wss = has_windows.then_some([WINDOW; 4]);
+        let told_windows = file.told_as::<[usize; 4]>("wss");
+        config.wss = has_windows.then_some(told_windows.unwrap_or([WINDOW; 4]));
+        let told_heads = file.told_as::<[usize; 4]>("num_heads");
         let head_width = HEAD_WIDTHS[usize::from(has_windows)];
         for stage in 0..4 {
             let [width, ..] = shapes.get::<4>(&format!("patch_embeds.{stage}.proj.weight"))?;
@@ -69,18 +71,24 @@ impl Files for TwinsConfig {
             config.sr_ratios[stage] = (0..2)
                 .find_map(|block| shapes.find::<4>(&format!("blocks.{stage}.{block}.attn.sr.weight")))
                 .map_or(1, |[_, _, side, _]| side);
-            config.num_heads[stage] = match file.told.contains_key("num_heads") {
-                true => 1,
-                false => assumed_heads(&file.map.path, width, head_width, &mut Vec::new())?,
+            config.num_heads[stage] = match told_heads {
+                Some(heads) => heads[stage],
+                None => assumed_heads(&file.map.path, width, head_width, &mut Vec::new())?,
             };
         }
         config.num_classes = file.map.rows("head.weight").unwrap_or(0);
-        let Inferred { config, mut notes } = config.settle_named(file)?;
-        notes.push(format!("the number of heads is not in the tensors; heads of {head_width} are assumed"));
-        if has_windows {
+        let Inferred { config, mut notes } = file.checked(config)?.settle_named(file)?;
+        if told_heads.is_none() {
+            notes.push(format!(
+                "the number of heads is not in the tensors; heads of {head_width} are assumed"
+            ));
+        }
+        if has_windows && told_windows.is_none() {
             notes.push(format!("the windows are not in the tensors; a side of {WINDOW} is assumed"));
         }
-        notes.push("epsilon is assumed as usual for a Twins".into());
+        if !file.tells("norm_eps") {
+            notes.push("epsilon is assumed as usual for a Twins".into());
+        }
         Ok(Inferred { config, notes })
     }
 

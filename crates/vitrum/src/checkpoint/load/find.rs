@@ -137,6 +137,9 @@ fn of_name(spec: &str, entry: &catalogue::Entry, options: &LoadOptions<'_>) -> F
         weights: options.checkpoint.clone(),
         preprocess: Some(entry.preprocess()),
         labels: None,
-        notes: Vec::new(),
+        notes: catalogue::renamed(spec)
+            .map(|new| format!("{spec}: timm's name is now {new}"))
+            .into_iter()
+            .collect(),
     }
 }

@@ -233,9 +233,9 @@ impl CosineScores {
     }
 }
 
-/// `sign(o) log₂(1 + |8 o|) / 3` of every offset, rows before columns, in f32 as in timm. An offset of 1 is as long as the
-/// window of `origin`.
-fn log_shares([h, w]: [usize; 2], origin: [usize; 2]) -> Vec<f64> {
+/// `sign(o) log₂(1 + |8 o|) / 3` of every offset, rows before columns, in f32 as in timm. The offset across the whole
+/// window of `origin` is 1.
+pub(crate) fn log_shares([h, w]: [usize; 2], origin: [usize; 2]) -> Vec<f64> {
     let side = |n: usize| 1 - n as i64..n as i64;
     let log = |offset: i64, origin: usize| {
         let share = offset.unsigned_abs() as f32 / origin.saturating_sub(1).max(1) as f32 * 8.0;

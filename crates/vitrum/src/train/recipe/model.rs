@@ -28,7 +28,10 @@ impl Recipe {
             .and_then(|config| config.with_some("in_chans", self.in_chans))
             .and_then(|config| config.with_some("img_size", self.img_size.map(|size| size.0)))
             .map_err(built)?;
-        let config = config.with_some("global_pool", self.global_pool()?).map_err(built)?;
+        let config = match self.global_pool()? {
+            Some(pool) => config.with_argument("global_pool", json!(pool)).map_err(built)?,
+            None => config,
+        };
         config.validate().map_err(built)?;
         Ok(config)
     }
@@ -68,7 +71,7 @@ impl Recipe {
         for (key, value) in &self.model_kwargs {
             let value =
                 serde_json::to_value(value).map_err(|e| field("model_kwargs", format!("{key}: {e}")))?;
-            config = config.with(key, value).map_err(|error| wrong("model_kwargs", error))?;
+            config = config.with_argument(key, value).map_err(|error| wrong("model_kwargs", error))?;
         }
         for (name, key, rate) in [
             ("drop", "drop_rate", self.drop),

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Value;
+use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::models::vit::{BlockNorm, GlobalPool, PosEmbed, VitConfig};
 use vitrum::models::{Config, ConfigError, ModelConfig, catalogue};
 
@@ -190,6 +191,32 @@ fn unknown_names_answer_with_the_nearest() {
 fn a_tag_may_follow_the_name() {
     let tagged = ModelConfig::named("vit_tiny_patch16_224.augreg_in21k_ft_in1k").unwrap();
     assert_eq!(tagged, ModelConfig::named("vit_tiny_patch16_224").unwrap());
+}
+
+/// timm's deprecated names stand for those that replaced them.
+#[test]
+fn deprecated_names_lead_to_present_ones() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/models/catalogue_old.json");
+    let table: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for (old, new) in table.as_object().unwrap() {
+        let new = new.as_str().unwrap();
+        assert_eq!(catalogue::renamed(old), Some(new));
+        let (name, tag) = new.split_once('.').map_or((new, None), |(name, tag)| (name, Some(tag)));
+        assert!(
+            catalogue::names().any(|known| known == name) && !catalogue::names().any(|known| known == old)
+        );
+        let (entry, present) = (catalogue::entry(old).unwrap(), catalogue::entry(new).unwrap());
+        assert_eq!(entry.config, present.config, "{old}");
+        assert!(tag.is_none_or(|tag| present.tags.iter().any(|known| known == tag)), "{new}");
+    }
+    assert_eq!(
+        catalogue::renamed("swin_base_patch4_window7_224_in22k"),
+        Some("swin_base_patch4_window7_224.ms_in22k")
+    );
+    assert_eq!(catalogue::renamed("swin_base_patch4_window7_224"), None);
+    let options = LoadOptions { needs_weights: false, ..LoadOptions::new("vit_tiny_patch16_224_in21k") };
+    let notes = load(&options, &Device::flex()).unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("timm's name is now vit_tiny_patch16_224.")), "{notes:?}");
 }
 
 #[test]

@@ -306,5 +306,20 @@ fn tensors_show_the_configuration() {
     }
     let odd = PitConfig { base_dims: vec![5, 5, 5], ..tiny() };
     let error = to_timm(tensors(&odd)).unwrap().card().unwrap_err().to_string();
-    assert!(error.contains("width of a head"), "{error}");
+    assert!(error.contains("width of a head") && error.contains("state heads in a key file"), "{error}");
+    // A key file says it: by the heads, or by their width.
+    for told in [json!({"heads": odd.heads}), json!({"base_dims": odd.base_dims, "stride": odd.stride})] {
+        let mut converted = to_timm(tensors(&odd)).unwrap();
+        converted.told = told.as_object().unwrap().clone();
+        let card = converted.card().unwrap();
+        let expected = PitConfig { img_size: card.config.input().image().size, ..odd.clone() };
+        assert_eq!(card.config, expected.into(), "{told}");
+        assert!(!card.notes.iter().any(|note| note.contains("width of a head")), "{:?}", card.notes);
+        let is_stride_told = told.get("stride").is_some();
+        assert_eq!(card.notes.iter().any(|note| note.contains("step of the patches")), !is_stride_told);
+    }
+    // timm's only pooling changes nothing.
+    let config = ModelConfig::from(odd);
+    assert_eq!(config.with_argument("global_pool", json!("token")).unwrap(), config);
+    assert!(config.with_argument("global_pool", json!("avg")).is_err());
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use vitrum::checkpoint::dialect::to_timm;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
+use vitrum::layers::names::{Key, Map, map};
 use vitrum::layers::window::{StageSizes, Windows, window_attention};
 use vitrum::models::swin::{SwinConfig, SwinVersion, WindowFit};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
@@ -358,6 +359,14 @@ fn timm_folder_and_back() {
             "swinv2_tiny_window8_256",
             json!({"pretrained_window_sizes": [6, 6], "act_layer": "relu"}),
         ),
+        (
+            SwinConfig {
+                pretrained_window_sizes: StageSizes::of_stages(vec![[6, 4], [5, 5]]),
+                ..second_version()
+            },
+            "swinv2_tiny_window8_256",
+            json!({"pretrained_window_sizes": [[6, 4], 5]}),
+        ),
         // The windows of an image of 32x48 are the same.
         (
             SwinConfig {
@@ -447,6 +456,7 @@ fn transformers_folder_and_back() {
         SwinConfig { window_size: StageSizes::square(4), ..first_version() }, // shifted along one side
         SwinConfig { window_size: StageSizes::square(3), ..first_version() }, // padded in another order
         SwinConfig { img_size: [33, 48], ..even(first_version()) },
+        SwinConfig { pretrained_window_sizes: StageSizes::of_stages(vec![[6, 4]]), ..even(second_version()) },
     ] {
         let folder = TempDir::new().unwrap();
         let written =
@@ -494,8 +504,10 @@ fn tensors_show_the_configuration() {
         let case: SwinConfig =
             serde_json::from_value::<ModelConfig>(json["config"].clone()).unwrap().try_into().unwrap();
         let is_square = |stage| case.window(stage)[0] == case.window(stage)[1];
-        if case.head_dim.is_some() || !(0..case.depths.len()).all(is_square) {
-            continue; // tensors show neither
+        let has_buffer = |end: &str| json["tensors"].to_string().contains(end);
+        let shows = has_buffer("relative_coords_table");
+        if !shows && !(0..case.depths.len()).all(is_square) {
+            continue; // tables of V1 show squares alone
         }
         let mut map = TensorMap::new(&path);
         for (key, shape) in
@@ -516,7 +528,7 @@ fn tensors_show_the_configuration() {
         let dialect = json["dialect"].as_str().unwrap();
         let expected = SwinConfig {
             in_chans: source_chans.unwrap_or(case.in_chans),
-            window_size: if is_v1 { StageSizes::of_stages(windows) } else { StageSizes::square(8) },
+            window_size: if is_v1 || shows { StageSizes::of_stages(windows) } else { StageSizes::square(8) },
             // timm's files do not show these.
             window_fit: if dialect == "timm" { WindowFit::Config } else { case.window_fit },
             pad_first: dialect != "timm" && case.pad_first,
@@ -541,6 +553,164 @@ fn tensors_show_the_configuration() {
     assert!(compared >= 45, "only {compared} cases were compared");
 }
 
+/// The tensors of a model of V2 with the buffers of the authors' code, under timm's names.
+fn with_buffers(config: &SwinConfig) -> TensorMap {
+    let mut map = tensors(config);
+    for stage in 0..config.depths.len() {
+        let ([h, w], pretrained) = (config.window(stage), config.pretrained_window_sizes.at(stage));
+        let origin = if pretrained[0] > 0 { pretrained } else { [h, w] };
+        let log = |offset: i64, origin: usize| {
+            let share = 8.0 * offset as f32 / (origin - 1) as f32;
+            share.signum() * (share.abs() + 1.0).log2() / 8_f32.log2()
+        };
+        let sides = [h, w].map(|side| 1 - side as i64..side as i64);
+        let [rows, columns] = &sides;
+        let offsets: Vec<f32> = rows
+            .clone()
+            .flat_map(|y| columns.clone().flat_map(move |x| [log(y, origin[0]), log(x, origin[1])]))
+            .collect();
+        let positions: Vec<[usize; 2]> = (0..h).flat_map(|y| (0..w).map(move |x| [y, x])).collect();
+        let index: Vec<f32> = positions
+            .iter()
+            .flat_map(|[y, x]| {
+                positions.iter().map(move |[v, u]| ((y + h - 1 - v) * (2 * w - 1) + x + w - 1 - u) as f32)
+            })
+            .collect();
+        for block in 0..config.depths[stage] {
+            let mut add = |part: &str, shape: Vec<usize>, values: &[f32]| {
+                let key = format!("layers.{stage}.blocks.{block}.{part}");
+                map.tensors.insert(key, HostTensor::from_f32(shape, values).unwrap());
+            };
+            add("attn.relative_coords_table", vec![1, 2 * h - 1, 2 * w - 1, 2], &offsets);
+            add("attn.relative_position_index", vec![h * w, h * w], &index);
+            let windows = config.windows(stage, block, config.grid(stage));
+            if windows.shift != [0, 0] {
+                let shape = vec![windows.count(), h * w, h * w];
+                let count = shape.iter().product();
+                add("attn_mask", shape, &vec![0.0; count]);
+            }
+        }
+    }
+    map
+}
+
+/// The authors' buffers show the windows, those of pretraining and the images.
+#[test]
+fn buffers_show_the_windows() {
+    let square = |side, window| SwinConfig {
+        img_size: [side; 2],
+        window_size: StageSizes::square(window),
+        ..second_version()
+    };
+    for config in [
+        square(48, 3),
+        SwinConfig { pretrained_window_sizes: StageSizes::square(2), ..square(48, 3) },
+        SwinConfig {
+            pretrained_window_sizes: StageSizes::of_stages(vec![[12, 12], [6, 6]]),
+            ..square(64, 8)
+        },
+        SwinConfig {
+            window_size: StageSizes::of_stages(vec![[2, 4], [3, 5]]),
+            pretrained_window_sizes: StageSizes::of_stages(vec![[3, 5], [4, 4]]),
+            ..second_version()
+        },
+    ] {
+        let found = to_timm(with_buffers(&config)).unwrap().card().unwrap();
+        let expected = SwinConfig { img_size: found.config.input().image().size, ..config.clone() };
+        assert_eq!(found.config, expected.into());
+        assert!(!found.notes.iter().any(|note| note.contains("windows: assumed")), "{:?}", found.notes);
+        assert!(!found.notes.iter().any(|note| note.contains("pretraining")), "{:?}", found.notes);
+        if config.img_size[0] == config.img_size[1] {
+            assert_eq!(found.config, config.clone().into());
+        }
+        // The index alone shows the windows too, and then nothing shows those of pretraining.
+        let mut map = with_buffers(&config);
+        map.tensors.retain(|key, _| !key.ends_with("relative_coords_table"));
+        let found = to_timm(map).unwrap().card().unwrap();
+        assert_eq!(found.config.field("window_size"), Some(json!(config.window_size)));
+        assert!(found.notes.iter().any(|note| note.contains("pretraining")), "{:?}", found.notes);
+    }
+    let notes = to_timm(tensors(&second_version())).unwrap().card().unwrap().notes;
+    for words in ["windows: assumed 8x8", "pretrained_window_sizes=0 is assumed"] {
+        assert!(notes.iter().any(|note| note.contains(words)), "{notes:?}");
+    }
+}
+
+/// A name whose windows are others than those of the file is refused.
+#[test]
+fn names_of_other_windows_are_refused() {
+    for (window, pretrained, words) in [
+        (3, 0, "window_size=3x3 in stage 0, the named model 8x8"),
+        (8, 4, "pretrained_window_sizes=4x4 in stage 0, the named model 0x0"),
+    ] {
+        let config = SwinConfig {
+            window_size: StageSizes::square(window),
+            pretrained_window_sizes: StageSizes::square(pretrained),
+            img_size: [64, 64],
+            ..second_version()
+        };
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_safetensors(&path, &with_buffers(&config), &WriteOptions::default()).unwrap();
+        let options =
+            LoadOptions { checkpoint: Some(path.clone()), ..LoadOptions::new("swinv2_tiny_window8_256") };
+        let error = load(&options, &Device::flex()).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("in a key file"), "{error}");
+    }
+}
+
+/// A key file says what no tensor shows.
+#[test]
+fn a_key_file_tells_the_windows() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let config = SwinConfig { window_size: StageSizes::of_stages(vec![[3, 5]]), ..first_version() };
+    write_safetensors(&path, &tensors(&config), &WriteOptions::default()).unwrap();
+    let error = load(&LoadOptions::new(path.clone()), &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains("45 rows") && error.contains("state window_size in a key file"), "{error}");
+    let keys = folder.path().join("keys.toml");
+    std::fs::write(&keys, "family = \"swin\"\n[config]\nwindow_size = [3, 5]\nimg_size = [32, 48]\n")
+        .unwrap();
+    let found = load(&LoadOptions { keys: Some(keys), ..LoadOptions::new(path) }, &Device::flex()).unwrap();
+    assert_eq!(found.model.config(), config.clone().into());
+    assert!(!found.notes.iter().any(|note| note.contains("images of")), "{:?}", found.notes);
+    assert_eq!(logits(&found.model), logits(&model(&config)));
+}
+
+/// A file of a few megabytes may have windows whose biases take gigabytes.
+#[test]
+fn the_walk_counts_biases_and_masks() {
+    let config = SwinConfig {
+        img_size: [256, 256],
+        embed_dim: 512,
+        depths: vec![2],
+        num_heads: vec![512],
+        window_size: StageSizes::square(64),
+        ..second_version()
+    };
+    assert!(config.walk().unwrap().held >= 512 * 4096 * 4096);
+    // Nine windows of a map of 80x80, rolled and padded.
+    let padded = SwinConfig { img_size: [320, 320], window_size: StageSizes::square(32), ..config };
+    assert!(padded.walk().unwrap().held >= 512 * 1024 * 1024 * 10);
+}
+
+#[test]
+fn wrong_values_are_told_as_such() {
+    let with = |name: &str, value: Value| {
+        let changed = ModelConfig::from(first_version()).with(name, value);
+        changed.and_then(|config| config.validate()).unwrap_err().to_string()
+    };
+    assert!(with("window_size", json!([])).contains("expected a side"));
+    assert_eq!(with("num_heads", json!([2, 4, 8])), "num_heads has 3 stages, but depths has 2");
+    assert_eq!(with("window_size", json!([1, 2, 3])), "window_size has 3 stages, but depths has 2");
+    // What timm's constructor also takes changes nothing.
+    let config = ModelConfig::from(first_version());
+    for (name, value) in [("strict_img_size", json!(false)), ("dynamic_img_size", json!(true))] {
+        assert_eq!(config.with_argument(name, value).unwrap(), config);
+    }
+    assert!(config.with_argument("strict_size", json!(false)).is_err());
+}
+
 /// Tables of other windows are resized and reported.
 #[test]
 fn tables_of_other_windows_are_resized() {
@@ -559,6 +729,19 @@ fn tables_of_other_windows_are_resized() {
     assert_eq!(resized, [(keys[0].as_str(), &[25, 4][..]), (keys[1].as_str(), &[25, 4][..])]);
 }
 
+/// Zeros in place of the parameters of biases.
+struct Emptied;
+
+impl Map for Emptied {
+    fn float<const R: usize>(&mut self, key: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        let is_bias = ["relative_position_bias_table", "cpb_mlp.2", "meta_mlp.fc2"];
+        match is_bias.iter().any(|part| key.name.contains(part)) {
+            true => Param::initialized(param.id, param.val().zeros_like()),
+            false => param,
+        }
+    }
+}
+
 /// A packed model keeps its biases, and looks them up anew for another grid.
 #[test]
 fn kept_biases_are_those_of_the_grid() {
@@ -575,7 +758,13 @@ fn kept_biases_are_those_of_the_grid() {
             "class_token": false, "global_pool": "avg", "pos_embed": "rel_bias_shared"}"#,
     ] {
         let config: ModelConfig = serde_json::from_str(json).unwrap();
-        let model = config.init(&device, 3).unwrap();
+        let skeleton = config.skeleton(&device).unwrap();
+        let mut tensors = collect(&skeleton);
+        for (key, tensor) in &mut tensors.tensors {
+            let shape = tensor.shape().to_vec();
+            *tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, &shape)).unwrap();
+        }
+        let (model, _) = apply(skeleton, tensors, DType::F32, &Excuses::default()).unwrap();
         let answer = |model: &Model, side: usize| {
             let pixels = Tensor::<4>::ones([1, 3, side, side], &device) * 0.5;
             model.logits_at(pixels, Sizes::Any).unwrap().into_data()
@@ -586,5 +775,10 @@ fn kept_biases_are_those_of_the_grid() {
             assert_eq!([32, 48].map(|side| answer(&packed, side)), expected, "{json}");
             assert_eq!(answer(&packed, 48), expected[1], "{json}");
         }
+        // What is kept is not computed again: without its parameters the answer is the same until it is forgotten.
+        let mut emptied = map(packed, &mut Emptied);
+        assert_eq!(answer(&emptied, 48), expected[1], "{json}");
+        emptied.forget_prepared();
+        assert_ne!(answer(&emptied, 48), expected[1], "{json}");
     }
 }

@@ -473,7 +473,26 @@ fn tensors_show_the_configuration() {
     }
     let odd = T2tConfig { embed_dim: 96, ..tiny() };
     let error = to_timm(tensors(&odd)).unwrap().card().unwrap_err().to_string();
-    assert!(error.contains("number of heads"), "{error}");
+    assert!(error.contains("number of heads") && error.contains("state num_heads in a key file"), "{error}");
+    let mut converted = to_timm(tensors(&odd)).unwrap();
+    converted.told = json!({"num_heads": 4, "qk_scale": "embed_dim"}).as_object().unwrap().clone();
+    let card = converted.card().unwrap();
+    let expected = T2tConfig { num_heads: 4, qk_scale: QkScale::EmbedDim, ..odd };
+    assert_eq!(card.config, expected.into());
+    assert!(
+        !card.notes.iter().any(|note| note.contains("assumed") && !note.contains("image")),
+        "{:?}",
+        card.notes
+    );
+    // A model with the same tensors and other heads is named.
+    let named = |width: usize, heads: usize| {
+        let config = T2tConfig { embed_dim: width, num_heads: heads, ..tiny() };
+        to_timm(tensors(&config)).unwrap().card().unwrap().notes
+    };
+    let tells = |notes: Vec<String>| notes.iter().any(|note| note.contains("t2t_vit_14_resnext has 32"));
+    assert!(tells(named(384, 6)) && !tells(named(128, 2)));
+    let error = ModelConfig::from(tiny()).with("qk_scale", json!("x")).unwrap_err().to_string();
+    assert!(error.contains("qk_scale") && error.contains("head_dim, embed_dim or a number"), "{error}");
     let oblong = tensors(&T2tConfig { img_size: [32, 80], ..tiny() });
     let error = to_timm(oblong).unwrap().card().unwrap_err().to_string();
     assert!(error.contains("no square image"), "{error}");

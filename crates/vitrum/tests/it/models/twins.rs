@@ -6,11 +6,12 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vitrum::checkpoint::apply::collect;
+use vitrum::checkpoint::apply::{Excuses, apply, collect};
 use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
 use vitrum::checkpoint::read;
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_safetensors, write_timm};
 use vitrum::layers::observe::{Recorder, Seen};
+use vitrum::layers::pool::GlobalPool;
 use vitrum::models::twins::TwinsConfig;
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes, Want};
 
@@ -160,12 +161,44 @@ fn the_least_side_of_an_image_is_said() {
 fn images_of_any_size_are_answered() {
     for config in [pcpvt(), svt()] {
         let own = model(&config);
-        for img_size in [[32, 32], [75, 41], [33, 128], [100, 100]] {
-            let other = model(&TwinsConfig { img_size, ..config.clone() });
-            assert_eq!(logits(&own, img_size), logits(&other, img_size), "{img_size:?}");
+        for size in [[32, 32], [75, 41], [33, 128], [100, 100]] {
+            let answer = logits(&own, size);
+            assert!(answer.len() == 14 && answer.iter().all(|value| value.is_finite()), "{size:?}");
         }
         let error = own.logits_at(images([31, 64]), Sizes::Any).unwrap_err();
         assert!(error.to_string().contains("expected at least 32x32"), "{error}");
+    }
+}
+
+/// Images of another size than the configuration's have timm's answers.
+#[test]
+fn answers_do_not_depend_on_the_configured_size() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/parity");
+    for name in ["twins_image_odd", "twins_svt_image_odd"] {
+        let json: Value =
+            serde_json::from_slice(&std::fs::read(folder.join(format!("{name}.json"))).unwrap()).unwrap();
+        let config: ModelConfig = serde_json::from_value(json["config"].clone()).unwrap();
+        let shape: [usize; 4] = serde_json::from_value(json["input"].clone()).unwrap();
+        let config = config.with("img_size", json!([160, 128])).unwrap();
+        assert_ne!(config.input().image().size, shape[2..]);
+        let mut map = TensorMap::new(name);
+        for (key, shape) in
+            serde_json::from_value::<Vec<(String, Vec<usize>)>>(json["tensors"].clone()).unwrap()
+        {
+            let values = formula::weight(&key, &shape);
+            map.tensors.insert(key, HostTensor::from_f32(shape, &values).unwrap());
+        }
+        let skeleton = config.skeleton(&Device::flex()).unwrap();
+        let (model, _) = apply(skeleton, map, DType::F64, &Excuses::default()).unwrap();
+        let images = TensorData::new(formula::images(shape, 1.0), shape);
+        let images = Tensor::<4>::from_data(images, (&Device::flex(), DType::F64));
+        let found = model.logits_at(images, Sizes::Any).unwrap().into_data();
+        let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+        let golden = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let theirs = golden.tensor("logits").unwrap();
+        let theirs = theirs.data().chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap()));
+        let apart = found.iter::<f64>().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart < 1e-9, "{name}: {apart:e}");
     }
 }
 
@@ -286,6 +319,16 @@ fn timm_folder_and_back() {
     assert!(error.unwrap_err().to_string().contains("transformers does not have Twins"));
 }
 
+/// Lists of another length are refused with the name of the field, from a card too.
+#[test]
+fn lists_have_four_stages() {
+    let error = ModelConfig::from(pcpvt()).with("depths", json!([])).unwrap_err().to_string();
+    assert!(error.starts_with("depths: invalid length 0") && error.contains("length 4"), "{error}");
+    let card = json!({"family": "twins", "embed_dims": [64, 128, 320, 512], "depths": []});
+    let error = serde_json::from_value::<ModelConfig>(card).unwrap_err().to_string();
+    assert!(error.starts_with("depths: invalid length 0"), "{error}");
+}
+
 /// timm's own arguments that are no fields.
 #[test]
 fn arguments_of_timm_are_read() {
@@ -299,6 +342,13 @@ fn arguments_of_timm_are_read() {
     };
     assert_eq!(with("global_pool", json!("avg")).unwrap().model.config(), svt().into());
     let error = with("global_pool", json!("")).unwrap_err().to_string();
+    assert!(error.contains("only avg"), "{error}");
+    // The option says the same.
+    with("global_pool", json!("avg")).unwrap();
+    let pooled = |pool| LoadOptions { global_pool: Some(pool), ..LoadOptions::new(path.clone()) };
+    let found = load(&pooled(GlobalPool::Avg), &Device::flex()).unwrap();
+    assert_eq!(found.model.config(), svt().into());
+    let error = load(&pooled(GlobalPool::Max), &Device::flex()).unwrap_err().to_string();
     assert!(error.contains("only avg"), "{error}");
 }
 
@@ -333,6 +383,19 @@ fn tensors_show_the_configuration() {
     write_safetensors(&path, &tensors(&pcpvt()), &WriteOptions::default()).unwrap();
     let error = load(&LoadOptions::new(path.clone()), &Device::flex()).unwrap_err().to_string();
     assert!(error.contains("a width of 8 is no multiple of 64"), "{error}");
+    assert!(error.contains("state num_heads in a key file"), "{error}");
+    // A key file says it.
+    let keys = folder.path().join("keys.toml");
+    std::fs::write(&keys, "family = \"twins\"\n[config]\nnum_heads = [1, 2, 4, 3]\nimg_size = [67, 93]\n")
+        .unwrap();
+    let options = LoadOptions { keys: Some(keys.clone()), ..LoadOptions::new(path.clone()) };
+    let found = load(&options, &Device::flex()).unwrap();
+    assert_eq!(found.model.config(), pcpvt().into());
+    assert!(!found.notes.iter().any(|note| note.contains("heads")), "{:?}", found.notes);
+    // What does not fit is refused with the name of the file.
+    std::fs::write(&keys, "family = \"twins\"\n[config]\nnum_heads = [1, 5, 4, 3]\n").unwrap();
+    let error = load(&options, &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("num_heads"), "{error}");
     // A name and its options say what tensors do not.
     let options = LoadOptions { checkpoint: Some(path), ..LoadOptions::new("twins_pcpvt_small") };
     let error = load(&options, &Device::flex()).unwrap_err().to_string();

@@ -16,6 +16,7 @@ use vitrum::train::Recipe;
 use vitrum::train::evidence::first_bad;
 use vitrum::train::objective::ClassLoss;
 use vitrum::train::optim::GradMap;
+use vitrum::train::precision::narrowed;
 use vitrum::train::recipe::builtin;
 use vitrum::train::trainer::{Examples, Trainer, TrainerState};
 
@@ -185,7 +186,19 @@ fn learn(config: &ModelConfig, recipe: &Recipe, updates: usize) -> (Vec<f64>, Tr
     (losses.collect(), trainer.state())
 }
 
-/// Blocks that are computed twice draw and give the same as blocks that are kept.
+/// Random directions enter narrow passes as they are.
+#[test]
+fn directions_are_not_rounded() {
+    let found = kinds().into_iter().find(|(name, _)| *name == "T2T-ViT");
+    let (_, config) = found.expect("it is in the list");
+    let model = drawn(&config, &Device::flex(), DType::F32);
+    let (wide, narrow) = (collect(&model), collect(&narrowed(&model, DType::BF16)));
+    for (key, tensor) in &wide.tensors {
+        assert_eq!(narrow.get(key) == Some(tensor), key.ends_with(".w"), "{key}");
+    }
+}
+
+/// Blocks that are computed twice give the same as blocks that are kept. Those that draw give the same every time.
 #[test]
 fn recomputing_changes_no_bit() {
     for (name, config) in kinds() {
@@ -261,6 +274,46 @@ fn recomputing_sums_the_gradients_of_shared_parameters() {
             }
             assert!(shared > 0, "{name}, {amp_dtype}: no shared parameter moved");
         }
+    }
+}
+
+/// Blocks that are computed twice draw the same both times: along the first step, the loss falls as the gradient says.
+#[test]
+fn recomputed_blocks_draw_the_same() {
+    let recipe = recipe(|recipe| {
+        recipe.grad_checkpointing = true;
+        (recipe.opt, recipe.lr, recipe.clip_grad, recipe.weight_decay) =
+            ("momentum".into(), Some(1e-3), None, 0.0);
+    });
+    for (name, config) in kinds().into_iter().filter(|(name, _)| name.contains("dropout")) {
+        let device = Device::flex();
+        let step = |model: Model| {
+            let mut trainer = Trainer::new(model, &recipe, 1, &device).expect("a trainer");
+            let lr = trainer.lr();
+            let loss = trainer.update(examples(&config, 0)).expect("an update").loss;
+            (loss, lr, trainer.model())
+        };
+        let start = drawn(&config, &device, DType::F32);
+        let (_, lr, moved) = step(start.clone());
+        let (before, after) = (collect(&start), collect(&moved));
+        let change = |key: &str| -> Vec<f64> {
+            let [old, new] = [&before, &after].map(|map| map.get(key).expect("the key is in both").to_f64());
+            new.iter().zip(old).map(|(new, old)| new - old).collect()
+        };
+        let loss_at = |share: f64| {
+            let moved = before.tensors.iter().map(|(key, tensor)| {
+                let values = tensor.to_f64().into_iter().zip(change(key));
+                let values: Vec<f32> = values.map(|(value, step)| (value + share * step) as f32).collect();
+                let moved = HostTensor::from_f32(tensor.shape().to_vec(), &values);
+                (key.clone(), moved.expect("values fill the shape"))
+            });
+            let map = TensorMap { tensors: moved.collect(), ..TensorMap::new("a step") };
+            let skeleton = config.skeleton(&device).expect("a model");
+            step(apply(skeleton, map, DType::F32, &Excuses::default()).expect("the same model").0).0
+        };
+        let squared: f64 = before.tensors.keys().flat_map(|key| change(key)).map(|step| step * step).sum();
+        let (found, expected) = ((loss_at(1.0) - loss_at(-1.0)) / 2.0, -squared / lr);
+        assert!((found / expected - 1.0).abs() < 0.02, "{name}: {found:e}, the gradient says {expected:e}");
     }
 }
 

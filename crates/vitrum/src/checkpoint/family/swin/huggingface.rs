@@ -96,8 +96,11 @@ pub(super) fn write(config: &SwinConfig) -> Result<HuggingFaceModel, String> {
     });
     let Value::Object(mut fields) = fields else { unreachable!("an object") };
     if is_v2 {
-        let stages = 0..config.depths.len();
-        let sides: Vec<usize> = stages.map(|stage| config.pretrained_window_sizes.at(stage)[0]).collect();
+        let square = |stage| match config.pretrained_window_sizes.at(stage) {
+            [h, w] if h == w => Ok(h),
+            [h, w] => Err(format!("transformers' Swin has no pretrained windows of {h}x{w}, only squares")),
+        };
+        let sides = (0..config.depths.len()).map(square).collect::<Result<Vec<usize>, _>>()?;
         fields.insert("pretrained_window_sizes".into(), json!(sides));
     }
     let (model_type, class) = match (config.version, config.num_classes > 0) {

@@ -13,7 +13,7 @@ const OFFICIAL: [Row; 3] = [
 ];
 
 /// torchvision's names: `features` are the patches, a stage, a step to the next grid, a stage and so on in turn.
-const TORCHVISION: [Row; 15] = [
+const TORCHVISION: [Row; 17] = [
     ("features.0.0", "patch_embed.proj", Edit::Keep),
     ("features.0.2", "patch_embed.norm", Edit::Keep),
     ("features.{2N+1}.{M}.norm1", "layers.{N}.blocks.{M}.norm1", Edit::Keep),
@@ -26,6 +26,16 @@ const TORCHVISION: [Row; 15] = [
     ),
     ("features.{2N+1}.{M}.attn.logit_scale", "layers.{N}.blocks.{M}.attn.logit_scale", Edit::Keep),
     ("features.{2N+1}.{M}.attn.cpb_mlp.{K}", "layers.{N}.blocks.{M}.attn.cpb_mlp.{K}", Edit::Keep),
+    (
+        "features.{2N+1}.{M}.attn.relative_coords_table",
+        "layers.{N}.blocks.{M}.attn.relative_coords_table",
+        Edit::Keep,
+    ),
+    (
+        "features.{2N+1}.{M}.attn.relative_position_index",
+        "layers.{N}.blocks.{M}.attn.relative_position_index",
+        Edit::Keep,
+    ),
     ("features.{2N+1}.{M}.norm2", "layers.{N}.blocks.{M}.norm2", Edit::Keep),
     ("features.{2N+1}.{M}.mlp.0", "layers.{N}.blocks.{M}.mlp.fc1", Edit::Keep),
     ("features.{2N+1}.{M}.mlp.3", "layers.{N}.blocks.{M}.mlp.fc2", Edit::Keep),
@@ -106,17 +116,25 @@ const WIDTHS: &[&str] = &["norm.weight", "layers.{N}.blocks.0.norm2.weight"];
 
 /// All namings.
 pub(super) const NAMINGS: [Naming; 6] = [
-    Naming { heads: &["head.fc"], widths: WIDTHS, left_out, ..Naming::new(Dialect::Timm, &[QKV, PATCHES]) },
+    Naming {
+        heads: &["head.fc"],
+        widths: WIDTHS,
+        left_out,
+        shows,
+        ..Naming::new(Dialect::Timm, &[QKV, PATCHES])
+    },
     Naming {
         rows: &[&OFFICIAL],
         widths: WIDTHS,
         left_out,
+        shows,
         ..Naming::new(Dialect::Official, &[QKV, PATCHES, "layers.0.downsample.reduction.weight"])
     },
     Naming {
         rows: &[&TORCHVISION],
         widths: &["norm.weight"],
         left_out,
+        shows,
         ..Naming::new(Dialect::Torchvision, &["features.0.0.weight", "features.1.0.attn.qkv.weight"])
     },
     hugging_face(
@@ -157,12 +175,15 @@ const fn hugging_face(
     }
 }
 
+/// Whether a buffer shows windows.
+fn shows(name: &str) -> bool {
+    ["relative_position_index", "relative_coords_table", "attn_mask"].iter().any(|end| name.ends_with(end))
+}
+
 /// The reason to leave out a tensor that the model computes by itself, or that only pretraining uses.
 fn left_out(name: &str, _: &Tensors) -> Option<&'static str> {
     match name {
-        _ if name.ends_with("relative_position_index") => Some("follows from the size of the windows"),
-        _ if name.ends_with("relative_coords_table") => Some("follows from the size of the windows"),
-        _ if name.ends_with("attn_mask") => Some("follows from the size of the windows"),
+        _ if shows(name) => Some("follows from the size of the windows"),
         _ if name.ends_with("mask_token") || name.starts_with("decoder.") => {
             Some("used only while pretraining")
         }
