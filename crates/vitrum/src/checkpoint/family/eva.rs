@@ -64,8 +64,8 @@ const PERCEPTION: [Row; 7] = [
     ("attn_pool.mlp.c_proj", "attn_pool.mlp.fc2", Edit::Keep),
 ];
 
-/// transformers' names of DINOv3 in files. The first product of an MLP without a
-/// gate has the name of a gated MLP's second.
+/// transformers' names of DINOv3 in files. `up_proj` is the first product of an MLP without a gate. An MLP with a gate has
+/// `gate_proj` for the gate, and `up_proj` for what the gate multiplies.
 const HUGGING_FACE: [Row; 18] = [
     ("embeddings.cls_token", "cls_token", Edit::Keep),
     ("embeddings.register_tokens", "reg_token", Edit::Keep),
