@@ -1,4 +1,4 @@
-//! What the files of convolutional families share.
+//! What the files of families share: shapes, counts of batches, channels.
 
 use serde_json::{Map, Value};
 
@@ -55,11 +55,12 @@ pub(super) fn change_channels(
 pub(super) struct Shapes<'a>(pub &'a TensorMap);
 
 impl Shapes<'_> {
-    /// The shape of a tensor of rank `R`.
+    /// The shape of a tensor of rank `R`. A tensor without values is refused.
     pub(super) fn get<const R: usize>(&self, key: &str) -> Result<[usize; R], LoadError> {
         let tensor = self.0.get(key).ok_or_else(|| LoadError::tensor(&self.0.path, key, "is missing"))?;
-        tensor.shape().try_into().map_err(|_| {
-            let reason = format!("has shape {:?}, expected {R} dimensions", tensor.shape());
+        let shape = <[usize; R]>::try_from(tensor.shape()).ok().filter(|shape| !shape.contains(&0));
+        shape.ok_or_else(|| {
+            let reason = format!("has shape {:?}, expected {R} dimensions above 0", tensor.shape());
             LoadError::tensor(&self.0.path, key, reason)
         })
     }
