@@ -39,13 +39,13 @@ struct Detected {
 
 /// Detects family, naming and prefix of a file's tensors. A `family` known beforehand comes first.
 fn detect(map: &TensorMap, family: Option<&str>) -> Result<Detected, LoadError> {
-    let mut best: Option<(Detected, [usize; 4])> = None;
+    let mut best: Option<(Detected, _)> = None;
     for (name, naming) in namings() {
         let Some(prefix) = prefix(map, naming) else { continue };
         // A model inside another has the longer prefix. On a tie the first in the list wins.
         let outside = usize::MAX - prefix.len();
-        let is_known = usize::from(family == Some(name));
-        let rank = [is_known, usize::from(!naming.is_weak), outside, naming.telltales.len()];
+        let (is_strong, telltales) = naming.rank();
+        let rank = (family == Some(name), is_strong, outside, telltales);
         if best.as_ref().is_none_or(|(_, least)| rank > *least) {
             best = Some((Detected { family: name, naming, prefix }, rank));
         }
@@ -72,14 +72,8 @@ fn of_config(map: &TensorMap, config: &ModelConfig) -> Option<Detected> {
 
 /// The prefix of a naming's telltales, if all of them are present. Of several prefixes the shortest.
 fn prefix(map: &TensorMap, naming: &Naming) -> Option<String> {
-    let whole = map.names().filter_map(|name| {
-        name.strip_suffix(naming.telltale()).filter(|at| at.is_empty() || at.ends_with(['.', '/']))
-    });
-    let has_all = |at: &&str| {
-        let is_there = |name: &&str| map.contains(&format!("{at}{name}"));
-        naming.telltales[1..].iter().all(|name| is_there(name) || map.contains(name))
-    };
-    whole.filter(has_all).min_by_key(|at| at.len()).map(str::to_string)
+    let whole = map.names().filter_map(|name| naming.prefix(name, |name| map.contains(name)));
+    whole.min_by_key(|at| at.len()).map(str::to_string)
 }
 
 /// Facts about a file, known before its tensors are renamed.

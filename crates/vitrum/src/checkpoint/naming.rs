@@ -20,11 +20,11 @@ pub enum Dialect {
     Torchvision,
     /// vision_transformer and big_vision.
     Google,
-    /// OpenAI's CLIP, image half.
+    /// The image half of OpenAI's CLIP, of OpenCLIP's own towers, and Meta's Perception Encoder.
     Clip,
     /// lucidrains' vit-pytorch.
     Lucidrains,
-    /// The code of the paper's authors: Facebook's ConvNeXt, ClassyVision, Microsoft's Swin.
+    /// The code of the paper's authors: Facebook's ConvNeXt, ClassyVision, Microsoft's Swin and BEiT-3, Meta's DINOv3.
     Official,
     /// The names of a key file.
     Custom,
@@ -54,6 +54,8 @@ pub struct Naming {
     /// Ends of names that every such file has. The prefix of the first one is the prefix of all the model's tensors. If
     /// several namings fit a file, the one with the most telltales wins.
     pub telltales: &'static [&'static str],
+    /// Names after the prefix that no such file has.
+    pub absent: &'static [&'static str],
     /// Whether other libraries use the telltale too. A weak naming loses to the others that fit.
     pub is_weak: bool,
     /// From the library's names to timm's.
@@ -91,6 +93,7 @@ impl Naming {
         Self {
             dialect,
             telltales,
+            absent: &[],
             is_weak: false,
             rows: &[],
             beside: &[],
@@ -107,9 +110,21 @@ impl Naming {
         }
     }
 
-    /// The telltale whose prefix is the model's.
-    pub fn telltale(&self) -> &'static str {
-        self.telltales[0]
+    /// The prefix of the model if `name` is its first telltale, in a file that has all the others. They may also stand
+    /// in front of a part of the prefix. `has` tells whether the file has a name.
+    pub(super) fn prefix<'a>(&self, name: &'a str, has: impl Fn(&str) -> bool) -> Option<&'a str> {
+        let [first, others @ ..] = self.telltales else { return None };
+        let prefix = name.strip_suffix(first).filter(|at| at.is_empty() || at.ends_with(['.', '/']))?;
+        let ends = prefix.match_indices(['.', '/']).map(|(at, _)| at + 1);
+        let places: Vec<&str> = std::iter::once(0).chain(ends).map(|end| &prefix[..end]).collect();
+        let is_there = |name: &&str| places.iter().any(|place| has(&format!("{place}{name}")));
+        let is_absent = |name: &&str| !has(&format!("{prefix}{name}"));
+        (others.iter().all(is_there) && self.absent.iter().all(is_absent)).then_some(prefix)
+    }
+
+    /// Which of the namings that fit the same tensors counts: the one of the highest rank.
+    pub(super) fn rank(&self) -> (bool, usize) {
+        (!self.is_weak, self.telltales.len())
     }
 
     /// [`widths`](Naming::widths), or the first telltale.

@@ -109,8 +109,10 @@ pub struct PositionConfig {
     pub head_dim: usize,
     /// Hidden width of the MLP for a relative bias.
     pub rel_pos_dim: usize,
-    /// How tables are resized to another grid.
+    /// How tables of positions are resized to another grid.
     pub resize: PosResize,
+    /// How tables of relative biases are resized.
+    pub bias_resize: PosResize,
     /// Beside `kind`: a table of relative biases for each block, under BEiT's name.
     pub block_table: bool,
     /// Beside `kind`: a table for all blocks, under BEiT's name.
@@ -440,7 +442,7 @@ pub struct RelPosBias {
 
 impl RelPosBias {
     fn of(config: &PositionConfig, device: &Device) -> Self {
-        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, resize, .. } = *config;
+        let PositionConfig { grid: [h, w], prefix_tokens, num_heads, bias_resize: resize, .. } = *config;
         let rows = (2 * h - 1) * (2 * w - 1) + if prefix_tokens > 0 { 3 } else { 0 };
         Self {
             relative_position_bias_table: parameter([rows, num_heads], device),

@@ -95,11 +95,16 @@ impl Rope {
     }
 
     fn of_all(&self, grid: [usize; 2], dtype: DType, device: &Device) -> Rotation {
-        let RopeConfig { prefix_tokens, head_dim, .. } = self.config;
+        let RopeConfig { kind, prefix_tokens, head_dim, .. } = self.config;
         let n = grid[0] * grid[1];
         let angles = self.angles(grid);
         let table = |of: fn(f64) -> f64| {
-            let values: Vec<f64> = angles.iter().copied().map(of).collect();
+            let value = |angle: &f64| match kind {
+                // timm keeps these tables in f32.
+                RopeType::Cat => f64::from(of(*angle) as f32),
+                _ => of(*angle),
+            };
+            let values: Vec<f64> = angles.iter().map(value).collect();
             Tensor::from_data(TensorData::new(values, [1, n, 1, head_dim / 2]), (device, dtype))
         };
         let [cos, sin] = [f64::cos, f64::sin].map(table);
@@ -131,17 +136,19 @@ impl Rope {
         Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half)
     }
 
-    /// The places of all patches on the first and the second axis, row by row.
+    /// The places of all patches on the first and the second axis, row by row. As in timm they are rounded to f32, whatever
+    /// the type of the model.
     fn places(&self, grid: [usize; 2]) -> [Vec<f64>; 2] {
         let RopeConfig { kind, grid_offset, reference, indexing, .. } = self.config;
+        let offset = grid_offset as f32;
         let place = |axis: usize, at: usize| {
-            let size = grid[axis] as f64;
-            match (kind, reference) {
-                (RopeType::Mixed, _) => at as f64,
-                (RopeType::DinoV3, _) => 2.0 * ((at as f64 + 0.5 + grid_offset) / size) - 1.0,
-                (RopeType::Cat, None) => at as f64 + grid_offset,
-                (RopeType::Cat, Some(reference)) => (at as f64 + grid_offset) / size * reference[axis] as f64,
-            }
+            let (at, size) = (at as f32, grid[axis] as f32);
+            f64::from(match (kind, reference) {
+                (RopeType::Mixed, _) => at,
+                (RopeType::DinoV3, _) => 2.0 * ((at + 0.5 + offset) / size) - 1.0,
+                (RopeType::Cat, None) => at + offset,
+                (RopeType::Cat, Some(reference)) => (at + offset) / size * reference[axis] as f32,
+            })
         };
         let patches = || (0..grid[0]).flat_map(|y| (0..grid[1]).map(move |x| [y, x]));
         let axes = match indexing {
@@ -151,23 +158,23 @@ impl Rope {
         axes.map(|axis| patches().map(|at| place(axis, at[axis])).collect())
     }
 
-    /// The angle of each patch and pair, `[N, E / 2]`.
+    /// The angle of each patch and pair, `[N, E / 2]`. timm rounds periods and frequencies to f32, and the angles of `Cat`.
     fn angles(&self, grid: [usize; 2]) -> Vec<f64> {
         let RopeConfig { kind, head_dim, temperature, .. } = self.config;
         let quarter = head_dim / 4;
-        let frequency = |i: usize| match kind {
-            RopeType::DinoV3 => TAU / temperature.powf(2.0 * i as f64 / (head_dim / 2) as f64),
-            _ => temperature.powf(-(i as f64) / quarter as f64),
+        let power = |exponent: f32| temperature.powf(f64::from(exponent)) as f32;
+        // Of DINOv3 periods, else frequencies.
+        let constants: Vec<f32> = match kind {
+            RopeType::DinoV3 => (0..quarter).map(|i| power(2.0 * i as f32 / (head_dim / 2) as f32)).collect(),
+            _ => (0..quarter).map(|i| 1.0 / power(i as f32 / quarter as f32)).collect(),
         };
-        let frequencies: Vec<f64> = (0..quarter).map(frequency).collect();
+        let angle = |place: f64, constant: f32| match kind {
+            RopeType::DinoV3 => TAU * place / f64::from(constant),
+            _ => f64::from(place as f32 * constant),
+        };
         let [first, second] = self.places(grid);
-        let of_patch = |(a, b): (&f64, &f64)| {
-            [*a, *b]
-                .map(|place| frequencies.iter().map(move |frequency| place * frequency))
-                .into_iter()
-                .flatten()
-        };
-        first.iter().zip(&second).flat_map(|pair| of_patch(pair).collect::<Vec<_>>()).collect()
+        let of_place = |place: f64| constants.iter().map(move |constant| angle(place, *constant));
+        first.iter().zip(&second).flat_map(|(a, b)| of_place(*a).chain(of_place(*b))).collect()
     }
 }
 

@@ -71,8 +71,11 @@ pub struct BeitConfig {
     pub act_layer: Activation,
     /// Epsilon of every LayerNorm.
     pub norm_eps: f64,
-    /// How tables are resized to another grid. `bicubic_antialias` means timm's geometric spacing for relative biases.
+    /// How a table of positions is resized to another grid.
     pub pos_resize: PosResize,
+    /// How tables of relative biases are resized: `bicubic_antialias` means timm's geometric spacing; `None`: as
+    /// `pos_resize`.
+    pub bias_resize: Option<PosResize>,
     /// Dropout before the head.
     pub drop_rate: f64,
     /// Dropout after adding positions.
@@ -110,6 +113,7 @@ impl Default for BeitConfig {
             act_layer: Activation::Gelu,
             norm_eps: 1e-6,
             pos_resize: PosResize::BicubicAntialias,
+            bias_resize: None,
             drop_rate: 0.0,
             pos_drop_rate: 0.0,
             proj_drop_rate: 0.0,
@@ -152,6 +156,7 @@ impl BeitConfig {
                 block_table: self.use_rel_pos_bias,
                 shared_table: self.use_shared_rel_pos_bias,
                 gates_begin_small: true,
+                bias_resize: self.bias_resize,
                 ..Derived::default()
             },
             ..VitConfig::default()

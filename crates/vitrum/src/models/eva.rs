@@ -127,7 +127,7 @@ pub struct EvaConfig {
     pub use_post_norm: bool,
     /// A norm before the blocks, patch projection without bias (key `norm_pre`).
     pub use_pre_transformer_norm: bool,
-    /// A norm after the blocks (`norm`); `None`: only without `fc_norm`.
+    /// A norm after the blocks (`norm`), perhaps beside `fc_norm`; `None`: only without `fc_norm`.
     pub use_post_transformer_norm: Option<bool>,
     /// A norm after pooling (`fc_norm`); `None`: with `avg`.
     pub use_fc_norm: Option<bool>,
@@ -263,6 +263,7 @@ impl EvaConfig {
                 mlp_hidden_dim: Some(self.mlp_hidden_dim()),
                 attn_pool: Some(self.attn_pool()),
                 gates_begin_small: true,
+                two_norms: fc_norm && norm,
                 ..Derived::default()
             },
             ..VitConfig::default()
@@ -381,6 +382,25 @@ impl EvaConfig {
     }
 }
 
+/// An error of the Vision Transformer inside, with EVA's names of the fields.
+fn in_evas_words(error: ConfigError) -> ConfigError {
+    let ConfigError::Field { field, reason } = error else { return error };
+    let field = match field {
+        "reg_tokens" => "num_reg_tokens",
+        "scale_attn_norm" => "scale_attn_inner",
+        "scale_mlp_norm" => "scale_mlp",
+        "res_post_norm" => "use_post_norm",
+        "pos_embed" => "use_abs_pos_emb",
+        "pre_norm" => "use_pre_transformer_norm",
+        "final_norm" => "use_post_transformer_norm",
+        "fc_norm" => "use_fc_norm",
+        "mlp_layer" => "swiglu_mlp",
+        "attn_head_dim" => "num_heads",
+        same => same,
+    };
+    ConfigError::Field { field, reason }
+}
+
 /// An EVA. Field names are the checkpoint's names.
 #[derive(Module, Debug)]
 pub struct Eva {
@@ -413,9 +433,6 @@ impl Config for EvaConfig {
             ("attn_pool_num_heads", self.attn_pool_num_heads.unwrap_or(1), 1, MAX_WIDTH),
             ("swiglu_align_to", self.swiglu_align_to, 0, MAX_WIDTH),
         ])?;
-        if self.norms() == [true, true] {
-            return refuse("use_post_transformer_norm", "and use_fc_norm exclude each other".into());
-        }
         if self.use_post_norm && self.qk_norm {
             return refuse("qk_norm", "is not possible with use_post_norm".into());
         }
@@ -425,7 +442,12 @@ impl Config for EvaConfig {
         check_head_scale(self.head_init_scale)?;
         check_ranges([("depth", self.depth, 1, MAX_DEPTH)])?;
         self.check_kv_heads()?;
-        self.encoder().validate()?;
+        let pool_heads = self.attn_pool_num_heads.filter(|_| self.global_pool == GlobalPool::Map);
+        if let Some(heads) = pool_heads.filter(|heads| !self.embed_dim.is_multiple_of(*heads)) {
+            let reason = format!("is {heads}, expected a divisor of embed_dim {}", self.embed_dim);
+            return refuse("attn_pool_num_heads", reason);
+        }
+        self.encoder().validate().map_err(in_evas_words)?;
         let pool_hidden = self.attn_pool_mlp_ratio.map_or(1, |_| self.attn_pool().hidden);
         check_ranges([("attn_pool_mlp_ratio", pool_hidden, 1, MAX_WIDTH)])?;
         if self.use_rot_pos_emb { self.check_rope() } else { Ok(()) }

@@ -235,6 +235,7 @@ impl T2tConfig {
             head_dim: self.embed_dim / self.num_heads,
             rel_pos_dim: 1,
             resize: self.pos_resize,
+            bias_resize: self.pos_resize,
             block_table: false,
             shared_table: false,
             rope: None,

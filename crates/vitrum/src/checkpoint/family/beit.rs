@@ -7,7 +7,7 @@ use super::{Files, HuggingFaceModel, Inferred, Naming, headless, vit};
 use crate::checkpoint::fields::{Fields, activation, mlp_ratio};
 use crate::checkpoint::keys::{Edit, Row};
 use crate::checkpoint::naming::{Converted, Dialect};
-use crate::checkpoint::report::Report;
+use crate::checkpoint::report::{Adaptation, Report};
 use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::{LoadError, TensorMap};
 use crate::models::Config;
@@ -132,20 +132,28 @@ impl Files for BeitConfig {
         let Inferred { config, notes: more } = config.settle_named(file)?;
         config.validate().map_err(|error| LoadError::config(&map.path, error))?;
         notes.extend(more);
-        notes.push("activation and epsilon are assumed as usual for a BEiT".into());
+        notes.push("activation, epsilon and pooling are assumed as usual for a BEiT".into());
         Ok(Inferred { config, notes })
     }
 
     fn settle_named(mut self, file: &Converted) -> Result<Inferred<Self>, LoadError> {
         let mut notes = headless(&self);
         if file.dialect == Dialect::HuggingFace {
-            (self.norm_eps, self.pos_resize) = (HUGGING_FACE_EPS, resize(&self));
+            (self.pos_resize, self.bias_resize) = resize(&self);
+            self.norm_eps = HUGGING_FACE_EPS;
             notes.push(format!("Hugging Face names, so norm_eps={HUGGING_FACE_EPS:e}"));
+        }
+        if self.starts_from_shared_table(&file.map) {
+            notes.push(
+                "one table of relative biases for all blocks in this file: each block begins with a copy of it"
+                    .into(),
+            );
         }
         Ok(Inferred { config: self, notes })
     }
 
     fn fit(&self, tensors: &mut TensorMap, of: Option<&Self>, report: &mut Report) {
+        self.copy_shared_table(tensors, report);
         self.encoder().fit(tensors, of.map(BeitConfig::encoder).as_ref(), report);
     }
 
@@ -165,6 +173,7 @@ impl Files for BeitConfig {
 
     fn timm_args(&self, _base: &Self, args: &mut Map<String, Value>) -> Result<(), String> {
         args.remove("pos_resize");
+        args.remove("bias_resize");
         refuse_args(args, &["act_layer", "norm_eps"])
     }
 
@@ -193,10 +202,39 @@ fn grid(table: Option<usize>, positions: Option<&[usize]>) -> Option<usize> {
     })
 }
 
-/// How transformers resizes positions.
-fn resize(config: &BeitConfig) -> PosResize {
+/// How transformers resizes positions, and relative biases.
+fn resize(config: &BeitConfig) -> (PosResize, Option<PosResize>) {
     let relative = config.use_rel_pos_bias || config.use_shared_rel_pos_bias;
-    if relative { PosResize::Bilinear } else { PosResize::Bicubic }
+    (PosResize::Bicubic, relative.then_some(PosResize::Bilinear))
+}
+
+impl BeitConfig {
+    /// Whether the blocks have tables of their own, and the file one for all: Microsoft's files of pretraining, for
+    /// fine-tuning.
+    fn starts_from_shared_table(&self, file: &TensorMap) -> bool {
+        let is_for_blocks = self.use_rel_pos_bias && !self.use_shared_rel_pos_bias;
+        is_for_blocks && file.contains(SHARED_TABLE) && !file.contains(TABLE)
+    }
+
+    /// Gives each block a copy of the table for all blocks, as Microsoft's fine-tuning does.
+    fn copy_shared_table(&self, tensors: &mut TensorMap, report: &mut Report) {
+        if !self.starts_from_shared_table(tensors) {
+            return;
+        }
+        let Some(table) = tensors.tensors.remove(SHARED_TABLE) else { return };
+        let shape = table.shape().to_vec();
+        for block in 0..self.depth {
+            let key = TABLE.replacen('0', &block.to_string(), 1);
+            let source = SHARED_TABLE.to_string();
+            report.adapted.push(Adaptation {
+                key: key.clone(),
+                source,
+                found: shape.clone(),
+                expected: shape.clone(),
+            });
+            tensors.tensors.insert(key, table.clone());
+        }
+    }
 }
 
 fn of_huggingface(fields: &Fields<'_>, class: Option<&str>) -> Result<BeitConfig, String> {
@@ -232,7 +270,8 @@ fn of_huggingface(fields: &Fields<'_>, class: Option<&str>) -> Result<BeitConfig
         drop_path_rate: fields.number("drop_path_rate")?.unwrap_or(0.1),
         ..BeitConfig::default()
     };
-    Ok(BeitConfig { pos_resize: resize(&config), ..config })
+    let (pos_resize, bias_resize) = resize(&config);
+    Ok(BeitConfig { pos_resize, bias_resize, ..config })
 }
 
 fn to_huggingface(config: &BeitConfig) -> Result<HuggingFaceModel, String> {
@@ -279,6 +318,7 @@ fn to_huggingface(config: &BeitConfig) -> Result<HuggingFaceModel, String> {
         model_type: "beit",
         class: if config.num_classes > 0 { "BeitForImageClassification" } else { "BeitModel" },
         fields,
-        is_own: config.pos_resize == resize(config) && config.norm_eps != BeitConfig::default().norm_eps,
+        is_own: (config.pos_resize, config.bias_resize) == resize(config)
+            && config.norm_eps != BeitConfig::default().norm_eps,
     })
 }

@@ -64,46 +64,42 @@ const PERCEPTION: [Row; 7] = [
     ("attn_pool.mlp.c_proj", "attn_pool.mlp.fc2", Edit::Keep),
 ];
 
-/// transformers' names of DINOv3 in files. `up_proj` is the first product of an MLP without a gate. An MLP with a gate has
-/// `gate_proj` for the gate, and `up_proj` for what the gate multiplies.
-const HUGGING_FACE: [Row; 18] = [
+/// transformers' names of DINOv3 outside the blocks.
+const HUGGING_FACE: [Row; 4] = [
     ("embeddings.cls_token", "cls_token", Edit::Keep),
     ("embeddings.register_tokens", "reg_token", Edit::Keep),
     ("embeddings.patch_embeddings", "patch_embed.proj", Edit::Keep),
-    ("layer.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
-    ("layer.{N}.attention.q_proj.bias", "blocks.{N}.attn.q_bias", Edit::Keep),
-    ("layer.{N}.attention.v_proj.bias", "blocks.{N}.attn.v_bias", Edit::Keep),
-    ("layer.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
-    ("layer.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
-    ("layer.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
-    ("layer.{N}.attention.o_proj", "blocks.{N}.attn.proj", Edit::Keep),
-    ("layer.{N}.layer_scale1.lambda1", "blocks.{N}.gamma_1", Edit::Keep),
-    ("layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
-    ("layer.{N}.mlp.gate_proj", "blocks.{N}.mlp.fc1_g", Edit::Keep),
-    ("layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1", Edit::Keep),
-    ("layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1_x", Edit::Keep),
-    ("layer.{N}.mlp.down_proj", "blocks.{N}.mlp.fc2", Edit::Keep),
-    ("layer.{N}.layer_scale2.lambda1", "blocks.{N}.gamma_2", Edit::Keep),
     ("norm", "norm", Edit::Keep),
 ];
 
-/// The blocks' names in memory.
-const IN_MEMORY: [Row; 14] = [
-    ("model.layer.{N}.norm1", "blocks.{N}.norm1", Edit::Keep),
-    ("model.layer.{N}.attention.q_proj.bias", "blocks.{N}.attn.q_bias", Edit::Keep),
-    ("model.layer.{N}.attention.v_proj.bias", "blocks.{N}.attn.v_bias", Edit::Keep),
-    ("model.layer.{N}.attention.q_proj", "blocks.{N}.attn.q", Edit::Keep),
-    ("model.layer.{N}.attention.k_proj", "blocks.{N}.attn.k", Edit::Keep),
-    ("model.layer.{N}.attention.v_proj", "blocks.{N}.attn.v", Edit::Keep),
-    ("model.layer.{N}.attention.o_proj", "blocks.{N}.attn.proj", Edit::Keep),
-    ("model.layer.{N}.layer_scale1.lambda1", "blocks.{N}.gamma_1", Edit::Keep),
-    ("model.layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
-    ("model.layer.{N}.mlp.gate_proj", "blocks.{N}.mlp.fc1_g", Edit::Keep),
-    ("model.layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1", Edit::Keep),
-    ("model.layer.{N}.mlp.up_proj", "blocks.{N}.mlp.fc1_x", Edit::Keep),
-    ("model.layer.{N}.mlp.down_proj", "blocks.{N}.mlp.fc2", Edit::Keep),
-    ("model.layer.{N}.layer_scale2.lambda1", "blocks.{N}.gamma_2", Edit::Keep),
-];
+/// transformers' names of DINOv3's blocks, after a prefix. `up_proj` is the first product of an MLP without a gate. An MLP
+/// with a gate has `gate_proj` for the gate, and `up_proj` for what the gate multiplies.
+macro_rules! hugging_face_blocks {
+    ($prefix:literal) => {
+        [
+            (concat!($prefix, "layer.{N}.norm1"), "blocks.{N}.norm1", Edit::Keep),
+            (concat!($prefix, "layer.{N}.attention.q_proj.bias"), "blocks.{N}.attn.q_bias", Edit::Keep),
+            (concat!($prefix, "layer.{N}.attention.v_proj.bias"), "blocks.{N}.attn.v_bias", Edit::Keep),
+            (concat!($prefix, "layer.{N}.attention.q_proj"), "blocks.{N}.attn.q", Edit::Keep),
+            (concat!($prefix, "layer.{N}.attention.k_proj"), "blocks.{N}.attn.k", Edit::Keep),
+            (concat!($prefix, "layer.{N}.attention.v_proj"), "blocks.{N}.attn.v", Edit::Keep),
+            (concat!($prefix, "layer.{N}.attention.o_proj"), "blocks.{N}.attn.proj", Edit::Keep),
+            (concat!($prefix, "layer.{N}.layer_scale1.lambda1"), "blocks.{N}.gamma_1", Edit::Keep),
+            (concat!($prefix, "layer.{N}.norm2"), "blocks.{N}.norm2", Edit::Keep),
+            (concat!($prefix, "layer.{N}.mlp.gate_proj"), "blocks.{N}.mlp.fc1_g", Edit::Keep),
+            (concat!($prefix, "layer.{N}.mlp.up_proj"), "blocks.{N}.mlp.fc1", Edit::Keep),
+            (concat!($prefix, "layer.{N}.mlp.up_proj"), "blocks.{N}.mlp.fc1_x", Edit::Keep),
+            (concat!($prefix, "layer.{N}.mlp.down_proj"), "blocks.{N}.mlp.fc2", Edit::Keep),
+            (concat!($prefix, "layer.{N}.layer_scale2.lambda1"), "blocks.{N}.gamma_2", Edit::Keep),
+        ]
+    };
+}
+
+/// In files.
+const IN_FILES: [Row; 14] = hugging_face_blocks!("");
+
+/// In memory.
+const IN_MEMORY: [Row; 14] = hugging_face_blocks!("model.");
 
 const REGISTERS: &str = "embeddings.register_tokens";
 const HF_PATCHES: &str = "embeddings.patch_embeddings.weight";
@@ -154,6 +150,12 @@ impl Files for EvaConfig {
         timm(&[PATCHES, "blocks.0.attn.q_proj.weight"]),
         timm(&[PATCHES, "rope.freqs"]),
         timm(&[PATCHES, "blocks.0.gamma_1", "reg_token"]),
+        timm(&[PATCHES, "norm_pre.weight", "attn_pool.latent"]),
+        // The Perception Encoder for language and for dense tasks has no norm after the blocks.
+        Naming {
+            absent: &["norm.weight", "fc_norm.weight", "blocks.0.ls1.gamma"],
+            ..timm(&[PATCHES, "norm_pre.weight"])
+        },
         Naming { is_weak: true, ..timm(&[PATCHES]) },
         Naming {
             rows: &[&DINOV3, &EVA],
@@ -169,13 +171,21 @@ impl Files for EvaConfig {
                 &["patch_embed.projection.weight", "storage_tokens", "blocks.0.attn.wq.weight"],
             )
         },
-        hugging_face(&[REGISTERS, HF_PATCHES, "layer.0.attention.q_proj.weight"], &[&HUGGING_FACE]),
+        hugging_face(
+            &[REGISTERS, HF_PATCHES, "layer.0.attention.q_proj.weight"],
+            &[&IN_FILES, &HUGGING_FACE],
+        ),
         hugging_face(
             &[REGISTERS, HF_PATCHES, "model.layer.0.attention.q_proj.weight"],
             &[&IN_MEMORY, &HUGGING_FACE],
         ),
         perception(&["positional_embedding", "conv1.weight", "attn_pool.probe"]),
-        Naming { is_weak: true, ..perception(&["positional_embedding", "conv1.weight"]) },
+        Naming {
+            is_weak: true,
+            // A CLIP has it.
+            absent: &["ln_post.weight"],
+            ..perception(&["positional_embedding", "conv1.weight", "ln_pre.weight"])
+        },
     ];
 
     fn first_conv(&self) -> String {
@@ -232,9 +242,15 @@ impl Files for EvaConfig {
         config.use_pre_transformer_norm = map.contains("norm_pre.weight");
         config.num_classes = map.rows("head.weight").unwrap_or(0);
         let [norm, fc_norm] = ["norm", "fc_norm"].map(|norm| map.contains(&format!("{norm}.weight")));
+        let relative = config.relative(norm || fc_norm, file);
+        // timm pools a DINOv3 by the mean, its authors and transformers by the class token. A Perception Encoder has a
+        // pool, or gives its tokens, which timm pools by the mean.
+        let is_timms_mean =
+            relative == Relative::Perception || relative == Relative::DinoV3 && file.dialect == Dialect::Timm;
         config.global_pool = match (map.contains("attn_pool.latent"), fc_norm || !config.class_token) {
             (true, _) => GlobalPool::Map,
             (false, true) => GlobalPool::Avg,
+            (false, false) if is_timms_mean => GlobalPool::Avg,
             (false, false) => GlobalPool::Token,
         };
         if config.norms() != [fc_norm, norm] {
@@ -248,13 +264,13 @@ impl Files for EvaConfig {
             _ => heads(file, width, 64, &mut notes)?,
         };
         config.num_kv_heads = kv_heads(map, config.depth, config.num_heads);
-        if let Some([_, hidden, _, _]) =
-            map.get("attn_pool.mlp.fc1.weight").map(|fc| [0, fc.shape()[0], 0, 0])
-        {
-            config.attn_pool_mlp_ratio =
-                Some(mlp_ratio(hidden, width)).filter(|ratio| *ratio != config.mlp_ratio);
+        if config.num_kv_heads.is_some() {
+            config.attn_type = AttnType::Rope;
         }
-        config.set_positions(file, &mut notes);
+        let pool_ratio = map.rows("attn_pool.mlp.fc1.weight").map(|hidden| mlp_ratio(hidden, width));
+        config.attn_pool_mlp_ratio = pool_ratio.filter(|ratio| *ratio != config.mlp_ratio);
+        let grid = config.set_grid(file, &mut notes);
+        config.assume(relative, grid, &mut notes);
         let Inferred { config, notes: more } = config.settle_named(file)?;
         config.validate().map_err(|error| LoadError::config(&map.path, error))?;
         notes.extend(more);
@@ -298,6 +314,11 @@ impl Files for EvaConfig {
                 "`{key}` {value} is not supported: rotations do not follow the patches that stay"
             ))),
             "dynamic_img_pad" if value == &Value::Bool(false) => same(),
+            // One number for both sides.
+            "ref_feat_shape" if value.is_u64() => {
+                let side = value.as_u64().and_then(|side| usize::try_from(side).ok());
+                Some(Ok(Self { ref_feat_shape: side.map(|side| [side, side]), ..self.clone() }))
+            }
             "norm_layer" => Some(match vit::norm_layer(value) {
                 Some(norm_layer) => Ok(Self { norm_layer, ..self.clone() }),
                 None => Err(format!("`norm_layer` {value} is not supported")),
@@ -320,61 +341,131 @@ impl Files for EvaConfig {
     }
 }
 
+/// The models of this family. They differ in what tensors do not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relative {
+    Eva,
+    Eva02,
+    /// Vision Transformers with learned rotary positions.
+    Mixed,
+    /// timm's Vision Transformers with registers and without a class token (`rope_reg1_gap`).
+    Gap,
+    DinoV3,
+    Sapiens2,
+    Perception,
+}
+
 impl EvaConfig {
-    /// Sets the image size that tables show, and rotary positions, which tensors mostly do not show.
-    fn set_positions(&mut self, file: &Converted, notes: &mut Vec<String>) {
-        let Converted { map, dialect, .. } = file;
-        if map.contains("rope.freqs") {
-            (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::Mixed);
-            (self.rope_temperature, self.rope_grid_indexing) = (10.0, GridIndexing::Xy);
-            notes.push("rotary positions of columns before rows are assumed".into());
-        } else if self.attn_only_layer_scale && self.norm_layer == NormLayer::RmsNorm {
-            (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::DinoV3);
-            (self.rope_temperature, self.rope_rotate_half) = (100.0, true);
-            notes.push("rotary positions and epsilon are assumed as usual for a Sapiens2".into());
-        } else if *dialect == Dialect::Official {
-            (self.use_rot_pos_emb, self.rope_type) = (true, RopeType::DinoV3);
-            (self.rope_temperature, self.rope_rotate_half, self.norm_eps) = (100.0, true, 1e-5);
-            notes.push("rotary positions and epsilon are assumed as usual for a DINOv3".into());
-        } else if *dialect == Dialect::Clip {
-            let side =
-                file.img_size().map_or([24, 24], |[h, w]| [h / self.patch_size[0], w / self.patch_size[1]]);
-            (self.use_rot_pos_emb, self.rope_grid_indexing) = (true, GridIndexing::Xy);
-            (self.ref_feat_shape, self.norm_eps) = (Some(side), 1e-5);
-            self.rope_grid_offset = if self.class_token { 1.0 } else { 0.0 };
-            notes.push("rotary positions and epsilon are assumed as usual for a Perception Encoder".into());
-        } else if self.swiglu_mlp {
-            (self.use_rot_pos_emb, self.ref_feat_shape) = (true, Some([16, 16]));
-            notes.push("rotary positions are assumed as in EVA-02".into());
-        } else {
-            notes.push("no rotary positions are assumed, as in EVA".into());
+    /// The model that tensors of these options are usual for. `has_norm`: whether a norm is after the blocks.
+    fn relative(&self, has_norm: bool, file: &Converted) -> Relative {
+        let is_plain = self.norm_layer == NormLayer::LayerNorm;
+        let registers = self.num_reg_tokens > 0 && self.init_values.is_some() && !self.use_abs_pos_emb;
+        let pool = file.map.contains("attn_pool.latent");
+        let pre_norm = self.use_pre_transformer_norm && self.attn_type == AttnType::Rope;
+        match file.dialect {
+            _ if file.map.contains("rope.freqs") => Relative::Mixed,
+            _ if self.attn_only_layer_scale && !is_plain => Relative::Sapiens2,
+            Dialect::Official | Dialect::HuggingFace => Relative::DinoV3,
+            Dialect::Clip => Relative::Perception,
+            _ if pre_norm && (pool || !has_norm) => Relative::Perception,
+            _ if registers && is_plain && self.class_token => Relative::DinoV3,
+            _ if registers && is_plain => Relative::Gap,
+            _ if self.swiglu_mlp => Relative::Eva02,
+            _ => Relative::Eva,
         }
+    }
+
+    /// Sets the image size, and whether the table of positions has rows for class token and registers. Returns the
+    /// table's grid.
+    fn set_grid(&mut self, file: &Converted, notes: &mut Vec<String>) -> Option<[usize; 2]> {
+        let patch = self.patch_size;
         let prefix = usize::from(self.class_token) + self.num_reg_tokens;
-        let rows = map.get("pos_embed").and_then(|table| table.shape().get(1).copied());
-        let square = rows.and_then(|rows| {
-            [prefix, 0].into_iter().find_map(|in_front| {
-                let patches = rows.checked_sub(in_front).filter(|n| *n > 0)?;
-                let side = patches.isqrt();
-                (side * side == patches).then_some((in_front, side))
-            })
-        });
-        match (file.img_size(), square) {
-            (Some(size), square) => {
-                self.img_size = size;
-                self.no_embed_class = prefix > 0 && square.is_some_and(|(in_front, _)| in_front == 0);
-            }
-            (None, Some((in_front, side))) => {
-                self.no_embed_class = prefix > 0 && in_front == 0;
-                self.img_size = self.patch_size.map(|patch| side * patch);
+        let rows = file.map.get("pos_embed").and_then(|table| table.shape().get(1).copied());
+        let told = file.img_size().map(|[height, width]| [height / patch[0], width / patch[1]]);
+        let table = rows.and_then(|rows| vit::split_rows(rows, prefix, told));
+        self.no_embed_class = prefix > 0 && table.is_some_and(|(in_front, _)| in_front == 0);
+        let grid = table.map(|(_, grid)| grid);
+        self.img_size = match (file.img_size(), grid) {
+            (Some(size), _) => size,
+            (None, Some([rows, columns])) => {
+                [rows.saturating_mul(patch[0]), columns.saturating_mul(patch[1])]
             }
             (None, None) => {
-                let multiple = |patch: usize| (224 / patch.max(1)).max(1).saturating_mul(patch);
-                self.img_size = self.patch_size.map(multiple);
-                notes.push(format!("the image size is not in the tensors; {:?} is assumed", self.img_size));
+                let size = patch.map(|side| (224 / side).max(1).saturating_mul(side));
+                notes.push(format!("the image size is not in the tensors; {size:?} is assumed"));
+                size
             }
+        };
+        grid
+    }
+
+    /// Sets what tensors do not show as usual for these models: rotary positions, epsilon, heads of the pool. `grid` is
+    /// that of the table of positions.
+    fn assume(&mut self, relative: Relative, grid: Option<[usize; 2]>, notes: &mut Vec<String>) {
+        self.use_rot_pos_emb = relative != Relative::Eva;
+        let note = match relative {
+            Relative::Mixed => {
+                (self.rope_type, self.rope_temperature) = (RopeType::Mixed, 10.0);
+                self.rope_grid_indexing = GridIndexing::Xy;
+                "rotary positions of columns before rows are assumed".into()
+            }
+            Relative::Sapiens2 | Relative::DinoV3 => {
+                (self.rope_type, self.rope_temperature) = (RopeType::DinoV3, 100.0);
+                self.rope_rotate_half = true;
+                let is_dinov3 = relative == Relative::DinoV3;
+                self.norm_eps = if is_dinov3 { 1e-5 } else { self.norm_eps };
+                let name = if is_dinov3 { "DINOv3" } else { "Sapiens2" };
+                format!("rotary positions are assumed as usual for a {name}")
+            }
+            Relative::Perception => {
+                let [rows, columns] = grid.unwrap_or([24, 24]);
+                (self.ref_feat_shape, self.norm_eps) = (Some([rows, columns]), 1e-5);
+                self.rope_grid_indexing = GridIndexing::Xy;
+                self.rope_grid_offset = if self.class_token { 1.0 } else { 0.0 };
+                let heads = match self.global_pool {
+                    GlobalPool::Map if self.embed_dim.is_multiple_of(PERCEPTION_HEADS) => {
+                        self.attn_pool_num_heads = Some(PERCEPTION_HEADS);
+                        format!(" and {PERCEPTION_HEADS} heads of pooling")
+                    }
+                    _ => String::new(),
+                };
+                format!(
+                    "rotary positions for a grid of {rows}x{columns}{heads} are assumed as usual for a Perception \
+                     Encoder"
+                )
+            }
+            Relative::Gap | Relative::Eva02 => {
+                self.ref_feat_shape = Some([16, 16]);
+                let name = if relative == Relative::Gap { "timm's rope_reg1_gap" } else { "EVA-02" };
+                format!("rotary positions for a grid of 16x16 are assumed as in {name}")
+            }
+            Relative::Eva if self.use_abs_pos_emb => "no rotary positions are assumed, as in EVA".into(),
+            Relative::Eva => {
+                "no positions in the tensors, so none are assumed; rotary positions need the model's name or \
+                              configuration"
+                    .into()
+            }
+        };
+        notes.push(note);
+        let pool = match self.global_pool {
+            GlobalPool::Token => "the class token",
+            GlobalPool::Map => "attention",
+            _ => "the mean over patches",
+        };
+        notes.push(format!("pooling by {pool} and an epsilon of {:e} are assumed", self.norm_eps));
+        let may_end_in_norms = self.init_values.is_none() && !self.qk_norm && self.num_kv_heads.is_none();
+        if may_end_in_norms && matches!(relative, Relative::Eva | Relative::Eva02) {
+            notes.push(
+                "the tensors do not show whether norms are before the branches of a block or at their end \
+                 (use_post_norm); before is assumed"
+                    .into(),
+            );
         }
     }
 }
+
+/// Heads of the pool in every published Perception Encoder.
+const PERCEPTION_HEADS: usize = 8;
 
 /// Heads of keys and values, from the widths of their products. `None`: as many as of queries.
 fn kv_heads(map: &TensorMap, depth: usize, heads: usize) -> Option<KvHeads> {

@@ -1,4 +1,4 @@
-//! What the files of convolutional families share.
+//! What the files of families share: shapes, counts of batches, channels.
 
 use std::path::Path;
 
@@ -58,11 +58,12 @@ pub(super) fn change_channels(
 pub(super) struct Shapes<'a>(pub &'a TensorMap);
 
 impl Shapes<'_> {
-    /// The shape of a tensor of rank `R`.
+    /// The shape of a tensor of rank `R`. A tensor without values is refused.
     pub(super) fn get<const R: usize>(&self, key: &str) -> Result<[usize; R], LoadError> {
         let tensor = self.0.get(key).ok_or_else(|| LoadError::tensor(&self.0.path, key, "is missing"))?;
-        tensor.shape().try_into().map_err(|_| {
-            let reason = format!("has shape {:?}, expected {R} dimensions", tensor.shape());
+        let shape = <[usize; R]>::try_from(tensor.shape()).ok().filter(|shape| !shape.contains(&0));
+        shape.ok_or_else(|| {
+            let reason = format!("has shape {:?}, expected {R} dimensions above 0", tensor.shape());
             LoadError::tensor(&self.0.path, key, reason)
         })
     }
@@ -97,8 +98,9 @@ pub(super) fn assumed_heads(
     notes: &mut Vec<String>,
 ) -> Result<usize, LoadError> {
     if width == 0 || !width.is_multiple_of(usual) {
-        let reason =
-            format!("the number of heads is not in the tensors, and a width of {width} is no multiple of {usual}");
+        let reason = format!(
+            "the number of heads is not in the tensors, and a width of {width} is no multiple of {usual}"
+        );
         return Err(LoadError::unshown(path, "num_heads", reason));
     }
     let heads = width / usual;

@@ -21,7 +21,7 @@ use crate::models::vit::{
 };
 
 pub use infer::infer_config;
-pub(super) use infer::{Told, infer_with};
+pub(super) use infer::{Told, infer_with, split_rows};
 
 /// Rows of vit-pytorch before 1.0.
 const LUCIDRAINS: [&[Row]; 2] = [&keys::lucidrains::PATCHES, &keys::lucidrains::ROWS];
@@ -114,7 +114,11 @@ impl Files for VitConfig {
         let mut notes = headless(&self);
         let mut config = self;
         config.representation_size = file.map.rows("pre_logits.fc.weight");
-        if !matches!(file.dialect, Dialect::Timm | Dialect::Custom) {
+        if file.dialect == Dialect::Clip {
+            // Both kinds of GELU occur under these names, and timm has names for both.
+            let act = spelled(config.act_layer);
+            notes.push(format!("act_layer={act} by the model's name; the tensors do not show it"));
+        } else if !matches!(file.dialect, Dialect::Timm | Dialect::Custom) {
             config = usual(config, file.dialect);
             notes.push(format!(
                 "{} names, so act_layer={}, norm_eps={:e}, pos_resize={}",

@@ -143,25 +143,18 @@ fn quoted(name: &str) -> String {
     if name.is_empty() { "the file's top level".into() } else { format!("`{}`", shorten(name)) }
 }
 
-/// The prefix of each telltale, with the naming it belongs to.
+/// The prefixes of the models in a file, with their namings.
+///
+/// A naming counts only where the file has all its telltales: the text half of a CLIP has a `positional_embedding` too.
 fn sets_of(names: &BTreeMap<String, &str>) -> Vec<(String, &'static Naming)> {
     let mut found: BTreeMap<String, &'static Naming> = BTreeMap::new();
     for name in names.keys() {
-        let fitting = || {
-            namings().filter_map(|(_, naming)| {
-                let prefix = name.strip_suffix(naming.telltale())?;
-                (prefix.is_empty() || prefix.ends_with(['.', '/'])).then(|| (prefix.to_string(), naming))
-            })
-        };
-        // Several namings may share their first telltale: the one with the most telltales in the file wins.
-        let is_whole = |(prefix, naming): &(String, &Naming)| {
-            naming.telltales.iter().all(|telltale| names.contains_key(&format!("{prefix}{telltale}")))
-        };
-        let most = |best: (String, &'static Naming), other: (String, &'static Naming)| {
-            if other.1.telltales.len() > best.1.telltales.len() { other } else { best }
-        };
-        if let Some((prefix, naming)) = fitting().filter(is_whole).reduce(most).or_else(|| fitting().next()) {
-            found.entry(prefix).or_insert(naming);
+        for (_, naming) in namings() {
+            let Some(prefix) = naming.prefix(name, |name| names.contains_key(name)) else { continue };
+            let best = found.entry(prefix.to_string()).or_insert(naming);
+            if naming.rank() > best.rank() {
+                *best = naming;
+            }
         }
     }
     let prefixes: BTreeSet<String> = found.keys().cloned().collect();

@@ -144,6 +144,10 @@ pub struct Derived {
     pub block_table: bool,
     /// A table of relative biases for all blocks, under BEiT's name, beside `pos_embed`.
     pub shared_table: bool,
+    /// How tables of relative biases are resized, if not like positions.
+    pub bias_resize: Option<PosResize>,
+    /// Whether a norm follows the blocks (`norm`) although another follows pooling (`fc_norm`).
+    pub two_norms: bool,
     /// Rotations of queries and keys.
     pub rope: Option<RopeConfig>,
     /// `F`, if it does not follow from `mlp_ratio`.
@@ -317,7 +321,12 @@ impl VitConfig {
 
     /// Whether the norm `norm` follows the blocks.
     pub fn has_norm(&self) -> bool {
-        self.final_norm && !self.use_fc_norm()
+        self.final_norm && (!self.use_fc_norm() || self.derived.two_norms)
+    }
+
+    /// How tables of relative biases are resized to another grid.
+    pub fn bias_resize(&self) -> PosResize {
+        self.derived.bias_resize.unwrap_or(self.pos_resize)
     }
 
     pub(super) fn check_sizes(&self) -> Result<(), ConfigError> {
@@ -514,6 +523,7 @@ impl VitConfig {
             head_dim: self.head_dim(),
             rel_pos_dim: self.rel_pos_dim(),
             resize: self.pos_resize,
+            bias_resize: self.bias_resize(),
             block_table: self.derived.block_table,
             shared_table: self.derived.shared_table,
             rope: self.derived.rope,

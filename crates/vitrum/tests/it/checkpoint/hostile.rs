@@ -7,14 +7,16 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{DType, Device};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use vitrum::checkpoint::apply::{Excuses, apply};
 use vitrum::checkpoint::card::{ModelCard, infer_config};
-use vitrum::checkpoint::dialect::to_timm;
+use vitrum::checkpoint::dialect::{Converted, to_timm};
 use vitrum::checkpoint::inspect::inspect;
 use vitrum::checkpoint::{HostTensor, LoadError, TensorMap, read};
-use vitrum::models::ModelConfig;
 use vitrum::models::vit::VitConfig;
+use vitrum::models::{Config, ModelConfig};
 
 use crate::checkpoint::golden;
 
@@ -61,7 +63,7 @@ impl Range {
     }
 }
 
-/// Read, convert, infer: everything a file goes through before a model is made from it.
+/// Read, convert, infer, fit: everything a file goes through up to a model.
 fn all_the_way(path: &Path) -> Result<(), LoadError> {
     let map = read(path)?;
     let bytes = map.num_bytes() as u64;
@@ -69,6 +71,20 @@ fn all_the_way(path: &Path) -> Result<(), LoadError> {
     assert!(bytes <= 16 * file + (64 << 20), "{} bytes from a file of {file}", bytes);
     let converted = to_timm(map)?;
     infer_config(&converted.map, Some(&VitConfig { embed_dim: 8, num_heads: 2, ..VitConfig::default() }))?;
+    Ok(())
+}
+
+/// Infers a configuration, and fills the model with the tensors, in their own grid and in another one.
+fn into_models(converted: &Converted) -> Result<(), LoadError> {
+    let config = converted.card()?.config;
+    let own = config.input().image().size;
+    for size in [own, own.map(|side| side.saturating_mul(2))] {
+        let Ok(grown) = config.with_some("img_size", Some(size)) else { continue };
+        let Ok(skeleton) = grown.skeleton(&Device::flex()) else { continue };
+        let excuses = Excuses { source: Some(config.clone()), ..Excuses::default() };
+        // Tensors that do not fit are a report.
+        let _ = apply(skeleton, converted.map.clone(), DType::F32, &excuses);
+    }
     Ok(())
 }
 
@@ -481,11 +497,12 @@ fn things_that_are_no_checkpoint() {
 fn tensors_of_every_shape_under_every_name() {
     // Names right, shapes at random: no conversion may index beyond a tensor.
     let mut rng = ChaCha8Rng::seed_from_u64(13);
-    for file in
-        ["timm", "hf_vit", "hf_deit", "torchvision.pth", "google.npz", "google_in21k.npz", "big_vision.npz"]
-    {
-        let real = read(golden(file)).unwrap();
-        for case in 0..60 * times() {
+    let files =
+        ["timm", "hf_vit", "hf_deit", "torchvision.pth", "google.npz", "google_in21k.npz", "big_vision.npz"];
+    let read = files.into_iter().map(|file| (file.to_string(), read(golden(file)).unwrap(), 60));
+    let beits = crate::models::beit::files().into_iter().map(|(file, map)| (file, map, 6));
+    for (file, real, count) in read.chain(beits) {
+        for case in 0..count * times() {
             let mut map = TensorMap::new(PathBuf::from("random shapes"));
             for (name, tensor) in &real.tensors {
                 let tensor = match rng.random_range(0..4) {
@@ -501,7 +518,7 @@ fn tensors_of_every_shape_under_every_name() {
             }
             let result = catch_unwind(AssertUnwindSafe(|| {
                 let converted = to_timm(map)?;
-                converted.card()?;
+                into_models(&converted)?;
                 infer_config(&converted.map, Some(&tiny("").unwrap()))
             }));
             let result = result.unwrap_or_else(|_| panic!("{file}: case {case} panicked"));

@@ -357,7 +357,7 @@ fn names_of_clip_and_openclip() {
     clip.tensors.insert("visual.ln_pre.bias".into(), ones.clone());
     clip.tensors.insert("logit_scale".into(), ones);
     let mut converted = to_timm(clip).unwrap();
-    assert_eq!(converted.dialect, Dialect::Clip);
+    assert_eq!((converted.dialect, converted.family), (Dialect::Clip, "vit"));
     assert_eq!(converted.map.dropped[0].0, "logit_scale");
     assert!(converted.map.tensors.remove("norm_pre.weight").is_some());
     assert!(converted.map.tensors.remove("norm_pre.bias").is_some());

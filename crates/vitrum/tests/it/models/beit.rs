@@ -6,13 +6,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vitrum::checkpoint::apply::{Excuses, apply, collect};
 use vitrum::checkpoint::card::CardSource;
-use vitrum::checkpoint::dialect::to_timm;
-use vitrum::checkpoint::load::{LoadOptions, load};
+use vitrum::checkpoint::dialect::{Known, to_huggingface, to_timm, to_timm_with};
+use vitrum::checkpoint::load::{BoxedError, LoadOptions, load};
 use vitrum::checkpoint::write::{WriteOptions, write_huggingface, write_timm};
-use vitrum::checkpoint::{HostTensor, ModelCard, TensorMap, read};
+use vitrum::checkpoint::{HostTensor, KeyFile, ModelCard, TensorMap, read};
 use vitrum::models::beit::BeitConfig;
 use vitrum::models::eva::{AttnType, EvaConfig, GridIndexing, KvHeads, RopeType};
-use vitrum::models::vit::{GlobalPool, MlpLayer, NormLayer, PosEmbed, PosResize, VitConfig};
+use vitrum::models::vit::{Activation, GlobalPool, MlpLayer, NormLayer, PosEmbed, PosResize, VitConfig};
 use vitrum::models::{Config, ConfigError, Depth, Model, ModelConfig, Network, Precision, Sizes};
 
 use super::shared::{file, images, tensors};
@@ -88,11 +88,13 @@ fn all() -> Vec<ModelConfig> {
         BeitConfig { use_rel_pos_bias: false, use_shared_rel_pos_bias: true, init_values: None, ..beit() },
         BeitConfig { use_abs_pos_emb: true, qkv_bias: false, global_pool: GlobalPool::Token, ..beit() },
         BeitConfig { swiglu_mlp: true, scale_mlp: true, img_size: [24, 40], ..beit() },
+        BeitConfig { use_abs_pos_emb: true, bias_resize: Some(PosResize::Bilinear), ..beit() },
     ];
     let evas = [
         eva(),
         eva02(),
         EvaConfig { qkv_bias: false, qkv_fused: false, ..eva() },
+        EvaConfig { use_fc_norm: Some(true), use_post_transformer_norm: Some(true), ..eva() },
         EvaConfig { swiglu_mlp: true, use_post_norm: true, ..rotary(RopeType::Cat) },
         EvaConfig { attn_type: AttnType::Rope, ..rotary(RopeType::Mixed) },
         EvaConfig { attn_type: AttnType::Rope, qkv_fused: false, qk_norm: true, ..rotary(RopeType::Cat) },
@@ -239,10 +241,7 @@ fn a_wrong_field_is_named() {
         (EvaConfig { rope_temperature: 0.0, ..rotary(RopeType::Cat) }.into(), "rope_temperature"),
         (EvaConfig { rope_grid_offset: f64::INFINITY, ..rotary(RopeType::Cat) }.into(), "rope_grid_offset"),
         (EvaConfig { ref_feat_shape: Some([0, 3]), ..rotary(RopeType::Cat) }.into(), "ref_feat_shape"),
-        (
-            EvaConfig { use_fc_norm: Some(true), use_post_transformer_norm: Some(true), ..eva() }.into(),
-            "use_post_transformer_norm",
-        ),
+        (EvaConfig { num_reg_tokens: 5000, ..eva() }.into(), "num_reg_tokens"),
         (EvaConfig { use_post_norm: true, qk_norm: true, ..eva() }.into(), "qk_norm"),
         (
             EvaConfig { use_post_norm: true, attn_only_layer_scale: true, ..eva() }.into(),
@@ -269,7 +268,7 @@ fn a_wrong_field_is_named() {
         (EvaConfig { num_reg_tokens: 1 << 40, ..eva() }.into(), "num_reg_tokens"),
         (
             EvaConfig { attn_pool_num_heads: Some(5), global_pool: GlobalPool::Map, ..eva() }.into(),
-            "embed_dim",
+            "attn_pool_num_heads",
         ),
         (EvaConfig { num_heads: 0, ..rotary(RopeType::DinoV3) }.into(), "num_heads"),
         (EvaConfig { embed_dim: 0, ..rotary(RopeType::DinoV3) }.into(), "embed_dim"),
@@ -459,7 +458,12 @@ fn random_places_are_refused() {
 
 #[test]
 fn transformers_folders_and_back() {
-    let own = |config: BeitConfig| BeitConfig { norm_eps: 1e-12, pos_resize: PosResize::Bilinear, ..config };
+    let own = |config: BeitConfig| BeitConfig {
+        norm_eps: 1e-12,
+        pos_resize: PosResize::Bicubic,
+        bias_resize: Some(PosResize::Bilinear),
+        ..config
+    };
     let plain = BeitConfig { use_rel_pos_bias: false, ..beit() };
     let shared = BeitConfig { use_shared_rel_pos_bias: true, ..plain.clone() };
     for (config, prefix) in [
@@ -504,13 +508,17 @@ fn transformers_folders_and_back() {
     }
 }
 
-/// A file without a card: the family and all that tensors show.
+/// Wide enough for heads of 64.
+fn wide(config: &ModelConfig) -> ModelConfig {
+    config.with("embed_dim", 128.into()).and_then(|wide| wide.with("num_heads", 2.into())).unwrap()
+}
+
+/// A file without a card: the family, all that tensors show, and the answer where that is everything.
 #[test]
 fn tensors_show_the_family_and_the_configuration() {
+    let mut equal = 0;
     for config in all() {
-        // Heads are 64 wide.
-        let config =
-            config.with("embed_dim", 128.into()).and_then(|wide| wide.with("num_heads", 2.into())).unwrap();
+        let config = wide(&config);
         let (_kept, path) = file(&tensors(&config));
         let size = config.input().image().size;
         let options = LoadOptions { img_size: Some(size), ..LoadOptions::new(path.clone()) };
@@ -527,6 +535,328 @@ fn tensors_show_the_family_and_the_configuration() {
         let found = load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{config:?}: {error}"));
         assert_eq!(found.model.config().family(), config.family(), "{config:?}");
         assert_eq!(found.model.config().walk().unwrap().params, config.walk().unwrap().params, "{config:?}");
+        equal += usize::from(apart(&logits(&found.model), &logits(&model(&config))) < 1e-6);
+    }
+    assert!(equal >= 8, "{equal}");
+}
+
+/// Relatives as their libraries build them, wide enough for heads of 64.
+fn dinov3() -> EvaConfig {
+    let config = EvaConfig {
+        num_classes: 0,
+        embed_dim: 128,
+        num_heads: 2,
+        num_reg_tokens: 4,
+        init_values: Some(1e-5),
+        rope_temperature: 100.0,
+        rope_rotate_half: true,
+        norm_eps: 1e-5,
+        use_fc_norm: Some(false),
+        ..rotary(RopeType::DinoV3)
+    };
+    EvaConfig { img_size: [224, 224], patch_size: [32, 32], ..config }
+}
+
+fn perception() -> EvaConfig {
+    EvaConfig {
+        num_classes: 5,
+        embed_dim: 128,
+        num_heads: 2,
+        attn_type: AttnType::Rope,
+        use_rot_pos_emb: true,
+        rope_grid_indexing: GridIndexing::Xy,
+        rope_grid_offset: 1.0,
+        ref_feat_shape: Some([4, 4]),
+        norm_eps: 1e-5,
+        global_pool: GlobalPool::Map,
+        attn_pool_num_heads: Some(8),
+        use_pre_transformer_norm: true,
+        ..eva()
+    }
+}
+
+/// The Perception Encoder without a class token, its largest, and the one for language.
+fn perceptions() -> [EvaConfig; 3] {
+    let language = EvaConfig {
+        num_classes: 0,
+        global_pool: GlobalPool::Avg,
+        attn_pool_num_heads: None,
+        use_fc_norm: Some(false),
+        use_post_transformer_norm: Some(false),
+        init_values: Some(0.1),
+        ..perception()
+    };
+    [perception(), EvaConfig { class_token: false, rope_grid_offset: 0.0, ..perception() }, language]
+}
+
+fn clip() -> VitConfig {
+    VitConfig {
+        img_size: [32, 32],
+        patch_size: [8, 8],
+        num_classes: 5,
+        embed_dim: 128,
+        depth: 2,
+        num_heads: 2,
+        pre_norm: true,
+        act_layer: Activation::QuickGelu,
+        norm_eps: 1e-5,
+        ..VitConfig::default()
+    }
+}
+
+/// timm's names and layouts in the ones of OpenAI's CLIP and of the Perception Encoder.
+fn in_clips_names(mut map: TensorMap) -> TensorMap {
+    let mut renamed = TensorMap::new("CLIP");
+    for part in ["weight", "bias"] {
+        if let Some(query) = map.tensors.remove(&format!("attn_pool.q.{part}")) {
+            let rest = map.tensors.remove(&format!("attn_pool.kv.{part}")).unwrap();
+            let mut shape = query.shape().to_vec();
+            shape[0] *= 3;
+            let joined = HostTensor::from_f32(shape, &[query.to_f32(), rest.to_f32()].concat()).unwrap();
+            renamed.tensors.insert(format!("attn_pool.attn.in_proj_{part}"), joined);
+        }
+    }
+    let swaps = [
+        ("patch_embed.proj.", "conv1."),
+        ("norm_pre.", "ln_pre."),
+        ("attn.qkv.", "attn.in_proj_"),
+        ("attn.proj.", "attn.out_proj."),
+        ("norm1.", "ln_1."),
+        ("norm2.", "ln_2."),
+        ("gamma_", "ls_"),
+        ("attn_pool.latent", "attn_pool.probe"),
+        ("attn_pool.proj.", "attn_pool.attn.out_proj."),
+        ("attn_pool.norm.", "attn_pool.layernorm."),
+        ("mlp.fc1.", "mlp.c_fc."),
+        ("mlp.fc2.", "mlp.c_proj."),
+        ("blocks.", "transformer.resblocks."),
+    ];
+    for (key, tensor) in map.tensors {
+        let width = tensor.shape().last().copied().unwrap();
+        let name = swaps.iter().fold(key.clone(), |name, (from, to)| name.replace(from, to));
+        let (name, tensor) = match key.as_str() {
+            "cls_token" => ("class_embedding".into(), tensor.reshape(&[width]).unwrap()),
+            "pos_embed" => {
+                let rows = tensor.shape()[1];
+                ("positional_embedding".into(), tensor.reshape(&[rows, width]).unwrap())
+            }
+            "head.weight" => ("proj".into(), tensor.transpose().unwrap()),
+            "head.bias" => continue,
+            "norm.weight" | "norm.bias" => (key.replace("norm", "ln_post"), tensor),
+            _ if name.contains(".ls_") => (format!("{name}.gamma"), tensor),
+            _ => (name, tensor),
+        };
+        renamed.tensors.insert(name, tensor);
+    }
+    renamed
+}
+
+/// [`tensors`] whose head has no bias, as CLIP's projection.
+fn without_head_bias(config: &ModelConfig) -> TensorMap {
+    let mut map = tensors(config);
+    if let Some(bias) = map.tensors.get_mut("head.bias") {
+        *bias = HostTensor::from_f32(bias.shape().to_vec(), &vec![0.0; bias.num_elements()]).unwrap();
+    }
+    map
+}
+
+/// Files of every option and naming.
+pub fn files() -> Vec<(String, TensorMap)> {
+    let own = all().into_iter().map(|config| (format!("{config:?}"), tensors(&config)));
+    let language =
+        perceptions().into_iter().map(|config| ("CLIP's names".into(), in_clips_names(tensors(&config))));
+    let others = [dinov3().into(), beit().into()].map(|config: ModelConfig| {
+        ("transformers' names".into(), to_huggingface(&tensors(&config), None).unwrap())
+    });
+    own.chain(language).chain(others).collect()
+}
+
+fn answer(config: &ModelConfig, map: TensorMap) -> Vec<f32> {
+    let skeleton = config.skeleton(&Device::flex()).unwrap();
+    logits(&apply(skeleton, map, DType::F32, &Excuses::default()).unwrap().0)
+}
+
+/// A file with this image half and no configuration: the answer, and the notes.
+fn of_file(map: &TensorMap) -> (ModelConfig, Vec<f32>, String) {
+    let (_kept, path) = file(map);
+    let found = load(&LoadOptions::new(path), &Device::flex()).unwrap_or_else(|error| panic!("{error}"));
+    (found.model.config(), logits(&found.model), found.notes.join("\n"))
+}
+
+/// CLIP's names are those of a Vision Transformer; the Perception Encoder has a pool, or no norm after the blocks.
+#[test]
+fn files_in_clips_names() {
+    let clip = ModelConfig::from(clip());
+    let map = without_head_bias(&clip);
+    let (found, logits, notes) = of_file(&in_clips_names(map.clone()));
+    assert_eq!(found.family(), "vit");
+    assert!(apart(&logits, &answer(&clip, map)) < 1e-6);
+    assert!(notes.contains("activation"), "{notes}");
+    for config in perceptions() {
+        let config = ModelConfig::from(config);
+        let map = without_head_bias(&config);
+        for file in [in_clips_names(map.clone()), map.clone()] {
+            let (found, logits, notes) = of_file(&file);
+            assert!(apart(&logits, &answer(&config, map.clone())) < 1e-6, "{found:?} and not {config:?}");
+            assert!(notes.contains("rotary positions for a grid of 4x4"), "{notes}");
+        }
+    }
+}
+
+/// A configuration with the sizes of another one.
+fn sized_like(config: ModelConfig, other: &ModelConfig) -> Result<ModelConfig, BoxedError> {
+    let sizes = ["img_size", "patch_size", "embed_dim", "depth", "num_heads"];
+    sizes.iter().try_fold(config, |config, field| Ok(config.with(field, other.field(field).unwrap())?))
+}
+
+/// A model by its name keeps the name's activation: both kinds occur in CLIP's names.
+#[test]
+fn the_name_of_a_clip_decides_its_activation() {
+    let map = in_clips_names(without_head_bias(&clip().into()));
+    for (name, act) in [
+        ("vit_base_patch16_clip_224", Activation::Gelu),
+        ("vit_base_patch16_clip_quickgelu_224", Activation::QuickGelu),
+    ] {
+        let named = ModelConfig::named(name).unwrap();
+        let settled = named.with("num_classes", 5.into()).unwrap();
+        let own = ModelConfig::from(clip());
+        let edit = |config: ModelConfig| sized_like(config, &own);
+        let (_kept, path) = file(&map);
+        let options = LoadOptions { checkpoint: Some(path), edit: Some(&edit), ..LoadOptions::new(name) };
+        let found = load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(found.model.config(), edit(settled).unwrap());
+        let VitConfig { act_layer, .. } = found.model.config().try_into().unwrap();
+        assert_eq!(act_layer, act, "{name}");
+    }
+}
+
+/// DINOv3 has registers and gains, and no table of positions. timm pools it by the mean, others by the class token.
+#[test]
+fn files_of_dinov3_show_their_rotations() {
+    let timms = ModelConfig::from(dinov3());
+    let own = ModelConfig::from(EvaConfig { global_pool: GlobalPool::Token, use_fc_norm: None, ..dinov3() });
+    let map = tensors(&own);
+    let (found, mean, notes) = of_file(&map);
+    assert!(apart(&mean, &answer(&timms, map.clone())) < 1e-6, "{found:?}");
+    assert!(notes.contains("DINOv3") && notes.contains("mean"), "{notes}");
+    let in_hugging_faces = to_huggingface(&map, None).unwrap();
+    let mut in_metas = TensorMap::new("Meta");
+    for (key, tensor) in &map.tensors {
+        let name = key.replace("reg_token", "storage_tokens");
+        let name = name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma");
+        if let Some(attention) = name.strip_suffix(".q_bias") {
+            let values = map.get(&format!("{attention}.v_bias")).unwrap();
+            let joined = [tensor.to_f32(), vec![3.0; 128], values.to_f32()].concat();
+            let joined = HostTensor::from_f32(vec![3 * 128], &joined).unwrap();
+            in_metas.tensors.insert(format!("{attention}.qkv.bias"), joined);
+        } else if !name.ends_with(".v_bias") {
+            in_metas.tensors.insert(name, tensor.clone());
+        }
+    }
+    for file in [in_hugging_faces, in_metas] {
+        let (found, logits, notes) = of_file(&file);
+        assert!(apart(&logits, &answer(&own, map.clone())) < 1e-6, "{found:?}");
+        assert!(notes.contains("DINOv3") && notes.contains("class token"), "{notes}");
+    }
+}
+
+/// The text half of a CLIP has positions and blocks of its own.
+#[test]
+fn the_text_half_of_a_file_is_left_out() {
+    let eva_clip = EvaConfig { global_pool: GlobalPool::Token, embed_dim: 128, num_heads: 2, ..eva() };
+    let plain = VitConfig { num_classes: 0, pre_norm: false, act_layer: Activation::Gelu, ..clip() };
+    let plain = VitConfig { norm_eps: 1e-6, ..plain };
+    let [core, giant, _] = perceptions();
+    for (config, prefix, is_renamed) in [
+        (ModelConfig::from(plain), "visual.trunk.", false),
+        (eva_clip.into(), "visual.", false),
+        (clip().into(), "visual.", true),
+        (core.into(), "visual.", true),
+        (giant.into(), "visual.", true),
+    ] {
+        let map = without_head_bias(&config);
+        let image = if is_renamed { in_clips_names(map.clone()) } else { map.clone() };
+        for text in ["", "text."] {
+            let mut file = TensorMap::new("both halves");
+            for (name, tensor) in &image.tensors {
+                file.tensors.insert(format!("{prefix}{name}"), tensor.clone());
+            }
+            for (name, shape) in [
+                ("positional_embedding", vec![7, 16]),
+                ("token_embedding.weight", vec![5, 16]),
+                ("transformer.resblocks.0.ln_1.weight", vec![16]),
+                ("ln_final.weight", vec![16]),
+                ("text_projection", vec![16, 8]),
+            ] {
+                let values = formula::weight(name, &shape);
+                let tensor = HostTensor::from_f32(shape, &values).unwrap();
+                file.tensors.insert(format!("{text}{name}"), tensor);
+            }
+            let (found, logits, _) = of_file(&file);
+            assert!(apart(&logits, &answer(&config, map.clone())) < 1e-6, "{prefix} {text} {found:?}");
+        }
+    }
+}
+
+/// Microsoft's files of pretraining have one table for all blocks; fine-tuning gives each block a copy.
+#[test]
+fn a_shared_table_begins_the_tables_of_blocks() {
+    let shared = BeitConfig {
+        use_rel_pos_bias: false,
+        use_shared_rel_pos_bias: true,
+        num_classes: 0,
+        use_fc_norm: Some(false),
+        ..beit()
+    };
+    let map = tensors(&shared);
+    let (_kept, path) = file(&map);
+    let fields = ModelConfig::from(BeitConfig { init_values: Some(0.1), ..beit() });
+    let edit = |config: ModelConfig| sized_like(config, &fields);
+    let options = LoadOptions {
+        checkpoint: Some(path),
+        edit: Some(&edit),
+        ..LoadOptions::new("beit_base_patch16_224")
+    };
+    let found = load(&options, &Device::flex()).unwrap_or_else(|error| panic!("{error}"));
+    assert!(
+        found.notes.iter().any(|note| note.contains("one table of relative biases")),
+        "{:?}",
+        found.notes
+    );
+    let table = map.get("rel_pos_bias.relative_position_bias_table").unwrap();
+    let held = collect(&found.model);
+    for block in 0..2 {
+        let own = held.get(&format!("blocks.{block}.attn.relative_position_bias_table")).unwrap();
+        assert_eq!(own.to_f32(), table.to_f32());
+    }
+}
+
+/// timm takes one number for both sides.
+#[test]
+fn arguments_of_timm() {
+    let base = ModelConfig::named("eva_giant_patch14_224").unwrap();
+    let text = r#"{"architecture": "eva_giant_patch14_224", "model_args": {"ref_feat_shape": 14}}"#;
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("config.json"), text).unwrap();
+    let card = ModelCard::find(folder.path(), &|_| Ok(base.clone())).unwrap().unwrap();
+    assert_eq!(card.config, base.with_some("ref_feat_shape", Some([14, 14])).unwrap());
+}
+
+/// Shapes that belong to no model are refused with the tensor's name.
+#[test]
+fn shapes_without_values_are_refused() {
+    let config = ModelConfig::from(EvaConfig { num_classes: 0, ..perception() });
+    let map = tensors(&config);
+    let scalar = HostTensor::from_f32(vec![], &[1.0]).unwrap();
+    let empty = HostTensor::from_f32(vec![128, 3, 0, 0], &[]).unwrap();
+    let keys = KeyFile::parse(std::path::Path::new("keys.toml"), "[config]\nimg_size = [32, 32]\n").unwrap();
+    for (key, tensor) in [("attn_pool.mlp.fc1.weight", scalar), ("patch_embed.proj.weight", empty)] {
+        let mut broken = map.clone();
+        broken.tensors.insert(key.into(), tensor);
+        let known = Known { keys: Some(&keys), ..Known::default() };
+        let card = to_timm_with(broken, &known).unwrap().card();
+        // A pool without a width has the blocks' ratio. The tensor does not fit it later.
+        assert_eq!(card.is_err(), key.starts_with("patch"), "{key}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The catalogue, parity with reference libraries, families.
 
-mod beit;
+pub mod beit;
 mod blocks;
 mod catalogue;
 mod convnext;

@@ -106,6 +106,9 @@ fn write_file(case: &Case, folder: &Path) -> PathBuf {
     path
 }
 
+/// Tensors of these do not show that queries and keys turn: they are a Vision Transformer's, or DeiT III's.
+const UNSEEN: [&str; 2] = ["eva_rope_token", "eva_rope_ape"];
+
 /// The model through its file: written, read, its dialect recognised, converted, applied.
 fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
     let folder = tempfile::tempdir().unwrap();
@@ -130,9 +133,7 @@ fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
         return loaded.model;
     }
     let keys = case.keys.as_ref().map(|text| KeyFile::parse(Path::new("keys.toml"), text).unwrap());
-    // Tensors of these do not show that queries and keys turn: they have a ViT's names, or DeiT III's, or CLIP's.
-    let unseen = ["eva_rope_token", "eva_rope_ape", "eva_pe", "eva_pe_no_class", "eva_pe_lang"];
-    let family = unseen.contains(&name).then(|| case.config.family());
+    let family = UNSEEN.contains(&name).then(|| case.config.family());
     let known = Known { keys: keys.as_ref(), family, ..Known::default() };
     let converted = to_timm_with(vitrum::checkpoint::read(&path).unwrap(), &known).unwrap();
     let dialect = serde_json::to_value(converted.dialect).unwrap();
@@ -261,6 +262,85 @@ fn f32_within_5e_6() {
 #[test]
 fn f64_within_1e_9() {
     check(DType::F64, |_| 1e-9);
+}
+
+/// The words of a note about a field that tensors do not show.
+fn noted_as(field: &str) -> &'static str {
+    match field {
+        "act_layer" => "activation",
+        "norm_eps" => "epsilon",
+        "global_pool" | "use_fc_norm" | "use_post_transformer_norm" => "pooling",
+        "attn_pool_num_heads" => "heads of pooling",
+        "use_post_norm" => "use_post_norm",
+        _ if field.starts_with("rope_") || ["use_rot_pos_emb", "ref_feat_shape"].contains(&field) => "rotary",
+        _ => "a field that no note may name",
+    }
+}
+
+/// Fields that do not change an answer in evaluation, or say the same as others.
+fn is_silent(field: &str) -> bool {
+    field.ends_with("drop_rate")
+        || field.ends_with("drop_path_rate")
+        || field.ends_with("_resize")
+        || ["init_values", "head_init_scale", "swiglu_align_to", "mlp_ratio", "drop_path_rate"]
+            .contains(&field)
+}
+
+/// Files of BEiT and EVA and those in their authors' names, without a configuration: the same numbers, or a note for each
+/// field that was assumed otherwise. Only the number of heads and the size are told.
+#[test]
+fn files_without_a_configuration() {
+    let (mut same, mut noted) = (Vec::new(), Vec::new());
+    for (name, case) in cases() {
+        let is_one = ["beit", "eva"].contains(&case.config.family()) || name == "dinov2_gated";
+        if !is_one || UNSEEN.contains(&name.as_str()) || case.source_chans.is_some() {
+            continue;
+        }
+        if case.source_img_size.is_some() && name != "dinov2_gated" {
+            continue;
+        }
+        let [height, width] = case.source_img_size.unwrap_or(case.config.input().image().size);
+        let heads = case.config.field("num_heads").unwrap();
+        let text = format!("[config]\nnum_heads = {heads}\nimg_size = [{height}, {width}]\n");
+        let keys = KeyFile::parse(Path::new("keys.toml"), &text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let map = vitrum::checkpoint::read(write_file(&case, folder.path())).unwrap();
+        let converted = to_timm_with(map, &Known { keys: Some(&keys), ..Known::default() }).unwrap();
+        let card = converted.card().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let source = card.config.clone();
+        let size = case.config.input().image().size;
+        let config = source.with_some("img_size", Some(size)).unwrap();
+        let device = Device::flex();
+        let excuses = Excuses { source: Some(source), ..Excuses::default() };
+        let (model, _) = apply(config.skeleton(&device).unwrap(), converted.map, DType::F64, &excuses)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let values = formula::images(case.input, case.input_scale);
+        let images = Tensor::<4>::from_data(TensorData::new(values, case.input), (&device, DType::F64));
+        let logits = model.as_classifier().unwrap().forward(images.into());
+        let (_, theirs) = &golden(&name)["logits"];
+        let ours: Vec<f64> = logits.into_data().iter::<f64>().collect();
+        if ours.len() == theirs.len() && relative(&ours, theirs) <= 1e-9 {
+            same.push(name);
+            continue;
+        }
+        let [found, expected] = [&config, &case.config].map(|config| serde_json::to_value(config).unwrap());
+        let notes = card.notes.join("\n");
+        for (field, value) in expected.as_object().unwrap() {
+            if found.get(field) != Some(value) && !is_silent(field) {
+                let word = noted_as(field);
+                assert!(notes.contains(word), "{name}: {field} is {value}, no note has {word:?}: {notes}");
+            }
+        }
+        noted.push(name);
+    }
+    println!("same: {same:?}\nnoted: {noted:?}");
+    for name in ["official_sapiens2", "hf4_dinov3", "hf5_dinov3", "eva_dinov3", "eva_rope_mixed", "beit"] {
+        assert!(same.iter().any(|other| other == name), "{name}");
+    }
+    for name in ["eva", "hf4_beit", "hf4_beit_shared", "eva_two_norms", "eva_sapiens2", "eva_pe_lang"] {
+        assert!(same.iter().chain(&noted).any(|other| other == name), "{name}");
+    }
+    assert!(same.len() >= 20, "{same:?}");
 }
 
 /// What goes on inside, for the first image: the names are timm's module names.

@@ -49,6 +49,7 @@ fn products_are_those_of_the_definition() {
         head_dim: width,
         rel_pos_dim: 1,
         resize: PosResize::default(),
+        bias_resize: PosResize::default(),
         block_table: false,
         shared_table: false,
         rope: None,

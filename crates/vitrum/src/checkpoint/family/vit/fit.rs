@@ -44,7 +44,8 @@ pub(in crate::checkpoint::family) fn resize_patches(
 
 /// Turns the norm of a token-pooling file into the norm after pooling, if the model has that norm.
 fn move_norm(config: &VitConfig, tensors: &mut TensorMap) -> Vec<Adaptation> {
-    let foreign = config.final_norm && config.use_fc_norm() && !tensors.contains("fc_norm.weight");
+    let has_one = config.final_norm && config.use_fc_norm() && !config.has_norm();
+    let foreign = has_one && !tensors.contains("fc_norm.weight");
     let moved = if foreign { norm_to_fc_norm(&mut tensors.tensors) } else { Vec::new() };
     let adaptation = |(source, key): (String, String)| {
         let shape = tensors.get(&key).map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
@@ -146,7 +147,7 @@ fn resize_positions(
             let values = table.to_f64();
             let (offsets, rest) = values.split_at((rows - extra) * heads);
             let new = offsets_of(grid);
-            let mut resized = resample_offsets(offsets, heads, old, new, config.pos_resize);
+            let mut resized = resample_offsets(offsets, heads, old, new, config.bias_resize());
             resized.extend(rest);
             let rows = resized.len() / heads;
             put(tensors, &key, host(&[rows, heads], &resized));

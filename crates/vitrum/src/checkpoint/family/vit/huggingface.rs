@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::family::HuggingFaceModel;
 use crate::checkpoint::fields::{Fields, activation, mlp_ratio};
-use crate::models::vit::{Activation, GlobalPool, PosEmbed, PosResize, VitConfig};
+use crate::models::vit::{Activation, GlobalPool, MlpLayer, PosEmbed, PosResize, VitConfig};
 
 /// The configuration from these fields; `None` if the `model_type` belongs to another family.
 pub(super) fn read(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<VitConfig, String>> {
@@ -49,9 +49,6 @@ pub(in crate::checkpoint::family) fn common(fields: &Fields) -> Result<VitConfig
 
 /// Applies DINOv2's fields: the MLP ratio, LayerScale, and the registers of one variant.
 fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Result<(), String> {
-    if fields.flag("use_swiglu_ffn")? == Some(true) {
-        return Err("`use_swiglu_ffn` is not supported by the plain Vision Transformer".into());
-    }
     if class.is_some_and(|name| name.contains("ForImageClassification")) {
         return Err(format!(
             "{} classifies from two tokens at once, which is not supported",
@@ -59,6 +56,13 @@ fn dinov2(config: &mut VitConfig, fields: &Fields, class: Option<&str>) -> Resul
         ));
     }
     config.mlp_ratio = fields.number("mlp_ratio")?.unwrap_or(4.0);
+    if fields.flag("use_swiglu_ffn")? == Some(true) {
+        (config.mlp_layer, config.act_layer) = (MlpLayer::SwigluPacked, Activation::Silu);
+        // Two thirds of the width, rounded up to a multiple of 8; timm counts both halves.
+        let hidden = (config.embed_dim as f64 * config.mlp_ratio) as usize;
+        let gated = ((hidden as f64 * 2.0 / 3.0) as usize).div_ceil(8).saturating_mul(16);
+        config.mlp_ratio = mlp_ratio(gated, config.embed_dim);
+    }
     config.init_values = Some(fields.number("layerscale_value")?.unwrap_or(1.0));
     config.norm_eps = fields.number("layer_norm_eps")?.unwrap_or(1e-6);
     if fields.text("model_type")? == Some("dinov2_with_registers") {

@@ -10,7 +10,7 @@ use crate::models::vit::{AttnLayer, BlockFn, GlobalPool, MlpLayer, NormLayer, Po
 
 /// Infers the configuration of tensors under timm's names.
 ///
-/// TensorShapes give sizes, depth, classes and optional parts. They do not give the activation, epsilon, dropout and position
+/// Their shapes give sizes, depth, classes and optional parts. They do not give the activation, epsilon, dropout and position
 /// resizing: these come from `hint`, else from [`VitConfig::default`]. Some models have tensors that show the number of
 /// heads. For others it comes from `hint`, else heads are assumed to be 64 wide.
 ///
@@ -44,7 +44,7 @@ pub(in crate::checkpoint::family) fn infer_with(
     hint: Option<&VitConfig>,
     told: &Told,
 ) -> Result<Inferred<VitConfig>, LoadError> {
-    let shapes = TensorShapes { map };
+    let shapes = Shapes(map);
     let mut config = hint.cloned().unwrap_or_default();
     config.more_tokens = told.more_tokens;
     config.img_size = told.img_size.unwrap_or(config.img_size);
@@ -55,7 +55,7 @@ pub(in crate::checkpoint::family) fn infer_with(
     config.patch_size = [rows, columns];
     let keys = BlockKeys::of(map);
     config.block_fn = keys.block_fn;
-    config.depth = shapes.depth(&keys.qkv)?;
+    config.depth = depth(&shapes, &keys.qkv)?;
     let (hidden, mlp_layer) = mlp(&shapes, &keys, width)?;
     config.mlp_layer = mlp_layer;
     config.mlp_ratio = mlp_ratio(hidden, width);
@@ -143,7 +143,7 @@ impl BlockKeys {
 }
 
 /// Width of the MLP, as timm counts it, and its form.
-fn mlp(shapes: &TensorShapes, keys: &BlockKeys, width: usize) -> Result<(usize, MlpLayer), LoadError> {
+fn mlp(shapes: &Shapes<'_>, keys: &BlockKeys, width: usize) -> Result<(usize, MlpLayer), LoadError> {
     match keys.block_fn {
         BlockFn::ParallelScalingBlock => {
             let [_, hidden] = shapes.get("blocks.0.mlp_out_proj.weight")?;
@@ -156,9 +156,9 @@ fn mlp(shapes: &TensorShapes, keys: &BlockKeys, width: usize) -> Result<(usize, 
         BlockFn::Block | BlockFn::ParallelThingsBlock => {}
     }
     let name = |layer: &str| format!("blocks.0.{}{layer}.weight", keys.mlp);
-    let is_split = shapes.map.contains(&name("fc1_g"));
+    let is_split = shapes.0.contains(&name("fc1_g"));
     let [hidden, _] = shapes.get(&name(if is_split { "fc1_g" } else { "fc1" }))?;
-    let is_halved = shapes.map.get(&name("fc2")).is_some_and(|fc2| fc2.shape() == [width, hidden / 2]);
+    let is_halved = shapes.0.get(&name("fc2")).is_some_and(|fc2| fc2.shape() == [width, hidden / 2]);
     let layer = match (is_split, is_halved) {
         (true, _) => MlpLayer::Swiglu,
         (false, true) => MlpLayer::SwigluPacked,
@@ -167,36 +167,15 @@ fn mlp(shapes: &TensorShapes, keys: &BlockKeys, width: usize) -> Result<(usize, 
     Ok((hidden, layer))
 }
 
-/// TensorShapes of tensors by name.
-struct TensorShapes<'a> {
-    map: &'a TensorMap,
-}
-
-impl TensorShapes<'_> {
-    /// The shape of a required tensor with `N` axes.
-    fn get<const N: usize>(&self, name: &str) -> Result<[usize; N], LoadError> {
-        let path = &self.map.path;
-        let tensor = self.map.get(name).ok_or_else(|| LoadError::tensor(path, name, "is missing"))?;
-        let shape = tensor.shape();
-        <[usize; N]>::try_from(shape)
-            .ok()
-            .filter(|shape| !shape.contains(&0))
-            .ok_or_else(|| LoadError::tensor(path, name, format!("expected {N} axes, found shape {shape:?}")))
-    }
-
-    /// The number of blocks. Block numbers must run from 0 without a gap.
-    fn depth(&self, qkv: &str) -> Result<usize, LoadError> {
-        let depth = (0..).take_while(|i| self.map.contains(&format!("blocks.{i}.{qkv}.weight"))).count();
-        let beyond = format!("blocks.{depth}.{qkv}.weight");
-        let last = self
-            .map
-            .names()
-            .filter_map(|n| n.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok())
-            .max();
-        match last {
-            Some(last) if last.saturating_add(1) == depth => Ok(depth),
-            _ => Err(LoadError::tensor(&self.map.path, &beyond, "is missing")),
-        }
+/// The number of blocks. Block numbers must run from 0 without a gap.
+fn depth(shapes: &Shapes<'_>, qkv: &str) -> Result<usize, LoadError> {
+    let Shapes(map) = shapes;
+    let depth = shapes.count(&format!("blocks.{{}}.{qkv}.weight"), 0);
+    let beyond = format!("blocks.{depth}.{qkv}.weight");
+    let numbers = map.names().filter_map(|n| n.strip_prefix("blocks.")?.split('.').next()?.parse().ok());
+    match numbers.max() {
+        Some(last) if usize::saturating_add(last, 1) == depth => Ok(depth),
+        _ => Err(LoadError::tensor(&map.path, &beyond, "is missing")),
     }
 }
 
@@ -214,7 +193,7 @@ fn head_dim(inner: usize, config: &VitConfig, map: &TensorMap) -> Result<Option<
 
 /// Number of heads, `inner` wide together: from per-head tensors, else from the hint, else for a head width of 64.
 fn heads(
-    shapes: &TensorShapes,
+    shapes: &Shapes<'_>,
     config: &VitConfig,
     keys: &BlockKeys,
     inner: usize,
@@ -230,13 +209,13 @@ fn heads(
             return Ok(inner / head / queries);
         }
     }
-    if let Some(network) = network(shapes.map, "fc2") {
+    if let Some(network) = network(shapes.0, "fc2") {
         return Ok(shapes.get::<2>(&network)?[0]);
     }
     for table in
         ["blocks.0.attn.rel_pos.relative_position_bias_table", "shared_rel_pos.relative_position_bias_table"]
     {
-        if shapes.map.contains(table) {
+        if shapes.0.contains(table) {
             return Ok(shapes.get::<2>(table)?[1]);
         }
     }
@@ -245,7 +224,7 @@ fn heads(
     {
         return Ok(hint.num_heads);
     }
-    assumed_heads(&shapes.map.path, inner, 64, notes)
+    assumed_heads(&shapes.0.path, inner, 64, notes)
 }
 
 /// Key of a layer's weight in the MLP that computes relative position biases, if there is one.
@@ -274,11 +253,11 @@ fn pooling(config: &mut VitConfig, map: &TensorMap, hint: Option<&VitConfig>) {
 /// Sets the position encoding, and the image size that it implies.
 fn positions(
     config: &mut VitConfig,
-    shapes: &TensorShapes,
+    shapes: &Shapes<'_>,
     hinted: bool,
     notes: &mut Vec<String>,
 ) -> Result<(), LoadError> {
-    let map = shapes.map;
+    let map = shapes.0;
     let patch = config.patch_size;
     if map.contains("pos_embed_x") {
         config.pos_embed = PosEmbed::Learn2d;
@@ -313,7 +292,7 @@ fn positions(
         config.img_size = image(map, grid, patch)?;
     } else {
         position_without_table(config, map);
-        let convolutions = Shapes(map).count("pos_block.{}.proj.0.weight", 0);
+        let convolutions = shapes.count("pos_block.{}.proj.0.weight", 0);
         if convolutions > 0 && config.cpe_blocks.len() != convolutions {
             config.cpe_blocks = (0..convolutions).collect();
             notes.push(format!(

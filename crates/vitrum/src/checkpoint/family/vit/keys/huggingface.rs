@@ -8,7 +8,7 @@ use crate::checkpoint::tensors::Tensors;
 pub const TELLTALE: &str = "embeddings.patch_embeddings.projection.weight";
 
 /// Names without the base model's prefix (`vit.`, `deit.`, `dinov2.`). Writing uses the first row for a timm name.
-pub const ROWS: [Row; 33] = [
+pub const ROWS: [Row; 35] = [
     ("embeddings.cls_token", "cls_token", Edit::Keep),
     ("embeddings.distillation_token", "dist_token", Edit::Keep),
     ("embeddings.register_tokens", "register_tokens", Edit::Keep),
@@ -43,6 +43,8 @@ pub const ROWS: [Row; 33] = [
     ("encoder.layer.{N}.norm2", "blocks.{N}.norm2", Edit::Keep),
     ("encoder.layer.{N}.mlp.fc1", "blocks.{N}.mlp.fc1", Edit::Keep),
     ("encoder.layer.{N}.mlp.fc2", "blocks.{N}.mlp.fc2", Edit::Keep),
+    ("encoder.layer.{N}.mlp.weights_in", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("encoder.layer.{N}.mlp.weights_out", "blocks.{N}.mlp.fc2", Edit::Keep),
     ("encoder.layer.{N}.layer_scale1.lambda1", "blocks.{N}.ls1.gamma", Edit::Keep),
     ("encoder.layer.{N}.layer_scale2.lambda1", "blocks.{N}.ls2.gamma", Edit::Keep),
 ];

@@ -27,12 +27,15 @@ pub const OWN: [Row; 17] = [
     ("head", "head", Edit::Keep),
 ];
 
-/// Older names. All other names are timm's already.
-pub const ROWS: [Row; 4] = [
+/// Older names, and those of projects. All other names are timm's already.
+pub const ROWS: [Row; 6] = [
     // DeiT-III before LayerScale became a module.
     ("blocks.{N}.gamma_1", "blocks.{N}.ls1.gamma", Edit::Keep),
     ("blocks.{N}.gamma_2", "blocks.{N}.ls2.gamma", Edit::Keep),
     // timm before 2022, and DeiT's own code.
     ("pre_logits.fc", "pre_logits.fc", Edit::Keep),
     ("distillation_token", "dist_token", Edit::Keep),
+    // DINOv2's SwiGLU.
+    ("blocks.{N}.mlp.w12", "blocks.{N}.mlp.fc1", Edit::Keep),
+    ("blocks.{N}.mlp.w3", "blocks.{N}.mlp.fc2", Edit::Keep),
 ];
