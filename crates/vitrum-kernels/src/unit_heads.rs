@@ -78,7 +78,7 @@ pub(crate) fn backward<T: Real>(
     let sizes = Sizes::new(&x.shape(), &scale.shape());
     let heads = sizes.heads;
     let (numbers, factors, grad) = (T::slice(x), T::slice(scale), T::slice(grad));
-    let mut sums = vec![T::ZERO; sizes.blocks().max(1) * heads];
+    let mut sums = vec![0.0_f64; sizes.blocks().max(1) * heads];
     let shared = Shared::new(&mut sums);
     let write = |d_x: Shared<T>| {
         sizes.for_each_block(|block, range| {
@@ -91,8 +91,8 @@ pub(crate) fn backward<T: Real>(
     // SAFETY: the blocks write all rows.
     let d_x = unsafe { written(numbers.len(), write) };
     sum_parts(&mut sums, heads);
-    sums.truncate(heads);
-    (T::tensor(d_x, x.shape()), T::tensor(sums, scale.shape()))
+    let d_scale = sums[..heads].iter().map(|sum| T::from_f64(*sum)).collect();
+    (T::tensor(d_x, x.shape()), T::tensor(d_scale, scale.shape()))
 }
 
 struct Forward<'a, T> {
@@ -133,7 +133,7 @@ struct Backward<'a, T> {
     grad: &'a [T],
     sizes: Sizes,
     d_x: *mut T,
-    d_scale: &'a mut [T],
+    d_scale: &'a mut [f64],
 }
 
 impl<T: Real> Kernel for Backward<'_, T> {
@@ -154,7 +154,7 @@ impl<T: Real> Kernel for Backward<'_, T> {
                     let along = dot::<T, S>(from, grad, head) * rate; // the gradient along the unit vector
                     let mut factor = rate;
                     if index < heads {
-                        self.d_scale[index] = self.d_scale[index] + along;
+                        self.d_scale[index] += along.to_f64();
                         factor = factor * self.scale[index];
                     }
                     let back = if turns { T::ZERO - factor * rate * along } else { T::ZERO };

@@ -265,8 +265,9 @@ fn a_head_beside_a_convolutional_backbone_is_taken_by_the_width_of_the_last_map(
             if name == "linear_head.weight" {
                 shape.truncate(2); // a kernel of 1x1 in timm's BiT
                 expected = shape[0];
-                // A layer of the width of a ResNet's stem is no head.
-                let other = HostTensor::from_f32(vec![2, 64], &[0.0; 128]).unwrap();
+                // A layer of the width of a ResNet's stem, or of another that is not the last map's, is no head.
+                let width = if shape[1] == 64 { 32 } else { 64 };
+                let other = HostTensor::from_f32(vec![2, width], &vec![0.0; 2 * width]).unwrap();
                 map.tensors.insert("out.weight".into(), other);
             }
             map.tensors.insert(name, HostTensor::from_f32(shape, &values).unwrap());

@@ -471,15 +471,12 @@ fn transformers_folders_and_back() {
         (own(BeitConfig { num_classes: 0, ..beit() }), ""),
         (own(BeitConfig { global_pool: GlobalPool::Token, init_values: None, ..shared }), "beit."),
         (own(BeitConfig { use_abs_pos_emb: true, ..beit() }), "beit."),
-        // Without tables positions are resized in another way.
+        // Without tables there is nothing that is resized in another way.
         (
-            BeitConfig {
-                pos_resize: PosResize::Bicubic,
-                ..own(BeitConfig { use_abs_pos_emb: true, ..plain.clone() })
-            },
+            BeitConfig { bias_resize: None, ..own(BeitConfig { use_abs_pos_emb: true, ..plain.clone() }) },
             "beit.",
         ),
-        (BeitConfig { pos_resize: PosResize::Bicubic, ..own(plain) }, "beit."),
+        (BeitConfig { bias_resize: None, ..own(plain) }, "beit."),
     ] {
         let any = ModelConfig::from(config.clone());
         let (folder, map) = (TempDir::new().unwrap(), tensors(&any));
