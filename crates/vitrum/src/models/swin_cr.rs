@@ -7,7 +7,7 @@
 //! merging:    linear(norm(2x2 neighbours)), before each stage but the first
 //! ```
 //!
-//! Differences from [`swin`](super::swin) V2:
+//! Differences from [Swin V2](super::swin):
 //!
 //! - The size of the windows follows from the map of the patches, and is the same in all stages.
 //! - Offsets are `sign(o) ln(1 + |o|)` of positions, not of shares of a window. Their network has 384 hidden values, of which
