@@ -136,8 +136,8 @@ impl Rope {
         Rotation::new(cos, sin, prefix_tokens, self.config.rotate_half)
     }
 
-    /// The places of all patches on the first and the second axis, row by row. As in timm they are rounded to f32, whatever
-    /// the type of the model.
+    /// The places of all patches on the first and the second axis, row by row. As in timm they are f32 numbers in models of
+    /// any type.
     fn places(&self, grid: [usize; 2]) -> [Vec<f64>; 2] {
         let RopeConfig { kind, grid_offset, reference, indexing, .. } = self.config;
         let offset = grid_offset as f32;

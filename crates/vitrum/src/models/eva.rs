@@ -332,7 +332,7 @@ impl EvaConfig {
         }
     }
 
-    /// Attention pooling. Its MLP has no gate, whatever the blocks have.
+    /// Attention pooling. Its MLP has no gate, even if those of the blocks have one.
     fn attn_pool(&self) -> PoolConfig {
         let ratio = self.attn_pool_mlp_ratio.unwrap_or(self.mlp_ratio);
         PoolConfig {

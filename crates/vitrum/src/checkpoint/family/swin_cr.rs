@@ -94,12 +94,6 @@ impl Files for SwinCrConfig {
         Ok(Inferred { config, notes })
     }
 
-    fn settle_named(self, _file: &Converted) -> Result<Inferred<Self>, LoadError> {
-        let headless = "no head in this file: the model gives features, not classes";
-        let notes = if self.num_classes == 0 { vec![headless.into()] } else { Vec::new() };
-        Ok(Inferred { config: self, notes })
-    }
-
     fn num_features(&self) -> usize {
         self.swin().num_features()
     }
