@@ -57,6 +57,20 @@ fn tensors_of_one_known_model_are_that_model() {
     }
 }
 
+/// Perception Encoders are known by their tensors alone, and compute what the models of these names compute.
+#[test]
+fn perception_encoders_show_what_they_are() {
+    let folder = TempDir::new().unwrap();
+    for name in ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_tiny_patch16_512"] {
+        let named = ModelConfig::named(name).unwrap();
+        let path = stored(folder.path(), "x.safetensors", &zeros(&named));
+        let (opened, _) = opened(&path);
+        // An MLP of the pool as wide as the blocks' may be stated or not.
+        let ratio = named.fields()["attn_pool_mlp_ratio"].clone();
+        assert_eq!(opened.card.config.with("attn_pool_mlp_ratio", ratio).unwrap(), named, "{name}");
+    }
+}
+
 /// Windows of Swin V2, heads of T2T-ViT and rotations beside a table are in no tensor: the others that fit are named, and
 /// the file's name chooses.
 #[test]

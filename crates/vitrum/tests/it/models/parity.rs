@@ -469,8 +469,6 @@ fn compare_gradients(
             continue;
         }
         let ours = gradients.found.get(key).unwrap_or_else(|| panic!("{name}: no gradient for {key}"));
-        // The gradient of a scale of all scores is a sum of terms that nearly cancel.
-        let bar = if key.ends_with("logit_scale") { 2.0 * bar } else { bar };
         let (sum, magnitude) = ours.iter().fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
         let (off_sum, off_magnitude) = ((sum - sums[0]).abs(), (magnitude - sums[1]).abs());
         // The bias of a key norm moves all scores of a row alike: its gradient is zero but for rounding. So is that
