@@ -12,6 +12,7 @@ mod forward;
 mod models;
 mod predict;
 mod quantize;
+mod reconstruct;
 mod train;
 mod val;
 mod values;
@@ -30,6 +31,7 @@ pub use forward::{ForwardArgs, VerifyArgs};
 pub use models::{LadderArgs, ModelsCommand, ShapesArgs, ShapesFormat};
 pub use predict::PredictArgs;
 pub use quantize::QuantizeArgs;
+pub use reconstruct::{MaskKindName, ReconstructArgs};
 pub use train::{LogFormat, TrainArgs, Tui};
 pub use val::ValArgs;
 
@@ -61,6 +63,9 @@ pub enum Command {
     /// The same with defaults for fine-tuning: a short run from pretrained weights.
     #[command(args_override_self = true)]
     Finetune(TrainArgs),
+    /// Pretrain a model on images without labels: it predicts masked patches.
+    #[command(args_override_self = true, after_help = train::PRETRAIN)]
+    Pretrain(TrainArgs),
     /// Train a student with a teacher: it learns from the labels and from the teacher's logits.
     #[command(args_override_self = true)]
     Distill(TrainArgs),
@@ -75,6 +80,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Images to feature vectors.
     Embed(EmbedArgs),
+    /// Fill in masked patches of images, with a model pretrained for that.
+    Reconstruct(ReconstructArgs),
     /// Known models: list, parameters, shapes.
     #[command(subcommand)]
     Models(ModelsCommand),

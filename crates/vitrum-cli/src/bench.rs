@@ -10,9 +10,11 @@ use serde::Serialize;
 use vitrum::data::augment::smoothed_one_hot;
 use vitrum::data::dataset::{DatasetOptions, open_dataset};
 use vitrum::data::{Loader, LoaderOptions, Preprocess};
-use vitrum::models::{Config, ImageInput, Model, ModelConfig, Precision};
-use vitrum::train::Recipe;
+use vitrum::models::{Config, ImageInput, Model, ModelConfig, Network, PixelScale, Precision};
+use vitrum::tasks::reconstruct::reconstruct;
+use vitrum::tasks::{MaskKind, MaskSampler};
 use vitrum::train::trainer::{Examples, Trainer};
+use vitrum::train::{Recipe, Task};
 
 use crate::args::{BenchArgs, Dtype, Format, ModelArgs};
 use crate::memory;
@@ -119,6 +121,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     for &batch_size in &args.batch_sizes {
         memory::check_batch(&config, batch_size.saturating_mul(args.streams), Dtype::F32)?;
     }
+    let sampler = loaded.model.reconstruct().map(|model| MaskSampler::new(model, MaskKind::Random, 42));
     // The trainer must hold the only reference to its weights, to change them in place.
     let mut runner = match args.train {
         true => Runner::Trainer(Box::new(trainer(loaded.model, precision, &device)?)),
@@ -130,7 +133,9 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
     let mut measured = Vec::new();
     for &batch_size in &args.batch_sizes {
         let times = match &mut runner {
-            Runner::Trainer(trainer) => train_times(args, trainer, &config, batch_size, &device)?,
+            Runner::Trainer(trainer) => {
+                train_times(args, trainer, &config, sampler.as_ref(), batch_size, &device)?
+            }
             Runner::Model(model) => forward_times(args, model, &config, batch_size, &device)?,
         };
         let pass = if args.train { "train" } else { "forward" };
@@ -161,8 +166,20 @@ enum Runner {
 /// In bf16 as in a run with `--amp-dtype bf16`.
 fn trainer(model: Model, precision: Precision, device: &Device) -> Result<Trainer> {
     let amp_dtype = if precision == Precision::Bf16 { "bf16" } else { "none" }.into();
-    let recipe =
-        Recipe { lr: Some(1e-4), warmup_epochs: 0.0, smoothing: 0.0, amp_dtype, ..Recipe::default() };
+    let task = match model.reconstruct() {
+        Some(_) => Task::Pretrain,
+        None => Task::Classify,
+    };
+    let (task, eval_metric) = (task.name().into(), task.metric().name.into());
+    let recipe = Recipe {
+        task,
+        eval_metric,
+        lr: Some(1e-4),
+        warmup_epochs: 0.0,
+        smoothing: 0.0,
+        amp_dtype,
+        ..Recipe::default()
+    };
     Ok(Trainer::new(model, &recipe, 1_000_000, device)?)
 }
 
@@ -191,8 +208,20 @@ fn forward_times(
     let ImageInput { channels, size: [h, w] } = config.input().image();
     let images: Tensor<4> =
         Tensor::random([batch_size, channels, h, w], Distribution::Normal(0.0, 1.0), device);
-    model.as_classifier()?;
+    let masked = match model.reconstruct() {
+        Some(model) => {
+            let masks = MaskSampler::new(model, MaskKind::Random, 42).of_batch(batch_size, 0, 0);
+            let scale = PixelScale { mean: vec![0.0], std: vec![1.0] };
+            Some((model, masks, scale))
+        }
+        None => model.as_classifier().map(|_| None)?,
+    };
     let pass = || {
+        if let Some((model, masks, scale)) = &masked {
+            let losses = reconstruct(*model, images.clone(), masks, scale).losses;
+            std::hint::black_box(losses);
+            return;
+        }
         let Ok(logits) = model.logits(images.clone()) else { return };
         let sum: f64 = logits.into_data().iter::<f64>().sum(); // Reading the result waits for the device.
         std::hint::black_box(sum);
@@ -248,6 +277,7 @@ fn train_times(
     args: &BenchArgs,
     trainer: &mut Trainer,
     config: &ModelConfig,
+    sampler: Option<&MaskSampler>,
     batch_size: usize,
     device: &Device,
 ) -> Result<Vec<f64>> {
@@ -260,6 +290,7 @@ fn train_times(
         images: values.into_data().iter::<f32>().collect(),
         shape,
         targets: smoothed_one_hot(&labels, classes, 0.0)?,
+        masks: sampler.map(|sampler| sampler.of_batch(batch_size, 0, 0)),
         indexes: Vec::new(),
     };
     timed(args, || {

@@ -82,7 +82,7 @@ fn sheet(set: &DemoSet, args: &DemoArgs) -> Result<RgbImage> {
     Ok(sheet)
 }
 
-fn save(image: &RgbImage, path: &Path) -> Result<()> {
+pub fn save(image: &RgbImage, path: &Path) -> Result<()> {
     image::save_buffer(path, image.data(), image.width(), image.height(), image::ExtendedColorType::Rgb8)
         .with_context(|| format!("writing {}", path.display()))
 }

@@ -7,8 +7,12 @@ use burn::tensor::Tensor;
 use serde::Serialize;
 use serde_json::json;
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
+use vitrum::layers::mask::{Masks, Patch};
 use vitrum::layers::observe::{Observer, Recorder, Seen, Silent};
-use vitrum::models::{Config, ImageInput, Model, ModelConfig, Network, Want};
+use vitrum::models::{
+    Config, ImageInput, Inputs, Model, ModelConfig, Network, PixelScale, Reconstruct, Want,
+};
+use vitrum::tasks::{MaskKind, MaskSampler};
 
 use crate::args::{Dtype, Format, ForwardArgs, VerifyArgs};
 use crate::memory;
@@ -42,17 +46,31 @@ pub fn run(args: &ForwardArgs, talk: Talk) -> Result<()> {
     let total = images.dims()[0];
     let step = if args.batch_size == 0 { total } else { args.batch_size.min(total) };
     memory::check_batch(&config, step, args.dtype)?;
+    let masks = match loaded.model.reconstruct() {
+        Some(model) => Some(masks(model, &file, total, talk)?),
+        None => None,
+    };
     let mut parts: Vec<(String, Vec<Seen>)> = Vec::new();
     for first in (0..total).step_by(step) {
-        let images = images.clone().narrow(0, first, step.min(total - first));
-        let seen = trace(&loaded.model, images, args.trace, args.attention)?;
+        let count = step.min(total - first);
+        let images = images.clone().narrow(0, first, count);
+        let masks = masks.as_ref().map(|masks| masks.narrow(first, count));
+        let seen = trace(&loaded.model, images, masks.as_ref(), args.trace, args.attention)?;
         if parts.is_empty() {
             parts = seen.into_iter().map(|(name, seen)| (name, vec![seen])).collect();
         } else {
             parts.iter_mut().zip(seen).for_each(|((_, all), (_, seen))| all.push(seen));
         }
     }
-    let outputs: Vec<(String, Output)> = parts.into_iter().map(|(name, all)| (name, joined(all))).collect();
+    let counts: Vec<f64> =
+        (0..total).step_by(step).map(|first| masked(&masks, first, step.min(total - first))).collect();
+    let outputs: Vec<(String, Output)> = parts
+        .into_iter()
+        .map(|(name, all)| {
+            let joined = if name == "loss" { mean(all, &counts) } else { joined(all) };
+            (name, joined)
+        })
+        .collect();
     let metadata = HashMap::from([
         ("model".to_string(), loaded.name.clone()),
         ("vitrum".to_string(), env!("CARGO_PKG_VERSION").to_string()),
@@ -76,15 +94,38 @@ fn sized(config: &ModelConfig, images: &Tensor<4>) -> Result<ModelConfig> {
 }
 
 /// `logits`, `features` and, if requested, every named intermediate, in the order of the network.
-fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> Result<Vec<(String, Seen)>> {
+///
+/// With masks, `features` are those of the patches that the model sees, and `loss`, `pred` and `mask` follow.
+fn trace(
+    model: &Model,
+    images: Tensor<4>,
+    masks: Option<&Masks>,
+    all: bool,
+    with_attention: bool,
+) -> Result<Vec<(String, Seen)>> {
     let backbone = model.as_backbone()?;
+    let inputs = match masks {
+        Some(masks) => Inputs::Masked(images.clone(), masks.clone()),
+        None => images.clone().into(),
+    };
     let mut recorder = Recorder { with_attention, seen: Vec::new() };
     let mut silent = Silent;
     let watch: &mut dyn Observer = if all { &mut recorder } else { &mut silent };
-    let features = backbone.features(images.into(), Want::Last, watch);
+    let features = backbone.features(inputs, Want::Last, watch);
     let tokens = features.clone().last().tokens;
     let mut seen = std::mem::take(&mut recorder.seen);
     seen.push(("features".into(), Seen::Tokens(tokens)));
+    if let (Some(model), Some(masks)) = (model.reconstruct(), masks) {
+        let watch: &mut dyn Observer = if all { &mut recorder } else { &mut silent };
+        let prediction = model.predict(features.clone(), masks, watch);
+        seen.append(&mut recorder.seen);
+        let scale = PixelScale { mean: vec![0.0], std: vec![1.0] };
+        let loss = model.loss(prediction.clone(), images, masks, &scale);
+        let mask = masks.tensor(&prediction.device(), prediction.dtype());
+        seen.push(("loss".into(), Seen::Vectors(loss.reshape([1, 1]))));
+        seen.push(("pred".into(), Seen::Tokens(prediction)));
+        seen.push(("mask".into(), Seen::Vectors(mask)));
+    }
     if let Some(classifier) = model.classify() {
         let watch: &mut dyn Observer = if all { &mut recorder } else { &mut silent };
         let logits = classifier.head(features, watch);
@@ -92,6 +133,45 @@ fn trace(model: &Model, images: Tensor<4>, all: bool, with_attention: bool) -> R
         seen.push(("logits".into(), Seen::Vectors(logits)));
     }
     Ok(seen)
+}
+
+/// The masks of a model that predicts masked patches: from `noise` `[B, N]`, or drawn from a fixed seed.
+fn masks(model: &dyn Reconstruct, file: &TensorMap, images: usize, talk: Talk) -> Result<Masks> {
+    const SEED: u64 = 42;
+    let [rows, columns] = model.grid();
+    let (count, path) = (rows * columns, file.path.display());
+    let Some(noise) = file.get("noise") else {
+        talk.say(format_args!("{path}: no tensor `noise`; masks are drawn from seed {SEED}"));
+        return Ok(MaskSampler::new(model, MaskKind::Random, SEED).of_validation(0, images));
+    };
+    if noise.shape() != [images, count] || !noise.dtype().is_float() {
+        bail!(
+            "{path}: tensor `noise` has shape {:?} and type {}, expected floats [{images}, {count}]",
+            noise.shape(),
+            noise.dtype()
+        );
+    }
+    let values = noise.to_f32();
+    if values.iter().any(|value| !value.is_finite()) {
+        bail!("{path}: tensor `noise` holds values that are NaN or infinite");
+    }
+    Ok(Masks::from_noise(&values, count, model.masking().ratio))
+}
+
+/// The number of masked patches of some images.
+fn masked(masks: &Option<Masks>, first: usize, images: usize) -> f64 {
+    let Some(masks) = masks else { return 1.0 };
+    masks.narrow(first, images).patches().iter().filter(|patch| **patch != Patch::Seen).count() as f64
+}
+
+/// The mean of the batches' losses with these weights.
+fn mean(parts: Vec<Seen>, weights: &[f64]) -> Output {
+    let whole: f64 = weights.iter().sum::<f64>().max(1.0);
+    let terms = parts.into_iter().zip(weights).filter_map(|(part, weight)| match part {
+        Seen::Vectors(x) => Some(x * (weight / whole)),
+        _ => None,
+    });
+    terms.reduce(|a, b| a + b).expect("at least one batch").reshape([1]).into()
 }
 
 /// Concatenates batches.
@@ -146,14 +226,19 @@ pub fn verify(args: &VerifyArgs, talk: Talk) -> Result<bool> {
     memory::check_batch(&sized(&config, &images)?, images.dims()[0], args.dtype)?;
     let tolerance = args.tolerance.unwrap_or(if args.dtype == Dtype::F64 { 1e-9 } else { 5e-6 });
     let with_attention = reference.names().any(|name| name.ends_with("attn.weights"));
-    let compared = compare(&loaded.model, images, &reference, with_attention, tolerance)?;
+    let masks = match loaded.model.reconstruct() {
+        Some(model) if reference.contains("noise") => Some(masks(model, &reference, images.dims()[0], talk)?),
+        _ => None,
+    };
+    let compared = compare(&loaded.model, images, masks.as_ref(), &reference, with_attention, tolerance)?;
     if compared.is_empty() {
         bail!(
             "{}: nothing to compare with\nhint: give it `logits`, `features` or timm's module names (`blocks.0.attn`)",
             args.against.display()
         );
     }
-    let known = |name: &&str| *name != "input" && !compared.iter().any(|c| c.name == **name);
+    let known =
+        |name: &&str| !["input", "noise"].contains(name) && !compared.iter().any(|c| c.name == **name);
     let verdict = Verdict {
         model: loaded.name.clone(),
         tolerance,
@@ -168,15 +253,18 @@ pub fn verify(args: &VerifyArgs, talk: Talk) -> Result<bool> {
 fn compare(
     model: &Model,
     images: Tensor<4>,
+    masks: Option<&Masks>,
     reference: &TensorMap,
     with_attention: bool,
     tolerance: f64,
 ) -> Result<Vec<Compared>> {
     let mut compared = Vec::new();
-    for (name, seen) in trace(model, images, true, with_attention)? {
+    for (name, seen) in trace(model, images, masks, true, with_attention)? {
         let Some(theirs) = reference.get(&name) else { continue };
         let (shape, ours) = match seen {
             Seen::Tokens(x) => values(x),
+            // A loss is one number.
+            Seen::Vectors(x) if name == "loss" => values(x.reshape([1])),
             Seen::Vectors(x) => values(x),
             Seen::Attention(x) => values(x),
         };

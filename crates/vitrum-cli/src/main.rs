@@ -19,6 +19,7 @@ mod output;
 mod predict;
 mod progress;
 mod quantize;
+mod reconstruct;
 mod signals;
 mod talk;
 mod target;
@@ -88,6 +89,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(args) => return train::run("train", &args, Recipe::default(), talk),
         Command::Finetune(args) => return train::run("finetune", &args, Recipe::finetune(), talk),
+        Command::Pretrain(args) => return train::run("pretrain", &args, Recipe::pretrain(), talk),
         Command::Distill(args) => return train::run("distill", &args, Recipe::distill(), talk),
         Command::Predict(args) => predict::run(&args, talk)?,
         Command::Val(args) => return val::run(&args, talk).map(gate),
@@ -95,6 +97,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify(args) => return forward::verify(&args, talk).map(gate),
         Command::Embed(args) => embed::run(&args, talk)?,
         Command::Bench(args) => bench::run(&args, talk)?,
+        Command::Reconstruct(args) => reconstruct::run(&args, talk)?,
         Command::Quantize(args) => quantize::run(&args, talk)?,
         Command::Data(command) => return data::run(&command, talk).map(gate),
         Command::Demo(args) => demo::run(&args, talk)?,

@@ -126,6 +126,13 @@ pub fn differences(config: &ModelConfig) -> String {
     if differing.is_empty() { name.into() } else { format!("{name},{differing}") }
 }
 
+/// A loaded model with its weights, and the flags laid over its preprocessing.
+pub fn loaded(args: &ModelArgs, preprocess: &PreprocessArgs, talk: Talk) -> Result<(Loaded, Device)> {
+    let (mut loaded, device) = open_for(args, Dtype::F32, true, true, talk)?;
+    adjust(&mut loaded, preprocess)?;
+    Ok((loaded, device))
+}
+
 /// A classifier. Its card or the flags must give the preprocessing.
 pub fn classifier(
     args: &ModelArgs,

@@ -1,5 +1,7 @@
 //! `vitrum val`: scores and speed on labelled images.
 
+mod masked;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,6 +13,7 @@ use vitrum::data::dataset::{
     ClassMap, DatasetOptions, DatasetProblem, Skipped, Source, Split, Target, open_dataset,
 };
 use vitrum::data::loader::{Loader, LoaderOptions, MaxBad};
+use vitrum::models::Network;
 use vitrum::tasks::Classifier;
 use vitrum::tasks::classify::sigmoid;
 use vitrum::tasks::evaluate::Accuracy;
@@ -76,7 +79,17 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
     if let Some(path) = &args.results_file {
         target::check(path)?;
     }
-    let classifier = model::classifier(&args.model, &args.preprocess, None, talk)?.pack();
+    let (mut loaded, device) = model::loaded(&args.model, &args.preprocess, talk)?;
+    if loaded.model.reconstruct().is_some() && loaded.model.classify().is_none() {
+        loaded.model = loaded.model.pack();
+        let source = open_dataset(&args.data, &split_options(args)?)?;
+        let preprocess = loaded.preprocess.clone().unwrap_or_default();
+        let mut loader = Loader::new(source, preprocess, loader_options(args))?;
+        masked::run(args, &loaded, &device, &mut loader, talk)?;
+        tell(&loader, args, talk);
+        return Ok(true);
+    }
+    let classifier = Classifier::new(loaded, device)?.pack();
     let task = Task::of_problem(classifier.problem());
     if task != Task::Classify && args.min_top1.is_some() {
         bail!("--min-top1: a model for {} has no top-1", task.name());
@@ -91,25 +104,10 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
         _ => open(args, &classifier, talk)?,
     };
     let preprocess = classifier.preprocess().clone();
-    let workers = if args.workers == 0 { rayon::current_num_threads() } else { args.workers };
-    let options = LoaderOptions {
-        batch_size: args.batch_size,
-        workers,
-        max_bad: MaxBad::of_number(args.max_bad),
-        // As in timm's evaluation: no EXIF orientation.
-        decode: model::decode_options(&args.limits, false),
-        ..LoaderOptions::default()
-    };
-    let mut loader = Loader::new(source, preprocess.clone(), options)?;
+    let mut loader = Loader::new(source, preprocess.clone(), loader_options(args))?;
     let mut results = evaluate(args, &classifier, &mut loader, &preprocess, talk)?;
     results.classes_matched = how;
-    for bad in loader.bad() {
-        output::complain(format_args!("skipped {}: {}", bad.name, bad.reason));
-    }
-    for fault in loader.faults() {
-        talk.say(format_args!("{}: {}", fault.name, fault.reason));
-    }
-    talk.left_out(args.data.display(), loader.skipped());
+    tell(&loader, args, talk);
     report(&results, args.format)?;
     match (args.min_top1, &results.scores) {
         (Some(least), Measured::Accuracy(Accuracy { top1, .. })) if *top1 < least => {
@@ -118,6 +116,28 @@ pub fn run(args: &ValArgs, talk: Talk) -> Result<bool> {
         }
         _ => Ok(true),
     }
+}
+
+fn loader_options(args: &ValArgs) -> LoaderOptions {
+    LoaderOptions {
+        batch_size: args.batch_size,
+        workers: if args.workers == 0 { rayon::current_num_threads() } else { args.workers },
+        max_bad: MaxBad::of_number(args.max_bad),
+        // As in timm's evaluation: no EXIF orientation.
+        decode: model::decode_options(&args.limits, false),
+        ..LoaderOptions::default()
+    }
+}
+
+/// Images that were left out or are damaged.
+fn tell(loader: &Loader, args: &ValArgs, talk: Talk) {
+    for bad in loader.bad() {
+        output::complain(format_args!("skipped {}: {}", bad.name, bad.reason));
+    }
+    for fault in loader.faults() {
+        talk.say(format_args!("{}: {}", fault.name, fault.reason));
+    }
+    talk.left_out(args.data.display(), loader.skipped());
 }
 
 /// The dataset, and how its classes are matched: by name if the model has any of the names.
@@ -167,6 +187,15 @@ fn open(args: &ValArgs, classifier: &Classifier, talk: Talk) -> Result<(Box<dyn 
 
 /// Where images and targets are, and of which kind the targets are.
 fn dataset_options(args: &ValArgs, classifier: &Classifier) -> Result<DatasetOptions> {
+    Ok(DatasetOptions {
+        targets: Task::of_problem(classifier.problem()).targets(),
+        target_columns: args.target_columns.clone(),
+        ..split_options(args)?
+    })
+}
+
+/// Where the images are.
+fn split_options(args: &ValArgs) -> Result<DatasetOptions> {
     let split = match &args.split {
         None => None,
         Some(name) => Some(
@@ -174,13 +203,7 @@ fn dataset_options(args: &ValArgs, classifier: &Classifier) -> Result<DatasetOpt
                 .with_context(|| format!("--split '{name}': want train, validation or test"))?,
         ),
     };
-    Ok(DatasetOptions {
-        image_dir: args.image_dir.clone(),
-        split,
-        targets: Task::of_problem(classifier.problem()).targets(),
-        target_columns: args.target_columns.clone(),
-        ..DatasetOptions::default()
-    })
+    Ok(DatasetOptions { image_dir: args.image_dir.clone(), split, ..DatasetOptions::default() })
 }
 
 /// The dataset of numbers, and how its columns are matched: the model's own names, unless the flags name others or the

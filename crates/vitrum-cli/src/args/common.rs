@@ -104,7 +104,7 @@ pub struct ModelArgs {
     /// Keys of the checkpoint that may be ignored; * matches any text.
     #[arg(long, value_name = "KEY")]
     pub allow_unexpected: Vec<String>,
-    /// Seed of fresh values, for a model without weights or with a new head.
+    /// Seed of fresh values, for a model without weights or with a new head, and of masks.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// Never use the network; use only the cache.

@@ -65,6 +65,7 @@ use Kind::{Count, Fields, Number, Numbers, Pair, Size, Switch, Text, Texts};
 const FLAGS: &[(&str, &[Flag])] = &[
     ("Data", DATA),
     ("Model", MODEL),
+    ("Pretraining", PRETRAINING),
     ("Distillation", DISTILLATION),
     ("Optimiser", OPTIMISER),
     ("Schedule", SCHEDULE),
@@ -120,7 +121,8 @@ const MODEL: &[Flag] = &[
         "task",
         Text,
         "NAME",
-        "Task of the model: classify (one class per image), multilabel (any number of classes) or regress (numbers)",
+        "Task of the model: classify (one class per image), multilabel (any number of classes), regress (numbers) or pretrain (masked \
+         patches)",
     ),
     flag("regression_loss", Text, "mse|l1|smooth_l1", "Loss of --task regress"),
     flag("model", Text, "NAME", "Name of the catalogue, see `vitrum models list`").short('m'),
@@ -154,6 +156,17 @@ const MODEL: &[Flag] = &[
     flag("freeze_bn", Switch, "BOOL", "Freeze all batch norms: statistics, weights and biases"),
     flag("lora_rank", Count, "N", "Rank of low-rank updates to the blocks' weight matrices; 0: none"),
     flag("lora_alpha", Number, "F", "The low-rank updates are scaled by this over the rank"),
+];
+
+const PRETRAINING: &[Flag] = &[
+    flag("method", Text, "NAME", "How pretrain learns: mae [default: the model's own way]"),
+    flag("mask_ratio", Number, "F", "Share of the patches that are masked [default: the model's]"),
+    flag("mask_kind", Text, "random|block|grid", "Which patches are masked"),
+    flag("norm_pix_loss", Switch, "BOOL", "Predict pixels normalised within their patch"),
+    flag("decoder_embed_dim", Count, "N", "Width of the decoder"),
+    flag("decoder_depth", Count, "N", "Blocks of the decoder"),
+    flag("decoder_num_heads", Count, "N", "Heads of the decoder"),
+    flag("picture_interval", Count, "N", "Epochs between pictures of predicted validation images; 0: none"),
 ];
 
 const DISTILLATION: &[Flag] = &[

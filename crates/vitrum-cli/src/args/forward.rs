@@ -11,6 +11,8 @@ use super::values::parse_tolerance;
 #[derive(Debug, Args)]
 #[command(after_help = "Reads the normalised tensor `input` [B, C, H, W]; writes `logits` [B, K] and\n\
                  `features` [B, T, D] (timm's forward_features).\n\
+                 A model that predicts masked patches reads `noise` [B, N] too, and writes `loss`, `pred` [B, N, P·P·C]\n\
+                 and `mask` [B, N]; `features` are those of the patches that it sees. Patches with small noise stay.\n\
                  \n\
                  Examples:\n  \
                  vitrum forward -m model/ --checkpoint w.npz --input in.safetensors --output out.safetensors\n  \

@@ -27,7 +27,22 @@ pub enum Tui {
     Off,
 }
 
-/// `vitrum train`, `vitrum finetune`, `vitrum distill`.
+/// What follows the flags of `vitrum pretrain`.
+pub const PRETRAIN: &str = "DATA: images in folders of any names, a table, an archive, a binary set, shards, or demo. Labels are not read.
+
+The result, RUN/model, is the whole model: predictions, `vitrum reconstruct`, further pretraining. `vitrum finetune` and
+`vitrum train --pretrained` take its encoder.
+
+Recipes that are built in: pretrain/demo, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep. Recipes for what
+follows: finetune/mae_vit_base, finetune/cifar10_mae_tiny.
+
+Examples:
+  vitrum pretrain photos/ -m mae_vit_tiny_patch4_32 --mask-ratio 0.75
+  vitrum pretrain photos/ -m vit_tiny_patch16_224 --method mae --norm-pix-loss
+  vitrum pretrain demo
+  vitrum finetune flowers/ -m vit_tiny_patch16_224 --pretrained runs/pretrain/NAME/model --gp avg";
+
+/// `vitrum train`, `vitrum finetune`, `vitrum pretrain`, `vitrum distill`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "DATA: a folder of class folders (train/, val/), labels.csv or .tsv, cifar-10-batches-bin or\n\

@@ -1,4 +1,4 @@
-//! `vitrum train`, `vitrum finetune` and `vitrum distill`: from the flags to a run.
+//! `vitrum train`, `vitrum finetune`, `vitrum pretrain` and `vitrum distill`: from the flags to a run.
 
 mod recipe;
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use vitrum::train::Task;
 use vitrum::train::recipe::{self, Overlay, Recipe};
 use vitrum::train::resume::Resume;
 
@@ -23,7 +24,8 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     let is_first_run = is_demo && args.config.is_empty() && !names_a_model;
     let mut layers = Vec::new();
     if is_first_run {
-        layers.push(("demo", recipe::builtin("demo")?));
+        let name = if recipe.task == Task::Pretrain.name() { "pretrain/demo" } else { "demo" };
+        layers.push((name, recipe::builtin(name)?));
     }
     for name in &args.config {
         layers.push((name, overlay(name)?));

@@ -10,6 +10,7 @@ mod deit;
 mod eva;
 mod hybrid;
 mod ladder;
+mod mae;
 mod maps;
 mod pit;
 mod regnet;
@@ -116,6 +117,17 @@ pub trait Files: Config + Into<ModelConfig> {
 
     /// Width of the vector before the classifier (timm's `num_features`).
     fn num_features(&self) -> usize;
+
+    /// The model without the parts that pretraining alone needs, for a family that is pretrained without labels. It is a
+    /// classifier, without classes so far.
+    fn encoder(&self) -> Option<ModelConfig> {
+        None
+    }
+
+    /// Whether a tensor serves pretraining alone.
+    fn serves_pretraining(_key: &str) -> bool {
+        false
+    }
 
     /// Applies an argument of timm's `model_args` that has no field of the same name. `None`: apply it as a field.
     fn timm_arg(&self, _key: &str, _value: &Value) -> Option<Result<Self, String>> {
@@ -224,6 +236,19 @@ impl ModelConfig {
             C::TIMM_TAKES_SIZE
         }
         each_config!(self, config => takes_size(config))
+    }
+
+    /// [`Files::encoder`].
+    pub fn encoder(&self) -> Option<Self> {
+        each_config!(self, config => Files::encoder(config))
+    }
+
+    /// [`Files::serves_pretraining`].
+    pub(crate) fn serves_pretraining(&self, key: &str) -> bool {
+        fn serves<C: Files>(_: &C, key: &str) -> bool {
+            C::serves_pretraining(key)
+        }
+        each_config!(self, config => serves(config, key))
     }
 
     /// [`Files::kernels`].

@@ -155,6 +155,7 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         None => None,
     };
     let source = configuration(&mut found, tensors.as_ref(), options)?;
+    let source = without_pretraining(source, tensors.as_mut(), &mut found, options);
     let config = edited(&source, &mut found, options)?;
     if let Some(converted) = &mut tensors {
         // Quantising needs matrices.
@@ -181,6 +182,35 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
         return Err(ModelError::PrecisionLayers { precision: options.precision, family: model.family() });
     }
     Ok(Loaded { model, name, preprocess, labels, card, report, notes })
+}
+
+/// The encoder of a model for pretraining, if a classifier is asked for or the file has nothing but the encoder. Drops the
+/// tensors that only pretraining needs.
+fn without_pretraining(
+    config: ModelConfig,
+    tensors: Option<&mut Converted>,
+    found: &mut Found,
+    options: &LoadOptions<'_>,
+) -> ModelConfig {
+    let Some(encoder) = config.encoder() else { return config };
+    let asks = options.num_classes.is_some_and(|classes| classes > 0);
+    let Some(file) = tensors else { return if asks { encoder } else { config } };
+    let serves = |key: &str| config.serves_pretraining(key);
+    let whole = file.map.names().any(serves);
+    if whole && !asks {
+        return config;
+    }
+    let before = file.map.len();
+    file.map.tensors.retain(|key, _| !serves(key));
+    let (path, family) = (file.map.path.display().to_string(), config.family());
+    found.notes.push(match before - file.map.len() {
+        0 => format!("{path}: only the encoder of a {family}; it cannot predict masked patches"),
+        count => format!("{path}: only the encoder of the {family} is used; {count} tensors are left out"),
+    });
+    if let Some(card) = &mut found.card {
+        card.config = encoder.clone();
+    }
+    encoder
 }
 
 /// Refuses a precision that the other options or the device do not support.
@@ -365,8 +395,9 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
     let Some(path) = found.weights.clone() else {
         return Err(ModelError::NoWeights { model: options.spec() });
     };
-    let converted = weights(&path, &mut found, options)?;
-    let mut config = configuration(&mut found, Some(&converted), options)?;
+    let mut converted = weights(&path, &mut found, options)?;
+    let config = configuration(&mut found, Some(&converted), options)?;
+    let mut config = without_pretraining(config, Some(&mut converted), &mut found, options);
     let Converted { map: mut tensors, dialect, .. } = converted;
     flatten_kernels(&mut tensors.tensors, &config.kernels());
     if is_quantized(&tensors) {

@@ -1,6 +1,6 @@
 //! Random numbers that depend only on their purpose.
 //!
-//! A picture's augmentation depends on (seed, epoch, picture, repeat), a batch's mixing on (seed, epoch, batch), an
+//! A picture's augmentation depends on (seed, epoch, picture, repeat), a batch's mixing and masks on (seed, epoch, batch), an
 //! epoch's order on (seed, epoch). Nothing depends on the number of threads or on earlier draws. So a resumed run
 //! draws the same numbers.
 
@@ -18,6 +18,8 @@ enum Purpose {
     Batch = 2,
     Order = 3,
     Split = 4,
+    Mask = 5,
+    ValMask = 6,
 }
 
 /// The generator of one picture's augmentation in one epoch.
@@ -38,6 +40,16 @@ pub fn order_rng(seed: u64, epoch: u64) -> DataRng {
 /// The generator of a split into parts.
 pub fn split_rng(seed: u64) -> DataRng {
     stream(seed, Purpose::Split, [0, 0, 0])
+}
+
+/// The generator of the masks of one batch.
+pub fn mask_rng(seed: u64, epoch: u64, batch: u64) -> DataRng {
+    stream(seed, Purpose::Mask, [epoch, batch, 0])
+}
+
+/// The generator of the mask of one validation picture, the same in every epoch.
+pub fn val_mask_rng(seed: u64, index: u64) -> DataRng {
+    stream(seed, Purpose::ValMask, [index, 0, 0])
 }
 
 /// ChaCha's key holds all inputs: they fit into 256 bits, so no two streams are equal.

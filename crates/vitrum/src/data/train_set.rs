@@ -252,6 +252,15 @@ impl TrainSet {
         })
     }
 
+    /// The same pictures without classes and labels.
+    #[must_use]
+    pub fn without_targets(mut self) -> Self {
+        self.classes.clear();
+        self.indexed.classes.clear();
+        self.indexed.entries.iter_mut().for_each(|entry| entry.target = Some(Target::Nothing));
+        self
+    }
+
     /// The opened path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -520,6 +529,7 @@ fn hash_target(hash: &mut Sha256, target: Option<&Target>) {
             number(values.len() as u64);
             values.iter().for_each(|value| number(u64::from(value.to_bits())));
         }
+        Some(Target::Nothing) => number(u64::MAX - 3),
     }
 }
 

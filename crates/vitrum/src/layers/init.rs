@@ -28,6 +28,8 @@ pub enum WeightInit {
     JaxNlhb,
     /// MoCo v3: fused qkv as three Xavier matrices.
     Moco,
+    /// MAE: Xavier uniform for every matrix, fused qkv and the projection of patches included; biases zero.
+    Mae,
 }
 
 /// The first value of a parameter.
@@ -197,6 +199,14 @@ impl WeightInit {
             ("bias", true) => Some(Draw::Constant(0.0)),
             ("weight" | "bias", false) => Some(Draw::Uniform(deviation)),
             _ => None,
+        }
+    }
+
+    /// The projection of patches of so many values to `d_out`.
+    pub fn patches(self, part: &str, values: usize, d_out: usize) -> Option<Draw> {
+        match (self, part) {
+            (Self::Mae, "weight") => Some(xavier(values, d_out)),
+            _ => self.convolution(part, values),
         }
     }
 

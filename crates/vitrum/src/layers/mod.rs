@@ -13,6 +13,7 @@ pub mod drop;
 pub mod init;
 pub mod kept;
 pub mod linear;
+pub mod mask;
 pub mod mlp;
 pub mod names;
 pub mod norm;

@@ -4,6 +4,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use serde_json::json;
 
+use super::Network;
+use crate::layers::mask::Masks;
+
 use super::{CannotError, Config, ConfigError, ImageInput, Inputs, Model, ModelConfig};
 
 /// Inputs that a model does not take.
@@ -45,6 +48,14 @@ pub enum InputError {
         found: DType,
         /// Type of the weights.
         expected: DType,
+    },
+    /// Masks that do not fit the images or the model.
+    #[error("masks of {} images with {} patches, {reason}", found[0], found[1])]
+    Masks {
+        /// Images and patches of each that the masks are for.
+        found: [usize; 2],
+        /// Why the model cannot take them.
+        reason: String,
     },
     /// Inputs of another kind, such as clips for a model of images.
     #[error("the inputs are {found}, the model takes {expected}")]
@@ -112,6 +123,28 @@ impl Model {
     }
 }
 
+impl Model {
+    /// Refuses masks that do not fit the images, or leave images different numbers of patches if the model needs the same
+    /// number.
+    pub(crate) fn check_masks(&self, images: &Tensor<4>, masks: &Masks) -> Result<(), InputError> {
+        let found = [masks.len(), masks.num_patches()];
+        let refuse = |reason: String| Err(InputError::Masks { found, reason });
+        let Some(model) = self.reconstruct() else {
+            return refuse(format!("a {} takes no masks", self.family()));
+        };
+        let [rows, columns] = model.grid();
+        let expected = [images.dims()[0], rows * columns];
+        if found != expected {
+            return refuse(format!("expected {} images with {}", expected[0], expected[1]));
+        }
+        match masks.num_seen() {
+            Some(0) if model.masking().drops => refuse("no patch is left to see".into()),
+            None if model.masking().drops => refuse("the images show different numbers of patches".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn check_size(
     config: &ModelConfig,
     own: [usize; 2],
@@ -135,6 +168,7 @@ impl Inputs {
             Self::Images(_) => "images",
             Self::Clips(_) => "clips",
             Self::ImageText(..) => "images with texts",
+            Self::Masked(..) => "masked images",
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod input;
 pub(crate) mod limits;
 pub mod network;
 pub mod prepared;
+pub mod pretext;
 pub mod shapes;
 pub mod stages;
 
@@ -22,7 +23,8 @@ use crate::layers::init::{Draw, NoFirstValue};
 pub use fields::read_value;
 pub use input::{AnswerError, InputError, Sizes};
 pub use network::{
-    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Level, Network, Want,
+    Backbone, Chain, Classify, Config, Depth, Features, ImageInput, Input, Inputs, Level, Masking, Network,
+    PixelScale, Reconstruct, Want,
 };
 pub use prepared::Precision;
 pub(crate) use prepared::{in_parts, is_skipped};
@@ -201,6 +203,8 @@ families! { ($)
     Pit: pit { PitConfig, Pit },
     /// T2T-ViT: tokens of tokens.
     T2t: t2t { T2tConfig, T2t },
+    /// Masked autoencoders.
+    Mae: mae { MaeConfig, Mae },
     /// BEiT, first and second version.
     Beit: beit { BeitConfig, Beit },
     /// EVA, EVA-02, and Vision Transformers with rotary positions.
@@ -255,6 +259,10 @@ impl Config for ModelConfig {
         each_config!(self, config => config.heads())
     }
 
+    fn method(&self) -> Option<&'static str> {
+        each_config!(self, config => config.method())
+    }
+
     fn first(&self, key: &str, shape: &[usize]) -> Option<Draw> {
         each_config!(self, config => config.first(key, shape))
     }
@@ -297,6 +305,10 @@ impl Network for Model {
         each_model!(self, model => model.classify())
     }
 
+    fn reconstruct(&self) -> Option<&dyn Reconstruct> {
+        each_model!(self, model => model.reconstruct())
+    }
+
     fn drop_head(&mut self) {
         each_model!(self, model => model.drop_head());
     }
@@ -304,6 +316,10 @@ impl Network for Model {
     fn check_inputs(&self, inputs: &Inputs) -> Result<(), InputError> {
         match (self.config().input(), inputs) {
             (Input::Image(_), Inputs::Images(images)) => self.check_images(images, Sizes::Own),
+            (Input::Image(_), Inputs::Masked(images, masks)) => {
+                self.check_images(images, Sizes::Own)?;
+                self.check_masks(images, masks)
+            }
             (Input::Clip { .. }, Inputs::Clips(_)) | (Input::ImageText { .. }, Inputs::ImageText(..)) => {
                 Ok(())
             }
@@ -339,9 +355,21 @@ impl Model {
         self.classify().ok_or_else(|| self.cannot("name classes"))
     }
 
+    /// The model as one that predicts masked patches.
+    ///
+    /// # Errors
+    /// [`CannotError`] if its family does not.
+    pub fn as_reconstruct(&self) -> Result<&dyn Reconstruct, CannotError> {
+        self.reconstruct().ok_or_else(|| self.cannot("predict masked patches"))
+    }
+
     /// The error for a missing capability; it lists the ones that exist.
     fn cannot(&self, what: &'static str) -> CannotError {
-        let can = [("name classes", self.classify().is_some()), ("make features", self.backbone().is_some())];
+        let can = [
+            ("name classes", self.classify().is_some()),
+            ("make features", self.backbone().is_some()),
+            ("predict masked patches", self.reconstruct().is_some()),
+        ];
         let can = can.into_iter().filter(|(_, here)| *here).map(|(what, _)| what).collect();
         CannotError { family: self.family(), what, can }
     }

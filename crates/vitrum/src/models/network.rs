@@ -15,6 +15,7 @@ use super::stages::Visitor;
 use super::{ConfigError, InputError};
 use crate::layers::Linear;
 use crate::layers::init::{Draw, initialize};
+use crate::layers::mask::Masks;
 use crate::layers::observe::{Observer, Silent};
 use crate::layers::tokens::split;
 
@@ -52,6 +53,11 @@ pub trait Config:
     /// The layers that compute class logits (`head`). They are replaced if the classes change.
     fn heads(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// The method of pretraining without labels that the model is made for (`mae`).
+    fn method(&self) -> Option<&'static str> {
+        None
     }
 
     /// The first value of the parameter `key` with this in-memory shape. `None`: the family has no such parameter;
@@ -176,6 +182,11 @@ pub trait Network: Module + Sync {
         None
     }
 
+    /// Masked patches to what was there.
+    fn reconstruct(&self) -> Option<&dyn Reconstruct> {
+        None
+    }
+
     /// Drops what follows the last feature map, for a model inside another. The default has nothing there without a
     /// classifier.
     fn drop_head(&mut self) {}
@@ -224,6 +235,8 @@ pub enum Inputs {
     Clips(Tensor<5>),
     /// Images `[B, C, H, W]`, each with a text `[B, context]` of token numbers.
     ImageText(Tensor<4>, Tensor<2, Int>),
+    /// Images `[B, C, H, W]` with masks of their patches.
+    Masked(Tensor<4>, Masks),
 }
 
 impl From<Tensor<4>> for Inputs {
@@ -239,15 +252,23 @@ impl Inputs {
     /// If these are clips. [`Config::input`] tells which input a family takes.
     pub fn images(self) -> Tensor<4> {
         match self {
-            Self::Images(images) | Self::ImageText(images, _) => images,
+            Self::Images(images) | Self::ImageText(images, _) | Self::Masked(images, _) => images,
             Self::Clips(clips) => panic!("expected images [B, C, H, W], found clips {:?}", clips.dims()),
+        }
+    }
+
+    /// The masks of the images' patches, if there are any.
+    pub fn masks(&self) -> Option<&Masks> {
+        match self {
+            Self::Masked(_, masks) => Some(masks),
+            Self::Images(_) | Self::Clips(_) | Self::ImageText(..) => None,
         }
     }
 
     /// Number of examples.
     pub fn len(&self) -> usize {
         match self {
-            Self::Images(images) | Self::ImageText(images, _) => images.dims()[0],
+            Self::Images(images) | Self::ImageText(images, _) | Self::Masked(images, _) => images.dims()[0],
             Self::Clips(clips) => clips.dims()[0],
         }
     }
@@ -264,6 +285,7 @@ impl Inputs {
             Self::Images(images) => Self::Images(images.cast(dtype)),
             Self::Clips(clips) => Self::Clips(clips.cast(dtype)),
             Self::ImageText(images, text) => Self::ImageText(images.cast(dtype), text),
+            Self::Masked(images, masks) => Self::Masked(images.cast(dtype), masks),
         }
     }
 
@@ -274,6 +296,7 @@ impl Inputs {
             Self::Images(images) => Self::Images(images.inner()),
             Self::Clips(clips) => Self::Clips(clips.inner()),
             Self::ImageText(images, text) => Self::ImageText(images.inner(), text.inner()),
+            Self::Masked(images, masks) => Self::Masked(images.inner(), masks),
         }
     }
 }
@@ -391,6 +414,61 @@ pub trait Classify: Backbone {
     fn forward(&self, inputs: Inputs) -> Tensor<2> {
         self.head(self.features(inputs, Want::Head, &mut Silent), &mut Silent)
     }
+}
+
+/// The statistics that normalised an image: `pixel = value · std + mean`, with pixels from 0 to 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PixelScale {
+    /// Of each channel, or one for all.
+    pub mean: Vec<f32>,
+    /// Of each channel, or one for all.
+    pub std: Vec<f32>,
+}
+
+/// Masked patches to what was there: pretraining without labels.
+///
+/// Features of [`Inputs::Masked`] are those of masked images. With [`Inputs::Images`] the model sees every patch.
+pub trait Reconstruct: Backbone {
+    /// How the model's paper masks patches.
+    fn masking(&self) -> Masking;
+
+    /// Rows and columns of patches of the model's images.
+    fn grid(&self) -> [usize; 2];
+
+    /// Predictions for every patch, `[B, N, T]`, from the features ([`Want::Last`]) of masked images.
+    ///
+    /// # Panics
+    /// If the features are not those of images with these masks.
+    fn predict(&self, features: Features, masks: &Masks, watch: &mut dyn Observer) -> Tensor<3>;
+
+    /// The loss of each patch, `[B, N]`, masked or not, of predictions `[B, N, T]` for normalised `images`. It is computed
+    /// in f32 if the predictions are narrower.
+    fn losses(&self, prediction: Tensor<3>, images: Tensor<4>, scale: &PixelScale) -> Tensor<2>;
+
+    /// The loss of a batch, `[1]`: the mean over the masked patches.
+    fn loss(&self, prediction: Tensor<3>, images: Tensor<4>, masks: &Masks, scale: &PixelScale) -> Tensor<1> {
+        let losses = self.losses(prediction, images, scale);
+        let weights = masks.mean_weights(&losses.device(), losses.dtype());
+        (losses * weights).sum()
+    }
+
+    /// The predictions as normalised pixels, `[B, C, H, W]`, without what fills no patch. A prediction of a patch's normalised
+    /// pixels gets mean and deviation of the patch in `images`.
+    fn pixels(&self, prediction: Tensor<3>, images: Tensor<4>, scale: &PixelScale) -> Tensor<4>;
+}
+
+/// How patches are chosen for masks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Masking {
+    /// Share of the patches that are masked.
+    pub ratio: f64,
+    /// Side of the squares of patches that are masked together; 1: single patches.
+    pub unit: usize,
+    /// Of the masked patches, the shares that become a learned token, and another patch of the image. The rest enters
+    /// the model as it is.
+    pub corrupt: [f64; 2],
+    /// Whether the model leaves masked patches out, so that every image must show the same number.
+    pub drops: bool,
 }
 
 /// A model as a chain of links. Training can keep only the links' inputs and recompute the rest.

@@ -34,7 +34,7 @@ pub use crate::layers::norm::NormLayer;
 pub use crate::layers::pool::GlobalPool;
 pub use crate::layers::position::{PosEmbed, PosResize};
 pub use config::{Derived, PoolConfig, VitConfig};
-pub(crate) use shapes::unread_behind;
+pub(crate) use shapes::{encoder_steps, held, unread_behind};
 
 use crate::layers::attention::BlockArgs;
 use crate::layers::block::EncoderBlock;
@@ -488,6 +488,7 @@ impl Config for VitConfig {
         }
         let Some((layer, part)) = key.rsplit_once('.') else {
             return match key {
+                "cls_token" | "reg_token" if init == WeightInit::Mae => Some(TABLE),
                 "cls_token" | "reg_token" => Some(TOKEN),
                 "pos_embed" if self.pos_embed.is_fixed() => Some(Draw::Keep),
                 "pos_embed" | "pos_embed_x" | "pos_embed_y" | "pos_embed_prefix" => Some(TABLE),
@@ -499,7 +500,8 @@ impl Config for VitConfig {
         }
         match layer {
             "patch_embed.proj" => {
-                init.convolution(part, self.in_chans * self.patch_size[0] * self.patch_size[1])
+                let pixels = self.in_chans * self.patch_size[0] * self.patch_size[1];
+                init.patches(part, pixels, self.embed_dim)
             }
             "patch_embed.norm_pixels" | "patch_embed.norm" | "norm_pre" | "norm" | "fc_norm" => norm(part),
             "rel_pos_bias" => Some(Draw::Constant(0.0)),

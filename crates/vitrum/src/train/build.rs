@@ -35,13 +35,13 @@ pub struct Built {
     pub notes: Vec<String>,
 }
 
-/// Builds the recipe's model for `num_classes`. [`Built`] holds no weights, so that an update can change them in place.
+/// Builds the recipe's model for `num_classes`; `None`: as many as it has. [`Built`] holds no weights, so that an update can change them in place.
 ///
 /// # Errors
 /// An unknown name, weights that cannot be read or do not fit, and invalid options.
 pub fn build(
     recipe: &Recipe,
-    num_classes: usize,
+    num_classes: Option<usize>,
     device: &Device,
     offline: bool,
 ) -> Result<(Model, Built), TrainError> {
@@ -51,7 +51,7 @@ pub fn build(
         &LoadOptions {
             checkpoint,
             keys: recipe.keys.as_ref().map(Into::into),
-            num_classes: Some(num_classes),
+            num_classes,
             img_size: recipe.img_size.map(|ImgSize(sides)| sides),
             in_chans: recipe.in_chans,
             global_pool: recipe.global_pool()?,

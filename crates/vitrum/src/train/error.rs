@@ -29,6 +29,12 @@ pub enum TrainError {
     /// The task needs a classifier, and the model's family has none.
     #[error("the task needs a classifier, but this model's family has none")]
     NoClasses,
+    /// The model does not predict masked patches.
+    #[error("pretraining needs a model that predicts masked patches, such as a masked autoencoder")]
+    NoReconstruction,
+    /// A batch for pretraining without masks.
+    #[error("a batch for pretraining has no masks of its patches")]
+    NoMasks,
     /// The initial weights belong to another architecture.
     #[error(
         "{place} has the weights of {found}, not of {expected}\nhint: leave out `model`, or begin from other weights"

@@ -8,6 +8,7 @@ pub use regress::RegressJudge;
 
 use super::TrainError;
 use super::log::{Confusion, LogError, RunFolder};
+use super::pretext::PretrainJudge;
 use super::recipe::Recipe;
 use super::score::{Measure, Scores};
 use super::task::Task;
@@ -124,6 +125,7 @@ pub fn judge(task: Task) -> Box<dyn Judge> {
         Task::Classify => Box::new(ClassifyJudge::default()),
         Task::Multilabel => Box::new(MultilabelJudge::default()),
         Task::Regress => Box::new(RegressJudge::default()),
+        Task::Pretrain => Box::new(PretrainJudge::default()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Reading order: [`recipe`] holds what a run depends on, [`mod@fit`] is the loop, [`trainer`] makes one update.
 //! [`optim`], [`groups`], [`clip`], [`schedule`], [`ema`] and [`objective`] do the mathematics of an update,
 //! [`backward`] runs forward and backward passes, [`precision`] sets their float type, [`statistics`] keeps BatchNorm's
-//! statistics, [`distill`] adds a teacher, [`regression`] has the losses of numbers. [`build`] makes the model.
+//! statistics, [`distill`] adds a teacher, [`regression`] has the losses of numbers, [`pretext`] that of masked patches. [`build`] makes the model.
 //! [`task`] names what a model is trained for, [`evaluate`] runs a model over a dataset, a
 //! [`judge`](mod@judge) turns its logits into [`score`]s. [`resume`] keeps a run on disk, [`log`] writes its records.
 
@@ -24,6 +24,7 @@ pub mod log;
 pub mod objective;
 pub mod optim;
 pub mod precision;
+pub mod pretext;
 pub mod recipe;
 pub mod regression;
 pub mod resume;

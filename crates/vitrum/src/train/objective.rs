@@ -6,11 +6,12 @@
 use burn::tensor::{DType, Int, Tensor};
 
 use super::TrainError;
+use super::pretext::Pretext;
 use super::recipe::Recipe;
 use super::regression::Regression;
 use super::task::Task;
 use crate::layers::observe::Observer;
-use crate::models::{Features, Inputs, Network, Want};
+use crate::models::{Features, Inputs, Network, PixelScale, Want};
 
 /// A batch on the autodiff device.
 #[derive(Clone, Debug)]
@@ -127,6 +128,7 @@ pub fn objective_of<M: Network>(recipe: &Recipe) -> Result<Box<dyn Objective<M>>
     Ok(match recipe.task()? {
         Task::Classify | Task::Multilabel => Box::new(Classification { loss: ClassLoss::from(recipe) }),
         Task::Regress => Box::new(Regression { loss: recipe.regression_loss }),
+        Task::Pretrain => Box::new(Pretext { scale: PixelScale { mean: vec![0.0], std: vec![1.0] } }),
     })
 }
 

@@ -25,6 +25,7 @@ pub use values::{Every, ImgSize, Span};
 
 use super::task::Task;
 pub use crate::data::train_set::Cache;
+pub use crate::tasks::mask::MaskKind;
 pub use crate::train::regression::RegressionLoss;
 
 /// How a student learns from a teacher.
@@ -80,7 +81,7 @@ pub struct Recipe {
     pub max_bad: f64,
 
     // ── model ──
-    /// What the model is trained for: `classify`, `multilabel` or `regress`.
+    /// What the model is trained for: `classify`, `multilabel`, `regress` or `pretrain`.
     pub task: String,
     /// The loss of `regress`: `mse`, `l1` or `smooth_l1`.
     #[serde(skip_serializing_if = "RegressionLoss::is_default")]
@@ -136,6 +137,30 @@ pub struct Recipe {
     pub lora_rank: usize,
     /// Scale of the low-rank updates, times the rank.
     pub lora_alpha: f64,
+
+    // ── pretraining ──
+    /// How `pretrain` learns: `mae`, `mpp` or `simmim`; by default the model's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Share of the patches that are masked; by default the model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_ratio: Option<f64>,
+    /// Which patches are masked: `random`, `block` or `grid`.
+    pub mask_kind: MaskKind,
+    /// Whether the targets are pixels normalised within their patch; by default as the model says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_pix_loss: Option<bool>,
+    /// Width of the decoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_embed_dim: Option<usize>,
+    /// Blocks of the decoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_depth: Option<usize>,
+    /// Heads of the decoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_num_heads: Option<usize>,
+    /// Epochs between pictures of predicted validation images; 0: none.
+    pub picture_interval: usize,
 
     // ── distillation ──
     /// The teacher: a folder, a file of weights, a name of the catalogue, or `hf:ORG/NAME`.

@@ -29,12 +29,13 @@ use super::score::{Better, Measure, Scores, Validation};
 use super::task::Task;
 use super::trainer::{Examples, Trainer, TrainerState};
 use crate::checkpoint::card::ModelCard;
-use crate::checkpoint::load::Loaded;
+use crate::checkpoint::load::{Loaded, ModelError};
 use crate::data::augment::Mixup;
 use crate::data::random::batch_rng;
 use crate::data::train_loader::{TrainBatch, TrainLoader};
 use crate::data::train_set::TrainValSets;
 use crate::models::Model;
+use crate::tasks::MaskSampler;
 
 /// Updates in a row without a finite loss and gradient that end the run.
 const MAX_BAD_LOSSES: u32 = 3;
@@ -110,6 +111,8 @@ pub(super) struct Run<'a> {
     fingerprints: [String; 2],
     mixup: Mixup,
     plain: Mixup,
+    /// Draws the masks of pretraining.
+    sampler: Option<MaskSampler>,
     built: Built,
     device: burn::tensor::Device,
     updates_per_epoch: usize,
@@ -155,6 +158,7 @@ impl<'a> Run<'a> {
         let task = recipe.task()?;
         data::check_targets(&sets, task)?;
         let num_classes = recipe.num_classes.unwrap_or(sets.classes.len());
+        let pretrains = task == Task::Pretrain;
         if num_classes < sets.classes.len() {
             return Err(TrainError::TooFewClasses {
                 data: recipe.data,
@@ -166,7 +170,8 @@ impl<'a> Run<'a> {
             let (data, expected) = (recipe.data, sets.classes.len());
             return Err(TrainError::Outputs { data, found: num_classes, expected });
         }
-        let (model, mut built) = build(&recipe, num_classes, &job.device, job.offline)?;
+        let classes = (!pretrains).then_some(num_classes);
+        let (model, mut built) = build(&recipe, classes, &job.device, job.offline)?;
         let loader = data::train_loader(&recipe, &sets, &built.preprocess)?;
         let updates_per_epoch = loader.batches_per_epoch().div_ceil(recipe.grad_accum_steps);
         let (model, notes) = freeze(model, &recipe)?;
@@ -174,6 +179,13 @@ impl<'a> Run<'a> {
         let objective = match own {
             Some(objective) => objective,
             None => objective::objective(job, num_classes, &sets.classes, &mut built)?,
+        };
+        let sampler = match pretrains {
+            true => {
+                let model = model.as_reconstruct().map_err(ModelError::from)?;
+                Some(MaskSampler::new(model, recipe.mask_kind, recipe.seed))
+            }
+            false => None,
         };
         let mut trainer =
             Trainer::with_objective(model, objective, &recipe, updates_per_epoch as u64, &job.device)?;
@@ -195,6 +207,7 @@ impl<'a> Run<'a> {
         let mut run = Self {
             mixup: data::mixup(&recipe, num_classes, true)?,
             plain: data::mixup(&recipe, num_classes, false)?,
+            sampler,
             recipe,
             folder,
             store,
@@ -302,12 +315,23 @@ impl<'a> Run<'a> {
     /// The model's input: images mixed, labels smoothed.
     fn mixed(&self, batch: &TrainBatch, number: usize) -> Result<Examples, TrainError> {
         let epoch = self.progress.epoch;
+        if let Some(sampler) = &self.sampler {
+            let masks = sampler.of_batch(batch.len(), epoch as u64, number as u64);
+            let (images, indexes) = (batch.values.clone(), batch.indexes.clone());
+            return Ok(Examples {
+                images,
+                shape: batch.shape,
+                targets: Vec::new(),
+                masks: Some(masks),
+                indexes,
+            });
+        }
         let off = self.recipe.mixup_off_epoch;
         let mixup = if off > 0 && epoch >= off { &self.plain } else { &self.mixup };
         let mut images = batch.values.clone();
         let mut rng = batch_rng(self.recipe.seed, epoch as u64, number as u64);
         let targets = mixup.apply_targets(&mut images, batch.shape, &batch.targets, &mut rng)?;
-        Ok(Examples { images, shape: batch.shape, targets, indexes: batch.indexes.clone() })
+        Ok(Examples { images, shape: batch.shape, targets, masks: None, indexes: batch.indexes.clone() })
     }
 
     /// Validates the model and its moving average.
@@ -324,6 +348,9 @@ impl<'a> Run<'a> {
             let Some(model) = model else { continue };
             let Some(scores) = self.evaluate(&model, which == 1, false)? else { return Ok(Flow::Stops) };
             self.scores[which] = Some(scores);
+            if which == 0 {
+                self.draw_views(&model);
+            }
         }
         Ok(Flow::Goes)
     }
@@ -441,7 +468,8 @@ impl<'a> Run<'a> {
         let finished = self.finished(Some(self.folder.model()), false);
         let model = self.best_model()?;
         let card = self.write_model(&model)?;
-        if !self.sets.val.is_empty() && self.evaluate(&model, self.recipe.model_ema, true)?.is_some() {
+        let draw = self.sampler.is_none();
+        if !self.sets.val.is_empty() && self.evaluate(&model, self.recipe.model_ema, draw)?.is_some() {
             self.write_judged();
         }
         let seconds = self.began.elapsed().as_secs_f64();

@@ -14,6 +14,8 @@ pub enum Task {
     Multilabel,
     /// Numbers: one for each output of the model.
     Regress,
+    /// Masked patches, from images alone.
+    Pretrain,
 }
 
 impl Task {
@@ -31,8 +33,11 @@ impl Task {
     pub const REGRESS: [Measure; 4] =
         [Measure::lower("loss"), Measure::lower("mae"), Measure::lower("rmse"), Measure::higher("r2")];
 
+    /// The score of pretraining: the mean loss of the masked patches.
+    pub const PRETRAIN: [Measure; 1] = [Measure::lower("loss")];
+
     /// Every task.
-    pub const ALL: [Self; 3] = [Self::Classify, Self::Multilabel, Self::Regress];
+    pub const ALL: [Self; 4] = [Self::Classify, Self::Multilabel, Self::Regress, Self::Pretrain];
 
     /// The name: a value of the recipe's `task`, and a folder below the recipe's `output`.
     pub const fn name(self) -> &'static str {
@@ -40,6 +45,7 @@ impl Task {
             Self::Classify => "classify",
             Self::Multilabel => "multilabel",
             Self::Regress => "regress",
+            Self::Pretrain => "pretrain",
         }
     }
 
@@ -54,13 +60,17 @@ impl Task {
             Self::Classify => &Self::CLASSIFY,
             Self::Multilabel => &Self::MULTILABEL,
             Self::Regress => &Self::REGRESS,
+            Self::Pretrain => &Self::PRETRAIN,
         }
     }
 
     /// The score that chooses the best checkpoint unless the recipe names another: the first besides the loss, which
-    /// is `top1`, `map` or `mae`.
+    /// is `top1`, `map` or `mae`; of pretraining, the loss.
     pub const fn metric(self) -> Measure {
-        self.measures()[1]
+        match self {
+            Self::Pretrain => self.measures()[0],
+            _ => self.measures()[1],
+        }
     }
 
     /// The kind of the targets.
@@ -69,13 +79,14 @@ impl Task {
             Self::Classify => TargetKind::Class,
             Self::Multilabel => TargetKind::Classes,
             Self::Regress => TargetKind::Values,
+            Self::Pretrain => TargetKind::Nothing,
         }
     }
 
     /// What the card of a trained model says about its outputs.
     pub const fn problem(self) -> ProblemType {
         match self {
-            Self::Classify => ProblemType::SingleLabel,
+            Self::Classify | Self::Pretrain => ProblemType::SingleLabel,
             Self::Multilabel => ProblemType::MultiLabel,
             Self::Regress => ProblemType::Regression,
         }

@@ -19,6 +19,7 @@ use crate::checkpoint::apply::{Excuses, Report, collect, fill};
 use crate::checkpoint::{HostTensor, TensorMap};
 use crate::data::batch;
 use crate::layers::linear::Prepared;
+use crate::layers::mask::Masks;
 use crate::layers::names::{Key, Visit, visit};
 use crate::models::stages::Part;
 use crate::models::{Inputs, Model, Network};
@@ -40,7 +41,11 @@ impl IntoBatch for Batch {
 
 impl IntoBatch for Examples {
     fn into_batch(self, device: &Device) -> Result<Batch, TrainError> {
-        let Examples { images, shape, targets, indexes } = self;
+        let Examples { images, shape, targets, masks, indexes } = self;
+        if let Some(masks) = masks {
+            let images = batch::to_tensor(images, shape, DType::F32, device)?;
+            return Ok(Batch { inputs: Inputs::Masked(images, masks), targets: Targets::Nothing, indexes });
+        }
         let classes = targets.len() / shape[0].max(1);
         if targets.len() != shape[0] * classes {
             let (found, expected) = (vec![targets.len()], vec![shape[0], classes]);
@@ -63,6 +68,8 @@ pub struct Examples {
     pub shape: [usize; 4],
     /// Soft targets, or true values, `[B, K]`, in order.
     pub targets: Vec<f32>,
+    /// Masks of the images' patches, for pretraining without targets.
+    pub masks: Option<Masks>,
     /// Index of each image in the training set, in order; empty if unknown.
     pub indexes: Vec<u32>,
 }

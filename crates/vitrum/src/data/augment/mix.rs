@@ -167,6 +167,7 @@ impl Mixup {
                 smoothed_classes(&sets, classes, smoothing)
             }
             TargetKind::Values => value_rows(targets, classes),
+            TargetKind::Nothing => Ok(Vec::new()),
         }
     }
 

@@ -11,6 +11,8 @@ pub enum Target {
     Classes(Vec<usize>),
     /// Numbers, one per output of a model.
     Values(Vec<f32>),
+    /// Nothing: the picture is all there is to learn from.
+    Nothing,
 }
 
 /// The kind of a [`Target`].
@@ -23,6 +25,8 @@ pub enum TargetKind {
     Classes,
     /// Numbers.
     Values,
+    /// No labels are read.
+    Nothing,
 }
 
 impl Target {
@@ -40,6 +44,7 @@ impl Target {
             Self::Class(_) => TargetKind::Class,
             Self::Classes(_) => TargetKind::Classes,
             Self::Values(_) => TargetKind::Values,
+            Self::Nothing => TargetKind::Nothing,
         }
     }
 
@@ -57,6 +62,7 @@ impl Target {
             Self::Class(class) => class.saturating_add(1),
             Self::Classes(classes) => classes.iter().max().map_or(0, |most| most.saturating_add(1)),
             Self::Values(values) => values.len(),
+            Self::Nothing => 0,
         }
     }
 
@@ -65,7 +71,7 @@ impl Target {
         match self {
             Self::Class(class) => std::slice::from_ref(class),
             Self::Classes(classes) => classes,
-            Self::Values(_) => &[],
+            Self::Values(_) | Self::Nothing => &[],
         }
     }
 }
@@ -83,6 +89,7 @@ impl TargetKind {
             Self::Class => "one class",
             Self::Classes => "a list of classes",
             Self::Values => "numbers",
+            Self::Nothing => "nothing",
         }
     }
 }

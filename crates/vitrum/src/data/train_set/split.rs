@@ -105,7 +105,7 @@ impl TrainDataOptions {
             image_dir: self.image_dir.clone(),
             split,
             demo_size: Some(self.demo_size),
-            targets: self.targets,
+            targets: if self.targets == TargetKind::Nothing { TargetKind::Class } else { self.targets },
             target_columns: self.target_columns.clone(),
             ..DatasetOptions::default()
         };
@@ -115,7 +115,8 @@ impl TrainDataOptions {
             sequential: self.sequential,
             shuffle_buffer: self.shuffle_buffer,
         };
-        TrainSet::open(path, &options)
+        let set = TrainSet::open(path, &options)?;
+        Ok(if self.targets == TargetKind::Nothing { set.without_targets() } else { set })
     }
 }
 
@@ -168,11 +169,15 @@ impl TrainValSets {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_sets(
-        mut train: TrainSet,
+        train: TrainSet,
         val: Option<TrainSet>,
         options: &TrainDataOptions,
     ) -> Result<Self, TrainDataError> {
         options.check()?;
+        let bare = |set: TrainSet| {
+            if options.targets == TargetKind::Nothing { set.without_targets() } else { set }
+        };
+        let (mut train, val) = (bare(train), val.map(bare));
         check_labels(&train, options.targets)?;
         check_empty(&mut train, options.allow_empty_classes)?;
         let Some(mut val) = val else { return Self::split_off(train, options) };
@@ -356,7 +361,7 @@ fn match_classes(set: &mut TrainSet, classes: &[String]) -> Result<(), TrainData
             Target::Classes(labels) => {
                 *target = Target::classes(labels.iter().filter_map(|&label| numbers[label]));
             }
-            Target::Values(_) => {}
+            Target::Values(_) | Target::Nothing => {}
         }
     }
     set.classes = classes.to_vec();
@@ -393,7 +398,7 @@ fn stratified(set: &TrainSet, seed: u64, val_fraction: f64, fraction: f64) -> (V
     for (index, entry) in set.indexed.entries.iter().enumerate() {
         match &entry.target {
             Some(Target::Class(label)) => classes[*label].push(index as u32),
-            Some(Target::Classes(_) | Target::Values(_)) => classes[0].push(index as u32),
+            Some(Target::Classes(_) | Target::Values(_) | Target::Nothing) => classes[0].push(index as u32),
             None => {}
         }
     }

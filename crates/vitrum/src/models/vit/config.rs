@@ -478,7 +478,7 @@ impl VitConfig {
         }
     }
 
-    pub(super) fn block(&self, index: usize) -> BlockConfig {
+    pub(in crate::models) fn block(&self, index: usize) -> BlockConfig {
         let last = self.depth.saturating_sub(1).max(1) as f64;
         BlockConfig {
             block_fn: self.block_fn,

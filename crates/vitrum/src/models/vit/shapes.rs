@@ -12,6 +12,14 @@ use crate::models::shapes::{GATED, Step, Steps, Walk, held_by_block, long, produ
 /// From image to logits.
 pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     config.validate()?;
+    let mut steps = encoder_steps(config, None);
+    head(config, num_tokens(config), &mut steps);
+    let unread = unread_behind(config, &steps.0, 1);
+    Ok(Walk::new(steps.0, unread, held(config)))
+}
+
+/// From the image to the norm after the blocks. With `seen`, the blocks get so many patches and the prefix.
+pub(crate) fn encoder_steps(config: &VitConfig, seen: Option<usize>) -> Steps {
     let ([h, w], [p, q]) = (config.img_size.map(long), config.patch_size.map(long));
     let (c, d) = (long(config.in_chans), long(config.embed_dim));
     let [gh, gw] = config.grid().map(long);
@@ -49,6 +57,10 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     if config.pre_norm {
         add_norm(config, &mut steps, "norm_pre", t, config.embed_dim);
     }
+    let t = seen.map_or(t, |seen| long(seen + config.num_prefix_tokens()));
+    if let Some(seen) = seen {
+        steps.add("seen", format!("{seen} of {n} patches, the others masked"), &[t, d], 0, 0);
+    }
     blocks(config, t, &mut steps);
     if config.pos_embed == PosEmbed::Cpe {
         for (place, block) in config.cpe_blocks.iter().enumerate() {
@@ -59,14 +71,11 @@ pub(super) fn walk(config: &VitConfig) -> Result<Walk, ConfigError> {
     if config.has_norm() {
         add_norm(config, &mut steps, "norm", t, config.embed_dim);
     }
-    head(config, t, &mut steps);
-
-    let unread = unread_behind(config, &steps.0, 1);
-    Ok(Walk::new(steps.0, unread, held(config)))
+    steps
 }
 
 /// Pixels, and the values of one block at a time.
-fn held(config: &VitConfig) -> u64 {
+pub(crate) fn held(config: &VitConfig) -> u64 {
     let ([h, w], c) = (config.img_size.map(long), long(config.in_chans));
     held_by_block(&config.block(0), num_tokens(config)).saturating_add(product(c, h, w))
 }

@@ -92,7 +92,15 @@ fn name(names: &[String], class: usize) -> String {
 /// # Errors
 /// [`LogError::Batch`]: values and shape disagree. [`LogError::Picture`]: there is nothing to draw.
 pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogError> {
-    let [batch, channels, height, width] = pixels.shape;
+    sheet(pixels, captions, columns(pixels.shape[0].min(MAX_TILES)))
+}
+
+/// [`mosaic`] with so many tiles in a row.
+///
+/// # Errors
+/// As [`mosaic`].
+pub fn sheet(pixels: &Pixels, captions: &[Caption], columns: usize) -> Result<RgbImage, LogError> {
+    let [_, channels, height, width] = pixels.shape;
     let expected = pixels.shape.iter().fold(1_usize, |n, side| n.saturating_mul(*side));
     if expected != pixels.values.len() {
         return Err(LogError::Batch { shape: pixels.shape, expected, found: pixels.values.len() });
@@ -104,7 +112,7 @@ pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogErro
     let tiles: Vec<RgbImage> = tiles.map(|values| tile(pixels, values)).collect::<Result<_, _>>()?;
     let lines = captions.iter().take(MAX_TILES).map(|caption| caption.lines.len()).max().unwrap_or(0) as u32;
     let (tile_width, tile_height) = (tiles[0].width(), tiles[0].height());
-    let columns = columns(batch.min(MAX_TILES)) as u32;
+    let columns = columns.max(1) as u32;
     let rows = (tiles.len() as u32).div_ceil(columns);
     let (step_x, step_y) =
         (tile_width + GAP + 2 * FRAME, tile_height + GAP + 2 * FRAME + strip_height(lines));

@@ -39,6 +39,9 @@ recipes![
     "imagenet/twins_svt_base",
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
+    "pretrain/cifar10_mae_tiny",
+    "pretrain/demo",
+    "pretrain/mae_vit_base_800ep",
 ];
 
 /// A built-in recipe by its name, with or without the folder: `demo`, `imagenet/deit_small`, `deit_small`.

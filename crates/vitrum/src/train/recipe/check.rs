@@ -1,6 +1,6 @@
 //! Checks of a recipe: values out of range, unknown names, pairs of values that contradict each other.
 
-use super::{DistillationType, Recipe, RecipeError, did_you_mean, nearest};
+use super::{DistillationType, MaskKind, Recipe, RecipeError, did_you_mean, nearest};
 use crate::data::Interpolation;
 use crate::models::catalogue;
 use crate::train::optim::OptimName;
@@ -85,6 +85,7 @@ impl Recipe {
     fn check_task(&self) -> Checked {
         let task = self.task()?;
         let distils = self.distillation_type != DistillationType::None;
+        let pretrains = task == Task::Pretrain;
         for (wrong, key, reason) in [
             (
                 task == Task::Classify && !self.target_columns.is_empty(),
@@ -99,6 +100,27 @@ impl Recipe {
             (task == Task::Regress && self.bce_loss, "bce_loss", "is a loss of classes, not of task regress"),
             (task == Task::Regress && self.class_map.is_some(), "class_map", "names classes, not values"),
             (task != Task::Classify && distils, "distillation_type", "needs task classify"),
+            (!pretrains && self.method.is_some(), "method", "needs task pretrain"),
+            (!pretrains && self.mask_ratio.is_some(), "mask_ratio", "needs task pretrain"),
+            (!pretrains && self.mask_kind != MaskKind::Random, "mask_kind", "needs task pretrain"),
+            (!pretrains && self.norm_pix_loss.is_some(), "norm_pix_loss", "needs task pretrain"),
+            (!pretrains && self.decoder_embed_dim.is_some(), "decoder_embed_dim", "needs task pretrain"),
+            (!pretrains && self.decoder_depth.is_some(), "decoder_depth", "needs task pretrain"),
+            (!pretrains && self.decoder_num_heads.is_some(), "decoder_num_heads", "needs task pretrain"),
+            (pretrains && self.class_map.is_some(), "class_map", "names classes, and task pretrain has none"),
+            (
+                pretrains && self.num_classes.is_some(),
+                "num_classes",
+                "is not possible: task pretrain has none",
+            ),
+            (pretrains && self.mixup > 0.0, "mixup", "mixes labels, and task pretrain has none"),
+            (
+                pretrains && (self.cutmix > 0.0 || self.cutmix_minmax.is_some()),
+                "cutmix",
+                "mixes labels, and task pretrain has none",
+            ),
+            (pretrains && self.bce_loss, "bce_loss", "is a loss of classes, and task pretrain has none"),
+            (pretrains && self.linear_probe, "linear_probe", "trains the head, and task pretrain has none"),
         ] {
             if wrong {
                 return Err(field(key, reason));

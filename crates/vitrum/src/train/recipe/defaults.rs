@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cache, DistillationType, Every, Recipe, RegressionLoss};
+use super::{Cache, DistillationType, Every, MaskKind, Recipe, RegressionLoss};
+use crate::train::task::Task;
 
 impl Default for Recipe {
     /// timm's defaults, if it has one.
@@ -45,6 +46,14 @@ impl Default for Recipe {
             freeze_bn: false,
             lora_rank: 0,
             lora_alpha: 16.0,
+            method: None,
+            mask_ratio: None,
+            mask_kind: MaskKind::Random,
+            norm_pix_loss: None,
+            decoder_embed_dim: None,
+            decoder_depth: None,
+            decoder_num_heads: None,
+            picture_interval: 10,
             teacher: None,
             teacher_checkpoint: None,
             distillation_type: DistillationType::None,
@@ -154,6 +163,27 @@ impl Recipe {
             color_jitter: 0.2,
             smoothing: 0.1,
             drop_path: 0.05,
+            ..Self::default()
+        }
+    }
+
+    /// The defaults of pretraining without labels: those of MAE (arXiv:2111.06377, table 8) for fewer epochs.
+    pub fn pretrain() -> Self {
+        Self {
+            task: Task::Pretrain.name().into(),
+            model: "mae_vit_base_patch16_224".into(),
+            epochs: 200,
+            warmup_epochs: 10.0,
+            warmup_lr: 0.0,
+            lr_base: 1.5e-4,
+            lr_base_size: 256,
+            opt_betas: Some(vec![0.9, 0.95]),
+            weight_decay: 0.05,
+            scale: [0.2, 1.0],
+            color_jitter: 0.0,
+            smoothing: 0.0,
+            train_interpolation: "bicubic".into(),
+            eval_metric: Task::Pretrain.metric().name.into(),
             ..Self::default()
         }
     }

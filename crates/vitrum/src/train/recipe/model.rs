@@ -5,6 +5,7 @@ use serde_json::json;
 use super::check::field;
 use super::{Recipe, RecipeError};
 use crate::layers::pool::GlobalPool;
+use crate::models::pretext::pretrained_by;
 use crate::models::{Config, ConfigError, ModelConfig, catalogue};
 
 impl Recipe {
@@ -67,7 +68,23 @@ impl Recipe {
             }
             other => field(name, other.to_string()),
         };
-        let mut config = base;
+        let mut config = match &self.method {
+            Some(method) => {
+                pretrained_by(method, base).map_err(|error| field("method", error.to_string()))?
+            }
+            None => base,
+        };
+        for (name, value) in [
+            ("mask_ratio", self.mask_ratio.map(|value| json!(value))),
+            ("norm_pix_loss", self.norm_pix_loss.map(|value| json!(value))),
+            ("decoder_embed_dim", self.decoder_embed_dim.map(|value| json!(value))),
+            ("decoder_depth", self.decoder_depth.map(|value| json!(value))),
+            ("decoder_num_heads", self.decoder_num_heads.map(|value| json!(value))),
+        ] {
+            if let Some(value) = value {
+                config = config.with(name, value).map_err(|error| wrong(name, error))?;
+            }
+        }
         for (key, value) in &self.model_kwargs {
             let value =
                 serde_json::to_value(value).map_err(|e| field("model_kwargs", format!("{key}: {e}")))?;

@@ -18,6 +18,7 @@ pub(super) fn of_rows(task: Task, rows: &[f32], names: &[String]) -> Vec<Caption
         Task::Regress => {
             rows_of().map(|row| right(numbers(row.iter().map(|v| f64::from(*v)), names))).collect()
         }
+        Task::Pretrain => Vec::new(),
     }
 }
 
@@ -39,6 +40,7 @@ fn of_answer(logits: &[f64], target: &Target, names: &[String]) -> Caption {
             lines.push(format!("is {}", truth.join(", ")));
             right(lines)
         }
+        Target::Nothing => right(logits.iter().map(|loss| format!("loss {}", short(*loss))).collect()),
         _ => {
             let decided = |class: &usize| sigmoid(logits[*class]) > 0.5;
             let found: Vec<usize> = (0..logits.len()).filter(decided).collect();

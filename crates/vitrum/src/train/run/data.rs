@@ -112,7 +112,8 @@ pub(super) fn mixup(recipe: &Recipe, num_classes: usize, on: bool) -> Result<Mix
         mixup_mode: MixMode::of_name(&recipe.mixup_mode)?,
         smoothing: recipe.smoothing,
     };
-    Ok(Mixup::new(config, num_classes)?)
+    // Pretraining has no classes, and mixes nothing.
+    Ok(Mixup::new(config, num_classes.max(1))?)
 }
 
 /// Validation batches, in order.

@@ -1,11 +1,13 @@
 //! From the recipe to the objective of the run.
 
-use crate::models::Model;
+use crate::models::{Model, PixelScale};
 use crate::train::TrainError;
 use crate::train::build::Built;
 use crate::train::distill::{DistillConfig, Distillation, Teacher, TeacherOptions};
 use crate::train::job::Job;
 use crate::train::objective::{ClassLoss, Objective, objective_of};
+use crate::train::pretext::Pretext;
+use crate::train::task::Task;
 
 /// The loss of the labels, and of a teacher's logits if the loss depends on a teacher. Adds the teacher's notes to the
 /// model's notes.
@@ -16,6 +18,9 @@ pub(super) fn objective(
     built: &mut Built,
 ) -> Result<Box<dyn Objective<Model>>, TrainError> {
     let recipe = &job.recipe;
+    if recipe.task()? == Task::Pretrain {
+        return Ok(Box::new(Pretext { scale: PixelScale::from(&built.preprocess) }));
+    }
     let (base, config) = (ClassLoss::from(recipe), DistillConfig::from(recipe));
     let Some(model) = recipe.teacher.clone().filter(|_| config.asks_teacher()) else {
         return objective_of(recipe);

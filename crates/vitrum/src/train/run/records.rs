@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::data::val_loader;
-use super::samples::{draw_answers, draw_targets};
+use super::samples::{draw_answers, draw_targets, draw_views};
 use super::{MAX_BAD_LOSSES, Pace, Run};
 use crate::checkpoint::card::{CardSource, ModelCard};
 use crate::checkpoint::load::ModelError;
@@ -14,17 +14,22 @@ use crate::checkpoint::save::save;
 use crate::checkpoint::write::WriteOptions;
 use crate::data::batch;
 use crate::data::train_loader::TrainBatch;
-use crate::models::{Config, Model};
+use crate::models::{Config, Model, PixelScale};
 use crate::tasks::classify::rows;
+use crate::tasks::reconstruct::views;
 use crate::train::TrainError;
 use crate::train::evaluate::{Evaluated, Pass, evaluate};
 use crate::train::evidence::first_bad;
 use crate::train::job::Job;
 use crate::train::judge::Judge;
 use crate::train::log::{EvalLine, Event, Finished, Started, Step, TrainLine, Watch, environment};
+use crate::train::pretext::Validation;
 use crate::train::score::{Meters, Scores};
 use crate::train::task::Task;
 use crate::train::trainer::{Examples, Updated};
+
+/// Validation images whose predictions are drawn.
+const VIEWED: usize = 8;
 
 impl Run<'_> {
     pub(super) fn tell_start(&mut self, job: &Job) {
@@ -201,14 +206,48 @@ impl Run<'_> {
         let judge = &mut *self.judge;
         judge.reset(classes);
         let pass = Pass { keep_pixels: draw, ..Pass::default() };
-        let mut answer =
-            |images, _: &[String]| Ok::<_, TrainError>(rows(model.logits(images).map_err(ModelError::from)?));
+        let mut validation = match &self.sampler {
+            Some(sampler) => {
+                let scale = PixelScale::from(&self.built.preprocess);
+                let model = model.as_reconstruct().map_err(ModelError::from)?;
+                Some(Validation::new(model, sampler, scale))
+            }
+            None => None,
+        };
+        let mut answer = |images, _: &[String]| {
+            Ok::<_, TrainError>(match &mut validation {
+                Some(validation) => validation.losses(images),
+                None => rows(model.logits(images).map_err(ModelError::from)?),
+            })
+        };
         let is_whole = evaluate(&mut answer, &mut loader, judge, &device, pass, &mut on_batch)?;
         self.tell_unreadable(loader.bad())?;
         if let Err(error) = drawn {
             self.note(format!("no pictures of predictions: {error}"));
         }
         Ok(is_whole.then(|| self.judge.scores()))
+    }
+
+    /// Draws the predictions for the first validation images, if they are due.
+    pub(super) fn draw_views(&mut self, model: &Model) {
+        let (interval, epoch) = (self.recipe.picture_interval, self.progress.epoch);
+        let is_last = epoch + 1 == self.epochs || self.is_last_update();
+        let is_due = interval > 0 && ((epoch + 1).is_multiple_of(interval) || epoch == 0 || is_last);
+        let Some(sampler) = self.sampler.as_ref().filter(|_| is_due) else { return };
+        let drawn = val_loader(&self.recipe, &self.sets, &self.built.preprocess).and_then(|mut loader| {
+            let Some(batch) = loader.next().transpose()? else { return Ok(()) };
+            let [count, c, h, w] = batch.shape;
+            let count = count.min(VIEWED);
+            let values = batch.values[..count * c * h * w].to_vec();
+            let images = batch::to_tensor(values, [count, c, h, w], burn::tensor::DType::F32, &self.device)?;
+            let (masks, scale) = (sampler.of_validation(0, count), PixelScale::from(&self.built.preprocess));
+            let views = views(model.as_reconstruct().map_err(ModelError::from)?, images, &masks, &scale);
+            let name = format!("predicted_{:04}", epoch + 1);
+            Ok(draw_views(&mut self.logger, &name, &views, &self.built.preprocess)?)
+        });
+        if let Err(error) = drawn {
+            self.note(format!("no pictures of predictions: {error}"));
+        }
     }
 
     /// A name for every class of the model.
@@ -253,7 +292,7 @@ impl Run<'_> {
             architecture: Some(self.built.architecture.clone()),
             preprocess: Some(self.built.preprocess.clone()),
             problem: self.task.problem(),
-            labels: Some(self.class_names()),
+            labels: Some(self.class_names()).filter(|names| !names.is_empty()),
             ..ModelCard::new(config, CardSource::Timm, folder.join("config.json"))
         };
         let options = WriteOptions { overwrite: true, ..WriteOptions::default() };

@@ -1,6 +1,9 @@
 //! Pictures of what enters the model and of its answers, in a build with the feature `plots`.
 
 use crate::data::preprocess::Preprocess;
+#[cfg(feature = "plots")]
+use crate::tasks::reconstruct::VIEWS;
+use crate::tasks::reconstruct::Views;
 use crate::train::evaluate::Evaluated;
 use crate::train::judge::Judge;
 use crate::train::log::{LogError, Logger};
@@ -36,6 +39,22 @@ pub(super) fn draw_answers(
     logger.picture("val_pred0", &sheet)
 }
 
+/// Draws four pictures of each image: original, masked, predicted, pasted.
+#[cfg(feature = "plots")]
+pub(super) fn draw_views(
+    logger: &mut Logger,
+    name: &str,
+    views: &Views,
+    preprocess: &Preprocess,
+) -> Result<(), LogError> {
+    use crate::train::log::pictures::{Caption, sheet};
+    let captions: Vec<Caption> =
+        VIEWS.iter().map(|view| Caption { lines: vec![(*view).into()], wrong: false }).collect();
+    // Two images in a row.
+    let captions: Vec<Caption> = captions.iter().cycle().take(views.shape[0]).cloned().collect();
+    logger.picture(name, &sheet(&pixels(&views.values, views.shape, preprocess), &captions, 8)?)
+}
+
 #[cfg(feature = "plots")]
 fn pixels<'a>(
     values: &'a [f32],
@@ -43,6 +62,11 @@ fn pixels<'a>(
     preprocess: &'a Preprocess,
 ) -> crate::train::log::pictures::Pixels<'a> {
     crate::train::log::pictures::Pixels { values, shape, mean: &preprocess.mean, std: &preprocess.std }
+}
+
+#[cfg(not(feature = "plots"))]
+pub(super) fn draw_views(_: &mut Logger, _: &str, _: &Views, _: &Preprocess) -> Result<(), LogError> {
+    Ok(())
 }
 
 #[cfg(not(feature = "plots"))]

@@ -8,6 +8,7 @@ mod cpvt;
 mod families;
 mod hybrid;
 mod ladder;
+mod mae;
 mod mistakes;
 mod parity;
 mod pit;

@@ -239,6 +239,7 @@ fn examples(count: usize, targets: usize, side: usize) -> Examples {
         images: vec![0.5; count * 3 * side * side],
         shape: [count, 3, side, side],
         targets: vec![0.25; targets],
+        masks: None,
         indexes: Vec::new(),
     }
 }

@@ -132,7 +132,7 @@ pub(super) fn examples_of(batch: &[[usize; 7]], side: usize, smoothing: f64) -> 
     let labels: Vec<usize> = batch.iter().map(|[index, ..]| index % CLASSES).collect();
     let targets = smoothed_one_hot(&labels, CLASSES, smoothing).expect("labels are classes");
     let indexes = batch.iter().map(|[index, ..]| *index as u32).collect();
-    Examples { images, shape: [batch.len(), 3, INPUT, INPUT], targets, indexes }
+    Examples { images, shape: [batch.len(), 3, INPUT, INPUT], targets, masks: None, indexes }
 }
 
 /// Largest difference over the largest value.

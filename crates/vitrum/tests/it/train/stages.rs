@@ -114,6 +114,7 @@ impl Case {
             images,
             shape: [batch.len(), 3, height, width],
             targets: smoothed_one_hot(&labels, CLASSES, self.recipe.smoothing).expect("labels are classes"),
+            masks: None,
             indexes: batch.iter().map(|index| *index as u32).collect(),
         }
     }
@@ -516,7 +517,7 @@ fn small_beits_and_evas_learn() {
                 let Examples { images, shape, indexes, .. } = case.examples(&batch);
                 let labels: Vec<usize> = batch.iter().map(|index| index % CLASSES).collect();
                 let targets = smoothed_one_hot(&labels, 5, 0.0).expect("labels are classes");
-                let examples = Examples { images, shape, targets, indexes };
+                let examples = Examples { images, shape, targets, masks: None, indexes };
                 trainer.update(vec![examples]).expect("an update").loss
             })
             .collect();

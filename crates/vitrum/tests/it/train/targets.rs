@@ -92,7 +92,7 @@ fn every_task_has_its_scores_and_their_directions() {
     };
     assert_eq!(directions(Task::Multilabel), [("loss", false), ("map", true), ("f1", true), ("exact", true)]);
     assert_eq!(directions(Task::Regress), [("loss", false), ("mae", false), ("rmse", false), ("r2", true)]);
-    assert_eq!(Task::ALL.map(|task| task.metric().name), ["top1", "map", "mae"]);
+    assert_eq!(Task::ALL.map(|task| task.metric().name), ["top1", "map", "mae", "loss"]);
 }
 
 fn names(count: usize) -> Vec<String> {

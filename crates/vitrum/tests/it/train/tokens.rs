@@ -172,6 +172,7 @@ fn examples(config: &ModelConfig, update: usize) -> Vec<Examples> {
         images,
         shape: [4, 3, height, width],
         targets: smoothed_one_hot(&labels, CLASSES, 0.1).expect("labels are classes"),
+        masks: None,
         indexes: indexes.iter().map(|index| *index as u32).collect(),
     }]
 }
@@ -361,6 +362,7 @@ fn drawn_shapes_are_learnt() {
         images: images.collect(),
         shape: [10, 3, 32, 32],
         targets: smoothed_one_hot(&(0..10).collect::<Vec<_>>(), 10, 0.0).expect("labels are classes"),
+        masks: None,
         indexes: (0..10).collect(),
     };
     let pit = json!({"family": "pit", "img_size": [32, 32], "num_classes": 10, "patch_size": 8, "stride": 4,

@@ -17,7 +17,9 @@ pub(super) fn read(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<Vi
         Ok(config)
     };
     match fields.text("model_type") {
-        Ok(Some("vit" | "vit_mae" | "dinov2" | "dinov2_with_registers")) => Some(read()),
+        Ok(Some("vit" | "dinov2" | "dinov2_with_registers")) => Some(read()),
+        // The encoder alone.
+        Ok(Some("vit_mae")) if class.is_some_and(|class| class != "ViTMAEForPreTraining") => Some(read()),
         _ => None,
     }
 }

@@ -1,0 +1,494 @@
+//! Masked autoencoders: against transformers and the authors' code, their files, their walk.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use serde::Deserialize;
+use tempfile::TempDir;
+use vitrum::checkpoint::apply::{Excuses, apply, collect};
+use vitrum::checkpoint::dialect::{Known, to_timm_with};
+use vitrum::checkpoint::load::{LoadOptions, load};
+use vitrum::checkpoint::write::{WriteOptions, to_safetensors, write_huggingface};
+use vitrum::checkpoint::{HostTensor, TensorMap};
+use vitrum::layers::mask::{Masks, Patch};
+use vitrum::layers::names::{Key, Visit, visit};
+use vitrum::layers::observe::Silent;
+use vitrum::models::mae::{Mae, MaeConfig};
+use vitrum::models::vit::{PosEmbed, VitConfig};
+use vitrum::models::{Config, Inputs, Model, ModelConfig, Network, PixelScale, Reconstruct, Want};
+use vitrum::train::groups::GroupConfig;
+use vitrum::train::objective::{Batch, Targets};
+use vitrum::train::optim::{OptimConfig, OptimName};
+use vitrum::train::pretext::Pretext;
+use vitrum::train::trainer::{Trainer, TrainerConfig};
+
+use super::shared::{card, tensors};
+use crate::compare::largest;
+use crate::formula;
+
+#[derive(Deserialize)]
+struct Case {
+    dialect: String,
+    config: ModelConfig,
+    input: [usize; 4],
+    hf_config: Option<serde_json::Value>,
+    tensors: Vec<(String, Vec<usize>)>,
+}
+
+type Golden = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
+
+fn cases() -> Vec<(String, Case, Golden)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/pretrain");
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".json").map(str::to_string))
+        .filter(|name| name.contains("_mae"))
+        .collect();
+    names.sort();
+    let read = |name: String| {
+        let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+        let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = |(key, view): (String, safetensors::tensor::TensorView<'_>)| {
+            let values = view.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap()));
+            (key, (view.shape().to_vec(), values.collect()))
+        };
+        let golden = file.tensors().into_iter().map(tensor).collect();
+        let case = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, case, golden)
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// The file of the source with the formula's weights.
+fn source(case: &Case) -> TensorMap {
+    let mut map = TensorMap::new("formula");
+    for (key, shape) in &case.tensors {
+        let tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, shape)).unwrap();
+        map.tensors.insert(key.clone(), tensor);
+    }
+    map
+}
+
+/// The model through its file.
+fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Mae {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, to_safetensors(&source(case), None).unwrap()).unwrap();
+    let model = match &case.hf_config {
+        Some(config) => {
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let options = LoadOptions { dtype, ..LoadOptions::new(folder.path()) };
+            let loaded = load(&options, device).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(loaded.model.config(), case.config, "{name}");
+            loaded.model
+        }
+        None => {
+            let map = vitrum::checkpoint::read(&path).unwrap();
+            let converted = to_timm_with(map, &Known::default()).unwrap();
+            let dialect = serde_json::to_value(converted.dialect).unwrap();
+            assert_eq!((converted.family, dialect.as_str().unwrap()), ("mae", &*case.dialect), "{name}");
+            let skeleton = case.config.skeleton(device).unwrap();
+            apply(skeleton, converted.map, dtype, &Excuses::default()).expect(name).0
+        }
+    };
+    match model {
+        Model::Mae(model) => model,
+        other => panic!("{name}: a {}", other.family()),
+    }
+}
+
+fn masks(case: &Case, model: &Mae) -> Masks {
+    let [rows, columns] = model.grid();
+    let noise = formula::noise("noise", case.input[0] * rows * columns);
+    let noise: Vec<f32> = noise.into_iter().map(|value| value as f32).collect();
+    Masks::from_noise(&noise, rows * columns, model.config().mask_ratio)
+}
+
+fn images(case: &Case, dtype: DType, device: &Device) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(formula::images(case.input, 1.0), case.input), (device, dtype))
+}
+
+fn scale() -> PixelScale {
+    PixelScale { mean: vec![0.0], std: vec![1.0] }
+}
+
+fn numbers<const R: usize>(x: Tensor<R>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
+fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let whole = largest(theirs.iter().map(|value| value.abs()));
+    largest(ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / whole))
+}
+
+fn check(dtype: DType, bar: f64) {
+    let device = Device::flex();
+    let cases = cases();
+    assert!(cases.len() >= 8, "{} cases", cases.len());
+    for (name, case, golden) in &cases {
+        let model = model(name, case, dtype, &device);
+        let (images, masks) = (images(case, dtype, &device), masks(case, &model));
+        let inputs = Inputs::Masked(images.clone(), masks.clone());
+        Model::from(model.clone()).check_inputs(&inputs).unwrap();
+        for model in [Model::from(model.clone()), Model::from(model).pack()] {
+            let model = model.as_reconstruct().unwrap();
+            let features = model.features(inputs.clone(), Want::Last, &mut Silent);
+            let prediction = model.predict(features, &masks, &mut Silent);
+            let loss = model.loss(prediction.clone(), images.clone(), &masks, &scale());
+            for (what, ours) in [
+                ("pred", numbers(prediction)),
+                ("loss", numbers(loss)),
+                ("mask", numbers(masks.tensor(&device, dtype))),
+            ] {
+                let error = relative(&ours, &golden[what].1);
+                assert!(error <= bar, "{name}: {what} {error:.2e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_within_5e_6() {
+    check(DType::F32, 5e-6);
+}
+
+#[test]
+fn f64_within_1e_9() {
+    check(DType::F64, 1e-9);
+}
+
+/// The gradient of every parameter, in the file's order of axes.
+struct Gradients<'a> {
+    all: &'a burn::tensor::Gradients,
+    found: BTreeMap<String, Vec<f64>>,
+}
+
+impl Visit for Gradients<'_> {
+    fn float<const R: usize>(&mut self, key: &Key, param: &burn::module::Param<Tensor<R>>) {
+        let value = param.val();
+        if let Some(gradient) = value.grad(self.all) {
+            let numbers = key.layout.to_files(numbers(gradient), &value.dims());
+            self.found.insert(key.name.clone(), numbers);
+        }
+    }
+}
+
+/// What the golden file holds for tensors, under timm's names; of the others, the weights.
+fn of_tensors(case: &Case, golden: &Golden, part: &str) -> BTreeMap<String, Vec<f64>> {
+    let mut map = source(case);
+    let named = golden.iter().filter_map(|(key, value)| Some((key.strip_prefix(part)?, value)));
+    let named: BTreeMap<&str, &(Vec<usize>, Vec<f64>)> = named.collect();
+    for (key, (shape, values)) in &named {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = HostTensor::new(vitrum::checkpoint::Dtype::F64, shape.clone(), bytes).unwrap();
+        map.tensors.insert((*key).to_string(), tensor);
+    }
+    let known = Known { family: Some("mae"), ..Known::of(&case.config) };
+    let map = to_timm_with(map, &known).unwrap().map;
+    map.tensors.iter().map(|(key, tensor)| (key.clone(), tensor.to_f64())).collect()
+}
+
+fn check_gradients(dtype: DType, bar: f64) {
+    let mut compared = 0;
+    for (name, case, golden) in cases() {
+        if !golden.keys().any(|key| key.starts_with("grad.")) {
+            continue;
+        }
+        let device = Device::flex().autodiff();
+        let model = model(&name, &case, dtype, &device);
+        let (images, masks) = (images(&case, dtype, &device), masks(&case, &model));
+        let features = Want::Last;
+        let features = vitrum::models::Backbone::features(
+            &model,
+            Inputs::Masked(images.clone(), masks.clone()),
+            features,
+            &mut Silent,
+        );
+        let prediction = model.predict(features, &masks, &mut Silent);
+        let all = model.loss(prediction, images, &masks, &scale()).backward();
+        let mut gradients = Gradients { all: &all, found: BTreeMap::new() };
+        visit(&model, &mut gradients);
+        let expected = of_tensors(&case, &golden, "grad.");
+        let fixed = |key: &str| key.ends_with("pos_embed");
+        let trained = expected.iter().filter(|(key, _)| !fixed(key));
+        let whole = largest(trained.flat_map(|(_, values)| values).map(|value| value.abs()));
+        // The tables of positions are fixed.
+        assert_eq!(expected.len(), gradients.found.len() + 2, "{name}");
+        for (key, theirs) in expected.into_iter().filter(|(key, _)| !fixed(key)) {
+            let ours = &gradients.found[&key];
+            let own = largest(theirs.iter().map(|value| value.abs()));
+            let apart = largest(ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()));
+            // The bias of keys has no gradient but rounding.
+            assert!(apart <= bar * own.max(1e-3 * whole), "{name}: {key} {apart:.2e} of {own:.2e}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 150, "only {compared} gradients were compared");
+}
+
+#[test]
+fn gradients_f32() {
+    check_gradients(DType::F32, 1e-4);
+}
+
+#[test]
+fn gradients_f64() {
+    check_gradients(DType::F64, 1e-9);
+}
+
+/// Ten updates of AdamW, with all activations kept and with recomputed blocks.
+#[test]
+fn ten_updates() {
+    let mut compared = 0;
+    for (name, case, golden) in cases() {
+        let Some((_, losses)) = golden.get("losses") else { continue };
+        for grad_checkpointing in [false, true] {
+            let device = Device::flex();
+            let model = model(&name, &case, DType::F32, &device);
+            let masks = masks(&case, &model);
+            let optim = OptimConfig { betas: Some([0.9, 0.95]), ..OptimConfig::new(OptimName::AdamW) };
+            let groups = GroupConfig { weight_decay: 0.05, layer_decay: None, no_weight_decay: Vec::new() };
+            let config = TrainerConfig { groups, grad_checkpointing, ..TrainerConfig::new(optim, 2e-3) };
+            let objective = Box::new(Pretext { scale: scale() });
+            let mut trainer = Trainer::with_config(model, objective, config, &device).unwrap();
+            for (step, expected) in losses.iter().enumerate() {
+                let images = images(&case, DType::F32, &device.clone().autodiff());
+                let batch = Batch::new(Inputs::Masked(images, masks.clone()), Targets::Nothing);
+                let updated = trainer.update(vec![batch]).unwrap();
+                assert!(
+                    (updated.loss / expected - 1.0).abs() < 1e-4,
+                    "{name}, {step}: {} {expected}",
+                    updated.loss
+                );
+            }
+            let held = collect(&trainer.model());
+            let after = of_tensors(&case, &golden, "after.");
+            for key in ["mask_token", "cls_token", "decoder_pred.weight"] {
+                let theirs = &after[key];
+                let error = relative(&held.get(key).unwrap().to_f64(), theirs);
+                assert!(error <= 1e-4, "{name}: {key} {error:.2e}");
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 18);
+}
+
+/// Heads are as wide as usual, so that a file without a configuration shows their number.
+fn tiny() -> MaeConfig {
+    MaeConfig {
+        vit: VitConfig {
+            img_size: [24, 24],
+            patch_size: [4, 4],
+            embed_dim: 128,
+            depth: 2,
+            num_heads: 2,
+            ..MaeConfig::default().vit
+        },
+        decoder_embed_dim: 64,
+        decoder_depth: 1,
+        decoder_num_heads: 2,
+        ..MaeConfig::default()
+    }
+}
+
+/// MAE, table 1c: mask tokens in the encoder make it 3.3 times as expensive.
+#[test]
+fn a_quarter_of_the_patches_costs_a_third() {
+    let large = ModelConfig::named("mae_vit_large_patch16_224").unwrap();
+    let Ok(config) = MaeConfig::try_from(large) else { panic!("a masked autoencoder") };
+    let macs = |config: &MaeConfig| {
+        let walk = config.walk().unwrap();
+        let of_encoder = |name: &str| name.starts_with("blocks.");
+        walk.steps
+            .iter()
+            .filter(|step| of_encoder(&step.name))
+            .map(|step| step.macs * step.repeat as u64)
+            .sum::<u64>()
+    };
+    let all = macs(&MaeConfig { mask_ratio: 0.0, ..config.clone() }) as f64;
+    let decoder: u64 = config
+        .walk()
+        .unwrap()
+        .steps
+        .iter()
+        .filter(|s| s.name.starts_with("decoder"))
+        .map(|s| s.macs * s.repeat as u64)
+        .sum();
+    let masked = macs(&config) as f64;
+    assert_eq!((all / masked * 10.0).round(), 40.0);
+    // The paper's ratio counts the decoder, of depth 8, on both sides.
+    let ratio = (all + decoder as f64) / (masked + decoder as f64);
+    assert!((ratio - 3.3).abs() < 0.15, "{ratio}");
+}
+
+#[test]
+fn parameters_are_the_authors() {
+    for (name, millions) in [
+        ("mae_vit_base_patch16_224", 111.908),
+        ("mae_vit_large_patch16_224", 329.541),
+        ("mae_vit_huge_patch14_224", 657.074),
+    ] {
+        let walk = ModelConfig::named(name).unwrap().walk().unwrap();
+        assert!((walk.params as f64 / 1e6 - millions).abs() < 1e-3, "{name}: {}", walk.params);
+    }
+    let device = Device::flex();
+    let config = tiny();
+    let held: usize =
+        collect(&config.init(&device, 1).unwrap()).tensors.values().map(|tensor| tensor.num_elements()).sum();
+    assert_eq!(held as u64, config.walk().unwrap().params);
+}
+
+/// A whole file is a masked autoencoder; for a classifier it is a Vision Transformer.
+#[test]
+fn the_encoder_of_a_file() {
+    let device = Device::flex();
+    let config = tiny();
+    let map = tensors(&config);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("mae.safetensors");
+    std::fs::write(&path, to_safetensors(&map, None).unwrap()).unwrap();
+    let whole = load(&LoadOptions::new(&path), &device).unwrap();
+    assert_eq!(whole.model.family(), "mae");
+    assert!(whole.model.as_classifier().is_err());
+    let classifier = load(&LoadOptions { num_classes: Some(5), ..LoadOptions::new(&path) }, &device).unwrap();
+    assert_eq!(classifier.model.family(), "vit");
+    assert!(classifier.notes.iter().any(|note| note.contains("only the encoder")), "{:?}", classifier.notes);
+    assert_eq!(classifier.model.config().field("pos_embed"), Some("learn".into()));
+    let x = images_of(&config);
+    let features = |model: &Model| {
+        let backbone = model.as_backbone().unwrap();
+        numbers(backbone.features(x.clone().into(), Want::Last, &mut Silent).last().tokens)
+    };
+    assert_eq!(features(&whole.model), features(&classifier.model));
+    // A file without the decoder.
+    let mut encoder = map.clone();
+    encoder.tensors.retain(|key, _| !key.starts_with("decoder_") && key != "mask_token");
+    std::fs::write(&path, to_safetensors(&encoder, None).unwrap()).unwrap();
+    assert_eq!(load(&LoadOptions::new(&path), &device).unwrap().model.family(), "vit");
+}
+
+fn images_of(config: &MaeConfig) -> Tensor<4> {
+    let [h, w] = config.vit.img_size;
+    let shape = [2, config.vit.in_chans, h, w];
+    Tensor::from_data(TensorData::new(formula::images(shape, 1.0), shape), (&Device::flex(), DType::F32))
+}
+
+#[test]
+fn written_for_transformers_and_read_again() {
+    let device = Device::flex();
+    let config = MaeConfig { norm_pix_loss: true, mask_ratio: 0.6, ..tiny() };
+    let map = tensors(&config);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("hf");
+    let card = card(&config, "mae_vit_base_patch16_224");
+    write_huggingface(&path, &map, &card, &WriteOptions::default()).unwrap();
+    let loaded = load(&LoadOptions::new(&path), &device).unwrap();
+    let Model::Mae(model) = &loaded.model else { panic!("{}", loaded.model.family()) };
+    assert_eq!((model.config().norm_pix_loss, model.config().mask_ratio), (true, 0.6));
+    let held = collect(model);
+    for (key, tensor) in &map.tensors {
+        assert_eq!(held.get(key).unwrap().to_f64(), tensor.to_f64(), "{key}");
+    }
+}
+
+/// Another size: the formula gives other tables, and the prediction has a patch for each place.
+#[test]
+fn another_size() {
+    let device = Device::flex();
+    let config = MaeConfig { vit: VitConfig { img_size: [16, 32], ..tiny().vit }, ..tiny() };
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("mae.safetensors");
+    let fresh = collect(&tiny().init(&device, 3).unwrap());
+    std::fs::write(&path, to_safetensors(&fresh, None).unwrap()).unwrap();
+    let options = LoadOptions { img_size: Some([16, 32]), ..LoadOptions::new(&path) };
+    let loaded = load(&options, &device).unwrap();
+    assert_eq!(loaded.model.config().field("pos_embed"), Some("sincos_2d_mae".into()));
+    let ours = collect(&loaded.model);
+    let expected = collect(&config.init(&device, 3).unwrap());
+    for key in ["pos_embed", "decoder_pos_embed"] {
+        assert_eq!(ours.get(key).unwrap().to_f64(), expected.get(key).unwrap().to_f64(), "{key}");
+    }
+}
+
+#[test]
+fn pictures_of_predictions() {
+    let device = Device::flex();
+    for norm_pix_loss in [false, true] {
+        let config = MaeConfig { norm_pix_loss, ..tiny() };
+        let model = config.init(&device, 1).unwrap();
+        let images = images_of(&config);
+        // The targets themselves, as predictions, give the image back.
+        let patches = vitrum::layers::mask::patchify(images.clone(), [4, 4]);
+        let prediction = match norm_pix_loss {
+            false => patches,
+            true => {
+                let mean = patches.clone().mean_dim(2);
+                let centred = patches - mean;
+                let variance = centred.clone().powi_scalar(2).sum_dim(2) / 47.0;
+                centred / (variance + 1e-6).sqrt()
+            }
+        };
+        let again = model.pixels(prediction, images.clone(), &scale());
+        assert!(relative(&numbers(again), &numbers(images)) < 1e-6);
+    }
+}
+
+#[test]
+fn masks_are_checked() {
+    let device = Device::flex();
+    let model = Model::from(tiny().init(&device, 1).unwrap());
+    let images = images_of(&tiny());
+    let said = |patches: Vec<Patch>, count| {
+        let inputs = Inputs::Masked(images.clone(), Masks::new(patches, count));
+        model.check_inputs(&inputs).unwrap_err().to_string()
+    };
+    assert!(said(vec![Patch::Seen; 50], 25).contains("expected 2 images with 36"));
+    assert!(said(vec![Patch::Hidden; 72], 36).contains("no patch is left"));
+    let mut uneven = vec![Patch::Seen; 72];
+    uneven[3] = Patch::Hidden;
+    assert!(said(uneven, 36).contains("different numbers"));
+    let vit = Model::from(
+        VitConfig {
+            img_size: [24, 24],
+            patch_size: [4, 4],
+            embed_dim: 24,
+            depth: 1,
+            num_heads: 3,
+            ..VitConfig::default()
+        }
+        .init(&device, 1)
+        .unwrap(),
+    );
+    let inputs = Inputs::Masked(images, Masks::new(vec![Patch::Seen; 72], 36));
+    assert!(vit.check_inputs(&inputs).unwrap_err().to_string().contains("takes no masks"));
+}
+
+#[test]
+fn what_cannot_be_built() {
+    for (field, config) in [
+        ("num_classes", MaeConfig { vit: VitConfig { num_classes: 10, ..tiny().vit }, ..tiny() }),
+        (
+            "class_token",
+            MaeConfig {
+                vit: VitConfig {
+                    class_token: false,
+                    global_pool: vitrum::models::vit::GlobalPool::Avg,
+                    fc_norm: Some(false),
+                    ..tiny().vit
+                },
+                ..tiny()
+            },
+        ),
+        ("pos_embed", MaeConfig { vit: VitConfig { pos_embed: PosEmbed::RelBias, ..tiny().vit }, ..tiny() }),
+        ("mask_ratio", MaeConfig { mask_ratio: 1.0, ..tiny() }),
+        ("decoder_embed_dim", MaeConfig { decoder_embed_dim: 15, ..tiny() }),
+        ("decoder_mlp_ratio", MaeConfig { decoder_mlp_ratio: 0.0, ..tiny() }),
+    ] {
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.starts_with(field), "{field}: {error}");
+    }
+}
