@@ -12,6 +12,7 @@ mod hybrid;
 mod ladder;
 mod mae;
 mod maps;
+mod mim;
 mod pit;
 mod regnet;
 mod resnet;

@@ -102,7 +102,8 @@ impl Masks {
         self.weighted(1.0 / masked.max(1) as f64, device, dtype)
     }
 
-    fn weighted(&self, weight: f64, device: &Device, dtype: DType) -> Tensor<2> {
+    /// One number for the patches to predict and zeros for the others, `[B, N]`.
+    pub fn weighted(&self, weight: f64, device: &Device, dtype: DType) -> Tensor<2> {
         let values: Vec<f64> =
             self.patches.iter().map(|patch| if *patch == Patch::Seen { 0.0 } else { weight }).collect();
         Tensor::from_data(TensorData::new(values, [self.len(), self.count]), (device, dtype))

@@ -205,6 +205,8 @@ families! { ($)
     T2t: t2t { T2tConfig, T2t },
     /// Masked autoencoders.
     Mae: mae { MaeConfig, Mae },
+    /// Masked patch prediction and SimMIM.
+    Mim: mim { MimConfig, Mim },
     /// BEiT, first and second version.
     Beit: beit { BeitConfig, Beit },
     /// EVA, EVA-02, and Vision Transformers with rotary positions.

@@ -1,6 +1,7 @@
 //! Methods of pretraining without labels: what each makes of a model.
 
 use super::mae::MaeConfig;
+use super::mim::MimConfig;
 use super::vit::{GlobalPool, PosEmbed, VitConfig, WeightInit};
 use super::{Config, ConfigError, ModelConfig};
 
@@ -8,11 +9,21 @@ use super::{Config, ConfigError, ModelConfig};
 type Method = (&'static str, fn(VitConfig) -> ModelConfig);
 
 /// Every method.
-const METHODS: [Method; 1] = [("mae", |vit| {
-    let sincos =
-        VitConfig { pos_embed: PosEmbed::SinCos2dMae, weight_init: WeightInit::Mae, ..without_head(vit) };
-    MaeConfig { vit: sincos, ..MaeConfig::default() }.into()
-})];
+const METHODS: [Method; 3] = [
+    ("mae", |vit| {
+        let vit =
+            VitConfig { pos_embed: PosEmbed::SinCos2dMae, weight_init: WeightInit::Mae, ..without_head(vit) };
+        MaeConfig { vit, ..MaeConfig::default() }.into()
+    }),
+    ("mpp", |vit| MimConfig::mpp(without_head(vit)).into()),
+    ("simmim", |vit| {
+        let config = MimConfig::simmim(without_head(vit));
+        let [p, _] = config.vit.patch_size;
+        // Squares of 32 pixels of 192; smaller images have smaller squares, of at least a patch.
+        let side = (config.vit.img_size[0] / 6 / p * p).clamp(p, 32.max(p));
+        MimConfig { mask_patch_size: Some(side), ..config }.into()
+    }),
+];
 
 /// The names of the methods.
 pub fn methods() -> impl Iterator<Item = &'static str> {
@@ -41,11 +52,9 @@ pub fn pretrained_by(method: &str, model: ModelConfig) -> Result<ModelConfig, Co
 
 /// The encoder: the norm follows its blocks, and it has no head.
 fn without_head(vit: VitConfig) -> VitConfig {
-    VitConfig {
-        num_classes: 0,
-        representation_size: None,
-        global_pool: GlobalPool::Token,
-        fc_norm: None,
-        ..vit
-    }
+    let (global_pool, fc_norm) = match vit.class_token {
+        true => (GlobalPool::Token, None),
+        false => (GlobalPool::Avg, Some(false)),
+    };
+    VitConfig { num_classes: 0, representation_size: None, global_pool, fc_norm, ..vit }
 }

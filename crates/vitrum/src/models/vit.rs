@@ -141,6 +141,17 @@ impl Vit {
     ) -> (Tensor<3>, [usize; 2]) {
         let (x, grid) = self.patch_embed.forward(images); // [B, N, D]
         let x = watch.tokens(format_args!("patch_embed"), x);
+        self.place(x, grid, token, watch)
+    }
+
+    /// From patches `[B, N, D]` to tokens with positions `[B, T, D]`.
+    pub(crate) fn place(
+        &self,
+        x: Tensor<3>,
+        grid: [usize; 2],
+        token: Option<&Param<Tensor<3>>>,
+        watch: &mut dyn Observer,
+    ) -> (Tensor<3>, [usize; 2]) {
         let prefix = [self.cls_token.as_ref(), token, self.reg_token.as_ref()];
         let x = if self.config.no_embed_class {
             prepend(self.position.add(x, grid), &prefix)

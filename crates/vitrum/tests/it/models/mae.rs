@@ -1,99 +1,31 @@
 //! Masked autoencoders: against transformers and the authors' code, their files, their walk.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use serde::Deserialize;
 use tempfile::TempDir;
-use vitrum::checkpoint::apply::{Excuses, apply, collect};
-use vitrum::checkpoint::dialect::{Known, to_timm_with};
+use vitrum::checkpoint::apply::collect;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::checkpoint::write::{WriteOptions, to_safetensors, write_huggingface};
-use vitrum::checkpoint::{HostTensor, TensorMap};
-use vitrum::layers::mask::{Masks, Patch};
-use vitrum::layers::names::{Key, Visit, visit};
+use vitrum::layers::mask::{Masks, Patch, patchify};
+use vitrum::layers::names::visit;
 use vitrum::layers::observe::Silent;
 use vitrum::models::mae::{Mae, MaeConfig};
-use vitrum::models::vit::{PosEmbed, VitConfig};
-use vitrum::models::{Config, Inputs, Model, ModelConfig, Network, PixelScale, Reconstruct, Want};
+use vitrum::models::vit::{GlobalPool, PosEmbed, VitConfig};
+use vitrum::models::{Backbone, Config, Inputs, Model, ModelConfig, Network, Reconstruct, Want};
 use vitrum::train::groups::GroupConfig;
 use vitrum::train::objective::{Batch, Targets};
 use vitrum::train::optim::{OptimConfig, OptimName};
 use vitrum::train::pretext::Pretext;
 use vitrum::train::trainer::{Trainer, TrainerConfig};
 
+use super::pretrain::{Case, Gradients, cases, model, numbers, of_tensors, relative, scale};
 use super::shared::{card, tensors};
 use crate::compare::largest;
 use crate::formula;
 
-#[derive(Deserialize)]
-struct Case {
-    dialect: String,
-    config: ModelConfig,
-    input: [usize; 4],
-    hf_config: Option<serde_json::Value>,
-    tensors: Vec<(String, Vec<usize>)>,
-}
-
-type Golden = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
-
-fn cases() -> Vec<(String, Case, Golden)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/pretrain");
-    let mut names: Vec<String> = std::fs::read_dir(&folder)
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".json").map(str::to_string))
-        .filter(|name| name.contains("_mae"))
-        .collect();
-    names.sort();
-    let read = |name: String| {
-        let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
-        let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let tensor = |(key, view): (String, safetensors::tensor::TensorView<'_>)| {
-            let values = view.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap()));
-            (key, (view.shape().to_vec(), values.collect()))
-        };
-        let golden = file.tensors().into_iter().map(tensor).collect();
-        let case = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        (name, case, golden)
-    };
-    names.into_iter().map(read).collect()
-}
-
-/// The file of the source with the formula's weights.
-fn source(case: &Case) -> TensorMap {
-    let mut map = TensorMap::new("formula");
-    for (key, shape) in &case.tensors {
-        let tensor = HostTensor::from_f32(shape.clone(), &formula::weight(key, shape)).unwrap();
-        map.tensors.insert(key.clone(), tensor);
-    }
-    map
-}
-
-/// The model through its file.
-fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Mae {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("model.safetensors");
-    std::fs::write(&path, to_safetensors(&source(case), None).unwrap()).unwrap();
-    let model = match &case.hf_config {
-        Some(config) => {
-            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-            let options = LoadOptions { dtype, ..LoadOptions::new(folder.path()) };
-            let loaded = load(&options, device).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(loaded.model.config(), case.config, "{name}");
-            loaded.model
-        }
-        None => {
-            let map = vitrum::checkpoint::read(&path).unwrap();
-            let converted = to_timm_with(map, &Known::default()).unwrap();
-            let dialect = serde_json::to_value(converted.dialect).unwrap();
-            assert_eq!((converted.family, dialect.as_str().unwrap()), ("mae", &*case.dialect), "{name}");
-            let skeleton = case.config.skeleton(device).unwrap();
-            apply(skeleton, converted.map, dtype, &Excuses::default()).expect(name).0
-        }
-    };
-    match model {
+fn mae(name: &str, case: &Case, dtype: DType, device: &Device) -> Mae {
+    match model(name, case, dtype, device) {
         Model::Mae(model) => model,
         other => panic!("{name}: a {}", other.family()),
     }
@@ -110,26 +42,12 @@ fn images(case: &Case, dtype: DType, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(formula::images(case.input, 1.0), case.input), (device, dtype))
 }
 
-fn scale() -> PixelScale {
-    PixelScale { mean: vec![0.0], std: vec![1.0] }
-}
-
-fn numbers<const R: usize>(x: Tensor<R>) -> Vec<f64> {
-    x.into_data().iter::<f64>().collect()
-}
-
-fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
-    assert_eq!(ours.len(), theirs.len());
-    let whole = largest(theirs.iter().map(|value| value.abs()));
-    largest(ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / whole))
-}
-
 fn check(dtype: DType, bar: f64) {
     let device = Device::flex();
-    let cases = cases();
+    let cases = cases("_mae");
     assert!(cases.len() >= 8, "{} cases", cases.len());
     for (name, case, golden) in &cases {
-        let model = model(name, case, dtype, &device);
+        let model = mae(name, case, dtype, &device);
         let (images, masks) = (images(case, dtype, &device), masks(case, &model));
         let inputs = Inputs::Masked(images.clone(), masks.clone());
         Model::from(model.clone()).check_inputs(&inputs).unwrap();
@@ -160,53 +78,18 @@ fn f64_within_1e_9() {
     check(DType::F64, 1e-9);
 }
 
-/// The gradient of every parameter, in the file's order of axes.
-struct Gradients<'a> {
-    all: &'a burn::tensor::Gradients,
-    found: BTreeMap<String, Vec<f64>>,
-}
-
-impl Visit for Gradients<'_> {
-    fn float<const R: usize>(&mut self, key: &Key, param: &burn::module::Param<Tensor<R>>) {
-        let value = param.val();
-        if let Some(gradient) = value.grad(self.all) {
-            let numbers = key.layout.to_files(numbers(gradient), &value.dims());
-            self.found.insert(key.name.clone(), numbers);
-        }
-    }
-}
-
-/// What the golden file holds for tensors, under timm's names; of the others, the weights.
-fn of_tensors(case: &Case, golden: &Golden, part: &str) -> BTreeMap<String, Vec<f64>> {
-    let mut map = source(case);
-    let named = golden.iter().filter_map(|(key, value)| Some((key.strip_prefix(part)?, value)));
-    let named: BTreeMap<&str, &(Vec<usize>, Vec<f64>)> = named.collect();
-    for (key, (shape, values)) in &named {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let tensor = HostTensor::new(vitrum::checkpoint::Dtype::F64, shape.clone(), bytes).unwrap();
-        map.tensors.insert((*key).to_string(), tensor);
-    }
-    let known = Known { family: Some("mae"), ..Known::of(&case.config) };
-    let map = to_timm_with(map, &known).unwrap().map;
-    map.tensors.iter().map(|(key, tensor)| (key.clone(), tensor.to_f64())).collect()
-}
-
 fn check_gradients(dtype: DType, bar: f64) {
     let mut compared = 0;
-    for (name, case, golden) in cases() {
+    for (name, case, golden) in cases("_mae") {
         if !golden.keys().any(|key| key.starts_with("grad.")) {
             continue;
         }
         let device = Device::flex().autodiff();
-        let model = model(&name, &case, dtype, &device);
+        let model = mae(&name, &case, dtype, &device);
         let (images, masks) = (images(&case, dtype, &device), masks(&case, &model));
         let features = Want::Last;
-        let features = vitrum::models::Backbone::features(
-            &model,
-            Inputs::Masked(images.clone(), masks.clone()),
-            features,
-            &mut Silent,
-        );
+        let features =
+            Backbone::features(&model, Inputs::Masked(images.clone(), masks.clone()), features, &mut Silent);
         let prediction = model.predict(features, &masks, &mut Silent);
         let all = model.loss(prediction, images, &masks, &scale()).backward();
         let mut gradients = Gradients { all: &all, found: BTreeMap::new() };
@@ -243,11 +126,11 @@ fn gradients_f64() {
 #[test]
 fn ten_updates() {
     let mut compared = 0;
-    for (name, case, golden) in cases() {
+    for (name, case, golden) in cases("_mae") {
         let Some((_, losses)) = golden.get("losses") else { continue };
         for grad_checkpointing in [false, true] {
             let device = Device::flex();
-            let model = model(&name, &case, DType::F32, &device);
+            let model = mae(&name, &case, DType::F32, &device);
             let masks = masks(&case, &model);
             let optim = OptimConfig { betas: Some([0.9, 0.95]), ..OptimConfig::new(OptimName::AdamW) };
             let groups = GroupConfig { weight_decay: 0.05, layer_decay: None, no_weight_decay: Vec::new() };
@@ -422,7 +305,7 @@ fn pictures_of_predictions() {
         let model = config.init(&device, 1).unwrap();
         let images = images_of(&config);
         // The targets themselves, as predictions, give the image back.
-        let patches = vitrum::layers::mask::patchify(images.clone(), [4, 4]);
+        let patches = patchify(images.clone(), [4, 4]);
         let prediction = match norm_pix_loss {
             false => patches,
             true => {
@@ -476,7 +359,7 @@ fn what_cannot_be_built() {
             MaeConfig {
                 vit: VitConfig {
                     class_token: false,
-                    global_pool: vitrum::models::vit::GlobalPool::Avg,
+                    global_pool: GlobalPool::Avg,
                     fc_norm: Some(false),
                     ..tiny().vit
                 },

@@ -2,4 +2,5 @@
 
 mod evaluate;
 mod front;
+mod mask;
 mod photos;

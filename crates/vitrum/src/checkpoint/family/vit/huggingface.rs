@@ -17,6 +17,8 @@ pub(super) fn read(fields: &Fields<'_>, class: Option<&str>) -> Option<Result<Vi
         Ok(config)
     };
     match fields.text("model_type") {
+        // Another family.
+        Ok(Some("vit")) if class == Some("ViTForMaskedImageModeling") => None,
         Ok(Some("vit" | "dinov2" | "dinov2_with_registers")) => Some(read()),
         // The encoder alone.
         Ok(Some("vit_mae")) if class.is_some_and(|class| class != "ViTMAEForPreTraining") => Some(read()),

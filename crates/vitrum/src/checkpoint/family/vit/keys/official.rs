@@ -2,7 +2,8 @@
 
 /// The reason to leave out a tensor that the classifier does not use; `None` to keep it.
 pub fn left_out(name: &str) -> Option<&'static str> {
-    const PARTS: [(&str, &str); 7] = [
+    const PARTS: [(&str, &str); 8] = [
+        ("decoder.", "the head of masked image modelling"),
         ("mask_token", "used only while pretraining"),
         ("decoder_embed.", "MAE's decoder"),
         ("decoder_pos_embed", "MAE's decoder"),
