@@ -4,7 +4,8 @@
     cargo build --release
     /tmp/peers/bin/python benches/peers/train.py --vitrum target/release/vitrum [--rounds 3] [--cases tiny32,small224,resnet50:8]
 
-A step is forward, cross entropy, backward and AdamW on a batch that is ready in memory. Every round measures every
+A step is forward, cross entropy, backward and AdamW on a batch that is ready in memory; of a masked autoencoder
+(`mae_small224`), whose peer is transformers' ViTMAEForPreTraining, the loss of the masked patches. Every round measures every
 library once (a median of several steps each) in a process of its own; the table gives the median over rounds of the
 ratio to PyTorch eager of the same round, and each process's peak memory. See run.py for `pace`.
 """
@@ -24,6 +25,7 @@ from pace import Pace
 CASES = {
     "tiny32": {"name": "vit_tiny_patch16_224", "img": 32, "patch": 4, "batch": 64, "classes": 10},
     "small224": {"name": "vit_small_patch16_224", "img": 224, "patch": 16, "batch": 8, "classes": 1000},
+    "mae_small224": {"name": "mae_vit_small_patch16_224", "img": 224, "patch": None, "batch": 16, "classes": None},
     "base224": {"name": "vit_base_patch16_224", "img": 224, "patch": 16, "batch": 4, "classes": 1000},
 }
 
@@ -36,22 +38,30 @@ def case_of(key: str) -> dict:
     return {"name": name, "img": side(name), "patch": None, "batch": int(batch or 8), "classes": 1000}
 
 
+def masked_autoencoder():
+    """transformers' model of ViT-S/16 with the paper's decoder; attention is its default, `sdpa`."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    return ViTMAEForPreTraining(ViTMAEConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536))
+
+
 def torch_worker(library: str, case: dict, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     sizes = {"img_size": case["img"], "patch_size": case["patch"]} if case["patch"] else {}
-    model = create(case["name"], num_classes=case["classes"], **sizes)
+    masked = case["classes"] is None
+    model = masked_autoencoder() if masked else create(case["name"], num_classes=case["classes"], **sizes)
     model.train()
     run = torch.compile(model) if library == "torch.compile" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     images = torch.randn(case["batch"], 3, case["img"], case["img"])
-    labels = torch.arange(case["batch"]) % case["classes"]
+    labels = None if masked else torch.arange(case["batch"]) % case["classes"]
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(run(images), labels)
+        loss = run(images).loss if masked else torch.nn.functional.cross_entropy(run(images), labels)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -72,7 +82,7 @@ def torch_worker(library: str, case: dict, threads: int) -> None:
 def vitrum(binary: str, case: dict, threads: int, seconds: float) -> dict:
     command = [
         binary, "bench", "-m", case["name"], "--train", "--batch-sizes", str(case["batch"]),
-        "--img-size", str(case["img"]), "--num-classes", str(case["classes"]),
+        "--img-size", str(case["img"]), *(["--num-classes", str(case["classes"])] if case["classes"] else []),
         "--threads", str(threads), "--runs", "4", "--seconds", str(seconds), "--format", "json",
     ]  # fmt: skip
     if case["patch"]:

@@ -51,11 +51,13 @@ Values come from the defaults, then the files of -c in order, then the flags; la
 Recipes that are built in: demo, cifar/cifar10_test_vit_patch4, cifar/cifar10_vit_tiny_patch4,\n\
 cifar/cifar100_vit_tiny_patch4, cifar/cifar10_resnet_64, cifar/cifar10_deit_64,\n\
 finetune/small_folder, finetune/linear_probe, finetune/bit_hyperrule, finetune/beit_base,\n\
+finetune/mae_vit_base, finetune/cifar10_mae_tiny,\n\
 imagenet/resnet50, imagenet/resnet50_a2, imagenet/regnety_040, imagenet/convnext_tiny, imagenet/swin_tiny,\n\
 imagenet/twins_svt_base, imagenet/cpvt_tiny,\n\
 imagenet/hybrid_r26_s32_300ep, imagenet/deit_small, imagenet/deit_small_distilled,\n\
 imagenet/pit_small, imagenet/pit_small_distilled, imagenet/t2t_vit_14, imagenet/t2t_vit_7,\n\
-imagenet/augreg_s16_300ep, imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_finetune_384.\n\n\
+imagenet/augreg_s16_300ep, imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_finetune_384,\n\
+pretrain/demo, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep.\n\n\
 Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on with --resume auto.\n\n\
 Examples:\n  \
 vitrum train demo\n  \

@@ -11,6 +11,7 @@ mod keys;
 mod models;
 mod output;
 mod predict;
+mod pretrain;
 mod quantize;
 mod resume;
 mod sandbox;

@@ -67,13 +67,17 @@ pub fn build(
     )?;
     let config = loaded.model.config();
     let card_name = loaded.card.as_ref().and_then(|card| card.architecture.clone());
+    // The card of a model for pretraining names the whole, and this may be its encoder.
+    let is_of =
+        |name: &String| catalogue::entry(name).is_ok_and(|entry| entry.config.family() == config.family());
+    let card_name = card_name.filter(|name| catalogue::entry(name).is_err() || is_of(name));
     if let (Some(place), Some(of)) = (&recipe.pretrained, &card_name) {
         agree(recipe, place, of)?;
     }
     let architecture = [card_name, Some(recipe.model.clone())]
         .into_iter()
         .flatten()
-        .find(|name| catalogue::entry(name).is_ok())
+        .find(is_of)
         .or_else(|| catalogue::closest(&config).map(str::to_string))
         .unwrap_or_else(|| recipe.model.clone());
     let preprocess = preprocess(recipe, loaded.preprocess, &architecture, &config)?;

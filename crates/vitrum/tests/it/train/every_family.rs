@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use vitrum::models::ModelConfig;
+use vitrum::models::{Config, ModelConfig};
 use vitrum::train::log::{Event, Watch};
 use vitrum::train::recipe::Overlay;
 use vitrum::train::resume::{FileSum, Resume};
@@ -88,6 +88,15 @@ const MODELS: &[(&str, &str)] = &[
         "twins_svt_small",
         "embed_dims = [8, 8, 12, 16], num_heads = [1, 1, 2, 2], depths = [1, 1, 2, 1], wss = [4, 3, 2, 1]",
     ),
+    ("mae_vit_tiny_patch4_32", "patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2, decoder_depth = 1"),
+    (
+        "mpp_vit_base_patch16_224",
+        "patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2, proj_drop_rate = 0.1",
+    ),
+    (
+        "simmim_vit_base_patch16_224",
+        "patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2, mask_patch_size = 16, drop_path_rate = 0.1",
+    ),
     ("ladder_resnet50", "step = 'depthwise', width = 4"),
     ("resnetv2_50x1_bit", "layers = [1, 1], channels = [16, 32], stem_chs = 16, num_groups = 4"),
     (
@@ -107,14 +116,18 @@ fn no_family_is_forgotten() {
 
 /// Six updates in one epoch, with everything random switched on.
 fn recipe(output: &Path, model: &str, kwargs: &str) -> Recipe {
+    // Pretraining has no labels to mix, and no head to drop from.
+    let of_task = match ModelConfig::named(model).expect("a known name").method() {
+        Some(_) => "task = 'pretrain'\neval_metric = 'loss'\npicture_interval = 0",
+        None => "drop = 0.1\ndrop_path = 0.1\nmixup = 0.2\ncutmix = 1.0",
+    };
     let overlay: Overlay = toml::from_str(&format!(
         r#"
         data = "demo:48"
         model = "{model}"
         img_size = 32
         model_kwargs = {{ {kwargs} }}
-        drop = 0.1
-        drop_path = 0.1
+        {of_task}
         epochs = 1
         warmup_epochs = 0.25
         batch_size = 8
@@ -123,8 +136,6 @@ fn recipe(output: &Path, model: &str, kwargs: &str) -> Recipe {
         clip_grad = 1.0
         aa = "rand-m9-mstd0.5-inc1"
         reprob = 0.25
-        mixup = 0.2
-        cutmix = 1.0
         model_ema = true
         model_ema_decay = 0.9
         grad_checkpointing = true

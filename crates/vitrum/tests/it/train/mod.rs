@@ -13,6 +13,7 @@ mod log;
 mod objective;
 mod optim;
 mod own;
+mod pretrain;
 mod recipe;
 mod resume;
 mod run;
