@@ -36,6 +36,7 @@ pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
             model,
             weight_set,
             keys,
+            encoder,
             to,
             timm_epsilon,
             dtype,
@@ -47,7 +48,13 @@ pub fn run(command: CheckpointCommand, talk: Talk) -> Result<bool> {
             let mut opened = read(
                 &input,
                 model,
-                LoadOptions { weight_set, keys, size_of_processor, ..LoadOptions::new("") },
+                LoadOptions {
+                    weight_set,
+                    keys,
+                    encoder_only: encoder,
+                    size_of_processor,
+                    ..LoadOptions::new("")
+                },
                 talk,
             )?;
             if timm_epsilon && to != Layout::Timm {
@@ -243,9 +250,12 @@ fn convert(opened: &Opened, target: &Path, to: Layout, options: &WriteOptions, t
     Ok(())
 }
 
-/// Adds a hint if timm's layout cannot hold the epsilon.
+/// Adds a hint if timm's layout cannot hold the epsilon, or a part for pretraining.
 fn with_hint(error: LoadError, card: &ModelCard, base: &ModelConfig) -> anyhow::Error {
     match error {
+        LoadError::Config { .. } if card.config.encoder().is_some() => anyhow::anyhow!(
+            "{error}\nhint: --encoder writes the encoder alone; --to hf and --to vitrum write the whole model"
+        ),
         LoadError::Config { .. } if epsilon(&card.config) != epsilon(base) => anyhow::anyhow!(
             "{error}\n\
             hint: --timm-epsilon uses the architecture's and reports the effect; --to hf writes the model's own"

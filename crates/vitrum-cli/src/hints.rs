@@ -103,6 +103,9 @@ fn train(error: &TrainError) -> Option<Advice> {
             further("\nhint: go on from them with --resume, or choose another --experiment")
         }
         E::ChangedData { .. } => further(", or pass --allow-changed-args to go on anyway"),
+        E::NoReconstruction => {
+            further("\nhint: -m mae_vit_tiny_patch4_32, or a ViT with --method mae, mpp or simmim")
+        }
         E::NoBatchNorms { .. } => further("\nhint: leave out --freeze-bn"),
         E::OneValue { .. } => {
             further("\nhint: a larger --batch-size or --img-size, or in training --freeze-bn")

@@ -76,6 +76,9 @@ vitrum checkpoint convert timm-folder/ out/ --to hf --dtype f16")]
         /// A key file, for tensor names that no dialect has and fields that tensors do not show.
         #[arg(long, value_name = "FILE.toml")]
         keys: Option<PathBuf>,
+        /// Only the encoder of a model for pretraining: what timm has of a masked autoencoder.
+        #[arg(long)]
+        encoder: bool,
         /// Layout to write.
         #[arg(long, value_enum, default_value_t = Layout::Timm)]
         to: Layout,

@@ -159,7 +159,7 @@ const MODEL: &[Flag] = &[
 ];
 
 const PRETRAINING: &[Flag] = &[
-    flag("method", Text, "NAME", "How pretrain learns: mae [default: the model's own way]"),
+    flag("method", Text, "NAME", "How pretrain learns: mae, mpp or simmim [default: the model's own way]"),
     flag("mask_ratio", Number, "F", "Share of the patches that are masked [default: the model's]"),
     flag("mask_kind", Text, "random|block|grid", "Which patches are masked"),
     flag("norm_pix_loss", Switch, "BOOL", "Predict pixels normalised within their patch"),

@@ -34,7 +34,7 @@ The result, RUN/model, is the whole model: predictions, `vitrum reconstruct`, fu
 `vitrum train --pretrained` take its encoder.
 
 Recipes that are built in: pretrain/demo, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep. Recipes for what
-follows: finetune/mae_vit_base, finetune/cifar10_mae_tiny.
+follows: finetune/mae_vit_base, finetune/cifar10_from_mae.
 
 Examples:
   vitrum pretrain photos/ -m mae_vit_tiny_patch4_32 --mask-ratio 0.75
@@ -51,7 +51,7 @@ Values come from the defaults, then the files of -c in order, then the flags; la
 Recipes that are built in: demo, cifar/cifar10_test_vit_patch4, cifar/cifar10_vit_tiny_patch4,\n\
 cifar/cifar100_vit_tiny_patch4, cifar/cifar10_resnet_64, cifar/cifar10_deit_64,\n\
 finetune/small_folder, finetune/linear_probe, finetune/bit_hyperrule, finetune/beit_base,\n\
-finetune/mae_vit_base, finetune/cifar10_mae_tiny,\n\
+finetune/mae_vit_base, finetune/cifar10_from_mae,\n\
 imagenet/resnet50, imagenet/resnet50_a2, imagenet/regnety_040, imagenet/convnext_tiny, imagenet/swin_tiny,\n\
 imagenet/twins_svt_base, imagenet/cpvt_tiny,\n\
 imagenet/hybrid_r26_s32_300ep, imagenet/deit_small, imagenet/deit_small_distilled,\n\

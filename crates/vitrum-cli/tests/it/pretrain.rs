@@ -45,6 +45,31 @@ fn from_images_to_a_classifier() {
     assert!(val["top1"].as_f64().is_some());
 }
 
+/// timm has the encoder, transformers the whole model.
+#[test]
+fn converted_for_other_libraries() {
+    let sandbox = pretrained();
+    let own = sandbox.ok("embed demo -m runs/pretrain/x/model").out;
+    sandbox.fails(
+        "checkpoint convert runs/pretrain/x/model timm --to timm",
+        1,
+        &["timm has the encoder", "--encoder"],
+    );
+    let told = sandbox.ok("checkpoint convert runs/pretrain/x/model timm --to timm --encoder");
+    assert!(told.err.contains("only the encoder of the mae is used"), "{}", told.err);
+    assert_eq!(sandbox.ok("embed demo -m timm").out, own);
+    let card: serde_json::Value = serde_json::from_str(&sandbox.read("timm/config.json")).expect("JSON");
+    assert!(card["architecture"].as_str().is_some_and(|name| name.starts_with("vit_")), "{card}");
+
+    sandbox.ok("checkpoint convert runs/pretrain/x/model hf --to hf");
+    let card: serde_json::Value = serde_json::from_str(&sandbox.read("hf/config.json")).expect("JSON");
+    assert_eq!(card["architectures"][0], "ViTMAEForPreTraining");
+    let loss = |model: &str| {
+        sandbox.ok(&format!("val demo -m {model} --limit 20 --format json")).json()["loss"].clone()
+    };
+    assert_eq!(loss("hf"), loss("runs/pretrain/x/model"));
+}
+
 #[test]
 fn forward_reads_noise_and_writes_the_names_of_transformers() {
     let sandbox = pretrained();

@@ -52,6 +52,8 @@ pub struct LoadOptions<'a> {
     pub keys: Option<PathBuf>,
     /// Number of classes. If it differs from the file's, the head is new; 0 drops the head.
     pub num_classes: Option<usize>,
+    /// Whether to take only the encoder of a model for pretraining. A number of classes above 0 asks for that too.
+    pub encoder_only: bool,
     /// Height and width of the input. Positions are resized to it.
     pub img_size: Option<[usize; 2]>,
     /// Height and width of a patch; the patch projection and the positions are resized as in timm.
@@ -98,6 +100,7 @@ impl<'a> LoadOptions<'a> {
             weight_set: None,
             keys: None,
             num_classes: None,
+            encoder_only: false,
             img_size: None,
             patch_size: None,
             size_of_processor: true,
@@ -193,7 +196,7 @@ fn without_pretraining(
     options: &LoadOptions<'_>,
 ) -> ModelConfig {
     let Some(encoder) = config.encoder() else { return config };
-    let asks = options.num_classes.is_some_and(|classes| classes > 0);
+    let asks = options.encoder_only || options.num_classes.is_some_and(|classes| classes > 0);
     let Some(file) = tensors else { return if asks { encoder } else { config } };
     let serves = |key: &str| config.serves_pretraining(key);
     let whole = file.map.names().any(serves);
@@ -419,10 +422,12 @@ pub fn open(options: &LoadOptions<'_>) -> Result<Opened, ModelError> {
         None => ModelCard::new(config, CardSource::Tensors, path),
     };
     card.preprocess = found.preprocess;
-    if card.architecture.as_deref().is_none_or(|name| catalogue::entry(name).is_err()) {
+    let family = card.config.family();
+    let is_of = |name: &str| catalogue::entry(name).is_ok_and(|entry| entry.config.family() == family);
+    if !card.architecture.as_deref().is_some_and(is_of) {
         card.architecture = match found.named {
-            Some(named) => Some(named.name),
-            None => catalogue::closest(&card.config).map(str::to_string),
+            Some(named) if is_of(&named.name) => Some(named.name),
+            _ => catalogue::closest(&card.config).map(str::to_string),
         };
     }
     Ok(Opened { tensors, dialect, card, notes: found.notes })

@@ -29,12 +29,12 @@ use super::score::{Better, Measure, Scores, Validation};
 use super::task::Task;
 use super::trainer::{Examples, Trainer, TrainerState};
 use crate::checkpoint::card::ModelCard;
-use crate::checkpoint::load::{Loaded, ModelError};
+use crate::checkpoint::load::Loaded;
 use crate::data::augment::Mixup;
 use crate::data::random::batch_rng;
 use crate::data::train_loader::{TrainBatch, TrainLoader};
 use crate::data::train_set::TrainValSets;
-use crate::models::Model;
+use crate::models::{Model, Network};
 use crate::tasks::MaskSampler;
 
 /// Updates in a row without a finite loss and gradient that end the run.
@@ -182,7 +182,7 @@ impl<'a> Run<'a> {
         };
         let sampler = match pretrains {
             true => {
-                let model = model.as_reconstruct().map_err(ModelError::from)?;
+                let model = model.reconstruct().ok_or(TrainError::NoReconstruction)?;
                 Some(MaskSampler::new(model, recipe.mask_kind, recipe.seed))
             }
             false => None,

@@ -19,7 +19,7 @@ recipes![
     "demo",
     "finetune/beit_base",
     "finetune/bit_hyperrule",
-    "finetune/cifar10_mae_tiny",
+    "finetune/cifar10_from_mae",
     "finetune/linear_probe",
     "finetune/mae_vit_base",
     "finetune/small_folder",

@@ -174,13 +174,16 @@ fn left(outcome: &Outcome) -> BTreeMap<&'static str, String> {
         ("model", read("model/model.safetensors")),
         ("configuration", read("model/config.json")),
         ("summary.csv", read("summary.csv")),
-        ("confusion_matrix.csv", read("plots/confusion_matrix.csv")),
         ("weights", of_last("model.safetensors")),
         ("average", of_last("model_ema.safetensors")),
         ("optimiser", of_last("optim.safetensors")),
     ]
     .map(|(name, bytes)| (name, FileSum::of(&bytes).sha256))
     .into();
+    // Pretraining has no classes.
+    if run.join("plots/confusion_matrix.csv").exists() {
+        files.insert("confusion_matrix.csv", FileSum::of(&read("plots/confusion_matrix.csv")).sha256);
+    }
     files.insert("state", text(&of_last("state.json")));
     let lines = metrics.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(text);
     files.insert("metrics.jsonl", lines.collect::<Vec<_>>().join("\n"));
