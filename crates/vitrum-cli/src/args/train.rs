@@ -33,7 +33,7 @@ pub const PRETRAIN: &str = "DATA: images in folders of any names, a table, an ar
 The result, RUN/model, is the whole model: predictions, `vitrum reconstruct`, further pretraining. `vitrum finetune` and
 `vitrum train --pretrained` take its encoder.
 
-Recipes that are built in: pretrain/demo, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep. Recipes for what
+Recipes that are built in: pretrain/demo_mae, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep. Recipes for what
 follows: finetune/mae_vit_base, finetune/cifar10_from_mae.
 
 Examples:
@@ -57,7 +57,7 @@ imagenet/twins_svt_base, imagenet/cpvt_tiny,\n\
 imagenet/hybrid_r26_s32_300ep, imagenet/deit_small, imagenet/deit_small_distilled,\n\
 imagenet/pit_small, imagenet/pit_small_distilled, imagenet/t2t_vit_14, imagenet/t2t_vit_7,\n\
 imagenet/augreg_s16_300ep, imagenet/bigvision_s16_90ep, imagenet/vit_b16_paper_scratch, imagenet/vit_b16_finetune_384,\n\
-pretrain/demo, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep.\n\n\
+pretrain/demo_mae, pretrain/cifar10_mae_tiny, pretrain/mae_vit_base_800ep.\n\n\
 Exit codes: 0 done, 1 run-time error, 2 usage, 75 stopped after saving: go on with --resume auto.\n\n\
 Examples:\n  \
 vitrum train demo\n  \

@@ -24,7 +24,7 @@ pub fn resolve(args: &TrainArgs, base: Recipe) -> Result<Recipe> {
     let is_first_run = is_demo && args.config.is_empty() && !names_a_model;
     let mut layers = Vec::new();
     if is_first_run {
-        let name = if recipe.task == Task::Pretrain.name() { "pretrain/demo" } else { "demo" };
+        let name = if recipe.task == Task::Pretrain.name() { "pretrain/demo_mae" } else { "demo" };
         layers.push((name, recipe::builtin(name)?));
     }
     for name in &args.config {

@@ -42,7 +42,7 @@ recipes![
     "imagenet/vit_b16_finetune_384",
     "imagenet/vit_b16_paper_scratch",
     "pretrain/cifar10_mae_tiny",
-    "pretrain/demo",
+    "pretrain/demo_mae",
     "pretrain/mae_vit_base_800ep",
 ];
 
