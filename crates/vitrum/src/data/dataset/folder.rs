@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 use super::foreign::is_foreign;
 use super::{
     ClassFolder, ClassMap, DatasetError, DatasetOptions, DatasetProblem, ListSource, Listed, MAX_SAMPLES,
-    Skipped, Split,
+    Skipped, Split, TargetKind,
 };
 
 /// Extensions of image files in folders, without the dot.
@@ -57,7 +57,7 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
     }
     let class_of = |file: &Found| class_name(&file.name, options.class_folder);
     let found: BTreeSet<String> = files.iter().filter_map(class_of).collect();
-    if found.is_empty() {
+    if found.is_empty() || options.targets == TargetKind::Nothing {
         let unlabelled = |Found { name, path }| Listed { name, target: None, path };
         return Ok(ListSource::new(files.into_iter().map(unlabelled).collect(), Vec::new(), skipped));
     }

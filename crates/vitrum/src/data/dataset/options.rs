@@ -62,7 +62,8 @@ pub struct DatasetOptions {
     /// Side of the demo set's pictures in pixels; by default 224.
     pub demo_size: Option<u32>,
     /// The kind of the targets. Only tables have lists of classes and numbers; other kinds of datasets give one
-    /// class per picture, whatever this says.
+    /// class per picture, whatever this says. With [`TargetKind::Nothing`] folders, tables and archives give every
+    /// picture, whatever its folder or label.
     pub targets: TargetKind,
     /// The columns of a table that hold the targets, by their names in the header. Of lists of classes: one column of
     /// lists, or several columns of 0 and 1. Of numbers: the columns of numbers. Empty: columns of the usual names.

@@ -89,12 +89,14 @@ pub(super) fn open(path: &Path, options: &DatasetOptions) -> Result<ListSource, 
 enum Meaning {
     Class(Labels),
     Other(Targets),
+    Nothing,
 }
 
 impl Meaning {
     fn of(rows: &[Row], candidates: &Candidates, options: &DatasetOptions) -> Result<Self, DatasetProblem> {
         match options.targets {
             TargetKind::Class => Labels::of(rows, options).map(Self::Class),
+            TargetKind::Nothing => Ok(Self::Nothing),
             _ => Targets::of(rows, candidates, options).map(Self::Other),
         }
     }
@@ -104,12 +106,13 @@ impl Meaning {
         match self {
             Self::Class(labels) => Ok(labels.get(row).map(|label| label.map(Target::Class))),
             Self::Other(targets) => Ok(targets.get(row)?.map(Some)),
+            Self::Nothing => Ok(Ok(Some(Target::Nothing))),
         }
     }
 
     fn notes(&self) -> &[String] {
         match self {
-            Self::Class(_) => &[],
+            Self::Class(_) | Self::Nothing => &[],
             Self::Other(targets) => &targets.notes,
         }
     }
@@ -118,6 +121,7 @@ impl Meaning {
         match self {
             Self::Class(labels) => labels.names,
             Self::Other(targets) => targets.names,
+            Self::Nothing => Vec::new(),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::source::Store;
 use super::webdataset::{Companions, Kind, Labels, MAX_COMPANION, member_name};
 use super::{
     ClassMap, DatasetError, DatasetOptions, DatasetProblem, Entry, ImageSource, Indexed, MAX_CLASSES,
-    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split, Target, refuse_empty,
+    MAX_MEMBER, MAX_SAMPLES, Place, Sample, Skipped, Source, Split, Target, TargetKind, refuse_empty,
 };
 
 const BLOCK: usize = 512;
@@ -121,7 +121,9 @@ impl Scan {
             match member.picture() {
                 Picture::Yes => {}
                 Picture::No => {
-                    read_companion(&mut walk, &member, companions)?;
+                    if options.targets != TargetKind::Nothing {
+                        read_companion(&mut walk, &member, companions)?;
+                    }
                     continue;
                 }
                 Picture::Refused(reason) => {
@@ -130,7 +132,7 @@ impl Scan {
                 }
             }
             self.picture(path, &member.name, options)?;
-            if in_split(&member.name, options.split) {
+            if in_split(&member.name, options.split) && options.targets != TargetKind::Nothing {
                 companions.image(path, &member.name);
             }
         }
@@ -202,6 +204,9 @@ fn in_split(name: &str, wanted: Option<Split>) -> bool {
 }
 
 fn class_of(name: &str, options: &DatasetOptions) -> Option<String> {
+    if options.targets == TargetKind::Nothing {
+        return None;
+    }
     let below = split_of(name).map_or(name, |(_, rest)| rest);
     class_name(below, options.class_folder)
 }

@@ -105,7 +105,7 @@ impl TrainDataOptions {
             image_dir: self.image_dir.clone(),
             split,
             demo_size: Some(self.demo_size),
-            targets: if self.targets == TargetKind::Nothing { TargetKind::Class } else { self.targets },
+            targets: self.targets,
             target_columns: self.target_columns.clone(),
             ..DatasetOptions::default()
         };

@@ -205,3 +205,44 @@ fn what_a_recipe_cannot_ask() {
     // A side that patches do not divide is cut, as in the Vision Transformer.
     assert!(fit(&job(sized), &mut Heard::default()).is_ok());
 }
+
+/// Pictures beside folders, folders in folders, tables without labels, archives: every picture counts.
+#[test]
+fn every_picture_counts() {
+    use vitrum::data::dataset::{DatasetOptions, TargetKind, open_dataset};
+    let folder = TempDir::new().unwrap();
+    let root = folder.path().join("mixed");
+    pictures(&root, 30);
+    std::fs::copy(root.join("x/2.png"), root.join("top.png")).unwrap();
+    let options = DatasetOptions { targets: TargetKind::Nothing, ..DatasetOptions::default() };
+    let count = |path: &Path| {
+        let mut source = open_dataset(path, &options).unwrap_or_else(|error| panic!("{error}"));
+        assert!(source.classes().is_empty(), "{}", path.display());
+        let mut count = 0;
+        while source.next_sample().unwrap().is_some() {
+            count += 1;
+        }
+        assert!(source.skipped().is_empty(), "{}", source.skipped());
+        count
+    };
+    assert_eq!(count(&root), 31);
+    let table = folder.path().join("table.csv");
+    std::fs::write(&table, "file,label\nmixed/top.png,\nmixed/x/2.png,not a number; or two\n").unwrap();
+    assert_eq!(count(&table), 2);
+    std::fs::write(&table, "file\nmixed/top.png\nmixed/x/2.png\n").unwrap();
+    assert_eq!(count(&table), 2);
+    #[cfg(feature = "tar")]
+    {
+        let archive = folder.path().join("all.tar");
+        let mut builder = tar::Builder::new(std::fs::File::create(&archive).unwrap());
+        builder.append_dir_all("data", &root).unwrap();
+        builder.append_path_with_name(root.join("top.png"), "first.png").unwrap();
+        // A companion that would be no label.
+        let mut header = tar::Header::new_gnu();
+        header.set_size(9);
+        header.set_cksum();
+        builder.append_data(&mut header, "first.cls", &b"not a cls"[..]).unwrap();
+        builder.finish().unwrap();
+        assert_eq!(count(&archive), 32);
+    }
+}
