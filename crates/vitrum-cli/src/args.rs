@@ -11,6 +11,7 @@ mod flags;
 mod forward;
 mod models;
 mod predict;
+mod probe;
 mod quantize;
 mod train;
 mod val;
@@ -26,9 +27,11 @@ pub use common::{DeviceArgs, DeviceName, Dtype, Format, ImagesArgs, LimitArgs, M
 pub use data::{DataCheckArgs, DataCommand, DataReadArgs, DataSplitArgs, DataStatsArgs};
 pub use demo::DemoArgs;
 pub use embed::{EmbedArgs, EmbedFormat, EmbedKind};
+pub use flags::pair;
 pub use forward::{ForwardArgs, VerifyArgs};
 pub use models::{LadderArgs, ModelsCommand, ShapesArgs, ShapesFormat};
 pub use predict::PredictArgs;
+pub use probe::{Method, MetricName, ProbeArgs};
 pub use quantize::QuantizeArgs;
 pub use train::{LogFormat, TrainArgs, Tui};
 pub use val::ValArgs;
@@ -75,6 +78,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Images to feature vectors.
     Embed(EmbedArgs),
+    /// Scores of a model's features on labelled images: neighbours, regression, linear probe, fine-tuning.
+    Probe(Box<ProbeArgs>),
     /// Known models: list, parameters, shapes.
     #[command(subcommand)]
     Models(ModelsCommand),

@@ -11,6 +11,7 @@ mod keys;
 mod models;
 mod output;
 mod predict;
+mod probe;
 mod quantize;
 mod resume;
 mod sandbox;

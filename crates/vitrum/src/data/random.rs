@@ -18,6 +18,7 @@ enum Purpose {
     Batch = 2,
     Order = 3,
     Split = 4,
+    Probe = 5,
 }
 
 /// The generator of one picture's augmentation in one epoch.
@@ -38,6 +39,11 @@ pub fn order_rng(seed: u64, epoch: u64) -> DataRng {
 /// The generator of a split into parts.
 pub fn split_rng(seed: u64) -> DataRng {
     stream(seed, Purpose::Split, [0, 0, 0])
+}
+
+/// The generator of the images of one class that a probe learns from.
+pub fn probe_rng(seed: u64, class: u64) -> DataRng {
+    stream(seed, Purpose::Probe, [class, 0, 0])
 }
 
 /// ChaCha's key holds all inputs: they fit into 256 bits, so no two streams are equal.
