@@ -53,7 +53,8 @@ fn features_are_what_the_embedder_gives() {
     assert_eq!(found.reused, None);
     for image in [0, 11, 23] {
         let name = &found.train.names()[image];
-        let picture = vitrum::data::decode::open(name, &Default::default()).unwrap();
+        let picture =
+            vitrum::data::decode::open(folder.path().join("train").join(name), &Default::default()).unwrap();
         let row: Vec<f32> = embedder.pooled(&[picture]).unwrap().into_data().iter::<f32>().collect();
         let gap = row.iter().zip(found.train.row(image)).map(|(a, b)| (a - b).abs());
         assert!(crate::compare::largest(gap) < 1e-5, "{name}");

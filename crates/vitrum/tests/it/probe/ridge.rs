@@ -77,13 +77,14 @@ fn more_shots_are_better_and_all_is_one_draw() {
     // More shots than images: all of them, in every draw.
     let many = Ridge { shots: vec![Shots::Each(500)], ..ridge };
     let row = many.rows(&features).unwrap().remove(0);
-    assert_eq!((row.images, row.top1_std, row.top1), (84, Some(0.0), rows[3].top1));
+    assert_eq!(row.images, 84);
+    assert!(row.top1_std < Some(1e-9) && (row.top1 - rows[3].top1).abs() < 1e-9, "{row:?}");
 }
 
 /// Features of pure noise but one: little regularisation learns the noise. The choice sees it on held-out images.
 #[test]
 fn l2_is_chosen_on_held_out_images() {
-    let (n, dim) = (60, 58);
+    let (n, dim) = (400, 300);
     let labels: Vec<usize> = (0..n).map(|image| image % 2).collect();
     let part = |part: Part, key: &str| {
         let mut numbers = values(key, n, dim, false);
