@@ -59,6 +59,13 @@ fn recipe(args: &ProbeArgs) -> Result<Recipe> {
         |values: &[f32]| (!values.is_empty()).then(|| values.iter().map(|&value| f64::from(value)).collect());
     let fields = model.model_kwargs.iter().filter_map(|(key, value)| pair(&format!("{key}={value}")));
     let device = model.device.device.to_possible_value().map_or("auto".into(), |name| name.get_name().into());
+    let (name, pretrained) = match &model.checkpoint {
+        // The built-in model is neither a name of the catalogue nor a place.
+        None if model.model == vitrum::checkpoint::demo::NAME => {
+            (Recipe::default().model, Some(model.model.clone()))
+        }
+        weights => (model.model.clone(), weights.as_ref().map(text)),
+    };
     let recipe = Recipe {
         data: text(&args.data),
         val_data: parts.val_data.as_ref().map(text),
@@ -70,8 +77,8 @@ fn recipe(args: &ProbeArgs) -> Result<Recipe> {
         image_dir: parts.image_dir.clone(),
         workers: parts.workers,
         max_bad: parts.max_bad,
-        model: model.model.clone(),
-        pretrained: model.checkpoint.as_ref().map(text),
+        model: name,
+        pretrained,
         keys: model.keys.as_ref().map(text),
         img_size: model.img_size.map(|size| ImgSize(size.0)),
         in_chans: model.in_chans,

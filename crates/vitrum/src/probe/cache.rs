@@ -112,9 +112,14 @@ pub fn read(path: &Path, fingerprint: &str, limit: u64) -> Result<Option<Feature
         return Ok(None);
     }
     let shapes = TENSORS.map(|(name, _)| shape(&header, name).unwrap_or_default());
-    let [[images], [others], [_, dim], [_, _], names, more] = &shapes.each_ref().map(Vec::as_slice) else {
+    let [[images], [others], [rows, dim], [more_rows, other_dim], names, more] =
+        &shapes.each_ref().map(Vec::as_slice)
+    else {
         return Ok(None);
     };
+    if [rows, more_rows, other_dim] != [images, others, dim] {
+        return Ok(None);
+    }
     check_size(images.saturating_add(*others), *dim, limit)?;
     let mut found = || -> Option<Features> {
         let [train_labels, val_labels] = [labels(&mut data, *images).ok()?, labels(&mut data, *others).ok()?];

@@ -10,14 +10,14 @@ use crate::paint::{self, Drawing};
 pub use crate::paint::PaintError;
 
 /// Width in pixels.
-const WIDTH: u32 = 960;
+const WIDTH: u32 = 1000;
 /// Height of a row, in pixels.
 const ROW: f64 = 30.0;
 /// Height of what is above the rows, and of what is below.
 const TOP: f64 = 76.0;
 const BELOW: f64 = 64.0;
 /// Left and right of the bars.
-const SIDES: [f64; 2] = [330.0, 820.0];
+const SIDES: [f64; 2] = [370.0, 860.0];
 
 /// A picture of rows.
 #[derive(Clone, Debug)]
@@ -84,7 +84,9 @@ impl Drawing for Chart<'_> {
             area.draw(&Rectangle::new([at(from.0, from.1), at(to.0, to.1)], color.filled())).map_err(fail)
         };
         area.fill(&WHITE).map_err(fail)?;
-        let title = TextStyle { font: paint::bold(20.0 * scale), ..plain(20.0, paint::INK, HPos::Center) };
+        // A long path gets smaller letters.
+        let size = (1500.0 / self.title.chars().count().max(1) as f64).min(20.0);
+        let title = TextStyle { font: paint::bold(size * scale), ..plain(size, paint::INK, HPos::Center) };
         write(self.title, f64::from(WIDTH) / 2.0, 28.0, title)?;
         let bottom = TOP + ROW * self.rows.len() as f64;
         for percent in [0.0, 20.0, 40.0, 60.0, 80.0, 100.0] {

@@ -139,7 +139,7 @@ impl Ridge {
         }
         chosen.sort_by(f64::total_cmp);
         chosen.dedup();
-        let l2 = chosen.iter().map(f64::to_string).collect::<Vec<_>>().join("/");
+        let l2 = chosen.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
         let five = features.num_classes() > 5;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Row::of("ridge", format!("shots={shots} l2={l2}"), &tallies, five, images, seconds))
@@ -152,12 +152,10 @@ impl Ridge {
             far(**a).total_cmp(&far(**b))
         };
         let usual = self.l2.iter().min_by(nearest).copied().unwrap_or(USUAL_L2);
-        let aside = |of: &Vec<usize>| if of.len() > 1 { (of.len() / HELD_OUT).max(1) } else { 0 };
-        let held: Vec<usize> = drawn.iter().flat_map(|of| of[of.len() - aside(of)..].to_vec()).collect();
+        let [kept, held] = hold_out(drawn);
         if self.l2.len() == 1 || held.is_empty() {
             return Ok(usual);
         }
-        let kept: Vec<usize> = drawn.iter().flat_map(|of| of[..of.len() - aside(of)].to_vec()).collect();
         let equations = self.equations(train, &kept, drawn.len());
         let mut best = (usual, -1.0);
         let mut grid = self.l2.clone();
@@ -360,8 +358,16 @@ fn numbers(x: Tensor<2>) -> Vec<f64> {
     x.into_data().iter::<f64>().collect()
 }
 
+/// The images of each class that are kept, and those that are held out: one in five, but at least one where there are two.
+pub(super) fn hold_out(drawn: &[Vec<usize>]) -> [Vec<usize>; 2] {
+    let kept = |of: &[usize]| if of.len() > 1 { of.len() - (of.len() / HELD_OUT).max(1) } else { of.len() };
+    let both = drawn.iter().map(|of| of.split_at(kept(of)));
+    let (kept, held): (Vec<&[usize]>, Vec<&[usize]>) = both.unzip();
+    [kept.concat(), held.concat()]
+}
+
 /// Indexes of the drawn images of each class. Fewer shots of a seed are the first of more shots.
-fn draw_images(train: &FeatureSet, classes: usize, shots: Shots, seed: u64) -> Vec<Vec<usize>> {
+pub(super) fn draw_images(train: &FeatureSet, classes: usize, shots: Shots, seed: u64) -> Vec<Vec<usize>> {
     let mut of_class = vec![Vec::new(); classes];
     for (image, &label) in train.labels().iter().enumerate() {
         of_class[label].push(image as u32); // datasets are limited to 50 million images
