@@ -11,6 +11,7 @@ mod flags;
 mod forward;
 mod models;
 mod predict;
+mod probe;
 mod quantize;
 mod reconstruct;
 mod train;
@@ -27,9 +28,11 @@ pub use common::{DeviceArgs, DeviceName, Dtype, Format, ImagesArgs, LimitArgs, M
 pub use data::{DataCheckArgs, DataCommand, DataReadArgs, DataSplitArgs, DataStatsArgs};
 pub use demo::DemoArgs;
 pub use embed::{EmbedArgs, EmbedFormat, EmbedKind};
+pub use flags::pair;
 pub use forward::{ForwardArgs, VerifyArgs};
 pub use models::{LadderArgs, ModelsCommand, ShapesArgs, ShapesFormat};
 pub use predict::PredictArgs;
+pub use probe::{Method, MetricName, ProbeArgs};
 pub use quantize::QuantizeArgs;
 pub use reconstruct::{MaskKindName, ReconstructArgs};
 pub use train::{LogFormat, TrainArgs, Tui};
@@ -82,6 +85,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Fill in masked patches of images, with a model pretrained for that.
     Reconstruct(ReconstructArgs),
+    /// Scores of a model's features on labelled images: neighbours, regression, linear probe, fine-tuning.
+    Probe(Box<ProbeArgs>),
     /// Known models: list, parameters, shapes.
     #[command(subcommand)]
     Models(ModelsCommand),

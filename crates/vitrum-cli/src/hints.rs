@@ -13,6 +13,7 @@ use vitrum::data::dataset::{DatasetError, DatasetProblem};
 use vitrum::data::loader::LoaderError;
 use vitrum::data::train_set::TrainDataError;
 use vitrum::models::catalogue;
+use vitrum::probe::ProbeError;
 use vitrum::train::TrainError;
 use vitrum::train::resume::{Change, ResumeError};
 
@@ -62,6 +63,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<Advice> {
         return train(error);
     }
     if let Some(error) = error.downcast_ref() {
+        return probe(error);
+    }
+    if let Some(error) = error.downcast_ref() {
         return resume(error);
     }
     if let Some(error) = error.downcast_ref() {
@@ -82,6 +86,7 @@ fn any(error: &vitrum::Error) -> Option<Advice> {
         E::Load(error) => load(error),
         E::Model(error) => model(error),
         E::Loader(error) => loader(error),
+        E::Probe(error) => probe(error),
         E::Dataset(error) => dataset(error),
         E::NoPreprocess { .. } => {
             further("\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json")
@@ -112,6 +117,26 @@ fn train(error: &TrainError) -> Option<Advice> {
         }
         E::Diverged { .. } => {
             further("; a smaller --lr, a longer --warmup-epochs or --clip-grad 1 often helps")
+        }
+        _ => None,
+    }
+}
+
+fn probe(error: &ProbeError) -> Option<Advice> {
+    use ProbeError as E;
+    match error {
+        E::Train(error) => train(error),
+        E::Data(TrainDataError::Dataset(error)) => dataset(error),
+        E::Dataset(error) => dataset(error),
+        E::Loader(error) => loader(error),
+        E::NoValidation { .. } => further("\nhint: --val-data DATA, or a --val-fraction above 0"),
+        E::NoClassToken { .. } => further("\nhint: --pool avg, or leave out --pool"),
+        E::TooManyNeighbours { .. } => further("\nhint: a smaller --k"),
+        E::TooLarge { .. } => further(" (--fraction F), or a larger --max-memory MIB"),
+        E::Diverged { .. } => further(" (--blr)"),
+        E::Singular { .. } => further(" (--l2)"),
+        E::Option { field, found, expected } => {
+            instead(format!("{} is {found}, expected {expected}", flag(field)))
         }
         _ => None,
     }

@@ -17,6 +17,7 @@ mod model;
 mod models;
 mod output;
 mod predict;
+mod probe;
 mod progress;
 mod quantize;
 mod reconstruct;
@@ -96,6 +97,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Forward(args) => forward::run(&args, talk)?,
         Command::Verify(args) => return forward::verify(&args, talk).map(gate),
         Command::Embed(args) => embed::run(&args, talk)?,
+        Command::Probe(args) => return probe::run(&args, talk),
         Command::Bench(args) => bench::run(&args, talk)?,
         Command::Reconstruct(args) => reconstruct::run(&args, talk)?,
         Command::Quantize(args) => quantize::run(&args, talk)?,

@@ -16,6 +16,8 @@ use crate::data::preprocess::PreprocessError;
 use crate::data::train_set::TrainDataError;
 use crate::models::{AnswerError, CannotError, ConfigError, InputError};
 #[cfg(feature = "train")]
+use crate::probe::ProbeError;
+#[cfg(feature = "train")]
 use crate::train::TrainError;
 
 /// Any error of this library. Each edge (decoding, checkpoints, datasets, model names) has its own
@@ -78,6 +80,10 @@ pub enum Error {
     #[cfg(feature = "train")]
     #[error(transparent)]
     Train(#[from] Box<TrainError>),
+    /// Probing of features.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Probe(#[from] Box<ProbeError>),
     /// Training and validation data.
     #[cfg(feature = "train")]
     #[error(transparent)]
@@ -118,6 +124,13 @@ pub enum Error {
 impl From<TrainError> for Error {
     fn from(error: TrainError) -> Self {
         Self::Train(Box::new(error))
+    }
+}
+
+#[cfg(feature = "train")]
+impl From<ProbeError> for Error {
+    fn from(error: ProbeError) -> Self {
+        Self::Probe(Box::new(error))
     }
 }
 

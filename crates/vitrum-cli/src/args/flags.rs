@@ -191,8 +191,13 @@ const DISTILLATION: &[Flag] = &[
 ];
 
 const OPTIMISER: &[Flag] = &[
-    flag("opt", Text, "NAME", "adamw, adam, nadamw, sgd, momentum, lamb, lion, adafactor, muon or nmuon")
-        .also(&["optimizer", "optim"]),
+    flag(
+        "opt",
+        Text,
+        "NAME",
+        "adamw, adam, nadamw, sgd, momentum, lamb, lars, lars_moco, lion, adafactor, muon or nmuon",
+    )
+    .also(&["optimizer", "optim"]),
     flag("lr", Number, "F", "Learning rate [default: from --lr-base]").also(&["learning-rate", "lr0"]),
     flag("lr_base", Number, "F", "Learning rate for --lr-base-size images per update"),
     flag("lr_base_size", Count, "N", "See --lr-base"),
@@ -454,7 +459,7 @@ fn gather(flag: &Flag, mut values: Vec<Value>) -> Result<Value, clap::Error> {
 }
 
 /// `depth=6` as a key and its TOML value, or a text.
-fn pair(text: &str) -> Option<(String, Value)> {
+pub fn pair(text: &str) -> Option<(String, Value)> {
     let (key, text) = text.split_once('=')?;
     let text = text.trim();
     let value = match text {

@@ -19,7 +19,7 @@ use crate::signals::Signals;
 use crate::talk::Talk;
 
 /// Exit code after a stop by a signal (`EX_TEMPFAIL` of sysexits.h). The same command with `--resume auto` continues.
-const STOPPED: u8 = 75;
+pub const STOPPED: u8 = 75;
 
 /// Resolves the recipe on top of `base`, then trains or only prints it.
 pub fn run(verb: &str, args: &TrainArgs, base: Recipe, talk: Talk) -> Result<ExitCode> {

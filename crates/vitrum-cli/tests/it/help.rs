@@ -14,6 +14,7 @@ fn the_first_page_names_commands_and_exit_codes() {
         "forward",
         "verify",
         "embed",
+        "probe",
         "models",
         "checkpoint",
         "quantize",
@@ -36,7 +37,7 @@ fn the_first_page_names_commands_and_exit_codes() {
 #[test]
 fn commands_that_run_a_model_share_its_flags() {
     let sandbox = Sandbox::empty();
-    for command in ["predict", "val", "forward", "verify", "embed", "bench"] {
+    for command in ["predict", "val", "forward", "verify", "embed", "probe", "bench"] {
         let help = sandbox.ok(&format!("{command} --help")).out;
         for flag in [
             "--model",
@@ -75,6 +76,7 @@ fn examples_are_there_and_are_understood() {
         "forward",
         "verify",
         "embed",
+        "probe",
         "models list",
         "models shapes",
         "models ladder",

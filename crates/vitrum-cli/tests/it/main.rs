@@ -12,6 +12,7 @@ mod models;
 mod output;
 mod predict;
 mod pretrain;
+mod probe;
 mod quantize;
 mod resume;
 mod sandbox;

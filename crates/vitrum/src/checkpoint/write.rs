@@ -307,6 +307,14 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
     stage(path, bytes)?.place()
 }
 
+/// [`write_atomically`] of what `fill` writes.
+pub(crate) fn write_atomically_with(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<(), LoadError> {
+    stage_with(path, fill)?.place()
+}
+
 /// A file on disk under a temporary name; removed unless it is placed.
 struct Staged {
     temporary: PathBuf,
@@ -314,9 +322,13 @@ struct Staged {
 }
 
 fn stage(path: &Path, bytes: &[u8]) -> Result<Staged, LoadError> {
+    stage_with(path, |file| file.write_all(bytes))
+}
+
+fn stage_with(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<Staged, LoadError> {
     let (mut file, temporary) = temporary_beside(path, folder_of(path))?;
     let staged = Staged { temporary, path: path.to_path_buf() };
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| LoadError::io(path, e))?;
+    fill(&mut file).and_then(|()| file.sync_all()).map_err(|e| LoadError::io(path, e))?;
     Ok(staged)
 }
 

@@ -18,8 +18,9 @@ enum Purpose {
     Batch = 2,
     Order = 3,
     Split = 4,
-    Mask = 5,
-    ValMask = 6,
+    Probe = 5,
+    Mask = 6,
+    ValMask = 7,
 }
 
 /// The generator of one picture's augmentation in one epoch.
@@ -50,6 +51,11 @@ pub fn mask_rng(seed: u64, epoch: u64, batch: u64) -> DataRng {
 /// The generator of the mask of one validation picture, the same in every epoch.
 pub fn val_mask_rng(seed: u64, index: u64) -> DataRng {
     stream(seed, Purpose::ValMask, [index, 0, 0])
+}
+
+/// The generator of the images of one class that a probe learns from.
+pub fn probe_rng(seed: u64, class: u64) -> DataRng {
+    stream(seed, Purpose::Probe, [class, 0, 0])
 }
 
 /// ChaCha's key holds all inputs: they fit into 256 bits, so no two streams are equal.

@@ -129,6 +129,10 @@ impl Deit {
 }
 
 impl Backbone for Deit {
+    fn has_class_token(&self) -> bool {
+        true
+    }
+
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let x = self.vit.embed_with(inputs.images(), Some(&self.dist_token), watch); // [B, 2 + N, D]
         self.vit.features_of(x, want, Self::READ, watch)

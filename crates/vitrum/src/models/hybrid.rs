@@ -144,6 +144,10 @@ impl Hybrid {
 }
 
 impl Backbone for Hybrid {
+    fn has_class_token(&self) -> bool {
+        self.config.vit.class_token
+    }
+
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let x = self.embed(inputs, watch); // [B, T, D]
         self.vit.features_of(x, want, 1, watch)

@@ -237,6 +237,10 @@ fn moments(patches: &Tensor<3>) -> [Tensor<3>; 2] {
 }
 
 impl Backbone for Mae {
+    fn has_class_token(&self) -> bool {
+        self.vit.has_class_token()
+    }
+
     /// With [`Want::Head`] all tokens, because the decoder reads all.
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let x = self.enter(inputs, watch);

@@ -214,6 +214,10 @@ impl Mim {
 }
 
 impl Backbone for Mim {
+    fn has_class_token(&self) -> bool {
+        self.vit.has_class_token()
+    }
+
     /// With [`Want::Head`] all tokens, because the head reads all patches.
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let x = self.enter(inputs, watch);

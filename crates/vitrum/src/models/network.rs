@@ -390,6 +390,11 @@ pub trait Backbone: Sync {
     /// without a patch. [`Model::check_images`](super::Model::check_images) refuses them with an error.
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features;
 
+    /// Whether the first token of the last level is a class token. The default has none.
+    fn has_class_token(&self) -> bool {
+        false
+    }
+
     /// Tokens to one vector per example, `[B, D]`, before any classifier (timm's `forward_head(pre_logits=True)`).
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
 }

@@ -315,6 +315,10 @@ impl Pit {
 }
 
 impl Backbone for Pit {
+    fn has_class_token(&self) -> bool {
+        true
+    }
+
     /// The levels are the outputs of the stages.
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let mut x = self.embed(inputs.images(), watch);

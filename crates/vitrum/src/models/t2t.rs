@@ -470,6 +470,10 @@ impl T2t {
 }
 
 impl Backbone for T2t {
+    fn has_class_token(&self) -> bool {
+        true
+    }
+
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let mut x = self.embed(inputs.images(), watch);
         let mut levels = Vec::new();

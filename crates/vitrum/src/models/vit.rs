@@ -274,6 +274,10 @@ impl Vit {
 }
 
 impl Backbone for Vit {
+    fn has_class_token(&self) -> bool {
+        self.cls_token.is_some()
+    }
+
     fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
         let x = self.embed(inputs.images(), watch); // [B, T, D]
         self.features_of(x, want, 1, watch)
@@ -379,6 +383,10 @@ impl Network for Vit {
 macro_rules! derived_from_vit {
     ($model:ident) => {
         impl Backbone for $model {
+            fn has_class_token(&self) -> bool {
+                self.vit.has_class_token()
+            }
+
             fn features(&self, inputs: Inputs, want: Want<'_>, watch: &mut dyn Observer) -> Features {
                 self.vit.features(inputs, want, watch)
             }

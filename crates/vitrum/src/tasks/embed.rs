@@ -50,6 +50,16 @@ impl Embedder {
         &self.model
     }
 
+    /// The preprocessing of pictures.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The device of the model.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// One unit vector per picture ([`pooled`], divided by its length).
     ///
     /// # Errors

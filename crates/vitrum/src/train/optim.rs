@@ -4,13 +4,14 @@
 //! model by key. [`Optimizer::step`] takes the parameters out of the model, updates them, and puts them back. State
 //! is kept by key too, so a resumed run continues bit for bit.
 //!
-//! Names, meanings and defaults are those of timm 1.0's `create_optimizer_v2`. One difference: `muon` iterates in
-//! the parameters' own type; timm uses bf16.
+//! Names, meanings and defaults are those of timm 1.0's `create_optimizer_v2`. Differences: `muon` iterates in
+//! the parameters' own type, timm in bf16; `lars_moco` is not in timm.
 
 mod adafactor;
 mod elementwise;
 mod grads;
 mod lamb;
+mod lars;
 mod muon;
 mod state;
 
@@ -43,6 +44,10 @@ pub enum OptimName {
     Momentum,
     /// LAMB (arXiv:1904.00962) as in timm.
     Lamb,
+    /// LARS (arXiv:1708.03888) as in timm: it scales the steps of parameters with weight decay.
+    Lars,
+    /// LARS as in MoCo v3 and MAE: it scales the steps of parameters of more than one dimension.
+    LarsMoco,
     /// Lion (arXiv:2302.06675) as in timm.
     Lion,
     /// Adafactor (arXiv:1804.04235) as in timm, with the schedule's learning rate.
@@ -55,20 +60,22 @@ pub enum OptimName {
 
 impl OptimName {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::AdamW,
         Self::Adam,
         Self::NAdamW,
         Self::Sgd,
         Self::Momentum,
         Self::Lamb,
+        Self::Lars,
+        Self::LarsMoco,
         Self::Lion,
         Self::Adafactor,
         Self::Muon,
         Self::NMuon,
     ];
 
-    /// timm's name.
+    /// timm's name; `lars_moco` is our own.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AdamW => "adamw",
@@ -77,6 +84,8 @@ impl OptimName {
             Self::Sgd => "sgd",
             Self::Momentum => "momentum",
             Self::Lamb => "lamb",
+            Self::Lars => "lars",
+            Self::LarsMoco => "lars_moco",
             Self::Lion => "lion",
             Self::Adafactor => "adafactor",
             Self::Muon => "muon",
@@ -97,6 +106,7 @@ impl OptimName {
     fn default_eps(self) -> f64 {
         match self {
             Self::Lamb => 1e-6,
+            Self::LarsMoco => 0.0,
             Self::Adafactor => 1e-30,
             Self::Muon | Self::NMuon => 1e-7,
             _ => 1e-8,
@@ -174,7 +184,7 @@ pub enum OptimError {
 pub struct OptimConfig {
     /// Its name.
     pub name: OptimName,
-    /// Momentum of `sgd`, `momentum` and `muon`.
+    /// Momentum of `sgd`, `momentum`, `lars` and `muon`.
     pub momentum: f64,
     /// Betas; `None`: the optimiser's own.
     pub betas: Option<[f64; 2]>,
@@ -340,6 +350,8 @@ impl Optimizer {
             OptimName::Momentum => elementwise::momentum(config, items, lr, false),
             OptimName::Lion => elementwise::lion(config, items, lr),
             OptimName::Lamb => lamb::step(config, items, lr, self.updates),
+            OptimName::Lars => lars::step(config, items, lr, lars::Form::Timm),
+            OptimName::LarsMoco => lars::step(config, items, lr, lars::Form::Moco),
             OptimName::Adafactor => adafactor::step(config, items, lr),
             OptimName::Muon => muon::step(config, items, lr, false),
             OptimName::NMuon => muon::step(config, items, lr, true),

@@ -179,7 +179,7 @@ pub struct Recipe {
     pub cache_teacher: bool,
 
     // ── optimiser ──
-    /// `adamw`, `sgd`, `lamb`, `lion`, `adafactor`, `muon`, …
+    /// `adamw`, `sgd`, `lamb`, `lars`, `lion`, `adafactor`, `muon`, …
     pub opt: String,
     /// Learning rate; by default from `lr_base`.
     #[serde(skip_serializing_if = "Option::is_none")]

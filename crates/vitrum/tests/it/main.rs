@@ -6,5 +6,6 @@ mod data;
 mod formula;
 mod layers;
 mod models;
+mod probe;
 mod tasks;
 mod train;

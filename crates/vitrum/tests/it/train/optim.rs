@@ -7,6 +7,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::Deserialize;
 use vitrum::layers::conv::{Conv, ConvConfig};
+use vitrum::layers::names::{Key, Map, map};
 use vitrum::models::{Depth, Network};
 use vitrum::train::clip::{ClipMode, clip};
 use vitrum::train::groups::{GroupConfig, Groups};
@@ -20,7 +21,7 @@ use super::{Toy, as_torch, golden, golden_json, gradients, parameters, relative,
 /// Case of the fixture, optimiser, learning rate, betas, epsilon.
 type Case = (&'static str, OptimName, f64, Option<[f64; 2]>, Option<f64>);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 14] = [
     ("adamw", OptimName::AdamW, 0.01, None, None),
     ("adamw_betas", OptimName::AdamW, 0.01, Some([0.3, 0.8]), Some(1e-3)),
     ("adam", OptimName::Adam, 0.01, None, None),
@@ -28,6 +29,8 @@ const CASES: [Case; 12] = [
     ("sgd", OptimName::Sgd, 0.1, None, None),
     ("momentum", OptimName::Momentum, 0.1, None, None),
     ("lamb", OptimName::Lamb, 0.01, None, None),
+    ("lars", OptimName::Lars, 1.0, None, None),
+    ("lars_moco", OptimName::LarsMoco, 1.0, None, None),
     ("lion", OptimName::Lion, 0.01, None, None),
     ("adafactor", OptimName::Adafactor, 0.01, None, None),
     ("adafactor_betas", OptimName::Adafactor, 0.01, Some([0.9, 0.999]), None),
@@ -213,8 +216,8 @@ struct Defaults {
 #[test]
 fn defaults_are_those_of_timms_factory() {
     let theirs: BTreeMap<String, Defaults> = golden_json("defaults.json");
-    assert_eq!(theirs.len(), OptimName::ALL.len());
-    for name in OptimName::ALL {
+    assert_eq!(theirs.len(), OptimName::ALL.len() - 1);
+    for name in OptimName::ALL.into_iter().filter(|name| *name != OptimName::LarsMoco) {
         let Defaults { betas, eps, momentum } = theirs[name.as_str()];
         let config = OptimConfig::new(name);
         let stated = OptimConfig { betas, eps, momentum: momentum.unwrap_or(0.9), ..config };
@@ -387,5 +390,32 @@ fn gradients_add_up_and_are_examined() {
         let grads = GradMap::collect(&model, loss.backward());
         assert_eq!(grads.first_non_finite(), Some("conv"));
         assert!(!grads.norm().is_finite());
+    }
+}
+
+/// LARS without anything to scale by is momentum: weights of zero, and timm's without decay.
+#[test]
+fn lars_without_a_ratio_is_momentum() {
+    let device = Device::flex().autodiff();
+    let moved = |name: OptimName, weights: f64, decay: f64| {
+        let model = map(toy(&device, DType::F64), &mut Times(weights));
+        let grads = gradients(&model, 0, 1.0, &device, DType::F64);
+        let config = GroupConfig { weight_decay: decay, ..config() };
+        let groups = Groups::new(&model, &config).unwrap();
+        let mut optimizer = Optimizer::new(OptimConfig::new(name)).unwrap();
+        parameters(&optimizer.step(model, &grads, &groups, 0.1).unwrap())
+    };
+    for name in [OptimName::Lars, OptimName::LarsMoco] {
+        assert_eq!(moved(name, 0.0, 0.1), moved(OptimName::Momentum, 0.0, 0.1), "{name:?}");
+    }
+    assert_eq!(moved(OptimName::Lars, 1.0, 0.0), moved(OptimName::Momentum, 1.0, 0.0));
+    assert_ne!(moved(OptimName::LarsMoco, 1.0, 0.0), moved(OptimName::Momentum, 1.0, 0.0));
+}
+
+struct Times(f64);
+
+impl Map for Times {
+    fn float<const R: usize>(&mut self, _: &Key, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
+        param.map(|value| (value * self.0).detach().require_grad())
     }
 }
