@@ -12,6 +12,7 @@ mod forward;
 mod models;
 mod predict;
 mod quantize;
+mod study;
 mod train;
 mod val;
 mod values;
@@ -30,6 +31,7 @@ pub use forward::{ForwardArgs, VerifyArgs};
 pub use models::{LadderArgs, ModelsCommand, ShapesArgs, ShapesFormat};
 pub use predict::PredictArgs;
 pub use quantize::QuantizeArgs;
+pub use study::StudyArgs;
 pub use train::{LogFormat, TrainArgs, Tui};
 pub use val::ValArgs;
 
@@ -64,6 +66,8 @@ pub enum Command {
     /// Train a student with a teacher: it learns from the labels and from the teacher's logits.
     #[command(args_override_self = true)]
     Distill(TrainArgs),
+    /// Run the experiments of a paper: many runs, resumed where they stopped, and one report.
+    Study(StudyArgs),
     /// Classify images.
     Predict(PredictArgs),
     /// Accuracy, loss and speed on labelled images.

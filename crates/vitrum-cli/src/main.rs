@@ -20,6 +20,7 @@ mod predict;
 mod progress;
 mod quantize;
 mod signals;
+mod study;
 mod talk;
 mod target;
 mod tensors;
@@ -89,6 +90,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Train(args) => return train::run("train", &args, Recipe::default(), talk),
         Command::Finetune(args) => return train::run("finetune", &args, Recipe::finetune(), talk),
         Command::Distill(args) => return train::run("distill", &args, Recipe::distill(), talk),
+        Command::Study(args) => return study::run(&args, talk),
         Command::Predict(args) => predict::run(&args, talk)?,
         Command::Val(args) => return val::run(&args, talk).map(gate),
         Command::Forward(args) => forward::run(&args, talk)?,

@@ -14,6 +14,8 @@ pub mod models;
 #[cfg(feature = "plots")]
 pub(crate) mod paint;
 pub mod prelude;
+#[cfg(feature = "train")]
+pub mod study;
 pub mod tasks;
 #[cfg(feature = "train")]
 pub mod train;

@@ -9,6 +9,7 @@ fn the_first_page_names_commands_and_exit_codes() {
         "train",
         "finetune",
         "distill",
+        "study",
         "predict",
         "val",
         "forward",

@@ -18,6 +18,7 @@ mod shards;
 #[cfg(unix)]
 mod signals;
 mod small;
+mod study;
 mod targets;
 mod told;
 mod train;

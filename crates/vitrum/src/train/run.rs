@@ -4,10 +4,13 @@
 mod captions;
 mod data;
 mod objective;
+mod pace;
 mod place;
 mod records;
 mod report;
 mod samples;
+
+pub use pace::{open_data, seconds_per_update};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -6,5 +6,6 @@ mod data;
 mod formula;
 mod layers;
 mod models;
+mod study;
 mod tasks;
 mod train;
