@@ -12,7 +12,7 @@ cost = "seconds"
 seeds = [1, 2]
 
 [base]
-data = "demo:64"
+data = "images"
 model = "test_vit"
 img_size = 32
 model_kwargs = { patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2 }
@@ -40,6 +40,15 @@ b = "none"
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::empty();
     sandbox.write("tiny.toml", TINY);
+    for (part, count) in [("train", 32), ("val", 4)] {
+        for class in 0..2 {
+            let folder = format!("images/{part}/class{class}");
+            std::fs::create_dir_all(sandbox.path(&folder)).expect("a folder");
+            (0..count).for_each(|number| {
+                sandbox.picture(&format!("{folder}/{number}.png"), 100 * class + number);
+            });
+        }
+    }
     sandbox
 }
 
@@ -106,7 +115,7 @@ fn a_study_runs_once_and_reports() {
     assert!(told.contains("another --output") && told.contains(&folder.display().to_string()), "{told}");
     let other = sandbox.ok("study tiny.toml --no-measure --set lr=1e-3 --only none-s1 --output other");
     assert!(other.err.contains("run 1/1  none-s1"), "{}", other.err);
-    assert_eq!(sandbox.listing(), ["other", "studies", "tiny.toml"]);
+    assert_eq!(sandbox.listing(), ["images", "other", "studies", "tiny.toml"]);
 }
 
 #[test]

@@ -31,28 +31,29 @@ const JFT: f64 = 303e6;
 /// times the operations of a forward pass, and a multiply-accumulate is two operations.
 #[test]
 fn pretraining_compute_of_the_vit_paper() {
+    let mut wrong = Vec::new();
     for (name, epochs, exaflops, percent) in [
         ("vit_base_patch32_224", 7, 55.0, 2.0),
         ("vit_base_patch16_224", 7, 224.0, -0.2),
-        ("vit_large_patch32_224", 7, 196.0, 0.0),
+        ("vit_large_patch32_224", 7, 196.0, -0.2),
         ("vit_large_patch16_224", 7, 783.0, 0.0),
         ("vit_large_patch16_224", 14, 1567.0, 0.0),
         ("vit_huge_patch14_224", 14, 4262.0, -0.1),
         ("resnetv2_50x1_bit", 7, 50.0, 4.1),
-        ("resnetv2_101x1_bit", 7, 96.0, 3.9),
-        ("resnetv2_152x2_bit", 7, 563.0, 3.8),
-        ("resnetv2_152x2_bit", 14, 1126.0, 3.8),
+        ("resnetv2_101x1_bit", 7, 96.0, 3.4),
+        ("resnetv2_152x2_bit", 7, 563.0, 3.6),
+        ("resnetv2_152x2_bit", 14, 1126.0, 3.6),
         ("vit_base_r50_s16_224", 7, 274.0, 0.0),
-        ("vit_large_r50_s32_224", 7, 246.0, 0.0),
+        ("vit_large_r50_s32_224", 7, 246.0, 0.4),
     ] {
         let config = ModelConfig::named(name).unwrap();
         let config = config.with_argument("img_size", json!([224, 224])).unwrap();
         let config = config.with("num_classes", json!(1000)).unwrap();
         let ours = 6.0 * config.walk().unwrap().macs as f64 * JFT * f64::from(epochs) / 1e18;
         let more = 100.0 * (ours / exaflops - 1.0);
-        assert!(
-            (more - percent).abs() < 0.25,
-            "{name}: {ours:.1} exaFLOPs are {more:.2} % more than {exaflops}"
-        );
+        if (more - percent).abs() > 0.06 {
+            wrong.push(format!("{name}: {ours:.2} exaFLOPs are {more:.2} % more than {exaflops}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -95,7 +95,7 @@ fn mistakes_of_checks_are_told() {
         ("kind = \"better\"\na = \"one\"\nb = \"two\"\nby = -1", "by is -1, expected a number of at least 0"),
         ("kind = \"same\"\na = [\"one\", \"two\"]", "no `within`"),
         ("kind = \"crosses\"\na = \"{at}\"\nb = \"two\"\nat = [\"one\"]", "at has 1 places"),
-        ("kind = \"better\"\na = \"oen\"\nb = \"two\"", "no runs match 'oen'\nhint: did you mean 'one'?"),
+        ("kind = \"better\"\na = \"onne\"\nb = \"two\"", "no runs match 'onne'\nhint: did you mean 'one'?"),
     ] {
         let told = refused("", &check(rest));
         assert!(told.contains(text), "{rest}: no '{text}' in {told}");

@@ -13,7 +13,39 @@ use vitrum::train::log::{Event, Watch};
 use vitrum::train::resume::FileSum;
 use vitrum::train::{NoRequests, Requests};
 
-use super::{CHAIN, plan, text};
+use super::{CHAIN, text};
+
+/// Twelve training and four validation images of each of three classes.
+fn images(folder: &Path) -> String {
+    let data = folder.join("images");
+    for (part, count) in [("train", 12_u32), ("val", 4)] {
+        for class in 0..3_u32 {
+            let place = data.join(part).join(format!("class{class}"));
+            std::fs::create_dir_all(&place).expect("a folder");
+            for number in 0..count {
+                let pixel = |at: u32| (at * (class + 1) * 23 + number * 7) as u8;
+                let pixels: Vec<u8> = (0..16 * 16 * 3).map(pixel).collect();
+                let kind = image::ExtendedColorType::Rgb8;
+                image::save_buffer(place.join(format!("{number}.png")), &pixels, 16, 16, kind)
+                    .expect("a picture");
+            }
+        }
+    }
+    data.display().to_string()
+}
+
+/// A study of these images in batches of 16, with a value replaced.
+fn changed(data: &str, runs: &str, (key, value): (&str, &str)) -> Plan {
+    let mut study = Study::parse(&text("", runs), "tiny.toml").expect("a study");
+    for (key, value) in [("data", data), ("batch_size", "16"), (key, value)] {
+        study.replace(key, value).expect("a key");
+    }
+    Plan::of(study).expect("a plan")
+}
+
+fn plan(data: &str, runs: &str) -> Plan {
+    changed(data, runs, ("workers", "1"))
+}
 
 /// Asks to stop when it was asked so many times.
 struct StopAfter(Cell<u64>);
@@ -89,42 +121,41 @@ fn files(output: &Path) -> BTreeMap<String, String> {
 
 #[test]
 fn a_study_that_stops_anywhere_ends_in_the_same_bytes() {
-    let plan = plan("", CHAIN);
-    let chosen = ["then-start-*", "then-nothing-half"];
-    let whole = tempfile::tempdir().expect("a folder");
-    let (ended, heard) = run(&plan, &chosen, whole.path(), &NoRequests).expect("a study");
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&images(folder.path()), CHAIN);
+    let chosen = ["then-start-all"];
+    let whole = folder.path().join("whole");
+    let (ended, heard) = run(&plan, &chosen, &whole, &NoRequests).expect("a study");
     assert_eq!(ended, Ended::Done);
-    assert_eq!(heard[..3], ["begins start-s1", "finished start-s1", "begins then-nothing-half-s1"]);
-    let expected = files(whole.path());
-    assert_eq!(expected.len(), 8);
+    let runs = ["start-s1", "then-start-all-s1"];
+    assert_eq!(heard, runs.map(|id| [format!("begins {id}"), format!("finished {id}")]).concat());
+    let expected = files(&whole);
+    assert_eq!(expected.len(), 4);
 
-    let broken = tempfile::tempdir().expect("a folder");
-    let mut stops = 0;
-    loop {
-        // Another place each time: in a run, in a validation, between two runs.
-        let requests = StopAfter(Cell::new(3 + stops % 4));
-        let (ended, heard) = run(&plan, &chosen, broken.path(), &requests).expect("a study");
+    let broken = folder.path().join("broken");
+    let mut stopped = Vec::new();
+    // After the first update, in the middle, and in the second run.
+    for asked in [1, 3, 9] {
+        let (ended, _) = run(&plan, &chosen, &broken, &StopAfter(Cell::new(asked))).expect("a study");
         match ended {
-            Ended::Done => break,
             Ended::Stopped(Some((id, checkpoint))) => {
                 assert!(checkpoint.is_dir() && checkpoint.display().to_string().contains(&id));
-                let begun = heard.iter().any(|line| line.ends_with(&id) && !line.starts_with("skipped"));
-                assert!(begun, "{heard:?}");
+                stopped.push(id);
             }
-            Ended::Stopped(None) => {}
-            other => panic!("{other:?}"),
+            other => panic!("{asked}: {other:?}"),
         }
-        stops += 1;
-        assert!(stops < 40, "it must come to an end");
     }
-    assert!(stops >= 3, "{stops} stops");
-    assert_eq!(files(broken.path()), expected);
+    assert_eq!(stopped, ["start-s1", "start-s1", "then-start-all-s1"]);
+    let (ended, heard) = run(&plan, &chosen, &broken, &NoRequests).expect("a study");
+    assert_eq!(ended, Ended::Done);
+    assert_eq!(heard, ["skipped start-s1", "again then-start-all-s1", "finished then-start-all-s1"]);
+    assert_eq!(files(&broken), expected);
 }
 
 #[test]
 fn what_is_finished_is_skipped_wherever_the_folder_is() {
-    let plan = plan("", CHAIN);
     let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&images(folder.path()), CHAIN);
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     run(&plan, &["start"], &first, &NoRequests).expect("a study");
     let before = files(&first);
@@ -150,23 +181,22 @@ fn what_is_finished_is_skipped_wherever_the_folder_is() {
 
 #[test]
 fn other_values_and_other_images_are_refused() {
-    let whole = plan("", CHAIN);
     let folder = tempfile::tempdir().expect("a folder");
+    let data = images(folder.path());
+    let whole = plan(&data, CHAIN);
     run(&whole, &["start"], folder.path(), &NoRequests).expect("a study");
     let before = files(folder.path());
-    let changed = |key: &str, value: &str| {
-        let mut study = Study::parse(&text("", CHAIN), "tiny.toml").expect("a study");
-        study.replace(key, value).expect("a key");
-        let plan = Plan::of(study).expect("a plan");
+    let other = |key: &str, value: &str| {
+        let plan = changed(&data, CHAIN, (key, value));
         let found = results(&plan, folder.path()).map(|found| found.len()).map_err(|error| error.to_string());
         (run(&plan, &["start"], folder.path(), &NoRequests).map(|(ended, _)| ended), found)
     };
-    let (ended, found) = changed("lr", "1e-4");
+    let (ended, found) = other("lr", "1e-4");
     let told = ended.expect_err("another rate").to_string();
     assert!(told.ends_with("run start-s1 was finished with other values\n  lr   0.002 -> 1e-4"), "{told}");
     assert_eq!(found, Err(told), "nor is it reported");
     // What changes no number is not asked about.
-    let (ended, found) = changed("workers", "2");
+    let (ended, found) = other("workers", "2");
     assert_eq!((ended.expect("the same run"), found), (Ended::Done, Ok(1)));
 
     let record = folder.path().join("runs/classify/start-s1/study.json");
@@ -201,19 +231,19 @@ fn a_run_that_fails_stops_only_what_needs_it() {
         name = "good"
         keys = { max_steps = 1, warmup_steps = 0 }
     "#;
-    let plan = plan("", runs);
     let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&images(folder.path()), runs);
     let (ended, heard) = run(&plan, &[], folder.path(), &NoRequests).expect("a study");
     assert_eq!(ended, Ended::Failed(vec!["bad-s1".into(), "child-s1".into()]));
-    assert!(heard[1].starts_with("failed bad-s1: no-such-folder"), "{heard:?}");
+    assert!(heard[1].starts_with("failed bad-s1: unknown model 'no-such-folder'"), "{heard:?}");
     assert_eq!(heard[2..], ["child-s1 waits for bad-s1", "begins good-s1", "finished good-s1"]);
 }
 
 #[test]
 fn a_stop_before_the_first_run_begins_nothing() {
-    let plan = plan("", CHAIN);
     let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&images(folder.path()), CHAIN);
     let (ended, heard) = run(&plan, &[], folder.path(), &StopAfter(Cell::new(0))).expect("a study");
     assert_eq!((ended, heard.len()), (Ended::Stopped(None), 0));
-    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "only the images");
 }
