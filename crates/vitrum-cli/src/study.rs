@@ -80,15 +80,14 @@ pub fn run(args: &StudyArgs, talk: Talk) -> Result<ExitCode> {
         talk.say(format_args!("{what}; the same command goes on"));
         return Ok(ExitCode::from(STOPPED));
     }
-    report(args, &plan, &output, talk)?;
-    match ended {
-        Ended::Failed(runs) => bail!(
-            "{} failed or could not begin: {}\nhint: the same command tries again; finished runs are kept",
-            words::counted(runs.len(), "run"),
-            runs.join(", ")
-        ),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    let reported = report(args, &plan, &output, talk);
+    let Ended::Failed(runs) = ended else { return reported.map(|()| ExitCode::SUCCESS) };
+    // Without a single result the failures say more than a report that cannot be.
+    bail!(
+        "{} failed or could not begin: {}\nhint: the same command tries again; finished runs are kept",
+        words::counted(runs.len(), "run"),
+        runs.join(", ")
+    )
 }
 
 /// The device that all runs ask for.

@@ -19,7 +19,7 @@ time: report.md, report.html, results.csv, results.json and plots/ in the folder
 Exit codes: 0 done, 1 a run failed, 2 usage, 75 stopped after saving: the same command goes on.\n\n\
 Examples:\n  \
 vitrum study --list\n  \
-vitrum study positions --dry-run --set data=demo:2000\n  \
+vitrum study positions --dry-run --no-measure --set data=demo:2000\n  \
 vitrum study positions --set data=cifar10/ --set epochs=6\n  \
 vitrum study data-size --set data=cifar10/ --shard 1/2 --output shared/data-size\n  \
 vitrum study data-size --set data=cifar10/ --report-only --output shared/data-size"

@@ -86,6 +86,7 @@ fn examples_are_there_and_are_understood() {
         "data stats",
         "data split",
         "demo",
+        "study",
     ];
     for command in commands {
         let help = sandbox.ok(&format!("{command} --help")).out;
