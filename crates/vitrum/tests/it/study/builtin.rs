@@ -69,3 +69,16 @@ fn an_unknown_name_leads_to_the_nearest() {
         "{error}"
     );
 }
+
+/// The example of the documentation is a study.
+#[test]
+fn the_documented_example_has_a_plan() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/studies.md");
+    let page = std::fs::read_to_string(path).expect("the page");
+    let (_, rest) = page.split_once("```toml\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let plan = Plan::of(Study::parse(example, "docs/studies.md").expect("a study")).expect("a plan");
+    // Three seeds of `big`, and of two rates with two starts.
+    assert_eq!(plan.runs.len(), 3 + 3 * 2 * 2);
+    assert_eq!(plan.run("small-0.002-big-s2").expect("a run").parents, ["big-s2"]);
+}
