@@ -14,6 +14,7 @@ mod predict;
 mod probe;
 mod quantize;
 mod reconstruct;
+mod study;
 mod train;
 mod val;
 mod values;
@@ -35,6 +36,7 @@ pub use predict::PredictArgs;
 pub use probe::{Method, MetricName, ProbeArgs};
 pub use quantize::QuantizeArgs;
 pub use reconstruct::{MaskKindName, ReconstructArgs};
+pub use study::StudyArgs;
 pub use train::{LogFormat, TrainArgs, Tui};
 pub use val::ValArgs;
 
@@ -72,6 +74,8 @@ pub enum Command {
     /// Train a student with a teacher: it learns from the labels and from the teacher's logits.
     #[command(args_override_self = true)]
     Distill(TrainArgs),
+    /// Run the experiments of a paper: many runs, resumed where they stopped, and one report.
+    Study(StudyArgs),
     /// Classify images.
     Predict(PredictArgs),
     /// Accuracy, loss and speed on labelled images.

@@ -14,6 +14,7 @@ use vitrum::data::loader::LoaderError;
 use vitrum::data::train_set::TrainDataError;
 use vitrum::models::catalogue;
 use vitrum::probe::ProbeError;
+use vitrum::study::StudyError;
 use vitrum::train::TrainError;
 use vitrum::train::resume::{Change, ResumeError};
 
@@ -60,6 +61,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<Advice> {
         return any(error);
     }
     if let Some(error) = error.downcast_ref() {
+        return study(error);
+    }
+    if let Some(error) = error.downcast_ref() {
         return train(error);
     }
     if let Some(error) = error.downcast_ref() {
@@ -91,6 +95,23 @@ fn any(error: &vitrum::Error) -> Option<Advice> {
         E::NoPreprocess { .. } => {
             further("\nhint: name the model (-m NAME with --checkpoint), or use a folder with config.json")
         }
+        _ => None,
+    }
+}
+
+fn study(error: &StudyError) -> Option<Advice> {
+    use StudyError as E;
+    match error {
+        E::Changed { path, .. } | E::ChangedData { path, .. } => further(format!(
+            "\nhint: restore what it was, choose another --output, or remove {} to run it again",
+            path.display()
+        )),
+        E::OtherFolder { .. } => further("\nhint: choose another --output"),
+        E::UnknownStudy { .. } => further("; `vitrum study --list` says more"),
+        E::NoEffect { .. } => {
+            further("\nhint: --set GROUP.KEY=VALUE replaces a group's value; the values of axes stay")
+        }
+        E::Train { run, source } => instead(format!("run {run}: {}", told(&**source))),
         _ => None,
     }
 }

@@ -22,6 +22,7 @@ mod progress;
 mod quantize;
 mod reconstruct;
 mod signals;
+mod study;
 mod talk;
 mod target;
 mod tensors;
@@ -92,6 +93,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Finetune(args) => return train::run("finetune", &args, Recipe::finetune(), talk),
         Command::Pretrain(args) => return train::run("pretrain", &args, Recipe::pretrain(), talk),
         Command::Distill(args) => return train::run("distill", &args, Recipe::distill(), talk),
+        Command::Study(args) => return study::run(&args, talk),
         Command::Predict(args) => predict::run(&args, talk)?,
         Command::Val(args) => return val::run(&args, talk).map(gate),
         Command::Forward(args) => forward::run(&args, talk)?,

@@ -22,6 +22,9 @@ use crate::target;
 /// Shares of masked patches with `--reveal`.
 const REVEALED: [f64; 6] = [0.95, 0.9, 0.75, 0.5, 0.25, 0.1];
 
+/// Rows of a picture at most.
+const MAX_ROWS: usize = 256;
+
 /// One image with one mask.
 #[derive(Serialize)]
 struct Row {
@@ -68,6 +71,9 @@ pub fn run(args: &ReconstructArgs, talk: Talk) -> Result<()> {
         (true, _) => REVEALED.map(Some).to_vec(),
         (false, ratio) => vec![ratio],
     };
+    if images.len() * ratios.len() > MAX_ROWS {
+        bail!("{} images: a picture has {MAX_ROWS} rows at most", images.len());
+    }
     let decode = model::decode_options(&args.input.limits, !args.input.preprocess.no_exif);
     let (mut rows, mut values, mut captions, mut shape) = (Vec::new(), Vec::new(), Vec::new(), [0; 4]);
     for (index, path) in images.iter().enumerate() {
@@ -119,7 +125,7 @@ fn row(path: &Path, masks: &Masks, views: &Views) -> Row {
 fn lines(row: &Row) -> Vec<Caption> {
     let line = |view: &&str| match *view {
         "masked" => format!("{:.0} % masked", 100.0 * row.mask_ratio),
-        "prediction" => format!("prediction, loss {:.3}", row.loss),
+        "prediction" => format!("loss {:.3}", row.loss),
         view => view.to_string(),
     };
     VIEWS.iter().map(|view| Caption { lines: vec![line(view)], wrong: false }).collect()

@@ -16,6 +16,8 @@ pub(crate) mod paint;
 pub mod prelude;
 #[cfg(feature = "train")]
 pub mod probe;
+#[cfg(feature = "train")]
+pub mod study;
 pub mod tasks;
 #[cfg(feature = "train")]
 pub mod train;

@@ -9,6 +9,7 @@ fn the_first_page_names_commands_and_exit_codes() {
         "train",
         "finetune",
         "distill",
+        "study",
         "predict",
         "val",
         "forward",
@@ -87,6 +88,7 @@ fn examples_are_there_and_are_understood() {
         "data stats",
         "data split",
         "demo",
+        "study",
     ];
     for command in commands {
         let help = sandbox.ok(&format!("{command} --help")).out;

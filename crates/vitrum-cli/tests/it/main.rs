@@ -20,6 +20,7 @@ mod shards;
 #[cfg(unix)]
 mod signals;
 mod small;
+mod study;
 mod targets;
 mod told;
 mod train;

@@ -40,4 +40,5 @@ pub use fit::{Fit, fit};
 pub use job::{Job, NoRequests, Outcome, Requests};
 pub use judge::{Judge, judge};
 pub use recipe::Recipe;
+pub use run::{open_data, seconds_per_update};
 pub use task::Task;

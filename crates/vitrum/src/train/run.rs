@@ -4,10 +4,13 @@
 mod captions;
 mod data;
 mod objective;
+mod pace;
 mod place;
 mod records;
 mod report;
 mod samples;
+
+pub use pace::{open_data, seconds_per_update};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -31,7 +34,6 @@ use super::trainer::{Examples, Trainer, TrainerState};
 use crate::checkpoint::card::ModelCard;
 use crate::checkpoint::load::Loaded;
 use crate::data::augment::Mixup;
-use crate::data::random::batch_rng;
 use crate::data::train_loader::{TrainBatch, TrainLoader};
 use crate::data::train_set::TrainValSets;
 use crate::models::{Model, Network};
@@ -180,13 +182,7 @@ impl<'a> Run<'a> {
             Some(objective) => objective,
             None => objective::objective(job, num_classes, &sets.classes, &mut built)?,
         };
-        let sampler = match pretrains {
-            true => {
-                let model = model.reconstruct().ok_or(TrainError::NoReconstruction)?;
-                Some(MaskSampler::new(model, recipe.mask_kind, recipe.seed))
-            }
-            false => None,
-        };
+        let sampler = sampler(&recipe, &model)?;
         let mut trainer =
             Trainer::with_objective(model, objective, &recipe, updates_per_epoch as u64, &job.device)?;
         let fingerprints = sets.fingerprints();
@@ -312,26 +308,13 @@ impl<'a> Run<'a> {
         self.training_seconds += pace.began.elapsed().as_secs_f64();
     }
 
-    /// The model's input: images mixed, labels smoothed.
+    /// The model's input: images mixed, labels smoothed; or images with masks.
     fn mixed(&self, batch: &TrainBatch, number: usize) -> Result<Examples, TrainError> {
         let epoch = self.progress.epoch;
-        if let Some(sampler) = &self.sampler {
-            let masks = sampler.of_batch(batch.len(), epoch as u64, number as u64);
-            let (images, indexes) = (batch.values.clone(), batch.indexes.clone());
-            return Ok(Examples {
-                images,
-                shape: batch.shape,
-                targets: Vec::new(),
-                masks: Some(masks),
-                indexes,
-            });
-        }
         let off = self.recipe.mixup_off_epoch;
         let mixup = if off > 0 && epoch >= off { &self.plain } else { &self.mixup };
-        let mut images = batch.values.clone();
-        let mut rng = batch_rng(self.recipe.seed, epoch as u64, number as u64);
-        let targets = mixup.apply_targets(&mut images, batch.shape, &batch.targets, &mut rng)?;
-        Ok(Examples { images, shape: batch.shape, targets, masks: None, indexes: batch.indexes.clone() })
+        let place = [epoch as u64, number as u64];
+        data::examples(batch, self.sampler.as_ref(), mixup, self.recipe.seed, place)
     }
 
     /// Validates the model and its moving average.
@@ -501,6 +484,15 @@ impl<'a> Run<'a> {
         };
         Outcome { folder: self.folder, finished: Box::new(finished), model, stopped, device: self.device }
     }
+}
+
+/// Draws the masks of pretraining; `None` for other tasks.
+fn sampler(recipe: &Recipe, model: &Model) -> Result<Option<MaskSampler>, TrainError> {
+    if recipe.task()? != Task::Pretrain {
+        return Ok(None);
+    }
+    let model = model.reconstruct().ok_or(TrainError::NoReconstruction)?;
+    Ok(Some(MaskSampler::new(model, recipe.mask_kind, recipe.seed)))
 }
 
 /// The score of the recipe's `eval_metric`.

@@ -7,5 +7,6 @@ mod formula;
 mod layers;
 mod models;
 mod probe;
+mod study;
 mod tasks;
 mod train;

@@ -92,10 +92,17 @@ fn name(names: &[String], class: usize) -> String {
 /// # Errors
 /// [`LogError::Batch`]: values and shape disagree. [`LogError::Picture`]: there is nothing to draw.
 pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogError> {
-    sheet(pixels, captions, columns(pixels.shape[0].min(MAX_TILES)))
+    let [count, channels, height, width] = pixels.shape;
+    let shown = count.min(MAX_TILES);
+    let whole = pixels.values.len() == [count, channels, height, width].iter().product::<usize>();
+    if !whole || shown == count {
+        return sheet(pixels, captions, columns(shown));
+    }
+    let values = &pixels.values[..shown * channels * height * width];
+    sheet(&Pixels { values, shape: [shown, channels, height, width], ..*pixels }, captions, columns(shown))
 }
 
-/// [`mosaic`] with so many tiles in a row.
+/// A sheet of all images, with so many in a row.
 ///
 /// # Errors
 /// As [`mosaic`].
@@ -108,9 +115,9 @@ pub fn sheet(pixels: &Pixels, captions: &[Caption], columns: usize) -> Result<Rg
     if expected == 0 {
         return Err(LogError::picture("samples", "a batch without pixels"));
     }
-    let tiles = pixels.values.chunks(channels * height * width).take(MAX_TILES);
+    let tiles = pixels.values.chunks(channels * height * width);
     let tiles: Vec<RgbImage> = tiles.map(|values| tile(pixels, values)).collect::<Result<_, _>>()?;
-    let lines = captions.iter().take(MAX_TILES).map(|caption| caption.lines.len()).max().unwrap_or(0) as u32;
+    let lines = captions.iter().map(|caption| caption.lines.len()).max().unwrap_or(0) as u32;
     let (tile_width, tile_height) = (tiles[0].width(), tiles[0].height());
     let columns = columns.max(1) as u32;
     let rows = (tiles.len() as u32).div_ceil(columns);

@@ -10,13 +10,15 @@ use crate::data::dataset::{ClassMap, Target};
 use crate::data::decode::DecodeOptions;
 use crate::data::loader::{Loader, LoaderOptions, MaxBad};
 use crate::data::preprocess::Preprocess;
-use crate::data::random::DataRng;
-use crate::data::train_loader::{TrainLoader, TrainLoaderOptions};
+use crate::data::random::{DataRng, batch_rng};
+use crate::data::train_loader::{TrainBatch, TrainLoader, TrainLoaderOptions};
 use crate::data::train_set::{TrainDataOptions, TrainValSets};
 use crate::models::{Config, catalogue};
+use crate::tasks::MaskSampler;
 use crate::train::TrainError;
 use crate::train::recipe::Recipe;
 use crate::train::task::Task;
+use crate::train::trainer::Examples;
 
 /// Training and validation images.
 pub(super) fn open(recipe: &Recipe) -> Result<TrainValSets, TrainError> {
@@ -114,6 +116,26 @@ pub(super) fn mixup(recipe: &Recipe, num_classes: usize, on: bool) -> Result<Mix
     };
     // Pretraining has no classes, and mixes nothing.
     Ok(Mixup::new(config, num_classes.max(1))?)
+}
+
+/// A batch as it enters the model: with masks from `sampler`, or mixed. `place` is its epoch and its number.
+pub(super) fn examples(
+    batch: &TrainBatch,
+    sampler: Option<&MaskSampler>,
+    mixup: &Mixup,
+    seed: u64,
+    place: [u64; 2],
+) -> Result<Examples, TrainError> {
+    let [epoch, number] = place;
+    let (mut images, indexes) = (batch.values.clone(), batch.indexes.clone());
+    let (targets, masks) = match sampler {
+        Some(sampler) => (Vec::new(), Some(sampler.of_batch(batch.len(), epoch, number))),
+        None => {
+            let mut rng = batch_rng(seed, epoch, number);
+            (mixup.apply_targets(&mut images, batch.shape, &batch.targets, &mut rng)?, None)
+        }
+    };
+    Ok(Examples { images, shape: batch.shape, targets, masks, indexes })
 }
 
 /// Validation batches, in order.

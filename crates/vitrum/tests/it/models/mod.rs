@@ -21,4 +21,5 @@ mod shared;
 mod swin;
 mod swin_cr;
 mod t2t;
+mod tables;
 mod twins;
