@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`file`](mod@file) reads a study, [`expand`] makes recipes, [`plan`](mod@plan) orders them,
 //! [`shard`] divides them among machines, [`cost`] says what they need, [`record`] recognises finished runs, [`run`]
-//! trains, [`results`] reads results, [`verdict`](mod@verdict) decides, [`report`] writes.
+//! trains, [`results`](mod@results) reads results, [`verdict`](mod@verdict) decides, [`report`](mod@report) writes.
 
 mod builtin;
 pub mod cost;
