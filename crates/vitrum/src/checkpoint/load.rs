@@ -160,6 +160,10 @@ pub fn load(options: &LoadOptions<'_>, device: &Device) -> Result<Loaded, ModelE
     let source = configuration(&mut found, tensors.as_ref(), options)?;
     let source = without_pretraining(source, tensors.as_mut(), &mut found, options);
     let config = edited(&source, &mut found, options)?;
+    let source = match &mut tensors {
+        Some(file) => with_pretraining(source, &config, file, &mut found, options)?,
+        None => source,
+    };
     if let Some(converted) = &mut tensors {
         // Quantising needs matrices.
         flatten_kernels(&mut converted.map.tensors, &source.kernels());
@@ -214,6 +218,38 @@ fn without_pretraining(
         card.config = encoder.clone();
     }
     encoder
+}
+
+/// The file's configuration as a model for pretraining, if `config` is one around the file's model. Drops the file's heads.
+fn with_pretraining(
+    source: ModelConfig,
+    config: &ModelConfig,
+    file: &mut Converted,
+    found: &mut Found,
+    options: &LoadOptions<'_>,
+) -> Result<ModelConfig, ModelError> {
+    let is_encoder = config.encoder().is_some_and(|encoder| encoder.family() == source.family());
+    let Some(edit) = options.edit.filter(|_| is_encoder) else { return Ok(source) };
+    let before = file.map.len();
+    file.map.tensors.retain(|key, _| !is_in(key, source.heads()));
+    let (path, family, seed) = (file.map.path.display(), config.family(), options.seed);
+    let heads = match before - file.map.len() {
+        0 => "",
+        _ => "; its head is left out",
+    };
+    found.notes.push(format!(
+        "{path}: the encoder of the {family}{heads}; what the {family} has besides begins with fresh values from seed {seed}"
+    ));
+    edit(source).map_err(ModelError::Edit)
+}
+
+/// Tensors for pretraining alone, if the file has none of them: it is an encoder, and they get fresh values.
+fn fresh_for_pretraining(config: &ModelConfig, model: &Model, tensors: &TensorMap) -> Vec<String> {
+    let serves = |key: &str| config.serves_pretraining(key);
+    if config.encoder().is_none() || tensors.names().any(serves) {
+        return Vec::new();
+    }
+    expected_tensors(model).into_keys().filter(|key| serves(key)).collect()
 }
 
 /// Refuses a precision that the other options or the device do not support.
@@ -312,8 +348,9 @@ fn fill(
     let quantized = int8_weights(&mut tensors, config, options)?;
     let skeleton = config.skeleton(device)?;
     refuse_integers(&skeleton, &tensors)?;
+    let fresh = fresh_for_pretraining(config, &skeleton, &tensors);
     let excuses = Excuses {
-        missing: options.allow_missing.clone(),
+        missing: options.allow_missing.iter().cloned().chain(fresh).collect(),
         unexpected: options.allow_unexpected.clone(),
         new_head,
         source: Some(source.clone()),

@@ -67,12 +67,15 @@ pub fn build(
     )?;
     let config = loaded.model.config();
     let card_name = loaded.card.as_ref().and_then(|card| card.architecture.clone());
-    // The card of a model for pretraining names the whole, and this may be its encoder.
+    if let (Some(place), Some(of)) = (&recipe.pretrained, &card_name) {
+        agree(recipe, place, of)?;
+    }
+    // The card of a model for pretraining names the whole, and this may be its encoder; or the other way round.
     let is_of =
         |name: &String| catalogue::entry(name).is_ok_and(|entry| entry.config.family() == config.family());
     let card_name = card_name.filter(|name| catalogue::entry(name).is_err() || is_of(name));
-    if let (Some(place), Some(of)) = (&recipe.pretrained, &card_name) {
-        agree(recipe, place, of)?;
+    if let Some(place) = &recipe.pretrained {
+        agree_around(recipe, place, &config)?;
     }
     let architecture = [card_name, Some(recipe.model.clone())]
         .into_iter()
@@ -90,10 +93,40 @@ pub fn build(
 /// Refuses weights of another model than the requested one.
 fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
     let is_asked = recipe.is_named() && recipe.model != Recipe::default().model;
-    if !is_asked || of == recipe.model || catalogue::entry(of).is_err() {
+    // A model for pretraining and its encoder go together.
+    let is_around = |outer: &str, inner: &str| {
+        let config = |name| catalogue::entry(name).ok().map(|entry| &entry.config);
+        let encoder = config(outer).and_then(ModelConfig::encoder);
+        encoder.zip(config(inner)).is_some_and(|(encoder, inner)| encoder.family() == inner.family())
+    };
+    if !is_asked
+        || of == recipe.model
+        || catalogue::entry(of).is_err()
+        || is_around(of, &recipe.model)
+        || is_around(&recipe.model, of)
+    {
         return Ok(());
     }
     let (found, expected) = (of.to_string(), recipe.model.clone());
+    Err(TrainError::OtherWeights { place: place.to_string(), found, expected })
+}
+
+/// Refuses weights of an encoder of another size than that of the requested model for pretraining.
+fn agree_around(recipe: &Recipe, place: &str, config: &ModelConfig) -> Result<(), TrainError> {
+    let is_asked = recipe.is_named() && recipe.model != Recipe::default().model;
+    let Some(encoder) = config.encoder().filter(|_| is_asked && recipe.model_kwargs.is_empty()) else {
+        return Ok(());
+    };
+    let differences = |name: &str| {
+        let entry = catalogue::entry(name).ok().filter(|entry| entry.config.family() == config.family())?;
+        Some(encoder.differences(&entry.config.encoder()?).len())
+    };
+    let closest = catalogue::names().filter_map(|name| Some((differences(name)?, name))).min();
+    let (Some((least, found)), Some(of_asked)) = (closest, differences(&recipe.model)) else { return Ok(()) };
+    if of_asked == least {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_string(), recipe.model.clone());
     Err(TrainError::OtherWeights { place: place.to_string(), found, expected })
 }
 

@@ -7,6 +7,7 @@ use super::{Recipe, RecipeError};
 use crate::layers::pool::GlobalPool;
 use crate::models::pretext::pretrained_by;
 use crate::models::{Config, ConfigError, ModelConfig, catalogue};
+use crate::train::Task;
 
 impl Recipe {
     /// The catalogue's configuration of `model` with what the recipe says of it laid over. `num_classes` is the
@@ -53,6 +54,17 @@ impl Recipe {
             .map_err(|_| field("gp", format!("'{pool}' is not known: want token, avg, max, avgmax, map")))
     }
 
+    /// The named model for pretraining, if the weights are those of an encoder: its method and its decoder hold.
+    fn named_for_pretraining(&self, base: &ModelConfig) -> Option<&'static ModelConfig> {
+        let pretrains = self.task().is_ok_and(|task| task == Task::Pretrain);
+        if !pretrains || base.method().is_some() {
+            return None;
+        }
+        let named = &catalogue::entry(&self.model).ok()?.config;
+        named.method().filter(|method| self.method.as_deref().is_none_or(|asked| asked == *method))?;
+        Some(named)
+    }
+
     /// A configuration with `model_kwargs` and the rates of dropping laid over.
     ///
     /// # Errors
@@ -68,9 +80,15 @@ impl Recipe {
             }
             other => field(name, other.to_string()),
         };
-        let mut config = match &self.method {
+        let named = self.named_for_pretraining(&base);
+        let method = self.method.as_deref().or(named.and_then(Config::method));
+        let mut config = match method {
             Some(method) => {
-                pretrained_by(method, base).map_err(|error| field("method", error.to_string()))?
+                let positions = base.field("pos_embed").filter(|_| self.pretrained.is_some());
+                let config =
+                    pretrained_by(method, base).map_err(|error| field("method", error.to_string()))?;
+                // Positions that were learned stay so.
+                config.with_some("pos_embed", positions).map_err(|error| wrong("method", error))?
             }
             None => base,
         };
@@ -81,7 +99,7 @@ impl Recipe {
             ("decoder_depth", self.decoder_depth.map(|value| json!(value))),
             ("decoder_num_heads", self.decoder_num_heads.map(|value| json!(value))),
         ] {
-            if let Some(value) = value {
+            if let Some(value) = value.or_else(|| named?.field(name)) {
                 config = config.with(name, value).map_err(|error| wrong(name, error))?;
             }
         }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use vitrum::checkpoint::load::{LoadOptions, load};
 use vitrum::data::demo::DemoSet;
 use vitrum::layers::observe::Silent;
-use vitrum::models::{Config, Model, Want};
+use vitrum::models::{Config, Model, ModelConfig, Want};
 use vitrum::tasks::{MaskKind, Reconstructor};
 use vitrum::train::recipe::{ImgSize, Overlay};
 use vitrum::train::{Recipe, TrainError, fit};
@@ -172,6 +172,57 @@ fn every_method_learns_and_workers_change_nothing() {
         assert!(last < first, "{method}: {first} to {last}");
         assert!(one == three, "{method}: workers change the result");
     }
+}
+
+/// From a classifier's weights, and from those of an encoder without a head: the rest begins fresh, and that is said.
+#[test]
+fn pretraining_begins_from_an_encoder() {
+    let folder = TempDir::new().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let classifier = "task = 'classify'\neval_metric = 'top1'\nmax_steps = 1\nmodel = 'test_vit'";
+    fit(&job(recipe(&first, "demo:32", classifier)), &mut Heard::default()).unwrap();
+    let start = first.join("classify/run/model");
+    let device = Device::flex();
+    let images = Tensor::<4>::random([2, 3, 32, 32], Distribution::Normal(0.0, 1.0), &device);
+    let tokens = |model: &Model| -> Vec<f32> {
+        let features = model.as_backbone().unwrap().features(images.clone().into(), Want::Last, &mut Silent);
+        features.last().tokens.into_data().iter::<f32>().collect()
+    };
+    let before = tokens(&load(&LoadOptions::new(&start), &device).unwrap().model);
+    let small = "method = 'mae'\ndecoder_embed_dim = 16\ndecoder_depth = 1\ndecoder_num_heads = 2";
+    for (method, asked, part) in [
+        ("mae", small, "decoder_pred.weight"),
+        ("mpp", "method = 'mpp'", "mask_token"),
+        ("mae", "model = 'mae_vit_tiny_patch4_32'\ndecoder_depth = 1", "mask_token"),
+    ] {
+        let more = format!(
+            "{asked}\nmodel_kwargs = {{}}\npretrained = '{}'\nmax_steps = 1\nlr = 1e-12\nweight_decay = 0.0",
+            start.display()
+        );
+        std::fs::remove_dir_all(&second).ok();
+        let mut heard = Heard::default();
+        let outcome = fit(&job(recipe(&second, "demo:32", &more)), &mut heard).unwrap();
+        let config = outcome.model.model.config();
+        assert_eq!((config.method(), config.field("pos_embed")), (Some(method), Some("learn".into())));
+        if asked.contains("model") {
+            let named = ModelConfig::named("mae_vit_tiny_patch4_32").unwrap();
+            assert_eq!(config.field("decoder_embed_dim"), named.field("decoder_embed_dim"));
+        }
+        let notes = heard.notes.join("\n");
+        assert!(notes.contains("the encoder of the") && notes.contains("its head is left out"), "{notes}");
+        assert!(notes.contains(part), "{notes}");
+        let whole = load(&LoadOptions::new(second.join("pretrain/run/model")), &device).unwrap().model;
+        let after = tokens(&whole);
+        let gap = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(before.len() == after.len() && gap < 1e-5, "{method}: {gap}");
+    }
+    // The weights are not those of the model asked for.
+    let more = format!(
+        "model = 'mae_vit_large_patch16_224'\nmodel_kwargs = {{}}\npretrained = '{}'\nmax_steps = 1",
+        start.display()
+    );
+    let error = fit(&job(recipe(&second, "demo:32", &more)), &mut Heard::default());
+    assert!(matches!(error, Err(TrainError::OtherWeights { .. })), "{:?}", error.err());
 }
 
 #[test]
