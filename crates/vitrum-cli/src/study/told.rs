@@ -47,7 +47,7 @@ impl Listener for Told {
                 let metric = self.score(run);
                 let value = finished.last.as_ref().and_then(|last| last.score(metric));
                 let value =
-                    value.map(|value| format!("  val {} {}", words::score(metric), words::value(metric, value)));
+                    value.map(|value| format!("  {} {}", words::score(metric), words::value(metric, value)));
                 let time = words::time(finished.seconds);
                 talk.say(format_args!("finished  {}{}  in {time}", run.id, value.unwrap_or_default()));
             }
@@ -70,8 +70,9 @@ impl Listener for Told {
             match event {
                 Event::Epoch(epoch) => {
                     let score = epoch.score(&metric);
-                    let score = score
-                        .map(|value| format!("  val {} {}", words::score(&metric), words::value(&metric, value)));
+                    let score = score.map(|value| {
+                        format!("  val {} {}", words::score(&metric), words::value(&metric, value))
+                    });
                     talk.say(format_args!(
                         "  epoch {}  train loss {:.4}{}",
                         epoch.epoch + 1,
