@@ -211,7 +211,7 @@ fn forward_times(
     let masked = match model.reconstruct() {
         Some(model) => {
             let masks = MaskSampler::new(model, MaskKind::Random, 42).of_batch(batch_size, 0, 0);
-            let scale = PixelScale { mean: vec![0.0], std: vec![1.0] };
+            let scale = PixelScale::unit();
             Some((model, masks, scale))
         }
         None => model.as_classifier().map(|_| None)?,

@@ -119,7 +119,7 @@ fn trace(
         let watch: &mut dyn Observer = if all { &mut recorder } else { &mut silent };
         let prediction = model.predict(features.clone(), masks, watch);
         seen.append(&mut recorder.seen);
-        let scale = PixelScale { mean: vec![0.0], std: vec![1.0] };
+        let scale = PixelScale::unit();
         let loss = model.loss(prediction.clone(), images, masks, &scale);
         let mask = masks.tensor(&prediction.device(), prediction.dtype());
         seen.push(("loss".into(), Seen::Vectors(loss.reshape([1, 1]))));

@@ -20,6 +20,8 @@ pub struct Excuses {
     pub missing: Vec<String>,
     /// Keys of the file that the model may ignore. `*` matches any text.
     pub unexpected: Vec<String>,
+    /// Keys for pretraining alone that the file lacks; the model keeps fresh values for them.
+    pub fresh: Vec<String>,
     /// Replaces the heads with fresh ones, for another number of classes.
     pub new_head: bool,
     /// The model that the file was made for, if known. Positions are resized from its grid, and the patch projection is
@@ -87,6 +89,7 @@ pub fn fill<M: Network>(
         match new_head.get(&change.key) {
             Some(found) => report.replaced.push(ShapeChange { found: found.clone(), ..change }),
             None if excuses.new_head && is_in(&change.key, heads) => report.replaced.push(change),
+            None if excuses.fresh.contains(&change.key) => report.fresh.push(change.key),
             None => report.missing.push(change.key),
         }
     }
@@ -100,7 +103,7 @@ pub fn fill<M: Network>(
     if report.is_refused() {
         return Err(ApplyError::Refused(Box::new(report)));
     }
-    if report.missing.is_empty() && report.replaced.is_empty() {
+    if report.missing.is_empty() && report.replaced.is_empty() && report.fresh.is_empty() {
         return Ok((model, report));
     }
     let loaded: BTreeSet<&str> = report.loaded.iter().map(String::as_str).collect();

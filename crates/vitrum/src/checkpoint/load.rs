@@ -348,9 +348,9 @@ fn fill(
     let quantized = int8_weights(&mut tensors, config, options)?;
     let skeleton = config.skeleton(device)?;
     refuse_integers(&skeleton, &tensors)?;
-    let fresh = fresh_for_pretraining(config, &skeleton, &tensors);
     let excuses = Excuses {
-        missing: options.allow_missing.iter().cloned().chain(fresh).collect(),
+        missing: options.allow_missing.clone(),
+        fresh: fresh_for_pretraining(config, &skeleton, &tensors),
         unexpected: options.allow_unexpected.clone(),
         new_head,
         source: Some(source.clone()),

@@ -39,6 +39,8 @@ pub struct Report {
     pub adapted: Vec<Adaptation>,
     /// Parameters of a replaced head, fresh in the model.
     pub replaced: Vec<ShapeChange>,
+    /// Parameters for pretraining alone, fresh in the model because the file is an encoder.
+    pub fresh: Vec<String>,
     /// Parameters the file has no tensor for.
     pub missing: Vec<String>,
     /// Tensors the model has no parameter for.
@@ -78,6 +80,11 @@ impl fmt::Display for Report {
         }
         for change in &self.replaced {
             write!(f, "\n  new head    {}", Changed(change))?;
+        }
+        if let [first, .., last] = self.fresh.as_slice() {
+            write!(f, "\n  fresh       {} tensors, {first} to {last}", self.fresh.len())?;
+        } else if let [only] = self.fresh.as_slice() {
+            write!(f, "\n  fresh       {only}")?;
         }
         for change in &self.mismatched {
             write!(f, "\n  mismatched  {}", Changed(change))?;

@@ -178,7 +178,7 @@ impl Chain for Deit {
     }
 
     fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features {
-        self.vit.link_of(index, x, Self::READ, watch)
+        self.vit.link_of(index, x, Some(Self::READ), watch)
     }
 
     fn last(&self, x: Features, watch: &mut dyn Observer) -> Features {

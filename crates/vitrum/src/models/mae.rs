@@ -312,9 +312,7 @@ impl Chain for Mae {
     }
 
     fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features {
-        let x = x.last();
-        let places = self.vit.places(&x.tokens, x.rows_columns());
-        Level { tokens: self.vit.layer(index, x.tokens, &places, None, watch), ..x }.into()
+        self.vit.link_of(index, x, None, watch)
     }
 
     fn last(&self, x: Features, watch: &mut dyn Observer) -> Features {

@@ -160,9 +160,6 @@ impl Mim {
     pub fn colors(&self, images: Tensor<4>, scale: &PixelScale) -> Tensor<3, Int> {
         let ([b, c, h, w], [p, q]) = (images.dims(), self.config.vit.patch_size);
         let ([gh, gw], parts) = ([h / p, w / q], self.config.parts());
-        let of = |list: &[f32], at: usize, otherwise: f32| {
-            f64::from(list.get(at).or(list.first()).copied().unwrap_or(otherwise))
-        };
         // The mean over the pixels of each part, back on the scale 0 to 1.
         let whole = images.narrow(2, 0, gh * p).narrow(3, 0, gw * q);
         let means = whole.reshape([b, c, gh * parts, p / parts, gw * parts, q / parts]);
@@ -171,7 +168,7 @@ impl Mim {
         let shape = [b, gh * gw, parts * parts];
         let values: Vec<f64> = means.into_data().iter::<f64>().collect();
         let level = |(at, value): (usize, &f64)| {
-            let value = value * of(&scale.std, at, 1.0) + of(&scale.mean, at, 0.0);
+            let value = value * scale.std_of(at) + scale.mean_of(at);
             ((value * LEVELS as f64).floor().max(0.0) as usize).min(LEVELS - 1)
         };
         let class = |pixel: &[f64]| {
@@ -188,13 +185,9 @@ impl Mim {
         let (device, dtype) = (prediction.device(), prediction.dtype());
         let classes = prediction.reshape([b * n, parts * parts, k]).argmax(2);
         let classes: Vec<i64> = classes.into_data().iter::<i64>().collect();
-        let of = |list: &[f32], at: usize, otherwise: f32| {
-            f64::from(list.get(at).or(list.first()).copied().unwrap_or(otherwise))
-        };
         let value = |class: i64, channel: usize| {
             let level = class as usize / LEVELS.pow((c - 1 - channel) as u32) % LEVELS;
-            ((level as f64 + 0.5) / LEVELS as f64 - of(&scale.mean, channel, 0.0))
-                / of(&scale.std, channel, 1.0)
+            ((level as f64 + 0.5) / LEVELS as f64 - scale.mean_of(channel)) / scale.std_of(channel)
         };
         let mut values = Vec::with_capacity(b * n * p * q * c);
         for patch in classes.chunks(parts * parts) {
@@ -307,9 +300,7 @@ impl Chain for Mim {
     }
 
     fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features {
-        let x = x.last();
-        let places = self.vit.places(&x.tokens, x.rows_columns());
-        Level { tokens: self.vit.layer(index, x.tokens, &places, None, watch), ..x }.into()
+        self.vit.link_of(index, x, None, watch)
     }
 
     fn last(&self, x: Features, watch: &mut dyn Observer) -> Features {

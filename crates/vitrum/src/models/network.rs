@@ -430,6 +430,23 @@ pub struct PixelScale {
     pub std: Vec<f32>,
 }
 
+impl PixelScale {
+    /// The scale of images that were not normalised.
+    pub fn unit() -> Self {
+        Self { mean: vec![0.0], std: vec![1.0] }
+    }
+
+    /// The mean of a channel. The first one stands for channels that have none.
+    pub fn mean_of(&self, channel: usize) -> f64 {
+        f64::from(self.mean.get(channel).or(self.mean.first()).copied().unwrap_or(0.0))
+    }
+
+    /// The deviation of a channel. The first one stands for channels that have none.
+    pub fn std_of(&self, channel: usize) -> f64 {
+        f64::from(self.std.get(channel).or(self.std.first()).copied().unwrap_or(1.0))
+    }
+}
+
 /// Masked patches to what was there: pretraining without labels.
 ///
 /// Features of [`Inputs::Masked`] are those of masked images. With [`Inputs::Images`] the model sees every patch.

@@ -240,17 +240,17 @@ impl Vit {
         }
     }
 
-    /// One link of the chain: block `index`, for a head that reads `read` prefix tokens.
+    /// One link of the chain: block `index`, for a head that reads `read` prefix tokens; `None`: all tokens.
     pub(crate) fn link_of(
         &self,
         index: usize,
         x: Features,
-        read: usize,
+        read: Option<usize>,
         watch: &mut dyn Observer,
     ) -> Features {
         let x = x.last();
         let places = self.places(&x.tokens, x.rows_columns());
-        let read = self.read_by_head(index, read);
+        let read = read.and_then(|read| self.read_by_head(index, read));
         Level { tokens: self.layer(index, x.tokens, &places, read, watch), ..x }.into()
     }
 
@@ -315,7 +315,7 @@ impl Chain for Vit {
     }
 
     fn link(&self, index: usize, x: Features, watch: &mut dyn Observer) -> Features {
-        self.link_of(index, x, 1, watch)
+        self.link_of(index, x, Some(1), watch)
     }
 
     fn last(&self, x: Features, watch: &mut dyn Observer) -> Features {

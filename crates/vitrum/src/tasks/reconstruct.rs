@@ -83,11 +83,7 @@ pub fn views(model: &dyn Reconstruct, images: Tensor<4>, masks: &Masks, scale: &
     // One where a pixel is masked.
     let mask = masks.tensor(&device, dtype).reshape([b, rows * columns, 1]);
     let mask = unpatchify(mask.expand([b, rows * columns, patch[0] * patch[1] * c]), patch, [rows, columns]);
-    let of = |list: &[f32], channel: usize, otherwise: f32| {
-        f64::from(list.get(channel).or(list.first()).copied().unwrap_or(otherwise))
-    };
-    let grey: Vec<f64> =
-        (0..c).map(|at| (0.5 - of(&scale.mean, at, 0.0)) / of(&scale.std, at, 1.0)).collect();
+    let grey: Vec<f64> = (0..c).map(|at| (0.5 - scale.mean_of(at)) / scale.std_of(at)).collect();
     let grey = Tensor::<4>::from_data(TensorData::new(grey, [1, c, 1, 1]), (&device, dtype));
     let seen = mask.clone().neg() + 1.0;
     let masked = images.clone() * seen.clone() + grey.expand([b, c, h, w]) * mask.clone();

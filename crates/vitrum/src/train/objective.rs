@@ -128,7 +128,7 @@ pub fn objective_of<M: Network>(recipe: &Recipe) -> Result<Box<dyn Objective<M>>
     Ok(match recipe.task()? {
         Task::Classify | Task::Multilabel => Box::new(Classification { loss: ClassLoss::from(recipe) }),
         Task::Regress => Box::new(Regression { loss: recipe.regression_loss }),
-        Task::Pretrain => Box::new(Pretext { scale: PixelScale { mean: vec![0.0], std: vec![1.0] } }),
+        Task::Pretrain => Box::new(Pretext { scale: PixelScale::unit() }),
     })
 }
 

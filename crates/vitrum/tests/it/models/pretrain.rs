@@ -101,7 +101,7 @@ pub fn model(name: &str, case: &Case, dtype: DType, device: &Device) -> Model {
 }
 
 pub fn scale() -> PixelScale {
-    PixelScale { mean: vec![0.0], std: vec![1.0] }
+    PixelScale::unit()
 }
 
 pub fn numbers<const R: usize>(x: Tensor<R>) -> Vec<f64> {

@@ -191,9 +191,13 @@ fn pretraining_begins_from_an_encoder() {
     let before = tokens(&load(&LoadOptions::new(&start), &device).unwrap().model);
     let small = "method = 'mae'\ndecoder_embed_dim = 16\ndecoder_depth = 1\ndecoder_num_heads = 2";
     for (method, asked, part) in [
-        ("mae", small, "decoder_pred.weight"),
-        ("mpp", "method = 'mpp'", "mask_token"),
-        ("mae", "model = 'mae_vit_tiny_patch4_32'\ndecoder_depth = 1", "mask_token"),
+        ("mae", small, "decoder_embed.weight to decoder_pred.bias"),
+        ("mpp", "method = 'mpp'", "mask_token to decoder.0.bias"),
+        (
+            "mae",
+            "model = 'mae_vit_tiny_patch4_32'\ndecoder_depth = 1",
+            "decoder_embed.weight to decoder_pred.bias",
+        ),
     ] {
         let more = format!(
             "{asked}\nmodel_kwargs = {{}}\npretrained = '{}'\nmax_steps = 1\nlr = 1e-12\nweight_decay = 0.0",
