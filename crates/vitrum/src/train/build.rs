@@ -27,6 +27,8 @@ pub struct Built {
     pub params: u64,
     /// The closest name of the catalogue, for the card.
     pub architecture: String,
+    /// The name for people: with a method, the pretrained model's, because the catalogue has few sizes of the whole.
+    pub name: String,
     /// The preprocessing of images.
     pub preprocess: Preprocess,
     /// Report on loading pretrained weights.
@@ -35,7 +37,8 @@ pub struct Built {
     pub notes: Vec<String>,
 }
 
-/// Builds the recipe's model for `num_classes`; `None`: as many as it has. [`Built`] holds no weights, so that an update can change them in place.
+/// Builds the recipe's model for `num_classes`; `None`: as many as it has. [`Built`] holds no weights, so that an update
+/// can change them in place.
 ///
 /// # Errors
 /// An unknown name, weights that cannot be read or do not fit, and invalid options.
@@ -83,23 +86,34 @@ pub fn build(
         .find(is_of)
         .or_else(|| catalogue::closest(&config).map(str::to_string))
         .unwrap_or_else(|| recipe.model.clone());
+    let name = match (&recipe.method, config.encoder()) {
+        (Some(method), Some(encoder)) if !is_of(&recipe.model) => {
+            let own = catalogue::closest(&encoder).filter(|_| !asks_for_a_name(recipe));
+            format!("{} ({method})", own.unwrap_or(&recipe.model))
+        }
+        _ => architecture.clone(),
+    };
     let preprocess = preprocess(recipe, loaded.preprocess, &architecture, &config)?;
     let model = set_head(loaded.model, recipe);
     let config = model.config();
     let (params, report, notes) = (model.num_params() as u64, loaded.report, loaded.notes);
-    Ok((model, Built { config, params, architecture, preprocess, report, notes }))
+    Ok((model, Built { config, params, architecture, name, preprocess, report, notes }))
+}
+
+/// Whether the user named a model: weights of another one are then refused.
+fn asks_for_a_name(recipe: &Recipe) -> bool {
+    recipe.is_named() && recipe.model != Recipe::default().model
 }
 
 /// Refuses weights of another model than the requested one.
 fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
-    let is_asked = recipe.is_named() && recipe.model != Recipe::default().model;
     // A model for pretraining and its encoder go together.
     let is_around = |outer: &str, inner: &str| {
         let config = |name| catalogue::entry(name).ok().map(|entry| &entry.config);
         let encoder = config(outer).and_then(ModelConfig::encoder);
         encoder.zip(config(inner)).is_some_and(|(encoder, inner)| encoder.family() == inner.family())
     };
-    if !is_asked
+    if !asks_for_a_name(recipe)
         || of == recipe.model
         || catalogue::entry(of).is_err()
         || is_around(of, &recipe.model)
@@ -113,8 +127,9 @@ fn agree(recipe: &Recipe, place: &str, of: &str) -> Result<(), TrainError> {
 
 /// Refuses weights of an encoder of another size than that of the requested model for pretraining.
 fn agree_around(recipe: &Recipe, place: &str, config: &ModelConfig) -> Result<(), TrainError> {
-    let is_asked = recipe.is_named() && recipe.model != Recipe::default().model;
-    let Some(encoder) = config.encoder().filter(|_| is_asked && recipe.model_kwargs.is_empty()) else {
+    let Some(encoder) =
+        config.encoder().filter(|_| asks_for_a_name(recipe) && recipe.model_kwargs.is_empty())
+    else {
         return Ok(());
     };
     let differences = |name: &str| {

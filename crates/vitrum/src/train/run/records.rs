@@ -34,7 +34,7 @@ const VIEWED: usize = 8;
 impl Run<'_> {
     pub(super) fn tell_start(&mut self, job: &Job) {
         self.tell(Event::Started(Started {
-            model: self.built.architecture.clone(),
+            model: self.built.name.clone(),
             params: self.built.params,
             img_size: self.built.config.input().image().size,
             run: self.folder.path().to_path_buf(),
@@ -263,7 +263,7 @@ impl Run<'_> {
     pub(super) fn finished(&self, model_dir: Option<PathBuf>, interrupted: bool) -> Finished {
         let best = self.progress.best.as_ref();
         Finished {
-            model: self.built.architecture.clone(),
+            model: self.built.name.clone(),
             params: self.built.params,
             img_size: self.built.config.input().image().size,
             run: self.folder.path().to_path_buf(),

@@ -208,6 +208,12 @@ fn pretraining_begins_from_an_encoder() {
         let outcome = fit(&job(recipe(&second, "demo:32", &more)), &mut heard).unwrap();
         let config = outcome.model.model.config();
         assert_eq!((config.method(), config.field("pos_embed")), (Some(method), Some("learn".into())));
+        let name = if asked.contains("model") {
+            "mae_vit_tiny_patch4_32".into()
+        } else {
+            format!("test_vit ({method})")
+        };
+        assert_eq!(outcome.finished.model, name);
         if asked.contains("model") {
             let named = ModelConfig::named("mae_vit_tiny_patch4_32").unwrap();
             assert_eq!(config.field("decoder_embed_dim"), named.field("decoder_embed_dim"));
