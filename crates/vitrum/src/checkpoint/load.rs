@@ -235,10 +235,10 @@ fn with_pretraining(
     let (path, family, seed) = (file.map.path.display(), config.family(), options.seed);
     let heads = match before - file.map.len() {
         0 => "",
-        _ => "; its head is left out",
+        _ => ", without the head of the file",
     };
     found.notes.push(format!(
-        "{path}: the encoder of the {family}{heads}; what the {family} has besides begins with fresh values from seed {seed}"
+        "{path}: the encoder of the {family}{heads}; the {family}'s other tensors begin with fresh values from seed {seed}"
     ));
     edit(source).map_err(ModelError::Edit)
 }

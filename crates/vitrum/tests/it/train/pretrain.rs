@@ -219,7 +219,10 @@ fn pretraining_begins_from_an_encoder() {
             assert_eq!(config.field("decoder_embed_dim"), named.field("decoder_embed_dim"));
         }
         let notes = heard.notes.join("\n");
-        assert!(notes.contains("the encoder of the") && notes.contains("its head is left out"), "{notes}");
+        assert!(
+            notes.contains("the encoder of the") && notes.contains("without the head of the file"),
+            "{notes}"
+        );
         assert!(notes.contains(part), "{notes}");
         let whole = load(&LoadOptions::new(second.join("pretrain/run/model")), &device).unwrap().model;
         let after = tokens(&whole);
