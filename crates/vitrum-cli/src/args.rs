@@ -7,6 +7,7 @@ mod common;
 mod data;
 mod demo;
 mod embed;
+mod explain;
 mod flags;
 mod forward;
 mod models;
@@ -14,6 +15,7 @@ mod predict;
 mod probe;
 mod quantize;
 mod reconstruct;
+mod serve;
 mod study;
 mod train;
 mod val;
@@ -29,6 +31,7 @@ pub use common::{DeviceArgs, DeviceName, Dtype, Format, ImagesArgs, LimitArgs, M
 pub use data::{DataCheckArgs, DataCommand, DataReadArgs, DataSplitArgs, DataStatsArgs};
 pub use demo::DemoArgs;
 pub use embed::{EmbedArgs, EmbedFormat, EmbedKind};
+pub use explain::{BaselineName, ExplainArgs, ExplainMethod, FusionName};
 pub use flags::pair;
 pub use forward::{ForwardArgs, VerifyArgs};
 pub use models::{LadderArgs, ModelsCommand, ShapesArgs, ShapesFormat};
@@ -36,6 +39,7 @@ pub use predict::PredictArgs;
 pub use probe::{Method, MetricName, ProbeArgs};
 pub use quantize::QuantizeArgs;
 pub use reconstruct::{MaskKindName, ReconstructArgs};
+pub use serve::ServeArgs;
 pub use study::StudyArgs;
 pub use train::{LogFormat, TrainArgs, Tui};
 pub use val::ValArgs;
@@ -87,6 +91,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Images to feature vectors.
     Embed(EmbedArgs),
+    /// Show what a model looks at: attention, relevance, Grad-CAM, gradients, occlusion, features.
+    Explain(Box<ExplainArgs>),
+    /// Answer over HTTP: predictions, embeddings, explanations, and a page to try them.
+    Serve(Box<ServeArgs>),
     /// Fill in masked patches of images, with a model pretrained for that.
     Reconstruct(ReconstructArgs),
     /// Scores of a model's features on labelled images: neighbours, regression, linear probe, fine-tuning.

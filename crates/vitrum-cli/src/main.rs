@@ -10,6 +10,7 @@ mod data;
 mod demo;
 mod device;
 mod embed;
+mod explain;
 mod forward;
 mod hints;
 mod memory;
@@ -21,6 +22,7 @@ mod probe;
 mod progress;
 mod quantize;
 mod reconstruct;
+mod serve;
 mod signals;
 mod study;
 mod talk;
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command line. `vitrum predict demo` means the built-in model, unless another one is given.
+/// The command line. `vitrum predict demo` and `vitrum explain demo` mean the built-in model, unless another one is given.
 fn arguments() -> Vec<OsString> {
     let mut typed: Vec<OsString> = std::env::args_os().collect();
     let has = |word: &str| typed.iter().any(|arg| arg == word);
@@ -69,7 +71,7 @@ fn arguments() -> Vec<OsString> {
         arg.to_string_lossy().starts_with("-m") || arg.to_string_lossy().starts_with("--model")
     };
     let is_named = typed.iter().any(is_model) || std::env::var_os("VITRUM_MODEL").is_some();
-    if has("predict") && has("demo") && !is_named && !has("--help") && !has("-h") {
+    if (has("predict") || has("explain")) && has("demo") && !is_named && !has("--help") && !has("-h") {
         typed.extend(["-m".into(), "demo".into()]);
     }
     typed
@@ -101,6 +103,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Embed(args) => embed::run(&args, talk)?,
         Command::Probe(args) => return probe::run(&args, talk),
         Command::Bench(args) => bench::run(&args, talk)?,
+        Command::Explain(args) => explain::run(&args, talk)?,
+        Command::Serve(args) => serve::run(&args, talk)?,
         Command::Reconstruct(args) => reconstruct::run(&args, talk)?,
         Command::Quantize(args) => quantize::run(&args, talk)?,
         Command::Data(command) => return data::run(&command, talk).map(gate),

@@ -14,6 +14,8 @@ use crate::data::loader::LoaderError;
 use crate::data::preprocess::PreprocessError;
 #[cfg(feature = "train")]
 use crate::data::train_set::TrainDataError;
+#[cfg(feature = "explain")]
+use crate::explain::ExplainError;
 use crate::models::{AnswerError, CannotError, ConfigError, InputError};
 #[cfg(feature = "train")]
 use crate::probe::ProbeError;
@@ -76,6 +78,10 @@ pub enum Error {
         /// The model's family.
         family: &'static str,
     },
+    /// An explanation.
+    #[cfg(feature = "explain")]
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
     /// Training.
     #[cfg(feature = "train")]
     #[error(transparent)]

@@ -9,6 +9,8 @@
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+#[cfg(feature = "explain")]
+pub mod explain;
 pub mod layers;
 pub mod models;
 #[cfg(feature = "plots")]

@@ -133,3 +133,13 @@ pub fn paste(sheet: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
         sheet.data_mut()[at..at + width].copy_from_slice(&image.row(y)[..width]);
     }
 }
+
+/// The text, shortened with an ellipsis if it does not fit.
+pub fn fitting<E>(text: &str, room: u32, width: impl Fn(&str) -> Result<u32, E>) -> Result<String, E> {
+    let mut kept: Vec<char> = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut shown: String = kept.iter().collect();
+    while width(&shown)? > room && kept.pop().is_some() {
+        shown = kept.iter().chain(&['…']).collect();
+    }
+    Ok(shown)
+}

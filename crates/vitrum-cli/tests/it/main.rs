@@ -5,6 +5,7 @@ mod checkpoint;
 mod data;
 mod embed;
 mod errors;
+mod explain;
 mod forward;
 mod help;
 mod keys;

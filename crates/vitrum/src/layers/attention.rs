@@ -11,7 +11,7 @@ use super::drop::{dropout, training};
 use super::kept::Kept;
 use super::names::Flat;
 use super::norm::{LayerNorm, NormConfig, NormLayer};
-use super::observe::Observer;
+use super::observe::{AttentionSites, Observer};
 use super::position::{RelKeys, RelPos, RelPosBias};
 use super::qkv::{Qkv, QkvForm};
 use super::rope::Rotation;
@@ -265,10 +265,10 @@ impl AttentionCore {
         let bias = self.bias(&qkv, args);
         match &self.differential {
             Some(two) => {
-                let maps = self.attend(two.heads(qkv), 2 * self.num_heads, bias, args.read, rounds, watch);
+                let maps = self.attend(two.heads(qkv), 2 * self.num_heads, bias, args, rounds, watch);
                 two.difference(maps)
             }
-            None => self.attend(qkv, self.num_heads, bias, args.read, rounds, watch), // [B, T, A·E]
+            None => self.attend(qkv, self.num_heads, bias, args, rounds, watch), // [B, T, A·E]
         }
     }
 
@@ -299,14 +299,14 @@ impl AttentionCore {
         queries * self.scale
     }
 
-    /// Attention by `a` heads of the first `read` tokens; `None`: of all. Fused, unless the observer wants the weights or
-    /// dropout acts on them.
+    /// Attention by `a` heads of the tokens that are read. Fused, unless the observer wants the weights or dropout acts on
+    /// them.
     fn attend(
         &self,
         qkv: Tensor<3>,
         a: usize,
         bias: Option<Tensor<4>>,
-        read: Option<usize>,
+        BlockArgs { read, grid, .. }: BlockArgs,
         rounds: bool,
         watch: &mut dyn Observer,
     ) -> Tensor<3> {
@@ -322,7 +322,8 @@ impl AttentionCore {
             return vitrum_kernels::attention_of_first(qkv, read, a, scale, bias);
         }
         let weights = vitrum_kernels::attention_weights(qkv.clone(), a, scale, bias); // [B, A, T, T]
-        let weights = watch.attention(format_args!("weights"), weights);
+        let sites = AttentionSites::Tokens { prefix: t.saturating_sub(grid[0] * grid[1]), grid };
+        let weights = watch.attention(format_args!("weights"), weights, &sites);
         let v = qkv.narrow(2, 2 * d, d).reshape([b, t, a, d / a]).swap_dims(1, 2); // [B, A, T, E]
         let weights = dropout(weights, self.attn_drop).narrow(2, 0, read);
         weights.matmul(v).swap_dims(1, 2).reshape([b, read, d])

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vitrum_kernels::{AfterAttention, after_attention_packed};
 
 use super::attention::{Attention, AttentionConfig, BlockArgs, BlockBias};
-use super::drop::{drop_path, training};
+use super::drop::{drop_path, records};
 use super::kept::Kept;
 use super::mlp::{BlockMlp, MlpConfig};
 use super::norm::LayerNorm;
@@ -172,7 +172,7 @@ impl Block {
     /// If `x` is empty, its width or float type is not that of the weights, `args.grid` does not fit the number of tokens of
     /// a relative bias, or a training step meets a prepared weight.
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        if !watch.wants_tokens() && self.norms == NormPlace::Before && !training(&x) {
+        if !watch.wants_tokens() && self.norms == NormPlace::Before && !records(&x) {
             return self.answer(x, args, watch);
         }
         let [gain1, gain2] = self.gains();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use vitrum_kernels::{ConvForm, Folding, PackedConv, Pool};
 
 use super::batch_norm::BatchNorm;
-use super::drop::training;
+use super::drop::records;
 use super::mlp::Activation;
 use super::norm::GroupNorm;
 use super::observe::{Observer, Within};
@@ -309,7 +309,7 @@ impl Conv {
         let form = self.config.form(maps.grid);
         if self.is_packed() {
             assert!(
-                !training(&maps.x),
+                !records(&maps.x),
                 "Conv: the kernel is prepared for inference (packed) and would not follow its training; train the model \
                  as it was loaded"
             );
@@ -325,7 +325,7 @@ impl Conv {
     /// # Panics
     /// As [`forward`](Self::forward), and if the residual is not like the result.
     pub fn add_to(&self, residual: Tensor<3>, maps: &Maps) -> Maps {
-        if training(&maps.x) {
+        if records(&maps.x) {
             let y = self.forward(maps);
             return y.with(y.x.clone() + residual);
         }
@@ -491,7 +491,7 @@ pub fn conv_norm<'a>(
             return y.with(x);
         }
     };
-    if training(&maps.x) {
+    if records(&maps.x) {
         let y = conv.forward(maps);
         let x = norm.forward_then(y.x.clone(), then, &mut Within::new(watch, format_args!("{name}")));
         return y.with(x);

@@ -3,7 +3,7 @@
 //! Random numbers come from a generator of the thread that runs the forward pass; [`seed`] sets it. (Burn's
 //! generator belongs to the whole process: two models in two threads would disturb each other.)
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -11,6 +11,20 @@ use rand_chacha::ChaCha8Rng;
 
 thread_local! {
     static DROPS: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(0));
+    static RESTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with layers that behave as for answers, though the device records gradients: in this thread nothing is dropped,
+/// and batch norms use their running statistics.
+pub fn at_rest<R>(f: impl FnOnce() -> R) -> R {
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            RESTS.set(self.0);
+        }
+    }
+    let _back = Back(RESTS.replace(true));
+    f()
 }
 
 /// Seeds this thread's generator. The same seed and the same passes drop the same values.
@@ -29,9 +43,14 @@ fn mask<const R: usize, const Q: usize>(like: &Tensor<R>, shape: [usize; Q], kee
     Tensor::from_data(TensorData::new(values, shape), (&like.device(), like.dtype()))
 }
 
-/// Whether `x` is part of a training step: its device keeps a graph for the backward pass.
-pub fn training<const R: usize>(x: &Tensor<R>) -> bool {
+/// Whether the device of `x` keeps a graph for the backward pass. Then fast paths for answers alone are closed.
+pub fn records<const R: usize>(x: &Tensor<R>) -> bool {
     x.device().is_autodiff()
+}
+
+/// Whether `x` is part of a training step: gradients are recorded, and the layers are not [at rest](at_rest).
+pub fn training<const R: usize>(x: &Tensor<R>) -> bool {
+    records(x) && !RESTS.get()
 }
 
 /// Dropout: zeroes single values with probability `rate` and scales the rest by `1 / (1 - rate)`.

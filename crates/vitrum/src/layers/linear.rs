@@ -8,7 +8,7 @@ use vitrum_kernels::{
     linear_packed, norm_linear_packed,
 };
 
-use super::drop::training;
+use super::drop::records;
 use super::norm::LayerNorm;
 use super::{lazy, parameter};
 
@@ -224,7 +224,7 @@ impl Linear {
     fn prepared_for<const R: usize>(&self, x: &Tensor<R>) -> Option<&Prepared> {
         let prepared = self.prepared.as_ref()?;
         assert!(
-            !training(x),
+            !records(x),
             "Linear: the weight is prepared for inference (packed, bf16 or int8) and would get no gradient; train the \
              model as it was loaded"
         );

@@ -4,6 +4,8 @@ use std::fmt::Arguments;
 
 use burn::tensor::Tensor;
 
+use super::window::Windows;
+
 /// Receives every named intermediate of a forward pass and may return another value in its place. By default it
 /// changes nothing.
 ///
@@ -32,15 +34,59 @@ pub trait Observer {
         false
     }
 
-    /// Attention weights after softmax, `[B, A, T, T]`, rows are queries; `blocks.3.attn.weights`. Attention to a coarser
-    /// grid has fewer keys, attention within windows has `B · windows` in front. The pass continues with the returned value. Only called if [`wants_attention`](Observer::wants_attention) is true for the name.
-    fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
+    /// Attention weights after softmax, `[B, A, Q, K]`, rows are queries; `blocks.3.attn.weights`. `sites` says where
+    /// queries and keys lie; attention within windows has `B · windows` in front. The pass continues with the returned
+    /// value. Only called if [`wants_attention`](Observer::wants_attention) is true for the name.
+    fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>, _sites: &AttentionSites) -> Tensor<4> {
         weights
     }
 
     /// The statistics of a training batch in the BatchNorm layer of this name. The layer does not store them: the
     /// trainer does, once the update is accepted.
     fn statistics(&mut self, _name: Arguments<'_>, _batch: BatchStatistics) {}
+}
+
+/// Where the queries and keys of attention weights lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AttentionSites {
+    /// Both are all tokens: those in front, then a grid row by row.
+    Tokens {
+        /// Number of class, register and other tokens in front.
+        prefix: usize,
+        /// Rows and columns.
+        grid: [usize; 2],
+    },
+    /// Both are the positions of a window of a map.
+    Windows(Windows),
+    /// Queries on a grid, keys on a coarser one over the same image.
+    Reduced {
+        /// Rows and columns of the queries.
+        grid: [usize; 2],
+        /// Rows and columns of the keys.
+        keys: [usize; 2],
+    },
+    /// Learned queries that pool tokens. The keys are those of the last layer, with or without the tokens in front.
+    Pool,
+}
+
+impl AttentionSites {
+    /// Rows and columns of the queries that are patches.
+    pub fn queries(&self) -> Option<[usize; 2]> {
+        match self {
+            Self::Tokens { grid, .. } | Self::Reduced { grid, .. } => Some(*grid),
+            Self::Windows(windows) => Some(windows.grid),
+            Self::Pool => None,
+        }
+    }
+
+    /// Rows and columns of the keys; `None` if another layer has the grid.
+    pub fn keys(&self) -> Option<[usize; 2]> {
+        match self {
+            Self::Reduced { keys, .. } => Some(*keys),
+            other => other.queries(),
+        }
+    }
 }
 
 /// Statistics of one training batch in a BatchNorm layer.
@@ -99,10 +145,10 @@ impl Observer for Within<'_> {
         }
     }
 
-    fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
+    fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>, sites: &AttentionSites) -> Tensor<4> {
         match is_own(name) {
-            true => self.watch.attention(self.scope, weights),
-            false => self.watch.attention(format_args!("{}.{name}", self.scope), weights),
+            true => self.watch.attention(self.scope, weights, sites),
+            false => self.watch.attention(format_args!("{}.{name}", self.scope), weights, sites),
         }
     }
 
@@ -159,7 +205,7 @@ impl Observer for Recorder {
         self.with_attention
     }
 
-    fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
+    fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>, _sites: &AttentionSites) -> Tensor<4> {
         self.seen.push((name.to_string(), Seen::Attention(weights.clone())));
         weights
     }

@@ -6,7 +6,7 @@ use vitrum_kernels::Activation::Identity;
 
 use super::attention::{Attention, AttentionConfig, AttentionCore, BlockArgs, BlockBias};
 use super::block::{BlockConfig, BlockFn, Gains, LayerScale, first};
-use super::drop::{drop_path, dropout, training};
+use super::drop::{drop_path, dropout, records};
 use super::mlp::{Activation, BlockMlp};
 use super::names::Flat;
 use super::norm::LayerNorm;
@@ -103,7 +103,7 @@ impl ParallelScalingBlock {
     /// # Panics
     /// As [`Block::forward`](super::block::Block::forward).
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        let fuses = !watch.wants_tokens() && !training(&x);
+        let fuses = !watch.wants_tokens() && !records(&x);
         let y = match fuses {
             true => self.project_normed(x.clone()),
             false => self.project(watch.tokens(format_args!("in_norm"), self.in_norm.forward(x.clone()))),
@@ -293,7 +293,7 @@ impl ParallelThingsBlock {
     /// # Panics
     /// As [`Block::forward`](super::block::Block::forward).
     pub fn forward(&self, x: Tensor<3>, args: BlockArgs, watch: &mut dyn Observer) -> Tensor<3> {
-        let fuses = !watch.wants_tokens() && !training(&x);
+        let fuses = !watch.wants_tokens() && !records(&x);
         let pass = Pass { fuses, drop_path: self.drop_path };
         let mut sum = first(x.clone(), args.read);
         for (i, branch) in self.attns.iter().enumerate() {

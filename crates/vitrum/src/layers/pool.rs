@@ -7,6 +7,7 @@ use vitrum_kernels::Squeeze;
 
 use super::mlp::{Activation, Mlp};
 use super::norm::{LayerNorm, NormConfig};
+use super::observe::{AttentionSites, Observer};
 use super::{Linear, parameter};
 
 /// How tokens are pooled to one vector.
@@ -86,11 +87,11 @@ impl AttentionPool {
         }
     }
 
-    /// `[B, T, D] -> [B, D]`.
+    /// `[B, T, D] -> [B, D]`. The observer sees the weights `[B, A, 1, T]`.
     ///
     /// # Panics
     /// If the width is not `D`, or there is no token.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<3>, watch: &mut dyn Observer) -> Tensor<2> {
         let [b, t, d] = x.dims();
         let (a, e) = (self.num_heads, d / self.num_heads);
         let query = self.q.forward(self.latent.val()); // [1, 1, D]
@@ -98,7 +99,12 @@ impl AttentionPool {
         let kv = self.kv.forward(x); // [B, T, 2D]
         let heads = |part: usize| kv.clone().narrow(2, part * d, d).reshape([b, t, a, e]).swap_dims(1, 2);
         let scores = (query * (e as f64).powf(-0.5)).matmul(heads(0).swap_dims(2, 3)); // [B, A, 1, T]
-        let context = activation::softmax(scores, 3).matmul(heads(1)); // [B, A, 1, E]
+        let weights = activation::softmax(scores, 3);
+        let weights = match watch.wants_attention(format_args!("weights")) {
+            true => watch.attention(format_args!("weights"), weights, &AttentionSites::Pool),
+            false => weights,
+        };
+        let context = weights.matmul(heads(1)); // [B, A, 1, E]
         let x = self.proj.forward(context.swap_dims(1, 2).reshape([b, 1, d])); // [B, 1, D]
         let x = x.clone() + self.mlp.forward(self.norm.forward(x));
         x.squeeze_dim(1)

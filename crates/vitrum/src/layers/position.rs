@@ -203,6 +203,17 @@ impl Position {
         Some(Tensor::cat(prefix.into_iter().chain([patches]).collect(), 1))
     }
 
+    /// The table of the model's own grid, `[1, prefix + N, D]`, its number of tokens in front, and the grid; `None` if nothing
+    /// is added to the tokens.
+    pub fn own_table(&self) -> Option<(Tensor<3>, usize, [usize; 2])> {
+        let PositionConfig { prefix_rows, grid, .. } = self.config;
+        let table = match (&self.pos_embed_x, &self.pos_embed_y) {
+            (Some(x), Some(y)) => self.table_2d(x.val(), y.val(), grid),
+            _ => self.pos_embed.as_ref()?.val(),
+        };
+        Some((table, prefix_rows, grid))
+    }
+
     /// Adds positions to patches with their prefix, `[B, prefix_rows + N, D]`.
     ///
     /// # Panics

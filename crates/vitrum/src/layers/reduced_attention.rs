@@ -15,7 +15,7 @@ use super::Linear;
 use super::conv::{Conv, ConvConfig, Maps, Padding};
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
-use super::observe::Observer;
+use super::observe::{AttentionSites, Observer};
 
 /// How a [`ReducedAttention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,11 @@ impl ReducedAttention {
     pub(crate) fn context(&self, maps: &Maps, watch: &mut dyn Observer) -> Tensor<3> {
         let q = self.q.forward(maps.x.clone()); // [B, N, D]
         let kv = self.kv.forward(self.reduced(maps, watch)); // [B, M, 2D]
-        self.attend(q, kv, watch)
+        let keys = match &self.sr {
+            Some(sr) => sr.config().out(maps.grid),
+            None => maps.grid,
+        };
+        self.attend(q, kv, &AttentionSites::Reduced { grid: maps.grid, keys }, watch)
     }
 
     /// The coarser grid, `[B, M, D]`.
@@ -103,7 +107,13 @@ impl ReducedAttention {
     }
 
     /// Fused, unless the observer wants the weights or dropout acts on them.
-    fn attend(&self, q: Tensor<3>, kv: Tensor<3>, watch: &mut dyn Observer) -> Tensor<3> {
+    fn attend(
+        &self,
+        q: Tensor<3>,
+        kv: Tensor<3>,
+        sites: &AttentionSites,
+        watch: &mut dyn Observer,
+    ) -> Tensor<3> {
         let [b, n, d] = q.dims();
         let a = self.num_heads;
         let scale = ((d / a) as f64).powf(-0.5);
@@ -121,7 +131,7 @@ impl ReducedAttention {
             x.reshape([b, t, a, d / a]).swap_dims(1, 2) // [B, A, T, E]
         };
         let scores = (heads(q) * scale).matmul(heads(part(0)).swap_dims(2, 3)); // [B, A, N, M]
-        let weights = watch.attention(format_args!("weights"), activation::softmax(scores, 3));
+        let weights = watch.attention(format_args!("weights"), activation::softmax(scores, 3), sites);
         let context = dropout(weights, self.attn_drop).matmul(heads(part(1))); // [B, A, N, E]
         context.swap_dims(1, 2).reshape([b, n, d])
     }

@@ -8,7 +8,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::drop::dropout;
-use super::observe::Observer;
+use super::observe::{AttentionSites, Observer};
 
 /// Added to the scores of positions that do not see each other, as in the authors' code.
 const APART: f64 = -100.0;
@@ -177,7 +177,7 @@ impl Windows {
     }
 
     /// The place on the map, row by row, of every position; `None` for padding.
-    fn places(&self) -> Vec<Option<usize>> {
+    pub fn places(&self) -> Vec<Option<usize>> {
         let place = |[y, x]: [usize; 2]| Some(self.source(0, y)? * self.grid[1] + self.source(1, x)?);
         self.positions().map(place).collect()
     }
@@ -303,7 +303,8 @@ pub fn window_attention_weights(
     let [b, n, d3] = qkv.dims();
     let (d, a) = (d3 / 3, num_heads);
     let weights = vitrum_kernels::attention_weights(qkv.clone(), a, scale, bias); // [B · windows, A, N, N]
-    let weights = dropout(watch.attention(format_args!("weights"), weights), drop);
+    let sites = AttentionSites::Windows(*windows);
+    let weights = dropout(watch.attention(format_args!("weights"), weights, &sites), drop);
     let v = qkv.narrow(2, 2 * d, d).reshape([b, n, a, d / a]).swap_dims(1, 2); // [B · windows, A, N, E]
     windows.reverse(weights.matmul(v).swap_dims(1, 2).reshape([b, n, d]))
 }

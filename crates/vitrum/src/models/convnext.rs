@@ -28,7 +28,7 @@ use super::network::{Config, Depth, ImageInput, Input};
 use super::shapes::{Walk, long};
 use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, check_grid, drop_rate};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
-use crate::layers::drop::{drop_path, training};
+use crate::layers::drop::{drop_path, records};
 use crate::layers::init::{Draw, TABLE, norm};
 use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::{LayerNorm, NormConfig, NormLayer};
@@ -270,7 +270,7 @@ impl Block {
     pub fn forward(&self, x: Maps, watch: &mut dyn Observer) -> Maps {
         let y = self.conv_dw.forward(&x).x;
         let gamma = self.gamma.as_ref().map(|gamma| gamma.val());
-        if !watch.wants_tokens() && !training(&y) {
+        if !watch.wants_tokens() && !records(&y) {
             return x.with(self.mlp.add_after(x.x.clone(), &self.norm, y, gamma));
         }
         let y = watch.tokens(format_args!("conv_dw"), y);

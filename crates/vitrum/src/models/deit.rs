@@ -143,6 +143,10 @@ impl Backbone for Deit {
         let tokens = features.last().tokens;
         self.config.answer.of(self.config.head_dist, |index| self.token(&tokens, index))
     }
+
+    fn positions(&self) -> Option<Level> {
+        self.vit.positions()
+    }
 }
 
 impl Classify for Deit {

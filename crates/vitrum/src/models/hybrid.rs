@@ -156,6 +156,10 @@ impl Backbone for Hybrid {
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         self.vit.embedding(features, watch)
     }
+
+    fn positions(&self) -> Option<Level> {
+        self.vit.positions()
+    }
 }
 
 impl Classify for Hybrid {

@@ -251,6 +251,10 @@ impl Backbone for Mae {
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         self.vit.embedding(features, watch)
     }
+
+    fn positions(&self) -> Option<Level> {
+        self.vit.positions()
+    }
 }
 
 impl Reconstruct for Mae {

@@ -221,6 +221,10 @@ impl Backbone for Mim {
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         self.vit.embedding(features, watch)
     }
+
+    fn positions(&self) -> Option<Level> {
+        self.vit.positions()
+    }
 }
 
 impl Reconstruct for Mim {

@@ -395,6 +395,12 @@ pub trait Backbone: Sync {
         false
     }
 
+    /// The position embeddings that are added to the tokens of an image of the model's size, `[1, T, D]`. The default has
+    /// none.
+    fn positions(&self) -> Option<Level> {
+        None
+    }
+
     /// Tokens to one vector per example, `[B, D]`, before any classifier (timm's `forward_head(pre_logits=True)`).
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2>;
 }

@@ -253,12 +253,16 @@ impl Pit {
         &self.config
     }
 
+    /// The positions of the first stage's patches, `[1, N, D]`.
+    fn table(&self) -> Tensor<3> {
+        self.pos_embed.val().flatten::<3>(2, 3).swap_dims(1, 2)
+    }
+
     /// Image to tokens of the first stage: `[B, C, H, W] -> [B, T, D]`.
     fn embed(&self, images: Tensor<4>, watch: &mut dyn Observer) -> Level {
         let Maps { x, grid } = self.patch_embed.conv.forward(&Maps::of_images(images)); // [B, N, D]
         let x = watch.tokens(format_args!("patch_embed"), x);
-        let table = self.pos_embed.val().flatten::<3>(2, 3).swap_dims(1, 2); // [1, N, D]
-        let x = x + resized(table, self.config.grid(), grid, self.config.pos_resize);
+        let x = x + resized(self.table(), self.config.grid(), grid, self.config.pos_resize);
         let x = watch.tokens(format_args!("pos_drop"), dropout(x, self.config.pos_drop_rate));
         Level::of_image(prepend(x, &[Some(&self.cls_token)]), self.config.num_prefix_tokens(), grid)
     }
@@ -343,6 +347,10 @@ impl Backbone for Pit {
     fn embedding(&self, features: Features, _: &mut dyn Observer) -> Tensor<2> {
         let tokens = features.last().tokens;
         self.config.answer.of(self.config.distilled, |index| self.token(&tokens, index))
+    }
+
+    fn positions(&self) -> Option<Level> {
+        Some(Level::of_image(self.table(), 0, self.config.grid()))
     }
 }
 

@@ -31,7 +31,7 @@ use super::shapes::{Walk, long, product};
 use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::conv::{ConvConfig, Maps, Padding};
-use crate::layers::drop::{drop_path, training};
+use crate::layers::drop::{drop_path, records};
 use crate::layers::init::{Draw, TABLE, WeightInit, norm};
 use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::{LayerNorm, NormConfig};
@@ -361,7 +361,7 @@ impl Block {
             watch.tokens(format_args!("attn"), y)
         };
         match self.version {
-            SwinVersion::V1 if !watch.wants_tokens() && !training(&x) => self.answer(x, windows, watch),
+            SwinVersion::V1 if !watch.wants_tokens() && !records(&x) => self.answer(x, windows, watch),
             SwinVersion::V1 => {
                 let y = watch.tokens(format_args!("norm1"), self.norm1.forward(x.clone()));
                 let x = x + drop_path(attend(y, watch), self.drop_path);

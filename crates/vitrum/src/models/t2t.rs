@@ -494,6 +494,10 @@ impl Backbone for T2t {
     fn embedding(&self, features: Features, _: &mut dyn Observer) -> Tensor<2> {
         features.last().tokens.narrow(1, 0, 1).squeeze_dim(1)
     }
+
+    fn positions(&self) -> Option<Level> {
+        Some(Level::of_image(self.pos_embed.val(), 1, self.config.grid()))
+    }
 }
 
 impl Classify for T2t {

@@ -28,7 +28,7 @@ use super::stages::{MapHead, MapWalk, Part, Stages, Visitor, drop_rate};
 use crate::layers::Linear;
 use crate::layers::attention::{Attention, AttentionConfig, BlockBias};
 use crate::layers::conv::{Conv, ConvConfig, Maps, Padding};
-use crate::layers::drop::{drop_path, dropout, training};
+use crate::layers::drop::{drop_path, dropout, records};
 use crate::layers::init::{Draw, TABLE, norm};
 use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::names::Flat;
@@ -204,7 +204,7 @@ impl TwinsAttention {
     /// What enters the output projection, of the normed maps: `[B, H·W, D] -> [B, H·W, D]`.
     fn context(&self, maps: &Maps, norm: &LayerNorm, watch: &mut dyn Observer) -> Tensor<3> {
         match self {
-            Self::Grouped(grouped) if !watch.wants_tokens() && !training(&maps.x) => {
+            Self::Grouped(grouped) if !watch.wants_tokens() && !records(&maps.x) => {
                 let qkv = grouped.attn.qkv.after(norm, maps.x.clone());
                 grouped.context(qkv, maps.grid, &mut Within::new(watch, format_args!("attn")))
             }
@@ -270,7 +270,7 @@ impl Block {
     pub fn forward(&self, maps: &Maps, watch: &mut dyn Observer) -> Maps {
         let x = maps.x.clone();
         let context = self.attn.context(maps, &self.norm1, watch);
-        if !watch.wants_tokens() && !training(&x) {
+        if !watch.wants_tokens() && !records(&x) {
             let x = self.attn.proj().add_to(x, context, None);
             return maps.with(self.mlp.add_after(x.clone(), &self.norm2, x, None));
         }

@@ -262,7 +262,9 @@ impl Vit {
             Some(attn_pool) => {
                 let skip = if pool_include_prefix { 0 } else { prefix };
                 let t = tokens.dims()[1];
-                watch.vectors(format_args!("attn_pool"), attn_pool.forward(tokens.narrow(1, skip, t - skip)))
+                let read = tokens.narrow(1, skip, t - skip);
+                let x = attn_pool.forward(read, &mut Within::new(watch, format_args!("attn_pool")));
+                watch.vectors(format_args!("attn_pool"), x)
             }
             None => pool(tokens, global_pool, prefix, pool_include_prefix),
         };
@@ -285,6 +287,11 @@ impl Backbone for Vit {
 
     fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
         self.pool(features.last().tokens, watch)
+    }
+
+    fn positions(&self) -> Option<Level> {
+        let (table, prefix, grid) = self.position.own_table()?;
+        Some(Level::of_image(table, prefix, grid))
     }
 }
 
@@ -393,6 +400,10 @@ macro_rules! derived_from_vit {
 
             fn embedding(&self, features: Features, watch: &mut dyn Observer) -> Tensor<2> {
                 self.vit.embedding(features, watch)
+            }
+
+            fn positions(&self) -> Option<$crate::models::Level> {
+                self.vit.positions()
             }
         }
 

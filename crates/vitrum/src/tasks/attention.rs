@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use crate::Error;
 use crate::checkpoint::load::ModelError;
 use crate::data::RgbImage;
-use crate::layers::observe::Observer;
+use crate::layers::observe::{AttentionSites, Observer};
 use crate::models::{Model, Want};
 
 /// Attention of one block over the patches of an image, averaged over the heads. A head of differential attention counts
@@ -79,7 +79,7 @@ impl Observer for OneBlock {
         self.is_it(name)
     }
 
-    fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
+    fn attention(&mut self, name: Arguments<'_>, weights: Tensor<4>, _sites: &AttentionSites) -> Tensor<4> {
         if self.is_it(name) {
             self.weights.push(weights.clone());
         }

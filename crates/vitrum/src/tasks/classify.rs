@@ -260,7 +260,7 @@ impl Classifier {
 }
 
 /// The preprocessing of a loaded model.
-pub(super) fn preprocess_of(loaded: &Loaded) -> Result<Preprocess, Error> {
+pub(crate) fn preprocess_of(loaded: &Loaded) -> Result<Preprocess, Error> {
     let (model, channels) = (loaded.name.clone(), loaded.model.config().input().image().channels);
     if !matches!(channels, 1 | 3) {
         return Err(Error::Channels { model, channels });

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod compare;
 mod data;
+mod explain;
 mod formula;
 mod layers;
 mod models;

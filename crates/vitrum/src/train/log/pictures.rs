@@ -208,20 +208,11 @@ impl Drawing for Strip<'_> {
             };
             let style = TextStyle::from((paint::FONT, FONT_SIZE * scale).into_font()).color(&color);
             let room = (f64::from(self.width) * scale) as u32;
-            let line = fitting(line, room, |text| area.estimate_text_size(text, &style).map(|size| size.0));
+            let line =
+                paint::fitting(line, room, |text| area.estimate_text_size(text, &style).map(|size| size.0));
             let top = f64::from(ASCENT + LINE * number as u32) * scale;
             area.draw(&Text::new(line.map_err(fail)?, (0, top as i32), style)).map_err(fail)?;
         }
         Ok(())
     }
-}
-
-/// The text, shortened with an ellipsis if it does not fit.
-fn fitting<E>(text: &str, room: u32, width: impl Fn(&str) -> Result<u32, E>) -> Result<String, E> {
-    let mut kept: Vec<char> = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut shown: String = kept.iter().collect();
-    while width(&shown)? > room && kept.pop().is_some() {
-        shown = kept.iter().chain(&['…']).collect();
-    }
-    Ok(shown)
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use vitrum::checkpoint::apply::{Excuses, apply};
 use vitrum::checkpoint::dialect::{Known, to_timm_with};
 use vitrum::checkpoint::{HostTensor, TensorMap};
-use vitrum::layers::observe::{Observer, Silent};
+use vitrum::layers::observe::{AttentionSites, Observer, Silent};
 use vitrum::models::{Config, ModelConfig, Want};
 
 use crate::formula;
@@ -141,7 +141,7 @@ impl Observer for Unmasked {
         true
     }
 
-    fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>) -> Tensor<4> {
+    fn attention(&mut self, _name: Arguments<'_>, weights: Tensor<4>, _sites: &AttentionSites) -> Tensor<4> {
         let is_masked = weights.clone().lower_elem(1e-20);
         let larger = weights.clone() * 100_f64.exp();
         let weights = weights.mask_where(is_masked, larger);

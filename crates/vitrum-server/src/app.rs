@@ -1,0 +1,139 @@
+//! What all routes share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::body::Bytes;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use utoipa::ToSchema;
+
+use crate::config::{ModelSpec, ServerConfig};
+use crate::error::ApiError;
+use crate::images::{Decoder, Prepared};
+use crate::models::{Models, ModelsError};
+use crate::served::{Answer, Job, Served, Wants};
+use crate::telemetry::Telemetry;
+
+/// Requests for explanations that may wait; each holds an image.
+const WAITING_EXPLANATIONS: usize = 16;
+
+/// Models, limits and numbers of a server. Clones are the same server.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// The parts of an [`App`].
+pub struct Inner {
+    /// Limits and habits.
+    pub config: ServerConfig,
+    /// The models.
+    pub models: Models,
+    /// Decodes images.
+    pub decoder: Decoder,
+    /// Numbers for Prometheus.
+    pub telemetry: Telemetry,
+    /// One explanation at a time.
+    pub explaining: Arc<Semaphore>,
+    /// Explanations that wait or run.
+    pub explanations: Arc<Semaphore>,
+    is_draining: AtomicBool,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// What took how long, in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct Timing {
+    /// Decoding and preprocessing, with the wait for it.
+    pub decode: f64,
+    /// The wait for the pass.
+    pub queue: f64,
+    /// The pass, for the whole batch.
+    pub compute: f64,
+}
+
+impl App {
+    /// Loads the models.
+    ///
+    /// # Errors
+    /// [`ModelsError`].
+    pub fn new(config: ServerConfig, specs: Vec<ModelSpec>) -> Result<Self, ModelsError> {
+        let models = Models::load(specs, &config)?;
+        let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
+        let decoder = Decoder::new(at_a_time, config.decode.clone(), config.max_images());
+        Ok(Self(Arc::new(Inner {
+            config,
+            models,
+            decoder,
+            telemetry: Telemetry::default(),
+            explaining: Arc::new(Semaphore::new(1)),
+            explanations: Arc::new(Semaphore::new(1 + WAITING_EXPLANATIONS)),
+            is_draining: AtomicBool::new(false),
+        })))
+    }
+}
+
+impl Inner {
+    /// Whether the server takes requests.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// From now on the server is not ready.
+    pub fn begin_draining(&self) {
+        self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// The deadline of a request that comes now. Beyond the end of time there is none: a year.
+    pub fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let year = std::time::Duration::from_secs(365 * 24 * 3600);
+        now + self.config.queue_timeout.min(year)
+    }
+
+    /// Decodes images and asks the model.
+    ///
+    /// # Errors
+    /// Images that cannot be read, a full queue, a passed deadline.
+    pub async fn ask(
+        &self,
+        served: &Arc<Served>,
+        files: Vec<Bytes>,
+        wants: Wants,
+    ) -> Result<(Answer, Timing), ApiError> {
+        let deadline = self.deadline();
+        let prepared = self.decoder.prepare(files, served, deadline).await?;
+        self.telemetry.decoded(prepared.took);
+        self.compute(served, prepared, wants, deadline).await
+    }
+
+    /// Asks the model about pixels.
+    ///
+    /// # Errors
+    /// A full queue, a passed deadline.
+    pub async fn compute(
+        &self,
+        served: &Arc<Served>,
+        Prepared { pixels, images, took }: Prepared,
+        wants: Wants,
+        deadline: Instant,
+    ) -> Result<(Answer, Timing), ApiError> {
+        if wants.logits && served.num_classes() == 0 {
+            let name = served.name();
+            return Err(ApiError::Parameter(format!("model '{name}' has no classes; it can embed")));
+        }
+        let ticket = served.submit(Job { pixels, images, wants }, deadline)?;
+        let reply = ticket.wait().await?;
+        self.telemetry.answered(served.name(), images, reply.batch, reply.waited, reply.computed);
+        let ms = |time: std::time::Duration| 1000.0 * time.as_secs_f64();
+        let timing = Timing { decode: ms(took), queue: ms(reply.waited), compute: ms(reply.computed) };
+        Ok((reply.answer, timing))
+    }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod batcher;
+pub mod config;
+pub mod error;
+pub mod images;
+mod layers;
+pub mod models;
+pub mod queue;
+mod routes;
+pub mod served;
+mod server;
+pub mod telemetry;
+mod threads;
+mod upload;
+
+pub use app::App;
+pub use config::{ApiKey, ConfigError, LoadFailure, ModelSpec, ServerConfig};
+pub use routes::router;
+pub use server::{Drained, ServeError, Server};

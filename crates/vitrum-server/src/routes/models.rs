@@ -1,0 +1,56 @@
+//! The models of the server.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::App;
+
+/// The models of a server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct List {
+    /// The default first.
+    models: Vec<Entry>,
+}
+
+/// A model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Entry {
+    /// Its name in requests.
+    name: String,
+    /// Its family.
+    family: &'static str,
+    /// Number of parameters.
+    params: u64,
+    /// Channels, height and width of its input.
+    input: [usize; 3],
+    /// Number of classes; 0 without a head.
+    num_classes: usize,
+    /// Width of an embedding.
+    embedding: usize,
+    /// Whether requests without a name mean it.
+    default: bool,
+    /// `predict`, `embed`, `explain`.
+    can: Vec<&'static str>,
+    /// Whether its attention can be shown.
+    has_attention: bool,
+}
+
+/// The models, the default first.
+#[utoipa::path(get, path = "/v1/models", tag = "models", security(("key" = []), ()), responses((status = 200, body = List)))]
+pub async fn list(State(app): State<App>) -> Json<List> {
+    let models = app.models.all();
+    let entry = |(at, served): (usize, &std::sync::Arc<crate::served::Served>)| Entry {
+        name: served.name().to_string(),
+        family: served.family(),
+        params: served.params(),
+        input: served.input(),
+        num_classes: served.num_classes(),
+        embedding: served.width(),
+        default: at == 0,
+        can: served.can(),
+        has_attention: served.has_attention(),
+    };
+    Json(List { models: models.iter().enumerate().map(entry).collect() })
+}

@@ -1,0 +1,14 @@
+//! Tests of the server, on the built-in model.
+
+mod batching;
+mod embed;
+mod errors;
+mod explain;
+mod infer;
+mod kinds;
+mod model;
+mod predict;
+mod queue;
+mod server;
+mod socket;
+mod support;
