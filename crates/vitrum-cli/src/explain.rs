@@ -403,9 +403,12 @@ struct Output {
 }
 
 impl Output {
+    /// Checks the folder. It is made when the first result is there.
     fn create(args: &ExplainArgs) -> Result<Self> {
         let folder = args.output.clone();
-        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        if folder.exists() && !folder.is_dir() {
+            bail!("--output {}: not a folder", folder.display());
+        }
         let page = folder.join("index.html");
         if page.exists() && !args.overwrite {
             bail!(
@@ -421,6 +424,8 @@ impl Output {
     }
 
     fn free(&self, name: &str) -> Result<PathBuf> {
+        let context = || format!("creating {}", self.folder.display());
+        std::fs::create_dir_all(&self.folder).with_context(context)?;
         let path = self.path(name);
         if path.exists() && !self.overwrites {
             bail!("{} exists already\nhint: --overwrite replaces it", path.display());

@@ -17,6 +17,8 @@ mod probe;
 mod quantize;
 mod resume;
 mod sandbox;
+#[cfg(unix)]
+mod serve;
 mod shards;
 #[cfg(unix)]
 mod signals;
