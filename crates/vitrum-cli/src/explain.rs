@@ -1,6 +1,6 @@
 //! `vitrum explain`: what a model looks at, and why it answers as it does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,9 @@ const MAX_IMAGES: usize = 256;
 
 /// Principal components of filters that are shown, as in the paper.
 const FILTERS: usize = 28;
+
+/// Files that belong to no image.
+const FIGURES: [&str; 4] = ["filters.png", "positions.png", "distances.png", "distances.json"];
 
 /// The methods that the command shows by itself.
 const USUAL: [Method; 3] = [Method::Rollout, Method::Relevance, Method::GradCam];
@@ -87,6 +90,7 @@ pub fn run(args: &ExplainArgs, talk: Talk) -> Result<()> {
     }
     memory::small_pages();
     let (loaded, device) = model::loaded(&args.input.model, &args.input.preprocess, talk)?;
+    model::check_batch(&loaded.model, args.input.batch_size)?;
     let explainer = Explainer::new(loaded, device)?;
     let target = args.target.as_deref().map(|asked| explainer.class(asked)).transpose()?;
     let (methods, is_asked) = methods(args);
@@ -159,16 +163,30 @@ fn note(explainer: &Explainer) -> String {
     format!("{}, images of {h} x {w} pixels and {c} channels", explainer.model().family())
 }
 
-/// A name for the files of each image: its own without the ending, with a number if another image has the same.
+/// A name for the files of each image: its own without the ending, with a number if another image or a figure has those
+/// files.
 fn stems(names: &[String]) -> Vec<String> {
-    let mut seen = BTreeMap::new();
+    let mut taken: BTreeSet<String> = FIGURES.map(String::from).into();
     let stem = |name: &String| {
-        let stem =
+        let own =
             Path::new(name).file_stem().map_or("image".into(), |stem| stem.to_string_lossy().into_owned());
-        let count = seen.entry(stem.to_lowercase()).and_modify(|count| *count += 1).or_insert(1);
-        if *count == 1 { stem } else { format!("{stem}-{count}") }
+        let numbered = (2..).map(|number| format!("{own}-{number}"));
+        for stem in std::iter::once(own.clone()).chain(numbered) {
+            // Some file systems take upper and lower case for the same.
+            let files = files_of(&stem).map(|file| file.to_lowercase());
+            if files.iter().all(|file| !taken.contains(file)) {
+                taken.extend(files);
+                return stem;
+            }
+        }
+        own
     };
     names.iter().map(stem).collect()
+}
+
+/// The picture, the sheet of attention, and the numbers of an image.
+fn files_of(stem: &str) -> [String; 3] {
+    [format!("{stem}.png"), format!("{stem}-attention.png"), format!("{stem}.json")]
 }
 
 /// The maps of an image so far.
@@ -448,6 +466,7 @@ impl Output {
     /// Writes what is known of an image.
     fn write(&self, name: &str, stem: &str, explained: &Explained) -> Result<Told> {
         let Explained { section, numbers, target, attention } = explained;
+        let [picture, sheet_of_attention, document_of_numbers] = files_of(stem);
         let mut files = BTreeMap::new();
         let image = Panel { title: "image".into(), image: section.image.clone(), legend: None };
         let panels: Vec<Panel> = std::iter::once(image).chain(section.panels.iter().cloned()).collect();
@@ -457,16 +476,16 @@ impl Output {
             heading.push(format!("{class}, {:.1} %", 100.0 * prob));
         }
         let sheet = Sheet { heading, rows: panels.chunks(5).map(<[Panel]>::to_vec).collect() };
-        files.insert("picture", self.picture(&format!("{stem}.png"), &sheet.draw()?)?);
+        files.insert("picture", self.picture(&picture, &sheet.draw()?)?);
         if let Some(maps) = attention {
             let sheet = attention_sheet(name, maps, &section.image)?;
-            files.insert("attention", self.picture(&format!("{stem}-attention.png"), &sheet)?);
+            files.insert("attention", self.picture(&sheet_of_attention, &sheet)?);
         }
         let mut document = json!({ "image": name, "target": target, "maps": numbers });
         if let Some(maps) = attention {
             document["attention"] = serde_json::to_value(&maps.layers)?;
         }
-        files.insert("numbers", self.text(&format!("{stem}.json"), &serde_json::to_string(&document)?)?);
+        files.insert("numbers", self.text(&document_of_numbers, &serde_json::to_string(&document)?)?);
         Ok(Told { image: Some(name.to_string()), target: target.clone(), files })
     }
 }
@@ -523,4 +542,16 @@ fn report(format: Format, told: &[Told]) -> Result<()> {
         }
     }
     if format == Format::Csv { table.csv() } else { table.text() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_images_share_a_file() {
+        let names =
+            ["a.png", "a-2.png", "x/a.jpg", "A-attention.png", "filters.png", "b.png"].map(String::from);
+        assert_eq!(stems(&names), ["a", "a-2", "a-3", "A-attention-2", "filters-2", "b"]);
+    }
 }

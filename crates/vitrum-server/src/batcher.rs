@@ -77,7 +77,7 @@ struct Entry<J, A> {
 }
 
 impl<J, A> Entry<J, A> {
-    /// Nobody waits for an answer to a client that has left; a failure to send is no error.
+    /// Sends the outcome. A client that has left takes no answer; that is no error.
     fn answer(reply: oneshot::Sender<Outcome<A>>, outcome: Outcome<A>) {
         let _ = reply.send(outcome);
     }

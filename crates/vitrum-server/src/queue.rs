@@ -83,7 +83,7 @@ impl<T> Queue<T> {
         self.images
     }
 
-    /// Takes a request with so many images, or hands it back. Requests that nobody waits for still count;
+    /// Takes a request with so many images, or hands it back. Requests whose clients have left still count;
     /// [`drop_late`](Self::drop_late) makes room.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl<T> Queue<T> {
         Next::Batch { jobs, late: Vec::new() }
     }
 
-    /// Takes out requests that nobody waits for, and hands back those whose time is over.
+    /// Takes out requests whose clients have left, and hands back those whose deadlines have passed.
     pub fn drop_late(&mut self, now: Instant, is_gone: impl Fn(&T) -> bool) -> Vec<T> {
         let is_due = |waiting: &Waiting<T>| waiting.deadline <= now || is_gone(&waiting.job);
         if !self.waiting.iter().any(is_due) {

@@ -182,7 +182,7 @@ impl Explainer {
     fn flow(&self, view: &View, steps: &[Step], rule: Rule) -> Result<HeatMap, Error> {
         let Tokens { grid, cells, .. } =
             flow(steps, self.read_by_head(view)?, rule).ok_or_else(|| self.no_attention())?;
-        Ok(HeatMap { grid, values: cells.into_iter().map(|value| value as f32).collect() })
+        HeatMap { grid, values: cells.into_iter().map(|value| value as f32).collect() }.finite()
     }
 }
 

@@ -99,7 +99,7 @@ impl Explainer {
         let patches = |x: Tensor<3>| x.narrow(1, prefix, count); // [1, N, D]
         let weights = patches(gradient).mean_dim(1); // [1, 1, D]
         let sums = (patches(tokens.inner()) * weights).sum_dim(2); // [1, N, 1]
-        Ok(HeatMap { grid, values: host(activation::relu(sums)) })
+        HeatMap { grid, values: host(activation::relu(sums)) }.finite()
     }
 }
 

@@ -53,7 +53,7 @@ impl Explainer {
             );
         }
         let one = row * grid[1] + column;
-        Ok(HeatMap { grid, values: cosines(&values, width, one) })
+        HeatMap { grid, values: cosines(&values, width, one) }.finite()
     }
 
     /// Rows and columns of the patches of the last level.

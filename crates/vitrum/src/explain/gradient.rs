@@ -163,10 +163,10 @@ impl Explainer {
         let start = baseline.pixels(view, &self.preprocess)?;
         let way = view.pixels.clone() - start.clone();
         let mut sum = view.pixels.zeros_like();
-        let points: Vec<f64> = (0..steps).map(|step| (step as f64 + 0.5) / steps as f64).collect();
-        for points in points.chunks(batch_size) {
-            let at = |point: &f64| start.clone() + way.clone() * *point;
-            let pixels = Tensor::cat(points.iter().map(at).collect(), 0);
+        for first in (0..steps).step_by(batch_size) {
+            let at = |step: usize| start.clone() + way.clone() * ((step as f64 + 0.5) / steps as f64);
+            let those = first..first.saturating_add(batch_size).min(steps);
+            let pixels = Tensor::cat(those.map(at).collect(), 0);
             let pixels = Tensor::from_inner(pixels).require_grad();
             let gradients = backward(model, pixels.clone(), class, &mut Silent);
             if let Some(gradient) = pixels.grad(&gradients) {
@@ -177,7 +177,7 @@ impl Explainer {
         let channels = host(attributions);
         let area = h * w;
         let pixel = |at: usize| (0..c).map(|channel| channels[channel * area + at]).sum();
-        let map = HeatMap { grid: [h, w], values: (0..area).map(pixel).collect() };
+        let map = HeatMap { grid: [h, w], values: (0..area).map(pixel).collect() }.finite()?;
         let logits = self.logits(Tensor::cat(vec![view.pixels.clone(), start], 0))?;
         let difference = logits[0][class] - logits[1][class];
         let sum = channels.iter().map(|value| f64::from(*value)).sum();

@@ -46,6 +46,7 @@ use crate::checkpoint::load::{LoadOptions, Loaded, ModelError, load};
 use crate::data::{Preprocess, RgbImage, batch};
 use crate::layers::observe::Silent;
 use crate::models::{Backbone, Classify, Model, Network, Want};
+use crate::tasks::attention::between_cells;
 use crate::tasks::classify::{Prediction, preprocess_of, rows, sigmoid, softmax, top_k};
 
 /// An explanation that cannot be given.
@@ -138,18 +139,16 @@ impl HeatMap {
 
     /// The number at a position of the image, from 0 to 1, bilinear between the centres of cells.
     pub fn at(&self, y: f32, x: f32) -> f32 {
-        let [rows, columns] = self.grid;
-        let between = |position: f32, count: usize| {
-            let place = (position * count as f32 - 0.5).clamp(0.0, (count - 1) as f32);
-            let low = place.floor() as usize;
-            (low, (low + 1).min(count - 1), place - low as f32)
-        };
-        let ((top, bottom, down), (left, right, across)) = (between(y, rows), between(x, columns));
-        let row = |row: usize| {
-            let values = &self.values[row * columns..];
-            values[left] * (1.0 - across) + values[right] * across
-        };
-        row(top) * (1.0 - down) + row(bottom) * down
+        between_cells(&self.values, self.grid, y, x)
+    }
+
+    /// The map, if all its numbers are finite.
+    fn finite(self) -> Result<Self, Error> {
+        if self.values.iter().all(|value| value.is_finite()) {
+            Ok(self)
+        } else {
+            Err(Error::NotFinite { image: 0 })
+        }
     }
 }
 

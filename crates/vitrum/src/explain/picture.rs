@@ -91,7 +91,8 @@ pub fn overlay(image: &RgbImage, map: &HeatMap, legend: &Legend) -> RgbImage {
     let mut shown = image.clone();
     let (width, height) = (image.width() as usize, image.height() as usize);
     for (at, pixel) in shown.data_mut().chunks_exact_mut(3).enumerate() {
-        let value = map.at((at / width) as f32 / height as f32, ((at % width) as f32 + 0.5) / width as f32);
+        let value =
+            map.at(((at / width) as f32 + 0.5) / height as f32, ((at % width) as f32 + 0.5) / width as f32);
         let share = legend.share(value).clamp(0.0, 1.0);
         let light = 0.299 * f64::from(pixel[0]) + 0.587 * f64::from(pixel[1]) + 0.114 * f64::from(pixel[2]);
         let (base, weight) = match legend.palette {

@@ -30,29 +30,32 @@ impl AttentionMap {
         let largest = self.weights.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
         let (width, height) = (image.width() as usize, image.height() as usize);
         for (at, pixel) in image.data_mut().chunks_exact_mut(3).enumerate() {
-            let heat =
-                self.at((at / width) as f32 / height as f32, (at % width) as f32 / width as f32) / largest;
+            let heat = between_cells(
+                &self.weights,
+                self.grid,
+                (at / width) as f32 / height as f32,
+                (at % width) as f32 / width as f32,
+            ) / largest;
             let light = 0.15 + 0.85 * heat.clamp(0.0, 1.0);
             pixel.iter_mut().for_each(|value| *value = (f32::from(*value) * light).round() as u8);
         }
         image
     }
+}
 
-    /// The weight at a position of the image, from 0 to 1, bilinear between the centres of patches.
-    fn at(&self, y: f32, x: f32) -> f32 {
-        let [rows, columns] = self.grid;
-        let between = |position: f32, count: usize| {
-            let place = (position * count as f32 - 0.5).clamp(0.0, (count - 1) as f32);
-            let low = place.floor() as usize;
-            (low, (low + 1).min(count - 1), place - low as f32)
-        };
-        let ((top, bottom, down), (left, right, across)) = (between(y, rows), between(x, columns));
-        let row = |row: usize| {
-            let weights = &self.weights[row * columns..];
-            weights[left] * (1.0 - across) + weights[right] * across
-        };
-        row(top) * (1.0 - down) + row(bottom) * down
-    }
+/// The number at a position of an image, from 0 to 1, bilinear between the centres of a grid's cells.
+pub(crate) fn between_cells(values: &[f32], [rows, columns]: [usize; 2], y: f32, x: f32) -> f32 {
+    let between = |position: f32, count: usize| {
+        let place = (position * count as f32 - 0.5).clamp(0.0, (count - 1) as f32);
+        let low = place.floor() as usize;
+        (low, (low + 1).min(count - 1), place - low as f32)
+    };
+    let ((top, bottom, down), (left, right, across)) = (between(y, rows), between(x, columns));
+    let row = |row: usize| {
+        let values = &values[row * columns..];
+        values[left] * (1.0 - across) + values[right] * across
+    };
+    row(top) * (1.0 - down) + row(bottom) * down
 }
 
 /// Keeps the attention weights of one block: of its attention, or of its attentions side by side.
