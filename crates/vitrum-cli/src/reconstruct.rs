@@ -8,7 +8,7 @@ use vitrum::layers::mask::{Masks, Patch};
 use vitrum::models::Network;
 use vitrum::tasks::reconstruct::{VIEWS, Views};
 use vitrum::tasks::{MaskKind, Reconstructor};
-use vitrum::train::log::pictures::{Caption, Pixels, sheet};
+use vitrum::train::log::pictures::{Pixels, sheet, view_captions};
 
 use crate::args::{Format, MaskKindName, ReconstructArgs};
 use crate::demo::save;
@@ -85,8 +85,9 @@ pub fn run(args: &ReconstructArgs, talk: Talk) -> Result<()> {
             };
             let masks = sampler.of_validation(index, 1);
             let views = reconstructor.views(std::slice::from_ref(&image), &masks)?;
-            rows.push(row(path, &masks, &views));
-            captions.extend(lines(&rows[rows.len() - 1]));
+            let row = row(path, &masks, &views);
+            captions.extend(view_captions(row.mask_ratio, row.loss));
+            rows.push(row);
             values.extend_from_slice(&views.values);
             shape = [shape[0] + views.shape[0], views.shape[1], views.shape[2], views.shape[3]];
         }
@@ -119,16 +120,6 @@ fn row(path: &Path, masks: &Masks, views: &Views) -> Row {
         patches,
         loss: views.losses[0],
     }
-}
-
-/// A caption for each of the four pictures.
-fn lines(row: &Row) -> Vec<Caption> {
-    let line = |view: &&str| match *view {
-        "masked" => format!("{:.0} % masked", 100.0 * row.mask_ratio),
-        "prediction" => format!("loss {:.3}", row.loss),
-        view => view.to_string(),
-    };
-    VIEWS.iter().map(|view| Caption { lines: vec![line(view)], wrong: false }).collect()
 }
 
 fn report(format: Format, rows: &[Row]) -> Result<()> {

@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use utoipa::ToSchema;
+use vitrum::data::RgbImage;
 
 use crate::config::{ModelSpec, ServerConfig};
 use crate::error::ApiError;
 use crate::images::{Decoder, Prepared};
+use crate::lane::Lane;
 use crate::models::{Models, ModelsError};
 use crate::served::{Answer, Job, Served, Wants};
 use crate::telemetry::Telemetry;
-
-/// Requests for explanations that may wait; each holds an image.
-const WAITING_EXPLANATIONS: usize = 16;
 
 /// Models, limits and numbers of a server. Clones are the same server.
 #[derive(Clone)]
@@ -33,10 +31,8 @@ pub struct Inner {
     pub decoder: Decoder,
     /// Numbers for Prometheus.
     pub telemetry: Telemetry,
-    /// One explanation at a time.
-    pub explaining: Arc<Semaphore>,
-    /// Explanations that wait or run.
-    pub explanations: Arc<Semaphore>,
+    /// Explanations and reconstructions.
+    pub lane: Lane,
     is_draining: AtomicBool,
 }
 
@@ -73,8 +69,7 @@ impl App {
             models,
             decoder,
             telemetry: Telemetry::default(),
-            explaining: Arc::new(Semaphore::new(1)),
-            explanations: Arc::new(Semaphore::new(1 + WAITING_EXPLANATIONS)),
+            lane: Lane::default(),
             is_draining: AtomicBool::new(false),
         })))
     }
@@ -91,11 +86,24 @@ impl Inner {
         self.is_draining.store(true, Ordering::Release);
     }
 
-    /// The deadline of a request that comes now. Beyond the end of time there is none: a year.
+    /// The deadline of a request that comes now.
     pub fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        let year = std::time::Duration::from_secs(365 * 24 * 3600);
-        now + self.config.queue_timeout.min(year)
+        after(self.config.queue_timeout)
+    }
+
+    /// Decodes an image and does the work on it, when no other such work runs.
+    ///
+    /// # Errors
+    /// Those of the work, an image that cannot be read, a full lane, a passed deadline.
+    pub async fn at_length<T: Send + 'static>(
+        &self,
+        file: Bytes,
+        work: impl FnOnce(&RgbImage) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let deadline = after(self.config.explain_timeout);
+        let _place = self.lane.place()?;
+        let image = self.decoder.image(file, deadline).await?;
+        self.lane.run(deadline, move || work(&image)).await
     }
 
     /// Decodes images and asks the model.
@@ -126,14 +134,19 @@ impl Inner {
         deadline: Instant,
     ) -> Result<(Answer, Timing), ApiError> {
         if wants.logits && served.num_classes() == 0 {
-            let name = served.name();
-            return Err(ApiError::Parameter(format!("model '{name}' has no classes; it can embed")));
+            let (name, can) = (served.name(), served.can().join(", "));
+            return Err(ApiError::Parameter(format!("model '{name}' has no classes; it can {can}")));
         }
         let ticket = served.submit(Job { pixels, images, wants }, deadline)?;
         let reply = ticket.wait().await?;
         self.telemetry.answered(served.name(), images, reply.batch, reply.waited, reply.computed);
-        let ms = |time: std::time::Duration| 1000.0 * time.as_secs_f64();
+        let ms = |time: Duration| 1000.0 * time.as_secs_f64();
         let timing = Timing { decode: ms(took), queue: ms(reply.waited), compute: ms(reply.computed) };
         Ok((reply.answer, timing))
     }
+}
+
+/// So much later. Beyond the end of time there is nothing: at most a year.
+fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(Duration::from_secs(365 * 24 * 3600))
 }

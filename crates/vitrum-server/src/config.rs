@@ -47,7 +47,7 @@ pub struct ServerConfig {
     pub body_timeout: Duration,
     /// Open connections. Further ones wait to be accepted.
     pub max_connections: usize,
-    /// For an explanation, with its wait.
+    /// For an explanation or a reconstruction, with its wait.
     pub explain_timeout: Duration,
 }
 

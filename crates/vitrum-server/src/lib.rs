@@ -6,6 +6,7 @@ pub mod batcher;
 pub mod config;
 pub mod error;
 pub mod images;
+pub mod lane;
 mod layers;
 pub mod models;
 pub mod queue;

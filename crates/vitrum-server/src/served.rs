@@ -12,6 +12,7 @@ use vitrum::data::{Preprocess, RgbImage, batch};
 use vitrum::explain::{ExplainError, Explainer, Query};
 use vitrum::models::{Config, Model, Network};
 use vitrum::prelude::{Device, Tensor};
+use vitrum::tasks::Reconstructor;
 use vitrum::tasks::classify::{Prediction, rows, sigmoid, softmax, top_k};
 use vitrum::tasks::embed::pooled;
 
@@ -106,6 +107,7 @@ pub struct Served {
     width: usize,
     has_attention: bool,
     explainer: Option<Explainer>,
+    reconstructor: Option<Reconstructor>,
     batcher: Batcher<Job, Answer>,
 }
 
@@ -127,6 +129,10 @@ impl Served {
         let (family, params) = (model.family(), walk.params);
         let problem = loaded.card.as_ref().map(|card| card.problem).unwrap_or_default();
         let labels = loaded.labels.clone();
+        let reconstructor = match loaded.model.reconstruct() {
+            Some(_) => Some(Reconstructor::new(loaded.clone(), device.clone())?),
+            None => None,
+        };
         let explainer = explainer(loaded, &device)?;
         let has_attention = match &explainer {
             Some(explainer) => has_attention(explainer)?,
@@ -147,6 +153,7 @@ impl Served {
             width,
             has_attention,
             explainer,
+            reconstructor,
             batcher,
         })
     }
@@ -201,6 +208,11 @@ impl Served {
         self.explainer.as_ref()
     }
 
+    /// Its predictions of masked patches, if it has a decoder.
+    pub fn reconstructor(&self) -> Option<&Reconstructor> {
+        self.reconstructor.as_ref()
+    }
+
     /// Images that wait.
     pub fn waiting(&self) -> usize {
         self.batcher.waiting()
@@ -208,7 +220,12 @@ impl Served {
 
     /// What requests may ask of it.
     pub fn can(&self) -> Vec<&'static str> {
-        let can = [("predict", self.num_classes > 0), ("embed", true), ("explain", self.explainer.is_some())];
+        let can = [
+            ("predict", self.num_classes > 0),
+            ("embed", true),
+            ("explain", self.explainer.is_some()),
+            ("reconstruct", self.reconstructor.is_some()),
+        ];
         can.into_iter().filter(|(_, can)| *can).map(|(what, _)| what).collect()
     }
 

@@ -47,6 +47,20 @@ impl<S: Send + Sync> FromRequest<S> for Upload {
     }
 }
 
+/// The image of a request that takes one.
+///
+/// # Errors
+/// [`ApiError::Malformed`], [`ApiError::TooLarge`].
+pub fn one(mut images: Vec<Bytes>) -> Result<Bytes, ApiError> {
+    match (images.pop(), images.len()) {
+        (Some(image), 0) => Ok(image),
+        (Some(_), more) => {
+            Err(ApiError::TooLarge(format!("{} images; this route takes one at a time", more + 1)))
+        }
+        (None, _) => Err(ApiError::Malformed("the request has no image".into())),
+    }
+}
+
 /// The whole body.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ pub struct QueueArgs {
     /// From a request to its pass, in milliseconds; then it gets 504.
     #[arg(long, env = "VITRUM_QUEUE_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000)]
     pub queue_timeout_ms: u64,
-    /// For an explanation, with its wait, in milliseconds.
+    /// For an explanation or a reconstruction, with its wait, in milliseconds.
     #[arg(long, env = "VITRUM_EXPLAIN_TIMEOUT_MS", value_name = "MS", default_value_t = 60_000)]
     pub explain_timeout_ms: u64,
 }

@@ -1,17 +1,12 @@
 //! What a model looks at, and why it answers as it does.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use image::ImageEncoder;
-use image::codecs::png::PngEncoder;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vitrum::data::RgbImage;
@@ -23,10 +18,9 @@ use vitrum::explain::{
 
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::images::turn;
+use crate::routes::picture;
 use crate::served::{Ranked, Served};
-use crate::threads::with_large_stack;
-use crate::upload::{Encoded, Params, Upload, json};
+use crate::upload::{Encoded, Params, Upload, json, one};
 
 /// Pixels of the longer side of a picture, at least.
 const SIDE: u32 = 448;
@@ -161,7 +155,7 @@ struct Found {
         (status = 400, description = "not an image", body = ErrorBody),
         (status = 404, description = "no such model", body = ErrorBody),
         (status = 422, description = "a wrong parameter, or a method that the model lacks", body = ErrorBody),
-        (status = 429, description = "too many explanations wait", body = ErrorBody),
+        (status = 429, description = "too many requests of this kind wait", body = ErrorBody),
         (status = 504, description = "it took too long", body = ErrorBody),
     ))]
 pub async fn explain(
@@ -182,30 +176,20 @@ pub async fn explain(
             "model '{name}' computes in int8 or bf16: it explains nothing"
         )));
     }
-    let _place = app.explanations.try_acquire().map_err(|_| ApiError::Full)?;
-    let year = Duration::from_secs(365 * 24 * 3600);
-    let deadline = Instant::now() + app.config.explain_timeout.min(year);
-    let image = app.decoder.image(file, deadline).await?;
-    let turn = turn(&app.explaining, deadline).await?;
-    let wants_png = wants_png(&headers);
-    let work = move || {
-        // Until the work is done, also if the client leaves.
-        let _turn = turn;
-        let find = || find(&served, &image, method, &params);
-        let found = with_large_stack("explain", find).map_err(ApiError::bug)??;
-        match wants_png {
-            true => picture(method, &found)
-                .map(|png| ([(header::CONTENT_TYPE, "image/png")], png).into_response()),
-            false => told(&served, method, found).map(|told| Json(told).into_response()),
+    let wants_picture = picture::is_wanted(&headers);
+    let work = move |image: &RgbImage| {
+        let found = find(&served, image, method, &params)?;
+        match wants_picture {
+            true => picture::answer(&drawn(method, &found)?),
+            false => Ok(Json(told(&served, method, found)?).into_response()),
         }
     };
-    let answer = tokio::time::timeout_at(deadline.into(), tokio::task::spawn_blocking(work)).await;
-    answer.map_err(|_| ApiError::Late)?.map_err(ApiError::bug)?
+    app.at_length(file, work).await
 }
 
 /// The parameters and the image of a request.
 fn read(query: ExplainParams, upload: Upload) -> Result<(ExplainParams, Bytes), ApiError> {
-    let (params, mut images) = match upload {
+    let (params, images) = match upload {
         Upload::Images(images) => (query, images),
         Upload::Json(body) => {
             let ExplainBody { inputs, parameters } = json(&body)?;
@@ -219,13 +203,7 @@ fn read(query: ExplainParams, upload: Upload) -> Result<(ExplainParams, Bytes), 
             (params, inputs.images()?)
         }
     };
-    match (images.pop(), images.len()) {
-        (Some(image), 0) => Ok((params, image)),
-        (Some(_), more) => {
-            Err(ApiError::TooLarge(format!("{} images; one at a time is explained", more + 1)))
-        }
-        (None, _) => Err(ApiError::Malformed("the request has no image".into())),
-    }
+    Ok((params, one(images)?))
 }
 
 /// Refuses parameters that the method would not use.
@@ -240,16 +218,6 @@ fn check(method: Method, params: &ExplainParams) -> Result<(), ApiError> {
         (Some(_), Some(_)) => refuse("this method knows no patch: leave out `row` and `column`"),
         _ => refuse("`row` and `column` belong together"),
     }
-}
-
-/// Whether the client wants a picture: PNG stands before JSON, or alone.
-fn wants_png(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut kinds =
-        accepted.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or(kind).trim());
-    kinds
-        .find(|kind| matches!(*kind, "image/png" | "image/*" | "application/json" | "application/*"))
-        .is_some_and(|kind| kind.starts_with("image/"))
 }
 
 fn find(
@@ -312,29 +280,20 @@ fn told(served: &Served, method: Method, found: Found) -> Result<Explanation, Ap
         target,
         width: view.image.width(),
         height: view.image.height(),
-        picture: format!("data:image/png;base64,{}", STANDARD.encode(png(&view.image)?)),
+        picture: picture::address(&view.image)?,
         map: Map { grid: map.grid, values: map.values },
         layers: attention.map(|maps| maps.layers.into_iter().map(layer).collect()),
     })
 }
 
 /// The map over the image, in a size for looking at it.
-fn picture(method: Method, found: &Found) -> Result<Vec<u8>, ApiError> {
+fn drawn(method: Method, found: &Found) -> Result<RgbImage, ApiError> {
     let own = &found.view.image;
     let side = SIDE.max(own.width()).max(own.height());
     let image = sized(own, side).map_err(ApiError::bug)?;
     let shown = overlay(&image, &found.map, &Legend::of(&found.map, method.palette()));
-    match found.place {
-        Some((grid, place)) => png(&framed(&shown, grid, place)),
-        None => png(&shown),
-    }
-}
-
-fn png(image: &RgbImage) -> Result<Vec<u8>, ApiError> {
-    let mut bytes = Vec::new();
-    let (width, height) = (image.width(), image.height());
-    let written =
-        PngEncoder::new(&mut bytes).write_image(image.data(), width, height, image::ExtendedColorType::Rgb8);
-    written.map_err(ApiError::bug)?;
-    Ok(bytes)
+    Ok(match found.place {
+        Some((grid, place)) => framed(&shown, grid, place),
+        None => shown,
+    })
 }

@@ -6,7 +6,9 @@ mod health;
 mod kserve;
 mod models;
 mod page;
+mod picture;
 mod predict;
+mod reconstruct;
 mod torchserve;
 
 use axum::http::{HeaderName, HeaderValue, header};
@@ -35,7 +37,7 @@ use crate::layers::{self, Bearer};
 #[openapi(
     info(
         title = "vitrum",
-        description = "Predictions, embeddings and explanations of vision models. Bodies: the bytes of an image, multipart/form-data with several, or JSON with base64."
+        description = "Predictions, embeddings, explanations and reconstructions of vision models. Bodies: the bytes of an image, multipart/form-data with several, or JSON with base64."
     ),
     modifiers(&Bearer),
 )]
@@ -60,6 +62,7 @@ pub fn router(app: &App) -> Router {
         .routes(routes!(embed::embeddings))
         .routes(routes!(embed::embed))
         .routes(routes!(explain::explain))
+        .routes(routes!(reconstruct::reconstruct))
         .routes(routes!(torchserve::predictions))
         .routes(routes!(kserve::server))
         .routes(routes!(kserve::model))
@@ -77,8 +80,7 @@ pub fn router(app: &App) -> Router {
     ));
     let router = router
         .route("/", get(page::index))
-        .route("/app.js", get(page::script))
-        .route("/style.css", get(page::style))
+        .route("/page/{file}", get(page::file))
         .with_state(app.clone())
         .merge(docs)
         .fallback(|uri: axum::http::Uri| async move { ApiError::UnknownRoute(uri.path().to_string()) });

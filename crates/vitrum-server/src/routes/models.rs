@@ -31,10 +31,13 @@ pub struct Entry {
     embedding: usize,
     /// Whether requests without a name mean it.
     default: bool,
-    /// `predict`, `embed`, `explain`.
+    /// `predict`, `embed`, `explain`, `reconstruct`.
     can: Vec<&'static str>,
     /// Whether its attention can be shown.
     has_attention: bool,
+    /// Share of the patches that are masked if a request does not say it, of a model that reconstructs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask_ratio: Option<f64>,
 }
 
 /// The models, the default first.
@@ -51,6 +54,7 @@ pub async fn list(State(app): State<App>) -> Json<List> {
         default: at == 0,
         can: served.can(),
         has_attention: served.has_attention(),
+        mask_ratio: served.reconstructor().map(|model| model.masking().ratio),
     };
     Json(List { models: models.iter().enumerate().map(entry).collect() })
 }

@@ -54,7 +54,9 @@ async fn without_the_key_it_is_401() {
     for path in ["/v1/models", "/info", "/v2", "/v2/models/demo"] {
         assert_eq!(get(&router, path).await.status, StatusCode::UNAUTHORIZED, "{path}");
     }
-    for path in ["/", "/app.js", "/style.css", "/health", "/ping", "/ready", "/metrics", "/v2/health/live"] {
+    for path in
+        ["/", "/page/app.js", "/page/style.css", "/health", "/ping", "/ready", "/metrics", "/v2/health/live"]
+    {
         assert_eq!(get(&router, path).await.status, StatusCode::OK, "{path}");
     }
 }

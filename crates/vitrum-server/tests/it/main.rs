@@ -9,6 +9,7 @@ mod kinds;
 mod model;
 mod predict;
 mod queue;
+mod reconstruct;
 mod server;
 mod socket;
 mod support;

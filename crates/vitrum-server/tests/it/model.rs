@@ -70,7 +70,8 @@ async fn numbers_for_prometheus() {
 
 #[tokio::test]
 async fn the_page_and_its_policy() {
-    for (path, kind) in [("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")] {
+    let files = [("/", "text/html"), ("/page/app.js", "text/javascript"), ("/page/style.css", "text/css")];
+    for (path, kind) in files {
         let answer = get(&usual(), path).await;
         assert_eq!(answer.status, StatusCode::OK);
         let found = |name| answer.headers[name].to_str().unwrap().to_string();
@@ -78,6 +79,23 @@ async fn the_page_and_its_policy() {
         assert!(found(header::CONTENT_SECURITY_POLICY).starts_with("default-src 'none'; script-src 'self'"));
         assert_eq!(found(header::X_CONTENT_TYPE_OPTIONS), "nosniff");
     }
+}
+
+/// The page has every script that another one imports.
+#[tokio::test]
+async fn the_scripts_of_the_page() {
+    let (mut found, mut next) = (Vec::<String>::new(), vec!["app.js".to_string()]);
+    while let Some(name) = next.pop() {
+        let answer = get(&usual(), &format!("/page/{name}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{name}");
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        let imports = text.split("from \"./").skip(1).filter_map(|rest| rest.split_once('"'));
+        found.push(name);
+        next.extend(imports.map(|(name, _)| name.to_string()));
+        next.retain(|name| !found.contains(name));
+    }
+    assert!(found.len() > 10, "{found:?}");
+    assert_eq!(get(&usual(), "/page/nothing.js").await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -95,6 +113,7 @@ async fn the_interface_is_described() {
         "/v1/embeddings",
         "/embed",
         "/explain",
+        "/reconstruct",
         "/predictions/{model}",
         "/v2",
         "/v2/health/live",

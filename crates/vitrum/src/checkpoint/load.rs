@@ -126,8 +126,8 @@ impl<'a> LoadOptions<'a> {
     }
 }
 
-/// A model and all that came with it.
-#[derive(Debug)]
+/// A model and all that came with it. Clones share the weights.
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// The model.
     pub model: Model,

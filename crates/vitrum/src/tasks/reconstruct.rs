@@ -9,7 +9,7 @@ use crate::checkpoint::load::{Loaded, ModelError};
 use crate::data::{Preprocess, RgbImage, batch};
 use crate::layers::mask::{Masks, Patch, unpatchify};
 use crate::layers::observe::Silent;
-use crate::models::{AnswerError, Inputs, Model, PixelScale, Reconstruct, Want};
+use crate::models::{AnswerError, Inputs, Masking, Model, PixelScale, Reconstruct, Want};
 
 impl From<&Preprocess> for PixelScale {
     fn from(preprocess: &Preprocess) -> Self {
@@ -65,6 +65,20 @@ pub struct Views {
     pub losses: Vec<f64>,
 }
 
+impl Views {
+    /// The pictures, if all their numbers and losses are finite.
+    fn finite(self) -> Result<Self, Error> {
+        let images = self.losses.len();
+        let values = self.values.chunks((self.values.len() / images.max(1)).max(1));
+        let is_finite =
+            |(loss, values): (&f64, &[f32])| loss.is_finite() && values.iter().all(|v| v.is_finite());
+        match self.losses.iter().zip(values).position(|of_image| !is_finite(of_image)) {
+            Some(image) => Err(Error::NotFinite { image }),
+            None => Ok(self),
+        }
+    }
+}
+
 /// What the pictures of [`Views`] show, in order.
 pub const VIEWS: [&str; 4] = ["original", "masked", "prediction", "pasted"];
 
@@ -99,6 +113,8 @@ pub struct Reconstructor {
     model: Model,
     preprocess: Preprocess,
     device: Device,
+    masking: Masking,
+    grid: [usize; 2],
 }
 
 impl Reconstructor {
@@ -107,9 +123,10 @@ impl Reconstructor {
     /// # Errors
     /// A model that does not predict masked patches, and [`Error::NoPreprocess`] if the preprocessing is unknown.
     pub fn new(loaded: Loaded, device: Device) -> Result<Self, Error> {
-        loaded.model.as_reconstruct().map_err(ModelError::from)?;
+        let model = loaded.model.as_reconstruct().map_err(ModelError::from)?;
+        let (masking, grid) = (model.masking(), model.grid());
         let preprocess = preprocess_of(&loaded)?;
-        Ok(Self { model: loaded.model, preprocess, device })
+        Ok(Self { model: loaded.model, preprocess, device, masking, grid })
     }
 
     /// The model.
@@ -130,14 +147,24 @@ impl Reconstructor {
         Ok(MaskSampler::new(self.model.as_reconstruct().map_err(ModelError::from)?, kind, seed))
     }
 
+    /// How the model's paper masks patches.
+    pub fn masking(&self) -> Masking {
+        self.masking
+    }
+
+    /// Rows and columns of patches.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
+    }
+
     /// The [`Views`] of pictures.
     ///
     /// # Errors
-    /// A picture that cannot be preprocessed, and masks that do not fit.
+    /// A picture that cannot be preprocessed, masks that do not fit, and [`Error::NotFinite`].
     pub fn views(&self, images: &[RgbImage], masks: &Masks) -> Result<Views, Error> {
         let images = batch::of_images(images, &self.preprocess, self.model.dtype(), &self.device)?;
         self.model.check_masks(&images, masks).map_err(AnswerError::from).map_err(ModelError::from)?;
         let model = self.model.as_reconstruct().map_err(ModelError::from)?;
-        Ok(views(model, images, masks, &PixelScale::from(&self.preprocess)))
+        views(model, images, masks, &PixelScale::from(&self.preprocess)).finite()
     }
 }

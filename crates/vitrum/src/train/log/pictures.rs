@@ -8,6 +8,7 @@ use crate::data::RgbImage;
 use crate::data::resize::{Interpolation, resize};
 use crate::paint::{self, Drawing};
 use crate::tasks::classify::{softmax, top_k};
+use crate::tasks::reconstruct::VIEWS;
 
 /// Largest number of tiles of a sheet: eight by eight.
 pub const MAX_TILES: usize = 64;
@@ -83,6 +84,17 @@ pub fn answer_captions(logits: &[Vec<f64>], labels: &[usize], names: &[String]) 
     logits.iter().zip(labels).map(caption).collect()
 }
 
+/// Captions of the four pictures of one image in [`Views`](crate::tasks::reconstruct::Views), from the share of its masked
+/// patches and their loss.
+pub fn view_captions(mask_ratio: f64, loss: f64) -> Vec<Caption> {
+    let line = |view: &&str| match *view {
+        "masked" => format!("{:.0} % masked", 100.0 * mask_ratio),
+        "prediction" => format!("loss {loss:.3}"),
+        view => view.to_string(),
+    };
+    VIEWS.iter().map(|view| Caption { lines: vec![line(view)], wrong: false }).collect()
+}
+
 fn name(names: &[String], class: usize) -> String {
     names.get(class).cloned().unwrap_or_else(|| class.to_string())
 }
@@ -102,11 +114,11 @@ pub fn mosaic(pixels: &Pixels, captions: &[Caption]) -> Result<RgbImage, LogErro
     sheet(&Pixels { values, shape: [shown, channels, height, width], ..*pixels }, captions, columns(shown))
 }
 
-/// A sheet of all images, with so many in a row.
+/// All images in their own size, denormalised.
 ///
 /// # Errors
 /// As [`mosaic`].
-pub fn sheet(pixels: &Pixels, captions: &[Caption], columns: usize) -> Result<RgbImage, LogError> {
+pub fn images(pixels: &Pixels) -> Result<Vec<RgbImage>, LogError> {
     let [_, channels, height, width] = pixels.shape;
     let expected = pixels.shape.iter().fold(1_usize, |n, side| n.saturating_mul(*side));
     if expected != pixels.values.len() {
@@ -115,8 +127,15 @@ pub fn sheet(pixels: &Pixels, captions: &[Caption], columns: usize) -> Result<Rg
     if expected == 0 {
         return Err(LogError::picture("samples", "a batch without pixels"));
     }
-    let tiles = pixels.values.chunks(channels * height * width);
-    let tiles: Vec<RgbImage> = tiles.map(|values| tile(pixels, values)).collect::<Result<_, _>>()?;
+    pixels.values.chunks(channels * height * width).map(|values| image(pixels, values)).collect()
+}
+
+/// A sheet of all images, with so many in a row.
+///
+/// # Errors
+/// As [`mosaic`].
+pub fn sheet(pixels: &Pixels, captions: &[Caption], columns: usize) -> Result<RgbImage, LogError> {
+    let tiles: Vec<RgbImage> = images(pixels)?.iter().map(tile).collect::<Result<_, _>>()?;
     let lines = captions.iter().map(|caption| caption.lines.len()).max().unwrap_or(0) as u32;
     let (tile_width, tile_height) = (tiles[0].width(), tiles[0].height());
     let columns = columns.max(1) as u32;
@@ -148,8 +167,8 @@ fn columns(tiles: usize) -> usize {
     (1..=8).find(|columns| columns * columns >= tiles).unwrap_or(8)
 }
 
-/// The tile of one image `[C, H, W]`.
-fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
+/// The picture of one image `[C, H, W]`.
+fn image(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
     let [_, channels, height, width] = pixels.shape;
     let plane = height * width;
     // Three channels are RGB. Any other number shows only the first channel, in grey.
@@ -162,10 +181,13 @@ fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
         (value * 255.0).round().clamp(0.0, 255.0) as u8
     };
     let bytes = (0..plane).flat_map(|at| [0, 1, 2].map(|c| level(c, at))).collect();
-    let fail = |reason: String| LogError::picture("samples", reason);
-    let side = |side: usize| u32::try_from(side).map_err(|_| fail(format!("{side} pixels a side")));
-    let (width, height) = (side(width)?, side(height)?);
-    let image = RgbImage::new(width, height, bytes).map_err(|e| fail(e.to_string()))?;
+    let side = |side: usize| u32::try_from(side).map_err(|_| failed(format!("{side} pixels a side")));
+    RgbImage::new(side(width)?, side(height)?, bytes).map_err(failed)
+}
+
+/// The tile of an image: not too small to see, not too large for a sheet.
+fn tile(image: &RgbImage) -> Result<RgbImage, LogError> {
+    let (width, height) = (image.width(), image.height());
     let longer = width.max(height);
     let (least, most) = (*TILE.start(), *TILE.end());
     let (to, filter) = if longer < least {
@@ -175,7 +197,12 @@ fn tile(pixels: &Pixels, values: &[f32]) -> Result<RgbImage, LogError> {
         (longer.min(most), Interpolation::Bicubic)
     };
     let scaled = |side: u32| (u64::from(side) * u64::from(to) / u64::from(longer)).max(1) as u32;
-    resize(&image, scaled(width), scaled(height), filter).map_err(|e| fail(e.to_string()))
+    resize(image, scaled(width), scaled(height), filter).map_err(failed)
+}
+
+/// A picture that cannot be made.
+fn failed(why: impl std::fmt::Display) -> LogError {
+    LogError::picture("samples", why)
 }
 
 fn strip_height(lines: u32) -> u32 {
