@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -13,8 +14,8 @@ use vitrum::explain::picture::{
     DistancePlot, Legend, Palette, Panel, Sheet, cells, filters, framed, overlay, patches, positions, sized,
 };
 use vitrum::explain::{
-    AttentionMaps, Baseline, CamOptions, ExplainError, Explainer, Fusion, HeatMap, IntegrationOptions,
-    OcclusionOptions, Query, RolloutOptions, View,
+    AttentionMaps, Baseline, CamOptions, Cancel, ExplainError, Explainer, Fusion, HeatMap,
+    IntegrationOptions, OcclusionOptions, Query, RolloutOptions, View,
 };
 use vitrum::tasks::Prediction;
 
@@ -24,7 +25,9 @@ use crate::memory;
 use crate::model;
 use crate::output::{self, Rows};
 use crate::predict::{image_files, open_telling};
+use crate::signals::Signals;
 use crate::talk::Talk;
+use crate::train::STOPPED;
 
 /// Pixels of the longer side of a picture in a sheet.
 const SIDE: u32 = 320;
@@ -76,8 +79,24 @@ struct Explained {
     attention: Option<AttentionMaps>,
 }
 
-/// Runs the command. It reports an unreadable image at once, and fails at the end.
-pub fn run(args: &ExplainArgs, talk: Talk) -> Result<()> {
+/// Runs the command. It reports an unreadable image at once, and fails at the end. A signal stops it before the next pass.
+pub fn run(args: &ExplainArgs, talk: Talk) -> Result<ExitCode> {
+    match explain(args, talk) {
+        Err(error) if is_cancelled(&error) => {
+            let page = args.output.join("index.html");
+            talk.say(format_args!("stopped by a signal; {} was not written", page.display()));
+            Ok(ExitCode::from(STOPPED))
+        }
+        ended => ended.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Whether a signal ended the work.
+fn is_cancelled(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Explain(ExplainError::Cancelled)))
+}
+
+fn explain(args: &ExplainArgs, talk: Talk) -> Result<()> {
     if args.input.batch_size == 0 || args.topk == 0 {
         bail!("--batch-size and --topk must be at least 1");
     }
@@ -91,7 +110,9 @@ pub fn run(args: &ExplainArgs, talk: Talk) -> Result<()> {
     memory::small_pages();
     let (loaded, device) = model::loaded(&args.input.model, &args.input.preprocess, talk)?;
     model::check_batch(&loaded.model, args.input.batch_size)?;
-    let explainer = Explainer::new(loaded, device)?;
+    // Before this line a signal ends the process, also in the midst of a download.
+    let signals = Signals::install().context("listening to signals")?;
+    let explainer = Explainer::new(loaded, device)?.cancelled_by(Cancel::from(signals.stop_flag()));
     let target = args.target.as_deref().map(|asked| explainer.class(asked)).transpose()?;
     let (methods, is_asked) = methods(args);
     let output = Output::create(args)?;

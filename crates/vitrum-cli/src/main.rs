@@ -103,7 +103,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Embed(args) => embed::run(&args, talk)?,
         Command::Probe(args) => return probe::run(&args, talk),
         Command::Bench(args) => bench::run(&args, talk)?,
-        Command::Explain(args) => explain::run(&args, talk)?,
+        Command::Explain(args) => return explain::run(&args, talk),
         Command::Serve(args) => serve::run(&args, talk)?,
         Command::Reconstruct(args) => reconstruct::run(&args, talk)?,
         Command::Quantize(args) => quantize::run(&args, talk)?,

@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 use vitrum::data::RgbImage;
+use vitrum::explain::Cancel;
 
 use crate::config::{ModelSpec, ServerConfig};
 use crate::error::ApiError;
@@ -91,19 +92,20 @@ impl Inner {
         after(self.config.queue_timeout)
     }
 
-    /// Decodes an image and does the work on it, when no other such work runs.
+    /// Decodes an image and does the work on it, when no other such work runs. The work is cancelled when its client leaves
+    /// and when its deadline passes.
     ///
     /// # Errors
     /// Those of the work, an image that cannot be read, a full lane, a passed deadline.
     pub async fn at_length<T: Send + 'static>(
         &self,
         file: Bytes,
-        work: impl FnOnce(&RgbImage) -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&RgbImage, &Cancel) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let deadline = after(self.config.explain_timeout);
         let _place = self.lane.place()?;
         let image = self.decoder.image(file, deadline).await?;
-        self.lane.run(deadline, move || work(&image)).await
+        self.lane.run(deadline, move |cancel| work(&image, cancel)).await
     }
 
     /// Decodes images and asks the model.

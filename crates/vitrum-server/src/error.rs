@@ -178,7 +178,11 @@ impl From<vitrum::Error> for ApiError {
 
 impl From<ExplainError> for ApiError {
     fn from(error: ExplainError) -> Self {
-        Self::Parameter(error.to_string())
+        match error {
+            // Nobody reads it: the client has left, or has its answer.
+            ExplainError::Cancelled => Self::Late,
+            error => Self::Parameter(error.to_string()),
+        }
     }
 }
 

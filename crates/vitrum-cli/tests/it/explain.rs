@@ -54,6 +54,35 @@ fn all_that_a_model_has() {
     }
 }
 
+/// A signal ends the command before its next pass. Every file that is there is whole.
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_it() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("many")).expect("a folder");
+    for at in 0..60 {
+        sandbox.picture(&format!("many/{at:02}.png"), at);
+    }
+    let args = "explain many -m model --method occlusion --window 2x2 --stride 1x1 -b 1 -o out";
+    let mut child = sandbox.command(args.split_whitespace()).spawn().expect("a process");
+    while !sandbox.has("out/00.json") {
+        assert!(child.try_wait().expect("a process").is_none(), "it ended before the signal");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status();
+    assert!(killed.expect("kill").success());
+    assert_eq!(child.wait().expect("an end").code(), Some(75));
+    let names = names(&sandbox, "out");
+    assert!(names.len() < 60 && !names.contains(&"index.html".to_string()), "{names:?}");
+    for name in names {
+        let path = format!("out/{name}");
+        match name.ends_with(".json") {
+            true => drop(serde_json::from_str::<serde_json::Value>(&sandbox.read(&path)).expect("JSON")),
+            false => drop(image::open(sandbox.path(path)).expect("a picture")),
+        }
+    }
+}
+
 #[test]
 fn classes_and_files_that_are_there() {
     let sandbox = Sandbox::new();

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use vitrum::data::RgbImage;
 use vitrum::explain::picture::{Legend, Palette, framed, overlay, sized};
 use vitrum::explain::{
-    AttentionMaps, CamOptions, Explainer, HeatMap, IntegrationOptions, OcclusionOptions, Query,
+    AttentionMaps, CamOptions, Cancel, Explainer, HeatMap, IntegrationOptions, OcclusionOptions, Query,
     RolloutOptions, View,
 };
 
@@ -177,8 +177,8 @@ pub async fn explain(
         )));
     }
     let wants_picture = picture::is_wanted(&headers);
-    let work = move |image: &RgbImage| {
-        let found = find(&served, image, method, &params)?;
+    let work = move |image: &RgbImage, cancel: &Cancel| {
+        let found = find(&served, image, method, &params, cancel)?;
         match wants_picture {
             true => picture::answer(&drawn(method, &found)?),
             false => Ok(Json(told(&served, method, found)?).into_response()),
@@ -225,8 +225,10 @@ fn find(
     image: &RgbImage,
     method: Method,
     params: &ExplainParams,
+    cancel: &Cancel,
 ) -> Result<Found, ApiError> {
     let explainer = served.explainer().ok_or_else(|| ApiError::bug("an explainer has gone"))?;
+    let explainer = &explainer.cancelled_by(cancel.clone());
     let view = explainer.view(image)?;
     let target = match method.has_target() {
         true => Some(target(explainer, &view, params.target.as_deref())?),
@@ -248,7 +250,10 @@ fn find(
         Method::IntegratedGradients => {
             explainer.integrated_gradients(&view, class, &IntegrationOptions::default())?.map
         }
-        Method::Occlusion => explainer.occlusion(&view, class, &OcclusionOptions::default())?,
+        Method::Occlusion => {
+            let options = OcclusionOptions { batch_size: hidden_at_once(), ..OcclusionOptions::default() };
+            explainer.occlusion(&view, class, &options)?
+        }
         Method::Similarity => {
             let grid = explainer.patch_grid(&view)?;
             let place = place.unwrap_or(grid.map(|side| side / 2));
@@ -257,6 +262,12 @@ fn find(
         }
     };
     Ok(Found { view, target, map, attention, place: compared })
+}
+
+/// Images of a pass of occlusion: work for all threads, but little enough that a cancelled one ends soon.
+fn hidden_at_once() -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    (2 * threads).clamp(4, OcclusionOptions::default().batch_size)
 }
 
 /// The class that is explained.

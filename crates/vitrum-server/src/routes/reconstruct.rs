@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vitrum::data::RgbImage;
+use vitrum::explain::Cancel;
 use vitrum::layers::mask::{Masks, Patch};
 use vitrum::tasks::reconstruct::{VIEWS, Views};
 use vitrum::tasks::{MaskKind, Reconstructor};
@@ -146,7 +147,8 @@ pub async fn reconstruct(
     let served = app.models.get(params.model.as_deref())?;
     reconstructor(&served)?;
     let wants_picture = picture::is_wanted(&headers);
-    let work = move |image: &RgbImage| {
+    let work = move |image: &RgbImage, cancel: &Cancel| {
+        cancel.check()?;
         let model = reconstructor(&served)?;
         let found = find(model, image, &asked)?;
         match wants_picture {

@@ -1,6 +1,7 @@
 //! Tests of the server, on the built-in model.
 
 mod batching;
+mod cancel;
 mod embed;
 mod errors;
 mod explain;

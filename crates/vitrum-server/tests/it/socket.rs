@@ -11,10 +11,15 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends a picture; the connection ends with the answer.
+/// Asks for the classes of a picture; the connection ends with the answer.
 pub fn send_picture(stream: &mut TcpStream, picture: &[u8]) {
+    send_to("/predict", stream, picture);
+}
+
+/// Sends a picture to a route; the connection ends with the answer.
+pub fn send_to(route: &str, stream: &mut TcpStream, picture: &[u8]) {
     let head = format!(
-        "POST /predict HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n",
+        "POST {route} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n",
         picture.len()
     );
     stream.write_all(&[head.as_bytes(), picture].concat()).unwrap();

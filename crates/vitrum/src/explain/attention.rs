@@ -155,7 +155,8 @@ impl Explainer {
         if seen.is_empty() {
             return Err(self.no_attention().into());
         }
-        let steps: Vec<Step> = seen.into_iter().map(|seen| seen.weighted(&gradients)).collect();
+        let step = |seen: Seen| self.cancel.check().map(|()| seen.weighted(&gradients));
+        let steps: Vec<Step> = seen.into_iter().map(step).collect::<Result<_, _>>()?;
         self.flow(view, &steps, Rule::Relevance)
     }
 
@@ -164,13 +165,17 @@ impl Explainer {
         let mut count = 0;
         let take = |seen: Seen| {
             count += 1;
-            take(seen);
+            // Of a pass that nobody waits for, only the pass itself is left.
+            if !self.cancel.is_cancelled() {
+                take(seen);
+            }
         };
         let mut watch = EachLayer { tracks: false, take };
         let backbone = self.backbone()?;
         let features = backbone.features(view.pixels.clone().into(), Want::Last, &mut watch);
         // Pooling may be attention, too.
         backbone.embedding(features, &mut watch);
+        self.cancel.check()?;
         if count == 0 { Err(self.no_attention().into()) } else { Ok(()) }
     }
 

@@ -55,7 +55,8 @@ impl Explainer {
     /// Grad-CAM of the logit of a class: `(Σ_c mean(∂y/∂x_c) x_c)⁺` over the patches or positions of a block.
     ///
     /// # Errors
-    /// [`ExplainError::NoClasses`], [`ExplainError::NoClass`], [`ExplainError::Range`] for another block than the model has.
+    /// [`ExplainError::NoClasses`], [`ExplainError::NoClass`], [`ExplainError::Range`] for another block than the model has;
+    /// [`ExplainError::Cancelled`] between two blocks.
     pub fn grad_cam(&self, view: &View, class: usize, options: &CamOptions) -> Result<HeatMap, Error> {
         self.check_class(class)?;
         let model = self.recording()?;
@@ -73,9 +74,10 @@ impl Explainer {
             None => (last, reads_front),
         };
         let mut kept = None;
-        let logits = at_rest(|| {
+        let logits = at_rest(|| -> Result<_, ExplainError> {
             let mut x = chain.first(recorded(&view.pixels), &mut Silent);
             for index in 0..chain.links() {
+                self.cancel.check()?;
                 if index == target && at_norm {
                     let level = x.clone().last();
                     let enters = (level.tokens.dims()[1], level.prefix, level.rows_columns());
@@ -90,8 +92,8 @@ impl Explainer {
                 }
             }
             let features = chain.last(x, &mut Silent);
-            model.head(features, &mut Silent)
-        });
+            Ok(model.head(features, &mut Silent))
+        })?;
         let Kept { zeros, tokens, prefix, grid } = kept.ok_or(ExplainError::NoPatches { block: target })?;
         let gradients = logit(logits, class).backward();
         let count = grid[0] * grid[1];

@@ -143,7 +143,8 @@ impl Explainer {
     /// integral by the midpoint rule.
     ///
     /// # Errors
-    /// [`ExplainError::NoClasses`], [`ExplainError::NoClass`], [`ExplainError::Range`] without steps or a batch size.
+    /// [`ExplainError::NoClasses`], [`ExplainError::NoClass`], [`ExplainError::Range`] without steps or a batch size;
+    /// [`ExplainError::Cancelled`] between two passes.
     pub fn integrated_gradients(
         &self,
         view: &View,
@@ -158,12 +159,12 @@ impl Explainer {
                 return Err(ExplainError::Range { what, found, expected }.into());
             }
         }
-        let model = self.recording()?;
         let [_, c, h, w] = view.pixels.dims();
         let start = baseline.pixels(view, &self.preprocess)?;
         let way = view.pixels.clone() - start.clone();
         let mut sum = view.pixels.zeros_like();
         for first in (0..steps).step_by(batch_size) {
+            let model = self.recording()?;
             let at = |step: usize| start.clone() + way.clone() * ((step as f64 + 0.5) / steps as f64);
             let those = first..first.saturating_add(batch_size).min(steps);
             let pixels = Tensor::cat(those.map(at).collect(), 0);

@@ -16,6 +16,7 @@
 
 mod attention;
 mod cam;
+mod cancel;
 mod features;
 mod figures;
 mod flow;
@@ -27,6 +28,7 @@ pub mod page;
 pub mod picture;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
@@ -34,6 +36,7 @@ use serde::Serialize;
 
 pub use attention::{AttentionMaps, LayerAttention, Query, RolloutOptions};
 pub use cam::CamOptions;
+pub use cancel::Cancel;
 pub use features::PatchColours;
 pub use figures::{Distances, Filters};
 pub use flow::Fusion;
@@ -105,6 +108,9 @@ pub enum ExplainError {
         /// The block, from 0.
         block: usize,
     },
+    /// Nobody wants the explanation any more.
+    #[error("the explanation was cancelled")]
+    Cancelled,
     /// The model has no such table.
     #[error("a {family} has no {what}")]
     Missing {
@@ -161,14 +167,15 @@ pub struct View {
     pub pixels: Tensor<4>,
 }
 
-/// A loaded model with what explanations need.
-#[derive(Debug)]
+/// A loaded model with what explanations need. Clones share the model.
+#[derive(Clone, Debug)]
 pub struct Explainer {
-    loaded: Box<Loaded>,
+    loaded: Arc<Loaded>,
     preprocess: Preprocess,
     device: Device,
     /// The model on the device that records gradients. Its parameters get none.
-    recording: Box<Model>,
+    recording: Arc<Model>,
+    cancel: Cancel,
 }
 
 impl Explainer {
@@ -196,7 +203,14 @@ impl Explainer {
         }
         let preprocess = preprocess_of(&loaded)?;
         let recording = recording(&loaded.model);
-        Ok(Self { loaded: Box::new(loaded), preprocess, device, recording })
+        Ok(Self { loaded: Arc::new(loaded), preprocess, device, recording, cancel: Cancel::default() })
+    }
+
+    /// The same explainer, whose methods end with [`ExplainError::Cancelled`] once `cancel` says so. They ask before each
+    /// pass, and Grad-CAM before each block; a pass that has begun is computed to its end.
+    #[must_use]
+    pub fn cancelled_by(&self, cancel: Cancel) -> Self {
+        Self { cancel, ..self.clone() }
     }
 
     /// The model with all that came with it.
@@ -279,6 +293,7 @@ impl Explainer {
     /// Logits of images `[B, C, H, W]`, in f64.
     fn logits(&self, pixels: Tensor<4>) -> Result<Vec<Vec<f64>>, Error> {
         self.classify()?;
+        self.cancel.check()?;
         let rows = rows(self.model().logits(pixels).map_err(ModelError::from)?);
         match rows.iter().position(|row| !row.iter().all(|logit| logit.is_finite())) {
             Some(image) => Err(Error::NotFinite { image }),
@@ -293,13 +308,16 @@ impl Explainer {
         found.ok_or_else(|| no_classes().into())
     }
 
-    /// The model as a classifier on the recording device.
+    /// The model as a classifier on the recording device, for a pass.
     fn recording(&self) -> Result<&dyn Classify, Error> {
         self.classify()?;
+        self.cancel.check()?;
         Ok(self.recording.as_classifier().map_err(ModelError::from)?)
     }
 
+    /// The model as a backbone, for a pass.
     fn backbone(&self) -> Result<&dyn Backbone, Error> {
+        self.cancel.check()?;
         Ok(self.model().as_backbone().map_err(ModelError::from)?)
     }
 
@@ -323,8 +341,8 @@ impl Explainer {
 }
 
 /// The model on the device that records gradients.
-fn recording(model: &Model) -> Box<Model> {
-    Box::new(model.clone().train().no_grad())
+fn recording(model: &Model) -> Arc<Model> {
+    Arc::new(model.clone().train().no_grad())
 }
 
 /// The class of a name.

@@ -31,7 +31,7 @@ impl Explainer {
     ///
     /// # Errors
     /// [`ExplainError::NoClasses`], [`ExplainError::NoClass`]; [`ExplainError::Range`] for an empty part, a stride of 0 or
-    /// one that leaves gaps.
+    /// one that leaves gaps; [`ExplainError::Cancelled`] between two passes.
     pub fn occlusion(&self, view: &View, class: usize, options: &OcclusionOptions) -> Result<HeatMap, Error> {
         self.check_class(class)?;
         let [_, _, h, w] = view.pixels.dims();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::Deserialize;
@@ -12,7 +14,7 @@ use vitrum::checkpoint::load::Loaded;
 use vitrum::checkpoint::{HostTensor, TensorMap};
 use vitrum::data::{Preprocess, RgbImage};
 use vitrum::explain::{
-    Baseline, CamOptions, ExplainError, Explainer, Fusion, HeatMap, IntegrationOptions, OcclusionOptions,
+    Baseline, CamOptions, Cancel, ExplainError, Explainer, Fusion, HeatMap, IntegrationOptions, OcclusionOptions,
     Query, RolloutOptions, View,
 };
 use vitrum::models::{Config, ModelConfig};
@@ -304,4 +306,58 @@ fn a_model_that_drops_in_training_is_at_rest() {
     let (explainer, view) = explainer("resnet", &case, DType::F32);
     let cam = explainer.grad_cam(&view, case.class, &CamOptions::default()).unwrap();
     assert!(off(&cam.values, &golden["cam"]) < BAR);
+}
+
+/// A token that cancels when it is asked for the `n`-th time, and how often it was asked.
+fn at_question(n: usize) -> (Cancel, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    (Cancel::when(move || count.fetch_add(1, Ordering::Relaxed) + 1 >= n), asked)
+}
+
+/// Every pass asks once before it begins, so the number of questions is that of passes.
+#[test]
+fn a_cancelled_explanation_does_fewer_passes() {
+    let (case, _) = case("vit");
+    let (explainer, view) = explainer("vit", &case, DType::F32);
+    let hiding = OcclusionOptions { batch_size: 1, ..OcclusionOptions::default() };
+    let way = IntegrationOptions { steps: 32, batch_size: 1, ..IntegrationOptions::default() };
+    type Method<'a> = &'a dyn Fn(&Explainer) -> Result<HeatMap, Error>;
+    let methods: [(&str, Method<'_>); 2] = [
+        ("occlusion", &|explainer| explainer.occlusion(&view, case.class, &hiding)),
+        ("gradients", &|explainer| Ok(explainer.integrated_gradients(&view, case.class, &way)?.map)),
+    ];
+    for (name, method) in methods {
+        let (never, all) = at_question(usize::MAX);
+        let whole = method(&explainer.cancelled_by(never)).unwrap();
+        assert_eq!(whole, method(&explainer).unwrap(), "{name}");
+        assert!(all.load(Ordering::Relaxed) > 30, "{name}: {all:?}");
+        let (early, some) = at_question(5);
+        let ended = method(&explainer.cancelled_by(early));
+        assert!(matches!(ended, Err(Error::Explain(ExplainError::Cancelled))), "{name}: {ended:?}");
+        assert_eq!(some.load(Ordering::Relaxed), 5, "{name}");
+    }
+}
+
+#[test]
+fn every_method_can_be_cancelled() {
+    let (case, _) = case("vit");
+    let (explainer, view) = explainer("vit", &case, DType::F32);
+    let explainer = explainer.cancelled_by(Cancel::when(|| true));
+    let (view, class) = (&view, case.class);
+    let ended: [Option<Error>; 10] = [
+        explainer.answers(view, 5).err(),
+        explainer.attention(view, Query::Answer).err(),
+        explainer.rollout(view, &RolloutOptions::default()).err(),
+        explainer.relevance(view, class).err(),
+        explainer.grad_cam(view, class, &CamOptions::default()).err(),
+        explainer.integrated_gradients(view, class, &IntegrationOptions::default()).err(),
+        explainer.occlusion(view, class, &OcclusionOptions::default()).err(),
+        explainer.similarity(view, [0, 0]).err(),
+        explainer.colours(std::slice::from_ref(view)).err(),
+        explainer.distances(std::slice::from_ref(view)).err(),
+    ];
+    for (at, error) in ended.iter().enumerate() {
+        assert!(matches!(error, Some(Error::Explain(ExplainError::Cancelled))), "{at}: {error:?}");
+    }
 }
