@@ -1,7 +1,7 @@
 // Drives the server's page in a browser: node page.mjs URL PICTURE FOLDER
 //
-// Uploads the picture through the file input and by a drop, reads the answers, moves a slider by keyboard, and writes
-// screenshots into the folder. Any console error, breach of the Content-Security-Policy or request to another host is
+// Uploads the picture through the file input and by a drop, reads the answers, moves sliders by keyboard, fills in masked
+// patches if the server has a model for it, and writes screenshots into the folder. Any console error, breach of the Content-Security-Policy or request to another host is
 // a failure. CHROMIUM names another browser than /usr/bin/chromium. Exit codes: 0 passed, 1 failed, 2 usage.
 
 import assert from "node:assert/strict";
@@ -92,6 +92,39 @@ async function moveLayer(page) {
   assert.notEqual(await overlay(page), before, "another layer gives another map");
 }
 
+/** The name of a model that fills in masked patches, if the server has one. */
+async function reconstructing(page) {
+  const models = await page.evaluate(async () => (await (await fetch("v1/models")).json()).models);
+  return models.find(({ can }) => can.includes("reconstruct"))?.name;
+}
+
+/** Does what makes the page ask for a reconstruction, and waits for its pictures. */
+async function reconstructed(page, act) {
+  const asked = (response) => new URL(response.url()).pathname.endsWith("/reconstruct");
+  const [response] = await Promise.all([page.waitForResponse(asked, { timeout: WAIT }), act()]);
+  assert.equal(response.status(), 200, `the server answers /reconstruct with ${response.status()}`);
+  await page.locator("#views:not([aria-busy]) img").nth(3).waitFor({ timeout: WAIT });
+  const pictures = await page.locator("#views img").evaluateAll((images) => images.map(({ src }) => src));
+  assert.equal(new Set(pictures).size, 4, "four pictures, all different");
+  return pictures;
+}
+
+/** Masks fewer patches, and others, by keyboard. */
+async function moveMask(page, name) {
+  const first = await reconstructed(page, () => page.selectOption("#model", name));
+  const ratio = page.locator("#mask-ratio"), before = Number(await ratio.inputValue());
+  await ratio.focus();
+  const fewer = await reconstructed(page, () => page.keyboard.press("ArrowLeft"));
+  assert.equal(Number(await ratio.inputValue()), before - 5, "an arrow key moves the slider by five hundredths");
+  assert.equal(await ratio.getAttribute("aria-valuetext"), `${before - 5} %`, "the slider tells its share");
+  assert.equal(fewer[0], first[0], "the picture stays");
+  assert.notEqual(fewer[1], first[1], "another share gives another mask");
+  await page.locator("#other-mask").focus();
+  const other = await reconstructed(page, () => page.keyboard.press("Enter"));
+  assert.notEqual(other[1], fewer[1], "another seed gives another mask");
+  assert.match(await page.locator("#views-note").textContent(), /^\d+ of \d+ patches are masked\./);
+}
+
 /** Nothing is wider than the window. */
 async function checkWidth(page, width) {
   await page.setViewportSize({ width, height: 900 });
@@ -99,16 +132,25 @@ async function checkWidth(page, width) {
   assert.ok(needed <= width, `a window of ${width} pixels scrolls sideways: the page needs ${needed}`);
 }
 
-async function screenshots(page) {
-  await page.setViewportSize({ width: 1280, height: 900 });
+/** A picture of the whole page. The window has its size, so that all of it is painted before. */
+async function photograph(page, width, name) {
+  await page.setViewportSize({ width, height: 900 });
+  const height = await page.evaluate(() => document.documentElement.scrollHeight);
+  await page.setViewportSize({ width, height });
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  await page.screenshot({ path: join(folder, `${name}.png`) });
+}
+
+/** Pictures of the page: light, dark and narrow. Their names begin with `what`. */
+async function screenshots(page, what = "") {
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
-    await page.screenshot({ path: join(folder, `${colorScheme}.png`), fullPage: true });
+    await photograph(page, 1280, `${what}${colorScheme}`);
   }
   await page.emulateMedia({ colorScheme: "light" });
   await checkWidth(page, 320);
   await checkWidth(page, 360);
-  await page.screenshot({ path: join(folder, "narrow.png"), fullPage: true });
+  await photograph(page, 360, `${what}narrow`);
 }
 
 async function test(page, faults) {
@@ -129,6 +171,15 @@ async function test(page, faults) {
 
   assert.equal(await page.locator("#error").textContent(), "", "the page shows no error");
   await screenshots(page);
+
+  const name = await reconstructing(page);
+  if (name) {
+    await moveMask(page, name);
+    assert.equal(await page.locator("#error").textContent(), "", "the page shows no error");
+    await screenshots(page, "reconstruction-");
+  } else {
+    console.log("no model fills in masked patches: its view is not tried");
+  }
   assert.deepEqual(faults, [], "no console error, no breach of the policy, no other host");
   console.log(`passed: ${chosen[0].name}, ${chosen[0].prob}`);
 }
