@@ -14,8 +14,8 @@ use vitrum::checkpoint::load::Loaded;
 use vitrum::checkpoint::{HostTensor, TensorMap};
 use vitrum::data::{Preprocess, RgbImage};
 use vitrum::explain::{
-    Baseline, CamOptions, Cancel, ExplainError, Explainer, Fusion, HeatMap, IntegrationOptions, OcclusionOptions,
-    Query, RolloutOptions, View,
+    Baseline, CamOptions, Cancel, ExplainError, Explainer, Fusion, HeatMap, IntegrationOptions,
+    OcclusionOptions, Query, RolloutOptions, View,
 };
 use vitrum::models::{Config, ModelConfig};
 
