@@ -1,16 +1,17 @@
 //! The socket: connections are accepted, answered, and finished at the end.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -61,6 +62,12 @@ pub struct Server {
 /// Pause after a connection that could not be accepted, such as for lack of file handles.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// At the end, for the first byte of a connection that was accepted before.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
+/// Bytes that a connection reads at once, and most bytes of a head. Each connection keeps its buffer.
+const BUFFER: usize = 64 << 10;
+
 /// Time between two moves of samples into their classes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -93,22 +100,22 @@ impl Server {
     /// drain timeout, and ends the threads of the models.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Drained {
         let Self { listener, app, .. } = self;
-        let service = router(&app);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(app.config.header_timeout);
-        let (graceful, mut tasks) = (GracefulShutdown::new(), JoinSet::new());
+        let (ending, is_ending) = watch::channel(false);
+        let door = Door::new(&app, is_ending);
+        let mut tasks = JoinSet::new();
         let upkeep = tokio::spawn(upkeep(app.clone()));
         tokio::select! {
             () = stop => {}
-            () = accept(&listener, &app, &http, &service, &graceful, &mut tasks) => {}
+            () = door.accept(&listener, &mut tasks) => {}
         }
         app.begin_draining();
-        drop(listener);
+        door.close(listener, &mut tasks);
+        ending.send_replace(true);
         upkeep.abort();
         let until = Instant::now() + app.config.drain_timeout.min(Duration::from_secs(365 * 24 * 3600));
-        let is_done = timeout(app.config.drain_timeout, graceful.shutdown()).await.is_ok();
-        while tasks.try_join_next().is_some() {}
-        let cut = if is_done { 0 } else { tasks.len() };
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let is_done = timeout(app.config.drain_timeout, all).await.is_ok();
+        let cut = tasks.len();
         tasks.shutdown().await;
         let models = app.clone();
         let drained = tokio::task::spawn_blocking(move || models.models.drain());
@@ -117,49 +124,119 @@ impl Server {
     }
 }
 
-/// Accepts connections for ever.
-async fn accept(
-    listener: &TcpListener,
-    app: &App,
-    http: &http1::Builder,
-    service: &Router,
-    graceful: &GracefulShutdown,
-    tasks: &mut JoinSet<()>,
-) {
-    let places = Arc::new(Semaphore::new(app.config.max_connections.min(Semaphore::MAX_PERMITS)));
-    loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => connect(stream, place, http, service, graceful, tasks),
-            Err(error) => {
-                tracing::warn!("a connection was not accepted: {error}");
-                sleep(PAUSE).await;
+/// What connections are answered with.
+struct Door {
+    http: http1::Builder,
+    service: Router,
+    places: Arc<Semaphore>,
+    header_timeout: Duration,
+    is_ending: watch::Receiver<bool>,
+}
+
+impl Door {
+    fn new(app: &App, is_ending: watch::Receiver<bool>) -> Self {
+        let header_timeout = app.config.header_timeout;
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(BUFFER);
+        let places = Arc::new(Semaphore::new(app.config.max_connections.min(Semaphore::MAX_PERMITS)));
+        Self { http, service: router(app), places, header_timeout, is_ending }
+    }
+
+    /// Accepts connections for ever.
+    async fn accept(&self, listener: &TcpListener, tasks: &mut JoinSet<()>) {
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = self.places.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    tasks.spawn(self.answer(stream, Some(place)));
+                }
+                Err(error) => {
+                    tracing::warn!("a connection was not accepted: {error}");
+                    sleep(PAUSE).await;
+                }
+            }
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Accepts what waits in the system's queue and closes it. The system would reset those connections, although their
+    /// requests may have been sent.
+    fn close(&self, listener: TcpListener, tasks: &mut JoinSet<()>) {
+        let Ok(listener) = listener.into_std() else { return };
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    if let Ok(stream) = stream {
+                        tasks.spawn(self.answer(stream, None));
+                    }
+                }
+                // A client that has left.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                // It does not block: no connection waits.
+                Err(_) => return,
             }
         }
-        while tasks.try_join_next().is_some() {}
+    }
+
+    /// Answers a connection; without a place it waits for one. At the end it is closed when the request that has begun is
+    /// answered.
+    fn answer(
+        &self,
+        stream: TcpStream,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (http, service) = (self.http.clone(), TowerToHyperService::new(self.service.clone()));
+        let (header_timeout, places) = (self.header_timeout, self.places.clone());
+        let mut is_ending = self.is_ending.clone();
+        async move {
+            let _place = match place {
+                Some(place) => Some(place),
+                None => places.acquire_owned().await.ok(),
+            };
+            if !begins(&stream, header_timeout, &mut is_ending).await {
+                return;
+            }
+            // Without it, small answers may wait; no harm if the system refuses.
+            let _ = stream.set_nodelay(true);
+            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+            let answered = tokio::select! {
+                // In this order it has read what is there before it hears of the end.
+                biased;
+                answered = connection.as_mut() => answered,
+                () = end(&mut is_ending) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = answered {
+                tracing::debug!("a connection broke: {error}");
+            }
+        }
     }
 }
 
-/// Answers a connection in a task of its own.
-fn connect(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
-    http: &http1::Builder,
-    service: &Router,
-    graceful: &GracefulShutdown,
-    tasks: &mut JoinSet<()>,
-) {
-    // Without it, small answers may wait; no harm if the system refuses.
-    let _ = stream.set_nodelay(true);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone()));
-    let connection = graceful.watch(connection);
-    tasks.spawn(async move {
-        let _place = place;
-        if let Err(error) = connection.await {
-            tracing::debug!("a connection broke: {error}");
-        }
-    });
+/// Ready when the server ends.
+async fn end(is_ending: &mut watch::Receiver<bool>) {
+    // Without a sender there is no server.
+    let _ = is_ending.wait_for(|is_ending| *is_ending).await;
+}
+
+/// Whether the first byte of a request comes in time. At the end it may be on its way: a connection that is closed then is
+/// reset, although its request has been sent.
+async fn begins(stream: &TcpStream, most: Duration, is_ending: &mut watch::Receiver<bool>) -> bool {
+    let last_call = async {
+        end(is_ending).await;
+        sleep(LAST_CALL).await;
+    };
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        peeked = stream.peek(&mut first) => peeked.is_ok_and(|bytes| bytes > 0),
+        () = last_call => false,
+        () = sleep(most) => false,
+    }
 }
 
 /// Tends the numbers for Prometheus.

@@ -68,6 +68,50 @@ async fn what_was_accepted_is_answered_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_wait_at_the_end_are_answered() {
+    let running = start(ServerConfig { max_connections: 1, ..ServerConfig::default() }).await;
+    let address = running.address;
+    let answers = client(move || {
+        let mut first = connect(address);
+        send_picture(&mut first, &png(&picture(0)));
+        assert!(read(&mut first).starts_with("HTTP/1.1 200 OK\r\n"));
+        // It takes the only place; nobody accepts those behind it.
+        let holder = connect(address);
+        std::thread::sleep(Duration::from_millis(100));
+        let mut waiting: Vec<_> = (0..4).map(|_| connect(address)).collect();
+        waiting.iter_mut().for_each(|stream| send_picture(stream, &png(&picture(1))));
+        running.stop.send(()).unwrap();
+        let answers: Vec<String> = waiting.iter_mut().map(read).collect();
+        drop(holder);
+        answers
+    })
+    .await;
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    assert_eq!(running.end.await.unwrap(), Drained::All);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_sent_just_before_the_end_is_answered() {
+    let running = start(ServerConfig::default()).await;
+    let address = running.address;
+    let answers = client(move || {
+        let mut streams: Vec<_> = (0..64).map(|_| connect(address)).collect();
+        // All are accepted, and nothing is read yet.
+        std::thread::sleep(Duration::from_millis(100));
+        let request = b"GET /health HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+        streams.iter_mut().for_each(|stream| stream.write_all(request).unwrap());
+        running.stop.send(()).unwrap();
+        streams.iter_mut().map(read).collect::<Vec<String>>()
+    })
+    .await;
+    let answered = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200 OK\r\n")).count();
+    assert_eq!(answered, answers.len());
+    assert_eq!(running.end.await.unwrap(), Drained::All);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_drain_timeout_cuts_who_does_not_end() {
     let config = ServerConfig { drain_timeout: Duration::from_millis(300), ..ServerConfig::default() };
     let running = start(config).await;
