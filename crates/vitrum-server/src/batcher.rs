@@ -2,17 +2,17 @@
 //!
 //! The batcher knows no model. It gets a function from jobs to answers, and calls it within the rayon pool of the thread.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+mod exchange;
+mod sync;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rayon::ThreadPool;
-use tokio::sync::oneshot;
-
-use crate::queue::{Limits, Next, Queue, Refusal};
+use crate::queue::{self, Limits, Refusal};
 use crate::threads::STACK;
+use exchange::Exchange;
+
+pub use exchange::Ticket;
 
 /// Why a request that was taken has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,59 +44,6 @@ pub type Outcome<A> = Result<Reply<A>, Failure>;
 /// Computes the answers of a batch, in the order of the jobs.
 pub type Compute<J, A> = dyn Fn(Vec<J>) -> Vec<Result<A, String>> + Send + Sync;
 
-/// A request that waits for its answer.
-#[derive(Debug)]
-pub struct Ticket<A> {
-    answer: oneshot::Receiver<Outcome<A>>,
-    is_started: Arc<AtomicBool>,
-    deadline: Instant,
-}
-
-impl<A> Ticket<A> {
-    /// The answer. Once the pass has begun, the deadline no longer counts.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    pub async fn wait(mut self) -> Outcome<A> {
-        let lost = |_| Err(Failure::Crashed);
-        match tokio::time::timeout_at(self.deadline.into(), &mut self.answer).await {
-            Ok(answer) => answer.unwrap_or_else(lost),
-            Err(_) if self.is_started.load(Ordering::Acquire) => self.answer.await.unwrap_or_else(lost),
-            Err(_) => Err(Failure::Late),
-        }
-    }
-}
-
-/// A job in the queue.
-struct Entry<J, A> {
-    job: J,
-    images: usize,
-    arrived: Instant,
-    is_started: Arc<AtomicBool>,
-    reply: oneshot::Sender<Outcome<A>>,
-}
-
-impl<J, A> Entry<J, A> {
-    /// Sends the outcome. A client that has left takes no answer; that is no error.
-    fn answer(reply: oneshot::Sender<Outcome<A>>, outcome: Outcome<A>) {
-        let _ = reply.send(outcome);
-    }
-}
-
-/// What submitters and workers share.
-struct Shared<J, A> {
-    queue: Mutex<Queue<Entry<J, A>>>,
-    /// A request came, or the queue was closed.
-    changed: Condvar,
-}
-
-impl<J, A> Shared<J, A> {
-    fn lock(&self) -> MutexGuard<'_, Queue<Entry<J, A>>> {
-        // No code that can panic runs under the lock.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The threads cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum BatcherError {
@@ -115,8 +62,7 @@ pub enum BatcherError {
 
 /// The queue of a model and its threads. Dropping it closes the queue; what waits is still computed.
 pub struct Batcher<J, A> {
-    shared: Arc<Shared<J, A>>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
+    exchange: Exchange<J, A>,
     limits: Limits,
 }
 
@@ -132,8 +78,7 @@ impl<J: Send + 'static, A: Send + 'static> Batcher<J, A> {
         threads: usize,
         compute: Arc<Compute<J, A>>,
     ) -> Result<Self, BatcherError> {
-        let shared = Arc::new(Shared { queue: Mutex::new(Queue::new(limits)), changed: Condvar::new() });
-        let batcher = Self { shared, workers: Mutex::default(), limits };
+        let batcher = Self { exchange: Exchange::new(limits), limits };
         for worker in 0..workers {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
@@ -144,17 +89,11 @@ impl<J: Send + 'static, A: Send + 'static> Batcher<J, A> {
                 })
                 .build()
                 .map_err(|source| BatcherError::Pool { threads, source })?;
-            let (shared, compute) = (batcher.shared.clone(), compute.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("{name}-{worker}"))
-                .spawn(move || work(&shared, &pool, &*compute))?;
-            batcher.workers().push(thread);
+            let compute = compute.clone();
+            let in_pool = move |jobs| pool.install(|| compute(jobs));
+            batcher.exchange.start_worker(format!("{name}-{worker}"), in_pool)?;
         }
         Ok(batcher)
-    }
-
-    fn workers(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a job of so many images.
@@ -162,31 +101,12 @@ impl<J: Send + 'static, A: Send + 'static> Batcher<J, A> {
     /// # Errors
     /// Why it was refused.
     pub fn submit(&self, job: J, images: usize, deadline: Instant) -> Result<Ticket<A>, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let is_started = Arc::new(AtomicBool::new(false));
-        let now = Instant::now();
-        let entry = Entry { job, images, arrived: now, is_started: is_started.clone(), reply };
-        let mut queue = self.shared.lock();
-        let mut late = Vec::new();
-        let pushed = match queue.push(entry, images, now, deadline) {
-            Err((entry, Refusal::Full)) => {
-                late = queue.drop_late(now, |entry| entry.reply.is_closed());
-                queue.push(entry, images, now, deadline)
-            }
-            pushed => pushed,
-        };
-        drop(queue);
-        self.shared.changed.notify_one();
-        late.into_iter().for_each(|entry| Entry::<J, A>::answer(entry.reply, Err(Failure::Late)));
-        match pushed {
-            Ok(()) => Ok(Ticket { answer, is_started, deadline }),
-            Err((_, refusal)) => Err(refusal),
-        }
+        self.exchange.submit(job, images, deadline)
     }
 
     /// Images that wait.
     pub fn waiting(&self) -> usize {
-        self.shared.lock().images()
+        self.exchange.waiting()
     }
 
     /// The limits of the queue.
@@ -196,76 +116,12 @@ impl<J: Send + 'static, A: Send + 'static> Batcher<J, A> {
 
     /// Takes no more jobs and computes those that wait. Returns when the threads have ended.
     pub fn drain(&self) {
-        self.close();
-        let workers = std::mem::take(&mut *self.workers());
-        for worker in workers {
-            // A worker catches the panics of its passes.
-            let _ = worker.join();
-        }
+        self.exchange.drain();
     }
-}
 
-impl<J, A> Batcher<J, A> {
     /// Takes no more jobs. What waits is still computed.
     pub fn close(&self) {
-        self.shared.lock().close();
-        self.shared.changed.notify_all();
-    }
-}
-
-impl<J, A> Drop for Batcher<J, A> {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// Takes batches until the queue ends.
-fn work<J: Send, A: Send>(shared: &Shared<J, A>, pool: &ThreadPool, compute: &Compute<J, A>) {
-    loop {
-        let mut queue = shared.lock();
-        match queue.next(Instant::now(), |entry| entry.reply.is_closed()) {
-            Next::End => return,
-            Next::Wait(None) => {
-                drop(shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner));
-            }
-            Next::Wait(Some(until)) => {
-                let time = until.saturating_duration_since(Instant::now());
-                drop(shared.changed.wait_timeout(queue, time).unwrap_or_else(PoisonError::into_inner));
-            }
-            Next::Batch { jobs, late } => {
-                jobs.iter().for_each(|entry| entry.is_started.store(true, Ordering::Release));
-                if queue.images() > 0 {
-                    shared.changed.notify_one();
-                }
-                drop(queue);
-                late.into_iter().for_each(|entry| Entry::<J, A>::answer(entry.reply, Err(Failure::Late)));
-                if !jobs.is_empty() {
-                    pass(jobs, pool, compute);
-                }
-            }
-        }
-    }
-}
-
-/// Computes a batch and answers it.
-fn pass<J: Send, A: Send>(entries: Vec<Entry<J, A>>, pool: &ThreadPool, compute: &Compute<J, A>) {
-    let begin = Instant::now();
-    let batch = entries.iter().map(|entry| entry.images).sum();
-    let (mut jobs, mut replies) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-    for Entry { job, arrived, reply, .. } in entries {
-        jobs.push(job);
-        replies.push((reply, begin.saturating_duration_since(arrived)));
-    }
-    let answers = catch_unwind(AssertUnwindSafe(|| pool.install(|| compute(jobs))));
-    let computed = begin.elapsed();
-    let mut answers = answers.unwrap_or_default().into_iter();
-    for (reply, waited) in replies {
-        let outcome = match answers.next() {
-            Some(Ok(answer)) => Ok(Reply { answer, waited, computed, batch }),
-            Some(Err(why)) => Err(Failure::Model(why)),
-            None => Err(Failure::Crashed),
-        };
-        Entry::<J, A>::answer(reply, outcome);
+        self.exchange.close();
     }
 }
 

@@ -11,6 +11,7 @@ mod model;
 mod predict;
 mod queue;
 mod reconstruct;
+mod schedules;
 mod server;
 mod socket;
 mod support;
