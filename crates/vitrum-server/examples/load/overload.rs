@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10.0)]
     measure: f64,
     /// Connections of the well-behaved clients
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 2000)]
     connections: usize,
     /// Bad clients of each kind: slow, leaving, garbage
     #[arg(long, default_value_t = 16)]
