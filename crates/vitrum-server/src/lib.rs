@@ -5,6 +5,9 @@ pub mod app;
 pub mod batcher;
 pub mod config;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod images;
 pub mod lane;
 mod layers;

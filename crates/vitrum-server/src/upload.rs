@@ -1,15 +1,18 @@
 //! The body of a request: an image as it is, a form with several, or JSON.
 
 use std::error::Error;
+use std::fmt::Formatter;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Multipart, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use tower_http::timeout::TimeoutError;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::ApiError;
 use crate::images::from_base64;
@@ -118,31 +121,96 @@ pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-/// One image or several, in base64.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum Encoded {
-    /// One.
-    One(String),
-    /// Several.
-    Several(Vec<String>),
+/// One image or several, sent as base64. Each text is decoded where it stands: no copy of the texts is kept.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    images: Vec<Bytes>,
+    /// Texts, with those that failed.
+    count: usize,
+    /// The first text that failed, and why. Those after it are not decoded.
+    failure: Option<(usize, ApiError)>,
 }
 
 impl Encoded {
+    /// Takes the next text.
+    pub fn push(&mut self, text: &str) {
+        if self.failure.is_none() {
+            match from_base64(text) {
+                Ok(image) => self.images.push(image),
+                Err(error) => self.failure = Some((self.count, error)),
+            }
+        }
+        self.count += 1;
+    }
+
+    /// Texts so far.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// The bytes of the images.
     ///
     /// # Errors
     /// Those of [`from_base64`].
-    pub fn images(&self) -> Result<Vec<Bytes>, ApiError> {
-        let texts = match self {
-            Self::One(text) => std::slice::from_ref(text),
-            Self::Several(texts) => texts,
-        };
-        let decode =
-            |(at, text): (usize, &String)| from_base64(text).map_err(|error| error.of_image(at, texts.len()));
-        texts.iter().enumerate().map(decode).collect()
+    pub fn images(self) -> Result<Vec<Bytes>, ApiError> {
+        match self.failure {
+            Some((at, error)) => Err(error.of_image(at, self.count)),
+            None => Ok(self.images),
+        }
     }
 }
+
+impl<'de> Deserialize<'de> for Encoded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut encoded = Self::default();
+        deserializer.deserialize_any(Texts { encoded: &mut encoded, may_be_list: true })?;
+        Ok(encoded)
+    }
+}
+
+/// Reads a text, or a list of texts.
+struct Texts<'a> {
+    encoded: &'a mut Encoded,
+    may_be_list: bool,
+}
+
+impl<'de> Visitor<'de> for Texts<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.may_be_list { "a text in base64, or a list of them" } else { "a text in base64" })
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.encoded.push(text);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<(), A::Error> {
+        if !self.may_be_list {
+            return Err(serde::de::Error::invalid_type(Unexpected::Seq, &self));
+        }
+        while texts.next_element_seed(Texts { encoded: self.encoded, may_be_list: false })?.is_some() {}
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Texts<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl PartialSchema for Encoded {
+    fn schema() -> RefOr<Schema> {
+        let either = OneOfBuilder::new().item(String::schema()).item(Vec::<String>::schema());
+        Schema::from(either.description(Some("One image or several, in base64.")).build()).into()
+    }
+}
+
+impl ToSchema for Encoded {}
 
 /// Parameters in the address. Unknown ones are refused where the type says so.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! Images to feature vectors, in the forms of OpenAI and of TEI.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -93,6 +94,17 @@ impl Encoding {
     }
 }
 
+/// The images of a request in OpenAI's form, its model, and how it wants the numbers.
+pub fn read_openai(upload: Upload) -> Result<(Vec<Bytes>, Option<String>, Encoding), ApiError> {
+    let Upload::Json(body) = upload else {
+        return Err(ApiError::Unsupported(
+            "/v1/embeddings takes application/json; /embed takes images".into(),
+        ));
+    };
+    let EmbeddingsBody { input, model, encoding_format, .. } = json(&body)?;
+    Ok((input.images()?, model, encoding_format))
+}
+
 /// A vector of length 1 for each image, in OpenAI's form.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "answers", security(("key" = []), ()),
     request_body = EmbeddingsBody,
@@ -103,14 +115,9 @@ impl Encoding {
         (status = 422, description = "a wrong parameter", body = ErrorBody),
     ))]
 pub async fn embeddings(State(app): State<App>, upload: Upload) -> Result<Json<Embeddings>, ApiError> {
-    let Upload::Json(body) = upload else {
-        return Err(ApiError::Unsupported(
-            "/v1/embeddings takes application/json; /embed takes images".into(),
-        ));
-    };
-    let EmbeddingsBody { input, model, encoding_format, .. } = json(&body)?;
+    let (images, model, encoding_format) = read_openai(upload)?;
     let served = app.models.get(model.as_deref())?;
-    let (answer, _) = app.ask(&served, input.images()?, Wants::EMBEDDING).await?;
+    let (answer, _) = app.ask(&served, images, Wants::EMBEDDING).await?;
     let embedding = |(index, values): (usize, &Vec<f64>)| Embedding {
         object: "embedding",
         index,
@@ -150,6 +157,19 @@ pub struct EmbedBody {
     truncate: Option<bool>,
 }
 
+/// The parameters and the images of a request in TEI's form.
+pub fn read(query: EmbedParams, upload: Upload) -> Result<(EmbedParams, Vec<Bytes>), ApiError> {
+    match upload {
+        Upload::Images(images) => Ok((query, images)),
+        Upload::Json(body) => {
+            let EmbedBody { inputs, model, normalize, .. } = json(&body)?;
+            let params =
+                EmbedParams { model: model.or(query.model), normalize: normalize.or(query.normalize) };
+            Ok((params, inputs.images()?))
+        }
+    }
+}
+
 /// A vector for each image, in TEI's form.
 #[utoipa::path(post, path = "/embed", tag = "answers", params(EmbedParams), security(("key" = []), ()),
     request_body(description = "The bytes of an image, multipart/form-data, or JSON", content(
@@ -166,15 +186,7 @@ pub async fn embed(
     Params(query): Params<EmbedParams>,
     upload: Upload,
 ) -> Result<Json<Vec<Vec<f32>>>, ApiError> {
-    let (EmbedParams { model, normalize }, images) = match upload {
-        Upload::Images(images) => (query, images),
-        Upload::Json(body) => {
-            let EmbedBody { inputs, model, normalize, .. } = json(&body)?;
-            let params =
-                EmbedParams { model: model.or(query.model), normalize: normalize.or(query.normalize) };
-            (params, inputs.images()?)
-        }
-    };
+    let (EmbedParams { model, normalize }, images) = read(query, upload)?;
     let served = app.models.get(model.as_deref())?;
     let (answer, _) = app.ask(&served, images, Wants::EMBEDDING).await?;
     let as_it_is = |vector: &Vec<f64>| vector.iter().map(|value| *value as f32).collect();

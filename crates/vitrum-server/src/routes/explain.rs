@@ -164,11 +164,7 @@ pub async fn explain(
     headers: HeaderMap,
     upload: Upload,
 ) -> Result<Response, ApiError> {
-    let (params, file) = read(query, upload)?;
-    let Some(method) = params.method else {
-        return Err(ApiError::Parameter("`method` is missing, such as method=attention".into()));
-    };
-    check(method, &params)?;
+    let (method, params, file) = asked(query, upload)?;
     let served = app.models.get(params.model.as_deref())?;
     if served.explainer().is_none() {
         let name = served.name();
@@ -185,6 +181,16 @@ pub async fn explain(
         }
     };
     app.at_length(file, work).await
+}
+
+/// What a request asks for, and its image.
+pub fn asked(query: ExplainParams, upload: Upload) -> Result<(Method, ExplainParams, Bytes), ApiError> {
+    let (params, file) = read(query, upload)?;
+    let Some(method) = params.method else {
+        return Err(ApiError::Parameter("`method` is missing, such as method=attention".into()));
+    };
+    check(method, &params)?;
+    Ok((method, params, file))
 }
 
 /// The parameters and the image of a request.

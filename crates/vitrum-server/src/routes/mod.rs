@@ -1,15 +1,15 @@
 //! The routes, a file for each group.
 
-mod embed;
-mod explain;
+pub mod embed;
+pub mod explain;
 mod health;
-mod kserve;
+pub mod kserve;
 mod models;
 mod page;
 mod picture;
-mod predict;
-mod reconstruct;
-mod torchserve;
+pub mod predict;
+pub mod reconstruct;
+pub mod torchserve;
 
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::from_fn_with_state;

@@ -79,7 +79,7 @@ impl Answered {
 }
 
 /// The parameters and the images of a request.
-fn read(query: PredictParams, upload: Upload) -> Result<(PredictParams, Vec<Bytes>), ApiError> {
+pub fn read(query: PredictParams, upload: Upload) -> Result<(PredictParams, Vec<Bytes>), ApiError> {
     match upload {
         Upload::Images(images) => Ok((query, images)),
         Upload::Json(body) => {

@@ -160,7 +160,7 @@ pub async fn reconstruct(
 }
 
 /// The parameters and the image of a request.
-fn read(query: ReconstructParams, upload: Upload) -> Result<(ReconstructParams, Bytes), ApiError> {
+pub fn read(query: ReconstructParams, upload: Upload) -> Result<(ReconstructParams, Bytes), ApiError> {
     match upload {
         Upload::Images(images) => Ok((query, one(images)?)),
         Upload::Json(body) => {

@@ -1,6 +1,7 @@
 //! TorchServe's form: a class and its probability per line of an object.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +21,14 @@ pub struct TorchBody {
     data: Encoded,
 }
 
+/// The images of a request.
+pub fn read(upload: Upload) -> Result<Vec<Bytes>, ApiError> {
+    match upload {
+        Upload::Images(images) => Ok(images),
+        Upload::Json(body) => json::<TorchBody>(&body)?.data.images(),
+    }
+}
+
 /// The five most probable classes of an image as `{"label": probability}`. Several images give a list of such objects.
 #[utoipa::path(post, path = "/predictions/{model}", tag = "torchserve", security(("key" = []), ()),
     params(("model" = String, Path, description = "The model's name")),
@@ -37,11 +46,7 @@ pub async fn predictions(
     upload: Upload,
 ) -> Result<Json<Value>, ApiError> {
     let served = app.models.get(Some(&model))?;
-    let images = match upload {
-        Upload::Images(images) => images,
-        Upload::Json(body) => json::<TorchBody>(&body)?.data.images()?,
-    };
-    let (answer, _) = app.ask(&served, images, Wants::LOGITS).await?;
+    let (answer, _) = app.ask(&served, read(upload)?, Wants::LOGITS).await?;
     let mut answers: Vec<Value> = answer.logits.iter().map(|logits| labelled(&served, logits)).collect();
     Ok(Json(match answers.len() {
         1 => answers.remove(0),

@@ -5,6 +5,7 @@ mod cancel;
 mod embed;
 mod errors;
 mod explain;
+mod hostile;
 mod infer;
 mod kinds;
 mod model;

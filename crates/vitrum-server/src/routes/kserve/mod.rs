@@ -1,11 +1,13 @@
 //! KServe's protocol, version 2, with Triton's extension for binary tensors.
 
+mod data;
 mod request;
 mod response;
 
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -16,14 +18,14 @@ use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::served::Served;
 use crate::upload;
-use request::InferRequest;
+use request::{InferRequest, Input, Outputs};
 use response::Reply;
 
 /// The version of every model.
 const VERSION: &str = "1";
 
 /// The header with the length of the JSON document before binary tensors.
-const JSON_LENGTH: &str = "inference-header-content-length";
+pub const JSON_LENGTH: &str = "inference-header-content-length";
 
 /// An error of this protocol: its clients expect 400 for a faulty request.
 #[derive(Debug)]
@@ -224,13 +226,12 @@ pub async fn infer_version(
     answer(&app, &find(&app, &model, &version)?, &headers, request).await
 }
 
-async fn answer(
-    app: &App,
-    served: &Arc<Served>,
+/// The document, the outputs that it wants, and the input.
+pub fn read(
     headers: &HeaderMap,
-    request: Request,
-) -> Result<Response, InferError> {
-    let body = upload::bytes(request, app).await?;
+    body: &Bytes,
+    served: &Served,
+) -> Result<(InferRequest, Outputs, Input), ApiError> {
     let length = match headers.get(JSON_LENGTH) {
         None => body.len(),
         Some(length) => {
@@ -239,14 +240,26 @@ async fn answer(
             fits.ok_or_else(|| ApiError::Malformed(format!("{JSON_LENGTH} is no length within the body")))?
         }
     };
-    let asked: InferRequest = upload::json(&body[..length])?;
+    let mut asked: InferRequest = upload::json(&body[..length])?;
     let outputs = asked.outputs(served)?;
+    let input = asked.input(body.slice(length..), served)?;
+    Ok((asked, outputs, input))
+}
+
+async fn answer(
+    app: &App,
+    served: &Arc<Served>,
+    headers: &HeaderMap,
+    request: Request,
+) -> Result<Response, InferError> {
+    let body = upload::bytes(request, app).await?;
+    let (asked, outputs, input) = read(headers, &body, served)?;
     let wants = outputs.wants();
     let deadline = app.deadline();
-    let (answer, _) = match asked.input(body.slice(length..), served)? {
-        request::Input::Files(files) => app.ask(served, files, wants).await?,
-        request::Input::Pixels { pixels, images } => {
-            app.decoder.check_count(images)?;
+    app.decoder.check_count(input.images())?;
+    let (answer, _) = match input {
+        Input::Files(files) => app.ask(served, files, wants).await?,
+        Input::Pixels { pixels, images } => {
             let took = std::time::Duration::ZERO;
             let prepared = crate::images::Prepared { pixels, images, took };
             app.compute(served, prepared, wants, deadline).await?

@@ -2,9 +2,9 @@
 
 use axum::body::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::data::{Data, Parameter};
 use crate::error::ApiError;
 use crate::images::from_base64;
 use crate::served::{Served, Wants};
@@ -22,7 +22,7 @@ pub struct InferRequest {
     outputs: Option<Vec<OutputName>>,
     /// `binary_data_output`: whether all outputs come as bytes.
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
 }
 
 /// A tensor of a request.
@@ -33,10 +33,11 @@ struct InputTensor {
     shape: Vec<u64>,
     /// The numbers or texts, row by row, nested or not.
     #[serde(default)]
-    data: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>)]
+    data: Option<Data>,
     /// `binary_data_size`: bytes behind the JSON document.
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
 }
 
 /// An output by name.
@@ -45,7 +46,18 @@ struct OutputName {
     name: String,
     /// `binary_data`: whether it comes as bytes.
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
+}
+
+/// The parameters that are used; others are taken and not used.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+struct Parameters {
+    #[schema(value_type = Option<u64>)]
+    binary_data_size: Option<Parameter>,
+    #[schema(value_type = Option<bool>)]
+    binary_data: Option<Parameter>,
+    #[schema(value_type = Option<bool>)]
+    binary_data_output: Option<Parameter>,
 }
 
 /// What the model is given.
@@ -59,6 +71,16 @@ pub enum Input {
         /// `N`.
         images: usize,
     },
+}
+
+impl Input {
+    /// The number of images.
+    pub fn images(&self) -> usize {
+        match self {
+            Self::Files(files) => files.len(),
+            Self::Pixels { images, .. } => *images,
+        }
+    }
 }
 
 /// An output.
@@ -101,11 +123,11 @@ fn faulty<T>(why: impl Into<String>) -> Result<T, ApiError> {
 }
 
 /// A parameter that is true or false.
-fn flag(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiError> {
-    match parameters.get(name) {
+fn flag(parameter: Option<Parameter>, name: &str) -> Result<Option<bool>, ApiError> {
+    match parameter {
         None => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(other) => faulty(format!("parameter {name} is {other}, expected true or false")),
+        Some(Parameter::Flag(flag)) => Ok(Some(flag)),
+        Some(_) => faulty(format!("parameter {name} is neither true nor false")),
     }
 }
 
@@ -115,7 +137,7 @@ impl InferRequest {
     /// # Errors
     /// An output that the model does not have, or one that is named twice.
     pub fn outputs(&self, served: &Served) -> Result<Outputs, ApiError> {
-        let all_binary = flag(&self.parameters, "binary_data_output")?.unwrap_or(false);
+        let all_binary = flag(self.parameters.binary_data_output, "binary_data_output")?.unwrap_or(false);
         let has_classes = served.num_classes() > 0;
         let named = self.outputs.as_deref().unwrap_or_default();
         if named.is_empty() {
@@ -133,7 +155,7 @@ impl InferRequest {
             if found.iter().any(|(earlier, _)| *earlier == kind) {
                 return faulty(format!("output '{}' is named twice", output.name));
             }
-            found.push((kind, flag(&output.parameters, "binary_data")?.unwrap_or(all_binary)));
+            found.push((kind, flag(output.parameters.binary_data, "binary_data")?.unwrap_or(all_binary)));
         }
         Ok(Outputs(found))
     }
@@ -142,8 +164,8 @@ impl InferRequest {
     ///
     /// # Errors
     /// No input or several, other types and shapes than the model's, and bytes that do not fit them.
-    pub fn input(&self, behind: Bytes, served: &Served) -> Result<Input, ApiError> {
-        let [tensor] = &self.inputs[..] else {
+    pub fn input(&mut self, behind: Bytes, served: &Served) -> Result<Input, ApiError> {
+        let [tensor] = &mut self.inputs[..] else {
             return faulty(format!("{} inputs, expected one: image or pixel_values", self.inputs.len()));
         };
         let binary = tensor.binary(behind)?;
@@ -160,15 +182,15 @@ impl InferRequest {
 impl InputTensor {
     /// Its bytes, if they are behind the document. All bytes there must be its own.
     fn binary(&self, behind: Bytes) -> Result<Option<Bytes>, ApiError> {
-        let size = match self.parameters.get("binary_data_size") {
+        let size = match self.parameters.binary_data_size {
             None if behind.is_empty() => return Ok(None),
             None => return faulty("bytes follow the document, but the input has no binary_data_size"),
-            Some(size) => size.as_u64(),
+            Some(size) => size,
         };
         if self.data.is_some() {
             return faulty(format!("input {} has data and binary_data_size", self.name));
         }
-        match size == Some(behind.len() as u64) {
+        match size == Parameter::Count(behind.len() as u64) {
             true => Ok(Some(behind)),
             false => faulty(format!(
                 "binary_data_size differs from the {} bytes behind the document",
@@ -182,13 +204,11 @@ impl InputTensor {
         self.shape.iter().try_fold(1u64, |product, side| product.checked_mul(*side))
     }
 
-    /// The data in the document, flat.
-    fn flat(&self) -> Result<Vec<&Value>, ApiError> {
-        let Some(data) = &self.data else { return faulty(format!("input {} has no data", self.name)) };
-        let mut flat = Vec::new();
-        flatten(data, &mut flat);
-        self.check_count(flat.len())?;
-        Ok(flat)
+    /// The data in the document.
+    fn take_data(&mut self) -> Result<Data, ApiError> {
+        let Some(data) = self.data.take() else { return faulty(format!("input {} has no data", self.name)) };
+        self.check_count(data.count())?;
+        Ok(data)
     }
 
     fn check_count(&self, found: usize) -> Result<(), ApiError> {
@@ -201,18 +221,16 @@ impl InputTensor {
     }
 
     /// Encoded images: base64 in the document, or the files behind it.
-    fn files(&self, binary: Option<Bytes>) -> Result<Vec<Bytes>, ApiError> {
+    fn files(&mut self, binary: Option<Bytes>) -> Result<Vec<Bytes>, ApiError> {
         if self.shape.iter().skip(1).any(|side| *side != 1) || self.shape.is_empty() {
             return faulty(format!("input image has the shape {:?}, expected [n]", self.shape));
         }
         let Some(bytes) = binary else {
-            let flat = self.flat()?;
-            let count = flat.len();
-            let file = |(at, value): (usize, &Value)| match value {
-                Value::String(text) => from_base64(text).map_err(|error| error.of_image(at, count)),
-                other => faulty(format!("input image has {other} among its texts")),
+            let data = self.take_data()?;
+            return match data.numbers.first() {
+                None => data.texts.images(),
+                Some(number) => faulty(format!("input image has {number} among its texts")),
             };
-            return flat.into_iter().enumerate().map(file).collect();
         };
         let files = elements(bytes)?;
         self.check_count(files.len())?;
@@ -221,7 +239,7 @@ impl InputTensor {
     }
 
     /// Pixels of the model's shape.
-    fn pixels(&self, binary: Option<Bytes>, [c, h, w]: [usize; 3]) -> Result<Input, ApiError> {
+    fn pixels(&mut self, binary: Option<Bytes>, [c, h, w]: [usize; 3]) -> Result<Input, ApiError> {
         let expected = [c, h, w].map(|side| side as u64);
         let images = match self.shape[..] {
             [images, ref own @ ..] if own == expected => images,
@@ -242,11 +260,11 @@ impl InputTensor {
                 floats.iter().map(|four| f32::from_le_bytes(*four)).collect()
             }
             None => {
-                let number = |value: &Value| match value.as_f64() {
-                    Some(number) => Ok(number as f32),
-                    None => faulty(format!("pixel_values has {value} among its numbers")),
-                };
-                self.flat()?.into_iter().map(number).collect::<Result<_, _>>()?
+                let data = self.take_data()?;
+                if data.texts.count() > 0 {
+                    return faulty("pixel_values has texts among its numbers");
+                }
+                data.numbers
             }
         };
         if !pixels.iter().all(|value| value.is_finite()) {
@@ -254,13 +272,6 @@ impl InputTensor {
         }
         let images = usize::try_from(images).map_err(|_| ApiError::TooLarge("too many images".into()))?;
         Ok(Input::Pixels { pixels, images })
-    }
-}
-
-fn flatten<'a>(value: &'a Value, flat: &mut Vec<&'a Value>) {
-    match value {
-        Value::Array(values) => values.iter().for_each(|value| flatten(value, flat)),
-        other => flat.push(other),
     }
 }
 
