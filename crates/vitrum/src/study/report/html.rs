@@ -18,7 +18,8 @@ p.faint, td.source { color: var(--faint); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
 th, td { padding: 0.4rem 0.7rem; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
-th { background: var(--head); white-space: nowrap; }
+th { background: var(--head); }
+td.label { white-space: nowrap; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .agrees { color: var(--good); font-weight: 600; } .disagrees { color: var(--bad); font-weight: 600; }
 .open { color: var(--open); font-weight: 600; }
@@ -87,7 +88,7 @@ fn results(report: &Report, section: &Section) -> String {
     };
     let header = cells([words::axes(section), words::header(section)].concat(), "th", "th");
     let row = |row: &super::Row| {
-        let labels = cells(row.labels.clone(), "td", "td");
+        let labels = cells(row.labels.clone(), "td class=\"label\"", "td");
         format!("<tr>{labels}{}</tr>\n", cells(words::cells(section, row), "td class=\"number\"", "td"))
     };
     let rows: String = section.rows.iter().map(row).collect();
