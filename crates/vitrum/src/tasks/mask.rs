@@ -1,7 +1,7 @@
 //! Which patches pretraining masks.
 
 use rand::Rng;
-use rand::seq::index;
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::data::random::{DataRng, mask_rng, val_mask_rng};
@@ -106,7 +106,8 @@ impl MaskSampler {
         patches.into_iter().enumerate().map(own).collect()
     }
 
-    /// Squares of `unit` patches a side, as many as give the ratio. A square at the edge may be cut.
+    /// Squares of `unit` patches a side, as many as give the ratio. A square at the edge may be cut. From the same random
+    /// numbers, a lower ratio shows all that a higher one shows, and more.
     fn random(&self, rng: &mut DataRng) -> Vec<bool> {
         let ([rows, columns], unit) = (self.grid, self.masking.unit.max(1));
         let squares = [rows.div_ceil(unit), columns.div_ceil(unit)];
@@ -115,8 +116,10 @@ impl MaskSampler {
             1 => seen_of(count, self.masking.ratio),
             _ => count - ((count as f64 * self.masking.ratio).ceil() as usize).min(count), // as SimMIM rounds
         };
+        let mut order: Vec<usize> = (0..count).collect();
+        order.shuffle(rng);
         let mut is_masked = vec![true; count];
-        index::sample(rng, count, seen).into_iter().for_each(|square| is_masked[square] = false);
+        order[..seen].iter().for_each(|square| is_masked[*square] = false);
         let of_patch = |place: usize| is_masked[place / columns / unit * squares[1] + place % columns / unit];
         (0..rows * columns).map(of_patch).collect()
     }

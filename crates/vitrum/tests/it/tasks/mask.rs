@@ -133,6 +133,21 @@ fn simmim_masks_squares() {
     }
 }
 
+/// As `vitrum reconstruct --reveal` shows them: a row adds patches to those of the row before.
+#[test]
+fn a_lower_ratio_shows_more_of_the_same_image() {
+    let squares = MimConfig { mask_patch_size: Some(8), ..MimConfig::simmim(vit()) };
+    for model in [ModelConfig::from(mae(0.75)), squares.into()] {
+        let usual = sampler(model, MaskKind::Random, 5);
+        let [few, more, most] = [0.95, 0.6, 0.1].map(|ratio| usual.clone().ratio(ratio).of_validation(3, 1));
+        for [few, more] in [[&few, &more], [&more, &most]] {
+            let mut both = few.patches().iter().zip(more.patches());
+            assert!(both.all(|(few, more)| *few != Patch::Seen || *more == Patch::Seen));
+            assert!(count(few, |patch| *patch == Patch::Seen) < count(more, |patch| *patch == Patch::Seen));
+        }
+    }
+}
+
 #[test]
 fn noise_chooses_the_smallest() {
     let masks = Masks::from_noise(&[0.3, 0.1, 0.2, 0.9, 0.5, 0.5, 0.1, 0.5], 4, 0.5);
