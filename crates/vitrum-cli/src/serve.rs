@@ -19,6 +19,9 @@ use crate::talk::Talk;
 /// Endings of files of weights, which are no part of a model's name.
 const WEIGHTS: [&str; 5] = ["safetensors", "npz", "pth", "pt", "bin"];
 
+/// OpenTelemetry's variable for the collector of all programs.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// Runs the command, until a signal ends it.
 pub fn run(args: &ServeArgs, talk: Talk) -> Result<()> {
     log(args.json_output, talk)?;
@@ -50,6 +53,12 @@ async fn serve(config: ServerConfig, specs: Vec<ModelSpec>, is_json: bool, talk:
     let signals = Signals::install()?;
     let models = server.app().models.names().join(", ");
     let address = server.address();
+    if let Some(address) = server.metrics_address() {
+        match is_json {
+            true => tracing::info!(%address, "serving metrics"),
+            false => talk.say(format_args!("metrics on http://{address}/metrics")),
+        }
+    }
     match is_json {
         true => tracing::info!(%address, models, "serving"),
         false => talk.say(format_args!("serving {models} on http://{address}")),
@@ -107,6 +116,7 @@ fn in_flags(error: ConfigError) -> anyhow::Error {
         "threads" => "--threads",
         "api_key" => "--api-key",
         "cors_origins" => "--cors-allow-origin",
+        "otlp_endpoint" => "--otlp-endpoint",
         _ => return error.into(),
     };
     anyhow::anyhow!("{flag} is {}, expected {}", error.found, error.expected)
@@ -134,7 +144,29 @@ fn config(args: &ServeArgs) -> Result<ServerConfig> {
         body_timeout: seconds(requests.body_timeout),
         max_connections: requests.max_connections,
         explain_timeout: Duration::from_millis(queue.explain_timeout_ms),
+        metrics_address: args.metrics_port.map(|port| address(&args.host, port)).transpose()?,
+        otlp_endpoint: collector(args.otlp_endpoint.as_deref())?,
     })
+}
+
+/// The collector of traces: the flag's, or the one that OpenTelemetry's own variable names for every program.
+fn collector(asked: Option<&str>) -> Result<Option<String>> {
+    let common = std::env::var(COLLECTOR).ok().filter(|endpoint| !endpoint.is_empty());
+    if cfg!(feature = "otlp") {
+        return Ok(asked.map(str::to_string).or(common));
+    }
+    if asked.is_some() {
+        bail!(
+            "--otlp-endpoint: this program was built without the feature `otlp`\n\
+             hint: cargo install vitrum-cli --features otlp"
+        );
+    }
+    if common.is_some() {
+        tracing::warn!(
+            "{COLLECTOR} is set, but this program was built without the feature `otlp`: it sends no traces"
+        );
+    }
+    Ok(None)
 }
 
 fn address(host: &str, port: u16) -> Result<SocketAddr> {

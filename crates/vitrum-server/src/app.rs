@@ -34,6 +34,9 @@ pub struct Inner {
     pub telemetry: Telemetry,
     /// Explanations and reconstructions.
     pub lane: Lane,
+    /// Traces of requests, if a collector takes them.
+    #[cfg(feature = "otlp")]
+    pub traces: Option<crate::otlp::Traces>,
     is_draining: AtomicBool,
 }
 
@@ -66,6 +69,8 @@ impl App {
         let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
         let decoder = Decoder::new(at_a_time, config.decode.clone(), config.max_images());
         Ok(Self(Arc::new(Inner {
+            #[cfg(feature = "otlp")]
+            traces: config.otlp_endpoint.as_deref().and_then(crate::otlp::Traces::start_or_tell),
             config,
             models,
             decoder,
@@ -73,6 +78,18 @@ impl App {
             lane: Lane::default(),
             is_draining: AtomicBool::new(false),
         })))
+    }
+}
+
+#[cfg(feature = "otlp")]
+impl App {
+    /// Sends the traces that wait.
+    pub async fn end_traces(&self) {
+        let app = self.clone();
+        let end = move || app.traces.as_ref().map(crate::otlp::Traces::end);
+        if let Err(error) = tokio::task::spawn_blocking(end).await {
+            tracing::error!("the last traces were not sent: {error}");
+        }
     }
 }
 
@@ -144,6 +161,8 @@ impl Inner {
         self.telemetry.answered(served.name(), images, reply.batch, reply.waited, reply.computed);
         let ms = |time: Duration| 1000.0 * time.as_secs_f64();
         let timing = Timing { decode: ms(took), queue: ms(reply.waited), compute: ms(reply.computed) };
+        #[cfg(feature = "otlp")]
+        crate::otlp::answered(served.name(), images, reply.batch, timing);
         Ok((reply.answer, timing))
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Uri;
 use vitrum::checkpoint::load::{LoadOptions, Loaded, load};
 use vitrum::data::DecodeOptions;
 use vitrum::prelude::Device;
@@ -49,6 +50,10 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// For an explanation or a reconstruction, with its wait.
     pub explain_timeout: Duration,
+    /// An address of their own for `/metrics` and `/health`; then the other one has no `/metrics`.
+    pub metrics_address: Option<SocketAddr>,
+    /// The collector of OpenTelemetry that takes traces, such as `http://localhost:4318`. Needs the feature `otlp`.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for ServerConfig {
@@ -71,6 +76,8 @@ impl Default for ServerConfig {
             body_timeout: Duration::from_secs(30),
             max_connections: 1024,
             explain_timeout: Duration::from_secs(60),
+            metrics_address: None,
+            otlp_endpoint: None,
         }
     }
 }
@@ -135,7 +142,7 @@ impl ServerConfig {
                 return Err(ConfigError { what: "cors_origins", found: origin.clone(), expected });
             }
         }
-        Ok(())
+        self.otlp_endpoint.as_deref().map_or(Ok(()), check_collector)
     }
 
     /// Most images of one request.
@@ -154,6 +161,16 @@ impl ServerConfig {
         let threads = if self.threads == 0 { all } else { self.threads };
         (threads / self.workers).max(1)
     }
+}
+
+/// Checks the address of a collector.
+fn check_collector(endpoint: &str) -> Result<(), ConfigError> {
+    let expected = match endpoint.parse::<Uri>() {
+        _ if !cfg!(feature = "otlp") => "none: this build is without the feature `otlp`",
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => return Ok(()),
+        _ => "an address such as http://localhost:4318",
+    };
+    Err(ConfigError { what: "otlp_endpoint", found: endpoint.to_string(), expected })
 }
 
 /// An error of a loader.

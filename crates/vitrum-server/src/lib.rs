@@ -12,6 +12,8 @@ pub mod images;
 pub mod lane;
 mod layers;
 pub mod models;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod queue;
 mod routes;
 pub mod served;
@@ -22,5 +24,5 @@ mod upload;
 
 pub use app::App;
 pub use config::{ApiKey, ConfigError, LoadFailure, ModelSpec, ServerConfig};
-pub use routes::router;
+pub use routes::{metrics_router, router};
 pub use server::{Drained, ServeError, Server};

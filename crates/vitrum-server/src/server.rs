@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::app::App;
 use crate::config::{ConfigError, ModelSpec, ServerConfig};
 use crate::models::ModelsError;
-use crate::routes::router;
+use crate::routes::{metrics_router, router};
 
 /// A server that cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,8 @@ pub enum Drained {
 /// A server with its models, on an address.
 pub struct Server {
     listener: TcpListener,
+    /// For `/metrics` and `/health` alone.
+    metrics: Option<TcpListener>,
     address: SocketAddr,
     app: App,
 }
@@ -78,17 +80,23 @@ impl Server {
     /// [`ServeError`].
     pub async fn bind(config: ServerConfig, specs: Vec<ModelSpec>) -> Result<Self, ServeError> {
         config.check()?;
-        let address = config.address;
-        let failed = |source| ServeError::Address { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = listen(config.address).await?;
+        let metrics = match config.metrics_address {
+            Some(address) => Some(listen(address).await?.0),
+            None => None,
+        };
         let app = tokio::task::spawn_blocking(move || App::new(config, specs)).await??;
-        Ok(Self { listener, address, app })
+        Ok(Self { listener, metrics, address, app })
     }
 
     /// The address, with the port that was free.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of `/metrics`, if it has its own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// What the routes share: the models, to load them anew.
@@ -99,11 +107,12 @@ impl Server {
     /// Answers requests until `stop` is ready. Then it accepts no more connections, answers what was accepted within the
     /// drain timeout, and ends the threads of the models.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Drained {
-        let Self { listener, app, .. } = self;
+        let Self { listener, metrics, app, .. } = self;
         let (ending, is_ending) = watch::channel(false);
         let door = Door::new(&app, is_ending);
         let mut tasks = JoinSet::new();
         let upkeep = tokio::spawn(upkeep(app.clone()));
+        let metrics = metrics.map(|listener| tokio::spawn(answer_metrics(listener, app.clone())));
         tokio::select! {
             () = stop => {}
             () = door.accept(&listener, &mut tasks) => {}
@@ -120,6 +129,13 @@ impl Server {
         let models = app.clone();
         let drained = tokio::task::spawn_blocking(move || models.models.drain());
         let is_drained = timeout(until.saturating_duration_since(Instant::now()), drained).await.is_ok();
+        if let Some(metrics) = metrics {
+            metrics.abort();
+            // Ready when the port is free again.
+            let _ = metrics.await;
+        }
+        #[cfg(feature = "otlp")]
+        app.end_traces().await;
         if is_done && is_drained { Drained::All } else { Drained::Cut(cut) }
     }
 }
@@ -236,6 +252,21 @@ async fn begins(stream: &TcpStream, most: Duration, is_ending: &mut watch::Recei
         peeked = stream.peek(&mut first) => peeked.is_ok_and(|bytes| bytes > 0),
         () = last_call => false,
         () = sleep(most) => false,
+    }
+}
+
+/// Takes an address.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Address { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Answers `/metrics` and `/health`, also while the server drains.
+async fn answer_metrics(listener: TcpListener, app: App) {
+    if let Err(error) = axum::serve(listener, metrics_router(&app)).await {
+        tracing::error!("no more numbers for Prometheus: {error}");
     }
 }
 

@@ -35,6 +35,13 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes a free one.
     #[arg(short, long, env = "VITRUM_PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Port for /metrics and /health alone, at the same address; then the other port has no /metrics.
+    #[arg(long, env = "VITRUM_METRICS_PORT", value_name = "N")]
+    pub metrics_port: Option<u16>,
+    /// Collector of OpenTelemetry that gets a trace of every request, such as http://localhost:4318. Needs the feature
+    /// `otlp`. Without this flag, OTEL_EXPORTER_OTLP_ENDPOINT counts.
+    #[arg(long, env = "VITRUM_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Passes of each model at a time; its threads are divided among them.
     #[arg(long, env = "VITRUM_WORKERS", value_name = "N", default_value_t = 1)]
     pub workers: usize,

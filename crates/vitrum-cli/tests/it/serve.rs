@@ -64,4 +64,9 @@ fn what_cannot_be_served() {
     sandbox.fails("serve model own=model model", 1, &["two models", "NAME=MODEL"]);
     sandbox.fails("serve demo --max-batch-size 0", 1, &["batch"]);
     sandbox.fails("serve demo --host nowhere.invalid", 1, &["nowhere.invalid"]);
+    let collector = "serve demo --otlp-endpoint http://localhost:4318";
+    if cfg!(not(feature = "otlp")) {
+        sandbox.fails(collector, 1, &["--otlp-endpoint", "without the feature `otlp`", "--features otlp"]);
+    }
+    sandbox.fails("serve demo --port 8080 --metrics-port x", 2, &["--metrics-port"]);
 }

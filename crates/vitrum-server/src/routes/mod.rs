@@ -11,7 +11,7 @@ pub mod predict;
 pub mod reconstruct;
 pub mod torchserve;
 
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -52,9 +52,12 @@ pub fn router(app: &App) -> Router {
         .routes(routes!(health::health))
         .routes(routes!(health::ping))
         .routes(routes!(health::ready))
-        .routes(routes!(health::metrics))
         .routes(routes!(kserve::live))
         .routes(routes!(kserve::ready));
+    let open = match app.config.metrics_address {
+        None => open.routes(routes!(health::metrics)),
+        Some(_) => open,
+    };
     let closed = OpenApiRouter::new()
         .routes(routes!(health::info))
         .routes(routes!(models::list))
@@ -83,8 +86,21 @@ pub fn router(app: &App) -> Router {
         .route("/page/{file}", get(page::file))
         .with_state(app.clone())
         .merge(docs)
-        .fallback(|uri: axum::http::Uri| async move { ApiError::UnknownRoute(uri.path().to_string()) });
+        .fallback(unknown);
     layered(router, app)
+}
+
+/// The numbers for Prometheus and whether the server lives, for an address of their own.
+pub fn metrics_router(app: &App) -> Router {
+    Router::new()
+        .route("/metrics", get(health::metrics))
+        .route("/health", get(health::health))
+        .with_state(app.clone())
+        .fallback(unknown)
+}
+
+async fn unknown(uri: Uri) -> ApiError {
+    ApiError::UnknownRoute(uri.path().to_string())
 }
 
 /// The layers around all routes, the innermost first.
@@ -92,7 +108,7 @@ fn layered(router: Router, app: &App) -> Router {
     let config = &app.config;
     let id = HeaderName::from_static("x-request-id");
     let nosniff = HeaderValue::from_static("nosniff");
-    router
+    let router = router
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(config.payload_limit))
         .layer(RequestBodyDeadlineLayer::new(config.body_timeout))
@@ -103,7 +119,10 @@ fn layered(router: Router, app: &App) -> Router {
         .layer(from_fn_with_state(app.clone(), layers::measure))
         .layer(
             TraceLayer::new_for_http().make_span_with(layers::span).on_response(layers::told).on_failure(()),
-        )
+        );
+    #[cfg(feature = "otlp")]
+    let router = router.layer(from_fn_with_state(app.clone(), crate::otlp::traced));
+    router
         .layer(PropagateRequestIdLayer::new(id.clone()))
         .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))

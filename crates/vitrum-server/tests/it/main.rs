@@ -8,6 +8,7 @@ mod explain;
 mod hostile;
 mod infer;
 mod kinds;
+mod metrics;
 mod model;
 mod predict;
 mod queue;
@@ -16,3 +17,5 @@ mod schedules;
 mod server;
 mod socket;
 mod support;
+#[cfg(feature = "otlp")]
+mod traces;
