@@ -22,6 +22,9 @@ const WEIGHTS: [&str; 5] = ["safetensors", "npz", "pth", "pt", "bin"];
 /// OpenTelemetry's variable for the collector of all programs.
 const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
+/// The variable for the models.
+const MODELS: &str = "VITRUM_MODEL";
+
 /// Runs the command, until a signal ends it.
 pub fn run(args: &ServeArgs, talk: Talk) -> Result<()> {
     log(args.json_output, talk)?;
@@ -33,7 +36,7 @@ pub fn run(args: &ServeArgs, talk: Talk) -> Result<()> {
     let config = config(args)?;
     config.check().map_err(in_flags)?;
     device::prepare(&DeviceArgs { device: DeviceName::Cpu, threads: args.threads })?;
-    let specs = args.models.iter().map(|asked| spec(asked, args, talk)).collect::<Result<Vec<_>>>()?;
+    let specs = models(args).iter().map(|asked| spec(asked, args, talk)).collect::<Result<Vec<_>>>()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let served = runtime.block_on(serve(config, specs, args.json_output, talk));
@@ -64,6 +67,7 @@ async fn serve(config: ServerConfig, specs: Vec<ModelSpec>, is_json: bool, talk:
         false => talk.say(format_args!("serving {models} on http://{address}")),
     }
     let app = server.app().clone();
+    tell_manager(Moment::Ready);
     let drained = server.serve(signals.until_stop(app)).await;
     match drained {
         Drained::All => tracing::info!("all requests were answered"),
@@ -73,6 +77,41 @@ async fn serve(config: ServerConfig, specs: Vec<ModelSpec>, is_json: bool, talk:
     }
     Ok(())
 }
+
+/// The models of the arguments, or of the variable, which divides them by commas.
+fn models(args: &ServeArgs) -> Vec<String> {
+    match (args.models.as_slice(), std::env::var(MODELS)) {
+        ([one], Ok(all)) if *one == all && !Path::new(one).exists() => {
+            let models = all.split(',').map(str::trim).filter(|model| !model.is_empty());
+            models.map(str::to_string).collect()
+        }
+        (models, _) => models.to_vec(),
+    }
+}
+
+/// What a manager of services wants to know.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// The models are loaded, the port is open.
+    Ready,
+    /// The server ends.
+    Stopping,
+}
+
+/// Tells systemd, if it started this process and wants to know (`Type=notify`).
+#[cfg(target_os = "linux")]
+fn tell_manager(moment: Moment) {
+    let state = match moment {
+        Moment::Ready => sd_notify::NotifyState::Ready,
+        Moment::Stopping => sd_notify::NotifyState::Stopping,
+    };
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("systemd was not told: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tell_manager(_moment: Moment) {}
 
 /// What is written on stderr while the server runs: warnings, with `-v` or as JSON also every request. The environment
 /// variable `VITRUM_LOG` says it in detail (`vitrum_server=debug`).
@@ -280,6 +319,7 @@ impl Signals {
                 _ = self.hangup.recv() => { tokio::spawn(reload(app.clone())); }
             }
         }
+        tell_manager(Moment::Stopping);
         tokio::spawn(async move {
             let code = tokio::select! {
                 _ = self.terminate.recv() => 143,

@@ -67,7 +67,7 @@ impl App {
     pub fn new(config: ServerConfig, specs: Vec<ModelSpec>) -> Result<Self, ModelsError> {
         let models = Models::load(specs, &config)?;
         let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
-        let decoder = Decoder::new(at_a_time, config.decode.clone(), config.max_images());
+        let decoder = Decoder::new(at_a_time, config.max_queue, config.decode.clone(), config.max_images());
         Ok(Self(Arc::new(Inner {
             #[cfg(feature = "otlp")]
             traces: config.otlp_endpoint.as_deref().and_then(crate::otlp::Traces::start_or_tell),

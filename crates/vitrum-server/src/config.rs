@@ -22,7 +22,7 @@ pub struct ServerConfig {
     pub max_batch: usize,
     /// How long the first request of a batch waits for others.
     pub max_batch_delay: Duration,
-    /// Images that wait for a model.
+    /// Images that wait for a model, and images that wait to be decoded.
     pub max_queue: usize,
     /// From the arrival of a request to the beginning of its pass.
     pub queue_timeout: Duration,

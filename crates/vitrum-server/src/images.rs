@@ -35,14 +35,17 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Decoder {
     turns: Arc<Semaphore>,
+    /// Images that wait for their turn or are being decoded.
+    places: Arc<Semaphore>,
     options: DecodeOptions,
     max_images: usize,
 }
 
 impl Decoder {
-    /// A decoder for so many requests at a time and images of a request.
-    pub fn new(at_a_time: usize, options: DecodeOptions, max_images: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(at_a_time)), options, max_images }
+    /// A decoder for so many requests at a time, images that wait, and images of a request.
+    pub fn new(at_a_time: usize, waiting: usize, options: DecodeOptions, max_images: usize) -> Self {
+        let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Self { turns: semaphore(at_a_time), places: semaphore(waiting), options, max_images }
     }
 
     /// Refuses no images and too many.
@@ -62,7 +65,7 @@ impl Decoder {
     /// Decodes images and brings them to the model's shape.
     ///
     /// # Errors
-    /// Too many images, bytes that are no image or too large a one, and [`ApiError::Late`].
+    /// Too many images, bytes that are no image or too large a one, [`ApiError::Full`] and [`ApiError::Late`].
     pub async fn prepare(
         &self,
         files: Vec<Bytes>,
@@ -73,6 +76,10 @@ impl Decoder {
         let begin = Instant::now();
         let served = served.clone();
         let images = files.len();
+        // The wait for decoding is bounded, too. Without a bound all requests would wait until just before their
+        // deadlines, be decoded, and then be too late.
+        let count = u32::try_from(images).unwrap_or(u32::MAX);
+        let _places = self.places.try_acquire_many(count).map_err(|_| ApiError::Full)?;
         let prepare = move |options: &DecodeOptions| {
             let [c, h, w] = served.input();
             let mut pixels = Vec::with_capacity(files.len() * c * h * w);

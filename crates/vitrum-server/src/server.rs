@@ -10,7 +10,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -69,6 +69,9 @@ const LAST_CALL: Duration = Duration::from_millis(250);
 
 /// Bytes that a connection reads at once, and most bytes of a head. Each connection keeps its buffer.
 const BUFFER: usize = 64 << 10;
+
+/// Connections that wait to be accepted. Beyond them clients try again after a second. The system may allow fewer.
+const BACKLOG: u32 = 4096;
 
 /// Time between two moves of samples into their classes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -258,7 +261,11 @@ async fn begins(stream: &TcpStream, most: Duration, is_ending: &mut watch::Recei
 /// Takes an address.
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
     let failed = |source| ServeError::Address { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    // On Unix it takes a port that an ended server had; on Windows, one that another has.
+    socket.set_reuseaddr(cfg!(unix)).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }

@@ -17,7 +17,7 @@ use super::values::parse_precision;
                         curl --data-binary @cat.jpg 'http://127.0.0.1:8080/predict?top_k=3'"
 )]
 pub struct ServeArgs {
-    /// Models as -m takes them elsewhere, or NAME=MODEL; the first is the default.
+    /// Models as -m takes them elsewhere, or NAME=MODEL; the first is the default. Commas divide those of the variable.
     #[arg(required = true, env = "VITRUM_MODEL", value_name = "MODEL|NAME=MODEL")]
     pub models: Vec<String>,
     /// Precision of the blocks: f32, bf16 or int8. Models in bf16 and int8 explain nothing.

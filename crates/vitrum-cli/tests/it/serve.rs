@@ -57,6 +57,32 @@ fn answers_until_a_signal_ends_it() {
     assert_eq!(out, "", "stdout is for data");
 }
 
+/// As `packaging/vitrum.service` starts it: models from the variable, and word when they are loaded.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_manager_of_services_is_told() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let told = || {
+        let mut word = [0; 64];
+        let length = manager.recv(&mut word).expect("a word");
+        String::from_utf8_lossy(&word[..length]).trim().to_string()
+    };
+    let mut command = sandbox.command(["serve", "--port", "0", "--json-output"]);
+    command.env("VITRUM_MODEL", "demo, own=model").env("NOTIFY_SOCKET", &path);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a server");
+    assert_eq!(told(), "READY=1");
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status();
+    assert!(killed.expect("kill").success());
+    assert_eq!(told(), "STOPPING=1");
+    assert!(child.wait().expect("an end").success());
+    let mut log = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut log).unwrap();
+    assert!(log.contains("\"models\":\"demo, own\""), "{log}");
+}
+
 #[test]
 fn what_cannot_be_served() {
     let sandbox = Sandbox::new();

@@ -104,6 +104,18 @@ async fn a_full_queue_is_429() {
     assert_eq!(first.await.unwrap().good()["results"].as_array().unwrap().len(), 2);
 }
 
+/// The wait for decoding is bounded, too: requests beyond it are refused at once, the others are answered.
+#[tokio::test]
+async fn too_many_images_to_decode_are_429() {
+    let router = router(&app(ServerConfig { max_queue: 2, queue_timeout: LONG, ..ServerConfig::default() }));
+    let ask = |index| post_picture(&router, "/predict", index);
+    // One thread asks in this order: the first two wait for the decoder when the third comes.
+    let (first, second, third, fourth) = tokio::join!(ask(0), ask(1), ask(2), ask(3));
+    assert_eq!([&first, &second, &third, &fourth].map(|answer| answer.status.as_u16()), [200, 200, 429, 429]);
+    assert_eq!(third.headers[header::RETRY_AFTER], "1");
+    post_picture(&router, "/predict", 0).await.good();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passed_deadline_is_504() {
     let config = ServerConfig {
