@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use serde::Serialize;
 use serde_json::json;
 use vitrum::checkpoint::tensors::{HostTensor, TensorMap};
-use vitrum::layers::mask::{Masks, Patch};
+use vitrum::layers::mask::Masks;
 use vitrum::layers::observe::{Observer, Recorder, Seen, Silent};
 use vitrum::models::{
     Config, ImageInput, Inputs, Model, ModelConfig, Network, PixelScale, Reconstruct, Want,
@@ -161,7 +161,7 @@ fn masks(model: &dyn Reconstruct, file: &TensorMap, images: usize, talk: Talk) -
 /// The number of masked patches of some images.
 fn masked(masks: &Option<Masks>, first: usize, images: usize) -> f64 {
     let Some(masks) = masks else { return 1.0 };
-    masks.narrow(first, images).patches().iter().filter(|patch| **patch != Patch::Seen).count() as f64
+    masks.narrow(first, images).num_masked() as f64
 }
 
 /// The mean of the batches' losses with these weights.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use vitrum::layers::mask::{Masks, Patch};
+use vitrum::layers::mask::Masks;
 use vitrum::models::Network;
 use vitrum::tasks::reconstruct::{VIEWS, Views};
 use vitrum::tasks::{MaskKind, Reconstructor};
@@ -111,7 +111,7 @@ impl From<MaskKindName> for MaskKind {
 }
 
 fn row(path: &Path, masks: &Masks, views: &Views) -> Row {
-    let masked = masks.patches().iter().filter(|patch| **patch != Patch::Seen).count();
+    let masked = masks.num_masked();
     let patches = masks.num_patches();
     Row {
         image: path.display().to_string(),

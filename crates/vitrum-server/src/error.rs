@@ -179,7 +179,7 @@ impl From<vitrum::Error> for ApiError {
 impl From<ExplainError> for ApiError {
     fn from(error: ExplainError) -> Self {
         match error {
-            // Nobody reads it: the client has left, or has its answer.
+            // The client has left, or has got 504 already.
             ExplainError::Cancelled => Self::Late,
             error => Self::Parameter(error.to_string()),
         }

@@ -14,7 +14,7 @@ use crate::threads::with_large_stack;
 /// Requests that may wait; each holds an image.
 const WAITING: usize = 16;
 
-/// One piece of work at a time, on a thread of its own. Work that nobody waits for ends before its next pass.
+/// One piece of work at a time, on a thread of its own. The work ends before its next pass if its client leaves.
 #[derive(Debug)]
 pub struct Lane {
     turns: Arc<Semaphore>,
@@ -32,7 +32,7 @@ impl Default for Lane {
     }
 }
 
-/// Tells the work that nobody waits for it: the client has left, or the deadline has passed.
+/// Held while a request waits for its work. Dropping it cancels the work: the client has left, or the deadline has passed.
 #[derive(Default)]
 struct Waits(Arc<AtomicBool>);
 
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Passes of work that nobody cancels.
+    /// Passes of work that is not cancelled.
     const ALL: u64 = 20_000;
 
     /// Passes of a millisecond.

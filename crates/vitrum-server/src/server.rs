@@ -183,7 +183,8 @@ impl Door {
     /// requests may have been sent.
     fn close(&self, listener: TcpListener, tasks: &mut JoinSet<()>) {
         let Ok(listener) = listener.into_std() else { return };
-        loop {
+        // No more than the queue holds: clients that keep coming cannot keep the server from ending.
+        for _ in 0..BACKLOG {
             match listener.accept() {
                 Ok((stream, _)) => {
                     let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));

@@ -1,4 +1,5 @@
-//! Memory after bursts: the second must not leave more than the first, and little may stay.
+//! Memory after bursts: it must not grow from burst to burst. The server keeps freed memory for the next burst, so it does
+//! not come down to that of an idle one; how much stays is told, and bounded.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A client of HTTP/1.1 as plain as can be, so that it is known what was sent and received when a connection breaks.
+//! A plain client of HTTP/1.1. When a connection breaks, it knows what was sent and what was received.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// Nobody listens.
+    /// No server listens.
     #[error("the connection was refused")]
     Refused,
     /// The connection broke before all was sent.
@@ -107,7 +107,7 @@ impl Connection {
     }
 }
 
-/// The head was there; whatever breaks now cuts the answer.
+/// The head was there: an error now means that the answer was cut.
 fn cut(error: NoAnswer) -> NoAnswer {
     match error {
         NoAnswer::Silent(kind) => NoAnswer::Cut(kind),

@@ -1,5 +1,5 @@
-//! Many well-behaved clients: closed loops, where each waits for its answer, and open loops, where requests come at a rate
-//! whatever the server does.
+//! Many well-behaved clients: closed loops, where each waits for its answer, and open loops, where requests come at a fixed
+//! rate, also if answers are late.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -51,7 +51,7 @@ enum Command {
     Burst(burst::Options),
     /// Reloads and restarts under load: no accepted request goes without an answer
     Signals(signals::Options),
-    /// Each image gets its own answer, whatever it is computed with
+    /// Each image gets its own answer, in any batch
     Distinct(distinct::Options),
     /// Images per second and times of answers
     Pace(pace::Options),

@@ -193,7 +193,7 @@ enum Fate {
     /// It was sent while the server ran, or its answer broke off: a loss.
     Lost,
     /// It was sent after the signal. The server may have stopped listening when it came: the system then resets the
-    /// connection, though nobody accepted it.
+    /// connection, which was never accepted.
     Late,
     /// The connection broke before all was sent.
     Unsent,

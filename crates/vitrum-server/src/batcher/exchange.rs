@@ -1,7 +1,7 @@
 //! Jobs come in, threads take them in batches, and answers go out.
 //!
-//! Nothing here knows what computes. Whatever blocks, wakes or tells the time is in [`sync`](super::sync), so that a test
-//! can try many orders of events (`tests/it/schedules.rs`).
+//! The exchange does not know what computes. It blocks, wakes and reads the time through [`sync`](super::sync) alone, so
+//! that a test can try many orders of events (`tests/it/schedules.rs`).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -215,8 +215,7 @@ impl Found {
 
     /// Share of the patches that are masked.
     fn ratio(&self) -> f64 {
-        let masked = self.masks.patches().iter().filter(|patch| **patch != Patch::Seen).count();
-        masked as f64 / self.masks.num_patches() as f64
+        self.masks.num_masked() as f64 / self.masks.num_patches() as f64
     }
 
     fn loss(&self) -> f64 {

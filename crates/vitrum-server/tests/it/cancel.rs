@@ -1,4 +1,4 @@
-//! An explanation that nobody waits for ends soon.
+//! An explanation ends soon after its client has left.
 
 use std::time::Duration;
 

@@ -189,7 +189,7 @@ async fn check(response: Response, told: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_requests_get_a_4xx_and_hurt_nobody() {
+async fn damaged_requests_get_a_4xx() {
     let (good, router, mut dice) = (good(), usual(), Dice(7));
     for sent in &good {
         let is_refused = sent.address == "/reconstruct";

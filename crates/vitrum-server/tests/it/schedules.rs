@@ -1,5 +1,5 @@
-//! The exchange of jobs and answers under thousands of orders of events: every job that is taken is answered once, nobody
-//! waits for ever, and draining ends after the last answer.
+//! The exchange of jobs and answers under thousands of orders of events: every job that is taken is answered once, no
+//! thread waits for ever, and draining ends after the last answer.
 //!
 //! The code under test is compiled a second time, on the threads, locks and clock of this file. `shuttle` decides at each of
 //! their steps which thread goes on, and reports a deadlock when none can. Time passes only where a test lets it pass, so
@@ -72,7 +72,7 @@ mod sync {
     }
 
     shuttle::lazy_static! {
-        /// Each schedule has its own. Threads change only at steps, so that nobody finds this lock taken.
+        /// Each schedule has its own. Threads change only at steps, so this lock is always free.
         static ref CLOCK: Plain<Clock> = Plain::default();
         static ref BEGIN: Instant = Instant::now();
     }
@@ -141,7 +141,7 @@ mod sync {
         }
     }
 
-    /// A condition with time limits; shuttle's own never reaches one. Nobody is woken without a reason.
+    /// A condition with time limits; shuttle's own never reaches one. No thread is woken without a reason.
     #[derive(Default)]
     pub struct Condvar(Plain<Vec<Arc<Sleeper>>>);
 
@@ -279,7 +279,7 @@ fn at_once(ticket: Ticket<usize>) -> Outcome<usize> {
     }
 }
 
-/// Time stands still and nobody closes: batches that are full must be computed by wake-ups alone.
+/// Time stands still and the queue stays open: batches that are full must be computed by wake-ups alone.
 fn full_batches_are_computed() {
     let workers = thread_rng().gen_range(1..=2);
     let hall = Arc::new(Hall::open(workers, 2, JOBS, Duration::from_secs(60)));
@@ -436,7 +436,7 @@ fn wait_or_leave(ticket: Ticket<usize>, job: usize, deadline: Instant, hall: &Ha
     }
 }
 
-/// Small queues, deadlines, clients that leave, and a clock: nobody is computed twice or left without an answer.
+/// Small queues, deadlines, clients that leave, and a clock: no job is computed twice or left without an answer.
 fn deadlines_and_leavers() {
     let ms = Duration::from_millis;
     let delay = ms([0, 5, 60_000][thread_rng().gen_range(0..3)]);

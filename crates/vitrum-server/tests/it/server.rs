@@ -75,7 +75,7 @@ async fn connections_that_wait_at_the_end_are_answered() {
         let mut first = connect(address);
         send_picture(&mut first, &png(&picture(0)));
         assert!(read(&mut first).starts_with("HTTP/1.1 200 OK\r\n"));
-        // It takes the only place; nobody accepts those behind it.
+        // It takes the only place; those behind it are not accepted.
         let holder = connect(address);
         std::thread::sleep(Duration::from_millis(100));
         let mut waiting: Vec<_> = (0..4).map(|_| connect(address)).collect();

@@ -117,7 +117,7 @@ async fn a_client_that_wants_no_trace_gets_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_or_silent_delays_nobody() {
+async fn a_collector_that_is_away_or_silent_delays_no_request() {
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     // This one takes connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -165,7 +165,7 @@ impl Explainer {
         let mut count = 0;
         let take = |seen: Seen| {
             count += 1;
-            // Of a pass that nobody waits for, only the pass itself is left.
+            // A cancelled pass runs to its end; its weights are not looked at.
             if !self.cancel.is_cancelled() {
                 take(seen);
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ExplainError;
 
-/// Asked before each pass of an explanation whether nobody wants it any more. The default never says so. Clones ask the same.
+/// Says whether an explanation is still wanted. Each pass asks before it begins. The default cancels nothing.
 #[derive(Clone, Default)]
 pub struct Cancel(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
@@ -16,7 +16,7 @@ impl Cancel {
         Self(Some(Arc::new(is_cancelled)))
     }
 
-    /// Whether nobody wants the explanation any more.
+    /// Whether the explanation is cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.as_ref().is_some_and(|is_cancelled| is_cancelled())
     }

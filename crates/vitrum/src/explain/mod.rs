@@ -108,7 +108,7 @@ pub enum ExplainError {
         /// The block, from 0.
         block: usize,
     },
-    /// Nobody wants the explanation any more.
+    /// [`Cancel`] ended the explanation.
     #[error("the explanation was cancelled")]
     Cancelled,
     /// The model has no such table.

@@ -90,6 +90,11 @@ impl Masks {
         counts.all(|count| count == first).then_some(first)
     }
 
+    /// Number of patches to predict, of all images together.
+    pub fn num_masked(&self) -> usize {
+        self.patches.iter().filter(|patch| **patch != Patch::Seen).count()
+    }
+
     /// Ones for the patches to predict and zeros for the others, `[B, N]`.
     pub fn tensor(&self, device: &Device, dtype: DType) -> Tensor<2> {
         self.weighted(1.0, device, dtype)
@@ -98,8 +103,7 @@ impl Masks {
     /// Weights `[B, N]` whose product with the patches' losses sums to the mean over the patches to predict. (A scalar
     /// divisor would be rounded to f32 in the backward pass.)
     pub fn mean_weights(&self, device: &Device, dtype: DType) -> Tensor<2> {
-        let masked = self.patches.iter().filter(|patch| **patch != Patch::Seen).count();
-        self.weighted(1.0 / masked.max(1) as f64, device, dtype)
+        self.weighted(1.0 / self.num_masked().max(1) as f64, device, dtype)
     }
 
     /// One number for the patches to predict and zeros for the others, `[B, N]`.

@@ -26,7 +26,7 @@ use super::shapes::{Walk, long, product};
 use super::stages::Visitor;
 use super::vit::{Vit, VitConfig, encoder_steps, held};
 use crate::layers::init::{Draw, TABLE};
-use crate::layers::mask::{Masks, Patch, patchify, unpatchify};
+use crate::layers::mask::{Masks, patchify, unpatchify};
 use crate::layers::names::Flat;
 use crate::layers::observe::Observer;
 use crate::layers::{Linear, parameter};
@@ -274,7 +274,7 @@ impl Reconstruct for Mim {
             return (losses * masks.mean_weights(&device, dtype)).sum();
         }
         // As in transformers: the sum over masked pixels, by their number and 1e-5, which it adds in f32.
-        let masked = masks.patches().iter().filter(|patch| **patch != Patch::Seen).count();
+        let masked = masks.num_masked();
         let pixels = (masked * self.config.vit.patch_size[0] * self.config.vit.patch_size[1]) as f32;
         let weight = f64::from(pixels) / f64::from(pixels + 1e-5) / masked.max(1) as f64;
         (losses * masks.weighted(weight, &device, dtype)).sum()
