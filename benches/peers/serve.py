@@ -122,7 +122,7 @@ def running(kind: str, args):
         command = [args.vitrum, "serve", args.model, "--port", "0", "--threads", str(args.threads)]
     else:
         command = [sys.executable, __file__, args.model, "--serve", kind, "--threads", str(args.threads)]
-    # No pipe that nobody reads stays open.
+    # To a file: a pipe that is not read would fill up.
     with open(args.log, "w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
