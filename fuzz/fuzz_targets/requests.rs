@@ -38,7 +38,7 @@ pub fn check_refusal(error: &ApiError) {
 }
 
 /// A refusal that blames the client, or images that are together no longer than the body.
-pub fn check(sent: &Sent<'_>, read: impl FnOnce(&Sent<'_>) -> Option<Brought>) {
+pub fn check<'a>(sent: &Sent<'a>, read: impl FnOnce(&Sent<'a>) -> Option<Brought>) {
     let bytes = sent.query.len() + sent.kind.map_or(0, str::len) + sent.body.len();
     match bounded(bytes, || read(sent)) {
         None => {}
