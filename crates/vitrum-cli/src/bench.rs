@@ -47,7 +47,7 @@ struct Measured {
     /// Share of the largest `f32` multiply-add rate of these threads, from the better of two readings, before and
     /// after. bf16, int8 and Winograd's convolutions can exceed it.
     share_of_peak: Option<f64>,
-    /// Peak memory of the process, if the system tells it.
+    /// Peak memory of the process, if the system tells it; on a GPU, what its allocator holds.
     peak_mb: Option<f64>,
 }
 
@@ -146,6 +146,7 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
             streams: args.streams,
             images_per_second,
             gflops: Some(gflops),
+            peak_mb: memory::on_device_mb(&device).or_else(memory::peak_mb),
             ..Measured::new(&loaded.name, config.input().image().size, pass, batch_size, &times)
         });
     }

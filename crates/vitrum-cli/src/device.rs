@@ -2,28 +2,31 @@
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use clap::ValueEnum;
 
 use crate::args::{DeviceArgs, DeviceName};
 
+/// What a command computes, as far as `auto` needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Runs on every device.
+    Any,
+    /// Runs on the CPU alone, or is exact only there: f64, int8.
+    Cpu,
+}
+
 /// Sets the number of threads and opens the device.
-pub fn prepare(args: &DeviceArgs) -> Result<Device> {
-    open(args.device, args.threads)
+pub fn prepare(args: &DeviceArgs, work: Work) -> Result<Device> {
+    open(args.device, args.threads, work)
 }
 
 /// The same for a device by name.
 pub fn named(name: &str, threads: usize) -> Result<Device> {
-    let device = DeviceName::from_str(name, true).map_err(|_| {
-        let names: Vec<String> = DeviceName::value_variants()
-            .iter()
-            .filter_map(|v| Some(v.to_possible_value()?.get_name().into()))
-            .collect();
-        anyhow::anyhow!("device '{name}' is not known\nhint: one of {}", names.join(", "))
-    })?;
-    open(device, threads)
+    let device =
+        name.parse().map_err(|reason| anyhow::anyhow!("device '{name}' is not known\nhint: {reason}"))?;
+    open(device, threads, Work::Any)
 }
 
-fn open(device: DeviceName, threads: usize) -> Result<Device> {
+fn open(device: DeviceName, threads: usize, work: Work) -> Result<Device> {
     if threads > 4096 {
         bail!("--threads {threads} is more than any machine has\nhint: 0 takes all");
     }
@@ -32,11 +35,138 @@ fn open(device: DeviceName, threads: usize) -> Result<Device> {
     // One pool for decoding and for tensors. A second call in the same process has no effect.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     match device {
+        DeviceName::Auto if work == Work::Any => Ok(any_gpu().unwrap_or_else(Device::flex)),
         DeviceName::Auto | DeviceName::Cpu => Ok(Device::flex()),
+        DeviceName::Cuda(index) => cuda(index),
         DeviceName::Vulkan => vulkan(),
         DeviceName::Webgpu => webgpu(),
+        DeviceName::Cubecpu => cubecpu(),
     }
     .context("--device")
+}
+
+/// The first CUDA GPU, if this build and machine can use one. Says so, or why not.
+#[cfg(feature = "cuda")]
+fn any_gpu() -> Option<Device> {
+    use crate::output::complain;
+    let found = gpus();
+    let first = found.first()?;
+    match library() {
+        Ok(()) => {
+            complain(format_args!("device: {} (cuda:0; --device cpu for the CPU)", name_of(first)));
+            Some(first.clone())
+        }
+        Err(error) => {
+            complain(format_args!("device: cpu, although there is a CUDA GPU: {error}"));
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn any_gpu() -> Option<Device> {
+    None
+}
+
+/// The CUDA GPUs of this machine, in the driver's order. Empty without a driver.
+#[cfg(feature = "cuda")]
+pub fn gpus() -> Vec<Device> {
+    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec()
+}
+
+/// A GPU's own name. Opens the GPU.
+#[cfg(feature = "cuda")]
+pub fn name_of(device: &Device) -> String {
+    device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name)
+}
+
+/// A device with its own name, for people.
+pub fn describe(device: &Device) -> String {
+    #[cfg(any(feature = "cuda", feature = "cubecpu", feature = "vulkan", feature = "webgpu"))]
+    if let Some(identity) = device.identity() {
+        return format!("{}, {} ({device:?})", identity.name, identity.fingerprint);
+    }
+    format!("{device:?}")
+}
+
+/// Whether products of `f32` matrices run on tensor cores, in TF32.
+pub fn has_tf32(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    return gpus().contains(&device.clone().inner());
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+/// The NVIDIA cards of this machine as its driver lists them: name, memory, driver. Empty in a build without CUDA, and
+/// without a driver.
+pub fn cards() -> Vec<(String, String)> {
+    if !cfg!(feature = "cuda") {
+        return Vec::new();
+    }
+    let query = ["--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"];
+    let Ok(answer) = std::process::Command::new("nvidia-smi").args(query).output() else { return Vec::new() };
+    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+    let card = |line: &str| {
+        let parts: Vec<&str> = line.split(", ").map(str::trim).collect();
+        let [index, name, memory, driver] = parts[..] else { return None };
+        Some((format!("card {index}"), format!("{name}, {memory}, driver {driver}")))
+    };
+    text.lines().filter_map(card).collect()
+}
+
+/// Without these checks, the first tensor would panic where there is no driver, no such GPU or no libdevice.
+#[cfg(feature = "cuda")]
+fn cuda(index: u16) -> Result<Device> {
+    let found = gpus();
+    let Some(device) = found.get(usize::from(index)) else {
+        let known = match found.len() {
+            0 => "no CUDA GPU was found: there is no NVIDIA driver (libcuda.so), or it shows no GPU".into(),
+            1 => format!("there is no cuda:{index}: this machine has one GPU, cuda:0"),
+            n => format!("there is no cuda:{index}: this machine has {n} GPUs, cuda:0 to cuda:{}", n - 1),
+        };
+        bail!("{known}\nhint: `nvidia-smi` lists what the driver sees; CUDA_VISIBLE_DEVICES hides GPUs");
+    };
+    library()?;
+    Ok(device.clone())
+}
+
+/// Kernels link CUDA's mathematical functions when they are first used.
+#[cfg(feature = "cuda")]
+fn library() -> Result<()> {
+    const FILE: &str = "nvvm/libdevice/libdevice.10.bc";
+    let places = match std::env::var_os("CUDA_PATH") {
+        Some(path) => vec![std::path::PathBuf::from(path)],
+        None => ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"].map(Into::into).to_vec(),
+    };
+    if places.iter().any(|place| place.join(FILE).is_file()) {
+        return Ok(());
+    }
+    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    bail!(
+        "CUDA's mathematical functions are missing: no {FILE} in {}\nhint: install the CUDA toolkit, or set CUDA_PATH \
+         to a folder with this file (it is in the Python package `triton`, too; see docs/gpu.md)",
+        places.join(", ")
+    )
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: u16) -> Result<Device> {
+    bail!("this binary was built without CUDA\nhint: cargo build --release --features cuda (see docs/gpu.md)")
+}
+
+#[cfg(feature = "cubecpu")]
+fn cubecpu() -> Result<Device> {
+    Ok(Device::cpu())
+}
+
+#[cfg(not(feature = "cubecpu"))]
+fn cubecpu() -> Result<Device> {
+    bail!(
+        "this binary was built without CubeCL's processor\nhint: cargo build --release --features cubecpu (see docs/gpu.md)"
+    )
 }
 
 #[cfg(feature = "vulkan")]

@@ -224,11 +224,12 @@ fn model(error: &ModelError) -> Option<Advice> {
             precision.name()
         )),
         E::PrecisionDevice { precision } => instead(format!(
-            "--precision {} runs only on the CPU\nhint: leave out --device, or --precision",
+            "--precision {} does not run on this device\nhint: --device cpu, or leave out --precision",
             precision.name()
         )),
         E::PrecisionLayers { .. } => further("\nhint: leave out --precision"),
         E::EightBits { limit: EightBitsLimit::Dtype, .. } => further("\nhint: leave out --dtype"),
+        E::EightBits { limit: EightBitsLimit::Device, .. } => further("\nhint: --device cpu"),
         E::EightBits { limit: EightBitsLimit::Bf16, .. } => {
             further("\nhint: leave out --precision, or use the original model with float weights")
         }

@@ -111,7 +111,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args, talk)?,
         Command::Models(command) => models::run(command)?,
         Command::Checkpoint(command) => return checkpoint::run(command, talk).map(gate),
-        Command::Checks(args) => checks::run(&args)?,
+        Command::Checks(args) => checks::run(&args, talk)?,
         Command::Version { format } => version(format)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

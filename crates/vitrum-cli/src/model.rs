@@ -9,11 +9,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrum::checkpoint::load::{LoadOptions, Loaded, Progress, load};
 use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
-use vitrum::models::{Config, Model, ModelConfig, catalogue};
+use vitrum::models::{Config, Model, ModelConfig, Precision, catalogue};
 use vitrum::tasks::{Classifier, Embedder};
 
 use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
-use crate::device;
+use crate::device::{self, Work};
 use crate::memory;
 use crate::models::{plain_value, with_kwargs};
 use crate::talk::Talk;
@@ -33,6 +33,14 @@ pub fn open(args: &ModelArgs, dtype: Dtype, needs_weights: bool, talk: Talk) -> 
     open_for(args, dtype, needs_weights, false, talk)
 }
 
+/// What `auto` needs to know of a model's computation.
+fn work(args: &ModelArgs, dtype: Dtype) -> Work {
+    match (dtype, args.precision) {
+        (Dtype::F64, _) | (_, Precision::Int8) => Work::Cpu,
+        _ => Work::Any,
+    }
+}
+
 /// As [`open`]. With `size_of_processor`, the card's image processor sets the image size.
 fn open_for(
     args: &ModelArgs,
@@ -41,7 +49,7 @@ fn open_for(
     size_of_processor: bool,
     talk: Talk,
 ) -> Result<(Loaded, Device)> {
-    let device = device::prepare(&args.device)?;
+    let device = device::prepare(&args.device, work(args, dtype))?;
     let edit = |config: ModelConfig| {
         let config: ModelConfig =
             with_kwargs(&config, &args.model_kwargs).map_err(|error| format!("--model-kwargs: {error:#}"))?;

@@ -13,7 +13,7 @@ use vitrum::models::catalogue;
 use vitrum::tasks::{Classifier, Prediction};
 
 use crate::args::{Format, QuantizeArgs};
-use crate::device;
+use crate::device::{self, Work};
 use crate::model::download_bar;
 use crate::output::{self, Rows};
 use crate::predict::image_files;
@@ -48,7 +48,7 @@ struct Agreement {
 
 /// Runs the command.
 pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
-    let device = device::prepare(&args.device)?;
+    let device = device::prepare(&args.device, Work::Cpu)?;
     let options = || LoadOptions {
         checkpoint: args.checkpoint.clone(),
         weight_set: args.weight_set.clone(),

@@ -10,7 +10,7 @@ use vitrum::checkpoint::load::Loaded;
 use vitrum_server::{ApiKey, App, ConfigError, Drained, ModelSpec, Server, ServerConfig};
 
 use crate::args::{DeviceArgs, DeviceName, ModelArgs, PreprocessArgs, ServeArgs};
-use crate::device;
+use crate::device::{self, Work};
 use crate::hints;
 use crate::model;
 use crate::output::complain;
@@ -35,7 +35,7 @@ pub fn run(args: &ServeArgs, talk: Talk) -> Result<()> {
     let talk = Talk { quiet: talk.quiet || args.json_output, ..talk };
     let config = config(args)?;
     config.check().map_err(in_flags)?;
-    device::prepare(&DeviceArgs { device: DeviceName::Cpu, threads: args.threads })?;
+    device::prepare(&DeviceArgs { device: DeviceName::Cpu, threads: args.threads }, Work::Cpu)?;
     let specs = models(args).iter().map(|asked| spec(asked, args, talk)).collect::<Result<Vec<_>>>()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;

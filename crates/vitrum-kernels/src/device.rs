@@ -9,11 +9,16 @@ pub fn has_fast_path(device: &Device, dtype: DType) -> bool {
     flex && matches!(dtype, DType::F32 | DType::F64)
 }
 
+/// Whether products in bf16 are computed by the device itself: it has no fast path of this crate, but bf16 of its own.
+pub fn narrows(device: &Device) -> bool {
+    !has_fast_path(device, DType::F32) && has_extension(device) && device.supports_dtype(DType::BF16)
+}
+
 /// Whether the backend of this device implements [`VitrumOps`](crate::extension::VitrumOps).
 pub(crate) fn has_extension(device: &Device) -> bool {
     match device.as_dispatch().clone().inner() {
         DispatchDevice::Flex(_) => true,
-        #[cfg(any(feature = "vulkan", feature = "webgpu"))]
+        #[cfg(feature = "cube")]
         DispatchDevice::Cube(_) => true,
         #[allow(unreachable_patterns)] // Burn may have been built with further backends.
         _ => false,

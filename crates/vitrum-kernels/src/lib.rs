@@ -41,7 +41,7 @@ mod unit_heads;
 pub use activation::Activation;
 pub use attention::Windows;
 pub use conv::{ConvForm, PackedConv};
-pub use device::has_fast_path;
+pub use device::{has_fast_path, narrows};
 pub use functions::{
     Folding, activate, after_attention_packed, attention, attention_bf16, attention_of_first,
     attention_padded, batch_norm, conv, conv_folded, conv_packed, cross_attention, cross_attention_bf16,

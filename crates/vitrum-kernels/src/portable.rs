@@ -2,14 +2,30 @@
 //!
 //! The mathematics is that of [`reference`](crate::reference) with explicit gradients, so that no backend keeps the
 //! weights of attention between the forward and the backward pass.
+//!
+//! With f16 or bf16, matrix products read these types, and the device adds their terms in `f32`. All other sums, softmax,
+//! norms and activations are computed in `f32` here and rounded once.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{DType, FloatDType, Shape, Slice};
 
 use crate::activation::{Activation, DENSITY, QUICK, TANH};
 use crate::linear::{LinearGradients, LinearWants, with_last};
 use crate::mlp::{MlpGradients, MlpWants};
 use crate::unit_heads::SHORTEST;
+
+/// f16 and bf16 as `f32`; other types as they are.
+pub(crate) fn wide<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => B::float_cast(x, FloatDType::F32),
+        _ => x,
+    }
+}
+
+/// The same numbers in a type.
+pub(crate) fn in_type<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) }
+}
 
 /// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`. Without `centred` the mean is taken to
 /// be zero (RMSNorm).
@@ -20,7 +36,8 @@ pub(crate) fn layer_norm<B: Backend>(
     eps: f64,
     centred: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let shape = x.shape();
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let (x, weight, bias) = (wide::<B>(x), wide::<B>(weight), bias.map(wide::<B>));
     let x = B::float_reshape(x, rows_of(&shape));
     let mean = match centred {
         true => B::float_mean_dim(x.clone(), 1), // [rows, 1]
@@ -34,6 +51,7 @@ pub(crate) fn layer_norm<B: Backend>(
         y = B::float_add(y, as_row::<B>(bias));
     }
     let stats = || Shape::new([rows_of(&shape)[0]]);
+    let y = in_type::<B>(y, dtype);
     (B::float_reshape(y, shape.clone()), B::float_reshape(mean, stats()), B::float_reshape(rstd, stats()))
 }
 
@@ -46,7 +64,8 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     grad: FloatTensor<B>,
     centred: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let shape = x.shape();
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let [x, weight, mean, rstd, grad] = [x, weight, mean, rstd, grad].map(wide::<B>);
     let rows = rows_of(&shape);
     let [n, d] = [rows[0], rows[1]];
     let column = |stat| B::float_reshape(stat, Shape::new([n, 1]));
@@ -65,7 +84,9 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     if centred {
         d_x = B::float_sub(d_x, B::float_mean_dim(grad, 1));
     }
-    (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias)
+    let d_x = B::float_reshape(B::float_mul(d_x, rstd), shape);
+    let [d_x, d_weight, d_bias] = [d_x, d_weight, d_bias].map(|gradient| in_type::<B>(gradient, dtype));
+    (d_x, d_weight, d_bias)
 }
 
 /// The value of the activation.
@@ -73,7 +94,11 @@ pub(crate) fn activate<B: Backend>(x: FloatTensor<B>, activation: Activation) ->
     match activation {
         Activation::Identity => x,
         Activation::Relu => B::float_clamp_min(x, 0.0.into()),
-        _ => B::float_mul(x.clone(), share::<B>(x, activation).0),
+        _ => {
+            let dtype = x.dtype();
+            let x = wide::<B>(x);
+            in_type::<B>(B::float_mul(x.clone(), share::<B>(x, activation).0), dtype)
+        }
     }
 }
 
@@ -93,9 +118,11 @@ pub(crate) fn with_derivative<B: Backend>(
             (least, B::float_clamp_min(B::float_sign(x), 0.0.into()))
         }
         _ => {
+            let dtype = x.dtype();
+            let x = wide::<B>(x);
             let (share, change) = share::<B>(x.clone(), activation);
             let derivative = B::float_add(share.clone(), B::float_mul(x.clone(), change));
-            (B::float_mul(x, share), derivative)
+            (in_type::<B>(B::float_mul(x, share), dtype), in_type::<B>(derivative, dtype))
         }
     }
 }
@@ -293,8 +320,8 @@ fn flat<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 
 /// Sums of the columns of `[rows, D]`, `[D]`.
 pub(crate) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    let d = x.shape()[1];
-    B::float_reshape(B::float_sum_dim(x, 0), Shape::new([d]))
+    let (d, dtype) = (x.shape()[1], x.dtype());
+    in_type::<B>(B::float_reshape(B::float_sum_dim(wide::<B>(x), 0), Shape::new([d])), dtype)
 }
 
 /// Queries, keys and values `[B, T, 3·A·E]` as `[B, T, 3, A, E]`, cut into queries with keys and values.
@@ -327,10 +354,12 @@ fn scales<B: Backend>(scale: FloatTensor<B>) -> FloatTensor<B> {
 
 /// See [`unit_heads`](crate::unit_heads).
 pub(crate) fn unit_heads<B: Backend>(qkv: FloatTensor<B>, scale: FloatTensor<B>) -> FloatTensor<B> {
-    let shape = qkv.shape();
-    let (x, values) = cut_heads::<B>(qkv, scale.shape()[0]);
+    let (shape, dtype) = (qkv.shape(), qkv.dtype());
+    let (x, values) = cut_heads::<B>(wide::<B>(qkv), scale.shape()[0]);
+    let scale = wide::<B>(scale);
     let factor = B::float_mul(rates::<B>(x.clone()).0, scales::<B>(scale));
-    B::float_reshape(B::float_cat(vec![B::float_mul(x, factor), values], 2), shape)
+    let parts = [B::float_mul(x, factor), values].map(|part| in_type::<B>(part, dtype));
+    B::float_reshape(B::float_cat(parts.to_vec(), 2), shape)
 }
 
 /// Gradients of `qkv` and `scale` of [`unit_heads`].
@@ -339,7 +368,8 @@ pub(crate) fn unit_heads_backward<B: Backend>(
     scale: FloatTensor<B>,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (shape, heads) = (qkv.shape(), scale.shape());
+    let (shape, heads, dtype) = (qkv.shape(), scale.shape(), qkv.dtype());
+    let [qkv, scale, grad] = [qkv, scale, grad].map(wide::<B>);
     let (x, _) = cut_heads::<B>(qkv, heads[0]);
     let (grad, d_values) = cut_heads::<B>(grad, heads[0]);
     let (rate, turns) = rates::<B>(x.clone());
@@ -350,13 +380,17 @@ pub(crate) fn unit_heads_backward<B: Backend>(
     let d_qkv = B::float_reshape(B::float_cat(vec![d_x, d_values], 2), shape);
     let of_queries = [Slice::full(), Slice::full(), Slice::new(0, Some(1), 1), Slice::full(), Slice::full()];
     let along = B::float_sum_dim(B::float_sum_dim(B::float_slice(along, &of_queries), 0), 1);
-    (d_qkv, B::float_reshape(along, heads))
+    (in_type::<B>(d_qkv, dtype), in_type::<B>(B::float_reshape(along, heads), dtype))
 }
 
 /// Sums `grad` over the axes along which `shape` was broadcast.
 pub(crate) fn sum_to<B: Backend>(grad: FloatTensor<B>, shape: &Shape) -> FloatTensor<B> {
-    let from = grad.shape();
-    (0..from.num_dims()).filter(|&axis| shape[axis] != from[axis]).fold(grad, B::float_sum_dim)
+    let (from, dtype) = (grad.shape(), grad.dtype());
+    let mut broadcast = (0..from.num_dims()).filter(|&axis| shape[axis] != from[axis]).peekable();
+    if broadcast.peek().is_none() {
+        return grad;
+    }
+    in_type::<B>(broadcast.fold(wide::<B>(grad), B::float_sum_dim), dtype)
 }
 
 /// `[..., D]` as `[rows, D]`.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{Size, parse_pair, parse_pool, parse_pos_resize, parse_precision, parse_size};
+use super::values::{
+    DeviceParser, Size, parse_pair, parse_pool, parse_pos_resize, parse_precision, parse_size,
+};
 
 /// Text for people, JSON or CSV for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,24 +29,28 @@ pub enum Dtype {
 }
 
 /// The device of the computation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {
-    /// The fastest available device of this build; today the CPU.
+    /// The first CUDA GPU that this build and machine have, otherwise the CPU.
     Auto,
     /// The CPU.
     Cpu,
+    /// An NVIDIA GPU by its index (builds with the feature `cuda`).
+    Cuda(u16),
     /// A GPU through Vulkan (builds with the feature `vulkan`).
     Vulkan,
     /// A GPU through WebGPU (builds with the feature `webgpu`).
     Webgpu,
+    /// CubeCL's kernels on the processor, for tests (builds with the feature `cubecpu`).
+    Cubecpu,
 }
 
 /// The device and its threads, with the same meaning in every command.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// The device of the computation.
-    #[arg(long, env = "VITRUM_DEVICE", value_enum, default_value_t = DeviceName::Auto)]
+    /// The device of the computation. auto takes a CUDA GPU if this build and machine have one.
+    #[arg(long, env = "VITRUM_DEVICE", default_value = "auto", value_parser = DeviceParser)]
     pub device: DeviceName,
     /// Number of threads; 0: all.
     #[arg(long, env = "VITRUM_THREADS", default_value_t = 0, hide_default_value = true)]

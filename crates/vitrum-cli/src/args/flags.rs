@@ -326,7 +326,12 @@ const RUN: &[Flag] = &[
          regress mae, rmse, r2 or loss",
     ),
     flag("time", Kind::Span, "TIME", "Save and stop after this long: 3.5h, 90min"),
-    flag("device", Text, "NAME", "auto, cpu, vulkan, webgpu"),
+    flag(
+        "device",
+        Text,
+        "NAME",
+        "auto (a CUDA GPU if this build and machine have one), cpu, cuda, cuda:N, vulkan, webgpu, cubecpu",
+    ),
     flag(
         "overfit_batches",
         Count,

@@ -1,4 +1,12 @@
-//! Parsers of flag values: sizes, pairs, shares, names.
+//! Parsers of flag values: sizes, devices, pairs, shares, names.
+
+use std::ffi::OsStr;
+use std::fmt::{Display, Formatter};
+use std::str::FromStr;
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+
+use super::common::DeviceName;
 
 /// Height and width in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +23,72 @@ pub fn parse_size(text: &str) -> Result<Size, String> {
     match text.split_once(['x', 'X', '×']) {
         Some((h, w)) => Ok(Size([number(h)?, number(w)?])),
         None => number(text).map(|n| Size([n, n])),
+    }
+}
+
+/// The device's name, with possible values for help and completions.
+#[derive(Clone)]
+pub struct DeviceParser;
+
+impl TypedValueParser for DeviceParser {
+    type Value = DeviceName;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<DeviceName, clap::Error> {
+        let parse = |text: &str| text.parse::<DeviceName>();
+        StringValueParser::new().try_map(move |text| parse(&text)).parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let known = [
+            ("auto", "A CUDA GPU if this build and machine have one, otherwise the CPU"),
+            ("cpu", "The CPU"),
+            ("cuda", "An NVIDIA GPU; cuda:1 is the second (builds with the feature `cuda`)"),
+            ("vulkan", "A GPU through Vulkan (builds with the feature `vulkan`)"),
+            ("webgpu", "A GPU through WebGPU (builds with the feature `webgpu`)"),
+            ("cubecpu", "The GPU's kernels on the processor, for tests (builds with the feature `cubecpu`)"),
+        ];
+        Some(Box::new(known.into_iter().map(|(name, help)| PossibleValue::new(name).help(help))))
+    }
+}
+
+impl Display for DeviceName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Vulkan => f.write_str("vulkan"),
+            Self::Webgpu => f.write_str("webgpu"),
+            Self::Cubecpu => f.write_str("cubecpu"),
+        }
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let name = name.to_lowercase();
+        Ok(match name.as_str() {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "cuda" => Self::Cuda(0),
+            "vulkan" => Self::Vulkan,
+            "webgpu" => Self::Webgpu,
+            "cubecpu" => Self::Cubecpu,
+            _ => {
+                let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+                return index.map(Self::Cuda).ok_or_else(|| {
+                    "want auto, cpu, cuda, cuda:N (the GPU's index), vulkan, webgpu or cubecpu".into()
+                });
+            }
+        })
     }
 }
 

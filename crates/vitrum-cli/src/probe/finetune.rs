@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use vitrum::models::Precision;
 use vitrum::probe::{ProbeError, Row};
 use vitrum::train::Job;
 use vitrum::train::recipe::{ImgSize, Overlay, Recipe};
 
 use crate::args::{LogFormat, ProbeArgs, Tui, pair};
-use crate::device;
+use crate::device::{self, Work};
 use crate::progress::watcher;
 use crate::signals::Signals;
 use crate::talk::Talk;
@@ -28,7 +27,7 @@ pub fn job(args: &ProbeArgs) -> Result<Job> {
     let recipe = recipe(args)?;
     recipe.check()?;
     Ok(Job {
-        device: device::prepare(&args.model.device)?,
+        device: device::prepare(&args.model.device, Work::Any)?,
         offline: args.model.offline,
         command: std::env::args().collect(),
         ..Job::new(recipe)
@@ -58,7 +57,7 @@ fn recipe(args: &ProbeArgs) -> Result<Recipe> {
     let numbers =
         |values: &[f32]| (!values.is_empty()).then(|| values.iter().map(|&value| f64::from(value)).collect());
     let fields = model.model_kwargs.iter().filter_map(|(key, value)| pair(&format!("{key}={value}")));
-    let device = model.device.device.to_possible_value().map_or("auto".into(), |name| name.get_name().into());
+    let device = model.device.device.to_string();
     let (name, pretrained) = match &model.checkpoint {
         // The built-in model is neither a name of the catalogue nor a place.
         None if model.model == vitrum::checkpoint::demo::NAME => {

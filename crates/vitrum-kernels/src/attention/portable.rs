@@ -6,7 +6,7 @@ use burn::tensor::{Shape, Slice, TensorData};
 
 use super::inputs::{AttentionForm, AttentionInputs, Part, Projections, Sizes};
 use super::windows::Windows;
-use crate::portable::sum_to;
+use crate::portable::{in_type, sum_to, wide};
 use crate::reference::lowest;
 use crate::tensors::Maybe;
 
@@ -32,6 +32,7 @@ pub(crate) fn attention<B: Backend>(
     }
     let [q, k, v] = call.heads();
     let (weights, max, norm) = call.weights(q, k);
+    let weights = in_type::<B>(weights, v.dtype());
     let context = merge::<B>(B::float_matmul(weights, v));
     (context, B::float_reshape(max, rows()), B::float_reshape(norm, rows()))
 }
@@ -64,12 +65,13 @@ pub(crate) fn attention_backward<B: Backend>(
     let [q, k, v] = call.heads();
     let (weights, _, _) = call.weights(q.clone(), k.clone());
     let grad = call.split(grad); // [B, A, Q, V / A]
+    let dtype = grad.dtype();
 
-    let d_v = B::float_matmul(transposed(weights.clone()), grad.clone());
-    let d_weights = B::float_matmul(grad, transposed(v));
+    let d_v = B::float_matmul(transposed(in_type::<B>(weights.clone(), dtype)), grad.clone());
+    let d_weights = B::float_matmul(wide::<B>(grad), transposed(wide::<B>(v)));
     let weighted = B::float_mul(weights.clone(), d_weights); // [B, A, Q, K]
     let mean = B::float_sum_dim(weighted.clone(), 3);
-    let d_scores = B::float_sub(weighted, B::float_mul(weights, mean));
+    let d_scores = in_type::<B>(B::float_sub(weighted, B::float_mul(weights, mean)), dtype);
     let d_q = scaled(B::float_matmul(d_scores.clone(), k));
     let d_k = scaled(B::float_matmul(transposed(d_scores.clone()), q));
 
@@ -203,12 +205,14 @@ impl<B: Backend> Call<B> {
         B::float_mask_fill(x, mask, f64::NEG_INFINITY.into())
     }
 
-    /// Softmax of `scale · q kᵀ + bias`, with the maximum and the reciprocal of the sum of each row, `[B, A, Q, 1]`.
+    /// Softmax of `scale · q kᵀ + bias`, with the maximum and the reciprocal of the sum of each row, `[B, A, Q, 1]`. In
+    /// `f32` for narrower types.
     fn weights(
         &self,
         q: FloatTensor<B>,
         k: FloatTensor<B>,
     ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+        let [q, k] = [q, k].map(wide::<B>);
         let lowest = lowest(q.dtype());
         let q = B::float_mul_scalar(q, self.scale.into());
         let scores = self.add_bias(B::float_matmul(q, B::float_swap_dims(k, 2, 3)));
@@ -223,7 +227,7 @@ impl<B: Backend> Call<B> {
 
     /// Adds to the scores `[B, A, Q, K]` the rows of the bias for the queries that attend.
     fn add_bias(&self, scores: FloatTensor<B>) -> FloatTensor<B> {
-        let Some(bias) = self.bias.clone() else { return scores };
+        let Some(bias) = self.bias.clone().map(wide::<B>) else { return scores };
         let rows = Slice::from(0..self.sizes.queries);
         let bias = B::float_slice(bias, &[Slice::full(), Slice::full(), rows, Slice::full()]);
         let (shape, [n, a]) = (scores.shape(), [bias.shape()[0], bias.shape()[1]]);

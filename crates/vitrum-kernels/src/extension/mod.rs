@@ -34,7 +34,7 @@ use crate::tensors::Maybe;
 ///
 /// The generated dispatch panics for backends that are not in the list below. The safe functions use the reference
 /// there.
-#[backend_extension(Flex, Cube: cfg(any(feature = "vulkan", feature = "webgpu")), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait VitrumOps: Backend {
     /// Attention of the first `queries` rows of q. For the arguments see [`cross_attention`](crate::cross_attention)
     /// and [`attention_of_first`](crate::attention_of_first).
@@ -206,5 +206,5 @@ pub trait VitrumOps: Backend {
     }
 }
 
-#[cfg(any(feature = "vulkan", feature = "webgpu"))]
+#[cfg(feature = "cube")]
 impl VitrumOps for burn::backend::Cube {}

@@ -5,7 +5,7 @@ use burn::tensor::{Bool, DType, Tensor};
 
 use crate::attention::{AttentionForm, AttentionInputs, Projections, Windows};
 use crate::check::{check_attention, check_cross, check_first, check_mask, check_windows};
-use crate::device::{has_extension, is_fast};
+use crate::device::{has_extension, is_fast, narrows};
 use crate::extension::{PackedOps, VitrumOps};
 use crate::reference::{
     attention_reference, cross_attention_reference, window_attention_reference, window_masks,
@@ -168,7 +168,8 @@ fn masked(qkv: &Tensor<3>, windows: Windows, bias: Option<Tensor<4>>) -> Option<
 /// rounded to bf16. Sums, scores and softmax stay in `f32`: scores and the divisor of a row are not rounded. The result
 /// for an image does not depend on the other images, to the bit.
 ///
-/// The fast path is for `f32` on the CPU without gradients. Elsewhere only q, k and v are rounded.
+/// The fast path is for `f32` on the CPU without gradients. A device that multiplies in bf16 itself ([`narrows`]) also
+/// rounds the result. Elsewhere only q, k and v are rounded.
 ///
 /// # Panics
 /// As [`attention_of_first`].
@@ -180,11 +181,16 @@ pub fn attention_bf16(
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
     check_first(&qkv, queries, num_heads, bias.as_ref());
+    let form = AttentionForm { queries, num_heads, scale, windows: None };
+    if narrows(&qkv.device()) {
+        let dtype = qkv.dtype();
+        let qkv = Projections::Packed(qkv.cast(DType::BF16).into_dispatch());
+        return run(inputs(qkv, bias, None), form).cast(dtype);
+    }
     if !is_fast(&qkv) || bias.as_ref().is_some_and(|bias| !is_fast(bias)) {
         return attention_of_first(rounded(qkv), queries, num_heads, scale, bias);
     }
     let inputs = inputs(Projections::Packed(qkv.into_dispatch()), bias, None);
-    let form = AttentionForm { queries, num_heads, scale, windows: None };
     Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(inputs, form))
 }
 
@@ -202,11 +208,16 @@ pub fn cross_attention_bf16(
     key_padding_mask: Option<Tensor<2, Bool>>,
 ) -> Tensor<3> {
     check_cross([&q, &k, &v], num_heads, bias.as_ref(), key_padding_mask.as_ref());
+    let form = AttentionForm { queries: q.dims()[1], num_heads, scale, windows: None };
+    if narrows(&q.device()) {
+        let dtype = q.dtype();
+        let [q, k, v] = [q, k, v].map(|x| x.cast(DType::BF16).into_dispatch());
+        return run(inputs(Projections::Apart(q, k, v), bias, key_padding_mask), form).cast(dtype);
+    }
     if ![&q, &k, &v].into_iter().all(is_fast) || bias.as_ref().is_some_and(|bias| !is_fast(bias)) {
         let [q, k, v] = [q, k, v].map(rounded);
         return cross_attention(q, k, v, num_heads, scale, bias, key_padding_mask);
     }
-    let form = AttentionForm { queries: q.dims()[1], num_heads, scale, windows: None };
     let projections = Projections::Apart(q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     let inputs = inputs(projections, bias, key_padding_mask);
     Tensor::from_dispatch(Dispatch::vitrum_attention_bf16(inputs, form))

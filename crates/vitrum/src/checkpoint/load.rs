@@ -260,10 +260,9 @@ fn check_precision(options: &LoadOptions<'_>, device: &Device) -> Result<(), Mod
     if options.dtype != DType::F32 {
         return Err(ModelError::PrecisionDtype { precision: options.precision, dtype: options.dtype });
     }
-    if options.precision == Precision::Bf16 && !vitrum_kernels::has_fast_path(device, DType::F32) {
-        return Err(ModelError::PrecisionDevice { precision: options.precision });
-    }
-    Ok(())
+    let on_cpu = vitrum_kernels::has_fast_path(device, DType::F32);
+    let can = on_cpu || options.precision == Precision::Bf16 && vitrum_kernels::narrows(device);
+    if can { Ok(()) } else { Err(ModelError::PrecisionDevice { precision: options.precision }) }
 }
 
 /// The configuration of the file with the options applied.
@@ -345,7 +344,7 @@ fn fill(
         tensors.tensors.retain(|key, _| !is_in(key, source.heads()));
     }
     let path = tensors.path.clone();
-    let quantized = int8_weights(&mut tensors, config, options)?;
+    let quantized = int8_weights(&mut tensors, config, options, device)?;
     let skeleton = config.skeleton(device)?;
     refuse_integers(&skeleton, &tensors)?;
     let excuses = Excuses {

@@ -99,7 +99,7 @@ fn keep_int8(model: &Model, map: &mut TensorMap) -> Result<Vec<String>, LoadErro
 fn keep_bf16(model: &Model, map: &mut TensorMap) -> Result<(), LoadError> {
     for (name, layer) in model.linears() {
         let key = format!("{name}.weight");
-        if layer.bf16().is_none() {
+        if !layer.is_bf16() {
             continue;
         }
         let Some(tensor) = map.tensors.get(&key) else { continue };

@@ -34,6 +34,8 @@ pub enum Prepared {
     Int8(QuantizedWeight),
     /// The same numbers, or these rounded to bf16, in the order in which this processor reads them.
     Packed(PackedWeight),
+    /// Rounded to bf16, `[d_in, d_out]`, on a device that multiplies in bf16.
+    Narrow(Box<Tensor<2>>),
 }
 
 impl Linear {
@@ -50,9 +52,13 @@ impl Linear {
         }
     }
 
-    /// The bf16 weight, if there is one.
-    pub fn bf16(&self) -> Option<&PackedWeight> {
-        self.packed().filter(|weight| weight.is_bf16())
+    /// Whether the weight is prepared in bf16.
+    pub fn is_bf16(&self) -> bool {
+        match &self.prepared {
+            Some(Prepared::Packed(weight)) => weight.is_bf16(),
+            Some(Prepared::Narrow(_)) => true,
+            _ => false,
+        }
     }
 
     /// The packed weight in `f32` or bf16, if there is one.
@@ -82,17 +88,24 @@ impl Linear {
         self.hold_packed(PackedWeight::pack(&floats(weight), shape, self.bias_values().as_deref()));
     }
 
-    /// Rounds the weight to bf16, packs it, and frees the other copy. Reading the parameter gives rounded values.
-    /// From now on the layer's inputs are rounded too. Weights in int8, and weights on other devices than the CPU,
-    /// stay as they are.
+    /// Rounds the weight to bf16, packs it on the CPU, and frees the other copy. Reading the parameter gives rounded
+    /// values. From now on the layer's inputs are rounded too. On other devices the products are rounded to bf16 as
+    /// well. Weights in int8, and weights on devices without bf16, stay as they are.
     pub fn round_to_bf16(&mut self) {
-        let on_cpu = vitrum_kernels::has_fast_path(&self.weight.lazy_device(), DType::F32);
-        if self.int8().is_some() || self.bf16().is_some() || !on_cpu {
+        let device = self.weight.lazy_device();
+        if self.int8().is_some() || self.is_bf16() {
             return;
         }
         let shape = self.weight.lazy_shape().dims::<2>();
-        let bias = self.bias_values();
-        self.hold_packed(PackedWeight::pack_bf16(&floats(self.weight.val()), shape, bias.as_deref()));
+        if vitrum_kernels::has_fast_path(&device, DType::F32) {
+            let bias = self.bias_values();
+            let weight = PackedWeight::pack_bf16(&floats(self.weight.val()), shape, bias.as_deref());
+            self.hold_packed(weight);
+        } else if vitrum_kernels::narrows(&device) {
+            let weight = self.weight.val().detach().cast(DType::BF16);
+            let values = weight.clone();
+            self.hold(shape, move || floats(values.clone()), Prepared::Narrow(Box::new(weight)));
+        }
     }
 
     fn hold_packed(&mut self, packed: PackedWeight) {
@@ -179,6 +192,7 @@ impl Linear {
         match self.prepared_for(&x) {
             Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
             Some(Prepared::Packed(weight)) => linear_packed(x, weight),
+            Some(Prepared::Narrow(weight)) => self.narrow(x, weight),
             None => {
                 let (weight, bias) = self.values();
                 vitrum_kernels::linear(x, weight, bias)
@@ -213,10 +227,22 @@ impl Linear {
             (Some(Prepared::Int8(weight)), None) => linear_add_int8(x, weight, residual),
             (Some(Prepared::Int8(_)), Some(gamma)) => residual + self.forward(x) * gamma.unsqueeze(),
             (Some(Prepared::Packed(weight)), gamma) => linear_add_packed(x, weight, residual, gamma),
+            (Some(Prepared::Narrow(_)), None) => residual + self.forward(x),
+            (Some(Prepared::Narrow(_)), Some(gamma)) => residual + self.forward(x) * gamma.unsqueeze(),
             (None, gamma) => {
                 let (weight, bias) = self.values();
                 vitrum_kernels::linear_add(x, weight, bias, residual, gamma)
             }
+        }
+    }
+
+    /// The layer with a product in bf16. The bias is added in the type of `x`.
+    fn narrow<const R: usize>(&self, x: Tensor<R>, weight: &Tensor<2>) -> Tensor<R> {
+        let dtype = x.dtype();
+        let y = vitrum_kernels::linear(x.cast(DType::BF16), weight.clone(), None).cast(dtype);
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
         }
     }
 
@@ -235,7 +261,7 @@ impl Linear {
     /// an int8 one (which is coarser) if the processor has the instruction.
     pub(crate) fn rounds_attention(&self, device: &Device, dtype: DType) -> bool {
         match &self.prepared {
-            Some(Prepared::Packed(weight)) => weight.is_bf16(),
+            Some(Prepared::Packed(_) | Prepared::Narrow(_)) => self.is_bf16(),
             Some(Prepared::Int8(_)) => {
                 vitrum_kernels::has_fast_path(device, dtype) && vitrum_kernels::bf16_level() == "avx512_bf16"
             }

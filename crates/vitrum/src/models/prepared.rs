@@ -91,8 +91,9 @@ impl Model {
 
     /// Rounds the weights of the blocks' linear layers to bf16, for inference, and frees the original ones. Inputs
     /// are rounded too; sums stay `f32`. Attention likewise, unless its weights are observed. Patch embedding,
-    /// norms, softmax, activations, residuals and the head stay in `f32`. The weights are also packed for this
-    /// processor. int8 layers stay, with the attention after them.
+    /// norms, softmax, activations, residuals and the head stay in `f32`. On the CPU, the weights are also packed for
+    /// the processor; on other devices, results of the products are rounded to bf16 too. int8 layers stay, with the
+    /// attention after them. On a device without bf16 nothing changes.
     ///
     /// Reading the parameters of such a model (`collect`, records) gives the rounded values. Do not train it: its
     /// weights would get no gradient.
@@ -140,7 +141,7 @@ impl Model {
 
     /// Number of the blocks' linear layers in bf16.
     pub fn bf16_layers(&self) -> usize {
-        self.linears().into_iter().filter(|(_, layer)| layer.bf16().is_some()).count()
+        self.linears().into_iter().filter(|(_, layer)| layer.is_bf16()).count()
     }
 
     /// The precision of the blocks' linear layers: int8 or bf16 if one of them has it.

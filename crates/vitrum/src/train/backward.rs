@@ -26,16 +26,16 @@ pub struct Pass<'a, M: Network> {
 }
 
 impl<M: Network> Pass<'_, M> {
-    /// Loss of the batch. `take` receives the gradients of the mean over images, `watch` the statistics of the
-    /// batch.
+    /// Loss of the batch, one number on the device without autodiff. `take` receives the gradients of the mean over
+    /// images, `watch` the statistics of the batch. Nothing waits for the device.
     ///
     /// All activations are kept until the backward pass.
-    pub fn plain(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
+    pub fn plain(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> Tensor<1> {
         seed(self.seed);
         let inputs = self.batch.inputs.clone().cast(self.dtype);
         let features = self.objective.features(self.model, inputs, watch);
         let loss = self.objective.loss(self.model, features, &self.batch, watch);
-        let value = loss.clone().into_scalar::<f64>();
+        let value = loss.clone().inner();
         take(loss.backward());
         value
     }
@@ -45,14 +45,14 @@ impl<M: Network> Pass<'_, M> {
     /// without links is computed as a whole.
     ///
     /// `take` is called once per part of the model, last part first.
-    pub fn recomputed(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
+    pub fn recomputed(self, watch: &mut dyn Observer, take: &mut Take<'_>) -> Tensor<1> {
         match self.model.chain() {
             Some(chain) => self.through(chain, watch, take),
             None => self.plain(watch, take),
         }
     }
 
-    fn through(&self, chain: &dyn Chain, watch: &mut dyn Observer, take: &mut Take<'_>) -> f64 {
+    fn through(&self, chain: &dyn Chain, watch: &mut dyn Observer, take: &mut Take<'_>) -> Tensor<1> {
         let seeded = |part: usize| seed(part_seed(self.seed, part));
         let pixels = || self.batch.inputs.clone().cast(self.dtype);
         seeded(0);
@@ -71,7 +71,7 @@ impl<M: Network> Pass<'_, M> {
         let x = leaf(&mut inputs);
         let features = chain.last(x.clone(), watch);
         let loss = self.objective.loss(self.model, features, &self.batch, watch);
-        let value = loss.clone().into_scalar::<f64>();
+        let value = loss.clone().inner();
         let mut gradient = back(loss.backward(), &x, take);
         for index in (0..chain.links()).rev() {
             seeded(index + 1);

@@ -61,6 +61,24 @@ pub fn clip<M: Network>(grads: GradMap, model: &M, mode: ClipMode, value: f64) -
     (clipped, norm)
 }
 
+/// [`clip`] from the gradients' sums of squares, `[P]`, which stay on the device. Nothing waits for it.
+pub(crate) fn clip_by<M: Network>(
+    grads: GradMap,
+    squares: Tensor<1>,
+    model: &M,
+    mode: ClipMode,
+    value: f64,
+) -> GradMap {
+    match mode {
+        ClipMode::Norm => {
+            let factor = (squares.sum().sqrt() + 1e-6).recip().mul_scalar(value).clamp_max(1.0);
+            grads.map(|grad| grad.value.clone() * factor.clone().cast(grad.value.dtype()))
+        }
+        ClipMode::Value => grads.map(|grad| grad.value.clone().clamp(-value, value)),
+        ClipMode::Agc => clip_units(grads, model, value),
+    }
+}
+
 /// timm's `adaptive_clip_grad` with its epsilon.
 fn clip_units<M: Network>(grads: GradMap, model: &M, factor: f64) -> GradMap {
     let mut values = Values(HashMap::new());

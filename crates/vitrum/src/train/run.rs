@@ -24,7 +24,7 @@ use super::job::{Flow, Job, Outcome, Requests};
 use super::judge::Judge;
 use super::log::line::number;
 use super::log::{DataReport, Environment, EpochSummary, Event, Finished, Logger, Reached, RunFolder, Watch};
-use super::objective::Objective;
+use super::objective::{Batch, Objective};
 use super::recipe::{Every, Recipe, Span};
 use super::resume::{Parts, Store, load};
 use super::schedule;
@@ -34,7 +34,7 @@ use super::trainer::{Examples, Trainer, TrainerState};
 use crate::checkpoint::card::ModelCard;
 use crate::checkpoint::load::Loaded;
 use crate::data::augment::Mixup;
-use crate::data::train_loader::{TrainBatch, TrainLoader};
+use crate::data::train_loader::{Epoch, TrainBatch, TrainLoader};
 use crate::data::train_set::TrainValSets;
 use crate::models::{Model, Network};
 use crate::tasks::MaskSampler;
@@ -92,6 +92,17 @@ impl Pace {
     fn new() -> Self {
         Self { began: Instant::now(), updates: 0, images: 0, waited: 0.0 }
     }
+}
+
+/// What an update needs.
+struct Ready {
+    /// On the device.
+    moved: Vec<Batch>,
+    /// Copies for the evidence of a run that diverges, if that is near.
+    kept: Vec<Examples>,
+    newest: Vec<TrainBatch>,
+    /// Seconds until it was read.
+    waited: f64,
 }
 
 /// A run in progress.
@@ -268,25 +279,22 @@ impl<'a> Run<'a> {
         let first = self.progress.update * self.recipe.grad_accum_steps;
         let mut batches = self.loader.epoch(self.progress.epoch as u64, first);
         let mut pace = Pace::new();
+        let mut ahead = None;
         while self.progress.update < self.updates_per_epoch && !self.is_last_update() {
             let began = Instant::now();
-            let mut examples = Vec::new();
-            let mut newest: Vec<TrainBatch> = Vec::new();
-            for micro in 0..self.recipe.grad_accum_steps {
-                let Some(batch) = batches.next().transpose()? else { break };
-                let number = self.progress.update * self.recipe.grad_accum_steps + micro;
-                examples.push(self.mixed(&batch, number)?);
-                newest.push(batch);
-            }
-            self.tell_replaced()?;
-            if self.trainer.updates() == 0 {
-                self.draw_first(&examples);
-            }
-            let waited = began.elapsed().as_secs_f64();
-            let kept =
-                if self.progress.bad_losses + 1 >= MAX_BAD_LOSSES { examples.clone() } else { Vec::new() };
+            let ready = match ahead.take() {
+                Some(ready) => ready,
+                None => self.read(&mut batches, self.progress.update)?,
+            };
+            let Ready { moved, kept, newest, waited } = ready;
             self.is_saved = false;
-            let updated = self.trainer.update(examples)?;
+            let launched = self.trainer.launch(moved)?;
+            let next = self.progress.update + 1;
+            if launched.is_late() && next < self.updates_per_epoch && !self.is_last_update() {
+                // The device computes; the next batch is read and moved in the meantime.
+                ahead = Some(self.read(&mut batches, next)?);
+            }
+            let updated = self.trainer.settle(launched);
             pace.updates += 1;
             pace.waited += waited;
             pace.images += newest.iter().map(TrainBatch::len).sum::<usize>();
@@ -301,6 +309,29 @@ impl<'a> Run<'a> {
         }
         self.count(&pace);
         Ok(Flow::Goes)
+    }
+
+    /// The batches of an update of this epoch.
+    fn read(&mut self, batches: &mut Epoch, update: usize) -> Result<Ready, TrainError> {
+        let began = Instant::now();
+        let mut examples = Vec::new();
+        let mut newest: Vec<TrainBatch> = Vec::new();
+        for micro in 0..self.recipe.grad_accum_steps {
+            let Some(batch) = batches.next().transpose()? else { break };
+            let number = update * self.recipe.grad_accum_steps + micro;
+            examples.push(self.mixed(&batch, number)?);
+            newest.push(batch);
+        }
+        self.tell_replaced()?;
+        if self.trainer.updates() == 0 {
+            self.draw_first(&examples);
+        }
+        // The update before may not be settled yet, and may be bad.
+        let unknown = u32::from(self.trainer.is_late());
+        let is_kept = self.progress.bad_losses + 1 + unknown >= MAX_BAD_LOSSES;
+        let kept = if is_kept { examples.clone() } else { Vec::new() };
+        let moved = self.trainer.moved(examples)?;
+        Ok(Ready { moved, kept, newest, waited: began.elapsed().as_secs_f64() })
     }
 
     fn count(&mut self, pace: &Pace) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::TrainError;
 use super::backward::{Pass, mix};
-use super::clip::{ClipMode, clip};
+use super::clip::{ClipMode, clip, clip_by};
 use super::ema::{Ema, EmaConfig};
 use super::groups::{GroupConfig, Groups};
 use super::objective::{Batch, Objective, Targets, objective_of};
@@ -87,6 +87,54 @@ pub struct Updated {
     pub skipped: Option<String>,
 }
 
+/// An update that was begun.
+#[must_use]
+pub(super) enum Launched<M: Network> {
+    /// It is finished.
+    Done(Updated),
+    /// The device may still compute it.
+    Late(Box<Late<M>>),
+}
+
+impl<M: Network> Launched<M> {
+    /// Whether the device may still compute.
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self, Self::Late(_))
+    }
+}
+
+/// An update that was applied before its numbers are known.
+pub(super) struct Late<M: Network> {
+    /// Losses, and sums of squares of the gradients.
+    numbers: Tensor<1>,
+    /// How many of the numbers are losses.
+    losses: usize,
+    /// Before clipping.
+    grads: GradMap,
+    before: Before<M>,
+    lr: f64,
+}
+
+/// What an update changes, besides its number.
+struct Before<M: Network> {
+    model: M,
+    optimizer: Optimizer,
+    ema: Option<Ema>,
+}
+
+fn mean(losses: Vec<f64>) -> f64 {
+    let count = losses.len() as f64;
+    losses.into_iter().fold(0.0, |sum, loss| sum + loss / count)
+}
+
+fn bad_loss(loss: f64) -> String {
+    format!("the loss is {loss}")
+}
+
+fn bad_gradient(key: &str) -> String {
+    format!("the gradient of {key} is not finite")
+}
+
 /// The parts of a [`Trainer`] besides model and objective.
 #[derive(Clone, Debug)]
 pub struct TrainerConfig {
@@ -158,6 +206,8 @@ pub struct Trainer<M: Network = Model> {
     seed: u64,
     updates: u64,
     device: Device,
+    /// Whether the device computes while the host goes on.
+    is_late: bool,
 }
 
 impl<M: Network> Trainer<M> {
@@ -218,6 +268,7 @@ impl<M: Network> Trainer<M> {
             narrow: config.amp_dtype,
             seed: config.seed,
             updates: 0,
+            is_late: !vitrum_kernels::has_fast_path(device, DType::F32),
             device: device.clone().autodiff(),
             model: Some(model),
         })
@@ -231,6 +282,17 @@ impl<M: Network> Trainer<M> {
     /// or targets of another shape than the objective's; [`TrainError::Input`]: inputs that the model does not take;
     /// [`TrainError::OneValue`]: too small a batch for a batch norm.
     pub fn update<E: IntoBatch>(&mut self, batches: Vec<E>) -> Result<Updated, TrainError> {
+        let launched = self.launch(batches)?;
+        Ok(self.settle(launched))
+    }
+
+    /// The first half of [`update`](Trainer::update). The CPU finishes it. Other devices get its work in one piece and
+    /// may still compute when this returns. The result must go to [`settle`](Trainer::settle) before anything else
+    /// happens to the trainer.
+    ///
+    /// # Errors
+    /// As [`update`](Trainer::update).
+    pub(super) fn launch<E: IntoBatch>(&mut self, batches: Vec<E>) -> Result<Launched<M>, TrainError> {
         let batches: Vec<Batch> =
             batches.into_iter().map(|examples| self.checked(examples)).collect::<Result<_, _>>()?;
         if batches.is_empty() {
@@ -238,11 +300,11 @@ impl<M: Network> Trainer<M> {
         }
         let lr = self.schedule.lr(self.updates);
         let count = batches.len() as f64;
-        let (mut loss, mut grads) = (0.0, GradMap::default());
+        let (mut losses, mut grads) = (Vec::new(), GradMap::default());
         let mut statistics = Statistics::default();
         for (index, batch) in batches.into_iter().enumerate() {
-            let (value, part) = self.gradients(batch, index, &mut statistics);
-            loss += value / count;
+            let (loss, part) = self.gradients(batch, index, &mut statistics);
+            losses.push(loss);
             grads = grads.plus(part);
         }
         statistics.check()?;
@@ -250,16 +312,80 @@ impl<M: Network> Trainer<M> {
             grads = grads.scale(1.0 / count);
         }
         self.updates += 1;
+        if self.is_late && !grads.is_empty() {
+            return self.launch_late(losses, grads, statistics, lr);
+        }
+        let loss = mean(losses.into_iter().map(|loss| loss.into_scalar::<f64>()).collect());
         let grad_norm = self.clip.map(|_| grads.norm());
         let skipped = match grads.first_non_finite() {
-            _ if !loss.is_finite() => Some(format!("the loss is {loss}")),
-            Some(key) => Some(format!("the gradient of {key} is not finite")),
+            _ if !loss.is_finite() => Some(bad_loss(loss)),
+            Some(key) => Some(bad_gradient(key)),
             None => None,
         };
         if skipped.is_none() {
+            let grads = match (self.clip, &self.model) {
+                (Some((mode, value)), Some(model)) => clip(grads, model, mode, value).0,
+                _ => grads,
+            };
             self.apply(grads, statistics, lr)?;
         }
-        Ok(Updated { loss, lr, grad_norm, skipped })
+        Ok(Launched::Done(Updated { loss, lr, grad_norm, skipped }))
+    }
+
+    /// Whether the device computes while the host goes on.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// Applies an update before its loss and gradients are known, and keeps the state before it.
+    fn launch_late(
+        &mut self,
+        losses: Vec<Tensor<1>>,
+        grads: GradMap,
+        statistics: Statistics,
+        lr: f64,
+    ) -> Result<Launched<M>, TrainError> {
+        let (count, squares) = (losses.len(), grads.squares());
+        let losses = losses.into_iter().map(|loss| loss.cast(DType::F32));
+        let numbers = Tensor::cat(losses.chain([squares.clone()]).collect(), 0);
+        // Tensors are shared, so this copies nothing.
+        let before =
+            Before { model: self.live().clone(), optimizer: self.optimizer.clone(), ema: self.ema.clone() };
+        let clipped = match self.clip {
+            Some((mode, value)) => clip_by(grads.clone(), squares, self.live(), mode, value),
+            None => grads.clone(),
+        };
+        self.apply(clipped, statistics, lr)?;
+        Ok(Launched::Late(Box::new(Late { numbers, losses: count, grads, before, lr })))
+    }
+
+    /// Waits for an update. One that was not finite is taken back.
+    pub(super) fn settle(&mut self, launched: Launched<M>) -> Updated {
+        let late = match launched {
+            Launched::Done(updated) => return updated,
+            Launched::Late(late) => *late,
+        };
+        let Late { numbers, losses, grads, before, lr } = late;
+        let numbers: Vec<f64> = numbers.into_data().iter::<f64>().collect();
+        let (losses, squares) = numbers.split_at(losses);
+        let loss = mean(losses.to_vec());
+        let grad_norm = self.clip.map(|_| squares.iter().sum::<f64>().sqrt());
+        let skipped = match grads.suspects(squares).next() {
+            _ if !loss.is_finite() => Some(bad_loss(loss)),
+            Some(suspect) if suspect.is_bad() => Some(bad_gradient(&suspect.key)),
+            Some(suspect) => Some(format!("the gradient of {} is too large", suspect.key)),
+            None => None,
+        };
+        if skipped.is_some() {
+            let Before { model, optimizer, ema } = before;
+            (self.model, self.optimizer, self.ema) = (Some(model), optimizer, ema);
+        }
+        Updated { loss, lr, grad_norm, skipped }
+    }
+
+    /// Examples as batches on the device, in order.
+    pub(super) fn moved<E: IntoBatch>(&self, examples: Vec<E>) -> Result<Vec<Batch>, TrainError> {
+        examples.into_iter().map(|examples| examples.into_batch(&self.device)).collect()
     }
 
     /// A batch on the device that suits model and objective.
@@ -274,7 +400,7 @@ impl<M: Network> Trainer<M> {
     }
 
     /// Loss and gradients of one batch, the `index`-th of its update.
-    fn gradients(&self, batch: Batch, index: usize, statistics: &mut Statistics) -> (f64, GradMap) {
+    fn gradients(&self, batch: Batch, index: usize, statistics: &mut Statistics) -> (Tensor<1>, GradMap) {
         let model = self.live();
         let narrow = self.narrow.map(|dtype| narrowed(model, dtype));
         let model = narrow.as_ref().unwrap_or(model);
@@ -302,13 +428,9 @@ impl<M: Network> Trainer<M> {
         (loss, grads)
     }
 
-    /// Applies an accepted update: first the parameters, then BatchNorm's statistics, then the moving average.
+    /// Applies clipped gradients: first to the parameters, then BatchNorm's statistics, then the moving average.
     fn apply(&mut self, grads: GradMap, statistics: Statistics, lr: f64) -> Result<(), TrainError> {
         let model = self.model.take().expect("a model, except while an update is under way");
-        let grads = match self.clip {
-            Some((mode, value)) => clip(grads, &model, mode, value).0,
-            None => grads,
-        };
         let model = self.optimizer.step(model, &grads, &self.groups, lr)?;
         let model = statistics.commit(model);
         if let Some(ema) = &mut self.ema {
@@ -413,6 +535,7 @@ fn check_trainable<M: Network>(model: &mut M) -> Result<(), TrainError> {
     let form = |prepared: &Prepared| match prepared {
         Prepared::Int8(_) => "in int8",
         Prepared::Packed(weight) if weight.is_bf16() => "rounded to bf16",
+        Prepared::Narrow(_) => "rounded to bf16",
         Prepared::Packed(_) => "packed",
     };
     let linear = model.linears().into_iter().find_map(|(name, layer)| Some((name, form(layer.prepared()?))));
@@ -466,5 +589,82 @@ fn state_dict(tensors: Vec<(String, HostTensor)>, scalars: serde_json::Map<Strin
     StateDict {
         tensors: tensors.iter().map(|(name, tensor)| (name.clone(), data(tensor))).collect(),
         scalars: scalars.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::{Examples, Trainer};
+    use crate::models::{Config, Model, ModelConfig};
+    use crate::train::Recipe;
+
+    fn trainer(is_late: bool, clip_mode: &str) -> Trainer<Model> {
+        let device = Device::flex();
+        let config = ModelConfig::named("test_vit").unwrap().with("img_size", 32.into()).unwrap();
+        let recipe = Recipe {
+            lr: Some(1e-3),
+            warmup_epochs: 0.0,
+            clip_grad: Some(0.1),
+            clip_mode: clip_mode.into(),
+            model_ema: true,
+            model_ema_decay: 0.5,
+            ..Recipe::default()
+        };
+        let mut trainer = Trainer::new(config.init(&device, 3).unwrap(), &recipe, 10, &device).unwrap();
+        trainer.is_late = is_late;
+        trainer
+    }
+
+    fn examples(classes: usize, seed: usize, spoilt: bool) -> Vec<Examples> {
+        let shape = [2, 3, 32, 32];
+        let pixel = |i: usize| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0;
+        let mut images: Vec<f32> = (0..shape.iter().product()).map(pixel).collect();
+        if spoilt {
+            images[5] = f32::NAN;
+        }
+        let mut targets = vec![0.0; 2 * classes];
+        (targets[seed % classes], targets[classes + 1]) = (1.0, 1.0);
+        vec![Examples { images, shape, targets, masks: None, indexes: Vec::new() }]
+    }
+
+    fn largest_difference(a: &Trainer<Model>, b: &Trainer<Model>) -> f64 {
+        let (a, b) = (a.state(), b.state());
+        let parts = [(a.model, b.model), (a.optimizer, b.optimizer), (a.ema.unwrap(), b.ema.unwrap())];
+        let of_part = |(a, b): (Vec<(String, _)>, Vec<(String, _)>)| -> f64 {
+            assert_eq!(a.len(), b.len());
+            a.iter().zip(&b).fold(0.0, |most: f64, ((name, a), (other, b))| {
+                assert_eq!(name, other);
+                let (a, b): (Vec<f64>, Vec<f64>) =
+                    (crate::checkpoint::HostTensor::to_f64(a), crate::checkpoint::HostTensor::to_f64(b));
+                assert!(a.iter().chain(&b).all(|x| x.is_finite()), "{name}");
+                a.iter().zip(&b).fold(most, |most, (a, b)| most.max((a - b).abs()))
+            })
+        };
+        parts.into_iter().map(of_part).fold(0.0, f64::max)
+    }
+
+    /// Updates that are applied before their numbers are known end where others end. A bad one changes nothing.
+    #[test]
+    fn late_updates_are_those_of_the_cpu() {
+        for clip_mode in ["norm", "value", "agc"] {
+            let [mut now, mut late] = [false, true].map(|is_late| trainer(is_late, clip_mode));
+            let classes = now.model().config().num_classes();
+            for (seed, spoilt) in [(1, false), (2, false), (3, true), (4, false)] {
+                let [a, b] = [&mut now, &mut late]
+                    .map(|trainer| trainer.update(examples(classes, seed, spoilt)).unwrap());
+                assert_eq!(a.skipped, b.skipped, "{clip_mode}");
+                assert_eq!(a.skipped.is_some(), spoilt, "{clip_mode}");
+                if !spoilt {
+                    let norms = (a.grad_norm.unwrap(), b.grad_norm.unwrap());
+                    assert!((a.loss - b.loss).abs() < 1e-4, "{clip_mode}: {a:?} {b:?}");
+                    assert!((norms.0 - norms.1).abs() < 1e-3 * norms.0, "{clip_mode}: {norms:?}");
+                }
+            }
+            assert_eq!(now.updates(), late.updates());
+            let difference = largest_difference(&now, &late);
+            assert!(difference < 1e-4, "{clip_mode}: {difference}");
+        }
     }
 }

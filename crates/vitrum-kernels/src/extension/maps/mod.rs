@@ -17,7 +17,7 @@ use crate::pool::Pool;
 use crate::tensors::Maybe;
 
 /// Operations of convolutional networks. For other backends see [`VitrumOps`](crate::extension::VitrumOps).
-#[backend_extension(Flex, Cube: cfg(any(feature = "vulkan", feature = "webgpu")), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait MapOps: Backend {
     /// A convolution; see [`conv`](crate::conv).
     fn vitrum_conv(
@@ -124,5 +124,5 @@ pub trait MapOps: Backend {
     }
 }
 
-#[cfg(any(feature = "vulkan", feature = "webgpu"))]
+#[cfg(feature = "cube")]
 impl MapOps for burn::backend::Cube {}

@@ -8,6 +8,7 @@ use crate::conv::portable::{channels_first, channels_last};
 use crate::gate::Squeeze;
 use crate::map_norm::{MapNorm, MapNormGradients, Normed};
 use crate::pool::Pool;
+use crate::portable::{in_type, wide};
 
 fn full<B: Backend>(like: &FloatTensor<B>, shape: Shape, value: f64) -> FloatTensor<B> {
     B::float_full(shape, value.into(), &like.device(), like.dtype().into())
@@ -108,7 +109,8 @@ pub(crate) fn map_norm<B: Backend>(
     residual: Option<FloatTensor<B>>,
     norm: MapNorm,
 ) -> Normed<FloatTensor<B>> {
-    let shape = x.shape();
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let (x, weight, bias) = (wide::<B>(x), weight.map(wide::<B>), bias.map(wide::<B>));
     let sets = in_sets(&shape, &norm);
     let x = B::float_reshape(x, sets.clone());
     let mean = mean_of_sets::<B>(x.clone());
@@ -124,11 +126,12 @@ pub(crate) fn map_norm<B: Backend>(
     }
     let mut y = B::float_reshape(y, shape);
     if let Some(residual) = residual {
-        y = B::float_add(y, residual);
+        y = B::float_add(y, wide::<B>(residual));
     }
     if norm.relu {
         y = B::float_clamp_min(y, 0.0.into());
     }
+    let y = in_type::<B>(y, dtype);
     let stats = norm.stats_shape(sets[0], sets[2]);
     (y, B::float_reshape(mean, stats.clone()), B::float_reshape(var, stats))
 }
@@ -142,7 +145,10 @@ pub(crate) fn map_norm_backward<B: Backend>(
     norm: MapNorm,
     residual: bool,
 ) -> MapNormGradients<FloatTensor<B>> {
-    let shape = x.shape();
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let (x, mean, var, grad) = (wide::<B>(x), wide::<B>(mean), wide::<B>(var), wide::<B>(grad));
+    let (weight, y) = (weight.map(wide::<B>), y.map(wide::<B>));
+    let narrow = |gradient| in_type::<B>(gradient, dtype);
     let sets = in_sets(&shape, &norm);
     let grad = match y {
         None => grad,
@@ -168,7 +174,8 @@ pub(crate) fn map_norm_backward<B: Backend>(
     let mean_grad = mean_of_sets::<B>(grad.clone());
     let mean_dot = mean_of_sets::<B>(B::float_mul(grad.clone(), normal.clone()));
     let d_x = B::float_sub(B::float_sub(grad, mean_grad), B::float_mul(normal, mean_dot));
-    (B::float_reshape(B::float_mul(d_x, rstd), shape), d_weight, d_bias, d_residual)
+    let d_x = B::float_reshape(B::float_mul(d_x, rstd), shape);
+    (narrow(d_x), narrow(d_weight), narrow(d_bias), d_residual.map(narrow))
 }
 
 /// `[B, C]` beside maps `[B, N, C]`.
@@ -200,18 +207,20 @@ pub(crate) fn gate_backward<B: Backend>(
     grad: FloatTensor<B>,
     residual: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let shape = scale.shape();
-    let d_scale = B::float_sum_dim(B::float_mul(x, grad.clone()), 1);
+    let (shape, dtype) = (scale.shape(), scale.dtype());
+    let d_scale = B::float_sum_dim(B::float_mul(wide::<B>(x), wide::<B>(grad.clone())), 1);
+    let d_scale = in_type::<B>(d_scale, dtype);
     (gate::<B>(grad, scale, None, residual), B::float_reshape(d_scale, shape))
 }
 
 pub(crate) fn squeeze<B: Backend>(x: FloatTensor<B>, squeeze: Squeeze) -> FloatTensor<B> {
-    let shape = x.shape();
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let x = wide::<B>(x);
     let numbers = match squeeze {
         Squeeze::Mean => B::float_mean_dim(x, 1),
         Squeeze::Length => B::float_sqrt(B::float_sum_dim(B::float_mul(x.clone(), x), 1)),
     };
-    B::float_reshape(numbers, Shape::new([shape[0], shape[2]]))
+    B::float_reshape(in_type::<B>(numbers, dtype), Shape::new([shape[0], shape[2]]))
 }
 
 pub(crate) fn squeeze_backward<B: Backend>(
@@ -220,8 +229,9 @@ pub(crate) fn squeeze_backward<B: Backend>(
     grad: FloatTensor<B>,
     squeeze: Squeeze,
 ) -> FloatTensor<B> {
-    let shape = x.shape();
-    match squeeze {
+    let (shape, dtype) = (x.shape(), x.dtype());
+    let [x, squeezed, grad] = [x, squeezed, grad].map(wide::<B>);
+    let gradient = match squeeze {
         Squeeze::Mean => {
             let share = B::float_mul_scalar(per_map::<B>(grad), (1.0 / shape[1] as f64).into());
             B::float_expand(share, shape)
@@ -234,5 +244,6 @@ pub(crate) fn squeeze_backward<B: Backend>(
             let slope = B::float_mul(B::float_div(grad, length), is_there);
             B::float_mul(x, per_map::<B>(slope))
         }
-    }
+    };
+    in_type::<B>(gradient, dtype)
 }

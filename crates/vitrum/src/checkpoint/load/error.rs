@@ -61,7 +61,7 @@ pub enum ModelError {
         dtype: DType,
     },
     /// A precision that the device does not support.
-    #[error("precision {} is computed on the CPU", .precision.name())]
+    #[error("precision {} is not computed on this device", .precision.name())]
     PrecisionDevice {
         /// The requested precision.
         precision: Precision,
@@ -126,6 +126,9 @@ pub enum EightBitsLimit {
     /// A dtype other than f32.
     #[error("run only in f32")]
     Dtype,
+    /// A device other than the CPU.
+    #[error("run only on the CPU")]
+    Device,
     /// Precision bf16.
     #[error("do not run in bf16")]
     Bf16,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 
 use super::known::recognise;
 use super::{EightBitsLimit, Found, LoadOptions, ModelError};
@@ -83,6 +83,7 @@ pub(super) fn int8_weights(
     tensors: &mut TensorMap,
     config: &ModelConfig,
     options: &LoadOptions<'_>,
+    device: &Device,
 ) -> Result<Int8Map, ModelError> {
     let refuse = |limit| Err(ModelError::EightBits { path: tensors.path.clone(), limit });
     if is_quantized(tensors) {
@@ -91,6 +92,9 @@ pub(super) fn int8_weights(
         }
         if options.dtype != DType::F32 {
             return refuse(EightBitsLimit::Dtype);
+        }
+        if !vitrum_kernels::has_fast_path(device, DType::F32) {
+            return refuse(EightBitsLimit::Device);
         }
         if options.precision == Precision::Bf16 {
             return refuse(EightBitsLimit::Bf16);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -98,6 +99,12 @@ impl Environment {
 /// The JSON object of the file, if it has one.
 fn first_of(path: &Path) -> Result<Option<Value>, LogError> {
     Ok(serde_json::from_slice(&files::read(path)?).ok().filter(Value::is_object))
+}
+
+/// Memory in MB: what the allocator of a GPU holds, otherwise what this process holds.
+pub fn memory_mb(device: &Device) -> Option<f64> {
+    let reserved = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
+    reserved.map(|bytes| (bytes as f64 / 1024.0 / 1024.0).round()).or_else(resident_mb)
 }
 
 /// Memory of this process in MB, if the system reports it.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 use vitrum_kernels::optim::sums_of_squares;
 
 use super::flat;
@@ -22,6 +22,13 @@ pub struct Grad {
     pub layout: Layout,
     /// The values, flattened, on the device without autodiff.
     pub value: Tensor<1>,
+}
+
+impl Grad {
+    /// Whether a number is NaN or infinite.
+    pub(crate) fn is_bad(&self) -> bool {
+        self.value.clone().into_data().iter::<f64>().any(|x| !x.is_finite())
+    }
 }
 
 /// The gradients of a model, in the order of its parameters. Parameters that are frozen, or not part of the loss,
@@ -102,10 +109,19 @@ impl GradMap {
 
     /// The first parameter whose gradient has a NaN or infinite number.
     pub fn first_non_finite(&self) -> Option<&str> {
-        let suspects = self.grads.iter().zip(self.sums_of_squares()).filter(|(_, sum)| !sum.is_finite());
-        // A sum of squares may overflow f64 although every number is finite.
-        let bad = |grad: &Grad| grad.value.clone().into_data().iter::<f64>().any(|x| !x.is_finite());
-        suspects.map(|(grad, _)| grad).find(|grad| bad(grad)).map(|grad| grad.key.as_str())
+        // A sum of squares may overflow although every number is finite.
+        self.suspects(&self.sums_of_squares()).find(|grad| grad.is_bad()).map(|grad| grad.key.as_str())
+    }
+
+    /// The gradients whose sum of squares is not finite.
+    pub(crate) fn suspects(&self, sums: &[f64]) -> impl Iterator<Item = &Grad> {
+        self.grads.iter().zip(sums).filter(|(_, sum)| !sum.is_finite()).map(|(grad, _)| grad)
+    }
+
+    /// Σ x² of each gradient in `f32`, `[P]` on the device. Nothing waits for the device.
+    pub(crate) fn squares(&self) -> Tensor<1> {
+        let squares = self.grads.iter().map(|grad| grad.value.clone().cast(DType::F32).square().sum());
+        Tensor::cat(squares.collect(), 0)
     }
 
     fn sums_of_squares(&self) -> Vec<f64> {

@@ -145,7 +145,7 @@ impl Recipe {
             ("interpolation", self.interpolation.as_ref(), &filters),
             ("crop_mode", self.crop_mode.as_ref(), &["border", "center", "squash"]),
             ("amp_dtype", Some(&self.amp_dtype), &["bf16", "none"]),
-            ("device", Some(&self.device), &DEVICES),
+            ("device", Some(&self.device).filter(|device| !is_gpu(device)), &DEVICES),
         ] {
             if let Some(value) = value.filter(|value| !known.contains(&value.as_str())) {
                 return Err(unknown(key, value, known));
@@ -486,4 +486,9 @@ fn positive(key: &'static str, value: f64) -> Checked {
 fn not_negative(key: &'static str, value: f64) -> Checked {
     let fits = value >= 0.0 && value.is_finite();
     if fits { Ok(()) } else { Err(field(key, format!("must be 0 or more, found {value}"))) }
+}
+
+/// `cuda:N`
+fn is_gpu(device: &str) -> bool {
+    device.strip_prefix("cuda:").is_some_and(|index| index.parse::<u16>().is_ok())
 }

@@ -108,7 +108,7 @@ impl Run<'_> {
             step_seconds,
             step_seconds_avg: elapsed / done,
             grad_norm: updated.grad_norm,
-            memory_mb: environment::resident_mb(),
+            memory_mb: environment::memory_mb(&self.device),
         }));
         Ok(())
     }
