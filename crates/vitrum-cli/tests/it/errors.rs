@@ -93,7 +93,9 @@ fn flags_of_the_model() {
         ("--model-kwargs act_layer=swish", 1, vec!["model-kwargs"]),
         ("--pos-resize closest", 2, vec!["bicubic_antialias"]),
         ("--dtype f8", 2, vec!["--dtype"]),
-        ("--device gpu", 2, vec!["--device"]),
+        ("--device gpu", 2, vec!["--device", "cuda:N"]),
+        ("--device cuda:x", 2, vec!["--device", "cuda:N"]),
+        ("--device cuda:99999", 2, vec!["--device", "cuda:N"]),
         ("--attention", 2, vec!["--trace"]),
         ("--checkpoint nowhere.safetensors", 1, vec!["nowhere.safetensors"]),
         ("--checkpoint model/config.json", 1, vec!["config.json"]),
@@ -103,6 +105,11 @@ fn flags_of_the_model() {
     }
     if !cfg!(feature = "vulkan") {
         sandbox.fails(&format!("{args} --device vulkan"), 1, &["--device", "hint:"]);
+    }
+    // With the feature on a machine without a GPU too.
+    sandbox.fails(&format!("{args} --device cuda:9"), 1, &["--device", "CUDA", "hint:"]);
+    if !cfg!(feature = "cubecpu") {
+        sandbox.fails(&format!("{args} --device cubecpu"), 1, &["--device", "--features cubecpu"]);
     }
     sandbox.ok(&format!("{args} --threads 64 --batch-size 1000000000000"));
 }

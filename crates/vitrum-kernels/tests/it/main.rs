@@ -9,6 +9,7 @@ mod levels;
 mod linear;
 mod maps;
 mod memory;
+mod narrow;
 mod optim;
 mod packed;
 mod patch_embed;
