@@ -196,6 +196,13 @@ impl Watched {
         let (first, second) = (most(first), most(second));
         report.number("most MiB, first half", first);
         report.number("most MiB, second half", second);
+        for (index, part) in self.memory.chunks(self.memory.len().div_ceil(10).max(1)).enumerate() {
+            let mut sorted = part.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            let what = format!("MiB in tenth {}: least, median, most", index + 1);
+            let [least, most] = [sorted[0], sorted[sorted.len() - 1]];
+            report.row(what, format!("{least:.0}, {:.0}, {most:.0}", sorted[sorted.len() / 2]));
+        }
         report.number("slowest ms of /health and /metrics", 1000.0 * most(&self.looks));
         let text = format!("the second half needs at most {most_growth} MiB more than the first");
         report.claim(second - first <= most_growth, text, format!("{:+.1} MiB", second - first));
