@@ -27,6 +27,18 @@ pub(crate) fn in_type<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTenso
     if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) }
 }
 
+/// Deviations from the mean over these axes. A mean that is large beside them is rounded too far, so what it leaves is
+/// taken off as well: a row of almost equal numbers keeps its digits.
+pub(crate) fn deviations<B: Backend>(
+    x: FloatTensor<B>,
+    mean: FloatTensor<B>,
+    axes: &[usize],
+) -> FloatTensor<B> {
+    let about = B::float_sub(x, mean);
+    let left = axes.iter().fold(about.clone(), |left, &axis| B::float_mean_dim(left, axis));
+    B::float_sub(about, left)
+}
+
 /// The normalised rows, and the mean and reciprocal deviation of each row, `[rows]`. Without `centred` the mean is taken to
 /// be zero (RMSNorm).
 pub(crate) fn layer_norm<B: Backend>(
@@ -43,7 +55,10 @@ pub(crate) fn layer_norm<B: Backend>(
         true => B::float_mean_dim(x.clone(), 1), // [rows, 1]
         false => B::float_zeros(Shape::new([rows_of(&shape)[0], 1]), &x.device(), x.dtype().into()),
     };
-    let centred = B::float_sub(x, mean.clone());
+    let centred = match centred {
+        true => deviations::<B>(x, mean.clone(), &[1]),
+        false => x,
+    };
     let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
     let rstd = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, eps.into())));
     let mut y = B::float_mul(B::float_mul(centred, rstd.clone()), as_row::<B>(weight));
@@ -70,7 +85,8 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     let [n, d] = [rows[0], rows[1]];
     let column = |stat| B::float_reshape(stat, Shape::new([n, 1]));
     let rstd = column(rstd);
-    let shifted = B::float_sub(B::float_reshape(x, rows.clone()), column(mean));
+    let x = B::float_reshape(x, rows.clone());
+    let shifted = if centred { deviations::<B>(x, column(mean), &[1]) } else { x };
     let normal = B::float_mul(shifted, rstd.clone()); // [rows, D]
     let grad = B::float_reshape(grad, rows);
 
@@ -403,4 +419,59 @@ fn rows_of(shape: &Shape) -> Shape {
 pub(crate) fn as_row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let d = x.shape()[0];
     B::float_reshape(x, Shape::new([1, d]))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use burn::backend::tensor::FloatTensor;
+    use burn::tensor::{DType, Device, Distribution, Tensor};
+
+    use super::{layer_norm, layer_norm_backward};
+    use crate::reference::layer_norm_reference;
+
+    fn primitive<const R: usize>(x: &Tensor<R>) -> FloatTensor<Flex> {
+        x.clone().try_into_primitive::<Flex>().expect("a tensor of the CPU backend")
+    }
+
+    /// Almost constant rows, forward and backward, against `f64`.
+    #[test]
+    fn almost_equal_numbers_keep_their_digits() {
+        let device = Device::flex();
+        device.seed(1);
+        let draw = |rows, scale: f64| {
+            Tensor::<2>::random([rows, 96], Distribution::Normal(0.0, scale), (&device, DType::F32))
+        };
+        let (x, weight, grad) = (draw(7, 1e-3) + 3.0, draw(1, 1.0).reshape([96]), draw(7, 1.0));
+        let (y, mean, rstd) = layer_norm::<Flex>(primitive(&x), primitive::<1>(&weight), None, 1e-12, true);
+        let (d_x, d_weight, _) = layer_norm_backward::<Flex>(
+            primitive(&x),
+            primitive::<1>(&weight),
+            mean,
+            rstd,
+            primitive(&grad),
+            true,
+        );
+
+        let exact = device.autodiff();
+        let lift = |x: &Tensor<2>| Tensor::<2>::from_data(x.clone().into_data(), (&exact, DType::F64));
+        let wide = lift(&x).require_grad();
+        let gains = Tensor::<1>::from_data(weight.into_data(), (&exact, DType::F64)).require_grad();
+        let reference = layer_norm_reference(wide.clone(), gains.clone(), None, 1e-12);
+        let gradients = (reference.clone() * lift(&grad)).sum().backward();
+        let pairs = [
+            ("y", Tensor::<2>::from_primitive::<Flex>(y), reference.inner()),
+            ("d_x", Tensor::from_primitive::<Flex>(d_x), wide.grad(&gradients).expect("a gradient")),
+            (
+                "d_weight",
+                Tensor::<1>::from_primitive::<Flex>(d_weight).reshape([1, 96]),
+                gains.grad(&gradients).expect("a gradient").reshape([1, 96]),
+            ),
+        ];
+        for (name, ours, exact) in pairs {
+            let most: f64 = exact.clone().abs().max().into_scalar();
+            let error: f64 = (ours.cast(DType::F64) - exact).abs().max().into_scalar();
+            assert!(error < 2e-6 * most, "{name}: {:.1e} of the largest", error / most);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::conv::portable::{channels_first, channels_last};
 use crate::gate::Squeeze;
 use crate::map_norm::{MapNorm, MapNormGradients, Normed};
 use crate::pool::Pool;
-use crate::portable::{in_type, wide};
+use crate::portable::{deviations, in_type, wide};
 
 fn full<B: Backend>(like: &FloatTensor<B>, shape: Shape, value: f64) -> FloatTensor<B> {
     B::float_full(shape, value.into(), &like.device(), like.dtype().into())
@@ -114,7 +114,7 @@ pub(crate) fn map_norm<B: Backend>(
     let sets = in_sets(&shape, &norm);
     let x = B::float_reshape(x, sets.clone());
     let mean = mean_of_sets::<B>(x.clone());
-    let centred = B::float_sub(x, mean.clone());
+    let centred = deviations::<B>(x, mean.clone(), &[1, 3]);
     let var = mean_of_sets::<B>(B::float_mul(centred.clone(), centred.clone()));
     let rstd = B::float_recip(B::float_sqrt(B::float_add_scalar(var.clone(), norm.eps.into())));
     let mut y = B::float_mul(centred, rstd);
@@ -158,7 +158,7 @@ pub(crate) fn map_norm_backward<B: Backend>(
     let at_sets = Shape::new([sets[0], 1, sets[2], 1]);
     let [mean, var] = [mean, var].map(|stat| B::float_reshape(stat, at_sets.clone()));
     let rstd = B::float_recip(B::float_sqrt(B::float_add_scalar(var, norm.eps.into())));
-    let centred = B::float_sub(B::float_reshape(x, sets.clone()), mean);
+    let centred = deviations::<B>(B::float_reshape(x, sets.clone()), mean, &[1, 3]);
     let normal = B::float_mul(centred, rstd.clone());
     let grad = B::float_reshape(grad, sets.clone());
     let c = sets[2] * sets[3];
