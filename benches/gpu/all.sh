@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
     --python) python=$2; shift ;;
     --models) models=$2; shift ;;
     --tiny) tiny=1 ;;
-    -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'; exit 0 ;;
+    -h | --help) sed -n '2,/^set /{ /^set /d; s/^# \{0,1\}//; p }' "$0"; exit 0 ;;
     *) echo "$0: unknown argument '$1' (see --help)" >&2; exit 2 ;;
     esac
     shift
@@ -54,6 +54,8 @@ if [ -n "$tiny" ]; then
 fi
 vitrum=$(realpath "$vitrum") || exit 2
 [ -n "$data" ] && data=$(realpath "$data")
+# Not through links: they lead out of a virtual environment.
+case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; esac
 mkdir -p "$output" && output=$(realpath "$output") || exit 2
 cd "$output" || exit 2
 failed=0
@@ -107,12 +109,14 @@ learn() {
             --experiment cifar10
         return
     fi
-    "$vitrum" train "$data" -c cifar/cifar10_vit_tiny_patch4 --device "$device" --amp-dtype bf16 --time 8min \
-        --output runs --experiment cifar10
+    # The recipe has 200 epochs; these end within the step.
+    "$vitrum" train "$data" -c cifar/cifar10_vit_tiny_patch4 --epochs 30 --warmup-epochs 3 --device "$device" \
+        --amp-dtype bf16 --time 8min --output runs --experiment cifar10
 }
 
 export -f describe against_cpu flat_memory learn
 export vitrum device python here tiny updates data
+# Less tuning fits into the hour; `full` or `balanced` may find faster kernels.
 export CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal}
 
 wants machine && run machine bash -c describe
@@ -127,12 +131,18 @@ for precision in f32 bf16; do
         --batch-sizes $train_batches $runs
 done
 if wants torch; then
+    case $device in
+    cuda) peer=cuda ;;
+    cuda:*) peer=cuda; export CUDA_VISIBLE_DEVICES=${device#cuda:} ;;
+    *) peer=cpu ;;
+    esac
     for precision in f32 bf16; do
         # shellcheck disable=SC2086
-        run "torch_$precision" "$python" "$here/torch_peer.py" --models $models --device "$([ "$device" = cuda ] && echo cuda || echo cpu)" \
+        run "torch_$precision" "$python" "$here/torch_peer.py" --models $models --device "$peer" \
             --precision $precision --forward $forward_batches --train $train_batches $([ -n "$tiny" ] && echo --tiny)
     done
 fi
+[ "${device#cuda:}" = "$device" ] || unset CUDA_VISIBLE_DEVICES
 wants memory && run memory bash -c flat_memory
 if wants learn && [ -z "$data$tiny" ]; then
     echo "learn: left out, there is no --data" >&2
@@ -142,6 +152,8 @@ fi
 
 {
     echo "# vitrum on $device, $(date -u +%F)"
+    echo
+    echo "\`CUBECL_AUTOTUNE_LEVEL=$CUBECL_AUTOTUNE_LEVEL\`. Peak memory of vitrum is what its allocator holds at the end of a row."
     echo
     echo "| step | exit status | seconds |"
     echo "|---|---|---|"

@@ -68,6 +68,7 @@ def main() -> None:
                         return loss.item()
 
                     if args.device == "cuda":
+                        torch.cuda.empty_cache()
                         torch.cuda.reset_peak_memory_stats()
                     median = statistics.median(timed(forward if kind == "forward" else train, args.device, args.tiny))
                     peak = f"{torch.cuda.max_memory_reserved() / 2**20:.0f}" if args.device == "cuda" else "-"

@@ -13,7 +13,7 @@ use vitrum::data::{Loader, LoaderOptions, Preprocess};
 use vitrum::models::{Config, ImageInput, Model, ModelConfig, Network, PixelScale, Precision};
 use vitrum::tasks::reconstruct::reconstruct;
 use vitrum::tasks::{MaskKind, MaskSampler};
-use vitrum::train::trainer::{Examples, Trainer};
+use vitrum::train::trainer::{Examples, IntoBatch, Trainer};
 use vitrum::train::{Recipe, Task};
 
 use crate::args::{BenchArgs, Dtype, Format, ModelArgs};
@@ -273,7 +273,7 @@ fn timed_streams(args: &BenchArgs, pass: impl Fn() + Sync) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Whole updates as in a run, on a batch in memory.
+/// Whole updates as in a run, on a batch that is on the device.
 fn train_times(
     args: &BenchArgs,
     trainer: &mut Trainer,
@@ -294,8 +294,9 @@ fn train_times(
         masks: sampler.map(|sampler| sampler.of_batch(batch_size, 0, 0)),
         indexes: Vec::new(),
     };
+    let batch = examples.into_batch(&device.clone().autodiff())?;
     timed(args, || {
-        std::hint::black_box(trainer.update(vec![examples.clone()])?);
+        std::hint::black_box(trainer.update(vec![batch.clone()])?);
         Ok(())
     })
 }

@@ -45,22 +45,15 @@ fn open(device: DeviceName, threads: usize, work: Work) -> Result<Device> {
     .context("--device")
 }
 
-/// The first CUDA GPU, if this build and machine can use one. Says so, or why not.
+/// The first CUDA GPU, if this build and machine can use one. Says why not, if there is one.
 #[cfg(feature = "cuda")]
 fn any_gpu() -> Option<Device> {
-    use crate::output::complain;
-    let found = gpus();
-    let first = found.first()?;
-    match library() {
-        Ok(()) => {
-            complain(format_args!("device: {} (cuda:0; --device cpu for the CPU)", name_of(first)));
-            Some(first.clone())
-        }
-        Err(error) => {
-            complain(format_args!("device: cpu, although there is a CUDA GPU: {error}"));
-            None
-        }
+    if gpus().is_empty() {
+        return None;
     }
+    cuda(0)
+        .inspect_err(|error| crate::output::complain(format_args!("device: cpu, not cuda: {error:#}")))
+        .ok()
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -70,14 +63,8 @@ fn any_gpu() -> Option<Device> {
 
 /// The CUDA GPUs of this machine, in the driver's order. Empty without a driver.
 #[cfg(feature = "cuda")]
-pub fn gpus() -> Vec<Device> {
+fn gpus() -> Vec<Device> {
     Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec()
-}
-
-/// A GPU's own name. Opens the GPU.
-#[cfg(feature = "cuda")]
-pub fn name_of(device: &Device) -> String {
-    device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name)
 }
 
 /// A device with its own name, for people.
@@ -89,15 +76,18 @@ pub fn describe(device: &Device) -> String {
     format!("{device:?}")
 }
 
-/// Whether products of `f32` matrices run on tensor cores, in TF32.
+/// Whether products of `f32` matrices run on tensor cores, in TF32: on NVIDIA GPUs since compute capability 8.0.
 pub fn has_tf32(device: &Device) -> bool {
     #[cfg(feature = "cuda")]
-    return gpus().contains(&device.clone().inner());
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = device;
-        false
+    if gpus().contains(&device.clone().inner()) {
+        // Such as `ptx_sm90`.
+        let target = device.identity().map(|identity| identity.fingerprint).unwrap_or_default();
+        let digits = target.split("sm").nth(1).unwrap_or_default().trim_start_matches('_');
+        let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+        return digits.parse::<u32>().map_or(true, |capability| capability >= 80);
     }
+    let _ = device;
+    false
 }
 
 /// The NVIDIA cards of this machine as its driver lists them: name, memory, driver. Empty in a build without CUDA, and
@@ -130,7 +120,14 @@ fn cuda(index: u16) -> Result<Device> {
         bail!("{known}\nhint: `nvidia-smi` lists what the driver sees; CUDA_VISIBLE_DEVICES hides GPUs");
     };
     library()?;
-    Ok(device.clone())
+    // Opening panics if the driver refuses: a GPU that another program has for itself, or without free memory.
+    let opened = std::panic::catch_unwind(|| device.identity().is_some());
+    match opened {
+        Ok(true) => Ok(device.clone()),
+        _ => bail!(
+            "cuda:{index} cannot be opened\nhint: `nvidia-smi` shows whether another program has it for itself, or all its memory"
+        ),
+    }
 }
 
 /// Kernels link CUDA's mathematical functions when they are first used.

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vitrum::checkpoint::load::{LoadOptions, Loaded, Progress, load};
+use vitrum::checkpoint::load::{EightBitsLimit, LoadOptions, Loaded, ModelError, Progress, load};
 use vitrum::data::dataset::ClassMap;
 use vitrum::data::{DecodeOptions, Limits, Preprocess};
 use vitrum::models::{Config, Model, ModelConfig, Precision, catalogue};
 use vitrum::tasks::{Classifier, Embedder};
 
-use crate::args::{Dtype, LimitArgs, ModelArgs, PreprocessArgs};
+use crate::args::{DeviceName, Dtype, LimitArgs, ModelArgs, PreprocessArgs};
 use crate::device::{self, Work};
 use crate::memory;
 use crate::models::{plain_value, with_kwargs};
@@ -58,7 +58,7 @@ fn open_for(
         memory::check_model(&config, dtype).map_err(|error| format!("{}: {error:#}", args.model))?;
         Ok(config)
     };
-    let options = LoadOptions {
+    let options = || LoadOptions {
         checkpoint: args.checkpoint.clone(),
         weight_set: args.weight_set.clone(),
         keys: args.keys.clone(),
@@ -80,7 +80,18 @@ fn open_for(
         progress: (!talk.quiet).then(download_bar),
         ..LoadOptions::new(args.model.clone())
     };
-    let loaded = load(&options, &device)?;
+    let (loaded, device) = match load(&options(), &device) {
+        // Only the file says that its weights are int8.
+        Err(ModelError::EightBits { limit: EightBitsLimit::Device, .. })
+            if args.device.device == DeviceName::Auto =>
+        {
+            (load(&options(), &Device::flex())?, Device::flex())
+        }
+        loaded => (loaded?, device),
+    };
+    if args.device.device == DeviceName::Auto && !vitrum_kernels::has_fast_path(&device, DType::F32) {
+        talk.say(format_args!("device: {}; --device cpu for the CPU", device::describe(&device)));
+    }
     for note in &loaded.notes {
         talk.say(note);
     }
@@ -97,7 +108,8 @@ fn open_for(
     }
     let rounded = loaded.model.bf16_layers();
     if rounded > 0 {
-        let level = vitrum_kernels::bf16_level();
+        let on_cpu = vitrum_kernels::has_fast_path(&device, DType::F32);
+        let level = if on_cpu { vitrum_kernels::bf16_level() } else { "by the device" };
         talk.detail(1, format_args!("bf16: {rounded} layers, {level}"));
     }
     talk.detail(1, format_args!("configuration: {}", differences(&loaded.model.config())));

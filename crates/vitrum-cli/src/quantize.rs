@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use burn::tensor::DType;
 use serde::Serialize;
 use vitrum::checkpoint::Dtype;
 use vitrum::checkpoint::load::{LoadOptions, load, open};
@@ -49,6 +50,9 @@ struct Agreement {
 /// Runs the command.
 pub fn run(args: &QuantizeArgs, talk: Talk) -> Result<()> {
     let device = device::prepare(&args.device, Work::Cpu)?;
+    if !vitrum_kernels::has_fast_path(&device, DType::F32) {
+        bail!("--device: int8 is computed on the CPU\nhint: --device cpu");
+    }
     let options = || LoadOptions {
         checkpoint: args.checkpoint.clone(),
         weight_set: args.weight_set.clone(),

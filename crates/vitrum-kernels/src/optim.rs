@@ -150,13 +150,18 @@ pub fn update_reference<R: Rule<S>, const S: usize>(slots: Vec<Slot<R, S>>) -> V
 
 /// Σ x² of each tensor in `f64`. The order of the sum depends only on the length.
 pub fn sums_of_squares(tensors: &[Tensor<1>]) -> Vec<f64> {
+    let is_fast = |tensor: &Tensor<1>| has_fast_path(&tensor.device(), tensor.dtype());
+    // Other devices are waited for once.
+    let slow = tensors.iter().filter(|tensor| !is_fast(tensor));
+    let slow: Vec<Tensor<1>> = slow.map(|tensor| tensor.clone().cast(DType::F32).square().sum()).collect();
+    let slow = if slow.is_empty() { Vec::new() } else { Tensor::cat(slow, 0).into_data().iter().collect() };
+    let mut slow = slow.into_iter();
     tensors
         .iter()
         .map(|tensor| {
             let dtype = tensor.dtype();
-            if !has_fast_path(&tensor.device(), dtype) {
-                let square = tensor.clone().cast(DType::F32).square().sum();
-                return square.into_data().iter::<f64>().next().unwrap_or_default();
+            if !is_fast(tensor) {
+                return slow.next().unwrap_or_default();
             }
             let tensor = readable(tensor.clone());
             match dtype {

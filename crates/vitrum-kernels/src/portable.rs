@@ -27,8 +27,8 @@ pub(crate) fn in_type<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTenso
     if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) }
 }
 
-/// Deviations from the mean over these axes. A mean that is large beside them is rounded too far, so what it leaves is
-/// taken off as well: a row of almost equal numbers keeps its digits.
+/// Deviations from the mean over these axes. If the mean is much larger than the deviations, its rounding error matters.
+/// So the mean of the deviations is subtracted too.
 pub(crate) fn deviations<B: Backend>(
     x: FloatTensor<B>,
     mean: FloatTensor<B>,

@@ -321,11 +321,17 @@ fn heads(x: Tensor<3>, num_heads: usize) -> Tensor<4> {
 
 /// Softmax over the last axis. A row of `-inf` gives zeros instead of NaN.
 fn softmax_rows(scores: Tensor<4>) -> Tensor<4> {
+    let dtype = scores.dtype();
+    let scores = match dtype {
+        DType::F16 | DType::BF16 => scores.cast(DType::F32),
+        _ => scores,
+    };
     let max = scores.clone().detach().max_dim(3).clamp_min(lowest(scores.dtype()));
     let weights = (scores - max).exp();
     // The maximum contributes 1 to its sum, so this changes only rows of -inf.
     let sum = weights.clone().sum_dim(3).clamp_min(0.5);
-    weights / sum
+    let weights = weights / sum;
+    if weights.dtype() == dtype { weights } else { weights.cast(dtype) }
 }
 
 /// The lowest finite number of a float type.

@@ -34,8 +34,29 @@ pub enum Prepared {
     Int8(QuantizedWeight),
     /// The same numbers, or these rounded to bf16, in the order in which this processor reads them.
     Packed(PackedWeight),
-    /// Rounded to bf16, `[d_in, d_out]`, on a device that multiplies in bf16.
-    Narrow(Box<Tensor<2>>),
+    /// Rounded to bf16, on a device that multiplies in bf16.
+    Narrow(Box<NarrowWeight>),
+}
+
+/// A weight in bf16 on a device that multiplies in bf16.
+#[derive(Clone, Debug)]
+pub struct NarrowWeight {
+    /// `[d_in, d_out]`
+    weight: Tensor<2>,
+    /// `[d_out]`, in `f32`.
+    bias: Option<Tensor<1>>,
+}
+
+impl NarrowWeight {
+    /// The layer with a product in bf16. The bias is added in the type of `x`.
+    fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
+        let dtype = x.dtype();
+        let y = vitrum_kernels::linear(x.cast(DType::BF16), self.weight.clone(), None).cast(dtype);
+        match &self.bias {
+            Some(bias) => y + bias.clone().unsqueeze(),
+            None => y,
+        }
+    }
 }
 
 impl Linear {
@@ -104,7 +125,12 @@ impl Linear {
         } else if vitrum_kernels::narrows(&device) {
             let weight = self.weight.val().detach().cast(DType::BF16);
             let values = weight.clone();
-            self.hold(shape, move || floats(values.clone()), Prepared::Narrow(Box::new(weight)));
+            let bias = self.bias_values().map(|bias| {
+                let length = [bias.len()];
+                Tensor::from_data(TensorData::new(bias, length), (&device, DType::F32))
+            });
+            let narrow = Prepared::Narrow(Box::new(NarrowWeight { weight, bias }));
+            self.hold(shape, move || floats(values.clone()), narrow);
         }
     }
 
@@ -192,7 +218,7 @@ impl Linear {
         match self.prepared_for(&x) {
             Some(Prepared::Int8(weight)) => linear_int8(x, weight, vitrum_kernels::Activation::Identity),
             Some(Prepared::Packed(weight)) => linear_packed(x, weight),
-            Some(Prepared::Narrow(weight)) => self.narrow(x, weight),
+            Some(Prepared::Narrow(narrow)) => narrow.forward(x),
             None => {
                 let (weight, bias) = self.values();
                 vitrum_kernels::linear(x, weight, bias)
@@ -233,16 +259,6 @@ impl Linear {
                 let (weight, bias) = self.values();
                 vitrum_kernels::linear_add(x, weight, bias, residual, gamma)
             }
-        }
-    }
-
-    /// The layer with a product in bf16. The bias is added in the type of `x`.
-    fn narrow<const R: usize>(&self, x: Tensor<R>, weight: &Tensor<2>) -> Tensor<R> {
-        let dtype = x.dtype();
-        let y = vitrum_kernels::linear(x.cast(DType::BF16), weight.clone(), None).cast(dtype);
-        match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
         }
     }
 

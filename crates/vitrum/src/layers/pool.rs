@@ -8,6 +8,7 @@ use vitrum_kernels::Squeeze;
 use super::mlp::{Activation, Mlp};
 use super::norm::{LayerNorm, NormConfig};
 use super::observe::{AttentionSites, Observer};
+use super::performer::widened;
 use super::{Linear, parameter};
 
 /// How tokens are pooled to one vector.
@@ -99,7 +100,8 @@ impl AttentionPool {
         let kv = self.kv.forward(x); // [B, T, 2D]
         let heads = |part: usize| kv.clone().narrow(2, part * d, d).reshape([b, t, a, e]).swap_dims(1, 2);
         let scores = (query * (e as f64).powf(-0.5)).matmul(heads(0).swap_dims(2, 3)); // [B, A, 1, T]
-        let weights = activation::softmax(scores, 3);
+        let dtype = scores.dtype();
+        let weights = activation::softmax(widened(scores), 3).cast(dtype);
         let weights = match watch.wants_attention(format_args!("weights")) {
             true => watch.attention(format_args!("weights"), weights, &AttentionSites::Pool),
             false => weights,

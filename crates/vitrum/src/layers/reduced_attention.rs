@@ -16,6 +16,7 @@ use super::conv::{Conv, ConvConfig, Maps, Padding};
 use super::drop::{dropout, training};
 use super::norm::LayerNorm;
 use super::observe::{AttentionSites, Observer};
+use super::performer::widened;
 
 /// How a [`ReducedAttention`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +132,9 @@ impl ReducedAttention {
             x.reshape([b, t, a, d / a]).swap_dims(1, 2) // [B, A, T, E]
         };
         let scores = (heads(q) * scale).matmul(heads(part(0)).swap_dims(2, 3)); // [B, A, N, M]
-        let weights = watch.attention(format_args!("weights"), activation::softmax(scores, 3), sites);
+        let dtype = scores.dtype();
+        let weights = activation::softmax(widened(scores), 3).cast(dtype);
+        let weights = watch.attention(format_args!("weights"), weights, sites);
         let context = dropout(weights, self.attn_drop).matmul(heads(part(1))); // [B, A, N, E]
         context.swap_dims(1, 2).reshape([b, n, d])
     }

@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
         while self.progress.update < self.updates_per_epoch && !self.is_last_update() {
             let began = Instant::now();
             let ready = match ahead.take() {
-                Some(ready) => ready,
+                Some(ready) => ready?,
                 None => self.read(&mut batches, self.progress.update)?,
             };
             let Ready { moved, kept, newest, waited } = ready;
@@ -291,8 +291,9 @@ impl<'a> Run<'a> {
             let launched = self.trainer.launch(moved)?;
             let next = self.progress.update + 1;
             if launched.is_late() && next < self.updates_per_epoch && !self.is_last_update() {
-                // The device computes; the next batch is read and moved in the meantime.
-                ahead = Some(self.read(&mut batches, next)?);
+                // The device computes; the next batch is read and moved in the meantime. An error of it comes after this
+                // update.
+                ahead = Some(self.read(&mut batches, next));
             }
             let updated = self.trainer.settle(launched);
             pace.updates += 1;
@@ -330,8 +331,9 @@ impl<'a> Run<'a> {
         let unknown = u32::from(self.trainer.is_late());
         let is_kept = self.progress.bad_losses + 1 + unknown >= MAX_BAD_LOSSES;
         let kept = if is_kept { examples.clone() } else { Vec::new() };
+        let waited = began.elapsed().as_secs_f64();
         let moved = self.trainer.moved(examples)?;
-        Ok(Ready { moved, kept, newest, waited: began.elapsed().as_secs_f64() })
+        Ok(Ready { moved, kept, newest, waited })
     }
 
     fn count(&mut self, pace: &Pace) {

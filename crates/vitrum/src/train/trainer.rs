@@ -286,8 +286,8 @@ impl<M: Network> Trainer<M> {
         Ok(self.settle(launched))
     }
 
-    /// The first half of [`update`](Trainer::update). The CPU finishes it. Other devices get its work in one piece and
-    /// may still compute when this returns. The result must go to [`settle`](Trainer::settle) before anything else
+    /// The first half of [`update`](Trainer::update). The CPU finishes it. Other devices get all work at once and may
+    /// still compute when this returns. The result must go to [`settle`](Trainer::settle) before anything else
     /// happens to the trainer.
     ///
     /// # Errors

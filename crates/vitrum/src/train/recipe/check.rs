@@ -10,8 +10,8 @@ use crate::train::task::Task;
 /// Schedules: timm's names, `linear`, and `constant` and `none`, which stay at the peak.
 pub const SCHEDULES: [&str; 8] =
     ["constant", "cosine", "linear", "multistep", "none", "plateau", "poly", "step"];
-/// Devices.
-pub const DEVICES: [&str; 4] = ["auto", "cpu", "vulkan", "webgpu"];
+/// Devices. `cuda:1` is the second NVIDIA GPU.
+pub const DEVICES: [&str; 6] = ["auto", "cpu", "cuda", "vulkan", "webgpu", "cubecpu"];
 /// The scores of classification; one of them chooses the best checkpoint.
 pub const METRICS: [&str; 3] = {
     let [loss, top1, top5] = Task::CLASSIFY;
@@ -373,7 +373,8 @@ impl Recipe {
         // The comparison of epochs holds only if neither run nor warm-up is counted in updates.
         let by_epochs = self.warmup_steps.is_none() && self.max_steps.is_none();
         let mut doubts = Vec::new();
-        if self.amp_dtype != "none" && ["auto", "cpu"].contains(&self.device.as_str()) {
+        let on_cpu = self.device == "cpu" || self.device == "auto" && !cfg!(feature = "cuda");
+        if self.amp_dtype != "none" && on_cpu {
             doubts.push(format!("amp_dtype {} makes the CPU slower, not faster", self.amp_dtype));
         }
         if self.task == Task::Regress.name() && ![0.0, Self::default().smoothing].contains(&self.smoothing) {
