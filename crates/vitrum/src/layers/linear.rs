@@ -123,15 +123,21 @@ impl Linear {
             let weight = PackedWeight::pack_bf16(&floats(self.weight.val()), shape, bias.as_deref());
             self.hold_packed(weight);
         } else if vitrum_kernels::narrows(&device) {
-            let weight = self.weight.val().detach().cast(DType::BF16);
-            let values = weight.clone();
-            let bias = self.bias_values().map(|bias| {
-                let length = [bias.len()];
-                Tensor::from_data(TensorData::new(bias, length), (&device, DType::F32))
-            });
-            let narrow = Prepared::Narrow(Box::new(NarrowWeight { weight, bias }));
-            self.hold(shape, move || floats(values.clone()), narrow);
+            let narrow = self.narrowed();
+            let values = narrow.weight.clone();
+            self.hold(shape, move || floats(values.clone()), Prepared::Narrow(Box::new(narrow)));
         }
+    }
+
+    /// The weight in bf16, with the bias of this layer or of the module around it.
+    fn narrowed(&self) -> NarrowWeight {
+        let weight = self.weight.val().detach();
+        let device = weight.device();
+        let bias = self.bias_values().map(|bias| {
+            let length = [bias.len()];
+            Tensor::from_data(TensorData::new(bias, length), (&device, DType::F32))
+        });
+        NarrowWeight { weight: weight.cast(DType::BF16), bias }
     }
 
     fn hold_packed(&mut self, packed: PackedWeight) {
@@ -288,5 +294,35 @@ impl Linear {
     /// Weight `[d_in, d_out]` and bias `[d_out]`.
     pub(crate) fn values(&self) -> (Tensor<2>, Option<Tensor<1>>) {
         (self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Device, Distribution, Tensor};
+
+    use super::Linear;
+
+    /// A weight in bf16 has the layer's bias, or that of the module around it, as other prepared forms have.
+    #[test]
+    fn narrow_weights_have_every_bias() {
+        let device = Device::flex();
+        device.seed(4);
+        let draw = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let (x, bias) = (draw([5, 16]), draw([1, 8]).reshape([8]));
+        let mut own = Linear::new(16, 8, true, &device);
+        own.weight = burn::module::Param::from_tensor(draw([16, 8]));
+        own.bias = Some(burn::module::Param::from_tensor(bias.clone()));
+        let mut outer = Linear::new(16, 8, false, &device);
+        outer.weight = own.weight.clone();
+        outer.set_outer_bias(&bias);
+        let exact = own.forward(x.clone());
+        for layer in [own, outer] {
+            let narrow = layer.narrowed().forward(x.clone());
+            assert_eq!(narrow.dtype(), DType::F32);
+            let error: f64 = (narrow - exact.clone()).abs().max().into_scalar();
+            let most: f64 = exact.clone().abs().max().into_scalar();
+            assert!(error < most / 64.0, "{error} of {most}");
+        }
     }
 }
