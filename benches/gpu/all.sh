@@ -15,6 +15,9 @@
 # The program is a release build with the feature (docs/gpu.md). It can be copied from another machine. No step takes more
 # than nine minutes: it is stopped then. A step that fails does not end the others; the exit status is the number of those
 # that failed. DIR/summary.md holds all tables. --tiny is for a rehearsal on --device cubecpu.
+
+# Read as a whole before it runs, so that a newer copy of this file does not disturb it.
+main() {
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 vitrum=$here/../../target/release/vitrum
@@ -29,6 +32,7 @@ models="vit_small_patch16_224 vit_base_patch16_224"
 forward_batches=1,8,64,256
 train_batches=64,128
 updates=1000
+pictures=demo
 runs="--runs 20 --warmup 5"
 while [ $# -gt 0 ]; do
     case $1 in
@@ -40,7 +44,7 @@ while [ $# -gt 0 ]; do
     --python) python=$2; shift ;;
     --models) models=$2; shift ;;
     --tiny) tiny=1 ;;
-    -h | --help) sed -n '2,/^set /{ /^set /d; s/^# \{0,1\}//; p }' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^[^#]/{ /^[^#]/d; s/^# \{0,1\}//; p }' "$0"; exit 0 ;;
     *) echo "$0: unknown argument '$1' (see --help)" >&2; exit 2 ;;
     esac
     shift
@@ -50,7 +54,9 @@ if [ -n "$tiny" ]; then
     forward_batches=2
     train_batches=4
     updates=8
+    pictures=demo:64
     runs="--runs 2 --warmup 1"
+    limit=1800 # trying the forms of kernels takes long on a processor
 fi
 vitrum=$(realpath "$vitrum") || exit 2
 [ -n "$data" ] && data=$(realpath "$data")
@@ -97,7 +103,7 @@ against_cpu() {
 
 flat_memory() {
     rm -rf runs/classify/memory # of an earlier call
-    "$vitrum" train demo --device "$device" --max-steps "$updates" --epochs 1000 --val-interval 1000 --log-interval 1 \
+    "$vitrum" train "$pictures" --device "$device" --max-steps "$updates" --epochs 1000 --val-interval 1000 --log-interval 1 \
         --batch-size "$([ -n "$tiny" ] && echo 4 || echo 64)" --output runs --experiment memory &&
         "$python" "$here/memory.py" runs/classify/memory "$updates"
 }
@@ -105,7 +111,7 @@ flat_memory() {
 learn() {
     rm -rf runs/classify/cifar10
     if [ -n "$tiny" ]; then
-        "$vitrum" train demo --device "$device" --max-steps 4 --batch-size 4 --overfit-batches 1 --output runs \
+        "$vitrum" train "$pictures" --device "$device" --max-steps 4 --batch-size 4 --output runs \
             --experiment cifar10
         return
     fi
@@ -115,7 +121,7 @@ learn() {
 }
 
 export -f describe against_cpu flat_memory learn
-export vitrum device python here tiny updates data
+export vitrum device python here tiny updates pictures data
 # Less tuning fits into the hour; `full` or `balanced` may find faster kernels.
 export CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal}
 
@@ -168,3 +174,6 @@ fi
 } > summary.md
 echo "$output/summary.md"
 exit $failed
+}
+
+main "$@"
