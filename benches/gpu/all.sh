@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
     --python) python=$2; shift ;;
     --models) models=$2; shift ;;
     --tiny) tiny=1 ;;
-    -h | --help) sed -n '2,/^[^#]/{ /^[^#]/d; s/^# \{0,1\}//; p }' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^$/{ /^$/d; s/^# \{0,1\}//; p }' "$0"; exit 0 ;;
     *) echo "$0: unknown argument '$1' (see --help)" >&2; exit 2 ;;
     esac
     shift
@@ -103,7 +103,7 @@ against_cpu() {
 
 flat_memory() {
     rm -rf runs/classify/memory # of an earlier call
-    "$vitrum" train "$pictures" --device "$device" --max-steps "$updates" --epochs 1000 --val-interval 1000 --log-interval 1 \
+    "$vitrum" train "$pictures" -c demo --device "$device" --max-steps "$updates" --epochs 1000 --val-interval 1000 --log-interval 1 \
         --batch-size "$([ -n "$tiny" ] && echo 4 || echo 64)" --output runs --experiment memory &&
         "$python" "$here/memory.py" runs/classify/memory "$updates"
 }
@@ -111,7 +111,7 @@ flat_memory() {
 learn() {
     rm -rf runs/classify/cifar10
     if [ -n "$tiny" ]; then
-        "$vitrum" train "$pictures" --device "$device" --max-steps 4 --batch-size 4 --output runs \
+        "$vitrum" train "$pictures" -c demo --device "$device" --max-steps 4 --batch-size 4 --output runs \
             --experiment cifar10
         return
     fi
