@@ -13,6 +13,7 @@ use vitrum::data::{Loader, LoaderOptions, Preprocess};
 use vitrum::models::{Config, ImageInput, Model, ModelConfig, Network, PixelScale, Precision};
 use vitrum::tasks::reconstruct::reconstruct;
 use vitrum::tasks::{MaskKind, MaskSampler};
+use vitrum::train::log::environment;
 use vitrum::train::trainer::{Examples, IntoBatch, Trainer};
 use vitrum::train::{Recipe, Task};
 
@@ -146,7 +147,10 @@ fn of_model(args: &BenchArgs, model: &ModelArgs, talk: Talk) -> Result<Vec<Measu
             streams: args.streams,
             images_per_second,
             gflops: Some(gflops),
-            peak_mb: memory::on_device_mb(&device).or_else(memory::peak_mb),
+            peak_mb: match vitrum_kernels::has_fast_path(&device, DType::F32) {
+                true => memory::peak_mb(),
+                false => environment::memory_mb(&device),
+            },
             ..Measured::new(&loaded.name, config.input().image().size, pass, batch_size, &times)
         });
     }

@@ -227,6 +227,7 @@ fn model(error: &ModelError) -> Option<Advice> {
             "--precision {} does not run on this device\nhint: --device cpu, or leave out --precision",
             precision.name()
         )),
+        E::DtypeDevice { .. } => further("\nhint: --device cpu, or leave out --dtype"),
         E::PrecisionLayers { .. } => further("\nhint: leave out --precision"),
         E::EightBits { limit: EightBitsLimit::Dtype, .. } => further("\nhint: leave out --dtype"),
         E::EightBits { limit: EightBitsLimit::Device, .. } => further("\nhint: --device cpu"),

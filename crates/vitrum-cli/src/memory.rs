@@ -1,7 +1,6 @@
 //! Checks that a model or batch fits into memory, before work begins.
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
 use vitrum::models::{Config, ModelConfig};
 
 use crate::args::Dtype;
@@ -72,9 +71,4 @@ pub fn peak_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
-}
-
-/// Memory in MB that a GPU's allocator holds; `None` on the CPU.
-pub fn on_device_mb(device: &Device) -> Option<f64> {
-    device.memory_pool_usage().map(|usage| usage.bytes_reserved as f64 / 1024.0 / 1024.0)
 }

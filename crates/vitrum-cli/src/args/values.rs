@@ -44,28 +44,30 @@ impl TypedValueParser for DeviceParser {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let known = [
-            ("auto", "A CUDA GPU if this build and machine have one, otherwise the CPU"),
-            ("cpu", "The CPU"),
-            ("cuda", "An NVIDIA GPU; cuda:1 is the second (builds with the feature `cuda`)"),
-            ("vulkan", "A GPU through Vulkan (builds with the feature `vulkan`)"),
-            ("webgpu", "A GPU through WebGPU (builds with the feature `webgpu`)"),
-            ("cubecpu", "The GPU's kernels on the processor, for tests (builds with the feature `cubecpu`)"),
-        ];
-        Some(Box::new(known.into_iter().map(|(name, help)| PossibleValue::new(name).help(help))))
+        Some(Box::new(KNOWN.iter().map(|(_, name, help)| PossibleValue::new(*name).help(*help))))
     }
 }
 
+/// Devices with their names and what they are.
+const KNOWN: [(DeviceName, &str, &str); 6] = [
+    (DeviceName::Auto, "auto", "A CUDA GPU if this build and machine have one, otherwise the CPU"),
+    (DeviceName::Cpu, "cpu", "The CPU"),
+    (DeviceName::Cuda(0), "cuda", "An NVIDIA GPU; cuda:1 is the second (builds with the feature `cuda`)"),
+    (DeviceName::Vulkan, "vulkan", "A GPU through Vulkan (builds with the feature `vulkan`)"),
+    (DeviceName::Webgpu, "webgpu", "A GPU through WebGPU (builds with the feature `webgpu`)"),
+    (
+        DeviceName::Cubecpu,
+        "cubecpu",
+        "The GPU's kernels on the processor, for tests (builds with the feature `cubecpu`)",
+    ),
+];
+
 impl Display for DeviceName {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(0) => f.write_str("cuda"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-            Self::Vulkan => f.write_str("vulkan"),
-            Self::Webgpu => f.write_str("webgpu"),
-            Self::Cubecpu => f.write_str("cubecpu"),
+        match (KNOWN.iter().find(|(device, ..)| device == self), self) {
+            (Some((_, name, _)), _) => f.write_str(name),
+            (None, Self::Cuda(index)) => write!(f, "cuda:{index}"),
+            (None, other) => write!(f, "{other:?}"),
         }
     }
 }
@@ -75,19 +77,12 @@ impl FromStr for DeviceName {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let name = name.to_lowercase();
-        Ok(match name.as_str() {
-            "auto" => Self::Auto,
-            "cpu" => Self::Cpu,
-            "cuda" => Self::Cuda(0),
-            "vulkan" => Self::Vulkan,
-            "webgpu" => Self::Webgpu,
-            "cubecpu" => Self::Cubecpu,
-            _ => {
-                let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
-                return index.map(Self::Cuda).ok_or_else(|| {
-                    "want auto, cpu, cuda, cuda:N (the GPU's index), vulkan, webgpu or cubecpu".into()
-                });
-            }
+        let known = KNOWN.iter().find(|(_, known, _)| *known == name).map(|(device, ..)| *device);
+        let by_index =
+            || name.strip_prefix("cuda:").and_then(|index| index.parse().ok()).map(DeviceName::Cuda);
+        known.or_else(by_index).ok_or_else(|| {
+            let names: Vec<&str> = KNOWN.iter().map(|(_, name, _)| *name).collect();
+            format!("want {}, or cuda:N (the GPU's index)", names.join(", "))
         })
     }
 }

@@ -254,6 +254,10 @@ fn fresh_for_pretraining(config: &ModelConfig, model: &Model, tensors: &TensorMa
 
 /// Refuses a precision that the other options or the device do not support.
 fn check_precision(options: &LoadOptions<'_>, device: &Device) -> Result<(), ModelError> {
+    let dtype = options.dtype;
+    if !vitrum_kernels::has_fast_path(device, dtype) && !device.supports_dtype(dtype) {
+        return Err(ModelError::DtypeDevice { dtype });
+    }
     if options.precision == Precision::F32 {
         return Ok(());
     }

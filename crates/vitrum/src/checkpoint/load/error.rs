@@ -60,6 +60,12 @@ pub enum ModelError {
         /// The requested dtype.
         dtype: DType,
     },
+    /// A dtype that the device does not compute in.
+    #[error("this device does not compute in {}", .dtype.name())]
+    DtypeDevice {
+        /// The requested dtype.
+        dtype: DType,
+    },
     /// A precision that the device does not support.
     #[error("precision {} is not computed on this device", .precision.name())]
     PrecisionDevice {
